@@ -1,0 +1,135 @@
+package delivery
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+)
+
+// Outbox is the durable store as the core sees it. Package outbox makes one out
+// of an engine.
+type Outbox interface {
+	Reader
+
+	// Commit queues b behind every batch committed before it, and returns. done
+	// is called once, in the order of the commits, when b is in the store (on the
+	// disk if b.Sync) or has been refused; it must not block. Many batches share
+	// one write.
+	//
+	// A batch that accepts is refused when the store fails: done gets an error
+	// that wraps ErrUnavailable and nothing of it will ever take effect. Every
+	// other batch describes what has already happened: it is kept, and tried
+	// again until the store takes it or is closed (done then gets ErrStopped).
+	Commit(b *Batch, done func(error))
+}
+
+// Reader is what is asked of a store. Reads see every batch whose done has been
+// called. All methods are safe for concurrent use; all return an error that wraps
+// ErrNotFound where the thing asked for is not there.
+type Reader interface {
+	Notification(seq Seq) (*Notification, error)
+	// Data is the message content of a notification with HasMessage.
+	Data(seq Seq) (json.RawMessage, error)
+	// Lookup finds a notification by its ID.
+	Lookup(id string) (Seq, error)
+	// Timeline returns the events of a notification by Number. It does not hold
+	// EventAccepted, which Notification.AcceptedAt stands for.
+	Timeline(seq Seq) ([]Event, error)
+	// List calls fn with notifications, newest first, beginning below `before`
+	// (0: the newest), until fn returns false. account "" means every account.
+	List(account string, before Seq, fn func(*Notification) bool) error
+
+	Device(id string) (*Device, error)
+	// AccountDevices returns the devices of an account by ID; none is no error.
+	AccountDevices(account string) ([]Device, error)
+	// Devices calls fn with every registry entry by ID until it returns false.
+	Devices(fn func(*Device) bool) error
+	// TokenOwner finds the device that holds a push token of a server.
+	TokenOwner(server, token string) (device string, err error)
+
+	// Unfinished calls fn with every Record, by device and Seq, until it returns
+	// false. It is what a start begins with.
+	Unfinished(fn func(*Record) bool) error
+	// LastSeq is the highest Seq and event Number ever stored, 0 where there is
+	// none: what a new one must exceed.
+	LastSeq() (uint64, error)
+	// Totals counts deliveries over the life of the store.
+	Totals() (Totals, error)
+}
+
+// Totals is the store's own account: Accepted = Finished + the Records that
+// Unfinished lists, always; a difference is a lost delivery.
+type Totals struct {
+	Accepted uint64
+	Finished uint64
+}
+
+// Channel is one connection of a device that is subscribed at QoS 1 or more to
+// its notifications topic. The core holds it between Online and Offline.
+type Channel interface {
+	// Publish queues a packet behind those before it and returns without
+	// waiting for the network. An error means that it was not queued and never
+	// will be: the ack window ends at once.
+	Publish(Publication) error
+}
+
+// Publication is what a Channel is asked to send at QoS 1.
+type Publication struct {
+	Seq     Seq
+	Message bool // the full message, on the messages topic; otherwise the pseudo-notification
+	// Notification is the content if the core has it at hand; nil: the Channel
+	// fetches it by Seq, off the core's path.
+	Notification *Notification
+	Redelivery   bool // not the first pseudo-notification of this delivery
+	Pushed       bool // a notification server has accepted a push for it
+}
+
+// Pusher asks a notification server to notify a device. Package fallback
+// implements it.
+type Pusher interface {
+	// Push takes p over and returns without waiting. done is called once with
+	// the outcome. Pushes to different apps do not delay each other. ctx ends
+	// when the push is no longer wanted: one that is not yet under way is then
+	// dropped, and done called with a result whose Err is the context's.
+	Push(ctx context.Context, p Push, done func(PushResult))
+}
+
+// Push is a request to a notification server.
+type Push struct {
+	Seq          Seq
+	Device       string
+	Token        PushToken
+	Attempt      int // 1 for the first
+	ExpiresAt    time.Time
+	Notification *Notification // nil: to be fetched by Seq
+}
+
+// PushOutcome sorts a notification server's answers by what to do next.
+type PushOutcome uint8
+
+const (
+	// PushAccepted: the server has taken it over. It says nothing of the device.
+	PushAccepted PushOutcome = iota + 1
+	// PushRetry: again after RetryAfter; the outcome may be unknown.
+	PushRetry
+	// PushTokenGone: never again with this token, which is to be removed if it
+	// was registered before GoneSince.
+	PushTokenGone
+	// PushRefused: never again for this delivery.
+	PushRefused
+)
+
+// PushResult is the outcome of a Push.
+type PushResult struct {
+	Outcome    PushOutcome
+	RetryAfter time.Duration // with PushRetry; what the server or the backoff says
+	GoneSince  time.Time     // with PushTokenGone; zero: now
+	Detail     string        // for the timeline: "200", "410 Unregistered", "timeout after 10s"
+	Err        error
+}
+
+// Observer is told of every transition, after it has happened, in order for each
+// delivery. It must not block and must not call the core.
+type Observer interface {
+	Observe(account, id string, e Event)
+}
