@@ -73,10 +73,16 @@ type Channel interface {
 	Publish(Publication) error
 }
 
+// Ref tells one packet to a device from all others: what its PUBACK is for.
+type Ref struct {
+	Seq     Seq
+	Attempt uint16
+	Message bool // the full message, on the messages topic; otherwise the pseudo-notification
+}
+
 // Publication is what a Channel is asked to send at QoS 1.
 type Publication struct {
-	Seq     Seq
-	Message bool // the full message, on the messages topic; otherwise the pseudo-notification
+	Ref
 	// Notification is the content if the core has it at hand; nil: the Channel
 	// fetches it by Seq, off the core's path.
 	Notification *Notification
@@ -131,5 +137,5 @@ type PushResult struct {
 // Observer is told of every transition, after it has happened, in order for each
 // delivery. It must not block and must not call the core.
 type Observer interface {
-	Observe(account, id string, e Event)
+	Observe(account string, e Event)
 }

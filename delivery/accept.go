@@ -1,0 +1,340 @@
+package delivery
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+	"unicode/utf8"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/google/uuid"
+)
+
+// Limits of contract §4.
+const (
+	maxText = 2 << 10   // title and body together, bytes
+	maxData = 256 << 10 // data, bytes
+	maxTTL  = 30 * 24 * time.Hour
+	maxID   = 64
+)
+
+// Request is what a backend asks for (contract §4, POST /v1/notifications). Zero
+// values are the defaults of the configuration.
+type Request struct {
+	Account     string
+	Title       string
+	Body        string
+	Data        json.RawMessage // any JSON value; nil: none
+	ID          string          // "": the server makes a UUIDv7
+	CollapseKey string
+	TTL         time.Duration
+	Ack         AckKind
+	Urgency     Urgency
+	NoFallback  bool
+	Devices     []string // of the account; nil: all
+	Badge       *int
+	Sound       string
+	Category    string
+}
+
+// Receipt answers an accepted Request.
+type Receipt struct {
+	Notification *Notification
+	// Repeated: the same ID with the same content had been accepted before; this
+	// is that notification.
+	Repeated bool
+}
+
+// accepting is an ID on its way into the store, and who waits for it.
+type accepting struct {
+	done chan struct{}
+}
+
+// Accept makes a notification durable and sets it on its way. It returns when it
+// is on the disk. The errors wrap ErrInvalid, ErrNotFound (unknown account or
+// device), ErrConflict, ErrTooMuchOutstanding, ErrUnavailable or ErrStopped; with
+// any of them nothing was accepted.
+func (c *Core) Accept(ctx context.Context, r Request) (Receipt, error) {
+	type answer struct {
+		Receipt
+		error
+	}
+	answered := make(chan answer, 1)
+	c.AcceptAsync(r, func(receipt Receipt, err error) { answered <- answer{receipt, err} })
+	select {
+	case a := <-answered:
+		return a.Receipt, a.error
+	case <-ctx.Done():
+		return Receipt{}, fmt.Errorf("the answer was not awaited, the notification may have been accepted: %w", ctx.Err())
+	}
+}
+
+// AcceptAsync is Accept for a caller that must not wait: done is called once, from
+// another goroutine or from this one, and must not block.
+func (c *Core) AcceptAsync(r Request, done func(Receipt, error)) {
+	n, err := c.notification(r)
+	if err != nil {
+		done(Receipt{}, err)
+		return
+	}
+	if r.ID != "" {
+		repeat, err := c.claim(n)
+		if err != nil || repeat != nil {
+			done(Receipt{Notification: repeat, Repeated: true}, err)
+			return
+		}
+		answer := done
+		done = func(receipt Receipt, err error) { c.unclaim(n.ID); answer(receipt, err) }
+	}
+	err = c.withAccount(n.Account, func(a *account) error {
+		return c.enqueue(a, r, n, done)
+	})
+	if err != nil {
+		done(Receipt{}, err)
+	}
+}
+
+// claim makes sure that an ID is accepted once. It returns the notification that
+// has it already, if its content is the same.
+func (c *Core) claim(n *Notification) (*Notification, error) {
+	for {
+		c.mu.Lock()
+		other := c.accepting[n.ID]
+		if other == nil {
+			c.accepting[n.ID] = &accepting{done: make(chan struct{})}
+		}
+		c.mu.Unlock()
+		if other == nil {
+			break
+		}
+		<-other.done // a commit away
+	}
+	seq, err := c.out.Lookup(n.ID)
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	defer c.unclaim(n.ID)
+	if err != nil {
+		return nil, fmt.Errorf("%w: find notification %s: %w", ErrUnavailable, n.ID, err)
+	}
+	first, err := c.out.Notification(seq)
+	if err != nil {
+		return nil, fmt.Errorf("%w: read notification %s: %w", ErrUnavailable, n.ID, err)
+	}
+	if first.Fingerprint != n.Fingerprint {
+		return nil, fmt.Errorf("%w: notification %s was accepted at %s", ErrConflict, n.ID, first.AcceptedAt.Format(time.RFC3339Nano))
+	}
+	return first, nil
+}
+
+func (c *Core) unclaim(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.accepting[id].done)
+	delete(c.accepting, id)
+}
+
+// enqueue hands a notification to the outbox. The caller holds the mutex, so that
+// the order of the commits is the order of acceptance.
+func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt, error)) error {
+	targets, err := c.targets(a, r.Devices)
+	if err != nil {
+		return err
+	}
+	for _, d := range targets {
+		n.Devices = append(n.Devices, d.ID)
+		d.reserved++
+	}
+	n.Seq = Seq(c.clock.next())
+	n.AcceptedAt = time.Now()
+	ttl := pick(r.TTL > 0, r.TTL, c.opts.TTL)
+	n.ExpiresAt = n.AcceptedAt.Add(ttl)
+	expires := c.clock.steady() + int64(ttl)
+	if len(c.pending.putDevices) > 0 || len(c.pending.removed) > 0 {
+		c.commitPending() // a new device before its first notification
+	}
+	c.out.Commit(&Batch{Accept: []Acceptance{{Notification: n, Data: r.Data}}, Sync: true}, func(err error) {
+		c.mu.Lock()
+		for _, d := range targets {
+			d.reserved--
+		}
+		if err == nil {
+			c.begin(n, targets, expires)
+		}
+		c.pending.idle = append(c.pending.idle, a)
+		c.settle()
+		c.mu.Unlock()
+		if err != nil {
+			err = fmt.Errorf("accept notification %s: %w", n.ID, err)
+		}
+		done(Receipt{Notification: n}, err)
+	})
+	return nil
+}
+
+// targets picks the devices that a notification goes to. A device that is full is
+// passed over as long as another is not: a dead device holds only its own queue.
+func (c *Core) targets(a *account, names []string) ([]*device, error) {
+	if len(a.devices) == 0 {
+		return nil, fmt.Errorf("%w: account %s has no device; a device is registered by its first subscription to its notifications topic, its first push token, or PUT /v1/accounts/{account}/devices/{device}", ErrNotFound, a.name)
+	}
+	wanted := a.devices
+	if len(names) > 0 {
+		wanted = nil
+		for _, name := range names {
+			d := a.device(name)
+			if d == nil {
+				return nil, fmt.Errorf("%w: account %s has no device %s", ErrNotFound, a.name, name)
+			}
+			if !slices.Contains(wanted, d) {
+				wanted = append(wanted, d)
+			}
+		}
+	}
+	full := 0
+	for _, d := range wanted {
+		if len(d.queue)+d.reserved >= c.opts.MaxOutstanding {
+			full++
+		}
+	}
+	if full == len(wanted) {
+		return nil, fmt.Errorf("%w: every device addressed has %d unfinished notifications (delivery.max_outstanding_per_device)", ErrTooMuchOutstanding, c.opts.MaxOutstanding)
+	}
+	return slices.Clone(wanted), nil
+}
+
+// begin sets the deliveries of a durable notification on their way.
+func (c *Core) begin(n *Notification, targets []*device, expires int64) {
+	c.observers.observe(n.Account, Event{Seq: n.Seq, Number: uint64(n.Seq), Time: n.AcceptedAt, Kind: EventAccepted})
+	for _, dev := range targets {
+		d := &delivery{
+			progress: progress{state: StatePending, ack: n.Ack, fallback: n.Fallback, message: pick(n.HasMessage, MessageHeld, MessageNone)},
+			dev:      dev, seq: n.Seq, expires: expires, collapse: n.CollapseKey,
+		}
+		full := len(dev.queue) >= c.opts.MaxOutstanding
+		dev.queue = append(dev.queue, d)
+		if d.collapse != "" {
+			c.supersede(dev, d)
+		}
+		switch {
+		case full:
+			c.apply(d, inCancel, situation{detail: fmt.Sprintf("the device has %d unfinished notifications (delivery.max_outstanding_per_device)", c.opts.MaxOutstanding)})
+		case dev.presence != nil:
+			d.content = n
+			// Without room it waits no longer than an ack window without progress.
+			d.deadline = c.clock.steady() + int64(c.opts.Windows.Ack)
+			c.deadlines.schedule(d)
+			d.makeDue()
+			c.feed(dev)
+		default:
+			d.content = n
+			c.apply(d, inNoChannel, situation{})
+		}
+		if !d.pushUnderway {
+			d.content = nil
+		}
+	}
+}
+
+// notification checks a request and makes what is to be stored of it.
+func (c *Core) notification(r Request) (*Notification, error) {
+	if err := ValidName("account", r.Account); err != nil {
+		return nil, err
+	}
+	var errs []error
+	invalid := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...))
+	}
+	if r.ID != "" && !validID(r.ID) {
+		invalid("id: must be 1 to 64 of A-Za-z0-9._:-, got %q", clip(r.ID))
+	}
+	if r.CollapseKey != "" && !validID(r.CollapseKey) {
+		invalid("collapse_key: must be 1 to 64 of A-Za-z0-9._:-, got %q", clip(r.CollapseKey))
+	}
+	if len(r.Title)+len(r.Body) > maxText {
+		invalid("title and body: at most %d bytes together, got %d; put the rest into data", maxText, len(r.Title)+len(r.Body))
+	}
+	for name, text := range map[string]string{"title": r.Title, "body": r.Body, "sound": r.Sound, "category": r.Category} {
+		if !utf8.ValidString(text) {
+			invalid("%s: must be UTF-8", name)
+		}
+	}
+	if len(r.Sound) > maxName || len(r.Category) > maxName {
+		invalid("sound and category: at most %d bytes each", maxName)
+	}
+	if r.TTL < 0 || r.TTL > maxTTL {
+		invalid("ttl: must be above 0 and at most 720h (30 days), got %s", r.TTL)
+	}
+	if r.Badge != nil && *r.Badge < 0 {
+		invalid("badge: must be 0 or more, got %d", *r.Badge)
+	}
+	if len(r.Data) > maxData {
+		invalid("data: at most %d bytes of JSON, got %d", maxData, len(r.Data))
+	} else if r.Data != nil && !json.Valid(r.Data) {
+		invalid("data: must be a JSON value")
+	}
+	if r.Title == "" && r.Body == "" && r.Data == nil {
+		invalid("title, body and data: at least one must be given")
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	n := &Notification{
+		ID: r.ID, Account: r.Account, Title: r.Title, Body: r.Body, Badge: r.Badge, Sound: r.Sound, Category: r.Category,
+		CollapseKey: r.CollapseKey, Ack: pick(r.Ack != 0, r.Ack, c.opts.Ack), Urgency: pick(r.Urgency != 0, r.Urgency, UrgencyHigh),
+		Fallback: !r.NoFallback, HasMessage: r.Data != nil,
+	}
+	if c.opts.CheckContent != nil && n.Fallback {
+		if err := c.opts.CheckContent(n); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
+	}
+	if n.ID == "" {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return nil, fmt.Errorf("make an id: %w", err)
+		}
+		n.ID = id.String()
+	} else {
+		n.Fingerprint = fingerprint(r)
+	}
+	return n, nil
+}
+
+// fingerprint tells whether two requests ask for the same.
+func fingerprint(r Request) uint64 {
+	var data bytes.Buffer
+	if r.Data != nil {
+		_ = json.Compact(&data, r.Data) // it is valid
+	}
+	r.Data = data.Bytes()
+	r.Devices = slices.Sorted(slices.Values(r.Devices))
+	text, _ := json.Marshal(r) // strings, numbers and valid JSON
+	return xxhash.Sum64(text)
+}
+
+func validID(id string) bool {
+	if len(id) > maxID {
+		return false
+	}
+	for _, b := range []byte(id) {
+		switch {
+		case b >= 'a' && b <= 'z', b >= 'A' && b <= 'Z', b >= '0' && b <= '9', b == '.', b == '_', b == ':', b == '-':
+		default:
+			return false
+		}
+	}
+	return id != ""
+}
+
+// clip keeps an error readable.
+func clip(s string) string {
+	if len(s) > maxID {
+		return s[:maxID] + "…"
+	}
+	return s
+}

@@ -1,0 +1,136 @@
+package delivery
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Heartbeat says that a control packet came from the device. It is cheap unless
+// the device had missed an ack before: then what it missed is tried again.
+func (p *Presence) Heartbeat() {
+	p.heartbeat.Store(p.core.clock.steady())
+	if p.missed.Load() {
+		p.core.retryMissed(p)
+	}
+}
+
+// Acked says that the device's PUBACK with a reason code below 0x80 has come.
+func (p *Presence) Acked(r Ref) {
+	c := p.core
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p.closed(r.Seq, r.Message)
+	// A late ack counts, even from a connection that has been taken over.
+	if d := p.dev.find(r.Seq); d != nil {
+		if r.Message {
+			c.apply(d, inMessageReceived, situation{})
+		} else {
+			d.misses = 0
+			c.apply(d, inReceived, situation{late: r.Attempt < d.attempts})
+		}
+	}
+	c.feed(p.dev)
+	c.settle()
+}
+
+// Nacked says that the device answered with a reason code of 0x80 and up, or that
+// the packet was found impossible to send.
+func (p *Presence) Nacked(r Ref, reason string) {
+	c := p.core
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p.closed(r.Seq, r.Message)
+	if d := p.dev.find(r.Seq); d != nil && !p.gone {
+		if r.Message {
+			c.apply(d, inChannelLost, situation{}) // held again, until the device's next return
+			d.messageRefused = true
+		} else if r.Attempt == d.attempts {
+			c.apply(d, inNacked, situation{detail: reason})
+		}
+	}
+	c.feed(p.dev)
+	c.settle()
+}
+
+// ErrNotYours: the device acknowledged a notification that was never for it.
+var ErrNotYours = errors.New("not a notification of this device")
+
+// AckByID takes what a device says on its acks topic. Repeating it is harmless.
+func (c *Core) AckByID(id, device string, kind AckKind) error {
+	seq, err := c.out.Lookup(id)
+	if errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("%w: notification %s: %w", ErrNotYours, id, err)
+	} else if err != nil {
+		return fmt.Errorf("find notification %s: %w", id, err)
+	}
+	c.mu.Lock()
+	if dev := c.devices[device]; dev != nil {
+		if d := dev.find(seq); d != nil {
+			in := inReceived
+			if kind == AckDisplayed {
+				in = inDisplayed
+			}
+			if !d.state.Final() || kind == AckDisplayed {
+				d.misses = 0
+				c.apply(d, in, situation{})
+			}
+			c.feed(dev)
+			c.settle()
+			c.mu.Unlock()
+			return nil
+		}
+	}
+	c.mu.Unlock()
+	return c.ackFinished(seq, id, device, kind)
+}
+
+// ackFinished adds `displayed` to the timeline of a delivery that asked only for
+// `received` and is over: nothing changes, but somebody may ask.
+func (c *Core) ackFinished(seq Seq, id, device string, kind AckKind) error {
+	n, err := c.out.Notification(seq)
+	if err != nil {
+		return fmt.Errorf("read notification %s: %w", id, err)
+	}
+	if !slices.Contains(n.Devices, device) {
+		return fmt.Errorf("%w: notification %s, device %s", ErrNotYours, id, device)
+	}
+	if kind != AckDisplayed {
+		return nil
+	}
+	timeline, err := c.out.Timeline(seq)
+	if err != nil {
+		return fmt.Errorf("read the timeline of notification %s: %w", id, err)
+	}
+	attempt, acked := 0, false
+	for _, e := range timeline {
+		if e.Device != device {
+			continue
+		}
+		if e.Kind == EventDisplayed {
+			return nil
+		}
+		acked = acked || e.Kind == EventReceived
+		attempt = e.Attempt
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.stopped {
+		c.event(Event{Seq: seq, Time: now(), Kind: EventDisplayed, Device: device, Attempt: attempt, Detail: pick(acked, "", "late")}, n.Account)
+		c.settle()
+	}
+	return nil
+}
+
+// find returns the unfinished delivery of a notification, nil for none.
+func (dev *device) find(seq Seq) *delivery {
+	if i, found := dev.index(seq); found {
+		return dev.queue[i]
+	}
+	return nil
+}
+
+func (dev *device) index(seq Seq) (int, bool) {
+	return slices.BinarySearchFunc(dev.queue, seq, func(d *delivery, s Seq) int { return cmp.Compare(d.seq, s) })
+}

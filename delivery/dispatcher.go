@@ -1,0 +1,310 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// Options are the rules of delivery (contract §5, section delivery).
+type Options struct {
+	Windows           Windows
+	Ack               AckKind       // asked for where a notification names none
+	TTL               time.Duration // given to a notification that names none
+	MaxOutstanding    int           // unfinished deliveries a device may have
+	MaxInflight       int           // unacknowledged packets a device may have
+	ForgetDeviceAfter time.Duration
+	// CheckToken refuses a push token that no notification server can serve; nil
+	// accepts all.
+	CheckToken func(PushToken) error
+	// CheckContent refuses content that a notification server cannot carry; nil
+	// accepts all.
+	CheckContent func(*Notification) error
+}
+
+// lingering is how long a change that nobody waits for may stay in memory in the
+// hope of sharing a commit. A crash within it costs a line of a timeline, or a
+// second copy of something that was acked.
+const lingering = 50 * time.Millisecond
+
+// Core runs every delivery. Create it with New, then Start, then Stop. All its
+// methods are safe for concurrent use.
+//
+// One mutex guards all that follows from an input: the transition, the device's
+// queue, the deadline. Nothing under it waits: the store, the network and the
+// notification servers are handed their work and answer later.
+type Core struct {
+	opts   Options
+	out    Outbox
+	pusher Pusher
+	log    *slog.Logger
+	clock  *clock
+
+	mu        sync.Mutex
+	devices   map[string]*device  // with a connection, something unfinished or a pending change
+	accounts  map[string]*account // of those devices
+	accepting map[string]*accepting
+	deadlines deadlines
+	pending   pending
+	stopped   bool
+
+	observers observers
+
+	kick   chan struct{} // the earliest deadline, or the linger, may have come nearer
+	quit   chan struct{}
+	loops  sync.WaitGroup
+	pushes sync.WaitGroup
+	ctx    context.Context // ends when pushes that have not begun are not wanted any more
+	cancel context.CancelFunc
+}
+
+// pending gathers what has changed since the last commit.
+type pending struct {
+	events     []Event
+	finished   []Finish
+	dirty      []*delivery // whose Record is to be written
+	putDevices []Device
+	removed    []string
+	pushes     []*delivery // to be asked for once their Records are on the disk
+	idle       []*account  // that may have nothing to do any more
+	sync       bool
+	since      int64 // steady time of the first change, 0: none
+}
+
+// New returns a Core that is not running yet.
+func New(opts Options, out Outbox, pusher Pusher, log *slog.Logger) *Core {
+	c := &Core{
+		opts: opts, out: out, pusher: pusher, log: log,
+		devices: map[string]*device{}, accounts: map[string]*account{}, accepting: map[string]*accepting{},
+		kick: make(chan struct{}, 1), quit: make(chan struct{}),
+	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	return c
+}
+
+// Start takes up every unfinished delivery where its Record says, then runs until
+// Stop. When it has returned, the Core accepts.
+func (c *Core) Start() error {
+	last, err := c.out.LastSeq()
+	if err != nil {
+		return fmt.Errorf("read the last number of the store: %w", err)
+	}
+	c.clock = newClock(last)
+	if err := c.recover(); err != nil {
+		return fmt.Errorf("recover unfinished deliveries: %w", err)
+	}
+	c.loops.Go(c.run)
+	return nil
+}
+
+// Stop ends the windows and timers, waits until pushes under way have their
+// answer or ctx ends, and commits what is pending. The Outbox may be closed
+// afterwards. It is safe to call twice.
+func (c *Core) Stop(ctx context.Context) error {
+	c.mu.Lock()
+	if c.stopped {
+		c.mu.Unlock()
+		return nil
+	}
+	c.stopped = true
+	c.mu.Unlock()
+	c.cancel()
+	close(c.quit)
+	c.loops.Wait()
+	answered := make(chan struct{})
+	go func() { c.pushes.Wait(); close(answered) }()
+	var err error
+	select {
+	case <-answered:
+	case <-ctx.Done():
+		err = fmt.Errorf("pushes without an answer are asked for again after the next start: %w", ctx.Err())
+	}
+	c.observers.close()
+	return errors.Join(err, c.Flush(context.WithoutCancel(ctx)))
+}
+
+// Flush commits all changes so far and returns when the store shows them.
+func (c *Core) Flush(ctx context.Context) error {
+	done := make(chan error, 1)
+	c.mu.Lock()
+	c.commitPending()
+	c.out.Commit(&Batch{}, func(err error) { done <- err })
+	c.mu.Unlock()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// run is the one loop with the one timer: it elapses windows and commits what
+// has lingered.
+func (c *Core) run() {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	forget := time.NewTicker(forgetEvery)
+	defer forget.Stop()
+	for {
+		c.mu.Lock()
+		next := c.elapseDue()
+		c.mu.Unlock()
+		timer.Reset(next)
+		select {
+		case <-timer.C:
+		case <-c.kick:
+		case <-forget.C:
+			c.forgetDevices()
+		case <-c.quit:
+			return
+		}
+	}
+}
+
+// elapseDue handles every deadline that has come and returns the time to the next.
+func (c *Core) elapseDue() time.Duration {
+	for {
+		now := c.clock.steady()
+		if c.pending.since != 0 && now-c.pending.since >= int64(lingering) {
+			c.commitPending()
+		}
+		next := int64(time.Hour)
+		if d := c.deadlines.first(); d != nil {
+			if d.key > now {
+				next = d.key - now
+			} else {
+				c.elapse(d, now)
+				continue
+			}
+		}
+		if c.pending.since != 0 {
+			next = min(next, c.pending.since+int64(lingering)-now)
+		}
+		return time.Duration(max(next, 0))
+	}
+}
+
+// wake makes the loop look at the deadlines again; kicks coalesce.
+func (c *Core) wake() {
+	select {
+	case c.kick <- struct{}{}:
+	default:
+	}
+}
+
+// apply runs one transition and everything that follows from it. The caller
+// holds the mutex.
+func (c *Core) apply(d *delivery, in input, s situation) step {
+	s.now, s.windows = c.clock.steady(), &c.opts.Windows
+	s.up, s.hasToken = d.dev.presence != nil, d.dev.Push != nil
+	before := d.progress
+	var st step
+	d.progress, st = transition(d.progress, in, s)
+	for _, e := range st.events[:st.n] {
+		c.record(d, e.kind, e.detail)
+	}
+	if missed := in == inElapsed || in == inNacked; missed && before.state == StatePublished {
+		d.missed(s.now)
+	}
+	if before != d.progress && !st.finished {
+		c.markDirty(d)
+	}
+	if st.push {
+		c.pending.pushes = append(c.pending.pushes, d)
+		c.pending.sync = true
+	}
+	if st.finished {
+		c.finish(d)
+	} else {
+		c.deadlines.schedule(d)
+		if c.deadlines.first() == d {
+			c.wake()
+		}
+	}
+	if d.pushUnderway && (d.state.Final() || st.publish) {
+		d.withdrawPush()
+	}
+	return st
+}
+
+// record puts a line into the timeline and tells the observers.
+func (c *Core) record(d *delivery, kind EventKind, detail string) {
+	c.event(Event{Seq: d.seq, Time: time.Now(), Kind: kind, Device: d.dev.ID, Attempt: int(d.attempts), Detail: detail}, d.dev.Account)
+}
+
+func (c *Core) event(e Event, account string) {
+	e.Number = c.clock.next()
+	c.pending.events = append(c.pending.events, e)
+	c.touchPending()
+	c.observers.observe(account, e)
+}
+
+func (c *Core) markDirty(d *delivery) {
+	if !d.dirty {
+		d.dirty = true
+		c.pending.dirty = append(c.pending.dirty, d)
+		c.touchPending()
+	}
+}
+
+// pendingBound is how many changes may linger before they are committed anyway.
+const pendingBound = 1024
+
+func (c *Core) touchPending() {
+	if c.pending.since == 0 {
+		c.pending.since = c.clock.steady()
+		c.wake()
+	}
+}
+
+// settle commits at once what must not linger. Callers that have made changes
+// call it before they give up the mutex.
+func (c *Core) settle() {
+	if idle := c.pending.idle; len(idle) > 0 {
+		c.pending.idle = nil
+		for _, a := range idle {
+			c.release(a)
+		}
+	}
+	if c.pending.sync || len(c.pending.events) >= pendingBound {
+		c.commitPending()
+	}
+}
+
+// commitPending hands every change to the outbox, in order with the accepts.
+func (c *Core) commitPending() {
+	p := c.pending
+	if p.since == 0 {
+		return
+	}
+	b := &Batch{Events: p.events, Finish: p.finished, PutDevices: p.putDevices, RemoveDevices: p.removed, Sync: p.sync}
+	for _, d := range p.dirty {
+		d.dirty = false
+		if !d.over {
+			b.Update = append(b.Update, d.recordNow(c.clock))
+		}
+	}
+	pushes, put := p.pushes, p.putDevices
+	c.pending = pending{idle: p.idle}
+	for i := range put {
+		c.pin(put[i].ID, 1)
+	}
+	c.out.Commit(b, func(err error) {
+		if err != nil {
+			return // the store is being closed; what was asked is asked again after the next start
+		}
+		if len(put) > 0 {
+			c.mu.Lock()
+			for i := range put {
+				c.pin(put[i].ID, -1)
+			}
+			c.mu.Unlock()
+		}
+		for _, d := range pushes {
+			c.startPush(d)
+		}
+	})
+}

@@ -1,0 +1,61 @@
+package delivery
+
+import (
+	"context"
+	"fmt"
+	"slices"
+)
+
+// finish takes a delivery that is over out of memory, and its Record out of the
+// store.
+func (c *Core) finish(d *delivery) {
+	d.notDue()
+	d.over = true
+	c.deadlines.remove(d)
+	if i, found := d.dev.index(d.seq); found {
+		d.dev.queue = slices.Delete(d.dev.queue, i, i+1)
+	}
+	c.pending.finished = append(c.pending.finished, Finish{Key: Key{Seq: d.seq, Device: d.dev.ID}, At: now()})
+	c.touchPending()
+	if d.dev.idle() {
+		c.pending.idle = append(c.pending.idle, d.dev.account)
+	}
+}
+
+// supersede ends the deliveries of dev whose place the newer one takes.
+func (c *Core) supersede(dev *device, newer *delivery) {
+	for _, d := range slices.Clone(dev.queue) {
+		if d != newer && d.collapse == newer.collapse && d.seq < newer.seq && !d.state.Final() {
+			c.apply(d, inSupersede, situation{})
+		}
+	}
+}
+
+// Cancel ends every delivery of a notification that is not final, and drops
+// messages that are not delivered. It returns when that is on record.
+func (c *Core) Cancel(ctx context.Context, id string) error {
+	seq, err := c.out.Lookup(id)
+	if err != nil {
+		return fmt.Errorf("notification %s: %w", id, err)
+	}
+	n, err := c.out.Notification(seq)
+	if err != nil {
+		return fmt.Errorf("read notification %s: %w", id, err)
+	}
+	c.mu.Lock()
+	if c.stopped {
+		c.mu.Unlock()
+		return ErrStopped
+	}
+	for _, name := range n.Devices {
+		if dev := c.devices[name]; dev != nil {
+			if d := dev.find(seq); d != nil {
+				c.pending.sync = true // the caller is told that it is cancelled
+				c.apply(d, inCancel, situation{})
+				c.feed(dev)
+			}
+		}
+	}
+	c.mu.Unlock()
+	return c.Flush(ctx)
+}

@@ -1,0 +1,59 @@
+package delivery
+
+import "fmt"
+
+// feedMessages sends the full messages that may be sent now: acked, the app in
+// the foreground (a device that never reports one gets them on the ack alone), in
+// the order of acceptance (patent claims 6 and 7, §0044).
+func (c *Core) feedMessages(dev *device, p *Presence) {
+	if !p.messages || dev.app == AppBackground {
+		return
+	}
+	for _, d := range dev.queue {
+		if d.message == MessageNone {
+			continue
+		}
+		if !d.state.Final() {
+			if d.state == StatePending || d.state == StatePublished {
+				return // its ack may come any moment, and its message goes first
+			}
+			continue
+		}
+		if d.message != MessageHeld || d.messageRefused {
+			continue
+		}
+		if len(p.open) >= c.opts.MaxInflight || p.packets >= p.info.ReceiveMaximum {
+			return
+		}
+		c.apply(d, inMessageSent, situation{})
+		p.opened(d.seq, true)
+		if err := p.channel.Publish(Publication{Ref: Ref{Seq: d.seq, Attempt: d.attempts, Message: true}}); err != nil {
+			p.closed(d.seq, true)
+			c.apply(d, inChannelLost, situation{})
+			return // tried again at the next ack, heartbeat or return
+		}
+	}
+}
+
+// SetApp takes what a device says of its app. In the foreground it gets the
+// messages that were held.
+func (p *Presence) SetApp(state AppState) error {
+	if state != AppForeground && state != AppBackground {
+		return fmt.Errorf("%w: app state %s", ErrInvalid, state)
+	}
+	c := p.core
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p.gone {
+		return nil
+	}
+	dev := p.dev
+	dev.app = state
+	if !dev.ReportsApp {
+		dev.ReportsApp = true
+		c.putDevice(dev)
+	}
+	c.feed(dev)
+	c.settle()
+	return nil
+}

@@ -1,0 +1,238 @@
+package delivery
+
+import (
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// delivery is one notification on its way to one device, as long as something is
+// left to do. A million of them may wait for offline devices: it holds what the
+// next deadline needs, and no content.
+type delivery struct {
+	progress
+	dev       *device
+	seq       Seq
+	expires   int64
+	key       int64 // its place in the order of deadlines
+	notBefore int64 // no try over the channel before
+	collapse  string
+	content   *Notification // until the first try, so that it need not be read again
+	withdraw  func()        // tells the pusher that the push under way is not wanted any more
+	place     int32         // in the heap, from 1; 0: not in
+	misses    uint8         // tries without an ack since the device was last heard
+	due       bool          // wants the channel as soon as its window has room
+	dirty     bool          // its Record is to be written
+	over      bool
+
+	messageRefused bool // by this connection: kept for the next
+}
+
+// Presence is one stretch of a device's channel being up: from Online to Offline.
+type Presence struct {
+	core      *Core
+	dev       *device
+	channel   Channel
+	info      OnlineInfo
+	since     time.Time
+	missed    atomic.Bool  // something went unacknowledged: the next heartbeat matters
+	heartbeat atomic.Int64 // steady time of the last control packet
+	open      []openPackets
+	packets   int
+	progress  int64 // when an ack last made room
+	messages  bool  // subscribed to the messages topic at QoS 1 or more
+	gone      bool
+}
+
+// openPackets counts what of one delivery is unacknowledged on this connection.
+type openPackets struct {
+	seq     Seq
+	message bool
+	n       int
+}
+
+// OnlineInfo describes a channel that has come up.
+type OnlineInfo struct {
+	Device         string
+	Account        string
+	Channel        Channel
+	ReceiveMaximum int           // the client's; 0: 65535 (MQTT 5 §3.1.2.11.3)
+	Messages       bool          // subscribed to the messages topic, too
+	Keepalive      time.Duration // in force on the connection
+	Remote         string        // address, for people
+}
+
+// Online says that a device's channel has come up: connected, and subscribed at
+// QoS 1 or more to its notifications topic. Everything outstanding is published
+// again, in the order of acceptance. A channel that was up for the device, on
+// another connection, is gone with this.
+func (c *Core) Online(info OnlineInfo) (*Presence, error) {
+	if info.ReceiveMaximum <= 0 {
+		info.ReceiveMaximum = 65535
+	}
+	p := &Presence{core: c, channel: info.Channel, info: info, since: time.Now(), messages: info.Messages}
+	err := c.withDevice(info.Device, info.Account, func(d *device) error {
+		if d.presence != nil {
+			c.lose(d, "session taken over", true)
+		}
+		p.dev, d.presence, d.since = d, p, p.since
+		p.progress = c.clock.steady()
+		p.heartbeat.Store(p.progress)
+		for _, x := range d.queue {
+			x.misses, x.notBefore, x.messageRefused = 0, 0, false
+			x.makeDue()
+		}
+		c.feed(d)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// Register makes a device known without a channel. It is what a subscription
+// below QoS 1 amounts to.
+func (c *Core) Register(id, accountName string) error {
+	return c.withDevice(id, accountName, func(*device) error { return nil })
+}
+
+// Offline says that the channel is down. Only the last Presence of a device can
+// take it down: an old connection's end does not hurt the new one.
+func (p *Presence) Offline(why string) {
+	c := p.core
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p.gone {
+		return
+	}
+	d := p.dev
+	c.lose(d, why, false)
+	c.settle()
+	c.release(d.account)
+}
+
+// lose takes the channel of d down. Where another is about to replace it, what is
+// pending has nothing to fall back for.
+func (c *Core) lose(d *device, why string, replaced bool) {
+	d.presence.gone = true
+	d.presence, d.since, d.due = nil, time.Now(), 0
+	if d.app == AppForeground {
+		d.app = AppBackground
+	}
+	for _, x := range slices.Clone(d.queue) {
+		x.due = false
+		c.apply(x, inChannelLost, situation{detail: why})
+		if !replaced {
+			c.apply(x, inNoChannel, situation{})
+		}
+	}
+}
+
+// SetMessages says whether the device is subscribed to its messages topic.
+func (p *Presence) SetMessages(subscribed bool) {
+	c := p.core
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p.messages = subscribed; !p.gone {
+		c.feed(p.dev)
+		c.settle()
+	}
+}
+
+// room reports whether the in-flight window lets d be published now. A delivery
+// that is unacknowledged on this connection already has its place in the window;
+// another copy costs the client's Receive Maximum only (MQTT 5 §4.9).
+func (p *Presence) room(d *delivery) bool {
+	if p.packets >= p.info.ReceiveMaximum || p.packets >= maxOpenPackets {
+		return false
+	}
+	return len(p.open) < p.core.opts.MaxInflight || p.isOpen(d.seq, false)
+}
+
+// maxOpenPackets bounds the copies that a device which acknowledges nothing can
+// be sent on one connection.
+const maxOpenPackets = 1024
+
+func (p *Presence) isOpen(seq Seq, message bool) bool {
+	return slices.ContainsFunc(p.open, func(o openPackets) bool { return o.seq == seq && o.message == message })
+}
+
+func (p *Presence) opened(seq Seq, message bool) {
+	p.packets++
+	for i := range p.open {
+		if p.open[i].seq == seq && p.open[i].message == message {
+			p.open[i].n++
+			return
+		}
+	}
+	p.open = append(p.open, openPackets{seq, message, 1})
+}
+
+// closed counts a packet as acknowledged.
+func (p *Presence) closed(seq Seq, message bool) {
+	for i := range p.open {
+		if o := &p.open[i]; o.seq == seq && o.message == message {
+			p.packets--
+			p.progress = p.core.clock.steady()
+			if o.n--; o.n == 0 {
+				p.open = slices.Delete(p.open, i, i+1)
+			}
+			return
+		}
+	}
+}
+
+// makeDue marks d as wanting the channel.
+func (d *delivery) makeDue() {
+	if !d.due && !d.state.Final() {
+		d.due = true
+		d.dev.due++
+	}
+}
+
+func (d *delivery) notDue() {
+	if d.due {
+		d.due = false
+		d.dev.due--
+	}
+}
+
+// feed publishes what is due on a channel that is up, in the order of acceptance
+// and as far as the window has room, then the messages.
+func (c *Core) feed(dev *device) {
+	p := dev.presence
+	if p == nil {
+		return
+	}
+	for i := 0; dev.due > 0 && i < len(dev.queue); i++ {
+		d := dev.queue[i]
+		if !d.due {
+			continue
+		}
+		if !p.room(d) {
+			break
+		}
+		if st := c.apply(d, inOffer, situation{room: true}); st.publish {
+			c.publish(d)
+		}
+	}
+	c.feedMessages(dev, p)
+}
+
+// publish hands the pseudo-notification of d to the channel.
+func (c *Core) publish(d *delivery) {
+	p := d.dev.presence
+	d.notDue()
+	pub := Publication{
+		Ref:          Ref{Seq: d.seq, Attempt: d.attempts},
+		Notification: d.content,
+		Redelivery:   d.attempts > 1,
+		Pushed:       d.pushAccepted,
+	}
+	p.opened(d.seq, false)
+	if err := p.channel.Publish(pub); err != nil {
+		p.closed(d.seq, false)
+		c.apply(d, inNacked, situation{detail: "not queued: " + err.Error()})
+	}
+}

@@ -1,0 +1,210 @@
+package delivery
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// View is a notification and all that is known of it.
+type View struct {
+	*Notification
+	State      State // the furthest from final among the deliveries
+	Deliveries []DeliveryView
+	Timeline   []Event
+}
+
+// DeliveryView is the state of one delivery.
+type DeliveryView struct {
+	Device   string
+	State    State
+	Attempts int
+	Pushed   bool
+}
+
+// Get returns a notification by its ID.
+func (c *Core) Get(ctx context.Context, id string) (*View, error) {
+	if err := c.Flush(ctx); err != nil {
+		return nil, err
+	}
+	seq, err := c.out.Lookup(id)
+	if err != nil {
+		return nil, fmt.Errorf("notification %s: %w", id, err)
+	}
+	n, err := c.out.Notification(seq)
+	if err != nil {
+		return nil, fmt.Errorf("read notification %s: %w", id, err)
+	}
+	return c.view(n)
+}
+
+// Notification returns the content of a notification. Channels and pushers read
+// it when they are about to send.
+func (c *Core) Notification(seq Seq) (*Notification, error) { return c.out.Notification(seq) }
+
+func (c *Core) view(n *Notification) (*View, error) {
+	stored, err := c.out.Timeline(n.Seq)
+	if err != nil {
+		return nil, fmt.Errorf("read the timeline of notification %s: %w", n.ID, err)
+	}
+	v := &View{Notification: n, Timeline: make([]Event, 0, len(stored)+1)}
+	v.Timeline = append(v.Timeline, Event{Seq: n.Seq, Number: uint64(n.Seq), Time: n.AcceptedAt, Kind: EventAccepted})
+	v.Timeline = append(v.Timeline, stored...)
+	v.State = StateCancelled
+	for _, device := range n.Devices {
+		dv := DeliveryView{Device: device}
+		var own []Event
+		for _, e := range stored {
+			if e.Device == device {
+				own = append(own, e)
+				dv.Attempts = max(dv.Attempts, e.Attempt)
+				dv.Pushed = dv.Pushed || e.Kind == EventPushed
+			}
+		}
+		dv.State = StateAfter(own, n.Ack)
+		v.State = min(v.State, dv.State)
+		v.Deliveries = append(v.Deliveries, dv)
+	}
+	return v, nil
+}
+
+// Filter narrows List.
+type Filter struct {
+	Account string
+	Device  string
+	State   State // 0: any
+	Before  Seq   // from the page before; 0: from the newest
+	Limit   int   // of a page
+}
+
+// scanBound is how many notifications one page may look at: a filter that fits
+// few of many must not hold a reader up for minutes.
+const scanBound = 10_000
+
+// List returns notifications, newest first, and where the next page begins; 0 is
+// the end. A page may hold fewer than the limit although more follow.
+func (c *Core) List(ctx context.Context, f Filter) (page []*View, next Seq, err error) {
+	if err := c.Flush(ctx); err != nil {
+		return nil, 0, err
+	}
+	if f.Account == "" && f.Device != "" {
+		if account, err := c.AccountOf(f.Device); err == nil {
+			f.Account = account
+		}
+	}
+	var failed error
+	var last Seq
+	seen := 0
+	err = c.out.List(f.Account, f.Before, func(n *Notification) bool {
+		if len(page) == f.Limit || seen == scanBound || ctx.Err() != nil {
+			next = last
+			return false
+		}
+		seen++
+		last = n.Seq
+		v, err := c.view(n)
+		if err != nil {
+			failed = err
+			return false
+		}
+		if f.matches(v) {
+			page = append(page, v)
+		}
+		return true
+	})
+	if err == nil {
+		err = failed
+	}
+	return page, next, err
+}
+
+func (f Filter) matches(v *View) bool {
+	if f.State != 0 && v.State != f.State {
+		return false
+	}
+	if f.Device == "" {
+		return true
+	}
+	for _, d := range v.Deliveries {
+		if d.Device == f.Device {
+			return true
+		}
+	}
+	return false
+}
+
+// DeviceView is a registry entry and what is going on with the device.
+type DeviceView struct {
+	Device
+	App           AppState
+	Up            bool
+	Since         time.Time // of the channel's state; zero: not known since the start
+	LastHeartbeat time.Time
+	Keepalive     time.Duration
+	Remote        string
+	Outstanding   int // unfinished deliveries
+}
+
+// Devices returns the devices of an account.
+func (c *Core) Devices(accountName string) ([]DeviceView, error) {
+	var views []DeviceView
+	err := c.withAccount(accountName, func(a *account) error {
+		for _, d := range a.devices {
+			views = append(views, c.deviceView(d))
+		}
+		return nil
+	})
+	return views, err
+}
+
+// Device returns one device of an account.
+func (c *Core) Device(accountName, id string) (DeviceView, error) {
+	var view DeviceView
+	err := c.withAccount(accountName, func(a *account) error {
+		d := a.device(id)
+		if d == nil {
+			return fmt.Errorf("account %s has no device %s: %w", accountName, id, ErrNotFound)
+		}
+		view = c.deviceView(d)
+		return nil
+	})
+	return view, err
+}
+
+// AllDevices returns registered devices by ID, from the one after `after`.
+func (c *Core) AllDevices(after string, limit int) ([]DeviceView, error) {
+	var stored []Device
+	err := c.out.Devices(func(d *Device) bool {
+		if d.ID > after {
+			stored = append(stored, *d)
+		}
+		return len(stored) < limit
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the registry: %w", err)
+	}
+	views := make([]DeviceView, len(stored))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, rec := range stored {
+		if d := c.devices[rec.ID]; d != nil {
+			views[i] = c.deviceView(d)
+		} else {
+			views[i] = DeviceView{Device: rec}
+		}
+	}
+	return views, nil
+}
+
+func (c *Core) deviceView(d *device) DeviceView {
+	v := DeviceView{Device: d.Device, App: d.app, Since: d.since, Outstanding: len(d.queue)}
+	if d.Push != nil {
+		token := *d.Push
+		v.Push = &token
+	}
+	if p := d.presence; p != nil {
+		v.Up, v.Keepalive, v.Remote = true, p.info.Keepalive, p.info.Remote
+		v.LastHeartbeat = c.clock.wall(p.heartbeat.Load())
+	}
+	return v
+}
