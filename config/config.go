@@ -1,0 +1,283 @@
+package config
+
+import "time"
+
+// Words that a configuration value can be.
+const (
+	AuthNone = "none"
+	AuthFile = "file"
+	AuthJWT  = "jwt"
+	AuthHTTP = "http"
+
+	AckReceived  = "received"
+	AckDisplayed = "displayed"
+
+	EnvironmentProduction = "production"
+	EnvironmentSandbox    = "sandbox"
+
+	EnginePebble = "pebble"
+	EngineMemory = "memory"
+
+	FormatText = "text"
+	FormatJSON = "json"
+)
+
+// MaxTTL is the longest TTL that a notification may have: as long as Apple keeps
+// one for a device that is off.
+const MaxTTL = 720 * time.Hour
+
+// Config is everything that a Heartline process is told. The tag `key` names a
+// value in a file; the comments are those of heartline.example.yaml, which is
+// rendered from this file.
+type Config struct {
+	// Where notifications, the device registry and ordinary MQTT state are kept.
+	// One process at a time uses a data directory. A relative path, here and in
+	// every other key, starts at the working directory.
+	DataDir  string   `key:"data_dir"`
+	MQTT     MQTT     `key:"mqtt"`
+	HTTP     HTTP     `key:"http"`
+	Auth     Auth     `key:"auth"`
+	Delivery Delivery `key:"delivery"`
+	Fallback Fallback `key:"fallback"`
+	Store    Store    `key:"store"`
+	Log      Log      `key:"log"`
+}
+
+// MQTT is the broker's side of the configuration.
+type MQTT struct {
+	// Where MQTT 3.1.1 and 5 clients connect over plain TCP; "" turns it off.
+	Address string  `key:"address"`
+	TLS     MQTTTLS `key:"tls"`
+	// What Heartline's own topics begin with: one or more topic levels.
+	TopicPrefix string `key:"topic_prefix"`
+	// The longest keepalive; forced on clients that ask for more or for none,
+	// because a device counts as up for as long as its heartbeat may be late.
+	MaxKeepalive time.Duration `key:"max_keepalive"`
+	// The largest MQTT packet that is read; a client that sends more is cut off.
+	MaxPacketSize ByteSize `key:"max_packet_size"`
+	// Whether retained messages and sessions of ordinary MQTT survive a restart.
+	// Notifications always do.
+	Persistence bool `key:"persistence"`
+	// Connections at a time, over all MQTT listeners and the WebSocket.
+	MaxConnections int `key:"max_connections"`
+	// Connections at a time from one IP address; 0 sets no limit. There is none by
+	// default because a load balancer or a mobile carrier puts all its devices
+	// behind a few addresses. Set it where clients connect from the open Internet
+	// with nothing in between.
+	MaxConnectionsPerAddress int `key:"max_connections_per_address"`
+	// How long a new connection may take to complete TLS and send its CONNECT.
+	ConnectTimeout time.Duration `key:"connect_timeout"`
+	// How long one write to a client may take before its connection is closed.
+	WriteTimeout time.Duration `key:"write_timeout"`
+}
+
+// MQTTTLS is the MQTT listener over TLS.
+type MQTTTLS struct {
+	// Where MQTT clients connect over TLS; "" turns it off.
+	Address string `key:"address"`
+	// The server's certificate chain (PEM) and its private key.
+	CertFile string `key:"cert_file"`
+	KeyFile  string `key:"key_file"`
+	// CAs (PEM) whose client certificates are asked for and verified; "" asks for
+	// none.
+	ClientCAFile string `key:"client_ca_file"`
+}
+
+// HTTP is the listener of the API.
+type HTTP struct {
+	// Where the API, MQTT over WebSocket (/mqtt) and the dashboard are served;
+	// "" turns them off.
+	Address string  `key:"address"`
+	TLS     HTTPTLS `key:"tls"`
+	// The web terminal: a page that plays a device, for trying things out. `serve
+	// --dev` turns it on.
+	WebTerminal bool `key:"web_terminal"`
+}
+
+// HTTPTLS turns the HTTP listener into HTTPS.
+type HTTPTLS struct {
+	// The server's certificate chain (PEM) and its private key; with both the
+	// listener speaks HTTPS, with neither HTTP.
+	CertFile string `key:"cert_file"`
+	KeyFile  string `key:"key_file"`
+}
+
+// Auth says who may connect and call.
+type Auth struct {
+	// Who may connect and call: none (anyone; refused on an address that is not
+	// loopback), file, jwt or http. The section of that name says the rest.
+	Mode string       `key:"mode"`
+	File AuthFromFile `key:"file"`
+	JWT  AuthFromJWT  `key:"jwt"`
+	HTTP AuthFromHTTP `key:"http"`
+}
+
+// AuthFromFile is auth.mode file.
+type AuthFromFile struct {
+	// Users with bcrypt or argon2id hashes, roles device and service, and API
+	// tokens.
+	Path string `key:"path"`
+}
+
+// AuthFromJWT is auth.mode jwt. Exactly one source of keys is set.
+type AuthFromJWT struct {
+	// Where the keys that verify tokens come from; exactly one of these: a JWK
+	// set, a public key (PEM), or a shared secret. The secret itself, instead of
+	// its file, can be given as HEARTLINE_AUTH_JWT_SECRET.
+	JWKSFile      string `key:"jwks_file"`
+	PublicKeyFile string `key:"public_key_file"`
+	SecretFile    string `key:"secret_file"`
+	Secret        Secret `key:"secret"`
+	// What `iss` and `aud` must be; "" does not look.
+	Issuer   string `key:"issuer"`
+	Audience string `key:"audience"`
+}
+
+// AuthFromHTTP is auth.mode http.
+type AuthFromHTTP struct {
+	// The http or https URL that is asked about each client.
+	URL string `key:"url"`
+	// How long it may take to answer; no answer is a refusal.
+	Timeout time.Duration `key:"timeout"`
+}
+
+// Delivery is the loop's timing and its bounds.
+type Delivery struct {
+	// The ack that makes a delivery complete where a notification names none:
+	// received (the device's PUBACK) or displayed (its word that it has shown it).
+	Ack string `key:"ack"`
+	// How long a sent pseudo-notification may go unacknowledged before the
+	// fallback.
+	AckWindow time.Duration `key:"ack_window"`
+	// How long an accepted push may go unacknowledged before the channel is looked
+	// at again. Longer than ack_window.
+	FallbackWindow time.Duration `key:"fallback_window"`
+	// How long a notification is tried where it does not say; at most 720h.
+	TTL time.Duration `key:"ttl"`
+	// Notifications under way to one device; more are refused to the backend.
+	MaxOutstandingPerDevice int `key:"max_outstanding_per_device"`
+	// How many of them may be published and not yet acknowledged at a time.
+	MaxInflightPerDevice int `key:"max_inflight_per_device"`
+	// How long after its last sign a device is forgotten. Longer than ttl.
+	ForgetDeviceAfter time.Duration `key:"forget_device_after"`
+}
+
+// Fallback is the notification servers.
+type Fallback struct {
+	APNs APNs `key:"apns"`
+}
+
+// APNs is Apple's push service. The credentials here serve every token whose
+// topic and environment have no entry of their own in Apps.
+type APNs struct {
+	// Whether devices that do not answer over the channel are pushed to.
+	Enabled bool `key:"enabled"`
+	// A token signing key (.p8) with its key_id and team_id, or a certificate_file
+	// (.p12 or .pem) further down: exactly one of the two. The key itself, instead
+	// of its file, can be given as HEARTLINE_FALLBACK_APNS_KEY.
+	KeyFile string `key:"key_file"`
+	Key     Secret `key:"key"`
+	KeyID   string `key:"key_id"`
+	TeamID  string `key:"team_id"`
+	// A certificate with its private key, and where it is encrypted the file that
+	// holds its password (or HEARTLINE_FALLBACK_APNS_CERTIFICATE_PASSWORD).
+	CertificateFile         string `key:"certificate_file"`
+	CertificatePasswordFile string `key:"certificate_password_file"`
+	CertificatePassword     Secret `key:"certificate_password"`
+	// The bundle ID for device tokens that name none.
+	Topic string `key:"topic"`
+	// production or sandbox, for device tokens that name none.
+	Environment string `key:"environment"`
+	// Further apps with credentials of their own, by topic and environment.
+	Apps []APNsApp `key:"apps"`
+	// Replaces Apple's host, for a simulator or a proxy: https://host[:port].
+	Endpoint string `key:"endpoint"`
+	// Extra CA (PEM) for that endpoint.
+	CAFile string `key:"ca_file"`
+	// How long one request may take.
+	Timeout time.Duration `key:"timeout"`
+	// Requests under way at a time, for each app.
+	MaxConcurrent int   `key:"max_concurrent"`
+	Retry         Retry `key:"retry"`
+}
+
+// APNsApp is the credentials of one app.
+type APNsApp struct {
+	// The bundle ID.
+	Topic string `key:"topic"`
+	// production or sandbox; "" is that of fallback.apns.environment.
+	Environment string `key:"environment"`
+	// A token signing key (.p8) with its key_id and team_id ...
+	KeyFile string `key:"key_file"`
+	KeyID   string `key:"key_id"`
+	TeamID  string `key:"team_id"`
+	// ... or a certificate (.p12 or .pem).
+	CertificateFile         string `key:"certificate_file"`
+	CertificatePasswordFile string `key:"certificate_password_file"`
+}
+
+// Retry is a backoff: Initial, doubling up to Max.
+type Retry struct {
+	// The first and the longest pause between two tries of one push.
+	Initial time.Duration `key:"initial"`
+	Max     time.Duration `key:"max"`
+}
+
+// Store is where notifications are kept.
+type Store struct {
+	// pebble, or memory: nothing survives the process (tests, demos).
+	Engine string `key:"engine"`
+	// How long a finished notification's timeline is kept.
+	History time.Duration `key:"history"`
+	// New notifications are refused while the disk has less than this free, because
+	// what has been accepted must still be written. 0B turns the guard off.
+	MinFree ByteSize `key:"min_free"`
+}
+
+// Log is what the process says of itself, on standard error.
+type Log struct {
+	// debug, info, warn or error.
+	Level string `key:"level"`
+	// text or json.
+	Format string `key:"format"`
+}
+
+// Default returns the configuration of a process that was told nothing: it
+// listens on loopback and pushes nowhere.
+func Default() *Config {
+	return &Config{
+		DataDir: "./heartline-data",
+		MQTT: MQTT{
+			Address:        "127.0.0.1:1883",
+			TopicPrefix:    "heartline",
+			MaxKeepalive:   5 * time.Minute,
+			MaxPacketSize:  1 * MiB,
+			Persistence:    true,
+			MaxConnections: 100_000,
+			ConnectTimeout: 10 * time.Second,
+			WriteTimeout:   10 * time.Second,
+		},
+		HTTP: HTTP{Address: "127.0.0.1:8080"},
+		Auth: Auth{
+			Mode: AuthNone,
+			HTTP: AuthFromHTTP{Timeout: 2 * time.Second},
+		},
+		Delivery: Delivery{
+			Ack:                     AckReceived,
+			AckWindow:               3 * time.Second,
+			FallbackWindow:          10 * time.Second,
+			TTL:                     24 * time.Hour,
+			MaxOutstandingPerDevice: 1000,
+			MaxInflightPerDevice:    16,
+			ForgetDeviceAfter:       1440 * time.Hour,
+		},
+		Fallback: Fallback{APNs: APNs{
+			Environment:   EnvironmentProduction,
+			Timeout:       10 * time.Second,
+			MaxConcurrent: 500,
+			Retry:         Retry{Initial: time.Second, Max: time.Minute},
+		}},
+		Store: Store{Engine: EnginePebble, History: 72 * time.Hour, MinFree: 128 * MiB},
+		Log:   Log{Level: "info", Format: FormatText},
+	}
+}
