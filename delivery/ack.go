@@ -17,8 +17,8 @@ func (p *Presence) Heartbeat() {
 }
 
 // Acked says that the device's PUBACK with a reason code below 0x80 has come.
-func (p *Presence) Acked(r Ref) {
-	c := p.core
+func (r Ref) Acked() {
+	p, c := r.presence, r.presence.core
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p.closed(r.Seq, r.Message)
@@ -37,8 +37,8 @@ func (p *Presence) Acked(r Ref) {
 
 // Nacked says that the device answered with a reason code of 0x80 and up, or that
 // the packet was found impossible to send.
-func (p *Presence) Nacked(r Ref, reason string) {
-	c := p.core
+func (r Ref) Nacked(reason string) {
+	p, c := r.presence, r.presence.core
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p.closed(r.Seq, r.Message)

@@ -27,7 +27,7 @@ func (c *Core) feedMessages(dev *device, p *Presence) {
 		}
 		c.apply(d, inMessageSent, situation{})
 		p.opened(d.seq, true)
-		if err := p.channel.Publish(Publication{Ref: Ref{Seq: d.seq, Attempt: d.attempts, Message: true}}); err != nil {
+		if err := p.channel.Publish(Publication{Ref: Ref{Seq: d.seq, Attempt: d.attempts, Message: true, presence: p}}); err != nil {
 			p.closed(d.seq, true)
 			c.apply(d, inChannelLost, situation{})
 			return // tried again at the next ack, heartbeat or return
@@ -47,13 +47,16 @@ func (p *Presence) SetApp(state AppState) error {
 	if p.gone {
 		return nil
 	}
-	dev := p.dev
+	c.setApp(p.dev, state)
+	c.feed(p.dev)
+	c.settle()
+	return nil
+}
+
+func (c *Core) setApp(dev *device, state AppState) {
 	dev.app = state
 	if !dev.ReportsApp {
 		dev.ReportsApp = true
 		c.putDevice(dev)
 	}
-	c.feed(dev)
-	c.settle()
-	return nil
 }

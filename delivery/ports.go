@@ -73,11 +73,14 @@ type Channel interface {
 	Publish(Publication) error
 }
 
-// Ref tells one packet to a device from all others: what its PUBACK is for.
+// Ref tells one packet to a device from all others: what its PUBACK is for. The
+// Channel keeps it and calls Acked or Nacked once, or neither where the connection
+// ends first.
 type Ref struct {
-	Seq     Seq
-	Attempt uint16
-	Message bool // the full message, on the messages topic; otherwise the pseudo-notification
+	Seq      Seq
+	Attempt  uint16
+	Message  bool // the full message, on the messages topic; otherwise the pseudo-notification
+	presence *Presence
 }
 
 // Publication is what a Channel is asked to send at QoS 1.

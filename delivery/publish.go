@@ -58,6 +58,7 @@ type OnlineInfo struct {
 	Channel        Channel
 	ReceiveMaximum int           // the client's; 0: 65535 (MQTT 5 §3.1.2.11.3)
 	Messages       bool          // subscribed to the messages topic, too
+	App            AppState      // what it has said of its app on this connection
 	Keepalive      time.Duration // in force on the connection
 	Remote         string        // address, for people
 }
@@ -78,6 +79,9 @@ func (c *Core) Online(info OnlineInfo) (*Presence, error) {
 		p.dev, d.presence, d.since = d, p, p.since
 		p.progress = c.clock.steady()
 		p.heartbeat.Store(p.progress)
+		if info.App != AppUnknown {
+			c.setApp(d, info.App)
+		}
 		for _, x := range d.queue {
 			x.misses, x.notBefore, x.messageRefused = 0, 0, false
 			x.makeDue()
@@ -225,7 +229,7 @@ func (c *Core) publish(d *delivery) {
 	p := d.dev.presence
 	d.notDue()
 	pub := Publication{
-		Ref:          Ref{Seq: d.seq, Attempt: d.attempts},
+		Ref:          Ref{Seq: d.seq, Attempt: d.attempts, presence: p},
 		Notification: d.content,
 		Redelivery:   d.attempts > 1,
 		Pushed:       d.pushAccepted,

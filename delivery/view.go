@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 )
@@ -41,6 +42,9 @@ func (c *Core) Get(ctx context.Context, id string) (*View, error) {
 // Notification returns the content of a notification. Channels and pushers read
 // it when they are about to send.
 func (c *Core) Notification(seq Seq) (*Notification, error) { return c.out.Notification(seq) }
+
+// Data returns the message content of a notification.
+func (c *Core) Data(seq Seq) (json.RawMessage, error) { return c.out.Data(seq) }
 
 func (c *Core) view(n *Notification) (*View, error) {
 	stored, err := c.out.Timeline(n.Seq)

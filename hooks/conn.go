@@ -1,0 +1,309 @@
+package hooks
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/wire"
+)
+
+// conn is one MQTT connection. mochi makes a *mqtt.Client for each, also when it
+// takes a session over, so that the pointer tells connections apart; the client
+// identifier does not.
+type conn struct {
+	hook        *Hook
+	client      *mqtt.Client
+	identity    Identity
+	established atomic.Bool
+	device      bool // the identifier and the account can be a device
+	limits      limits
+
+	outlet  outlet
+	waiting chan struct{} // a slot for each publish of this client that waits for the disk
+
+	// presence is touched by the connection's read goroutine alone.
+	presence *delivery.Presence
+	app      delivery.AppState
+
+	mu     sync.Mutex
+	open   map[uint16]delivery.Ref // our unacknowledged packets
+	lastID uint16
+}
+
+// limits is what the client said in CONNECT and mochi is kept from acting upon.
+type limits struct {
+	receiveMaximum int // MQTT 5 §3.1.2.11.3; 65535 where it said nothing
+}
+
+// Ours is the upper half of the packet identifiers: mochi counts up from 1, and
+// the client's own publishes have a space of their own (MQTT 5 §2.2.1).
+const (
+	firstID = 0x8000
+	lastID  = 0xFFFF
+)
+
+var errNoPacketID = errors.New("no packet identifier free")
+
+// Publish implements delivery.Channel. The core calls it with its mutex held.
+func (c *conn) Publish(p delivery.Publication) error { return c.send(item{pub: p}) }
+
+func (c *conn) send(it item) error {
+	start, err := c.outlet.put(it)
+	if start {
+		c.hook.drains.Go(c.drain)
+	}
+	return err
+}
+
+func (c *conn) uncork() {
+	if c.outlet.uncork() {
+		c.hook.drains.Go(c.drain)
+	}
+}
+
+// claimID takes a packet identifier for ref. mochi's allocator can reach the upper
+// half after 32,767 ordinary QoS 1 messages on one connection: what it has in
+// flight is passed over.
+func (c *conn) claimID(ref delivery.Ref) (uint16, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	id := c.lastID
+	for range lastID - firstID + 1 {
+		if id++; id < firstID {
+			id = firstID
+		}
+		if _, ours := c.open[id]; ours {
+			continue
+		}
+		if _, mochis := c.client.State.Inflight.Get(id); mochis {
+			continue
+		}
+		if c.open == nil {
+			c.open = map[uint16]delivery.Ref{}
+		}
+		c.open[id], c.lastID = ref, id
+		return id, nil
+	}
+	return 0, errNoPacketID
+}
+
+func (c *conn) releaseID(id uint16) (delivery.Ref, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ref, ok := c.open[id]
+	delete(c.open, id)
+	return ref, ok
+}
+
+// encodePublication appends a PUBLISH. What cannot be sent is refused to the core,
+// at once and for itself alone.
+func (c *conn) encodePublication(buf *bytes.Buffer, pub delivery.Publication) (delivery.Ref, bool) {
+	pk, err := c.publishPacket(pub)
+	if err == nil {
+		pk.PacketID, err = c.claimID(pub.Ref)
+	}
+	before := buf.Len()
+	if err == nil {
+		if err = pk.PublishEncode(buf); err == nil {
+			// [MQTT-3.1.2-24] never more than the client's Maximum Packet Size.
+			if limit := c.client.Properties.Props.MaximumPacketSize; limit > 0 && uint32(buf.Len()-before) > limit {
+				err = fmt.Errorf("%d bytes are more than the client's Maximum Packet Size of %d", buf.Len()-before, limit)
+			}
+		}
+		if err != nil {
+			buf.Truncate(before)
+			c.releaseID(pk.PacketID)
+		}
+	}
+	if err != nil {
+		pub.Nacked("not sent: " + err.Error())
+		return pub.Ref, false
+	}
+	return pub.Ref, true
+}
+
+func (c *conn) publishPacket(pub delivery.Publication) (packets.Packet, error) {
+	h := c.hook
+	pk := packets.Packet{
+		FixedHeader:     packets.FixedHeader{Type: packets.Publish, Qos: 1},
+		ProtocolVersion: c.client.Properties.ProtocolVersion,
+		Mods:            packets.Mods{AllowResponseInfo: true},
+	}
+	n := pub.Notification
+	if n == nil {
+		var err error
+		if n, err = h.core.Notification(pub.Seq); err != nil {
+			return pk, fmt.Errorf("read the notification: %w", err)
+		}
+	}
+	var body any
+	if pub.Message {
+		data, err := h.core.Data(pub.Seq)
+		if err != nil {
+			return pk, fmt.Errorf("read the message: %w", err)
+		}
+		pk.TopicName = h.topics.device(c.client.ID, kindMessages)
+		body = wire.Message{ID: n.ID, Account: n.Account, Data: data, AcceptedAt: wire.FormatTime(n.AcceptedAt)}
+	} else {
+		pk.TopicName = h.topics.device(c.client.ID, kindNotifications)
+		body = wire.NewPseudo(n, pub.Redelivery, pub.Pushed)
+	}
+	var text bytes.Buffer
+	enc := json.NewEncoder(&text)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(body); err != nil {
+		return pk, fmt.Errorf("encode: %w", err)
+	}
+	pk.Payload = bytes.TrimRight(text.Bytes(), "\n")
+	if pk.ProtocolVersion == 5 {
+		pk.Properties = packets.Properties{
+			ContentType:           "application/json",
+			PayloadFormat:         1, // UTF-8
+			PayloadFormatFlag:     true,
+			MessageExpiryInterval: uint32(max(1, int64(time.Until(n.ExpiresAt)/time.Second))),
+			User:                  []packets.UserProperty{{Key: "heartline-id", Val: n.ID}},
+		}
+		if !pub.Message {
+			pk.Properties.ResponseTopic = h.topics.device(c.client.ID, kindAcks)
+			pk.Properties.CorrelationData = []byte(n.ID)
+		}
+	}
+	return pk, nil
+}
+
+func (c *conn) encodeAck(buf *bytes.Buffer, a *ack) {
+	pk := packets.Packet{
+		FixedHeader:     packets.FixedHeader{Type: packets.Puback},
+		ProtocolVersion: c.client.Properties.ProtocolVersion,
+		PacketID:        a.packetID, ReasonCode: a.code,
+		Mods: packets.Mods{MaxSize: c.client.Properties.Props.MaximumPacketSize},
+	}
+	if p := &c.client.Properties.Props; p.RequestProblemInfoFlag && p.RequestProblemInfo == 0 {
+		pk.Mods.DisallowProblemInfo = true // [MQTT-3.1.2-29]
+	}
+	if a.code >= packets.ErrUnspecifiedError.Code {
+		pk.Properties.ReasonString = a.reason
+	}
+	before := buf.Len()
+	var err error
+	if a.qos == 2 {
+		pk.FixedHeader.Type = packets.Pubrec
+		if a.code < packets.ErrUnspecifiedError.Code {
+			// mochi answers the PUBREL, and knows a repeated PUBLISH by this entry [MQTT-4.3.3-10].
+			c.client.State.Inflight.Set(pk)
+		}
+		err = pk.PubrecEncode(buf)
+	} else {
+		err = pk.PubackEncode(buf)
+	}
+	if err != nil {
+		buf.Truncate(before)
+		c.hook.log.Error("encode an acknowledgement", "client", c.client.ID, "error", err)
+	}
+}
+
+// write sends whole packets with one call. It takes the lock that mochi's own
+// writes take, so that packets do not mix.
+func (c *conn) write(b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	c.client.Lock()
+	defer c.client.Unlock()
+	if c.client.Closed() || c.client.Net.Conn == nil {
+		return errClosed
+	}
+	_ = c.client.Net.Conn.SetWriteDeadline(time.Now().Add(c.hook.opts.WriteTimeout)) // fails with the write
+	_, err := c.client.Net.Conn.Write(b)
+	return err
+}
+
+// puback takes the device's acknowledgement of one of our packets.
+func (c *conn) puback(pk packets.Packet) bool {
+	if pk.PacketID < firstID {
+		return false
+	}
+	ref, ours := c.releaseID(pk.PacketID)
+	if !ours {
+		return false
+	}
+	if pk.ReasonCode < packets.ErrUnspecifiedError.Code {
+		ref.Acked()
+	} else {
+		ref.Nacked(nackDetail(pk))
+	}
+	return true
+}
+
+func nackDetail(pk packets.Packet) string {
+	detail := fmt.Sprintf("0x%02x", pk.ReasonCode)
+	if pk.Properties.ReasonString != "" {
+		detail += " " + clip(pk.Properties.ReasonString)
+	}
+	return detail
+}
+
+// subscriptionsChanged brings the presence into line with what the client is
+// subscribed to.
+func (c *conn) subscriptionsChanged() {
+	if !c.device {
+		return
+	}
+	id, t := c.client.ID, c.hook.topics
+	var known, notifications, messages bool
+	for filter, sub := range c.client.State.Subscriptions.GetAll() {
+		if t.covers(filter, id, kindNotifications) {
+			known = true
+			notifications = notifications || sub.Qos >= 1
+		}
+		messages = messages || sub.Qos >= 1 && t.covers(filter, id, kindMessages)
+	}
+	switch p := c.presence; {
+	case notifications && p == nil:
+		c.online(messages)
+	case notifications:
+		p.SetMessages(messages)
+	case p != nil:
+		c.offline("unsubscribed")
+	case known:
+		if err := c.hook.core.Register(id, c.identity.Account); err != nil {
+			c.hook.log.Error("register a device", "device", id, "account", c.identity.Account, "error", err)
+		}
+	}
+}
+
+func (c *conn) online(messages bool) {
+	keepalive := time.Duration(c.client.State.Keepalive) * time.Second
+	p, err := c.hook.core.Online(delivery.OnlineInfo{
+		Device: c.client.ID, Account: c.identity.Account, Channel: c, ReceiveMaximum: c.limits.receiveMaximum,
+		Messages: messages, App: c.app, Keepalive: keepalive, Remote: c.client.Net.Remote,
+	})
+	if err != nil {
+		c.hook.log.Error("bring a device's channel up", "device", c.client.ID, "account", c.identity.Account, "error", err)
+		return
+	}
+	c.presence = p
+}
+
+func (c *conn) offline(why string) {
+	if c.presence != nil {
+		c.presence.Offline(why)
+		c.presence = nil
+	}
+}
+
+func clip(s string) string {
+	if len(s) > 200 {
+		return s[:200] + "…"
+	}
+	return s
+}

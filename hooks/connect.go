@@ -1,0 +1,135 @@
+package hooks
+
+import (
+	"sync"
+	"time"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// maxKeepalive is the longest keepalive that mochi can keep: it computes one and a
+// half of it in 16 bits.
+const maxKeepalive = 43_690 * time.Second
+
+// OnConnect takes a CONNECT before anything acts upon it. It is the only veto.
+func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
+	if cl.ID == mqtt.InlineClientId {
+		return h.refuse(cl, packets.ErrClientIdentifierNotValid) // it is the server's own client
+	}
+	if will := cl.Properties.Will; will.Flag != 0 && h.topics.within(will.TopicName) {
+		// mochi publishes a will without any check.
+		return h.refuse(cl, packets.ErrNotAuthorized)
+	}
+	h.clampKeepalive(cl)
+
+	// mochi's own accounting of the client's Receive Maximum loses packets and can
+	// deadlock, and its topic aliases break at a resend: both are switched off.
+	receiveMaximum := int(cl.Properties.Props.ReceiveMaximum)
+	if v := pk.Properties.ReceiveMaximum; v > 0 {
+		receiveMaximum = int(v) // before mochi cut it down to its own limit
+	}
+	cl.Properties.Props.ReceiveMaximum = 0
+	cl.Properties.Props.TopicAliasMaximum = 0
+	cl.State.Inflight.ResetSendQuota(0)
+
+	c := &conn{hook: h, client: cl, limits: limits{receiveMaximum: receiveMaximum}, waiting: make(chan struct{}, h.opts.MaxWaiting)}
+	h.arrivals.add(h, c)
+	return nil
+}
+
+// refuse answers a CONNECT: mochi closes without a CONNACK when OnConnect fails.
+func (h *Hook) refuse(cl *mqtt.Client, code packets.Code) error {
+	_ = h.server.SendConnack(cl, code, false, nil) // the connection is closed in any case
+	return code
+}
+
+// clampKeepalive caps the keepalive, 0 (none) above all: a half-open connection is
+// noticed only by a heartbeat that does not come. MQTT 5 clients are told
+// [MQTT-3.2.2-21]; MQTT 3.1.1 has no word for it, and a client that is silent for
+// longer is cut off and comes back.
+func (h *Hook) clampKeepalive(cl *mqtt.Client) {
+	limit := uint16(min(h.opts.MaxKeepalive, maxKeepalive) / time.Second)
+	asked := cl.State.Keepalive
+	if asked != 0 && asked <= limit {
+		return
+	}
+	cl.State.Keepalive, cl.State.ServerKeepalive = limit, true
+}
+
+// OnConnectAuthenticate decides who the client is.
+func (h *Hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
+	c := h.conn(cl)
+	if c == nil {
+		return false
+	}
+	username := string(cl.Properties.Username)
+	switch {
+	case h.opts.ForeignAuth || h.opts.Authenticate == nil:
+		c.identity = Identity{Account: username, Service: true}
+		if username == "" {
+			c.identity.Account = h.accountOf(cl.ID)
+		}
+	default:
+		id, err := h.opts.Authenticate(h.ctx, Credentials{
+			ClientID: cl.ID, Username: username, Password: pk.Connect.Password, Remote: cl.Net.Remote, Conn: cl.Net.Conn,
+		})
+		if err != nil {
+			h.log.Info("connection refused", "client", cl.ID, "remote", cl.Net.Remote, "error", err)
+			return false
+		}
+		c.identity = id
+	}
+	c.device = delivery.ValidName("device", cl.ID) == nil && delivery.ValidName("account", c.identity.Account) == nil
+	return !h.opts.ForeignAuth
+}
+
+// accountOf is the account of a client that names none: the one its device is
+// registered for, else its identifier (contract §3).
+func (h *Hook) accountOf(clientID string) string {
+	if account, err := h.core.AccountOf(clientID); err == nil {
+		return account
+	}
+	return clientID
+}
+
+// OnSessionEstablish comes before mochi hands the session of the same identifier
+// on. A session of another account is dropped: its subscriptions and its messages
+// are nobody else's.
+func (h *Hook) OnSessionEstablish(cl *mqtt.Client, _ packets.Packet) {
+	existing, ok := h.server.Clients.Get(cl.ID)
+	if !ok || existing == cl || string(existing.Properties.Username) == string(cl.Properties.Username) {
+		return
+	}
+	_ = h.server.DisconnectClient(existing, packets.ErrSessionTakenOver) // [MQTT-3.1.4-3]
+	h.server.UnsubscribeClient(existing)
+	existing.ClearInflights()
+	h.server.Clients.Delete(cl.ID)
+}
+
+// arrivals are the connections that are not established yet. mochi says nothing
+// when one fails before that: each arrival clears away those that have.
+type arrivals struct {
+	mu   sync.Mutex
+	list []*conn
+}
+
+func (a *arrivals) add(h *Hook, c *conn) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	kept := a.list[:0]
+	for _, x := range a.list {
+		switch {
+		case x.established.Load():
+		case x.client.Closed():
+			h.conns.Delete(x.client)
+		default:
+			kept = append(kept, x)
+		}
+	}
+	clear(a.list[len(kept):])
+	a.list = append(kept, c)
+	h.conns.Store(c.client, c)
+}

@@ -1,0 +1,236 @@
+package hooks
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// Options configure a Hook.
+type Options struct {
+	TopicPrefix  string        // contract §3; "heartline"
+	MaxKeepalive time.Duration // forced on clients that ask for more or for none; at most 43,690 s (see connect.go)
+	WriteTimeout time.Duration // how long a client may take to let a write through
+	// MaxWaiting is how many publishes of one backend connection may wait for the
+	// disk at once; further ones wait unread (the server's Receive Maximum).
+	MaxWaiting int
+	// Authenticate decides who a client is; nil takes every client for what it
+	// says (auth.mode: none).
+	Authenticate func(ctx context.Context, c Credentials) (Identity, error)
+	// Authorize leaves the decision on connections to another hook of the server:
+	// Heartline then only checks topics below its prefix. It is for the plugin.
+	ForeignAuth bool
+}
+
+// Credentials is what a client presents in CONNECT.
+type Credentials struct {
+	ClientID string
+	Username string
+	Password []byte
+	Remote   string
+	// Conn is the connection, for what TLS knows of the client.
+	Conn net.Conn
+}
+
+// Identity is who a client has been found to be.
+type Identity struct {
+	// Account is the user; a device of it is notified when it is.
+	Account string
+	// Service may publish to every account's notifications topic.
+	Service bool
+}
+
+// Counters counts what nobody else can see. Read them at any time.
+type Counters struct {
+	Refused   atomic.Int64 // publishes below the prefix that were refused
+	ForeignID atomic.Int64 // acks of a notification that was never for the device
+	Ingress   atomic.Int64 // notifications taken over MQTT
+}
+
+// Hook connects a mochi server with a core. Make it with New, add it with
+// server.AddHook, and call Stop after server.Close.
+type Hook struct {
+	mqtt.HookBase
+	Counters Counters
+
+	opts   Options
+	core   *delivery.Core
+	server *mqtt.Server
+	log    *slog.Logger
+	topics topics
+
+	conns    sync.Map // *mqtt.Client → *conn
+	arrivals arrivals
+	drains   sync.WaitGroup
+	ctx      context.Context
+	cancel   context.CancelFunc
+}
+
+// New returns a hook for server that feeds core.
+func New(server *mqtt.Server, core *delivery.Core, opts Options, log *slog.Logger) *Hook {
+	h := &Hook{opts: opts, core: core, server: server, log: log, topics: topics{opts.TopicPrefix}}
+	h.ctx, h.cancel = context.WithCancel(context.Background())
+	return h
+}
+
+// ID implements mqtt.Hook.
+func (h *Hook) ID() string { return "heartline" }
+
+// Provides implements mqtt.Hook.
+func (h *Hook) Provides(b byte) bool {
+	return bytes.Contains([]byte{
+		mqtt.OnConnect, mqtt.OnConnectAuthenticate, mqtt.OnACLCheck, mqtt.OnSessionEstablish, mqtt.OnSessionEstablished,
+		mqtt.OnDisconnect, mqtt.OnPacketRead, mqtt.OnPacketProcessed, mqtt.OnSubscribed, mqtt.OnUnsubscribed,
+		mqtt.OnPublish, mqtt.OnClientExpired,
+	}, []byte{b})
+}
+
+// Shutdown returns when nothing is being written any more. Call it after
+// server.Close, which ends the connections.
+func (h *Hook) Shutdown() {
+	h.cancel()
+	h.conns.Range(func(_, v any) bool {
+		v.(*conn).outlet.close()
+		return true
+	})
+	h.drains.Wait()
+}
+
+// Connections returns how many clients are connected.
+func (h *Hook) Connections() (n int) {
+	h.conns.Range(func(any, any) bool { n++; return true })
+	return n
+}
+
+func (h *Hook) conn(cl *mqtt.Client) *conn {
+	if v, ok := h.conns.Load(cl); ok {
+		return v.(*conn)
+	}
+	return nil
+}
+
+// OnSessionEstablished hears of a connection that has its CONNACK. A resumed
+// session has its subscriptions already; a new one is heard at OnSubscribed.
+func (h *Hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
+	c := h.conn(cl)
+	if c == nil {
+		return
+	}
+	c.established.Store(true)
+	c.subscriptionsChanged()
+}
+
+// OnDisconnect may come after the new connection's OnSessionEstablished at a
+// take-over: it speaks of this connection alone. mochi calls it at start for
+// every stored session, too: those have no conn.
+func (h *Hook) OnDisconnect(cl *mqtt.Client, err error, _ bool) {
+	c := h.conn(cl)
+	if c == nil {
+		return
+	}
+	h.conns.Delete(cl)
+	c.outlet.close()
+	c.offline(whyLost(cl, err))
+}
+
+func whyLost(cl *mqtt.Client, err error) string {
+	if cl.IsTakenOver() || errors.Is(cl.StopCause(), packets.ErrSessionTakenOver) {
+		return "session taken over"
+	}
+	if cause := cl.StopCause(); cause != nil {
+		if errors.Is(cause, packets.CodeDisconnect) && err == nil {
+			return "device disconnected"
+		}
+		err = cause
+	}
+	var timeout net.Error
+	switch {
+	case errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, os.ErrDeadlineExceeded):
+		return "heartbeat overdue"
+	case err == nil, errors.Is(err, io.EOF):
+		return "connection closed"
+	}
+	return clip(err.Error())
+}
+
+// OnPacketRead sees every packet first: each is a heartbeat, and a PUBACK may be
+// for us. OnQosComplete would not do: it fires for the client's own publishes and
+// for negative reason codes, too.
+func (h *Hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
+	c := h.conn(cl)
+	if c == nil || pk.FixedHeader.Type == packets.Connect {
+		return pk, nil
+	}
+	if c.presence != nil {
+		c.presence.Heartbeat()
+	}
+	if pk.FixedHeader.Type == packets.Puback && c.puback(pk) {
+		pk.PacketID = 0 // mochi may have a packet of its own under this identifier
+	}
+	return pk, nil
+}
+
+// OnSubscribed comes before the SUBACK is written: what it brings about is held
+// until OnPacketProcessed.
+func (h *Hook) OnSubscribed(cl *mqtt.Client, _ packets.Packet, _ []byte) {
+	if c := h.conn(cl); c != nil {
+		c.outlet.cork()
+		c.subscriptionsChanged()
+	}
+}
+
+// OnPacketProcessed comes when the SUBACK is out.
+func (h *Hook) OnPacketProcessed(cl *mqtt.Client, pk packets.Packet, _ error) {
+	if pk.FixedHeader.Type == packets.Subscribe {
+		if c := h.conn(cl); c != nil {
+			c.uncork()
+		}
+	}
+}
+
+// OnUnsubscribed also comes when mochi drops a session.
+func (h *Hook) OnUnsubscribed(cl *mqtt.Client, _ packets.Packet) {
+	if c := h.conn(cl); c != nil && !cl.Closed() {
+		c.subscriptionsChanged()
+	}
+}
+
+// OnClientExpired removes what mochi leaves behind of an expired session: its
+// subscriptions would serve the next client of that name.
+func (h *Hook) OnClientExpired(cl *mqtt.Client) {
+	h.server.UnsubscribeClient(cl)
+	cl.ClearInflights()
+}
+
+// OnACLCheck guards the topics below the prefix. Everything else is ordinary MQTT.
+func (h *Hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
+	if cl.Net.Inline {
+		return true
+	}
+	if write {
+		return true // OnPublish answers with a reason; a refusal here would cut a 3.1.1 client off
+	}
+	c := h.conn(cl)
+	if c == nil || h.opts.Authenticate == nil && !h.opts.ForeignAuth {
+		return true
+	}
+	if !h.topics.overlaps(topic) {
+		return true
+	}
+	return c.device && (h.topics.covers(topic, cl.ID, kindNotifications) || h.topics.covers(topic, cl.ID, kindMessages))
+}
+
+func (h *Hook) String() string { return fmt.Sprintf("heartline hook below %s/", h.opts.TopicPrefix) }

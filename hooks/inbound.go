@@ -1,0 +1,147 @@
+package hooks
+
+import (
+	"errors"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/wire"
+)
+
+// OnPublish takes what devices and backends publish below the prefix; nothing of
+// it is routed further. It is the last place before mochi acknowledges.
+func (h *Hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
+	if cl.Net.Inline || !h.topics.within(pk.TopicName) {
+		return pk, nil
+	}
+	c := h.conn(cl)
+	if c == nil {
+		return pk, packets.ErrRejectPacket
+	}
+	device, account, kind, ok := h.topics.parse(pk.TopicName)
+	switch {
+	case !ok:
+		return pk, c.refuse(pk, refuse(packets.ErrTopicNameInvalid, "no such topic below "+h.topics.prefix))
+	case account != "":
+		return pk, c.ingress(pk, account)
+	case kind == kindNotifications || kind == kindMessages:
+		return pk, c.refuse(pk, refuse(packets.ErrNotAuthorized, "only the server publishes here"))
+	case !c.device || device != cl.ID:
+		return pk, c.refuse(pk, refuse(packets.ErrNotAuthorized, "a device publishes to its own topics only"))
+	}
+	var err error
+	switch kind {
+	case kindAcks:
+		err = c.acks(pk.Payload)
+	case kindState:
+		err = c.state(pk.Payload)
+	case kindPushToken:
+		err = c.pushToken(pk.Payload)
+	}
+	if err != nil {
+		return pk, c.refuse(pk, refusalFor(err))
+	}
+	return pk, packets.CodeSuccessIgnore // acknowledged, and not fanned out
+}
+
+func (c *conn) acks(payload []byte) error {
+	id, kind, err := wire.ParseAck(payload)
+	if err != nil {
+		return invalid(err)
+	}
+	err = c.hook.core.AckByID(id, c.client.ID, kind)
+	if errors.Is(err, delivery.ErrNotYours) {
+		c.hook.Counters.ForeignID.Add(1)
+	}
+	return err
+}
+
+func (c *conn) state(payload []byte) error {
+	app, err := wire.ParseAppState(payload)
+	if err != nil {
+		return invalid(err)
+	}
+	c.app = app // a channel that comes up later on this connection begins with it
+	if c.presence == nil {
+		return nil
+	}
+	return c.presence.SetApp(app)
+}
+
+func (c *conn) pushToken(payload []byte) error {
+	token, err := wire.ParsePushToken(payload)
+	if err != nil {
+		return invalid(err)
+	}
+	return c.hook.core.SetToken(c.client.ID, c.identity.Account, token)
+}
+
+// ingress accepts a notification. Its acknowledgement goes out when the disk has
+// it; meanwhile the read loop goes on, for as many as there are slots.
+func (c *conn) ingress(pk packets.Packet, account string) error {
+	if !c.identity.Service {
+		return c.refuseIngress(pk, refuse(packets.ErrNotAuthorized, "only a service may notify an account"))
+	}
+	r, err := wire.ParseContent(pk.Payload, account)
+	if err != nil {
+		return c.refuseIngress(pk, refusalFor(err))
+	}
+	select {
+	case c.waiting <- struct{}{}:
+	case <-c.hook.ctx.Done():
+		return packets.ErrRejectPacket
+	}
+	reply := ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos}
+	c.hook.core.AcceptAsync(r, func(_ delivery.Receipt, err error) {
+		<-c.waiting
+		if err != nil {
+			c.answer(reply, refusalFor(err), false)
+			return
+		}
+		c.hook.Counters.Ingress.Add(1)
+		if reply.qos > 0 {
+			_ = c.send(item{ack: &reply}) // the connection is gone: the backend will ask again
+		}
+	})
+	return packets.ErrRejectPacket
+}
+
+// refuse answers a device's publish that is not taken: mochi is to do nothing more
+// with it.
+func (c *conn) refuse(pk packets.Packet, r refusal) error {
+	c.answer(ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos}, r, true)
+	return packets.ErrRejectPacket
+}
+
+func (c *conn) refuseIngress(pk packets.Packet, r refusal) error {
+	c.answer(ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos}, r, false)
+	return packets.ErrRejectPacket
+}
+
+// answer says no: a reason code and a reason string in MQTT 5. MQTT 3.1.1 has no
+// word for it. A backend is cut off there, as [MQTT-3.3.5-2] leaves no other way
+// not to acknowledge (contract §3); for a device's own topics the publish is
+// acknowledged and counted, as tearing its channel down would cost more.
+func (c *conn) answer(a ack, r refusal, keepOpen bool) {
+	h := c.hook
+	h.Counters.Refused.Add(1)
+	h.log.Info("publish refused", "client", c.client.ID, "code", r.code, "reason", r.reason)
+	a.code, a.reason = r.code, r.reason
+	switch {
+	case c.client.Properties.ProtocolVersion == 5:
+		if a.qos > 0 {
+			_ = c.send(item{ack: &a})
+		}
+	case keepOpen:
+		a.code = packets.CodeSuccess.Code
+		if a.qos > 0 {
+			_ = c.send(item{ack: &a})
+		}
+	default:
+		_ = c.send(item{stop: packets.Code{Code: r.code, Reason: r.reason}})
+	}
+}
+
+func invalid(err error) error { return errors.Join(delivery.ErrInvalid, err) }

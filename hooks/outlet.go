@@ -1,0 +1,162 @@
+package hooks
+
+import (
+	"bytes"
+	"errors"
+	"sync"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// item is something to be written to a client.
+type item struct {
+	pub  delivery.Publication // where ack is nil
+	ack  *ack
+	stop error // after this one the connection is closed, for this reason
+}
+
+// ack answers a publish of the client.
+type ack struct {
+	packetID uint16
+	qos      byte
+	code     byte
+	reason   string
+}
+
+// outlet is the outgoing queue of one connection. Nobody who puts something in
+// waits for the network: a goroutine writes while there is something to write, as
+// much as it finds with one system call.
+type outlet struct {
+	mu     sync.Mutex
+	items  []item
+	busy   bool // a goroutine is draining
+	corked bool // hold everything: a SUBACK is to go first
+	closed bool
+}
+
+// Bounds of a connection's queue. The core's window and the server's Receive
+// Maximum keep it far below; it is there so that a fault cannot fill the memory.
+const maxItems = 8192
+
+// flushAt is how many bytes are gathered for one system call.
+const flushAt = 64 << 10
+
+var (
+	errClosed    = errors.New("connection closed")
+	errQueueFull = errors.New("outgoing queue full")
+)
+
+// put appends an item; it reports whether the caller must start a drain.
+func (o *outlet) put(it item) (start bool, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case o.closed:
+		return false, errClosed
+	case len(o.items) >= maxItems:
+		return false, errQueueFull
+	}
+	o.items = append(o.items, it)
+	return o.start(), nil
+}
+
+func (o *outlet) start() bool {
+	if o.busy || o.corked || len(o.items) == 0 {
+		return false
+	}
+	o.busy = true
+	return true
+}
+
+func (o *outlet) cork() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.corked = true
+}
+
+func (o *outlet) uncork() (start bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.corked = false
+	return o.start()
+}
+
+// take gives the draining goroutine what there is; nothing ends it.
+func (o *outlet) take(reuse []item) []item {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	taken := o.items
+	o.items = reuse[:0]
+	if len(taken) == 0 {
+		o.busy = false
+		o.items = nil // idle connections hold no queue
+	}
+	return taken
+}
+
+// close refuses everything from now on and returns what has not been written.
+func (o *outlet) close() []item {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closed = true
+	left := o.items
+	o.items = nil
+	return left
+}
+
+// drain writes until the queue is empty. It runs on its own goroutine, one at a
+// time for a connection.
+func (c *conn) drain() {
+	var buf bytes.Buffer
+	var reuse []item
+	for {
+		taken := c.outlet.take(reuse)
+		if len(taken) == 0 {
+			return
+		}
+		var written []delivery.Ref
+		for i := range taken {
+			it := &taken[i]
+			switch {
+			case it.ack != nil:
+				c.encodeAck(&buf, it.ack)
+			case it.stop == nil:
+				if ref, ok := c.encodePublication(&buf, it.pub); ok {
+					written = append(written, ref)
+				}
+			}
+			if buf.Len() < flushAt && i < len(taken)-1 && it.stop == nil {
+				continue
+			}
+			if err := c.write(buf.Bytes()); err != nil {
+				c.failed(written, taken[i+1:], err)
+				return
+			}
+			buf.Reset()
+			written = written[:0]
+			if it.stop != nil {
+				c.client.Stop(it.stop)
+			}
+		}
+		clear(taken)
+		reuse = taken
+		if buf.Cap() > 2*flushAt {
+			buf = bytes.Buffer{}
+		}
+	}
+}
+
+// failed ends a connection whose write did not go through: what was to go out
+// counts as refused at once, and a partial write has spoilt the stream.
+func (c *conn) failed(written []delivery.Ref, left []item, err error) {
+	c.client.Stop(err)
+	left = append(left, c.outlet.close()...)
+	for _, ref := range written {
+		ref.Nacked("not written: " + err.Error())
+	}
+	for i := range left {
+		if left[i].ack == nil && left[i].stop == nil {
+			left[i].pub.Nacked("not written: " + err.Error())
+		}
+	}
+}
