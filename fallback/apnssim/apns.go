@@ -1,0 +1,295 @@
+package apnssim
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"math/big"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// request is what came on a stream.
+type request struct {
+	conn       *conn
+	stream     uint32
+	method     string
+	path       string
+	header     map[string]string
+	duplicated bool // an apns header came twice
+	body       []byte
+	tooLarge   bool
+}
+
+// reply is what goes back.
+type reply struct {
+	status     int
+	reason     string
+	timestamp  int64 // ms
+	retryAfter string
+	body       string // in place of the JSON, if not empty
+	apnsID     string
+}
+
+func refuse(status int, reason string) reply { return reply{status: status, reason: reason} }
+
+const (
+	maxPayload     = 4096
+	maxVoIPPayload = 5120
+	maxTokenAge    = time.Hour
+	minTokenUpdate = 20 * time.Minute
+)
+
+var pushTypes = []string{"alert", "background", "location", "voip", "complication", "fileprovider", "mdm", "liveactivity", "pushtotalk", "widgets", "controls"}
+
+// check answers a request as Apple documents it. The order is: the way, the
+// credentials, the headers, the payload.
+func (s *Server) check(r *request, rec *Received) reply {
+	if r.method != "POST" {
+		return refuse(405, "MethodNotAllowed")
+	}
+	token, ok := strings.CutPrefix(r.path, "/3/device/")
+	if !ok {
+		if r.path == "/3/device" {
+			return refuse(400, "MissingDeviceToken")
+		}
+		return refuse(404, "BadPath")
+	}
+	if strings.ContainsAny(token, "/?#") {
+		return refuse(404, "BadPath")
+	}
+	rec.Token = strings.ToLower(token)
+	if rep := s.authenticate(r, rec); rep.status != 0 {
+		return rep
+	}
+	if token == "" {
+		return refuse(400, "MissingDeviceToken")
+	}
+	if len(token)%2 != 0 || len(token) > 256 || strings.Trim(rec.Token, "0123456789abcdef") != "" {
+		return refuse(400, "BadDeviceToken")
+	}
+	if r.duplicated {
+		return refuse(400, "DuplicateHeaders")
+	}
+
+	if rec.Topic == "" {
+		return refuse(400, "MissingTopic")
+	}
+	if strings.Trim(rec.Topic, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_") != "" {
+		return refuse(400, "BadTopic")
+	}
+	s.mu.Lock()
+	disallowed := len(s.topics) > 0 && !slices.Contains(s.topics, rec.Topic)
+	s.mu.Unlock()
+	if disallowed {
+		return refuse(400, "TopicDisallowed")
+	}
+	if rec.PushType != "" && !slices.Contains(pushTypes, rec.PushType) {
+		return refuse(400, "InvalidPushType")
+	}
+	switch rec.Priority {
+	case "", "1", "5", "10":
+	default:
+		return refuse(400, "BadPriority")
+	}
+	if rec.PushType == "background" && rec.Priority == "10" {
+		return refuse(400, "BadPriority") // "Using priority 10 is an error."
+	}
+	if rec.Expiration != "" {
+		if n, err := strconv.ParseInt(rec.Expiration, 10, 64); err != nil || n < 0 {
+			return refuse(400, "BadExpirationDate")
+		}
+	}
+	if id := r.header["apns-id"]; id != "" {
+		if _, err := uuid.Parse(id); err != nil || len(id) != 36 {
+			return refuse(400, "BadMessageId")
+		}
+	}
+	if len(rec.CollapseID) > 64 {
+		return refuse(400, "BadCollapseId")
+	}
+
+	limit := maxPayload
+	if rec.PushType == "voip" {
+		limit = maxVoIPPayload
+	}
+	if r.tooLarge || len(r.body) > limit {
+		return refuse(413, "PayloadTooLarge")
+	}
+	if b := bytes.TrimSpace(r.body); len(b) == 0 || b[0] != '{' || !json.Valid(b) {
+		return refuse(400, "PayloadEmpty")
+	}
+	rec.Payload = json.RawMessage(r.body)
+	return reply{status: 200}
+}
+
+// authState is what is known of provider tokens.
+type authState struct {
+	checked map[string]jwt // by bearer: one signature check each
+	expired map[string]bool
+}
+
+func (a *authState) init() {
+	a.checked = map[string]jwt{}
+	a.expired = map[string]bool{}
+}
+
+// jwt is a provider token that has been looked at.
+type jwt struct {
+	valid  bool
+	keyID  string
+	teamID string
+	issued time.Time
+}
+
+// authenticate wants a client certificate or a provider token.
+func (s *Server) authenticate(r *request, rec *Received) reply {
+	auth := r.header["authorization"]
+	if auth == "" {
+		if r.conn.certificate == "" {
+			return refuse(403, "MissingProviderToken")
+		}
+		rec.Certificate = r.conn.certificate
+		return reply{}
+	}
+	scheme, bearer, _ := strings.Cut(auth, " ")
+	if !strings.EqualFold(scheme, "bearer") || bearer == "" {
+		return refuse(403, "MissingProviderToken")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t, ok := s.auth.checked[bearer]
+	if !ok {
+		if len(s.auth.checked) > 1000 {
+			clear(s.auth.checked)
+		}
+		t = s.checkJWTLocked(bearer)
+		s.auth.checked[bearer] = t
+	}
+	rec.KeyID, rec.TeamID, rec.TokenIssued = t.keyID, t.teamID, t.issued
+	now := s.opts.Now()
+	switch age := now.Sub(t.issued); {
+	case !t.valid:
+		return refuse(403, "InvalidProviderToken")
+	case s.auth.expired[bearer], age > maxTokenAge:
+		return refuse(403, "ExpiredProviderToken")
+	case age < -time.Minute:
+		return refuse(403, "InvalidProviderToken") // from the future
+	}
+	return r.conn.authenticated(bearer, t, now)
+}
+
+// checkJWTLocked looks at form, algorithm, claims and signature.
+func (s *Server) checkJWTLocked(bearer string) jwt {
+	parts := strings.Split(bearer, ".")
+	if len(parts) != 3 {
+		return jwt{}
+	}
+	var header struct{ Alg, Kid string }
+	var claims struct {
+		Iss string
+		Iat float64
+	}
+	if !decodePart(parts[0], &header) || !decodePart(parts[1], &claims) {
+		return jwt{}
+	}
+	t := jwt{keyID: header.Kid, teamID: claims.Iss, issued: time.Unix(int64(claims.Iat), 0)}
+	if header.Alg != "ES256" || header.Kid == "" || claims.Iss == "" || claims.Iat <= 0 {
+		return t
+	}
+	sig, err := base64.RawURLEncoding.DecodeString(parts[2])
+	if err != nil || len(sig) != 64 {
+		return t
+	}
+	key, ok := s.keys[header.Kid]
+	if !ok {
+		t.valid = len(s.opts.Keys) == 0
+		return t
+	}
+	sum := sha256.Sum256([]byte(parts[0] + "." + parts[1]))
+	t.valid = key.teamID == claims.Iss &&
+		ecdsa.Verify(key.public, sum[:], new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:]))
+	return t
+}
+
+func decodePart(s string, v any) bool {
+	b, err := base64.RawURLEncoding.DecodeString(s)
+	return err == nil && json.Unmarshal(b, v) == nil
+}
+
+// ExpireProviderTokens makes every provider token seen so far an expired one.
+func (s *Server) ExpireProviderTokens() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for b := range s.auth.checked {
+		s.auth.expired[b] = true
+	}
+}
+
+// SetTopics replaces Options.Topics.
+func (s *Server) SetTopics(topics ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.topics = slices.Clone(topics)
+}
+
+// handle decides what becomes of a request, and records it.
+func (s *Server) handle(r *request) {
+	rec := &Received{
+		Time: s.opts.Now(), Connection: r.conn.number, Stream: r.stream,
+		APNsID: r.header["apns-id"], Topic: r.header["apns-topic"], PushType: r.header["apns-push-type"],
+		Priority: r.header["apns-priority"], Expiration: r.header["apns-expiration"], CollapseID: r.header["apns-collapse-id"],
+		Header: r.header,
+	}
+	rep := s.check(r, rec)
+	delete(rec.Header, "authorization") // a secret, also here
+	if rec.APNsID == "" || rep.reason == "BadMessageId" {
+		rec.APNsID = uuid.NewString()
+	}
+	var script Script
+	if rep.status == 200 {
+		script = s.nextScript(rec.Token)
+		if script.Status != 0 {
+			rep = reply{status: script.Status, reason: script.Reason, timestamp: script.Timestamp, retryAfter: script.RetryAfter, body: script.Body}
+		}
+	}
+	rep.apnsID = rec.APNsID
+	rec.Status, rec.Reason, rec.Action = rep.status, rep.reason, script.Action
+	switch script.Action {
+	case ActionReset, ActionRefuse, ActionGoAway, ActionHang, ActionSilence:
+		rec.Status = 0 // no answer
+	}
+
+	s.journal.add(rec)
+	send := func() {
+		if rec.Status == 200 {
+			s.journal.show(rec)
+		}
+		switch script.Action {
+		case ActionReset:
+			r.conn.reset(r.stream, false)
+		case ActionRefuse:
+			r.conn.reset(r.stream, true)
+		case ActionGoAway:
+			r.conn.goAway(max(r.stream, 2)-2, script.Reason)
+		case ActionHang:
+		case ActionSilence:
+			r.conn.silence()
+		case ActionDrop:
+			r.conn.close()
+		default:
+			r.conn.answer(r.stream, rep)
+		}
+	}
+	if script.Delay > 0 {
+		r.conn.later(script.Delay, send)
+		return
+	}
+	send()
+}

@@ -1,0 +1,349 @@
+package apnssim
+
+import (
+	"cmp"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Options are what a Server is made of. The zero value is a working one: loopback,
+// free ports, any well-formed provider token, any topic.
+type Options struct {
+	Address        string // of the push endpoint; "127.0.0.1:0"
+	ControlAddress string // of the control API; "127.0.0.1:0"; "off": none
+
+	// Keys are the provider keys that are known; requests signed with others are
+	// refused. None: any well-formed token is taken, its signature unchecked
+	// unless it names the throw-away Key.
+	Keys []Key
+	// ClientCAs: connections with a client certificate signed by one of these
+	// need no provider token. nil: any client certificate will do.
+	ClientCAs *x509.CertPool
+	// Topics that may be pushed to; others are TopicDisallowed. None: any.
+	Topics []string
+
+	// MaxConcurrentStreams of a connection; 1000. A connection gets one until a
+	// valid provider token has been seen on it, as Apple does it.
+	MaxConcurrentStreams uint32
+	// NoFirstStream grants all streams from the start.
+	NoFirstStream bool
+
+	// MaxReceived is how many requests are kept for Received; 100,000. The oldest
+	// go first.
+	MaxReceived int
+
+	Now    func() time.Time // for the age of provider tokens; nil: time.Now
+	Logger *slog.Logger     // nil: none
+}
+
+// Key is a provider key as a developer gets it from Apple.
+type Key struct {
+	PEM    []byte // PKCS #8, the content of a .p8 file
+	KeyID  string
+	TeamID string
+}
+
+// NewKey makes a key that only this simulator knows.
+func NewKey(keyID, teamID string) (Key, error) {
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return Key{}, fmt.Errorf("make a provider key: %w", err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		return Key{}, fmt.Errorf("make a provider key: %w", err)
+	}
+	return Key{PEM: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), KeyID: keyID, TeamID: teamID}, nil
+}
+
+func (k Key) public() (*ecdsa.PublicKey, error) {
+	block, _ := pem.Decode(k.PEM)
+	if block == nil {
+		return nil, fmt.Errorf("key %s is not PEM", k.KeyID)
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("key %s: %w", k.KeyID, err)
+	}
+	priv, ok := key.(*ecdsa.PrivateKey)
+	if !ok || priv.Curve != elliptic.P256() {
+		return nil, fmt.Errorf("key %s is not a P-256 key", k.KeyID)
+	}
+	return &priv.PublicKey, nil
+}
+
+// Server is a running simulator. Its methods are safe for concurrent use.
+// Locks are taken in the order Server.mu, conn.mu, journal.mu.
+type Server struct {
+	opts    Options
+	log     *slog.Logger
+	key     Key
+	caPEM   []byte
+	ln      net.Listener
+	control *http.Server
+	ctlLn   net.Listener
+	wg      sync.WaitGroup
+	streams atomic.Uint32 // that a connection may have
+
+	mu      sync.Mutex
+	closed  bool
+	conns   map[*conn]bool
+	dialed  int // connections ever
+	keys    map[string]providerKey
+	topics  []string
+	auth    authState
+	scripts []*Script
+	journal journal
+}
+
+type providerKey struct {
+	public *ecdsa.PublicKey
+	teamID string
+}
+
+// Start makes a CA and a certificate, listens, and serves until Close.
+func Start(opts Options) (*Server, error) {
+	opts.Address = cmp.Or(opts.Address, "127.0.0.1:0")
+	opts.ControlAddress = cmp.Or(opts.ControlAddress, "127.0.0.1:0")
+	opts.MaxConcurrentStreams = cmp.Or(opts.MaxConcurrentStreams, 1000)
+	opts.MaxReceived = cmp.Or(opts.MaxReceived, 100_000)
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	s := &Server{
+		opts: opts, log: opts.Logger, conns: map[*conn]bool{},
+		keys: map[string]providerKey{}, topics: opts.Topics,
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.streams.Store(opts.MaxConcurrentStreams)
+	s.auth.init()
+	s.journal.init(opts.MaxReceived)
+
+	var err error
+	if s.key, err = NewKey("SIMULATOR1", "HEARTLINE1"); err != nil {
+		return nil, err
+	}
+	known := opts.Keys
+	if len(known) > 0 {
+		s.key = known[0]
+	} else {
+		known = []Key{s.key}
+	}
+	for _, k := range known {
+		pub, err := k.public()
+		if err != nil {
+			return nil, err
+		}
+		s.keys[k.KeyID] = providerKey{public: pub, teamID: k.TeamID}
+	}
+
+	if s.ln, err = net.Listen("tcp", opts.Address); err != nil {
+		return nil, fmt.Errorf("listen for pushes: %w", err)
+	}
+	cert, caPEM, err := makeCertificate(s.ln.Addr())
+	if err != nil {
+		return nil, errors.Join(err, s.ln.Close())
+	}
+	s.caPEM = caPEM
+	if opts.ControlAddress != "off" {
+		if s.ctlLn, err = net.Listen("tcp", opts.ControlAddress); err != nil {
+			return nil, errors.Join(fmt.Errorf("listen for control: %w", err), s.ln.Close())
+		}
+		s.control = &http.Server{Handler: s.Control(), ReadHeaderTimeout: 10 * time.Second}
+		s.wg.Go(func() { _ = s.control.Serve(s.ctlLn) }) // ends with Close
+	}
+	tlsConfig := &tls.Config{
+		Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS12,
+		ClientAuth: tls.RequestClientCert, ClientCAs: opts.ClientCAs,
+	}
+	if opts.ClientCAs != nil {
+		tlsConfig.ClientAuth = tls.VerifyClientCertIfGiven
+	}
+	s.wg.Go(func() { s.accept(tlsConfig) })
+	return s, nil
+}
+
+// Run is Start for a command: it serves until ctx ends. started is called once
+// it listens.
+func Run(ctx context.Context, opts Options, started func(*Server)) error {
+	s, err := Start(opts)
+	if err != nil {
+		return err
+	}
+	if started != nil {
+		started(s)
+	}
+	<-ctx.Done()
+	return s.Close()
+}
+
+// URL is the endpoint, to be used in place of Apple's host.
+func (s *Server) URL() string { return "https://" + s.ln.Addr().String() }
+
+// ControlURL is where the control API listens; "" if it is off.
+func (s *Server) ControlURL() string {
+	if s.ctlLn == nil {
+		return ""
+	}
+	return "http://" + s.ctlLn.Addr().String()
+}
+
+// CAPEM is the certificate of the CA that signed the endpoint's.
+func (s *Server) CAPEM() []byte { return slices.Clone(s.caPEM) }
+
+// Key is a key that the server takes: the first of Options.Keys, or a throw-away
+// one.
+func (s *Server) Key() Key { return s.key }
+
+// Close ends listeners and connections and waits for their goroutines.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	first := !s.closed
+	s.closed = true
+	for c := range s.conns {
+		c.close()
+	}
+	s.journal.wake()
+	s.mu.Unlock()
+	var err error
+	if first {
+		err = s.ln.Close()
+		if s.control != nil {
+			err = errors.Join(err, s.control.Close())
+		}
+	}
+	s.wg.Wait()
+	return err
+}
+
+func (s *Server) accept(cfg *tls.Config) {
+	for {
+		nc, err := s.ln.Accept()
+		if err != nil {
+			s.mu.Lock()
+			closed := s.closed
+			s.mu.Unlock()
+			if closed {
+				return
+			}
+			s.log.Warn("accept", "err", err)
+			time.Sleep(10 * time.Millisecond) // out of file descriptors, most likely
+			continue
+		}
+		s.mu.Lock()
+		if s.closed {
+			s.mu.Unlock()
+			_ = nc.Close() // stopping
+			return
+		}
+		s.dialed++
+		c := newConn(s, tls.Server(nc, cfg), s.dialed)
+		s.conns[c] = true
+		s.wg.Go(func() {
+			c.serve()
+			s.mu.Lock()
+			delete(s.conns, c)
+			s.mu.Unlock()
+		})
+		s.mu.Unlock()
+	}
+}
+
+// Connections tells how many connections are open, and how many ever were.
+func (s *Server) Connections() (open, ever int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns), s.dialed
+}
+
+func (s *Server) eachConn(fn func(*conn)) {
+	s.mu.Lock()
+	conns := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+	for _, c := range conns {
+		fn(c)
+	}
+}
+
+// GoAway sends GOAWAY on every connection: what has come is answered, what comes
+// after is ignored, and the connection ends.
+func (s *Server) GoAway() { s.eachConn(func(c *conn) { c.goAway(c.lastStream(), "") }) }
+
+// Silence makes every open connection dead without a word: nothing is answered,
+// not even pings. New connections work.
+func (s *Server) Silence() { s.eachConn((*conn).silence) }
+
+// Disconnect cuts every open connection.
+func (s *Server) Disconnect() { s.eachConn((*conn).close) }
+
+// LimitStreams changes the number of concurrent streams, on open connections
+// too.
+func (s *Server) LimitStreams(n uint32) {
+	s.streams.Store(n)
+	s.eachConn((*conn).updateLimit)
+}
+
+// makeCertificate makes a CA and a certificate by it for addr.
+func makeCertificate(addr net.Addr) (tls.Certificate, []byte, error) {
+	fail := func(err error) (tls.Certificate, []byte, error) {
+		return tls.Certificate{}, nil, fmt.Errorf("make the simulator's certificate: %w", err)
+	}
+	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return fail(err)
+	}
+	now := time.Now()
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: "APNs simulator CA"},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(1, 0, 0),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, &caKey.PublicKey, caKey)
+	if err != nil {
+		return fail(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return fail(err)
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(now.UnixNano() + 1), Subject: pkix.Name{CommonName: "APNs simulator"},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(1, 0, 0),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+	}
+	if tcp, ok := addr.(*net.TCPAddr); ok && !tcp.IP.IsUnspecified() && !tcp.IP.IsLoopback() {
+		leaf.IPAddresses = append(leaf.IPAddresses, tcp.IP)
+	}
+	if name, err := os.Hostname(); err == nil && name != "" {
+		leaf.DNSNames = append(leaf.DNSNames, name)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, leaf, ca, &key.PublicKey, caKey)
+	if err != nil {
+		return fail(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der, caDER}, PrivateKey: key},
+		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER}), nil
+}
