@@ -1,0 +1,736 @@
+package fallback
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/sideshow/apns2"
+	"github.com/sideshow/apns2/certificate"
+	"github.com/sideshow/apns2/token"
+	"golang.org/x/net/http2"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// The environments of Apple's service, as a PushToken names them.
+const (
+	EnvironmentProduction = "production"
+	EnvironmentSandbox    = "sandbox"
+)
+
+// APNsConfig is what the Apple side is made of.
+type APNsConfig struct {
+	// Apps are the apps that may be pushed to; at least one. The first one is
+	// meant by a token that names no topic.
+	Apps []APNsApp
+	// DefaultEnvironment is meant by a token that names none, where its topic is
+	// configured for both; "production" if empty.
+	DefaultEnvironment string
+
+	// Endpoint replaces Apple's hosts, for a simulator or a proxy: an https URL.
+	Endpoint string
+	// CAFile, or CAPEM, is an extra CA for the endpoint.
+	CAFile string
+	CAPEM  []byte
+
+	// MaxConnections bounds the connections of an app in an environment; 4. There
+	// is one until its streams are all in use.
+	MaxConnections int
+
+	Logger *slog.Logger // nil: none
+}
+
+// APNsApp is one app: a topic, and either a key (.p8, with key and team ID) or a
+// certificate (.p12 or .pem).
+type APNsApp struct {
+	// Topic is the app's bundle ID. With a certificate it may be empty: the
+	// certificate names it.
+	Topic string
+	// Environment is "production" or "sandbox"; "" stands for both, with the same
+	// key or certificate.
+	Environment string
+
+	KeyFile string // or KeyPEM
+	KeyPEM  []byte
+	KeyID   string
+	TeamID  string
+
+	CertificateFile     string
+	CertificatePassword string // of a .p12 or an encrypted .pem
+}
+
+// APNs is Apple's push service as a Pusher.
+type APNs struct {
+	list       []App
+	apps       map[App]*apnsApp
+	defaultEnv string
+	log        *slog.Logger
+}
+
+var (
+	_ Pusher       = (*APNs)(nil)
+	_ Credentialed = (*APNs)(nil)
+)
+
+// apnsApp is one app in one environment. It is the http.RoundTripper under
+// apns2's client.
+type apnsApp struct {
+	app      App
+	client   *apns2.Client
+	pool     *pool
+	token    *providerToken // nil: a certificate is used
+	expires  time.Time      // of the certificate
+	warnNext atomic.Int64   // when to warn of the expiry again, Unix seconds
+}
+
+// NewAPNs loads keys and certificates; it does not connect. All that is wrong
+// with cfg is in the error, each thing with the app it belongs to.
+func NewAPNs(cfg APNsConfig) (*APNs, error) {
+	a := &APNs{apps: map[App]*apnsApp{}, defaultEnv: cmp.Or(cfg.DefaultEnvironment, EnvironmentProduction), log: cfg.Logger}
+	if a.log == nil {
+		a.log = slog.New(slog.DiscardHandler)
+	}
+	if len(cfg.Apps) == 0 {
+		return nil, errors.New("apns: no app is configured")
+	}
+	var errs []error
+	if !slices.Contains([]string{EnvironmentProduction, EnvironmentSandbox}, a.defaultEnv) {
+		errs = append(errs, fmt.Errorf("apns: the default environment must be production or sandbox, got %q", a.defaultEnv))
+	}
+	roots, err := rootCAs(cfg)
+	errs = append(errs, err)
+	endpoint := (*url.URL)(nil)
+	if cfg.Endpoint != "" {
+		if endpoint, err = url.Parse(cfg.Endpoint); err != nil || endpoint.Scheme != "https" || endpoint.Host == "" || strings.Trim(endpoint.Path, "/") != "" {
+			errs = append(errs, fmt.Errorf("apns: the endpoint must be like https://host:port, got %q", cfg.Endpoint))
+		}
+	}
+	tokens := map[string]*providerToken{} // Apple counts updates by key: one each
+	for i, c := range cfg.Apps {
+		what := fmt.Sprintf("apns app %d (%s)", i+1, cmp.Or(c.Topic, "no topic"))
+		pt, cert, err := c.credentials(tokens)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", what, err))
+			continue
+		}
+		topic := cmp.Or(c.Topic, certificateTopic(cert))
+		if topic == "" {
+			errs = append(errs, fmt.Errorf("%s: set the topic (the app's bundle ID)", what))
+			continue
+		}
+		envs := []string{c.Environment}
+		switch c.Environment {
+		case EnvironmentProduction, EnvironmentSandbox:
+		case "":
+			envs = []string{EnvironmentProduction, EnvironmentSandbox}
+			if a.defaultEnv == EnvironmentSandbox {
+				slices.Reverse(envs)
+			}
+		default:
+			errs = append(errs, fmt.Errorf("%s: the environment must be production or sandbox, got %q", what, c.Environment))
+			continue
+		}
+		for _, env := range envs {
+			app := App{Server: delivery.ServerAPNs, Name: topic, Environment: env}
+			if a.apps[app] != nil {
+				errs = append(errs, fmt.Errorf("%s: %s is configured twice", what, app))
+				continue
+			}
+			a.list = append(a.list, app)
+			a.apps[app] = newAPNsApp(app, endpoint, roots, pt, cert, cmp.Or(cfg.MaxConnections, 4))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	for _, app := range a.list {
+		a.warnExpiry(a.apps[app], time.Now())
+	}
+	return a, nil
+}
+
+func rootCAs(cfg APNsConfig) (*x509.CertPool, error) {
+	pem := cfg.CAPEM
+	if cfg.CAFile != "" {
+		var err error
+		if pem, err = os.ReadFile(cfg.CAFile); err != nil {
+			return nil, fmt.Errorf("apns: read the CA file: %w", err)
+		}
+	}
+	if len(pem) == 0 {
+		return nil, nil // the system's
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+	}
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, errors.New("apns: the CA file holds no PEM certificate")
+	}
+	return roots, nil
+}
+
+func (c *APNsApp) credentials(tokens map[string]*providerToken) (*providerToken, *tls.Certificate, error) {
+	hasKey := c.KeyFile != "" || len(c.KeyPEM) > 0
+	if hasKey == (c.CertificateFile != "") {
+		return nil, nil, errors.New("set either a key file with its key ID and team ID, or a certificate file")
+	}
+	if !hasKey {
+		cert, err := loadCertificate(c.CertificateFile, c.CertificatePassword)
+		if err != nil {
+			return nil, nil, fmt.Errorf("certificate file %s: %w", c.CertificateFile, err)
+		}
+		return nil, &cert, nil
+	}
+	if c.KeyID == "" || c.TeamID == "" {
+		return nil, nil, errors.New("a key file needs its key ID and team ID")
+	}
+	name := cmp.Or(c.KeyFile, "given as PEM")
+	pem := c.KeyPEM
+	if c.KeyFile != "" {
+		var err error
+		if pem, err = os.ReadFile(c.KeyFile); err != nil {
+			return nil, nil, fmt.Errorf("key file: %w", err)
+		}
+	}
+	key, err := token.AuthKeyFromBytes(pem)
+	if err != nil {
+		return nil, nil, fmt.Errorf("key file %s: not a .p8 key: %w", name, err)
+	}
+	if key.Curve != elliptic.P256() {
+		return nil, nil, fmt.Errorf("key file %s: APNs keys are P-256 keys, this one is %s", name, key.Params().Name)
+	}
+	id := c.TeamID + "/" + c.KeyID
+	if t := tokens[id]; t != nil {
+		if !t.key.Equal(key) {
+			return nil, nil, fmt.Errorf("key file %s: another key is configured with the same key ID %s", name, c.KeyID)
+		}
+		return t, nil, nil
+	}
+	t := newProviderToken(key, c.KeyID, c.TeamID)
+	tokens[id] = t
+	return t, nil, nil
+}
+
+func newProviderToken(key *ecdsa.PrivateKey, keyID, teamID string) *providerToken {
+	return &providerToken{key: key, keyID: keyID, teamID: teamID, clock: systemClock()}
+}
+
+func loadCertificate(file, password string) (tls.Certificate, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	var cert tls.Certificate
+	if bytes.Contains(b, []byte("-----BEGIN")) {
+		cert, err = certificate.FromPemBytes(b, password)
+	} else {
+		cert, err = certificate.FromP12Bytes(b, password)
+	}
+	if err != nil {
+		return cert, err
+	}
+	if cert.Leaf == nil {
+		return cert, errors.New("the certificate cannot be parsed")
+	}
+	return cert, nil
+}
+
+// certificateTopic is the UID of a push certificate's subject: its bundle ID.
+func certificateTopic(cert *tls.Certificate) string {
+	if cert == nil {
+		return ""
+	}
+	for _, name := range cert.Leaf.Subject.Names {
+		if name.Type.String() == "0.9.2342.19200300.100.1.1" {
+			s, _ := name.Value.(string)
+			return s
+		}
+	}
+	return ""
+}
+
+func newAPNsApp(app App, endpoint *url.URL, roots *x509.CertPool, pt *providerToken, cert *tls.Certificate, connections int) *apnsApp {
+	host := apns2.HostProduction
+	if app.Environment == EnvironmentSandbox {
+		host = apns2.HostDevelopment
+	}
+	if endpoint != nil {
+		host = "https://" + endpoint.Host
+	}
+	address := strings.TrimPrefix(host, "https://")
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		address = net.JoinHostPort(strings.Trim(address, "[]"), "443")
+	}
+
+	tlsConfig := &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		RootCAs:    roots,
+		VerifyConnection: func(s tls.ConnectionState) error {
+			if s.NegotiatedProtocol != "h2" {
+				return errNotHTTP2
+			}
+			return nil
+		},
+	}
+	x := &apnsApp{app: app, token: pt}
+	if cert != nil {
+		tlsConfig.Certificates = []tls.Certificate{*cert}
+		x.expires = cert.Leaf.NotAfter
+	}
+	transport := &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext,
+		TLSClientConfig:        tlsConfig,
+		TLSHandshakeTimeout:    dialTimeout,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: 64 << 10,
+		Protocols:              &http.Protocols{},
+		// A connection that has gone silent is found within 5 s, not after the 30
+		// of apns2's own transport.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 3 * time.Second, PingTimeout: 2 * time.Second, WriteByteTimeout: 5 * time.Second},
+	}
+	transport.Protocols.SetHTTP2(true)
+	x.pool = newPool(connections, func(ctx context.Context) (*http.ClientConn, error) {
+		return transport.NewClientConn(ctx, "https", address)
+	})
+	x.client = &apns2.Client{Host: host, HTTPClient: &http.Client{
+		Transport: x,
+		// A redirect would take the provider token elsewhere.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+	return x
+}
+
+var errNotHTTP2 = errors.New("the endpoint does not speak HTTP/2")
+
+// Apps implements Pusher.
+func (a *APNs) Apps() []App { return slices.Clone(a.list) }
+
+// maxTokenLength bounds a device token, in hex digits. Apple says that its size
+// is not fixed; it is 64 today, 160 for some kinds.
+const maxTokenLength = 256
+
+// Normalize implements Pusher: hex digits in lower case, a configured topic and
+// environment.
+func (a *APNs) Normalize(t delivery.PushToken) (delivery.PushToken, error) {
+	t.Server = delivery.ServerAPNs
+	if err := checkHex(t.Token); err != nil {
+		return t, err
+	}
+	t.Token = strings.ToLower(t.Token)
+	if t.App == "" {
+		t.App = a.list[0].Name
+	}
+	var envs, topics []string
+	for _, app := range a.list {
+		if app.Name == t.App {
+			envs = append(envs, app.Environment)
+		} else if !slices.Contains(topics, app.Name) {
+			topics = append(topics, app.Name)
+		}
+	}
+	if len(envs) == 0 {
+		return t, fmt.Errorf("%w: the push token names the topic %q; configured: %s", ErrNotConfigured, t.App, strings.Join(topics, ", "))
+	}
+	if t.Environment == "" {
+		t.Environment = envs[0]
+		if slices.Contains(envs, a.defaultEnv) {
+			t.Environment = a.defaultEnv
+		}
+	}
+	if t.Environment != EnvironmentProduction && t.Environment != EnvironmentSandbox {
+		return t, fmt.Errorf("the push token names the environment %q: it must be production or sandbox", t.Environment)
+	}
+	if !slices.Contains(envs, t.Environment) {
+		return t, fmt.Errorf("%w: the push token is for %s in %s, which is configured for %s only: tokens of development builds belong to sandbox, those of TestFlight and the App Store to production",
+			ErrNotConfigured, t.App, t.Environment, envs[0])
+	}
+	return t, nil
+}
+
+// checkHex keeps anything but hex digits out of the request's path.
+func checkHex(s string) error {
+	switch {
+	case s == "":
+		return errors.New("the push token is empty")
+	case len(s) > maxTokenLength:
+		return fmt.Errorf("the push token has %d characters; at most %d are possible", len(s), maxTokenLength)
+	case len(s)%2 != 0:
+		return fmt.Errorf("the push token has an odd number of characters (%d): it must be the hex form of the device token's bytes", len(s))
+	}
+	for i := range len(s) {
+		if c := s[i] | 0x20; (s[i] < '0' || s[i] > '9') && (c < 'a' || c > 'f') {
+			return fmt.Errorf("the push token is not hex: character %d is none of 0-9, a-f", i+1)
+		}
+	}
+	return nil
+}
+
+// Fits implements Pusher.
+func (a *APNs) Fits(n *delivery.Notification) error {
+	_, err := payload(n, maxPayload)
+	return err
+}
+
+// Concurrency implements Pusher.
+func (a *APNs) Concurrency(app App) int {
+	if x := a.apps[app]; x != nil {
+		return x.pool.concurrency()
+	}
+	return 1
+}
+
+// certificateWarning is how long before its end a certificate is warned of.
+const certificateWarning = 30 * 24 * time.Hour
+
+// Credentials implements Credentialed.
+func (a *APNs) Credentials(app App) Credentials {
+	x := a.apps[app]
+	if x == nil {
+		return Credentials{}
+	}
+	c := Credentials{CertificateExpires: x.expires, Connections: x.pool.open()}
+	if x.token != nil {
+		issued, err := x.token.state()
+		c.TokenIssued = issued
+		if err != nil {
+			c.Warning = err.Error()
+		}
+	}
+	if w := expiryWarning(x.expires, time.Now()); w != "" {
+		c.Warning = w
+	}
+	return c
+}
+
+func expiryWarning(expires, now time.Time) string {
+	switch left := expires.Sub(now); {
+	case expires.IsZero() || left > certificateWarning:
+		return ""
+	case left <= 0:
+		return "the certificate expired on " + expires.UTC().Format(time.DateOnly)
+	default:
+		return fmt.Sprintf("the certificate expires on %s, in %d days", expires.UTC().Format(time.DateOnly), int(left/(24*time.Hour)))
+	}
+}
+
+// warnExpiry logs once a day that a certificate ends soon.
+func (a *APNs) warnExpiry(x *apnsApp, now time.Time) {
+	if x.expires.IsZero() || now.Add(certificateWarning).Before(x.expires) {
+		return
+	}
+	next := x.warnNext.Load()
+	if now.Unix() >= next && x.warnNext.CompareAndSwap(next, now.Add(24*time.Hour).Unix()) {
+		a.log.Warn("APNs certificate ends soon", "app", x.app.String(), "warning", expiryWarning(x.expires, now))
+	}
+}
+
+// Close implements Pusher.
+func (a *APNs) Close() error {
+	for _, x := range a.apps {
+		x.pool.close()
+	}
+	return nil
+}
+
+// apnsIDSpace makes apns-ids out of deliveries: a delivery has the same one
+// however often it is asked for, also after a restart.
+var apnsIDSpace = uuid.MustParse("7b1d6f0e-5c1f-5d0a-9a53-3f2f0f5f5b8e")
+
+func apnsID(notificationID, device string) string {
+	return uuid.NewSHA1(apnsIDSpace, []byte(notificationID+"\x00"+device)).String()
+}
+
+// request is a request for n but for its payload.
+func (x *apnsApp) request(r *Request) *apns2.Notification {
+	n := r.Notification
+	q := &apns2.Notification{
+		ApnsID:      apnsID(n.ID, r.Device),
+		CollapseID:  cmp.Or(n.CollapseKey, n.ID), // both are at most 64 bytes, as Apple asks
+		DeviceToken: r.Token,
+		Topic:       x.app.Name,
+		Expiration:  n.ExpiresAt,
+		Priority:    apns2.PriorityHigh,
+		PushType:    apns2.PushTypeAlert,
+	}
+	if n.Urgency == delivery.UrgencyNormal {
+		q.Priority = apns2.PriorityLow
+	}
+	if background(n) {
+		// Apple: always priority 5, "using priority 10 is an error".
+		q.PushType, q.Priority = apns2.PushTypeBackground, apns2.PriorityLow
+	}
+	return q
+}
+
+// Push implements Pusher.
+func (a *APNs) Push(ctx context.Context, r Request) error {
+	x := a.apps[r.App]
+	if x == nil {
+		return &PushError{Permanent: true, Reason: reasonNotConfigured, Err: ErrNotConfigured}
+	}
+	if err := checkHex(r.Token); err != nil {
+		// It came into the registry before there was a check, or past it.
+		return &PushError{TokenGone: true, Reason: "BadDeviceToken", Help: "not sent", Err: err}
+	}
+	a.warnExpiry(x, time.Now())
+	body, err := payload(r.Notification, maxPayload)
+	if err != nil {
+		return &PushError{Permanent: true, Reason: "PayloadTooLarge", Help: "not sent", Err: err}
+	}
+	q := x.request(&r)
+	for again := false; ; again = true {
+		e := &exchange{payload: body}
+		if err := x.exchange(ctx, q, e); err != nil {
+			return connectionError(err)
+		}
+		if e.status == http.StatusOK {
+			return nil
+		}
+		do, help := reactionTo(e.status, e.reason)
+		pe := &PushError{StatusCode: e.status, Reason: e.reason, RetryAfter: e.retryAfter, Help: help}
+		switch do {
+		case reactReconnect, reactNewKeyConnection:
+			x.pool.retire(e.conn)
+			if !again {
+				continue
+			}
+			pe.ConfigFault = do == reactNewKeyConnection
+		case reactNewToken:
+			if !again && x.token != nil && x.token.refused(e.bearer) {
+				x.pool.retire(e.conn)
+				continue
+			}
+			pe.ConfigFault = true
+		case reactOldToken:
+			if x.token != nil && x.token.tooMany(e.bearer) {
+				if !again {
+					continue
+				}
+				break // with the older token, later
+			}
+			pe.ConfigFault = true
+			pe.RetryAfter = max(pe.RetryAfter, tokenMinAge)
+		case reactShorter:
+			if short, err := payload(r.Notification, shortPayload); !again && err == nil && len(short) < len(body) {
+				body = short
+				continue
+			}
+			pe.Permanent = true
+		case reactGone:
+			pe.TokenGone, pe.GoneSince = true, e.timestamp
+		case reactThrottle:
+			pe.Throttled = true
+		case reactBug:
+			pe.Permanent = true
+		case reactConfig:
+			pe.ConfigFault = true
+		case reactRetry:
+		}
+		return pe
+	}
+}
+
+// connectionError is for a request without an answer.
+func connectionError(err error) *PushError {
+	pe := &PushError{Err: err}
+	var signing *signingError
+	var dial *dialError
+	var alert tls.AlertError
+	var unknown x509.UnknownAuthorityError
+	var host x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	switch {
+	case errors.As(err, &signing):
+		pe.ConfigFault, pe.Reason = true, "SigningFailed"
+	case errors.As(err, &unknown), errors.As(err, &host), errors.As(err, &invalid):
+		pe.ConfigFault, pe.Reason, pe.Help = true, "BadServerCertificate", "the endpoint's certificate is not trusted: check endpoint and ca_file, and whether a proxy intercepts TLS"
+	case errors.Is(err, errNotHTTP2):
+		pe.ConfigFault, pe.Reason, pe.Help = true, "NotHTTP2", "check endpoint, and whether a proxy intercepts TLS"
+	case errors.As(err, &alert):
+		pe.ConfigFault, pe.Reason, pe.Help = true, "TLSRefused", "the server refuses the TLS handshake: check certificate_file"
+	case errors.As(err, &dial):
+		pe.RetryAfter = dial.after
+	}
+	return pe
+}
+
+// signingError is a provider token that could not be made.
+type signingError struct{ err error }
+
+func (e *signingError) Error() string { return e.err.Error() }
+func (e *signingError) Unwrap() error { return e.err }
+
+// exchange is what a round trip takes and gives beside what apns2 knows of. It
+// travels in the request's context.
+type exchange struct {
+	payload []byte
+
+	conn       *poolConn
+	bearer     string
+	status     int
+	reason     string
+	timestamp  time.Time
+	retryAfter time.Duration
+}
+
+type exchangeKey struct{}
+
+// exchange makes one request. It is sent again, on another connection, only if
+// the server has said that it has not looked at it. A nil error means an answer.
+func (x *apnsApp) exchange(ctx context.Context, q *apns2.Notification, e *exchange) error {
+	ctx = context.WithValue(ctx, exchangeKey{}, e)
+	q.Payload = emptyPayload
+	for try := 1; ; try++ {
+		_, err := x.client.PushWithContext(ctx, q)
+		if e.status != 0 {
+			return nil
+		}
+		// Its text names the URL, which ends in the device token.
+		if ue := (*url.Error)(nil); errors.As(err, &ue) {
+			err = ue.Err
+		}
+		if err == nil {
+			err = errors.New("no status")
+		}
+		if try == 4 || !unprocessed(err) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// emptyPayload stands in for the payload while apns2 builds the request: it would
+// escape <, > and & on the way and so change the size. RoundTrip puts the real
+// one in.
+var emptyPayload = []byte("{}")
+
+// unprocessed reports whether the server has certainly not looked at a request:
+// its stream was refused, or is beyond the last one that a GOAWAY names.
+// RFC 9113 §8.7: such a request may be sent again.
+func unprocessed(err error) bool {
+	if se := (http2.StreamError{}); errors.As(err, &se) {
+		return se.Code == http2.ErrCodeRefusedStream
+	}
+	// net/http does not export these errors. If it changes their text, these
+	// requests become ordinary retries, with the same apns-id, a second later.
+	switch err.Error() {
+	case "http2: Transport received Server's graceful shutdown GOAWAY",
+		"http2: client conn not usable",
+		"http2: client conn could not be established":
+		return true
+	}
+	return false
+}
+
+// maxAnswer is what is read of an answer's body; Apple's are under 100 bytes.
+const maxAnswer = 4 << 10
+
+// RoundTrip implements http.RoundTripper for apns2's client: it makes up for what
+// that does not do. It puts in the provider token and the payload as it is, sends
+// on a connection of the pool, and reads the answer: of any size, JSON or not,
+// with what apns2 does not show.
+func (x *apnsApp) RoundTrip(q *http.Request) (*http.Response, error) {
+	e, _ := q.Context().Value(exchangeKey{}).(*exchange)
+	if e == nil {
+		return nil, errors.New("request was not made by Push")
+	}
+	if x.token != nil {
+		bearer, err := x.token.get()
+		if err != nil {
+			return nil, &signingError{err}
+		}
+		e.bearer = bearer
+		q.Header.Set("Authorization", "bearer "+bearer)
+	}
+	q.Body = io.NopCloser(bytes.NewReader(e.payload))
+	q.ContentLength = int64(len(e.payload))
+	q.GetBody = nil
+
+	c, err := x.pool.acquire(q.Context())
+	if err != nil {
+		return nil, err
+	}
+	e.conn = c
+	res, err := c.cc.RoundTrip(q)
+	if err != nil {
+		x.pool.release(c, false, false)
+		return nil, err
+	}
+	if res.ContentLength != 0 || res.StatusCode != http.StatusOK {
+		e.reason, e.timestamp = readAnswer(res.Body)
+	}
+	_ = res.Body.Close() // what was not read is not wanted
+	e.status = res.StatusCode
+	e.retryAfter = parseRetryAfter(res.Header.Get("Retry-After"), time.Now())
+	// 410, too, is only said to a valid provider token.
+	x.pool.release(c, e.status == http.StatusOK || e.status == http.StatusGone, e.status >= 500)
+	res.Body = http.NoBody
+	return res, nil
+}
+
+// readAnswer reads reason and timestamp of an answer, as far as there are any.
+func readAnswer(r io.Reader) (reason string, timestamp time.Time) {
+	b, err := io.ReadAll(io.LimitReader(r, maxAnswer))
+	if err != nil || len(b) == 0 {
+		return "", time.Time{}
+	}
+	var a struct {
+		Reason    string          `json:"reason"`
+		Timestamp json.RawMessage `json:"timestamp"` // milliseconds since 1970; a string has been seen
+	}
+	if json.Unmarshal(b, &a) != nil {
+		return "", time.Time{} // a proxy's page; the status says enough
+	}
+	if ms, err := strconv.ParseInt(strings.Trim(string(a.Timestamp), `"`), 10, 64); err == nil && ms > 0 {
+		timestamp = time.UnixMilli(ms)
+	}
+	return cleanReason(a.Reason), timestamp
+}
+
+// cleanReason keeps a reason fit for a log line and a metric's label.
+func cleanReason(s string) string {
+	if len(s) > 64 {
+		s = s[:64]
+	}
+	return strings.Map(func(r rune) rune {
+		if r == '_' || r == '-' || r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' {
+			return r
+		}
+		return -1
+	}, s)
+}
+
+// parseRetryAfter reads the header in both its forms. RFC 9110 §10.2.3.
+func parseRetryAfter(s string, now time.Time) time.Duration {
+	if s == "" {
+		return 0
+	}
+	if n, err := strconv.ParseInt(s, 10, 32); err == nil {
+		return max(0, time.Duration(n)*time.Second)
+	}
+	if t, err := http.ParseTime(s); err == nil {
+		return max(0, t.Sub(now))
+	}
+	return 0
+}
