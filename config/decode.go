@@ -1,7 +1,6 @@
 package config
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -10,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // ByteSize is a number of bytes.
@@ -111,6 +112,7 @@ func ReadSecret(fromEnvironment Secret, file string) ([]byte, error) {
 // The rules of single values. Their text stands after the key in a finding.
 var (
 	errString   = errors.New("must be text; put it in quotes")
+	errOneLine  = errors.New("must be one line of UTF-8 text without control characters")
 	errBool     = errors.New("must be true or false")
 	errInt      = errors.New("must be a whole number")
 	errDuration = errors.New("must be a duration with a unit: write a unit, as in 5s, 10m or 24h")
@@ -156,7 +158,7 @@ func decodeValue(raw any, dst reflect.Value) error {
 		if !ok {
 			return errString
 		}
-		dst.SetString(s)
+		return decodeText(s, dst)
 	case reflect.Bool:
 		b, ok := raw.(bool)
 		if !ok {
@@ -195,6 +197,11 @@ func decodeText(text string, dst reflect.Value) error {
 	}
 	switch dst.Kind() {
 	case reflect.String:
+		// A PEM key in a variable has lines; nothing else may, because names and
+		// paths end up in log lines.
+		if !utf8.ValidString(text) || dst.Type() != reflect.TypeFor[Secret]() && strings.ContainsFunc(text, unicode.IsControl) {
+			return errOneLine
+		}
 		dst.SetString(text)
 	case reflect.Bool:
 		b, err := strconv.ParseBool(text)
@@ -237,13 +244,10 @@ func showRaw(raw any) (string, bool) {
 	case string:
 		return v, true
 	case map[string]any, map[any]any:
-		return "a section", true
+		return "{...}", true
 	case []any:
-		return "a list", true
+		return "[...]", true
 	default:
-		if b, err := json.Marshal(v); err == nil {
-			return string(b), true
-		}
 		return fmt.Sprint(v), true
 	}
 }

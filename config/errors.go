@@ -2,7 +2,10 @@ package config
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Finding is one thing wrong with a configuration.
@@ -16,9 +19,9 @@ type Finding struct {
 
 func (f Finding) String() string {
 	var b strings.Builder
-	b.WriteString(f.Key)
+	b.WriteString(printable(f.Key))
 	b.WriteString(": ")
-	b.WriteString(f.Rule)
+	b.WriteString(printable(f.Rule))
 	if f.HasGot {
 		b.WriteString(", got ")
 		b.WriteString(showValue(f.Got))
@@ -49,6 +52,19 @@ func (e Errors) orNil() error {
 	return e
 }
 
+// printable escapes what could end the line, or the terminal's patience: a key that
+// nobody knows may hold anything.
+func printable(s string) string {
+	if s == "" {
+		return `""`
+	}
+	if !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }) {
+		return s
+	}
+	q := strconv.Quote(s)
+	return q[1 : len(q)-1]
+}
+
 // showValue keeps a finding on one line whatever the value holds.
 func showValue(s string) string {
 	const most = 120
@@ -56,7 +72,7 @@ func showValue(s string) string {
 	if len(r) > most {
 		s = string(r[:most]) + "…"
 	}
-	if s == "" || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '"' || r == '\uFFFD' }) {
+	if s == "" || strings.ContainsFunc(s, func(r rune) bool { return r == ' ' || r == '"' || r == utf8.RuneError || !unicode.IsPrint(r) }) {
 		return fmt.Sprintf("%q", s)
 	}
 	return s

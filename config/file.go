@@ -42,6 +42,16 @@ func (l *loader) readFile(path string) {
 }
 
 func readAll(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.IsDir() {
+		return nil, errors.New("it is a directory")
+	}
+	if !info.Mode().IsRegular() { // a pipe would be waited for, and empty the second time
+		return nil, errors.New("it is no regular file")
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -131,8 +141,12 @@ func (d *treeDecoder) Decode(text []byte, into map[string]any) error {
 	return nil
 }
 
+// report takes line 0 where the decoder does not say.
 func (d *treeDecoder) report(line int, rule string) error {
 	f := Finding{Key: fmt.Sprintf("%s:%d", d.path, line), Rule: rule}
+	if line == 0 {
+		f.Key = d.path
+	}
 	d.loader.report(f)
 	return Errors{f}
 }
@@ -175,7 +189,7 @@ func (d *treeDecoder) yamlError(err error) error {
 		lines = te.Errors
 	}
 	for _, text := range lines {
-		line, rule := 1, strings.TrimPrefix(text, "yaml: ")
+		line, rule := 0, strings.TrimPrefix(text, "yaml: ")
 		if m := yamlLine.FindStringSubmatch(text); m != nil {
 			_, _ = fmt.Sscan(m[1], &line)
 			rule = m[2]
@@ -191,7 +205,7 @@ func (d *treeDecoder) toml(text []byte) (map[string]any, error) {
 	if err == nil {
 		return tree, nil
 	}
-	line := 1
+	line := 0
 	if de := (*toml.DecodeError)(nil); errors.As(err, &de) {
 		line, _ = de.Position()
 	}
@@ -333,7 +347,7 @@ func (l *loader) pruneList(f field, value any) {
 	list, _ := value.([]any)
 	for i, e := range list {
 		if m, ok := section(e); ok {
-			l.unknownKeys(m, fieldsOf(f.typ.Elem(), ""), fmt.Sprintf("%s[%d].", f.key, i), "")
+			l.unknownKeys(m, f, fmt.Sprintf("%s[%d].", f.key, i), "")
 		}
 	}
 }

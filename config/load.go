@@ -39,6 +39,7 @@ func Load(src Source) (*Config, error) {
 		fields: fieldsOf(reflect.TypeFor[Config](), ""),
 		viper:  viper.NewWithOptions(), // private: the package's own is one for the whole process
 		broken: map[string]bool{},
+		from:   map[string]string{},
 	}
 	if src.File != "" {
 		l.readFile(src.File)
@@ -46,8 +47,10 @@ func Load(src Source) (*Config, error) {
 	l.readEnviron(src.Environ)
 	l.readFlags(src.Flags)
 	l.decode(c)
-	l.findings = append(l.findings, c.check(l.broken)...)
-	l.findings = append(l.findings, checkServes(c, l.broken)...)
+	for _, f := range append(c.check(l.broken), checkServes(c, l.broken)...) {
+		f.From = l.from[f.Key]
+		l.findings = append(l.findings, f)
+	}
 	if err := l.findings.orNil(); err != nil {
 		return nil, err
 	}
@@ -60,7 +63,8 @@ type loader struct {
 	fields   []field
 	viper    *viper.Viper
 	findings Errors
-	broken   map[string]bool // keys that already have a finding; rules that need them say nothing
+	broken   map[string]bool   // keys that already have a finding; rules that need them say nothing
+	from     map[string]string // the flag or the variable that a key's value came from
 }
 
 func (l *loader) report(f Finding) {
@@ -184,18 +188,16 @@ func (l *loader) decode(c *Config) {
 			continue
 		}
 		var err error
-		var from, shown string
-		var show bool
-		switch raw := raw.(type) {
-		case given:
-			err, from, shown, show = decodeText(raw.text, dst), raw.from, raw.text, true
-		default:
+		shown, show := showRaw(raw)
+		if g, ok := raw.(given); ok {
+			l.from[f.key] = g.from
+			shown, show = g.text, !f.secret()
+			err = decodeText(g.text, dst)
+		} else {
 			err = decodeValue(raw, dst)
-			shown, show = showRaw(raw)
 		}
 		if err != nil {
-			dst.Set(reflect.ValueOf(Default()).Elem().FieldByIndex(f.index))
-			l.report(Finding{Key: f.key, Rule: err.Error(), Got: shown, HasGot: show && !f.secret(), From: from})
+			l.report(Finding{Key: f.key, Rule: err.Error(), Got: shown, HasGot: show, From: l.from[f.key]})
 		}
 	}
 }
@@ -230,7 +232,7 @@ func (l *loader) decodeList(f field, raw any, dst reflect.Value) {
 			continue
 		}
 		if from != "" { // a file has been through this before viper lower-cased its keys
-			l.unknownKeys(m, fields, at+".", from)
+			l.unknownKeys(m, f, at+".", from)
 		}
 		for _, ef := range fields {
 			raw, ok := m[ef.name]
@@ -250,14 +252,16 @@ func (l *loader) decodeList(f field, raw any, dst reflect.Value) {
 	}
 }
 
-func (l *loader) unknownKeys(m map[string]any, fields []field, at, from string) {
-	names := make([]string, len(fields))
-	for i, f := range fields {
-		names[i] = f.key
+// unknownKeys looks for them in one section of the list f.
+func (l *loader) unknownKeys(m map[string]any, f field, at, from string) {
+	var names []string
+	for _, ef := range fieldsOf(f.typ.Elem(), "") {
+		names = append(names, ef.key)
 	}
 	for _, key := range sortedKeys(m) {
 		if !slices.Contains(names, key) {
 			l.report(Finding{Key: at + key, Rule: "is no key of Heartline" + didYouMean(key, names), From: from})
+			l.broken[f.key] = true // what the key was meant for would be missed, too
 		}
 	}
 }
@@ -266,6 +270,9 @@ func (l *loader) unknownKeys(m map[string]any, fields []field, at, from string) 
 func didYouMean(name string, names []string) string {
 	best, distance := "", 1+len(name)/4
 	for _, n := range names {
+		if strings.Count(n, ".") != strings.Count(name, ".") {
+			continue // a section is no answer to a key
+		}
 		if d := editDistance(name, n); d <= distance && (best == "" || d < distance) {
 			best, distance = n, d
 		}

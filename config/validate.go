@@ -8,8 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -205,7 +203,7 @@ func rules() []rule {
 
 		word("store.engine", func(c c) string { return c.Store.Engine }, EnginePebble, EngineMemory),
 		span("store.history", func(c c) time.Duration { return c.Store.History }, 0, 8760*time.Hour),
-		size("store.min_free", func(c c) ByteSize { return c.Store.MinFree }, 0, 1<<60),
+		size("store.min_free", func(c c) ByteSize { return c.Store.MinFree }, 0, 1<<50),
 
 		word("log.level", func(c c) string { return c.Log.Level }, "debug", "info", "warn", "error"),
 		word("log.format", func(c c) string { return c.Log.Format }, FormatText, FormatJSON),
@@ -431,12 +429,9 @@ func readable(key string, when func(*Config) bool, get func(*Config) string) rul
 
 // readNamed reads a file that a key names.
 func readNamed(path string) (content []byte, broken string) {
-	content, err := readAll(filepath.Clean(path))
+	content, err := readAll(path)
 	if err == nil {
 		return content, ""
-	}
-	if info, serr := os.Stat(path); serr == nil && info.IsDir() {
-		return nil, "must name a file that can be read (it is a directory)"
 	}
 	return nil, "must name a file that can be read (" + reason(err) + ")"
 }

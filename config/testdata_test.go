@@ -1,0 +1,112 @@
+package config_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// inFiles changes to a new directory that holds the files which configurations in
+// these tests name.
+func inFiles(t testing.TB) (signingKey string) {
+	t.Helper()
+	dir := t.TempDir()
+	put := func(name string, content []byte) {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"},
+		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
+	put("cert.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}))
+	put("key.pem", keyPEM)
+	put("AuthKey.p8", keyPEM)
+	put("users.yaml", []byte("users: []\n"))
+	put("jwks.json", []byte("{}\n"))
+	put("app.p12", []byte("not looked into\n"))
+	put("password", []byte("hunter2\r\n"))
+	if err := os.Mkdir(filepath.Join(dir, "folder"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	return string(keyPEM)
+}
+
+// full sets every key that a file can hold to something else than its default.
+const full = `
+data_dir: /var/lib/heartline
+mqtt:
+  address: 0.0.0.0:1883
+  tls: {address: ":8883", cert_file: cert.pem, key_file: key.pem, client_ca_file: cert.pem}
+  topic_prefix: acme/push
+  max_keepalive: 10m
+  max_packet_size: 512KiB
+  persistence: false
+  max_connections: 5000
+  max_connections_per_address: 50
+  connect_timeout: 5s
+  write_timeout: 1500ms
+http:
+  address: "[::]:8443"
+  tls: {cert_file: cert.pem, key_file: key.pem}
+  web_terminal: true
+auth:
+  mode: jwt
+  file: {path: users.yaml}
+  jwt: {jwks_file: jwks.json, public_key_file: "", secret_file: "", issuer: "https://id.example.com", audience: heartline}
+  http: {url: "https://auth.example.com/mqtt", timeout: 1s}
+delivery:
+  ack: displayed
+  ack_window: 5s
+  fallback_window: 20s
+  ttl: 48h
+  max_outstanding_per_device: 100
+  max_inflight_per_device: 8
+  forget_device_after: 240h
+fallback:
+  apns:
+    enabled: true
+    key_file: AuthKey.p8
+    key_id: ABC123DEFG
+    team_id: "1234567890"
+    certificate_file: ""
+    certificate_password_file: password
+    topic: com.example.app
+    environment: sandbox
+    apps:
+      - {topic: com.example.other, environment: production, key_file: AuthKey.p8, key_id: 12345E6789, team_id: TEAM123456}
+      - {topic: com.example.third, certificate_file: app.p12, certificate_password_file: password}
+    endpoint: https://127.0.0.1:2197
+    ca_file: cert.pem
+    timeout: 7s
+    max_concurrent: 100
+    retry: {initial: 2s, max: 90s}
+store:
+  engine: memory
+  history: 1h30m
+  min_free: 1GB
+log: {level: debug, format: json}
+`

@@ -1,0 +1,262 @@
+package config_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/config"
+)
+
+// TestRules breaks each rule, alone where that can be, and keeps each on the side
+// where it holds. It fails for a rule that no row breaks.
+func TestRules(t *testing.T) {
+	pem := inFiles(t)
+	type c = *config.Config
+	const (
+		notAddress  = `: must be host:port with a port from 0 to 65535, or "" for none, got `
+		notLoopback = `: must be a loopback address (127.0.0.1, ::1, localhost) where auth.mode is none: set auth.mode to file, jwt or http to listen on others, got `
+		notID       = `: must be the 10 letters and digits that Apple shows beside the key, got `
+		notKey      = `: must be the token signing key that Apple hands out, a PEM file that ends in .p8`
+		notPrefix   = `mqtt.topic_prefix: must be one or more topic levels without wildcards, as in heartline or acme/push, of at most 128 bytes, got `
+		missing     = `: must name a file that can be read (no such file or directory), got missing`
+		noCert      = `: must hold at least one PEM certificate, got users.yaml`
+	)
+	tls := func(c c) {
+		c.MQTT.TLS = config.MQTTTLS{Address: "127.0.0.1:8883", CertFile: "cert.pem", KeyFile: "key.pem", ClientCAFile: "cert.pem"}
+	}
+	push := func(c c) {
+		a := &c.Fallback.APNs
+		a.Enabled, a.KeyFile, a.KeyID, a.TeamID, a.CAFile = true, "AuthKey.p8", "ABC123DEFG", "TEAM123456", "cert.pem"
+	}
+	app := func(c c) *config.APNsApp {
+		push(c)
+		c.Fallback.APNs.Apps = append(c.Fallback.APNs.Apps, config.APNsApp{Topic: "com.example.app", KeyFile: "AuthKey.p8", KeyID: "ABC123DEFG", TeamID: "TEAM123456"})
+		return &c.Fallback.APNs.Apps[len(c.Fallback.APNs.Apps)-1]
+	}
+	jwt := func(c c) { c.Auth.Mode, c.Auth.JWT.SecretFile = "jwt", "password" }
+	file := func(c c) { c.Auth.Mode, c.Auth.File.Path = "file", "users.yaml" }
+
+	broken := map[string]bool{}
+	for _, tt := range []struct {
+		set  func(c c)
+		want string // "" where nothing is broken
+	}{
+		{func(c c) {}, ""},
+		{func(c c) { c.DataDir = "" }, `data_dir: must name a directory (only store.engine memory does without), got ""`},
+		{func(c c) { c.DataDir, c.Store.Engine = "", "memory" }, ""},
+
+		{func(c c) { c.MQTT.Address = "" }, ""},
+		{func(c c) { c.MQTT.Address = "localhost:0" }, ""},
+		{func(c c) { c.MQTT.Address = "[::1]:1883" }, ""},
+		{func(c c) { c.MQTT.Address = "127.1.2.3:1883" }, ""},
+		{func(c c) { c.MQTT.Address = "1883" }, "mqtt.address" + notAddress + "1883"},
+		{func(c c) { c.MQTT.Address = "127.0.0.1:65536" }, "mqtt.address" + notAddress + "127.0.0.1:65536"},
+		{func(c c) { c.MQTT.Address = "127.0.0.1:mqtt" }, "mqtt.address" + notAddress + "127.0.0.1:mqtt"},
+		{func(c c) { c.MQTT.Address = "::1:1883" }, "mqtt.address" + notAddress + "::1:1883"},
+		{func(c c) { file(c); c.MQTT.Address = "a host:1883" }, "mqtt.address" + notAddress + `"a host:1883"`},
+		{func(c c) { tls(c); c.MQTT.TLS.Address = "127.0.0.1" }, "mqtt.tls.address" + notAddress + "127.0.0.1"},
+		{func(c c) { c.HTTP.Address = "http://127.0.0.1:80" }, "http.address" + notAddress + "http://127.0.0.1:80"},
+		{func(c c) { tls(c); c.MQTT.TLS.Address = "127.0.0.1:1883" }, "mqtt.tls.address: must not be the same as mqtt.address, got 127.0.0.1:1883"},
+		{func(c c) { c.HTTP.Address = "127.0.0.1:1883" }, "http.address: must not be the same as mqtt.address, got 127.0.0.1:1883"},
+		{func(c c) { tls(c); c.HTTP.Address = "127.0.0.1:8883" }, "http.address: must not be the same as mqtt.tls.address, got 127.0.0.1:8883"},
+		{func(c c) { c.MQTT.Address, c.HTTP.Address = "127.0.0.1:0", "127.0.0.1:0" }, ""},
+
+		{tls, ""},
+		{func(c c) { tls(c); c.MQTT.TLS.CertFile = "" }, "mqtt.tls.cert_file: must be set where mqtt.tls.address is set"},
+		{func(c c) { tls(c); c.MQTT.TLS.KeyFile = "" }, "mqtt.tls.key_file: must be set where mqtt.tls.address is set"},
+		{func(c c) { c.MQTT.TLS.CertFile = "cert.pem" }, "mqtt.tls.address: must be set where mqtt.tls.cert_file, key_file or client_ca_file is"},
+		{func(c c) { tls(c); c.MQTT.TLS.CertFile = "missing" }, "mqtt.tls.cert_file" + missing},
+		{func(c c) { tls(c); c.MQTT.TLS.KeyFile = "missing" }, "mqtt.tls.key_file" + missing},
+		{func(c c) { tls(c); c.MQTT.TLS.KeyFile = "folder" }, "mqtt.tls.key_file: must name a file that can be read (it is a directory), got folder"},
+		{func(c c) { tls(c); c.MQTT.TLS.CertFile = "users.yaml" }, "mqtt.tls.cert_file: must hold a PEM certificate that goes with mqtt.tls.key_file (failed to find any PEM data in certificate input), got users.yaml"},
+		{func(c c) { tls(c); c.MQTT.TLS.ClientCAFile = "users.yaml" }, "mqtt.tls.client_ca_file" + noCert},
+
+		{func(c c) { c.MQTT.TopicPrefix = "acme/push/v1" }, ""},
+		{func(c c) { c.MQTT.TopicPrefix = "" }, notPrefix + `""`},
+		{func(c c) { c.MQTT.TopicPrefix = "a/+" }, notPrefix + "a/+"},
+		{func(c c) { c.MQTT.TopicPrefix = "a#" }, notPrefix + "a#"},
+		{func(c c) { c.MQTT.TopicPrefix = "/a" }, notPrefix + "/a"},
+		{func(c c) { c.MQTT.TopicPrefix = "a//b" }, notPrefix + "a//b"},
+		{func(c c) { c.MQTT.TopicPrefix = "a/" }, notPrefix + "a/"},
+		{func(c c) { c.MQTT.TopicPrefix = "$SYS/a" }, notPrefix + "$SYS/a"},
+		{func(c c) { c.MQTT.TopicPrefix = "a\x00b" }, notPrefix + `"a\x00b"`},
+		{func(c c) { c.MQTT.TopicPrefix = strings.Repeat("a", 129) }, notPrefix + strings.Repeat("a", 120) + "…"},
+		{func(c c) { c.MQTT.MaxKeepalive = 12 * time.Hour }, ""},
+		{func(c c) { c.MQTT.MaxKeepalive = 13 * time.Hour }, "mqtt.max_keepalive: must be from 1s to 12h, got 13h"},
+		{func(c c) { c.MQTT.MaxKeepalive = 0 }, "mqtt.max_keepalive: must be from 1s to 12h, got 0s"},
+		{func(c c) { c.MQTT.MaxKeepalive = 1500 * time.Millisecond }, "mqtt.max_keepalive: must be whole seconds, which is what MQTT counts in, got 1.5s"},
+		{func(c c) { c.MQTT.MaxPacketSize = 1023 }, "mqtt.max_packet_size: must be from 1KiB to 256MiB, got 1023B"},
+		{func(c c) { c.MQTT.MaxConnections = 0 }, "mqtt.max_connections: must be from 1 to 10000000, got 0"},
+		{func(c c) { c.MQTT.MaxConnectionsPerAddress = -1 }, "mqtt.max_connections_per_address: must be from 0 to 10000000, got -1"},
+		{func(c c) { c.MQTT.ConnectTimeout = 0 }, "mqtt.connect_timeout: must be from 10ms to 5m, got 0s"},
+		{func(c c) { c.MQTT.WriteTimeout = time.Hour }, "mqtt.write_timeout: must be from 10ms to 5m, got 1h"},
+
+		{func(c c) { c.HTTP.TLS = config.HTTPTLS{CertFile: "cert.pem", KeyFile: "key.pem"} }, ""},
+		{func(c c) { c.HTTP.TLS.CertFile = "cert.pem" }, "http.tls.key_file: must be set where http.tls.cert_file is set"},
+		{func(c c) { c.HTTP.TLS.KeyFile = "key.pem" }, "http.tls.cert_file: must be set where http.tls.key_file is set"},
+		{func(c c) { c.HTTP.TLS = config.HTTPTLS{CertFile: "missing", KeyFile: "key.pem"} }, "http.tls.cert_file" + missing},
+		{func(c c) { c.HTTP.TLS = config.HTTPTLS{CertFile: "cert.pem", KeyFile: "missing"} }, "http.tls.key_file" + missing},
+		{func(c c) { c.HTTP.TLS = config.HTTPTLS{CertFile: "cert.pem", KeyFile: "users.yaml"} }, "http.tls.cert_file: must hold a PEM certificate that goes with http.tls.key_file (failed to find any PEM data in key input), got cert.pem"},
+
+		{func(c c) { c.Auth.Mode = "ldap" }, "auth.mode: must be none, file, jwt or http, got ldap"},
+		{func(c c) { c.MQTT.Address = "0.0.0.0:1883" }, "mqtt.address" + notLoopback + "0.0.0.0:1883"},
+		{func(c c) { c.MQTT.Address = ":1883" }, "mqtt.address" + notLoopback + ":1883"},
+		{func(c c) { c.MQTT.Address = "[::ffff:10.0.0.1]:1883" }, "mqtt.address" + notLoopback + "[::ffff:10.0.0.1]:1883"},
+		{func(c c) { c.MQTT.Address = "localhost.example.com:1883" }, "mqtt.address" + notLoopback + "localhost.example.com:1883"},
+		{func(c c) { tls(c); c.MQTT.TLS.Address = "[::]:8883" }, "mqtt.tls.address" + notLoopback + "[::]:8883"},
+		{func(c c) { c.HTTP.Address = "192.168.0.1:80" }, "http.address" + notLoopback + "192.168.0.1:80"},
+		{func(c c) { file(c); c.MQTT.Address, c.HTTP.Address = ":1883", "0.0.0.0:80" }, ""},
+		{func(c c) { c.Auth.Mode = "file" }, "auth.file.path: must be set where auth.mode is file"},
+		{func(c c) { c.Auth.Mode, c.Auth.File.Path = "file", "missing" }, "auth.file.path" + missing},
+		{func(c c) { c.Auth.File.Path = "missing" }, ""}, // not in use
+		{jwt, ""},
+		{func(c c) { c.Auth.Mode, c.Auth.JWT.Secret = "jwt", "x" }, ""},
+		{func(c c) { jwt(c); c.Auth.JWT.SecretFile = "" }, "auth.jwt: must have exactly one of jwks_file, public_key_file and secret_file (or HEARTLINE_AUTH_JWT_SECRET) where auth.mode is jwt, has 0"},
+		{func(c c) { jwt(c); c.Auth.JWT.Secret = "x" }, "auth.jwt: must have exactly one of jwks_file, public_key_file and secret_file (or HEARTLINE_AUTH_JWT_SECRET) where auth.mode is jwt, has 2"},
+		{func(c c) { jwt(c); c.Auth.JWT.SecretFile = "missing" }, "auth.jwt.secret_file" + missing},
+		{func(c c) { c.Auth.Mode, c.Auth.JWT.JWKSFile = "jwt", "missing" }, "auth.jwt.jwks_file" + missing},
+		{func(c c) { c.Auth.Mode, c.Auth.JWT.PublicKeyFile = "jwt", "missing" }, "auth.jwt.public_key_file" + missing},
+		{func(c c) { c.Auth.Mode = "http" }, "auth.http.url: must be set where auth.mode is http"},
+		{func(c c) { c.Auth.Mode, c.Auth.HTTP.URL = "http", "http://127.0.0.1:9000/auth?a=b" }, ""},
+		{func(c c) { c.Auth.HTTP.URL = "auth.example.com" }, "auth.http.url: must be a URL that begins with http:// or https://, got auth.example.com"},
+		{func(c c) { c.Auth.HTTP.URL = "https://" }, "auth.http.url: must be a URL that begins with http:// or https://, got https://"},
+		{func(c c) { c.Auth.HTTP.URL = "https://a:b@auth.example.com" }, "auth.http.url: must not hold a user or a password, got https://[secret]@auth.example.com"},
+		{func(c c) { c.Auth.HTTP.Timeout = 0 }, "auth.http.timeout: must be from 1ms to 1m, got 0s"},
+
+		{func(c c) { c.Delivery.Ack = "read" }, "delivery.ack: must be received or displayed, got read"},
+		{func(c c) { c.Delivery.AckWindow = -time.Second }, "delivery.ack_window: must be from 1ms to 1h, got -1s"},
+		{func(c c) { c.Delivery.FallbackWindow = time.Second }, "delivery.fallback_window: must be longer than delivery.ack_window (3s), got 1s"},
+		{func(c c) { c.Delivery.FallbackWindow = 3 * time.Second }, "delivery.fallback_window: must be longer than delivery.ack_window (3s), got 3s"},
+		{func(c c) { c.Delivery.TTL = time.Second }, "delivery.ttl: must be longer than delivery.ack_window (3s), got 1s"},
+		{func(c c) { c.Delivery.TTL = 720 * time.Hour }, ""},
+		{func(c c) { c.Delivery.TTL = 720*time.Hour + 1 }, "delivery.ttl: must be at most 720h, got 720h0m0.000000001s"},
+		{func(c c) { c.Delivery.MaxOutstandingPerDevice = 2_000_000 }, "delivery.max_outstanding_per_device: must be from 1 to 1000000, got 2000000"},
+		{func(c c) { c.Delivery.MaxInflightPerDevice = 0 }, "delivery.max_inflight_per_device: must be from 1 to 32768, got 0"},
+		{func(c c) { c.Delivery.MaxInflightPerDevice = 1001 }, "delivery.max_inflight_per_device: must be at most delivery.max_outstanding_per_device (1000), got 1001"},
+		{func(c c) { c.Delivery.ForgetDeviceAfter = 24 * time.Hour }, "delivery.forget_device_after: must be longer than delivery.ttl (24h), got 24h"},
+
+		{push, ""},
+		{func(c c) { c.Fallback.APNs.KeyFile = "missing" }, ""}, // not in use
+		{func(c c) { push(c); c.Fallback.APNs.KeyFile = "" }, "fallback.apns: must have exactly one of key_file (or HEARTLINE_FALLBACK_APNS_KEY) and certificate_file where it is enabled, or entries in apps, has 0"},
+		{func(c c) { push(c); c.Fallback.APNs.CertificateFile = "app.p12" }, "fallback.apns: must have exactly one of key_file (or HEARTLINE_FALLBACK_APNS_KEY) and certificate_file where it is enabled, or entries in apps, has 2"},
+		{func(c c) { push(c); c.Fallback.APNs.KeyFile, c.Fallback.APNs.CertificateFile = "", "app.p12" }, ""},
+		{func(c c) { app(c); c.Fallback.APNs.KeyFile = "" }, ""},
+		{func(c c) { push(c); c.Fallback.APNs.KeyFile, c.Fallback.APNs.Key = "", config.Secret(pem) }, ""},
+		{func(c c) { push(c); c.Fallback.APNs.Key = config.Secret(pem) }, "fallback.apns.key_file: must not be set together with HEARTLINE_FALLBACK_APNS_KEY, got AuthKey.p8"},
+		{func(c c) { push(c); c.Fallback.APNs.KeyFile, c.Fallback.APNs.Key = "", "x" }, "fallback.apns.key" + notKey},
+		{func(c c) { push(c); c.Fallback.APNs.KeyFile = "missing" }, "fallback.apns.key_file" + missing},
+		{func(c c) { push(c); c.Fallback.APNs.KeyFile = "users.yaml" }, "fallback.apns.key_file" + notKey + ", got users.yaml"},
+		{func(c c) { push(c); c.Fallback.APNs.KeyFile = "cert.pem" }, "fallback.apns.key_file" + notKey + ", got cert.pem"},
+		{func(c c) { push(c); c.Fallback.APNs.KeyID = "" }, "fallback.apns.key_id" + notID + `""`},
+		{func(c c) { push(c); c.Fallback.APNs.TeamID = "TEAM 12345" }, "fallback.apns.team_id" + notID + `"TEAM 12345"`},
+		{func(c c) { push(c); c.Fallback.APNs.KeyFile, c.Fallback.APNs.CertificateFile = "", "missing" }, "fallback.apns.certificate_file" + missing},
+		{func(c c) { push(c); c.Fallback.APNs.CertificatePasswordFile = "missing" }, "fallback.apns.certificate_password_file" + missing},
+		{func(c c) {
+			push(c)
+			c.Fallback.APNs.CertificatePasswordFile, c.Fallback.APNs.CertificatePassword = "password", "x"
+		}, "fallback.apns.certificate_password_file: must not be set together with HEARTLINE_FALLBACK_APNS_CERTIFICATE_PASSWORD, got password"},
+		{func(c c) { c.Fallback.APNs.Topic = "my app" }, `fallback.apns.topic: must be a bundle ID, as in com.example.app, got "my app"`},
+		{func(c c) { c.Fallback.APNs.Environment = "development" }, "fallback.apns.environment: must be production or sandbox, got development"},
+		{func(c c) { c.Fallback.APNs.Endpoint = "https://127.0.0.1:2197/" }, ""},
+		{func(c c) { c.Fallback.APNs.Endpoint = "http://127.0.0.1:2197" }, "fallback.apns.endpoint: must be a URL that begins with https://, got http://127.0.0.1:2197"},
+		{func(c c) { c.Fallback.APNs.Endpoint = "https://127.0.0.1/3/device" }, "fallback.apns.endpoint: must be a host and a port alone, as in https://127.0.0.1:2197, got https://127.0.0.1/3/device"},
+		{func(c c) { push(c); c.Fallback.APNs.CAFile = "users.yaml" }, "fallback.apns.ca_file" + noCert},
+		{func(c c) { push(c); c.Fallback.APNs.CAFile = "missing" }, "fallback.apns.ca_file" + missing},
+		{func(c c) { c.Fallback.APNs.Timeout = 0 }, "fallback.apns.timeout: must be from 1ms to 5m, got 0s"},
+		{func(c c) { c.Fallback.APNs.MaxConcurrent = 0 }, "fallback.apns.max_concurrent: must be from 1 to 100000, got 0"},
+		{func(c c) { c.Fallback.APNs.Retry.Initial = 0 }, "fallback.apns.retry.initial: must be from 1ms to 1h, got 0s"},
+		{func(c c) { c.Fallback.APNs.Retry.Max = time.Millisecond }, "fallback.apns.retry.max: must not be shorter than fallback.apns.retry.initial (1s), got 1ms"},
+
+		{func(c c) { app(c) }, ""},
+		{func(c c) { app(c); app(c).Environment = "sandbox" }, ""},
+		{func(c c) { app(c).Topic = "" }, `fallback.apns.apps[0].topic: must be a bundle ID, as in com.example.app, got ""`},
+		{func(c c) { app(c); app(c).Environment = "production" }, "fallback.apns.apps[1].topic: must not have two entries for one environment: apps[0] is of production too, got com.example.app"},
+		{func(c c) { app(c).Environment = "test" }, `fallback.apns.apps[0].environment: must be production or sandbox, got test`},
+		{func(c c) { app(c).KeyFile = "" }, "fallback.apns.apps[0].key_file: must be set, or else certificate_file, exactly one of the two, has 0"},
+		{func(c c) { app(c).CertificateFile = "app.p12" }, "fallback.apns.apps[0].key_file: must be set, or else certificate_file, exactly one of the two, has 2"},
+		{func(c c) { app(c).KeyFile = "missing" }, "fallback.apns.apps[0].key_file" + missing},
+		{func(c c) { app(c).KeyID = "short" }, "fallback.apns.apps[0].key_id" + notID + "short"},
+		{func(c c) { app(c).TeamID = "" }, "fallback.apns.apps[0].team_id" + notID + `""`},
+		{func(c c) { a := app(c); a.KeyFile, a.CertificateFile = "", "missing" }, "fallback.apns.apps[0].certificate_file" + missing},
+		{func(c c) { app(c).CertificatePasswordFile = "missing" }, "fallback.apns.apps[0].certificate_password_file" + missing},
+
+		{func(c c) { c.Store.Engine = "bolt" }, "store.engine: must be pebble or memory, got bolt"},
+		{func(c c) { c.Store.History = -1 }, "store.history: must be from 0s to 8760h, got -1ns"},
+		{func(c c) { c.Store.MinFree = 0 }, ""},
+		{func(c c) { c.Store.MinFree = -1 }, "store.min_free: must be from 0B to 1024TiB, got -1B"},
+		{func(c c) { c.Log.Level = "warning" }, "log.level: must be debug, info, warn or error, got warning"},
+		{func(c c) { c.Log.Format = "xml" }, "log.format: must be text or json, got xml"},
+	} {
+		c := config.Default()
+		tt.set(c)
+		got := ""
+		if err := c.Validate(); err != nil {
+			got = err.Error()
+		}
+		if got != tt.want {
+			t.Errorf("got  %s\nwant %s", got, tt.want)
+		}
+		keys := config.RuleKeys(c)
+		for _, i := range config.BrokenRules(c) {
+			broken[ruleName(keys, i)] = true
+		}
+	}
+
+	oneApp := config.Default()
+	app(oneApp)
+	keys := config.RuleKeys(oneApp)
+	for i := range keys {
+		if name := ruleName(keys, i); !broken[name] {
+			t.Errorf("no row breaks the rule %s", name)
+		}
+	}
+}
+
+// ruleName counts the rules of one key.
+func ruleName(keys []string, i int) string {
+	n := 0
+	for _, k := range keys[:i] {
+		if k == keys[i] {
+			n++
+		}
+	}
+	name := strings.Replace(keys[i], "apps[1]", "apps[0]", 1)
+	return name + " #" + string(rune('1'+n))
+}
+
+func TestValidateReportsEverything(t *testing.T) {
+	c := config.Default()
+	c.Delivery.AckWindow, c.Delivery.Ack, c.Log.Level, c.Store.Engine = 0, "no", "no", "no"
+	err := c.Validate()
+	if errs, ok := err.(config.Errors); !ok || len(errs) != 4 || strings.Count(err.Error(), "\n") != 3 {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A process without a listener is a mistake; a plugin in someone else's broker has
+// none of its own.
+func TestNoListener(t *testing.T) {
+	off := []string{"HEARTLINE_MQTT_ADDRESS=", "HEARTLINE_HTTP_ADDRESS="}
+	want := []string{`mqtt.address: must be set where mqtt.tls.address and http.address are "" too: nobody could connect, got "" (from HEARTLINE_MQTT_ADDRESS)`}
+	if got := findings(t, config.Source{Environ: off}); !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
+	}
+	c := config.Default()
+	c.MQTT.Address, c.HTTP.Address = "", ""
+	if err := c.Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLoopback(t *testing.T) {
+	for host, want := range map[string]bool{
+		"127.0.0.1": true, "127.9.9.9": true, "::1": true, "localhost": true, "LOCALHOST": true, "::ffff:127.0.0.1": true,
+		"": false, "0.0.0.0": false, "::": false, "10.0.0.1": false, "example.com": false, "localhost.": false,
+	} {
+		if got := config.Loopback(host); got != want {
+			t.Errorf("%q: %v", host, got)
+		}
+	}
+}
