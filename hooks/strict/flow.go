@@ -1,0 +1,109 @@
+package strict
+
+import (
+	"encoding/binary"
+	"sync"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+)
+
+// flow knows which acknowledgement the client owes for each packet identifier
+// that was sent to it on this connection. What it does not know it lets pass: a
+// client may still answer what an earlier connection of the session brought.
+type flow struct {
+	mu   sync.Mutex
+	owed map[uint16]byte // packet identifier → Puback, Pubrec or Pubcomp
+}
+
+func (f *flow) sent(id uint16, owed byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.owed == nil {
+		f.owed = make(map[uint16]byte)
+	}
+	f.owed[id] = owed
+}
+
+// received takes an acknowledgement and reports whether it may come.
+func (f *flow) received(packet byte, id uint16, code byte) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	owed, ok := f.owed[id]
+	switch {
+	case !ok:
+		return true
+	case owed == packet:
+		if packet != packets.Pubrec || code >= 0x80 {
+			delete(f.owed, id)
+		}
+		return true
+	case owed == packets.Pubcomp && packet == packets.Pubrec:
+		return true // sent again before our PUBREL reached it
+	}
+	return false
+}
+
+// outbound looks at packets on their way to the client and returns what may be
+// sent of them: b, but for a DISCONNECT to a client that knows none from a
+// server. final: it is the last that may be.
+func (s *stream) outbound(b []byte) (out []byte, final bool) {
+	for at := 0; at < len(b); {
+		size, n := uvarint(b[at+1:])
+		end := at + 1 + n + size
+		if n <= 0 || end > len(b) {
+			return b, false // no packet of ours; not for us to judge
+		}
+		body := b[at+1+n : end]
+		switch b[at] >> 4 {
+		case packets.Publish:
+			if qos := b[at] >> 1 & 3; qos > 0 && len(body) > 2 {
+				if i := 2 + int(binary.BigEndian.Uint16(body)); i+2 <= len(body) {
+					owed := packets.Puback
+					if qos == 2 {
+						owed = packets.Pubrec
+					}
+					s.flow.sent(binary.BigEndian.Uint16(body[i:]), owed)
+				}
+			}
+		case packets.Pubrel:
+			if len(body) >= 2 {
+				s.flow.sent(binary.BigEndian.Uint16(body), packets.Pubcomp)
+			}
+		case packets.Disconnect:
+			if s.connect.version < 5 {
+				// 3.14 of 3.1.1: from the client to the server. mochi sends one at
+				// a take-over and when it shuts down.
+				return b[:at], true
+			}
+			return b[:end], true // [MQTT-3.14.4-1]
+		}
+		at = end
+	}
+	return b, false
+}
+
+// PlainPublish reports whether b is one whole PUBLISH of that protocol version
+// without properties, so that no later packet leans on it.
+func PlainPublish(b []byte, version byte) bool {
+	if len(b) < 2 || b[0]>>4 != packets.Publish {
+		return false
+	}
+	size, n := uvarint(b[1:])
+	if n <= 0 || 1+n+size != len(b) {
+		return false
+	}
+	if version < 5 {
+		return true
+	}
+	topic, rest := field(b[1+n:])
+	if topic == nil {
+		return false
+	}
+	if b[0]>>1&3 > 0 {
+		if len(rest) < 2 {
+			return false
+		}
+		rest = rest[2:]
+	}
+	return len(rest) > 0 && rest[0] == 0
+}
