@@ -1,0 +1,218 @@
+package broker
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+
+	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/delivery/outbox"
+	"github.com/heartline-mqtt/heartline/fallback"
+	"github.com/heartline-mqtt/heartline/hooks"
+)
+
+// pushGrace is how long running pushes may take to finish at a stop.
+const pushGrace = 5 * time.Second
+
+// Heartline is what Attach adds to a server. All its methods are safe for
+// concurrent use.
+type Heartline struct {
+	core   *delivery.Core
+	outbox *outbox.Outbox
+	router *fallback.Router // nil: no notification server is configured
+	hook   *hooks.Hook
+	server *mqtt.Server
+}
+
+// Attach adds Heartline to a mochi server, before or after its Serve. Who may
+// connect stays with the server's own hooks where cfg.Auth.Mode is none; the
+// topics below cfg.MQTT.TopicPrefix are Heartline's. The listeners and the HTTP
+// section of cfg are not used. Close it before the server.
+func Attach(server *mqtt.Server, cfg *config.Config) (*Heartline, error) {
+	return attach(server, cfg, attachment{log: server.Log, foreign: cfg.Auth.Mode == config.AuthNone})
+}
+
+// attachment is what New does differently from a plugin's user.
+type attachment struct {
+	log     *slog.Logger
+	foreign bool // other hooks decide on connections
+	auth    authenticate
+	observe []delivery.Observer
+}
+
+type authenticate func(context.Context, hooks.Credentials) (hooks.Identity, error)
+
+func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartline, err error) {
+	h := &Heartline{server: server}
+	defer func() {
+		if err != nil {
+			_ = h.close(context.Background()) // the first error is the one to report
+		}
+	}()
+	if h.outbox, err = openOutbox(cfg, with.log); err != nil {
+		return nil, err
+	}
+	opts := deliveryOptions(cfg)
+	var pusher delivery.Pusher
+	if cfg.Fallback.APNs.Enabled {
+		if h.router, err = newRouter(cfg.Fallback.APNs, h.outbox.Notification, with.log); err != nil {
+			return nil, err
+		}
+		pusher, opts.NormalizeToken, opts.CheckContent = h.router, h.router.Normalize, h.router.CheckPayload
+	}
+	h.core = delivery.New(opts, h.outbox, pusher, with.log)
+	for _, o := range with.observe {
+		h.core.Observe(o)
+	}
+	if err := h.core.Start(); err != nil {
+		return nil, err
+	}
+	h.hook = hooks.New(server, h.core, hooks.Options{
+		TopicPrefix:  cfg.MQTT.TopicPrefix,
+		MaxKeepalive: cfg.MQTT.MaxKeepalive,
+		WriteTimeout: cfg.MQTT.WriteTimeout,
+		MaxWaiting:   int(server.Options.Capabilities.ReceiveMaximum),
+		Authenticate: with.auth,
+		ForeignAuth:  with.foreign,
+	}, with.log)
+	if err := server.AddHook(h.hook, nil); err != nil {
+		return nil, fmt.Errorf("add the hook to the server: %w", err)
+	}
+	return h, nil
+}
+
+// Notify accepts a notification; see delivery.Core.Accept for the errors. When it
+// returns without one, the notification is on the disk.
+func (h *Heartline) Notify(ctx context.Context, r delivery.Request) (*delivery.Notification, error) {
+	receipt, err := h.core.Accept(ctx, r)
+	return receipt.Notification, err
+}
+
+// Cancel ends what is not final of a notification.
+func (h *Heartline) Cancel(ctx context.Context, id string) error { return h.core.Cancel(ctx, id) }
+
+// Timeline returns a notification, the state of its deliveries and every event so
+// far.
+func (h *Heartline) Timeline(ctx context.Context, id string) (*delivery.View, error) {
+	return h.core.Get(ctx, id)
+}
+
+// Subscribe opens a live view of every event. A reader that lags by more than
+// buffer events is cut off; see delivery.Subscription.
+func (h *Heartline) Subscribe(buffer int) *delivery.Subscription { return h.core.Subscribe(buffer) }
+
+// Core is the whole of the core's methods: the registry, lists, asynchronous
+// accepts.
+func (h *Heartline) Core() *delivery.Core { return h.core }
+
+// Close stops Heartline: nothing more is accepted, running pushes get 5 s, and
+// everything is on the disk when it returns. The server goes on without it. It is
+// safe to call twice.
+func (h *Heartline) Close(ctx context.Context) error {
+	return errors.Join(h.quiesce(ctx), h.close(ctx))
+}
+
+// quiesce stops accepting and waits for running pushes; acks still count.
+func (h *Heartline) quiesce(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, pushGrace)
+	defer cancel()
+	return h.core.Stop(ctx)
+}
+
+func (h *Heartline) close(ctx context.Context) error {
+	var errs []error
+	if h.hook != nil {
+		h.hook.Shutdown()
+	}
+	if h.router != nil {
+		errs = append(errs, h.router.Close(ctx))
+	}
+	if h.hook != nil {
+		errs = append(errs, h.core.Flush(ctx))
+	}
+	if h.outbox != nil {
+		errs = append(errs, h.outbox.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func deliveryOptions(cfg *config.Config) delivery.Options {
+	d := cfg.Delivery
+	opts := delivery.Options{
+		Windows: delivery.Windows{Ack: d.AckWindow, Fallback: d.FallbackWindow},
+		Ack:     delivery.AckReceived, TTL: d.TTL,
+		MaxOutstanding: d.MaxOutstandingPerDevice, MaxInflight: d.MaxInflightPerDevice,
+		ForgetDeviceAfter: d.ForgetDeviceAfter,
+		NormalizeToken:    keepToken,
+	}
+	if d.Ack == config.AckDisplayed {
+		opts.Ack = delivery.AckDisplayed
+	}
+	return opts
+}
+
+// keepToken takes tokens in while no notification server is configured, so that
+// they are there when one is.
+func keepToken(t delivery.PushToken) (delivery.PushToken, error) {
+	t.Token = strings.ToLower(t.Token)
+	if _, err := hex.DecodeString(t.Token); err != nil || t.Token == "" {
+		return t, errors.New("apns.token: must be an even number of hexadecimal digits")
+	}
+	return t, nil
+}
+
+func newRouter(c config.APNs, content func(delivery.Seq) (*delivery.Notification, error), log *slog.Logger) (*fallback.Router, error) {
+	apns := fallback.APNsConfig{
+		DefaultEnvironment: c.Environment, Endpoint: c.Endpoint, CAFile: c.CAFile, Logger: log,
+	}
+	if c.KeyFile != "" || c.Key != "" || c.CertificateFile != "" {
+		app := fallback.APNsApp{
+			Topic: c.Topic, KeyFile: c.KeyFile, KeyPEM: []byte(c.Key), KeyID: c.KeyID, TeamID: c.TeamID,
+			CertificateFile: c.CertificateFile,
+		}
+		if err := certificatePassword(&app, c.CertificatePassword, c.CertificatePasswordFile); err != nil {
+			return nil, err
+		}
+		apns.Apps = append(apns.Apps, app)
+	}
+	for _, a := range c.Apps {
+		app := fallback.APNsApp{
+			Topic: a.Topic, Environment: a.Environment, KeyFile: a.KeyFile, KeyID: a.KeyID, TeamID: a.TeamID,
+			CertificateFile: a.CertificateFile,
+		}
+		if app.Environment == "" {
+			app.Environment = c.Environment
+		}
+		if err := certificatePassword(&app, "", a.CertificatePasswordFile); err != nil {
+			return nil, err
+		}
+		apns.Apps = append(apns.Apps, app)
+	}
+	pusher, err := fallback.NewAPNs(apns)
+	if err != nil {
+		return nil, fmt.Errorf("fallback.apns: %w", err)
+	}
+	return fallback.New(fallback.Options{
+		Pushers: []fallback.Pusher{pusher}, Content: content, Timeout: c.Timeout, MaxConcurrent: c.MaxConcurrent,
+		RetryInitial: c.Retry.Initial, RetryMax: c.Retry.Max, CloseGrace: pushGrace, Logger: log,
+	})
+}
+
+func certificatePassword(app *fallback.APNsApp, given config.Secret, file string) error {
+	if app.CertificateFile == "" || given == "" && file == "" {
+		return nil
+	}
+	password, err := config.ReadSecret(given, file)
+	if err != nil {
+		return fmt.Errorf("fallback.apns: password of certificate %s: %w", app.CertificateFile, err)
+	}
+	app.CertificatePassword = string(password)
+	return nil
+}

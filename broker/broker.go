@@ -1,0 +1,154 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+
+	"github.com/heartline-mqtt/heartline/auth"
+	"github.com/heartline-mqtt/heartline/config"
+)
+
+// Broker is the whole program: a mochi server of its own with Heartline attached,
+// its listeners and the HTTP side.
+type Broker struct {
+	*Heartline
+	cfg    *config.Config
+	log    *slog.Logger
+	server *mqtt.Server
+	auth   *auth.Auth
+	fronts fronts
+	web    *http.Server // nil: off
+	socket net.Listener // of web
+
+	serving sync.WaitGroup
+	failed  chan error // of something that should have gone on serving
+	once    sync.Once
+	err     error // of Close
+	state   state
+}
+
+// New opens the store, takes up what is unfinished and binds every listener, so
+// that whatever is wrong is said before anything is served. Close it, whether it
+// has been started or not.
+func New(cfg *config.Config, log *slog.Logger) (_ *Broker, err error) {
+	b := &Broker{cfg: cfg, log: log, failed: make(chan error, 1)}
+	defer func() {
+		if err != nil {
+			_ = b.Close(context.Background()) // the first error is the one to report
+		}
+	}()
+	if b.auth, err = auth.New(cfg.Auth, log); err != nil {
+		return nil, err
+	}
+	b.server = mqtt.New(serverOptions(cfg, log))
+	with := attachment{log: log}
+	if cfg.Auth.Mode != config.AuthNone {
+		with.auth = b.auth.Connect
+	}
+	if b.Heartline, err = attach(b.server, cfg, with); err != nil {
+		return nil, err
+	}
+	if err := b.bindMQTT(); err != nil {
+		return nil, err
+	}
+	if err := b.bindHTTP(); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// serverOptions are mochi's capabilities as Heartline needs them.
+func serverOptions(cfg *config.Config, log *slog.Logger) *mqtt.Options {
+	c := mqtt.NewDefaultServerCapabilities()
+	c.MaximumClients = math.MaxInt64 // the listeners count, before anything is allocated
+	c.MaximumPacketSize = uint32(cfg.MQTT.MaxPacketSize)
+	c.MaximumClientWritesPending = 64 // 8,192 slots cost 64 KiB a client
+	// Otherwise mochi gives every PUBLISH an expiry of a day, and a step of the
+	// clock drops all that is in flight.
+	c.MaximumMessageExpiryInterval = 0
+	c.MaximumSessionExpiryInterval = uint32(config.MaxTTL / time.Second) // a session lives as long as a notification may
+	return &mqtt.Options{
+		Capabilities:           c,
+		Logger:                 slog.New(quiet{log.Handler()}),
+		SysTopicResendInterval: 10,
+	}
+}
+
+// Start serves. It returns at once; Wait tells of the end.
+func (b *Broker) Start() error {
+	if err := b.server.Serve(); err != nil {
+		return fmt.Errorf("serve MQTT: %w", err)
+	}
+	if b.web != nil {
+		b.serving.Go(func() {
+			if err := b.web.Serve(b.socket); err != nil && !errors.Is(err, http.ErrServerClosed) {
+				b.fail(fmt.Errorf("serve HTTP on %s: %w", b.socket.Addr(), err))
+			}
+		})
+	}
+	b.state.serving.Store(true)
+	b.log.Info("heartline is ready", "mqtt", b.MQTTAddr(), "mqtt_tls", b.TLSAddr(), "http", b.HTTPAddr(), "data_dir", b.cfg.DataDir)
+	return nil
+}
+
+func (b *Broker) fail(err error) {
+	select {
+	case b.failed <- err:
+	default:
+	}
+}
+
+// Run starts b and returns when ctx has ended and everything is stopped and on the
+// disk, or when something that should have gone on did not.
+func (b *Broker) Run(ctx context.Context) error {
+	err := b.Start()
+	if err == nil {
+		select {
+		case <-ctx.Done():
+			b.log.Info("stopping")
+		case err = <-b.failed:
+		}
+	}
+	return errors.Join(err, b.Close(context.WithoutCancel(ctx)))
+}
+
+// stopTimeout bounds a whole stop. What is not answered by then is taken up at the
+// next start.
+const stopTimeout = 20 * time.Second
+
+// Close stops in the order of the package comment. It is safe to call twice.
+func (b *Broker) Close(ctx context.Context) error {
+	b.once.Do(func() {
+		ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+		defer cancel()
+		b.state.serving.Store(false)
+		var errs []error
+		if b.Heartline != nil {
+			errs = append(errs, b.quiesce(ctx)) // ends the event streams, too
+		}
+		if b.web != nil {
+			errs = append(errs, b.closeHTTP(ctx))
+		}
+		if b.server != nil {
+			_ = b.server.Close() // it has no error to return
+		}
+		if b.Heartline != nil {
+			errs = append(errs, b.Heartline.close(ctx))
+		}
+		if b.auth != nil {
+			errs = append(errs, b.auth.Close())
+		}
+		b.serving.Wait()
+		b.err = errors.Join(errs...)
+	})
+	return b.err
+}
