@@ -1,0 +1,284 @@
+package outbox
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// commitAll is the committer: it writes group after group until the outbox is
+// closed and the queue is empty.
+func (o *Outbox) commitAll() {
+	going := true
+	for {
+		g := o.next()
+		if g == nil {
+			return
+		}
+		if going = going && o.commit(g); !going {
+			o.giveUp(g)
+		}
+		reset(&o.merged)
+	}
+}
+
+// commit writes g, however often it takes. Its acceptances are tried once. False:
+// the outbox is closing, the store does not work, and g holds what is not written.
+func (o *Outbox) commit(g *group) bool {
+	wait := o.opts.RetryInitial
+	for len(g.commits) > 0 {
+		err := o.apply(g)
+		switch {
+		case err == nil:
+			o.teller.tell(g.commits, nil)
+			g.commits = nil
+		case errors.Is(err, ErrBroken):
+			o.troubled(fmt.Errorf("%w: the store failed and is being opened anew: %w", delivery.ErrUnavailable, err))
+			if !o.reopen(g) {
+				return false
+			}
+		default:
+			// Nothing of it took effect.
+			cause := fmt.Errorf("%w: the store refused a write: %w", delivery.ErrUnavailable, err)
+			o.troubled(cause)
+			o.refuseAll(g.split(), cause)
+			// Not even if nothing is left of g: the next acceptance is the next
+			// try, and should not come at once.
+			if !o.sleep(&wait) {
+				return false
+			}
+		}
+	}
+	o.recovered()
+	return true
+}
+
+// giveUp tells a closing outbox's callers that g is not written. An acceptance in
+// it may be: whoever asks again with the same ID will know.
+func (o *Outbox) giveUp(g *group) {
+	o.teller.tell(g.commits, fmt.Errorf("the store was closed before it took this: %w", delivery.ErrStopped))
+}
+
+// sleep waits for *wait, which it doubles, and reports whether to go on.
+func (o *Outbox) sleep(wait *time.Duration) bool {
+	t := time.NewTimer(*wait)
+	defer t.Stop()
+	*wait = min(2**wait, o.opts.RetryMax)
+	select {
+	case <-t.C:
+		return true
+	case <-o.stop:
+		return false
+	}
+}
+
+// apply writes g once, watched.
+func (o *Outbox) apply(g *group) error {
+	b := g.merge(&o.merged)
+	if b.Empty() {
+		return nil
+	}
+	if o.sinceGuard += g.bytes; uint64(o.sinceGuard) > o.opts.MinFreeBytes/8 {
+		o.sinceGuard = 0
+		o.guard()
+		o.mu.Lock()
+		low := o.low
+		o.mu.Unlock()
+		if low != nil {
+			o.refuseAll(g.split(), low)
+			if b = g.merge(&o.merged); b.Empty() {
+				return nil
+			}
+		}
+	}
+	h := o.engine.Load() // only the committer changes it
+	o.applyMu.Lock()
+	defer o.applyMu.Unlock()
+	began := time.Now()
+	end := o.watch(h.engine)
+	err := h.engine.Apply(b)
+	end()
+	took := time.Since(began)
+
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.stats.note(g, b.Sync, took, err)
+	return err
+}
+
+// watch begins to wait for a write; end is called when it has returned.
+func (o *Outbox) watch(e Engine) (end func()) {
+	returned := make(chan struct{})
+	finished := make(chan struct{})
+	t := time.AfterFunc(o.opts.CommitTimeout, func() {
+		defer close(finished)
+		o.overdue(e, returned)
+	})
+	return func() {
+		close(returned)
+		if !t.Stop() {
+			<-finished
+		}
+	}
+}
+
+// overdue is run when a write has not returned in time.
+func (o *Outbox) overdue(e Engine, returned <-chan struct{}) {
+	o.troubled(fmt.Errorf("%w: a write to the store has not returned for %v", delivery.ErrUnavailable, o.opts.CommitTimeout))
+	o.guard()
+	o.mu.Lock()
+	low := o.low != nil
+	o.mu.Unlock()
+	if !low { // it may only be slow
+		t := time.NewTimer(max(o.opts.AbandonAfter-o.opts.CommitTimeout, 0))
+		defer t.Stop()
+		select {
+		case <-returned:
+			return
+		case <-t.C:
+		}
+	}
+	e.Abandon()
+}
+
+// troubled turns Ready off and refuses the acceptances that wait.
+func (o *Outbox) troubled(err error) {
+	o.mu.Lock()
+	if o.refusing == nil {
+		o.opts.Logger.Error("outbox: notifications are refused", "error", err)
+	}
+	o.refusing = err
+	o.stats.LastError, o.stats.LastErrorAt = err.Error(), o.opts.Now()
+	kept := o.queue[:0]
+	for _, c := range o.queue {
+		if !c.accepts() {
+			kept = append(kept, c)
+			continue
+		}
+		o.queuedBytes -= c.bytes
+		o.refuse(c, err)
+	}
+	clear(o.queue[len(kept):])
+	o.queue = kept
+	o.mu.Unlock()
+}
+
+// recovered turns Ready on again.
+func (o *Outbox) recovered() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.refusing != nil {
+		o.refusing = nil
+		o.opts.Logger.Info("outbox: notifications are accepted again")
+	}
+}
+
+func (o *Outbox) refuseAll(commits []*commit, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, c := range commits {
+		o.refuse(c, err)
+	}
+}
+
+// detach takes the engine away from the readers.
+func (o *Outbox) detach() *handle { return o.engine.Swap(nil) }
+
+// bury closes an engine once its last reader has left. It is not waited for: an
+// engine that was abandoned holds nothing that the next one needs.
+func (o *Outbox) bury(h *handle) {
+	o.burials.Go(func() {
+		h.drain()
+		if err := h.engine.Close(); err != nil {
+			o.opts.Logger.Warn("outbox: close of an abandoned engine", "error", err)
+		}
+	})
+}
+
+// reopen replaces a broken engine. g was in flight: when reopen returns true, an
+// engine is there, and g holds what is still to be applied; it may be empty.
+// Before that, as soon as it is known, its callers are told. False: the outbox is
+// closing.
+func (o *Outbox) reopen(g *group) bool {
+	old := o.detach()
+	old.engine.Abandon()
+	o.bury(old)
+	o.mu.Lock()
+	o.stats.Reopened++
+	o.mu.Unlock()
+
+	wait := o.opts.RetryInitial
+	var last string
+	for {
+		o.guard()
+		o.mu.Lock()
+		room := o.low == nil
+		o.mu.Unlock()
+		if room {
+			if h := o.detach(); h != nil { // the one for reading
+				h.drain()
+				if err := h.engine.Close(); err != nil {
+					o.opts.Logger.Warn("outbox: close after reading", "error", err)
+				}
+			}
+			e, err := o.opts.Open(false)
+			if err == nil {
+				if err = o.settle(g, e, true); err == nil {
+					o.engine.Store(newHandle(e))
+					o.opts.Logger.Info("outbox: the store was opened anew")
+					return true
+				}
+				err = errors.Join(err, e.Close())
+			}
+			o.reopenFailed(err, &last)
+		}
+		if o.engine.Load() == nil {
+			if e, err := o.opts.Open(true); err == nil && e != nil {
+				if err := o.settle(g, e, false); err != nil {
+					o.reopenFailed(err, &last)
+				}
+				o.engine.Store(newHandle(e))
+			}
+		}
+		if !o.sleep(&wait) {
+			return false
+		}
+	}
+}
+
+func (o *Outbox) reopenFailed(err error, last *string) {
+	o.mu.Lock()
+	o.stats.LastError, o.stats.LastErrorAt = err.Error(), o.opts.Now()
+	o.mu.Unlock()
+	if err.Error() != *last { // it is tried every few seconds
+		*last = err.Error()
+		o.opts.Logger.Error("outbox: the store cannot be opened anew yet", "error", err)
+	}
+}
+
+// settle finds out in e whether g took effect before its engine was abandoned.
+// Where it did not, it never will: its acceptances are refused, and the rest
+// stays in g. Where it did, all of it did; its callers are told once it is on the
+// disk for certain, which an engine opened for writing has seen to.
+func (o *Outbox) settle(g *group, e Engine, writable bool) error {
+	seq, accepts := g.accept()
+	if !accepts {
+		return nil
+	}
+	_, err := e.Notification(seq)
+	switch {
+	case errors.Is(err, delivery.ErrNotFound):
+		o.mu.Lock()
+		cause := o.refusing
+		o.mu.Unlock()
+		o.refuseAll(g.split(), cause)
+	case err != nil:
+		return fmt.Errorf("look for what was in flight: %w", err)
+	case writable:
+		o.teller.tell(g.commits, nil)
+		g.commits = nil
+	}
+	return nil
+}

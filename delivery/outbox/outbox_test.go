@@ -1,0 +1,146 @@
+package outbox_test
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/delivery/outbox"
+	"github.com/heartline-mqtt/heartline/delivery/outbox/memory"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var start = time.Date(2026, 11, 3, 9, 30, 0, 0, time.UTC)
+
+func notification(seq delivery.Seq) *delivery.Notification {
+	return &delivery.Notification{
+		Seq: seq, ID: fmt.Sprintf("n-%d", seq), Account: "ann", Title: "t", Ack: delivery.AckReceived,
+		AcceptedAt: start, ExpiresAt: start.Add(time.Hour), Devices: []string{"phone"},
+	}
+}
+
+func accept(seq delivery.Seq) *delivery.Batch {
+	return &delivery.Batch{Accept: []delivery.Acceptance{{Notification: notification(seq)}}, Sync: true}
+}
+
+func finish(seq delivery.Seq) *delivery.Batch {
+	return &delivery.Batch{Finish: []delivery.Finish{{Key: delivery.Key{Seq: seq, Device: "phone"}, At: start}}}
+}
+
+func newOutbox(t *testing.T, o outbox.Options) *outbox.Outbox {
+	t.Helper()
+	box, err := outbox.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := box.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return box
+}
+
+// commit waits for the outcome.
+func commit(o *outbox.Outbox, b *delivery.Batch) error {
+	done := make(chan error, 1)
+	o.Commit(b, func(err error) { done <- err })
+	return <-done
+}
+
+func TestManyCallers(t *testing.T) {
+	o := newOutbox(t, outbox.Options{Open: memory.Open})
+	const callers, each = 32, 50
+	var wg sync.WaitGroup
+	for c := range callers {
+		wg.Go(func() {
+			for i := range each {
+				seq := delivery.Seq(c*each + i + 1)
+				if err := commit(o, accept(seq)); err != nil {
+					t.Error(err)
+				}
+				if _, err := o.Notification(seq); err != nil {
+					t.Errorf("not seen after its commit: %v", err)
+				}
+				if err := commit(o, finish(seq)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	got, err := o.Totals()
+	if want := (delivery.Totals{Accepted: callers * each, Finished: callers * each}); err != nil || got != want {
+		t.Errorf("totals are %+v (error %v), want %+v", got, err, want)
+	}
+	if s := o.Stats(); s.Commits != 2*callers*each || s.Writes == 0 || s.Writes > s.Commits {
+		t.Errorf("stats are %+v", s)
+	}
+}
+
+func TestDoneInOrderOfCommits(t *testing.T) {
+	o := newOutbox(t, outbox.Options{Open: memory.Open, MaxGroup: 7})
+	const n = 1000
+	var got []int
+	all := make(chan struct{})
+	for i := range n {
+		b := accept(delivery.Seq(i + 1))
+		if i%3 == 0 {
+			b = finish(delivery.Seq(i))
+		}
+		o.Commit(b, func(err error) {
+			if err != nil {
+				t.Error(err)
+			}
+			if got = append(got, i); len(got) == n {
+				close(all)
+			}
+		})
+	}
+	<-all
+	for i, v := range got {
+		if v != i {
+			t.Fatalf("done of commit %d came at place %d", v, i)
+		}
+	}
+}
+
+func TestClose(t *testing.T) {
+	o, err := outbox.New(outbox.Options{Open: memory.Open})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 500
+	done := make(chan error, n)
+	for i := range n {
+		o.Commit(accept(delivery.Seq(i+1)), func(err error) { done <- err })
+	}
+	if err := errors.Join(o.Close(), o.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for range n { // all have been told by now: the channel is full
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatalf("queued before Close, and %v", err)
+			}
+		default:
+			t.Fatal("Close returned before all were told")
+		}
+	}
+	if err := commit(o, accept(n+1)); !errors.Is(err, delivery.ErrStopped) {
+		t.Errorf("commit after Close: %v", err)
+	}
+	if _, err := o.Notification(1); !errors.Is(err, delivery.ErrStopped) {
+		t.Errorf("read after Close: %v", err)
+	}
+	if err := o.Ready(); !errors.Is(err, delivery.ErrStopped) {
+		t.Errorf("Ready after Close: %v", err)
+	}
+}

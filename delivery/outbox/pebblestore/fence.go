@@ -1,0 +1,205 @@
+package pebblestore
+
+import (
+	"io"
+	"io/fs"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// fence is the file system that Pebble sees.
+//
+// Once raised, it cuts Pebble off from the disk: whatever Pebble changes from
+// then on goes into the void and succeeds, and reads go on. Pebble has no way to
+// be given up: a commit that waits for a flush on a full disk waits for ever, and
+// so does Close behind it. Told that all is well, both return, and no memory and
+// no goroutine stays behind; Store remembers that it was not so. raise returns
+// when no call of the old Pebble is in the kernel any more, so that the directory
+// can be opened anew beside what is left of it.
+//
+// And it tells of every change that failed, which Pebble does not always do.
+type fence struct {
+	vfs.FS
+	raised atomic.Bool
+	down   chan struct{}                // closed by raise
+	calls  sync.RWMutex                 // held for reading by each change under way
+	failed func(name string, err error) // told before Pebble is
+}
+
+func newFence(inner vfs.FS, failed func(name string, err error)) *fence {
+	return &fence{FS: inner, down: make(chan struct{}), failed: failed}
+}
+
+// raise cuts Pebble off. It may be called more than once.
+func (f *fence) raise() {
+	if f.raised.CompareAndSwap(false, true) {
+		close(f.down)
+	}
+	// A change looks at raised with calls held: with the lock in hand there is
+	// none under way, and none can begin.
+	f.calls.Lock()
+	defer f.calls.Unlock()
+}
+
+// change runs do unless the fence is up; done is false then.
+func (f *fence) change(name string, do func() error) (done bool, err error) {
+	f.calls.RLock()
+	if f.raised.Load() {
+		f.calls.RUnlock()
+		return false, nil
+	}
+	err = do()
+	f.calls.RUnlock()
+	if err != nil {
+		f.failed(name, err)
+	}
+	return true, err
+}
+
+func (f *fence) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	return f.open(name, func() (vfs.File, error) { return f.FS.Create(name, category) })
+}
+
+func (f *fence) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	return f.open(newname, func() (vfs.File, error) { return f.FS.ReuseForWrite(oldname, newname, category) })
+}
+
+func (f *fence) OpenReadWrite(name string, category vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
+	return f.open(name, func() (vfs.File, error) { return f.FS.OpenReadWrite(name, category, opts...) })
+}
+
+func (f *fence) open(name string, open func() (vfs.File, error)) (vfs.File, error) {
+	var file vfs.File
+	done, err := f.change(name, func() (err error) {
+		file, err = open()
+		return err
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case !done:
+		return voidFile{name: f.PathBase(name)}, nil
+	}
+	return &fencedFile{File: file, fence: f, name: name}, nil
+}
+
+// OpenDir's file is synced, which is a change.
+func (f *fence) OpenDir(name string) (vfs.File, error) {
+	file, err := f.FS.OpenDir(name)
+	if err != nil {
+		return nil, err
+	}
+	return &fencedFile{File: file, fence: f, name: name}, nil
+}
+
+func (f *fence) only(name string, do func() error) error {
+	_, err := f.change(name, do)
+	return err
+}
+
+func (f *fence) Link(oldname, newname string) error {
+	return f.only(newname, func() error { return f.FS.Link(oldname, newname) })
+}
+
+func (f *fence) Rename(oldname, newname string) error {
+	return f.only(newname, func() error { return f.FS.Rename(oldname, newname) })
+}
+
+func (f *fence) MkdirAll(dir string, perm os.FileMode) error {
+	return f.only(dir, func() error { return f.FS.MkdirAll(dir, perm) })
+}
+
+// Remove is not told of to failed: a file that is gone already is no failure
+// of the disk, and Pebble handles the others.
+func (f *fence) Remove(name string) error { return f.remove(func() error { return f.FS.Remove(name) }) }
+func (f *fence) RemoveAll(name string) error {
+	return f.remove(func() error { return f.FS.RemoveAll(name) })
+}
+
+func (f *fence) remove(do func() error) error {
+	f.calls.RLock()
+	defer f.calls.RUnlock()
+	if f.raised.Load() {
+		return nil
+	}
+	return do()
+}
+
+// Lock does nothing: the store holds the lock of the directory above, over the
+// lives of more than one Pebble.
+func (f *fence) Lock(string) (io.Closer, error) { return io.NopCloser(nil), nil }
+
+func (f *fence) Unwrap() vfs.FS { return f.FS }
+
+type fencedFile struct {
+	vfs.File
+	fence *fence
+	name  string
+}
+
+func (f *fencedFile) Write(p []byte) (n int, err error) {
+	done, err := f.fence.change(f.name, func() error {
+		n, err = f.File.Write(p)
+		return err
+	})
+	if !done {
+		return len(p), nil
+	}
+	return n, err
+}
+
+func (f *fencedFile) WriteAt(p []byte, off int64) (n int, err error) {
+	done, err := f.fence.change(f.name, func() error {
+		n, err = f.File.WriteAt(p, off)
+		return err
+	})
+	if !done {
+		return len(p), nil
+	}
+	return n, err
+}
+
+func (f *fencedFile) Preallocate(offset, length int64) error {
+	return f.fence.only(f.name, func() error { return f.File.Preallocate(offset, length) })
+}
+
+func (f *fencedFile) Sync() error     { return f.fence.only(f.name, f.File.Sync) }
+func (f *fencedFile) SyncData() error { return f.fence.only(f.name, f.File.SyncData) }
+
+func (f *fencedFile) SyncTo(length int64) (full bool, err error) {
+	done, err := f.fence.change(f.name, func() error {
+		full, err = f.File.SyncTo(length)
+		return err
+	})
+	return full || !done, err
+}
+
+// voidFile takes everything and keeps nothing.
+type voidFile struct{ name string }
+
+func (voidFile) Close() error                           { return nil }
+func (voidFile) Read([]byte) (int, error)               { return 0, io.EOF }
+func (voidFile) ReadAt([]byte, int64) (int, error)      { return 0, io.EOF }
+func (voidFile) Write(p []byte) (int, error)            { return len(p), nil }
+func (voidFile) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
+func (voidFile) Preallocate(int64, int64) error         { return nil }
+func (voidFile) Sync() error                            { return nil }
+func (voidFile) SyncData() error                        { return nil }
+func (voidFile) SyncTo(int64) (bool, error)             { return true, nil }
+func (voidFile) Prefetch(int64, int64) error            { return nil }
+func (voidFile) Fd() uintptr                            { return vfs.InvalidFd }
+func (f voidFile) Stat() (vfs.FileInfo, error)          { return voidInfo(f), nil }
+
+type voidInfo struct{ name string }
+
+func (i voidInfo) Name() string         { return i.name }
+func (voidInfo) Size() int64            { return 0 }
+func (voidInfo) Mode() fs.FileMode      { return 0o600 }
+func (voidInfo) ModTime() time.Time     { return time.Time{} }
+func (voidInfo) IsDir() bool            { return false }
+func (voidInfo) Sys() any               { return nil }
+func (voidInfo) DeviceID() vfs.DeviceID { return vfs.DeviceID{} }
