@@ -3,7 +3,9 @@ package wire
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -155,7 +157,8 @@ func Decode(payload []byte, v any) error {
 	if err := dec.Decode(v); err != nil {
 		return fmt.Errorf("body is not the JSON that is expected: %w", err)
 	}
-	if dec.More() {
+	// Token, not More: More takes a stray closing bracket for the end.
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("body holds more than one JSON value")
 	}
 	return nil
