@@ -1,0 +1,338 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"reflect"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/heartline-mqtt/heartline/auth"
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/wire"
+)
+
+// Core is what the API asks of *delivery.Core.
+type Core interface {
+	Accept(ctx context.Context, r delivery.Request) (delivery.Receipt, error)
+	AcceptAsync(r delivery.Request, done func(delivery.Receipt, error))
+	Get(ctx context.Context, id string) (*delivery.View, error)
+	List(ctx context.Context, f delivery.Filter) ([]*delivery.View, delivery.Seq, error)
+	Cancel(ctx context.Context, id string) error
+	Notification(seq delivery.Seq) (*delivery.Notification, error)
+	Subscribe(buffer int) *delivery.Subscription
+
+	Devices(account string) ([]delivery.DeviceView, error)
+	Device(account, id string) (delivery.DeviceView, error)
+	AllDevices(after string, limit int) ([]delivery.DeviceView, error)
+	PutDevice(ctx context.Context, account, id string, token *delivery.PushToken) error
+	SetToken(id, account string, token *delivery.PushToken) error
+	ForgetDevice(ctx context.Context, account, id string) error
+}
+
+// Options say what an API is made of.
+type Options struct {
+	Core Core
+	// Bearer finds out who presents a token. nil is auth.mode none: everyone may
+	// call, and the requests of foreign web pages are refused.
+	Bearer func(ctx context.Context, token, remote string) (auth.Identity, error)
+	Logger *slog.Logger
+	// Version is that of the program, in /healthz and in the OpenAPI document.
+	Version string
+	// Ready is asked by /readyz: what was looked at, and an error for as long as
+	// it is not ready. nil: ready.
+	Ready func() (map[string]string, error)
+	// Metrics count what goes through the API; nil makes new ones.
+	Metrics *Metrics
+	// Handlers are served beside the API, by their ServeMux patterns: the MQTT
+	// WebSocket, the web pages. No token is asked of them.
+	Handlers map[string]http.Handler
+}
+
+// API is the http.Handler of contract §4.
+type API struct {
+	core    Core
+	bearer  func(ctx context.Context, token, remote string) (auth.Identity, error)
+	log     *slog.Logger
+	version string
+	ready   func() (map[string]string, error)
+	metrics *Metrics
+
+	mux   *http.ServeMux // the calls
+	other *http.ServeMux // Options.Handlers
+	huma  huma.API
+
+	acceptBody bodyReader
+	deviceBody bodyReader
+	ids        seqIDs
+
+	streams     chan struct{} // a slot for each stream of events
+	closing     chan struct{}
+	closingOnce sync.Once
+
+	timing timing
+}
+
+// timing is what tests shorten.
+type timing struct {
+	heartbeat time.Duration // between the comments of an idle stream of events
+	write     time.Duration // how long a client may take to let a write through
+	read      time.Duration // how long a body may stand still
+}
+
+// maxStreams is how many streams of events there may be at a time: every event of
+// the core is offered to each of them.
+const maxStreams = 256
+
+// New returns an API.
+func New(o Options) *API {
+	a := &API{
+		core: o.Core, bearer: o.Bearer, log: o.Logger, version: o.Version, ready: o.Ready, metrics: o.Metrics,
+		mux: http.NewServeMux(), other: http.NewServeMux(),
+		streams: make(chan struct{}, maxStreams), closing: make(chan struct{}),
+		timing: timing{heartbeat: 15 * time.Second, write: 10 * time.Second, read: 30 * time.Second},
+	}
+	if a.metrics == nil {
+		a.metrics = NewMetrics()
+	}
+	if a.version == "" {
+		a.version = "0"
+	}
+	for pattern, h := range o.Handlers {
+		a.other.Handle(pattern, h)
+	}
+	a.huma = humago.New(a.mux, a.config())
+	a.acceptBody = newBodyReader(reflect.TypeFor[wire.Notification](), "data")
+	a.deviceBody = newBodyReader(reflect.TypeFor[devicePut]())
+	a.registerNotifications()
+	a.registerBatch()
+	a.registerDevices()
+	a.registerEvents()
+	a.registerHealth()
+	a.serveDocument()
+	return a
+}
+
+// Close ends the streams and the batches that are under way. It does not wait:
+// the http.Server does.
+func (a *API) Close() { a.closingOnce.Do(func() { close(a.closing) }) }
+
+func (a *API) config() huma.Config {
+	c := huma.Config{
+		OpenAPI: &huma.OpenAPI{
+			OpenAPI: "3.1.0",
+			Info: &huma.Info{
+				Title: "Heartline", Version: a.version,
+				Description: "Notifications over a live MQTT channel while the device's heartbeat holds, through Apple push when it does not, " +
+					"and over MQTT again when the device returns. Errors are RFC 9457 problems whose detail says what to change.",
+			},
+			Components: &huma.Components{Schemas: huma.NewMapRegistry("#/components/schemas/", schemaName)},
+		},
+		Formats:       map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat},
+		DefaultFormat: "application/json",
+		// A filter that is misspelled must not answer with everything.
+		RejectUnknownQueryParameters: true,
+		Transformers:                 []huma.Transformer{readable},
+	}
+	if a.bearer != nil {
+		c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+			"bearer": {Type: "http", Scheme: "bearer", Description: "A token of the role service"},
+		}
+	}
+	return c
+}
+
+// schemaName keeps the names of the Go types, without our prefixes.
+func schemaName(t reflect.Type, hint string) string {
+	name := huma.DefaultSchemaNamer(t, hint)
+	switch name {
+	case "ErrorModel":
+		return "Problem"
+	case "ErrorDetail":
+		return "ProblemPart"
+	}
+	return name
+}
+
+// serveDocument serves the OpenAPI document, made once: huma's own handler would
+// make it at the first request, by whichever of two comes first.
+func (a *API) serveDocument() {
+	document, err := json.Marshal(a.huma.OpenAPI())
+	if err != nil {
+		panic(fmt.Errorf("OpenAPI document: %w", err)) // it is made of constants
+	}
+	a.mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/openapi+json")
+		_, _ = w.Write(document)
+	})
+}
+
+// operation fills in what the calls have in common.
+func (a *API) operation(op huma.Operation) huma.Operation {
+	op.Tags = []string{strings.SplitN(strings.TrimPrefix(op.Path, "/v1/"), "/", 2)[0]}
+	op.Errors = append(op.Errors, http.StatusInternalServerError)
+	if strings.HasPrefix(op.Path, "/v1/") {
+		op.Errors = append(op.Errors, http.StatusForbidden)
+		if a.bearer != nil {
+			op.Errors = append(op.Errors, http.StatusUnauthorized)
+			op.Security = []map[string][]string{{"bearer": {}}}
+		}
+	}
+	return op
+}
+
+// call registers a call that answers with a value.
+func call[I, O any](a *API, op huma.Operation, h func(context.Context, *I) (*O, error)) {
+	huma.Register(a.huma, a.operation(op), func(ctx context.Context, in *I) (*O, error) {
+		out, err := h(ctx, in)
+		if err != nil {
+			return nil, a.problem(ctx, err)
+		}
+		return out, nil
+	})
+}
+
+// raw registers a call that reads the body, or writes the answer, by itself. body
+// and answers describe them in the OpenAPI document.
+func raw[I any](a *API, op huma.Operation, body *huma.RequestBody, h func(w http.ResponseWriter, r *http.Request, in *I) error) {
+	op = a.operation(op)
+	huma.Register(a.huma, op, func(_ context.Context, in *I) (*huma.StreamResponse, error) {
+		return &huma.StreamResponse{Body: func(hc huma.Context) {
+			r, w := humago.Unwrap(hc)
+			if err := h(w, r, in); err != nil {
+				writeProblem(w, a.problem(r.Context(), err))
+			}
+		}}, nil
+	})
+	if body != nil {
+		// Afterwards: huma would read and check a body that it knows of.
+		item := a.huma.OpenAPI().Paths[op.Path]
+		for _, o := range []*huma.Operation{item.Post, item.Put} {
+			if o != nil && o.Method == op.Method {
+				o.RequestBody = body
+			}
+		}
+	}
+}
+
+// answer describes a response with a JSON body of type T.
+func answer[T any](a *API, description string) *huma.Response {
+	return &huma.Response{Description: description, Content: map[string]*huma.MediaType{
+		"application/json": {Schema: schemaOf[T](a)},
+	}}
+}
+
+func schemaOf[T any](a *API) *huma.Schema {
+	t := reflect.TypeFor[T]()
+	return a.huma.OpenAPI().Components.Schemas.Schema(t, true, t.Name())
+}
+
+// ServeHTTP implements http.Handler.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if a.bearer == nil {
+		if p := foreign(r); p != nil {
+			writeProblem(w, p)
+			return
+		}
+	}
+	handler, pattern := a.mux.Handler(r)
+	if pattern == "" {
+		a.serveOther(w, r, handler)
+		return
+	}
+	begun := time.Now()
+	sw := &statusWriter{ResponseWriter: w}
+	defer func() { a.metrics.served(r.Method, pattern, sw.status, time.Since(begun)) }()
+	defer a.recover(sw, r)
+	if err := a.authorize(r); err != nil {
+		writeProblem(sw, a.problem(r.Context(), err))
+		return
+	}
+	a.mux.ServeHTTP(sw, r) // not handler: only this gives the path its values
+}
+
+// serveOther serves what is no call of the API. unmatched is the mux's word for
+// it: a 404 or a 405.
+func (a *API) serveOther(w http.ResponseWriter, r *http.Request, unmatched http.Handler) {
+	verdict := &verdictWriter{header: http.Header{}}
+	unmatched.ServeHTTP(verdict, r)
+	allowed := verdict.header.Get("Allow")
+	under := strings.HasPrefix(r.URL.Path, "/v1/")
+	if !under && allowed == "" {
+		if _, pattern := a.other.Handler(r); pattern != "" {
+			a.other.ServeHTTP(w, r)
+			return
+		}
+	}
+	if under {
+		if err := a.authorize(r); err != nil {
+			writeProblem(w, a.problem(r.Context(), err))
+			return
+		}
+	}
+	if allowed != "" {
+		p := newProblem(http.StatusMethodNotAllowed, "%s takes %s, not %s", r.URL.Path, allowed, r.Method)
+		p.headers.Set("Allow", allowed)
+		writeProblem(w, p)
+		return
+	}
+	writeProblem(w, newProblem(http.StatusNotFound, "there is nothing at %s; /openapi.json lists the calls", clip(r.URL.Path)))
+}
+
+// recover keeps a fault in one call from ending the connection without a word.
+func (a *API) recover(w *statusWriter, r *http.Request) {
+	fault := recover()
+	if fault == nil {
+		return
+	}
+	if err, ok := fault.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+		panic(fault)
+	}
+	if r.Context().Err() != nil {
+		return // the client has gone: huma panics where it cannot write the answer
+	}
+	a.log.Error("call failed", "method", r.Method, "path", r.URL.Path, "error", fmt.Sprint(fault), "stack", string(debug.Stack()))
+	if w.status != 0 {
+		panic(http.ErrAbortHandler) // half an answer is under way: let the client see that it is cut off
+	}
+	writeProblem(w, newProblem(http.StatusInternalServerError, "the server failed at this call; its log says more"))
+}
+
+// statusWriter remembers what was answered.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *statusWriter) Write(b []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// verdictWriter takes the answer of a mux that has no handler.
+type verdictWriter struct{ header http.Header }
+
+func (w *verdictWriter) Header() http.Header         { return w.header }
+func (w *verdictWriter) Write(b []byte) (int, error) { return len(b), nil }
+func (w *verdictWriter) WriteHeader(int)             {}

@@ -1,0 +1,232 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/wire"
+)
+
+// How much of a batch may be on its way into the store at once: enough lines to
+// share commits, and no more bytes than a few calls of the ordinary kind hold.
+const (
+	batchLines = 256
+	batchBytes = 8 << 20
+	batchGrain = 64 << 10 // bytes are counted in these
+)
+
+func (a *API) registerBatch() {
+	const lines = "application/x-ndjson"
+	raw(a, huma.Operation{
+		OperationID: "notify-batch", Method: http.MethodPost, Path: "/v1/notifications/batch",
+		Summary: "Notify many, a line each",
+		Description: "The body is newline-delimited JSON: each line is the body of POST /v1/notifications. So is the answer: a result for each line that " +
+			"is not empty, in order, written while the request is still read. A line that is refused is refused alone. " +
+			"Read the answer while you write: a client that does not read is cut off. A line without a result may have been accepted; " +
+			"with an id it can be sent again.",
+		Responses: map[string]*huma.Response{"200": {
+			Description: "The results",
+			Content:     map[string]*huma.MediaType{lines: {Schema: schemaOf[wire.BatchResult](a)}},
+		}},
+		Errors: []int{http.StatusUnsupportedMediaType},
+	}, &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
+		lines: {Schema: schemaOf[wire.Notification](a)},
+	}}, a.batch)
+}
+
+// batchSlot is a line on its way to its result.
+type batchSlot struct {
+	line   int
+	grains int
+	result chan wire.BatchResult // takes one without blocking
+}
+
+// batch reads on one goroutine and writes on another. The slots between them keep
+// the order and bound what is under way, so that a client that does not read is
+// not read from either.
+func (a *API) batch(w http.ResponseWriter, r *http.Request, _ *struct{}) error {
+	if err := takes(r, "application/x-ndjson", "application/ndjson", "application/jsonl", "application/json"); err != nil {
+		return err
+	}
+	rc := http.NewResponseController(w)
+	// HTTP/1.1 would read the whole body before the first result goes out.
+	if err := rc.EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+
+	slots := make(chan *batchSlot, batchLines)
+	grains := make(chan struct{}, batchBytes/batchGrain)
+	stop := make(chan struct{}) // nobody reads the results
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		defer close(stop)
+		a.writeResults(w, rc, slots, grains)
+	}()
+	a.readLines(r, rc, slots, grains, stop)
+	close(slots)
+	<-written
+	return nil
+}
+
+// readLines hands the lines to the core until the body ends.
+func (a *API) readLines(r *http.Request, rc *http.ResponseController, slots chan<- *batchSlot, grains chan<- struct{}, stop <-chan struct{}) {
+	lines := lineReader{r: bufio.NewReaderSize(r.Body, batchGrain)}
+	for n := 1; ; n++ {
+		_ = rc.SetReadDeadline(time.Now().Add(a.timing.read)) // not every writer can
+		text, err := lines.next()
+		if err != nil && !errors.Is(err, errLongLine) {
+			if !errors.Is(err, io.EOF) {
+				a.log.Info("batch ended early", "remote", r.RemoteAddr, "line", n, "error", err)
+			}
+			return
+		}
+		if err == nil && len(bytes.TrimSpace(text)) == 0 {
+			continue
+		}
+		slot := &batchSlot{line: n, grains: len(text)/batchGrain + 1, result: make(chan wire.BatchResult, 1)}
+		for range slot.grains {
+			select {
+			case grains <- struct{}{}:
+			case <-stop:
+				return
+			}
+		}
+		select {
+		case slots <- slot:
+		case <-stop:
+			return
+		case <-a.closing:
+			return
+		}
+		if err != nil {
+			slot.result <- a.refused(r, slot.line, "", tooLarge())
+			continue
+		}
+		a.acceptLine(r, slot, text)
+	}
+}
+
+func (a *API) acceptLine(r *http.Request, slot *batchSlot, text []byte) {
+	request, err := a.request(text)
+	if err != nil {
+		slot.result <- a.refused(r, slot.line, idOf(text), err)
+		return
+	}
+	begun := time.Now()
+	a.core.AcceptAsync(request, func(receipt delivery.Receipt, err error) {
+		if err != nil {
+			slot.result <- a.refused(r, slot.line, request.ID, err)
+			return
+		}
+		a.metrics.accepted(time.Since(begun), receipt.Repeated)
+		n := wire.NewAccepted(receipt.Notification)
+		slot.result <- wire.BatchResult{
+			Line: slot.line, Status: statusOf(receipt), ID: n.ID, Account: n.Account, State: n.State, AcceptedAt: n.AcceptedAt, Deliveries: n.Deliveries,
+		}
+	})
+}
+
+func (a *API) refused(r *http.Request, line int, id string, err error) wire.BatchResult {
+	p := a.problem(r.Context(), err)
+	return wire.BatchResult{Line: line, Status: p.Status, ID: id, Title: p.Title, Detail: p.Detail}
+}
+
+// idOf finds the ID of a line that was refused, so that its sender knows it again.
+func idOf(text []byte) string {
+	var n struct {
+		ID string `json:"id"`
+	}
+	_ = json.Unmarshal(text, &n) // it may be anything
+	return clip(n.ID)
+}
+
+// writeResults writes the results in the order of their lines. It returns when
+// there are no more, or when the client does not take them.
+func (a *API) writeResults(w http.ResponseWriter, rc *http.ResponseController, slots <-chan *batchSlot, grains <-chan struct{}) {
+	unflushed := false
+	flush := func() bool {
+		unflushed = false
+		return rc.Flush() == nil
+	}
+	for {
+		var slot *batchSlot
+		var open bool
+		select {
+		case slot, open = <-slots:
+		default:
+			if unflushed && !flush() {
+				return
+			}
+			slot, open = <-slots
+		}
+		if !open {
+			return
+		}
+		var result wire.BatchResult
+		select {
+		case result = <-slot.result:
+		default:
+			if unflushed && !flush() {
+				return
+			}
+			result = <-slot.result // a commit away
+		}
+		for range slot.grains {
+			<-grains
+		}
+		text, err := json.Marshal(result)
+		if err != nil {
+			a.log.Error("batch result not written", "line", slot.line, "error", err)
+			return
+		}
+		_ = rc.SetWriteDeadline(time.Now().Add(a.timing.write)) // not every writer can
+		if _, err := w.Write(append(text, '\n')); err != nil {
+			return
+		}
+		unflushed = true
+	}
+}
+
+var errLongLine = errors.New("line too long")
+
+// lineReader cuts a body into lines of at most maxBody bytes.
+type lineReader struct {
+	r    *bufio.Reader
+	line []byte
+}
+
+// next returns a line, good until the next call. A line that is too long is read
+// over and gives errLongLine. The last line need not end in a newline, but the body
+// must have ended well: half a line of a client that has gone is none.
+func (l *lineReader) next() ([]byte, error) {
+	l.line = l.line[:0]
+	long := false
+	for {
+		part, err := l.r.ReadSlice('\n')
+		if long = long || len(l.line)+len(part) > maxBody; !long {
+			l.line = append(l.line, part...)
+		}
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+			continue
+		case errors.Is(err, io.EOF) && (len(l.line) > 0 || long):
+		case err != nil:
+			return nil, err
+		}
+		if long {
+			return nil, errLongLine
+		}
+		return l.line, nil
+	}
+}

@@ -1,0 +1,16 @@
+// Package api is the HTTP side of Heartline (contract §4): JSON calls for
+// backends and people, server-sent events, health and metrics.
+//
+// Read api.go (what it is made of, and the way of a request), access.go (who may
+// call), problem.go (how errors are told), body.go (how bodies are read), then
+// the calls: notifications.go, batch.go, devices.go, events.go, health.go;
+// metrics.go counts.
+//
+// An API is an http.Handler. It starts no goroutine of its own; each call runs on
+// its request's, and a batch has one more while it lasts. Close ends the streams
+// (events, batches), so that an http.Server can shut down: give it to
+// RegisterOnShutdown. The types of the calls make the OpenAPI document, and
+// bodies are checked against it.
+//
+// It may import delivery, wire and auth.
+package api

@@ -1,0 +1,75 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+type health struct {
+	Status  string            `json:"status" enum:"ok"`
+	Version string            `json:"version,omitempty"`
+	Checks  map[string]string `json:"checks,omitempty" doc:"What was looked at"`
+}
+
+type healthAnswer struct {
+	Body health
+}
+
+// notReady is a problem with the checks beside it (RFC 9457 §3.2).
+type notReady struct {
+	*problem
+	checks map[string]string
+}
+
+func (p notReady) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		*huma.ErrorModel
+		Checks map[string]string `json:"checks,omitempty"`
+	}{&p.ErrorModel, p.checks})
+}
+
+func (a *API) registerHealth() {
+	call(a, huma.Operation{
+		OperationID: "healthz", Method: http.MethodGet, Path: "/healthz", Summary: "Whether the process lives",
+	}, func(context.Context, *struct{}) (*healthAnswer, error) {
+		return &healthAnswer{health{Status: "ok", Version: a.version}}, nil
+	})
+
+	raw(a, huma.Operation{
+		OperationID: "readyz", Method: http.MethodGet, Path: "/readyz",
+		Summary:   "Whether it takes notifications: the store recovered, the listeners up",
+		Responses: map[string]*huma.Response{"200": answer[health](a, "Ready")},
+		Errors:    []int{http.StatusServiceUnavailable},
+	}, nil, func(w http.ResponseWriter, _ *http.Request, _ *struct{}) error {
+		var checks map[string]string
+		var err error
+		if a.ready != nil {
+			checks, err = a.ready()
+		}
+		w.Header().Set("Cache-Control", "no-store")
+		if err == nil {
+			return writeJSON(w, http.StatusOK, health{Status: "ok", Checks: checks})
+		}
+		p := newProblem(http.StatusServiceUnavailable, "not ready: %s", err)
+		w.Header().Set("Content-Type", "application/problem+json")
+		w.WriteHeader(p.Status)
+		_ = huma.DefaultJSONFormat.Marshal(w, notReady{p, checks}) // the client may be gone
+		return nil
+	})
+
+	raw(a, huma.Operation{
+		OperationID: "metrics", Method: http.MethodGet, Path: "/metrics",
+		Summary:     "Prometheus metrics",
+		Description: "Open to this machine; a token of the role service is asked of others, unless auth.mode is none.",
+		Responses: map[string]*huma.Response{"200": {
+			Description: "The metrics", Content: map[string]*huma.MediaType{"text/plain": {Schema: &huma.Schema{Type: "string"}}},
+		}},
+		Errors: []int{http.StatusUnauthorized, http.StatusForbidden},
+	}, nil, func(w http.ResponseWriter, r *http.Request, _ *struct{}) error {
+		a.metrics.handler.ServeHTTP(w, r)
+		return nil
+	})
+}

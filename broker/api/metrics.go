@@ -1,0 +1,113 @@
+package api
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// Metrics count. It is a delivery.Observer: give it to Core.Observe before the
+// core's start. Everything is in a registry of its own, to which the other parts
+// of the program add their collectors.
+type Metrics struct {
+	registry *prometheus.Registry
+	handler  http.Handler
+
+	events   [256]prometheus.Counter // by delivery.EventKind
+	acks     map[delivery.EventKind]prometheus.Observer
+	accepts  prometheus.Observer
+	repeats  prometheus.Counter
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+}
+
+var _ delivery.Observer = (*Metrics)(nil)
+
+// NewMetrics returns Metrics that count from 0, of the Go runtime and the process
+// as well.
+func NewMetrics() *Metrics {
+	m := &Metrics{registry: prometheus.NewRegistry(), acks: map[delivery.EventKind]prometheus.Observer{}}
+	events := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "heartline_events_total", Help: "Timeline events by kind.",
+	}, []string{"event"})
+	acks := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "heartline_ack_seconds", Help: "Time from a notification's acceptance to a device's ack of it, by kind of ack.",
+		// From a device next door to one that comes back after a day.
+		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 3, 10, 30, 60, 600, 3600, 6 * 3600, 24 * 3600},
+	}, []string{"ack"})
+	accepts := prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "heartline_http_accept_seconds", Help: "Time that it took to make a notification durable, of those accepted over HTTP.",
+		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+	})
+	m.accepts = accepts
+	m.repeats = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "heartline_http_repeats_total", Help: "Notifications that had been accepted before, with the same id and content.",
+	})
+	m.requests = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "heartline_http_requests_total", Help: "HTTP requests by method, route and status.",
+	}, []string{"method", "route", "status"})
+	m.seconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "heartline_http_request_seconds", Help: "Time that HTTP requests took, but for streams and batches.",
+		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+	}, []string{"method", "route"})
+	m.registry.MustRegister(events, acks, accepts, m.repeats, m.requests, m.seconds,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	// All kinds from the start, at 0: a rate over a kind that has just appeared
+	// would miss its first ones.
+	for k := delivery.EventAccepted; k.String() != "unknown"; k++ {
+		m.events[k] = events.WithLabelValues(k.String())
+	}
+	for _, k := range []delivery.EventKind{delivery.EventReceived, delivery.EventDisplayed} {
+		m.acks[k] = acks.WithLabelValues(k.String())
+	}
+	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{Registry: m.registry, ErrorHandling: promhttp.ContinueOnError})
+	return m
+}
+
+// Register adds collectors of other parts. It panics where two have one name.
+func (m *Metrics) Register(cs ...prometheus.Collector) { m.registry.MustRegister(cs...) }
+
+// Gatherer gives what /metrics shows.
+func (m *Metrics) Gatherer() prometheus.Gatherer { return m.registry }
+
+// Observe implements delivery.Observer.
+func (m *Metrics) Observe(_ string, e delivery.Event) {
+	if c := m.events[e.Kind]; c != nil {
+		c.Inc()
+	}
+	if ack := m.acks[e.Kind]; ack != nil {
+		// A Seq is the time of acceptance to the nanosecond, or a little more.
+		ack.Observe(max(0, e.Time.Sub(time.Unix(0, int64(e.Seq))).Seconds()))
+	}
+}
+
+func (m *Metrics) accepted(took time.Duration, repeated bool) {
+	if repeated {
+		m.repeats.Inc()
+		return
+	}
+	m.accepts.Observe(took.Seconds())
+}
+
+// served counts a request. The labels are bounded: a route is a pattern, a method
+// one that it takes.
+func (m *Metrics) served(method, pattern string, status int, took time.Duration) {
+	_, route, ok := strings.Cut(pattern, " ")
+	if !ok {
+		route = pattern
+	}
+	if status == 0 {
+		status = http.StatusOK
+	}
+	m.requests.WithLabelValues(method, route, strconv.Itoa(status)).Inc()
+	if route != "/v1/events" && route != "/v1/notifications/batch" {
+		m.seconds.WithLabelValues(method, route).Observe(took.Seconds())
+	}
+}

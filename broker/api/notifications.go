@@ -1,0 +1,171 @@
+package api
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/wire"
+)
+
+type byID struct {
+	ID string `path:"id" doc:"The notification's ID"`
+}
+
+type notificationQuery struct {
+	Account string `query:"account" doc:"Of this account only"`
+	Device  string `query:"device" doc:"To this device only"`
+	State   string `query:"state" enum:"pending,published,pushing,pushed,waiting,acked,expired,superseded,cancelled" doc:"In this state only"`
+	Limit   int    `query:"limit" minimum:"1" maximum:"500" default:"50" doc:"The most that a page holds"`
+	Cursor  string `query:"cursor" maxLength:"64" doc:"next of the page before"`
+}
+
+type notificationAnswer struct {
+	Body wire.NotificationView
+}
+
+type notificationListAnswer struct {
+	Body wire.NotificationList
+}
+
+func (a *API) registerNotifications() {
+	raw(a, huma.Operation{
+		OperationID: "notify", Method: http.MethodPost, Path: "/v1/notifications", DefaultStatus: http.StatusAccepted,
+		Summary: "Notify an account",
+		Description: "Answers when the notification is durable. The same id with the same content again is answered with 200 and the first answer, " +
+			"so that a call can be repeated whenever its answer is not known.",
+		Responses: map[string]*huma.Response{
+			"202": answer[wire.Accepted](a, "Accepted: on the disk, and on its way"),
+			"200": answer[wire.Accepted](a, "The same was accepted before: the first answer"),
+		},
+		Errors: []int{
+			http.StatusNotFound, http.StatusRequestTimeout, http.StatusConflict, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType,
+			http.StatusUnprocessableEntity, http.StatusTooManyRequests, http.StatusServiceUnavailable,
+		},
+	}, &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
+		"application/json": {Schema: schemaOf[wire.Notification](a), Example: map[string]any{"account": "alice", "title": "Your parcel is here", "ttl": "2h"}},
+	}}, a.accept)
+
+	call(a, huma.Operation{
+		OperationID: "get-notification", Method: http.MethodGet, Path: "/v1/notifications/{id}",
+		Summary: "A notification, its deliveries and its timeline",
+		Errors:  []int{http.StatusNotFound, http.StatusServiceUnavailable},
+	}, func(ctx context.Context, in *byID) (*notificationAnswer, error) {
+		v, err := a.core.Get(ctx, in.ID)
+		if err != nil {
+			return nil, err
+		}
+		return &notificationAnswer{wire.NewNotificationView(v, true)}, nil
+	})
+
+	call(a, huma.Operation{
+		OperationID: "list-notifications", Method: http.MethodGet, Path: "/v1/notifications",
+		Summary: "Notifications, newest first, in pages, without their timelines",
+		Errors:  []int{http.StatusServiceUnavailable},
+	}, a.list)
+
+	call(a, huma.Operation{
+		OperationID: "cancel-notification", Method: http.MethodDelete, Path: "/v1/notifications/{id}",
+		Summary:     "Cancel what is not final",
+		Description: "Answers 204 when that is on record, also where everything was final already: cancelling twice does no harm.",
+		Errors:      []int{http.StatusNotFound, http.StatusServiceUnavailable},
+	}, func(ctx context.Context, in *byID) (*struct{}, error) {
+		return nil, a.core.Cancel(ctx, in.ID)
+	})
+}
+
+func (a *API) accept(w http.ResponseWriter, r *http.Request, _ *struct{}) error {
+	body, err := a.read(w, r)
+	if err != nil {
+		return err
+	}
+	request, err := a.request(body)
+	if err != nil {
+		return err
+	}
+	begun := time.Now()
+	receipt, err := a.core.Accept(r.Context(), request)
+	if err != nil {
+		return err
+	}
+	a.metrics.accepted(time.Since(begun), receipt.Repeated)
+	return writeJSON(w, statusOf(receipt), wire.NewAccepted(receipt.Notification))
+}
+
+// request reads a notification. Its rules are those of an MQTT backend's, but for
+// the account, which is in the topic there.
+func (a *API) request(body []byte) (delivery.Request, error) {
+	var n wire.Notification
+	if err := a.acceptBody.parse(body, &n); err != nil {
+		return delivery.Request{}, err
+	}
+	return n.Request(n.Account)
+}
+
+func statusOf(r delivery.Receipt) int {
+	if r.Repeated {
+		return http.StatusOK
+	}
+	return http.StatusAccepted
+}
+
+func (a *API) list(ctx context.Context, in *notificationQuery) (*notificationListAnswer, error) {
+	before, ok := parseSeqCursor(in.Cursor)
+	if !ok {
+		return nil, broken("query.cursor", "must be next of an earlier page")
+	}
+	state, _ := delivery.ParseState(in.State) // huma has checked it; "" is any
+	page, next, err := a.core.List(ctx, delivery.Filter{Account: in.Account, Device: in.Device, State: state, Before: before, Limit: in.Limit})
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err // the page may end where the caller stopped waiting
+	}
+	out := &notificationListAnswer{wire.NotificationList{Notifications: make([]wire.NotificationView, len(page)), Next: seqCursor(next)}}
+	for i, v := range page {
+		out.Body.Notifications[i] = wire.NewNotificationView(v, false)
+	}
+	return out, nil
+}
+
+// A cursor is opaque to callers: what is in it may change.
+
+func seqCursor(s delivery.Seq) string {
+	if s == 0 {
+		return ""
+	}
+	return base64.RawURLEncoding.EncodeToString(binary.BigEndian.AppendUint64(nil, uint64(s)))
+}
+
+func parseSeqCursor(cursor string) (delivery.Seq, bool) {
+	if cursor == "" {
+		return 0, true
+	}
+	b, err := base64.RawURLEncoding.DecodeString(cursor)
+	if err != nil || len(b) != 8 {
+		return 0, false
+	}
+	s := delivery.Seq(binary.BigEndian.Uint64(b))
+	return s, s != 0
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) error {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(text)+1))
+	w.WriteHeader(status)
+	_, _ = w.Write(append(text, '\n')) // the client may be gone
+	return nil
+}
