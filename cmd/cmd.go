@@ -1,0 +1,147 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/heartline-mqtt/heartline/config"
+)
+
+// Exit codes.
+const (
+	exitOK      = 0
+	exitFailure = 1 // the command was understood and did not succeed
+	exitUsage   = 2 // the command line or the configuration is wrong
+)
+
+// IO is what a command line is run with.
+type IO struct {
+	Args    []string // without the program's name
+	Environ []string // as os.Environ returns it
+	Stdin   io.Reader
+	Stdout  io.Writer
+	Stderr  io.Writer
+}
+
+// Run runs one command line and returns the exit code: 0 where the command
+// succeeded, 1 where it failed, 2 where the command line or the configuration is
+// wrong. Errors have been written to io.Stderr. ctx ends a command that would go
+// on, which is success.
+func Run(ctx context.Context, io IO) int {
+	return newProgram(io).run(ctx)
+}
+
+// program is one run of one command line.
+type program struct {
+	IO
+	serve   runner         // what `serve` runs
+	local   *time.Location // that times are shown in
+	started bool           // the command line was understood
+
+	// lookEvery is how often a followed notification is asked for where no stream
+	// of events says when there is something new.
+	lookEvery time.Duration
+}
+
+func newProgram(io IO) *program {
+	return &program{IO: io, serve: runBroker, local: time.Local, lookEvery: time.Second}
+}
+
+func (p *program) run(ctx context.Context) int {
+	root := p.root()
+	root.SetArgs(p.Args)
+	root.SetIn(p.Stdin)
+	root.SetOut(p.Stdout)
+	root.SetErr(p.Stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return exitOK
+	}
+	var findings config.Errors
+	if errors.As(err, &findings) {
+		p.say("the configuration is wrong:")
+		for _, f := range findings {
+			p.say("  " + f.String())
+		}
+		return exitUsage
+	}
+	p.say(err.Error())
+	var usage usageError
+	if !p.started || errors.As(err, &usage) {
+		p.say(fmt.Sprintf("see `%s --help`", cmd.CommandPath()))
+		return exitUsage
+	}
+	return exitFailure
+}
+
+// say writes one line for people; what a command is for goes to Stdout.
+func (p *program) say(text string) {
+	for line := range strings.SplitSeq(strings.TrimRight(text, "\n"), "\n") {
+		fmt.Fprintln(p.Stderr, "heartline: "+line)
+	}
+}
+
+// usageError is a mistake in the command line that cobra cannot see.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// getenv reads the environment that Run was given.
+func (p *program) getenv(name string) string {
+	for i := len(p.Environ) - 1; i >= 0; i-- { // of two the later wins, as os/exec has it
+		if value, ok := strings.CutPrefix(p.Environ[i], name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+// action makes a cobra action. Until it is called, an error is one of usage.
+func (p *program) action(fn func(ctx context.Context, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		p.started = true
+		return fn(cmd.Context(), args)
+	}
+}
+
+func (p *program) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "heartline",
+		Short: "An MQTT broker that gets notifications through",
+		Long: `Heartline delivers notifications over MQTT while the device's heartbeat holds,
+through Apple push when it does not, and over MQTT again when the device returns;
+and it can say what became of every one.
+
+Exit codes: 0 success, 1 failure, 2 a mistake in the command line or the
+configuration.`,
+		SilenceErrors: true, // run tells them, a line each
+		SilenceUsage:  true,
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddGroup(
+		&cobra.Group{ID: groupServer, Title: "Running a server:"},
+		&cobra.Group{ID: groupClient, Title: "Asking a running server:"},
+	)
+	root.AddCommand(
+		p.serveCommand(),
+		p.configCommand(),
+		p.apnsSimCommand(),
+		p.sendCommand(),
+		p.timelineCommand(),
+		p.devicesCommand(),
+		p.watchCommand(),
+		p.versionCommand(),
+	)
+	return root
+}
+
+const (
+	groupServer = "server"
+	groupClient = "client"
+)

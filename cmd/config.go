@@ -1,0 +1,125 @@
+package cmd
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/heartline-mqtt/heartline/config"
+)
+
+// configFlags are the keys that have a flag of their own; every key has a variable.
+func configFlags() []configFlag {
+	return []configFlag{
+		{"data-dir", "data_dir", "`directory` of notifications and devices"},
+		{"mqtt-address", "mqtt.address", "`host:port` for MQTT; empty turns it off"},
+		{"mqtt-tls-address", "mqtt.tls.address", "`host:port` for MQTT over TLS; empty turns it off"},
+		{"http-address", "http.address", "`host:port` for the API and WebSocket; empty turns it off"},
+		{"auth-mode", "auth.mode", "`who` may connect: none, file, jwt or http"},
+		{"ack", "delivery.ack", "default `ack`: received or displayed"},
+		{"ack-window", "delivery.ack_window", "`time` until an unacknowledged notification is pushed"},
+		{"fallback-window", "delivery.fallback_window", "`time` until an unanswered push is followed by a look at the channel"},
+		{"ttl", "delivery.ttl", "default `time` to live of notifications"},
+		{"store-engine", "store.engine", "`engine`: pebble or memory"},
+		{"log-level", "log.level", "`level`: debug, info, warn or error"},
+		{"log-format", "log.format", "`format`: text or json"},
+	}
+}
+
+type configFlag struct{ name, key, usage string }
+
+// configSource collects where a command's configuration comes from.
+type configSource struct {
+	p     *program
+	flags *pflag.FlagSet
+}
+
+// configSource adds --config and the flags of single keys to a command. Their
+// values stay text: what they must be is said in one place, by package config.
+func (p *program) configSource(cmd *cobra.Command) *configSource {
+	flags := cmd.Flags()
+	flags.StringP("config", "c", "", "configuration `file`: .yaml, .toml or .json (or "+config.EnvConfig+")")
+	for _, f := range configFlags() {
+		flags.String(f.name, "", f.usage)
+	}
+	return &configSource{p, flags}
+}
+
+func (s *configSource) file() string {
+	if f, _ := s.flags.GetString("config"); f != "" || s.flags.Changed("config") {
+		return f
+	}
+	return s.p.getenv(config.EnvConfig)
+}
+
+// load loads the configuration. beneath are flags that those of the command line
+// win over.
+func (s *configSource) load(beneath ...config.Flag) (*config.Config, error) {
+	src := config.Source{File: s.file(), Environ: s.p.Environ, Flags: beneath}
+	for _, f := range configFlags() {
+		if s.flags.Changed(f.name) {
+			value, _ := s.flags.GetString(f.name) // it is one of ours, and a string
+			src.Flags = append(src.Flags, config.Flag{Key: f.key, Name: "--" + f.name, Value: value})
+		}
+	}
+	return config.Load(src)
+}
+
+func (p *program) configCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "config", Short: "Check or print the configuration", GroupID: groupServer,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return usagef("say what to do: config check or config print") },
+	}
+	cmd.AddCommand(p.configCheckCommand(), p.configPrintCommand())
+	return cmd
+}
+
+func (p *program) configCheckCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Report everything that is wrong with the configuration, all at once",
+		Long: `Reads the configuration as serve would (file, environment, flags), looks at the
+files that it names, and reports every mistake with its key. Exits 0 if there is
+none and 2 if there is one.`,
+		Args: cobra.NoArgs,
+	}
+	src := p.configSource(cmd)
+	cmd.RunE = p.action(func(context.Context, []string) error {
+		if _, err := src.load(); err != nil {
+			return err
+		}
+		from := src.file()
+		if from == "" {
+			from = "no file: defaults, environment and flags"
+		}
+		fmt.Fprintf(p.Stdout, "the configuration is right (%s)\n", from)
+		return nil
+	})
+	return cmd
+}
+
+func (p *program) configPrintCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "print",
+		Short: "Print the configuration that serve would run with, without secrets",
+		Args:  cobra.NoArgs,
+	}
+	src := p.configSource(cmd)
+	defaults := cmd.Flags().Bool("defaults", false, "print every key with its default and what it means")
+	cmd.RunE = p.action(func(context.Context, []string) error {
+		if *defaults {
+			_, err := p.Stdout.Write(config.Example())
+			return err
+		}
+		cfg, err := src.load()
+		if err != nil {
+			return err
+		}
+		_, err = p.Stdout.Write(cfg.YAML())
+		return err
+	})
+	return cmd
+}

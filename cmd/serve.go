@@ -1,0 +1,175 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/fallback/apnssim"
+)
+
+// runner runs a server until ctx ends and everything is stopped and on the disk.
+type runner func(ctx context.Context, cfg *config.Config, opts ServeOptions) error
+
+// ServeOptions are what a server is told beside its configuration.
+type ServeOptions struct {
+	Log *slog.Logger
+	// Ready is called once every listener is up, with the addresses that were
+	// bound; "" is one that is off.
+	Ready func(mqtt, http string)
+}
+
+func (p *program) serveCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Run the broker", GroupID: groupServer,
+		Long: `Runs the broker until it is interrupted (SIGINT, SIGTERM).
+
+With --dev everything is on one machine and for one run: loopback addresses,
+nobody is asked who they are, a simulator stands in for Apple, the web terminal is
+on, and the data is thrown away at the end. A flag of this command still wins over
+what --dev chooses; file and environment do not.`,
+		Example: `  heartline serve --dev
+  heartline serve --config /etc/heartline.yaml`,
+		Args: cobra.NoArgs,
+	}
+	src := p.configSource(cmd)
+	dev := cmd.Flags().Bool("dev", false, "for trying out: loopback, no authentication, a simulator for Apple, throw-away data")
+	cmd.RunE = p.action(func(ctx context.Context, _ []string) error {
+		if *dev {
+			return p.serveDev(ctx, src)
+		}
+		cfg, err := src.load()
+		if err != nil {
+			return err
+		}
+		return p.runServer(ctx, cfg, func(string, string) {})
+	})
+	return cmd
+}
+
+func (p *program) runServer(ctx context.Context, cfg *config.Config, ready func(mqtt, http string)) error {
+	err := p.serve(ctx, cfg, ServeOptions{Log: newLogger(p.Stderr, cfg.Log), Ready: ready})
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%w: another process listens there; stop it, or choose another address with --mqtt-address, --mqtt-tls-address or --http-address", err)
+	}
+	return err
+}
+
+// newLogger makes the logger that log.level and log.format ask for.
+func newLogger(w io.Writer, cfg config.Log) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(cfg.Level)); err != nil {
+		level = slog.LevelInfo // not reached: the configuration has been checked
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	if cfg.Format == config.FormatJSON {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}
+
+// devControl is where the simulator of --dev is scripted, if the port is free.
+const devControl = "127.0.0.1:2198"
+
+// serveDev runs a server whose data, and whose Apple, last as long as it does.
+func (p *program) serveDev(ctx context.Context, src *configSource) (err error) {
+	dir, err := os.MkdirTemp("", "heartline-dev-")
+	if err != nil {
+		return fmt.Errorf("make the throw-away data directory: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+
+	sim, err := apnssim.Start(apnssim.Options{ControlAddress: devControl})
+	if errors.Is(err, syscall.EADDRINUSE) {
+		sim, err = apnssim.Start(apnssim.Options{})
+	}
+	if err != nil {
+		return fmt.Errorf("start the simulator: %w", err)
+	}
+	defer func() { err = errors.Join(err, sim.Close()) }()
+	ca, key, err := writeCredentials(sim, dir)
+	if err != nil {
+		return err
+	}
+
+	cfg, err := src.load(devFlags(map[string]string{
+		"data_dir":     filepath.Join(dir, "data"),
+		"mqtt.address": "127.0.0.1:1883", "mqtt.tls.address": "", "mqtt.tls.cert_file": "", "mqtt.tls.key_file": "", "mqtt.tls.client_ca_file": "",
+		"http.address": "127.0.0.1:8080", "http.tls.cert_file": "", "http.tls.key_file": "", "http.web_terminal": "true",
+		"auth.mode":             config.AuthNone,
+		"fallback.apns.enabled": "true", "fallback.apns.endpoint": sim.URL(), "fallback.apns.ca_file": ca,
+		"fallback.apns.key_file": key, "fallback.apns.key": "", "fallback.apns.key_id": sim.Key().KeyID, "fallback.apns.team_id": sim.Key().TeamID,
+		"fallback.apns.certificate_file": "", "fallback.apns.certificate_password_file": "", "fallback.apns.certificate_password": "",
+		"fallback.apns.topic": "com.example.app", "fallback.apns.environment": config.EnvironmentProduction, "fallback.apns.apps": "[]",
+	})...)
+	if err != nil {
+		return err
+	}
+	return p.runServer(ctx, cfg, func(mqtt, http string) { p.printDev(cfg, mqtt, http, sim) })
+}
+
+func devFlags(values map[string]string) []config.Flag {
+	var flags []config.Flag
+	for key, value := range values { // no key twice, so that the order is of no matter
+		flags = append(flags, config.Flag{Key: key, Name: "--dev", Value: value})
+	}
+	return flags
+}
+
+// writeCredentials writes what a client of the simulator needs into dir.
+func writeCredentials(sim *apnssim.Server, dir string) (ca, key string, err error) {
+	ca, key = filepath.Join(dir, "ca.pem"), filepath.Join(dir, "AuthKey_"+sim.Key().KeyID+".p8")
+	if err := os.WriteFile(ca, sim.CAPEM(), 0o644); err != nil {
+		return "", "", fmt.Errorf("write the simulator's CA: %w", err)
+	}
+	if err := os.WriteFile(key, sim.Key().PEM, 0o600); err != nil {
+		return "", "", fmt.Errorf("write the simulator's key: %w", err)
+	}
+	return ca, key, nil
+}
+
+// printDev tells whoever tries Heartline out where everything is and what to do
+// next.
+func (p *program) printDev(cfg *config.Config, mqtt, http string, sim *apnssim.Server) {
+	fmt.Fprintln(p.Stdout, "Heartline runs for development: its data ends with it.")
+	fmt.Fprintln(p.Stdout)
+	rows := [][]string{}
+	if mqtt != "" {
+		rows = append(rows, []string{"  MQTT", mqtt})
+	}
+	if http != "" {
+		rows = append(rows, []string{"  HTTP API", "http://" + http + "  (described at /openapi.json)"})
+	}
+	rows = append(rows, []string{"  APNs simulator", sim.URL() + "  (scripted at " + sim.ControlURL() + ")"})
+	p.table(rows)
+	if mqtt == "" || http == "" {
+		return
+	}
+	host, port, _ := net.SplitHostPort(mqtt) // it has been bound
+	fmt.Fprintf(p.Stdout, `
+A device, in a second terminal:
+
+  mosquitto_sub -h %s -p %s -i phone -u alice -c -q 1 -k 5 -t %s/devices/phone/notifications
+
+A notification for it, in a third:
+
+  heartline send%s --account alice --title Hello --body "It works" --wait
+
+`, host, port, cfg.MQTT.TopicPrefix, serverFlag(http))
+}
+
+func serverFlag(http string) string {
+	if "http://"+http == defaultServer {
+		return ""
+	}
+	return " --server http://" + http
+}
