@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -98,6 +99,9 @@ func (c *Core) ackFinished(seq Seq, id, device string, kind AckKind) error {
 	}
 	if kind != AckDisplayed {
 		return nil
+	}
+	if err := c.Flush(context.Background()); err != nil { // or a repeated word would stand there twice
+		return err
 	}
 	timeline, err := c.out.Timeline(seq)
 	if err != nil {

@@ -17,9 +17,9 @@ type Options struct {
 	MaxOutstanding    int           // unfinished deliveries a device may have
 	MaxInflight       int           // unacknowledged packets a device may have
 	ForgetDeviceAfter time.Duration
-	// CheckToken refuses a push token that no notification server can serve; nil
-	// accepts all.
-	CheckToken func(PushToken) error
+	// NormalizeToken completes a push token and refuses one that no notification
+	// server can serve; nil takes it as it is.
+	NormalizeToken func(PushToken) (PushToken, error)
 	// CheckContent refuses content that a notification server cannot carry; nil
 	// accepts all.
 	CheckContent func(*Notification) error
@@ -74,7 +74,8 @@ type pending struct {
 	since      int64 // steady time of the first change, 0: none
 }
 
-// New returns a Core that is not running yet.
+// New returns a Core that is not running yet. Without a pusher it works over the
+// channel alone.
 func New(opts Options, out Outbox, pusher Pusher, log *slog.Logger) *Core {
 	c := &Core{
 		opts: opts, out: out, pusher: pusher, log: log,
@@ -197,9 +198,9 @@ func (c *Core) wake() {
 
 // apply runs one transition and everything that follows from it. The caller
 // holds the mutex.
-func (c *Core) apply(d *delivery, in input, s situation) step {
+func (c *Core) apply(d *delivery, in input, s situation) {
 	s.now, s.windows = c.clock.steady(), &c.opts.Windows
-	s.up, s.hasToken = d.dev.presence != nil, d.dev.Push != nil
+	s.up, s.hasToken = d.dev.presence != nil, d.dev.Push != nil && c.pusher != nil
 	before := d.progress
 	var st step
 	d.progress, st = transition(d.progress, in, s)
@@ -227,7 +228,9 @@ func (c *Core) apply(d *delivery, in input, s situation) step {
 	if d.pushUnderway && (d.state.Final() || st.publish) {
 		d.withdrawPush()
 	}
-	return st
+	if st.publish {
+		c.publish(d)
+	}
 }
 
 // record puts a line into the timeline and tells the observers.

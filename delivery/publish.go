@@ -217,9 +217,7 @@ func (c *Core) feed(dev *device) {
 		if !p.room(d) {
 			break
 		}
-		if st := c.apply(d, inOffer, situation{room: true}); st.publish {
-			c.publish(d)
-		}
+		c.apply(d, inOffer, situation{room: true})
 	}
 	c.feedMessages(dev, p)
 }

@@ -236,12 +236,13 @@ func (c *Core) SetToken(id, accountName string, token *PushToken) error {
 			return nil
 		})
 	}
-	if c.opts.CheckToken != nil {
-		if err := c.opts.CheckToken(*token); err != nil {
+	t := *token
+	if c.opts.NormalizeToken != nil {
+		var err error
+		if t, err = c.opts.NormalizeToken(t); err != nil {
 			return fmt.Errorf("%w: push token of device %s: %w", ErrInvalid, id, err)
 		}
 	}
-	t := *token
 	t.RegisteredAt = time.Now()
 	holder, err := c.out.TokenOwner(t.Server, t.Token)
 	if err != nil && !errors.Is(err, ErrNotFound) {

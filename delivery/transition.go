@@ -190,7 +190,7 @@ func fallBack(p *progress, s situation, out *step) {
 	case !p.fallback:
 		wait(p, "no fallback asked for", out)
 	case !s.hasToken:
-		wait(p, "no push token", out)
+		wait(p, "no push token, or no notification server configured", out)
 	case p.pushUnderway:
 		p.state, p.deadline = StatePushing, 0
 	case p.pushAfter > s.now:

@@ -122,8 +122,11 @@ func TestAckWindows(t *testing.T) {
 
 func TestLateAckSaysSo(t *testing.T) {
 	for name, play := range map[string]func(*journey){
-		"after the window":    func(j *journey) { j.do(inElapsed, situation{hasToken: true}); j.do(inReceived, situation{}) },
-		"of an older attempt": func(j *journey) { j.do(inOffer, situation{up: true, room: true}); j.do(inReceived, situation{late: true}) },
+		"after the window": func(j *journey) { j.do(inElapsed, situation{hasToken: true}); j.do(inReceived, situation{}) },
+		"of an older attempt": func(j *journey) {
+			j.do(inOffer, situation{up: true, room: true})
+			j.do(inReceived, situation{late: true})
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			j := newJourney()

@@ -1,0 +1,255 @@
+package listener
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/hooks/strict"
+	"github.com/mochi-mqtt/server/v2/packets"
+)
+
+// Conn is a connection as mochi sees it, in Client.Net.Conn: a hook that knows
+// it by a type assertion learns where it comes from and can end it.
+type Conn struct {
+	front  *front
+	remote net.Addr
+	addr   netip.Prefix
+	since  time.Time
+	tls    *tls.ConnectionState
+	link   pendingLink // the Gate's
+
+	base   *sender
+	stream net.Conn // carries the MQTT: base, or the TLS or WebSocket over it
+	in     strict.Reader
+
+	connectSize int // bytes reserved for the CONNECT until mochi has it
+
+	given   atomic.Bool // to mochi
+	closed  atomic.Bool
+	read    bool // mochi has read the CONNECT
+	wmu     sync.Mutex
+	written bool  // a first packet, which is the CONNACK
+	last    bool  // the last packet has been written
+	cause   error // why we ended it, nil if we did not
+}
+
+// RemoteAddr is the peer's address.
+func (c *Conn) RemoteAddr() net.Addr { return c.remote }
+
+// LocalAddr is the address that the peer connected to.
+func (c *Conn) LocalAddr() net.Addr { return c.base.LocalAddr() }
+
+// ListenerID is the ID of the front that the connection came through.
+func (c *Conn) ListenerID() string { return c.front.ID() }
+
+// TLS is the state of the connection's TLS with the client's certificates, nil
+// where it has none.
+func (c *Conn) TLS() *tls.ConnectionState { return c.tls }
+
+// Since is when the connection was accepted.
+func (c *Conn) Since() time.Time { return c.since }
+
+// Queued is how many bytes wait for the peer to take them.
+func (c *Conn) Queued() int { return c.base.queued() }
+
+// A KickError is why a read ended after Kick.
+type KickError struct{ Code packets.Code }
+
+func (e *KickError) Error() string {
+	return fmt.Sprintf("connection ended by the server: %s (0x%02X)", e.Code.Reason, e.Code.Code)
+}
+
+// Kick ends the connection, with the answer that the client's version has for
+// it: before CONNACK a CONNACK with the code, or its 3.1.1 equivalent; after it
+// in MQTT 5 a DISCONNECT; in 3.1.1 nothing. It does not block and may be called
+// from any goroutine, more than once; the first reason counts. mochi's read
+// returns a *KickError, and the will is sent as after any end that the client did
+// not announce.
+func (c *Conn) Kick(code packets.Code) {
+	c.front.stats.kicked.Add(1)
+	c.part(&KickError{code}, func() []byte {
+		if !c.written {
+			return c.in.Refuse(code.Code, code.Reason)
+		}
+		return c.in.Disconnect(code.Code, code.Reason)
+	})
+}
+
+// part ends the connection with the words of farewell that say returns.
+func (c *Conn) part(cause error, say func() []byte) {
+	c.wmu.Lock()
+	if !c.last && c.cause == nil {
+		c.cause = cause
+		if b := say(); len(b) > 0 {
+			_, _ = c.stream.Write(b)
+		}
+		c.last = true
+	}
+	c.wmu.Unlock()
+	_ = c.Close()
+}
+
+// Read returns the packets of the client, those only that MQTT allows.
+func (c *Conn) Read(p []byte) (int, error) {
+	if !c.read {
+		// The CONNECT, of which ReadConnect has left nothing else.
+		c.read = true
+		c.front.options.Gate.release(c.connectSize)
+		c.connectSize = 0
+	}
+	n, err := c.in.Read(p)
+	if err == nil {
+		return n, nil
+	}
+	if v := new(strict.Violation); errors.As(err, &v) {
+		c.violated(v)
+		return n, v
+	}
+	c.wmu.Lock()
+	cause := c.cause
+	c.wmu.Unlock()
+	if cause == nil {
+		if cause = c.base.failure(); cause == net.ErrClosed {
+			cause = nil
+		}
+	}
+	if cause != nil {
+		err = cause
+	}
+	return n, err
+}
+
+// violated answers a packet that MQTT forbids.
+func (c *Conn) violated(v *strict.Violation) {
+	c.part(v, func() []byte {
+		c.front.stats.violated(v)
+		c.front.log.Debug("malformed packet", "listener", c.ListenerID(), "remote", c.remote.String(),
+			"packet", strict.PacketName(v.Packet), "rule", v.Rule, "code", v.Code)
+		return c.in.Answer(v)
+	})
+}
+
+// Write sends whole packets. It does not wait for the peer.
+func (c *Conn) Write(b []byte) (int, error) {
+	c.wmu.Lock()
+	defer c.wmu.Unlock()
+	if c.last || c.closed.Load() {
+		return 0, net.ErrClosed
+	}
+	if len(b) == 0 {
+		return 0, nil
+	}
+	if c.droppable(b) && c.base.queued() > c.front.options.WriteQueue {
+		c.front.stats.droppedQoS0.Add(1)
+		return len(b), nil // [MQTT-4.3.1-1]: at most once
+	}
+	out, final := c.in.Outbound(b)
+	c.written = true
+	c.last = final
+	if len(out) == 0 {
+		return len(b), nil
+	}
+	if _, err := c.stream.Write(out); err != nil {
+		c.cut(err)
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// droppable reports whether b is one message of QoS 0 that nothing later depends
+// on: one with properties may be what gives a topic alias its topic.
+func (c *Conn) droppable(b []byte) bool {
+	if b[0]&0xF6 != packets.Publish<<4 {
+		return false
+	}
+	return strict.PlainPublish(b, c.in.Version())
+}
+
+// cut ends the connection after a write has failed.
+func (c *Conn) cut(err error) {
+	c.cause = err
+	c.last = true
+	c.closed.Store(true)
+	_ = c.base.Close()
+}
+
+// Close ends the connection. What has been written is still sent, and read from
+// the peer and thrown away for a moment; the connection's goroutine sees to it.
+func (c *Conn) Close() error {
+	if c.closed.Swap(true) {
+		return nil
+	}
+	// Wakes the reader. SetReadDeadline leaves it so.
+	_ = c.stream.SetReadDeadline(past)
+	return nil
+}
+
+var past = time.Unix(1, 0)
+
+// SetDeadline sets the read deadline only: mochi means its keep alive, and a
+// write has its own.
+func (c *Conn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
+
+// SetReadDeadline implements net.Conn.
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	err := c.stream.SetReadDeadline(t)
+	if c.closed.Load() {
+		_ = c.stream.SetReadDeadline(past) // Close may have come first
+		return net.ErrClosed
+	}
+	return err
+}
+
+// SetWriteDeadline does nothing: no write waits.
+func (c *Conn) SetWriteDeadline(time.Time) error { return nil }
+
+// depart closes the sockets, on the connection's own goroutine.
+func (c *Conn) depart() {
+	c.closed.Store(true)
+	until := time.Now().Add(linger)
+	timer := time.NewTimer(linger)
+	select {
+	case <-c.base.idle():
+	case <-timer.C:
+	}
+	timer.Stop()
+	c.wmu.Lock()
+	told := c.last && c.base.failure() == nil
+	c.wmu.Unlock()
+	if told {
+		// The socket is not closed with input unread: that would reset it, and
+		// what the client was told would be lost with it.
+		if w, ok := c.stream.(interface{ CloseWrite() error }); ok && c.stream != net.Conn(c.base) {
+			_ = w.CloseWrite() // TLS's closing alert, WebSocket's closing frame
+		}
+		c.base.closeWrite()
+		_ = c.base.SetReadDeadline(until)
+		var waste [512]byte
+		for time.Now().Before(until) {
+			if _, err := c.base.Read(waste[:]); err != nil {
+				break
+			}
+		}
+	}
+	_ = c.stream.Close()
+	_ = c.base.Close()
+}
+
+// endPending ends the connection if mochi has not been given it.
+func (c *Conn) endPending() {
+	if !c.given.Load() {
+		c.abort()
+	}
+}
+
+// abort ends the connection at once, from any goroutine.
+func (c *Conn) abort() {
+	c.closed.Store(true)
+	_ = c.base.Close()
+}

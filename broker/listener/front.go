@@ -1,0 +1,251 @@
+package listener
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/hooks/strict"
+	"github.com/mochi-mqtt/server/v2/listeners"
+)
+
+// front is what every front is: it takes connections in, brings them to mochi,
+// and sees them off.
+type front struct {
+	options Options
+	log     *slog.Logger
+	stats   stats
+
+	mu        sync.Mutex
+	conns     map[*Conn]struct{}
+	establish listeners.EstablishFn
+	closed    bool
+	wg        sync.WaitGroup // a goroutine a connection
+	done      chan struct{}  // closed when Close begins
+	stopped   chan struct{}  // closed when it has ended
+}
+
+func newFront(o Options, id string) front {
+	return front{
+		options: o.withDefaults(id),
+		log:     slog.New(slog.DiscardHandler),
+		conns:   make(map[*Conn]struct{}),
+		done:    make(chan struct{}),
+		stopped: make(chan struct{}),
+	}
+}
+
+// ID implements mochi's listeners.Listener.
+func (f *front) ID() string { return f.options.ID }
+
+var errClosing = errors.New("listener is closed")
+
+// take lets a socket in, or closes it and says why not. What it returns is to be
+// given to run.
+func (f *front) take(socket net.Conn) (*Conn, error) {
+	c := &Conn{front: f, remote: socket.RemoteAddr(), since: time.Now()}
+	c.addr = addressOf(c.remote)
+	if err := f.options.Gate.admit(c.addr); err != nil {
+		// Without a word: it has not said which version's it would understand.
+		_ = socket.Close()
+		if err == errFull {
+			f.stats.refusedFull.Add(1)
+		} else {
+			f.stats.refusedAddress.Add(1)
+		}
+		return nil, err
+	}
+	c.base = newSender(socket, f.options.WriteTimeout, 4*f.options.WriteQueue, f.cut)
+	c.stream = c.base
+
+	f.mu.Lock()
+	if f.closed {
+		f.mu.Unlock()
+		f.options.Gate.leave(c.addr)
+		_ = socket.Close()
+		return nil, errClosing
+	}
+	f.conns[c] = struct{}{}
+	f.wg.Add(1)
+	f.mu.Unlock()
+
+	f.stats.accepted.Add(1)
+	f.stats.pending.Add(1)
+	f.evict(f.options.Gate.await(c))
+	return c, nil
+}
+
+// cut counts a peer that its sender gave up.
+func (f *front) cut(err error) {
+	switch {
+	case errors.Is(err, ErrSlow):
+		f.stats.slowConsumers.Add(1)
+	case errors.Is(err, ErrStuck):
+		f.stats.writeTimeouts.Add(1)
+	}
+}
+
+// evict closes a connection that the Gate has given up. It may be another
+// front's.
+func (f *front) evict(c *Conn) bool {
+	if c == nil {
+		return false
+	}
+	c.front.stats.evicted.Add(1)
+	c.abort()
+	return true
+}
+
+// run is the life of a connection. prepare puts up what is between the socket and
+// MQTT.
+func (f *front) run(c *Conn, prepare func(*Conn) error) {
+	defer f.wg.Done()
+	defer f.forget(c)
+	if f.greet(c, prepare) {
+		f.serve(c)
+	}
+	c.depart()
+}
+
+func (f *front) forget(c *Conn) {
+	f.options.Gate.release(c.connectSize)
+	f.options.Gate.leave(c.addr)
+	f.mu.Lock()
+	delete(f.conns, c)
+	f.mu.Unlock()
+}
+
+// greet waits for the CONNECT, until ConnectTimeout after the connection was
+// accepted and no matter how many bytes arrive. It reports whether mochi is to be
+// given the connection.
+func (f *front) greet(c *Conn, prepare func(*Conn) error) bool {
+	defer f.stats.pending.Add(-1)
+	defer f.options.Gate.arrived(c)
+	_ = c.base.SetReadDeadline(c.since.Add(f.options.ConnectTimeout))
+	if err := prepare(c); err != nil {
+		return false
+	}
+	err := c.in.ReadConnect(func(size int) bool {
+		if !f.options.Gate.reserve(size) {
+			return false
+		}
+		c.connectSize = size
+		return true
+	})
+	if err == nil {
+		return true
+	}
+	if v := new(strict.Violation); errors.As(err, &v) {
+		c.violated(v)
+	} else if timedOut(err) && !c.closed.Load() {
+		f.stats.connectTimeouts.Add(1)
+	}
+	return false
+}
+
+func timedOut(err error) bool {
+	var t net.Error
+	return errors.As(err, &t) && t.Timeout()
+}
+
+// serve has mochi serve the connection until it ends. mochi recovers no panic,
+// and one would be the end of the process.
+func (f *front) serve(c *Conn) {
+	defer func() {
+		r := recover()
+		if r == nil {
+			return
+		}
+		packet := strict.PacketName(c.in.LastPacket())
+		if f.stats.panicked(packet) {
+			f.log.Error("panic under a connection, which has been closed; further ones with this packet are only counted",
+				"listener", f.ID(), "remote", c.remote.String(), "packet", packet, "panic", r, "stack", string(debug.Stack()))
+		}
+		if f.options.OnPanic != nil {
+			f.options.OnPanic(c)
+		}
+	}()
+	f.stats.established.Add(1)
+	c.given.Store(true)
+	if f.isClosed() {
+		return // Close has passed over this one, or will
+	}
+	if err := f.establish(f.ID(), c); err != nil {
+		f.log.Debug("connection ended", "listener", f.ID(), "remote", c.remote.String(), "error", err)
+	}
+}
+
+// start takes mochi's callback. It reports whether the front may serve.
+func (f *front) start(establish listeners.EstablishFn) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.establish = establish
+	return !f.closed
+}
+
+func (f *front) started() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.establish != nil
+}
+
+// stop ends every connection and waits for it. stopAccepting is called first, and
+// closeClients lets mochi take leave of its clients.
+func (f *front) stop(stopAccepting func(), closeClients listeners.CloseFn) {
+	f.mu.Lock()
+	again := f.closed
+	f.closed = true
+	f.mu.Unlock()
+	if again {
+		<-f.stopped
+		return
+	}
+	defer close(f.stopped)
+	close(f.done)
+	stopAccepting()
+	closeClients(f.ID())
+	// mochi knows only of those whose CONNECT it has accepted.
+	f.each((*Conn).endPending)
+
+	ended := make(chan struct{})
+	go func() {
+		f.wg.Wait()
+		close(ended)
+	}()
+	// Time for a DISCONNECT to be taken; then not even for that.
+	for _, patience := range []time.Duration{linger / 4, f.options.CloseTimeout} {
+		t := time.NewTimer(patience)
+		select {
+		case <-ended:
+			t.Stop()
+			return
+		case <-t.C:
+			f.each((*Conn).abort)
+		}
+	}
+	f.mu.Lock()
+	n := len(f.conns)
+	f.mu.Unlock()
+	f.log.Error("connections still being served after the listener was closed", "listener", f.ID(), "connections", n)
+}
+
+func (f *front) isClosed() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.closed
+}
+
+func (f *front) each(do func(*Conn)) {
+	f.mu.Lock()
+	conns := make([]*Conn, 0, len(f.conns))
+	for c := range f.conns {
+		conns = append(conns, c)
+	}
+	f.mu.Unlock()
+	for _, c := range conns {
+		do(c)
+	}
+}

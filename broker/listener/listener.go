@@ -1,0 +1,188 @@
+package listener
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/mochi-mqtt/server/v2/listeners"
+)
+
+// Listener serves MQTT over TCP, or over TLS where Options.TLS is set.
+type Listener struct {
+	front
+	socket net.Listener
+	loop   chan struct{} // closed when accepting has ended
+}
+
+var _ listeners.Listener = (*Listener)(nil)
+
+// New returns a Listener to be added to a *mqtt.Server.
+func New(o Options) *Listener {
+	id := "tcp"
+	if o.TLS != nil {
+		id = "tls"
+	}
+	return &Listener{front: newFront(o, id), socket: o.Socket, loop: make(chan struct{})}
+}
+
+// Init opens the socket. mochi calls it in AddListener.
+func (l *Listener) Init(log *slog.Logger) error {
+	if log != nil {
+		l.log = log
+	}
+	if l.socket != nil {
+		return nil
+	}
+	var err error
+	if l.socket, err = net.Listen("tcp", l.options.Address); err != nil {
+		return fmt.Errorf("open listener %s: %w", l.ID(), err)
+	}
+	return nil
+}
+
+// Address is where the Listener can be reached, with the port that it was given
+// where it asked for any.
+func (l *Listener) Address() string {
+	if l.socket != nil {
+		return l.socket.Addr().String()
+	}
+	return l.options.Address
+}
+
+// Protocol is tcp or tls.
+func (l *Listener) Protocol() string {
+	if l.options.TLS != nil {
+		return "tls"
+	}
+	return "tcp"
+}
+
+// Serve accepts connections until Close. mochi calls it on a goroutine.
+func (l *Listener) Serve(establish listeners.EstablishFn) {
+	defer close(l.loop)
+	if !l.start(establish) {
+		return
+	}
+	prepare := l.prepareTCP
+	if l.options.TLS != nil {
+		prepare = l.prepareTLS
+	}
+	failing := false
+	wait := time.Duration(0)
+	for {
+		socket, err := l.socket.Accept()
+		if err == nil {
+			failing, wait = false, 0
+			l.tune(socket)
+			if c, err := l.take(socket); err == nil {
+				go l.run(c, prepare)
+			}
+			continue
+		}
+		if l.isClosed() {
+			return
+		}
+		l.stats.acceptErrors.Add(1)
+		if !failing {
+			failing = true
+			l.log.Error("accept failed; trying on", "listener", l.ID(), "error", err)
+		}
+		if errors.Is(err, net.ErrClosed) {
+			l.log.Error("listening socket was closed by someone else", "listener", l.ID())
+			return
+		}
+		// Most likely the process is out of file descriptors: the oldest that has
+		// said nothing yet gives its own up.
+		if l.evict(l.options.Gate.evict()) {
+			wait = 0
+		}
+		wait = min(max(2*wait, 5*time.Millisecond), time.Second)
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-l.done:
+			t.Stop()
+			return
+		}
+	}
+}
+
+// Close ends the Listener with all its connections. It returns when all have
+// ended, and may be called more than once.
+func (l *Listener) Close(closeClients listeners.CloseFn) {
+	l.stop(func() {
+		if l.socket != nil {
+			_ = l.socket.Close()
+		}
+		if l.started() {
+			<-l.loop
+		}
+	}, closeClients)
+}
+
+func (l *Listener) tune(socket net.Conn) {
+	t, ok := socket.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	_ = t.SetNoDelay(true)
+	_ = t.SetKeepAliveConfig(net.KeepAliveConfig{
+		Enable:   l.options.KeepAlive > 0,
+		Idle:     l.options.KeepAlive,
+		Interval: 30 * time.Second,
+		Count:    4,
+	})
+	if l.options.UserTimeout > 0 {
+		setUserTimeout(t, l.options.UserTimeout)
+	}
+}
+
+func (l *Listener) prepareTCP(c *Conn) error {
+	c.in.Init(c.stream, &l.options.Strict)
+	return nil
+}
+
+var errNotTLS = errors.New("first byte is not that of a TLS handshake")
+
+func (l *Listener) prepareTLS(c *Conn) error {
+	err := l.handshake(c)
+	switch {
+	case err == nil:
+		c.in.Init(c.stream, &l.options.Strict)
+		return nil
+	case c.closed.Load():
+	case timedOut(err):
+		l.stats.handshakeTimeouts.Add(1)
+	default:
+		l.stats.handshakeFailures.Add(1)
+		l.log.Debug("TLS handshake failed", "listener", l.ID(), "remote", c.remote.String(), "error", err)
+	}
+	return err
+}
+
+func (l *Listener) handshake(c *Conn) error {
+	until := c.since.Add(l.options.ConnectTimeout)
+	if h := c.since.Add(l.options.HandshakeTimeout); h.Before(until) {
+		_ = c.base.SetReadDeadline(h)
+	}
+	// The state of a handshake is several kilobytes: not before there is one.
+	first, err := c.base.peek()
+	if err != nil {
+		return err
+	}
+	if first != 0x16 {
+		return errNotTLS
+	}
+	t := tls.Server(c.base, l.options.TLS)
+	if err := t.Handshake(); err != nil {
+		return err
+	}
+	state := t.ConnectionState()
+	c.tls = &state
+	c.stream = t
+	return c.base.SetReadDeadline(until)
+}

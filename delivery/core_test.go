@@ -1,0 +1,625 @@
+package delivery_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+func TestChannelUpAndAcked(t *testing.T) {
+	inWorld(t, func(w *world) {
+		ch := w.up("d", acking)
+		n := w.accept(delivery.Request{ID: "1"})
+		ch.wantIDs(false, "1")
+		w.wantTimeline(n, "accepted, published, received")
+		if len(w.apple.asked) != 0 {
+			t.Error("a push, although the device acknowledged")
+		}
+	})
+}
+
+func TestNoAck(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "aa")
+		ch := w.up("d")
+		n := w.accept(delivery.Request{})
+		time.Sleep(2900 * time.Millisecond)
+		w.wantTimeline(n, "accepted, published")
+		time.Sleep(200 * time.Millisecond)
+		w.wantTimeline(n, "accepted, published, ack_timeout, push_requested, pushed")
+		time.Sleep(10 * time.Second) // the second look finds the channel up
+		w.wantTimeline(n, "accepted, published, ack_timeout, push_requested, pushed, fallback_timeout, redelivered")
+		if p := ch.published()[1]; !p.Redelivery || !p.Pushed {
+			t.Errorf("the second copy says redelivery %v, pushed %v; want both", p.Redelivery, p.Pushed)
+		}
+		time.Sleep(3 * time.Second)
+		w.wantState(n, delivery.StateWaiting)
+		ch.ack(1)
+		w.wantState(n, delivery.StateAcked)
+		if len(w.apple.asked) != 1 {
+			t.Errorf("%d pushes, want 1", len(w.apple.asked))
+		}
+	})
+}
+
+func TestOffline(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "aa")
+		n := w.accept(delivery.Request{})
+		w.wantTimeline(n, "accepted, push_requested, pushed")
+		time.Sleep(10 * time.Second)
+		w.wantTimeline(n, "accepted, push_requested, pushed, fallback_timeout, waiting")
+		w.up("d", acking)
+		w.wantTimeline(n, "accepted, push_requested, pushed, fallback_timeout, waiting, published, received")
+	})
+}
+
+func TestOfflineWithoutToken(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "")
+		n := w.accept(delivery.Request{})
+		w.wantTimeline(n, "accepted, waiting")
+		w.up("d", acking)
+		w.wantTimeline(n, "accepted, waiting, published, received")
+	})
+}
+
+func TestLateAcks(t *testing.T) {
+	for after, want := range map[time.Duration]string{
+		2900 * time.Millisecond:  "accepted, published, received",
+		3100 * time.Millisecond:  "accepted, published, ack_timeout, push_requested, pushed, received late",
+		10000 * time.Millisecond: "accepted, published, ack_timeout, push_requested, pushed, received late",
+	} {
+		t.Run(after.String(), func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.known("d", "aa")
+				ch := w.up("d")
+				n := w.accept(delivery.Request{})
+				time.Sleep(after)
+				ch.ack(0)
+				w.wantTimeline(n, want)
+				time.Sleep(time.Minute)
+				w.wantTimeline(n, want) // nothing that was planned happens
+			})
+		})
+	}
+}
+
+func TestRefusedByTheDevice(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "aa")
+		ch := w.up("d")
+		n := w.accept(delivery.Request{})
+		ch.published()[0].Nacked("0x83")
+		w.wantTimeline(n, "accepted, published, nacked, push_requested, pushed")
+	})
+}
+
+func TestNotQueued(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "aa")
+		w.up("d", func(_ *delivery.OnlineInfo, ch *channel) { ch.refuse = errNoRoom })
+		n := w.accept(delivery.Request{})
+		w.wantTimeline(n, "accepted, published, nacked, push_requested, pushed")
+	})
+}
+
+func TestLostAndBackWithinTheWindow(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "aa")
+		ch := w.up("d")
+		n := w.accept(delivery.Request{})
+		time.Sleep(time.Second)
+		ch.presence.Offline("gone")
+		time.Sleep(time.Second)
+		w.up("d", acking)
+		w.wantTimeline(n, "accepted, published, channel_lost, redelivered, received")
+		if len(w.apple.asked) != 0 {
+			t.Error("a push, although the device was back within the window")
+		}
+	})
+}
+
+func TestLostForLonger(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "aa")
+		ch := w.up("d")
+		n := w.accept(delivery.Request{})
+		time.Sleep(time.Second)
+		ch.presence.Offline("gone")
+		time.Sleep(3 * time.Second)
+		w.wantTimeline(n, "accepted, published, channel_lost, ack_timeout, push_requested, pushed")
+	})
+}
+
+func TestTakeover(t *testing.T) {
+	inWorld(t, func(w *world) {
+		first := w.up("d")
+		n := w.accept(delivery.Request{})
+		synctest.Wait()
+		second := w.up("d") // the old connection's end comes after
+		first.presence.Offline("session taken over")
+		w.wantTimeline(n, "accepted, published, channel_lost, redelivered")
+		m := w.accept(delivery.Request{})
+		if len(first.ids(false)) != 1 || len(second.ids(false)) != 2 {
+			t.Errorf("published %v on the old and %v on the new connection", first.ids(false), second.ids(false))
+		}
+		first.ack(0) // counts, from wherever it comes
+		w.wantTimeline(n, "accepted, published, channel_lost, redelivered, received late")
+		second.ack(1)
+		w.wantState(m, delivery.StateAcked)
+	})
+}
+
+func TestHeartbeatAfterAMissedAck(t *testing.T) {
+	inWorld(t, func(w *world) {
+		ch := w.up("d")
+		n := w.accept(delivery.Request{})
+		time.Sleep(2 * time.Second)
+		ch.presence.Heartbeat() // before the miss: means nothing
+		time.Sleep(2 * time.Second)
+		w.wantTimeline(n, "accepted, published, ack_timeout, waiting")
+		ch.presence.Heartbeat()
+		w.wantTimeline(n, "accepted, published, ack_timeout, waiting, redelivered")
+		// From the second miss on the distances grow, up to a minute.
+		start := time.Now()
+		for len(ch.published()) < 12 {
+			time.Sleep(500 * time.Millisecond)
+			ch.presence.Heartbeat()
+		}
+		// Ten windows of 3 s, and between them 5, 10, 20, 40 and six times 60 s.
+		if d := time.Since(start); d < 7*time.Minute+40*time.Second || d > 7*time.Minute+50*time.Second {
+			t.Errorf("ten more tries took %v, want 7m45s", d)
+		}
+	})
+}
+
+func TestInflightWindow(t *testing.T) {
+	for _, receiveMaximum := range []int{1, 5, 65535} {
+		t.Run(fmt.Sprint(receiveMaximum), func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				ch := w.up("d", func(i *delivery.OnlineInfo, _ *channel) { i.ReceiveMaximum = receiveMaximum })
+				var ids []string
+				for i := range 50 {
+					ids = append(ids, w.accept(delivery.Request{ID: fmt.Sprint(i)}).ID)
+				}
+				open := min(receiveMaximum, 16)
+				for done := range 50 {
+					ch.wantIDs(false, ids[:min(done+open, 50)]...)
+					ch.ack(done)
+				}
+			})
+		})
+	}
+}
+
+func TestFullWindowFallsBackWithoutProgress(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "aa")
+		ch := w.up("d", func(i *delivery.OnlineInfo, _ *channel) { i.ReceiveMaximum = 1 })
+		w.accept(delivery.Request{})
+		second := w.accept(delivery.Request{})
+		time.Sleep(3100 * time.Millisecond)
+		w.wantTimeline(second, "accepted, ack_timeout, push_requested, pushed")
+		ch.ack(0)
+		w.wantTimeline(second, "accepted, ack_timeout, push_requested, pushed, published")
+	})
+}
+
+func TestSlowDeviceIsNotPushedTo(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "aa")
+		ch := w.up("d", func(i *delivery.OnlineInfo, _ *channel) { i.ReceiveMaximum = 1 })
+		for range 10 {
+			w.accept(delivery.Request{})
+		}
+		for i := range 10 { // 10 s in all, but an ack every second
+			time.Sleep(time.Second)
+			ch.ack(i)
+		}
+		if len(w.apple.asked) != 0 {
+			t.Errorf("%d pushes to a device that acknowledges all the time", len(w.apple.asked))
+		}
+	})
+}
+
+func TestPushRetries(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "aa")
+		w.apple.script = []delivery.PushResult{
+			{Outcome: delivery.PushRetry, RetryAfter: 7 * time.Second, Detail: "503"},
+			{Outcome: delivery.PushAccepted, Detail: "200"},
+		}
+		n := w.accept(delivery.Request{})
+		w.wantTimeline(n, "accepted, push_requested, push_retry")
+		time.Sleep(6900 * time.Millisecond)
+		w.wantTimeline(n, "accepted, push_requested, push_retry")
+		time.Sleep(200 * time.Millisecond)
+		w.wantTimeline(n, "accepted, push_requested, push_retry, push_requested, pushed")
+	})
+}
+
+func TestRetryDoesNotHoldUpTheChannel(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "aa")
+		w.apple.script = []delivery.PushResult{{Outcome: delivery.PushRetry, RetryAfter: time.Hour, Detail: "503"}}
+		n := w.accept(delivery.Request{})
+		synctest.Wait()
+		w.up("d", acking)
+		w.wantTimeline(n, "accepted, push_requested, push_retry, published, received")
+	})
+}
+
+func TestAckOvertakesThePush(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "aa")
+		w.apple.hold = true
+		n := w.accept(delivery.Request{})
+		synctest.Wait()
+		w.up("d", acking)
+		w.wantState(n, delivery.StateAcked)
+		w.apple.release() // Apple's client drops it: it was not wanted any more
+		w.wantTimeline(n, "accepted, push_requested, published, received")
+	})
+}
+
+func TestTokenGone(t *testing.T) {
+	gone := func(since time.Duration) delivery.PushResult {
+		return delivery.PushResult{Outcome: delivery.PushTokenGone, GoneSince: time.Now().Add(since), Detail: "410 Unregistered"}
+	}
+	for name, c := range map[string]struct {
+		since time.Duration
+		want  string
+		kept  bool
+	}{
+		"after the registration":  {time.Hour, "accepted, push_requested, push_failed, waiting, token_removed", false},
+		"before the registration": {-time.Hour, "accepted, push_requested, push_failed, waiting", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.known("d", "aa")
+				w.apple.script = []delivery.PushResult{gone(c.since)}
+				n := w.accept(delivery.Request{})
+				w.wantTimeline(n, c.want)
+				d, err := w.core.Device("a", "d")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if (d.Push != nil) != c.kept {
+					t.Errorf("token %v, kept should be %v", d.Push, c.kept)
+				}
+			})
+		})
+	}
+}
+
+func TestTokenIsOfOneDevice(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("old", "aa")
+		w.knownOf("b", "new", "aa")
+		old, err := w.core.Device("a", "old")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if old.Push != nil {
+			t.Error("the former device still has the token")
+		}
+		n := w.accept(delivery.Request{})
+		w.wantTimeline(n, "accepted, waiting")
+	})
+}
+
+func TestExpiry(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "")
+		n := w.accept(delivery.Request{TTL: time.Minute})
+		time.Sleep(time.Minute)
+		w.wantTimeline(n, "accepted, waiting, expired")
+		ch := w.up("d")
+		ch.wantIDs(false)
+	})
+}
+
+func TestCollapse(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "")
+		old := w.accept(delivery.Request{ID: "old", CollapseKey: "k"})
+		other := w.accept(delivery.Request{ID: "other", CollapseKey: "l"})
+		w.accept(delivery.Request{ID: "new", CollapseKey: "k"})
+		w.wantTimeline(old, "accepted, waiting, superseded")
+		w.wantState(other, delivery.StateWaiting)
+		w.up("d", acking).wantIDs(false, "other", "new")
+	})
+}
+
+func TestCancel(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "")
+		n := w.accept(delivery.Request{})
+		if err := w.core.Cancel(context.Background(), n.ID); err != nil {
+			t.Fatal(err)
+		}
+		w.wantTimeline(n, "accepted, waiting, cancelled")
+		if err := w.core.Cancel(context.Background(), "nothing"); !errors.Is(err, delivery.ErrNotFound) {
+			t.Errorf("cancel of nothing: %v", err)
+		}
+	})
+}
+
+func TestSameIDAgain(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "")
+		first := w.accept(delivery.Request{ID: "x", Title: "one"})
+		again, err := w.core.Accept(context.Background(), delivery.Request{Account: "a", ID: "x", Title: "one"})
+		if err != nil || !again.Repeated || again.Notification.Seq != first.Seq {
+			t.Errorf("the same again: %+v, %v", again, err)
+		}
+		w.restart(options())
+		_, err = w.core.Accept(context.Background(), delivery.Request{Account: "a", ID: "x", Title: "two"})
+		if !errors.Is(err, delivery.ErrConflict) {
+			t.Errorf("other content under the same id: %v, want a conflict", err)
+		}
+	})
+}
+
+func TestSameIDAtOnce(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "")
+		firsts := make(chan bool, 50)
+		for range 50 {
+			w.core.AcceptAsync(delivery.Request{Account: "a", ID: "x", Title: "t"}, func(r delivery.Receipt, err error) {
+				if err != nil {
+					t.Error(err)
+				}
+				firsts <- !r.Repeated
+			})
+		}
+		n := 0
+		for range 50 {
+			if <-firsts {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("accepted %d times, want once", n)
+		}
+	})
+}
+
+func TestTooMuchOutstanding(t *testing.T) {
+	opts := options()
+	opts.MaxOutstanding = 2
+	inWorldWith(t, opts, func(w *world) {
+		w.known("dead", "")
+		w.accept(delivery.Request{})
+		w.accept(delivery.Request{})
+		_, err := w.core.Accept(context.Background(), delivery.Request{Account: "a", Title: "t"})
+		if !errors.Is(err, delivery.ErrTooMuchOutstanding) {
+			t.Fatalf("the third: %v", err)
+		}
+		w.known("live", "") // a dead device holds only its own queue
+		n := w.accept(delivery.Request{})
+		v, err := w.core.Get(context.Background(), n.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(v.Deliveries); got != "[{dead cancelled 0 false} {live waiting 0 false}]" {
+			t.Errorf("deliveries %s", got)
+		}
+	})
+}
+
+func TestUnknown(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "")
+		for _, r := range []delivery.Request{
+			{Account: "nobody", Title: "t"},
+			{Account: "a", Title: "t", Devices: []string{"e"}},
+		} {
+			if _, err := w.core.Accept(context.Background(), r); !errors.Is(err, delivery.ErrNotFound) {
+				t.Errorf("%+v: %v", r, err)
+			}
+		}
+	})
+}
+
+func TestDevicesOfAnAccount(t *testing.T) {
+	inWorld(t, func(w *world) {
+		one, two := w.up("one", acking), w.up("two", acking)
+		w.accept(delivery.Request{ID: "both"})
+		w.accept(delivery.Request{ID: "second", Devices: []string{"two"}})
+		one.wantIDs(false, "both")
+		two.wantIDs(false, "both", "second")
+	})
+}
+
+func TestRestartGoesOn(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "aa")
+		w.known("e", "")
+		pushed := w.accept(delivery.Request{Devices: []string{"d"}})
+		waiting := w.accept(delivery.Request{Devices: []string{"e"}})
+		ch := w.up("d")
+		published := w.accept(delivery.Request{Devices: []string{"d"}, ID: "p"})
+		time.Sleep(time.Second)
+		ch.ack(0)
+		w.wantState(pushed, delivery.StateAcked)
+		w.restart(options())
+		time.Sleep(4 * time.Second) // the device does not come back within the rest of its window
+		w.wantTimeline(published, "accepted, published, ack_timeout, push_requested, pushed")
+		w.wantTimeline(waiting, "accepted, waiting")
+		w.up("e", acking).wantIDs(false, waiting.ID)
+		w.up("d", acking).wantIDs(false, "p")
+	})
+}
+
+func TestStopWhilePushing(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "aa")
+		w.apple.hold = true
+		n := w.accept(delivery.Request{})
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := w.core.Stop(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("stop with a push under way: %v", err)
+		}
+		w.apple.release() // too late: nobody knows whether Apple took it
+		w.start(options())
+		synctest.Wait()
+		if len(w.apple.asked) != 2 {
+			t.Fatalf("%d requests, want the push asked for again after the restart", len(w.apple.asked))
+		}
+		w.wantState(n, delivery.StatePushed)
+	})
+}
+
+func subscribedToMessages(i *delivery.OnlineInfo, _ *channel) { i.Messages = true }
+
+func TestMessages(t *testing.T) {
+	data := json.RawMessage(`{"x":1}`)
+	inWorld(t, func(w *world) {
+		ch := w.up("d", acking, subscribedToMessages)
+		n := w.accept(delivery.Request{ID: "1", Data: data}) // no app state ever: on the ack alone
+		w.wantTimeline(n, "accepted, published, received, message_sent, message_received")
+
+		check := func(err error) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		check(ch.presence.SetApp(delivery.AppBackground))
+		w.accept(delivery.Request{ID: "2", Data: data})
+		w.accept(delivery.Request{ID: "3", Data: data})
+		ch.wantIDs(false, "1", "2", "3")
+		ch.wantIDs(true, "1")
+		check(ch.presence.SetApp(delivery.AppForeground))
+		ch.wantIDs(true, "1", "2", "3")
+
+		// The channel's end is the background, until the device says otherwise.
+		ch.presence.Offline("gone")
+		w.accept(delivery.Request{ID: "4", Data: data})
+		again := w.up("d", acking, subscribedToMessages)
+		again.wantIDs(false, "4")
+		again.wantIDs(true)
+		w.restart(options())
+		third := w.up("d", acking, subscribedToMessages)
+		third.wantIDs(true)
+		check(third.presence.SetApp(delivery.AppForeground))
+		third.wantIDs(true, "4")
+		third.wantIDs(false) // that had been acknowledged
+	})
+}
+
+func TestMessageIsSentAgainOnReconnect(t *testing.T) {
+	inWorld(t, func(w *world) {
+		ch := w.up("d", subscribedToMessages)
+		n := w.accept(delivery.Request{Data: json.RawMessage(`1`)})
+		ch.ack(0)
+		ch.wantIDs(true, n.ID)
+		ch.presence.Offline("gone")
+		again := w.up("d", acking, subscribedToMessages)
+		again.wantIDs(true, n.ID)
+		again.wantIDs(false)
+		w.wantTimeline(n, "accepted, published, received, message_sent, message_sent, message_received")
+	})
+}
+
+func TestMessageExpires(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.up("d", acking)
+		n := w.accept(delivery.Request{Data: json.RawMessage(`1`), TTL: time.Minute})
+		time.Sleep(2 * time.Minute)
+		w.wantTimeline(n, "accepted, published, received, expired")
+		w.wantState(n, delivery.StateAcked)
+	})
+}
+
+func TestAckByID(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.up("other", acking)
+		ch := w.up("d")
+		n := w.accept(delivery.Request{Ack: delivery.AckDisplayed, Devices: []string{"d"}})
+		ch.ack(0)
+		w.wantState(n, delivery.StatePublished)
+		if err := w.core.AckByID(n.ID, "other", delivery.AckDisplayed); !errors.Is(err, delivery.ErrNotYours) {
+			t.Errorf("another device's word: %v", err)
+		}
+		for range 2 {
+			if err := w.core.AckByID(n.ID, "d", delivery.AckDisplayed); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.wantTimeline(n, "accepted, published, received, displayed")
+		w.wantState(n, delivery.StateAcked)
+	})
+}
+
+func TestDisplayedAfterTheEnd(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.up("d", acking)
+		n := w.accept(delivery.Request{})
+		w.wantState(n, delivery.StateAcked)
+		for range 2 {
+			if err := w.core.AckByID(n.ID, "d", delivery.AckDisplayed); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		w.wantTimeline(n, "accepted, published, received, displayed")
+	})
+}
+
+func TestDeviceMovesToAnotherAccount(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "")
+		n := w.accept(delivery.Request{})
+		ch := w.up("d", func(i *delivery.OnlineInfo, _ *channel) { i.Account = "b" })
+		ch.wantIDs(false) // not the former user's
+		w.wantTimeline(n, "accepted, waiting, cancelled")
+		if _, err := w.core.Accept(context.Background(), delivery.Request{Account: "a", Title: "t"}); !errors.Is(err, delivery.ErrNotFound) {
+			t.Errorf("the former account: %v", err)
+		}
+	})
+}
+
+func TestForgottenDevices(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "")
+		w.up("here")
+		time.Sleep(60*24*time.Hour - 2*time.Hour)
+		n := w.accept(delivery.Request{Devices: []string{"d"}})
+		w.wantState(n, delivery.StateWaiting)
+		time.Sleep(4 * time.Hour)
+		w.wantState(n, delivery.StateCancelled)
+		devices, err := w.core.Devices("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(devices) != 1 || devices[0].ID != "here" {
+			t.Errorf("devices %v, want only the one that is connected", devices)
+		}
+	})
+}
+
+func TestStoreFails(t *testing.T) {
+	inWorld(t, func(w *world) {
+		ch := w.up("d", acking)
+		w.store.fail(true)
+		_, err := w.core.Accept(context.Background(), delivery.Request{Account: "a", Title: "t"})
+		if !errors.Is(err, delivery.ErrUnavailable) {
+			t.Errorf("accept on a failing store: %v", err)
+		}
+		w.store.fail(false)
+		time.Sleep(10 * time.Second) // the store is tried again
+		ch.wantIDs(false)
+		n := w.accept(delivery.Request{})
+		ch.wantIDs(false, n.ID)
+	})
+}

@@ -1,0 +1,265 @@
+package delivery_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// world is a core on the memory store, with devices and an Apple that do as they
+// are told. It lives in a synctest bubble: time passes when everyone waits.
+type world struct {
+	*testing.T
+	core   *delivery.Core
+	store  *store
+	apple  *apple
+	events []delivery.AccountEvent
+	sub    *delivery.Subscription
+}
+
+func options() delivery.Options {
+	return delivery.Options{
+		Windows: delivery.Windows{Ack: 3 * time.Second, Fallback: 10 * time.Second}, Ack: delivery.AckReceived,
+		TTL: 24 * time.Hour, MaxOutstanding: 1000, MaxInflight: 16, ForgetDeviceAfter: 60 * 24 * time.Hour,
+	}
+}
+
+// inWorld runs a test in a world of its own.
+func inWorld(t *testing.T, test func(w *world)) { inWorldWith(t, options(), test) }
+
+func inWorldWith(t *testing.T, opts delivery.Options, test func(w *world)) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{T: t, apple: &apple{}}
+		w.store = newStore(t)
+		w.start(opts)
+		test(w)
+		w.stop()
+		w.store.close()
+	})
+}
+
+func (w *world) start(opts delivery.Options) {
+	w.Helper()
+	w.core = delivery.New(opts, w.store, w.apple, slog.New(slog.DiscardHandler))
+	if err := w.core.Start(); err != nil {
+		w.Fatal(err)
+	}
+	w.sub = w.core.Subscribe(1 << 16)
+}
+
+func (w *world) stop() {
+	w.Helper()
+	w.apple.release()
+	if err := w.core.Stop(context.Background()); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// restart is a crash without loss: a new core on what the store has.
+func (w *world) restart(opts delivery.Options) {
+	w.Helper()
+	w.stop()
+	w.start(opts)
+}
+
+func (w *world) accept(r delivery.Request) *delivery.Notification {
+	w.Helper()
+	if r.Title == "" {
+		r.Title = "t"
+	}
+	if r.Account == "" {
+		r.Account = "a"
+	}
+	receipt, err := w.core.Accept(context.Background(), r)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return receipt.Notification
+}
+
+// timeline waits until everything has settled and returns the events by name.
+func (w *world) timeline(n *delivery.Notification) []string {
+	w.Helper()
+	synctest.Wait()
+	v, err := w.core.Get(context.Background(), n.ID)
+	if err != nil {
+		w.Fatal(err)
+	}
+	var names []string
+	for _, e := range v.Timeline {
+		name := e.Kind.String()
+		if e.Detail == "late" {
+			name += " late"
+		}
+		names = append(names, name)
+	}
+	return names
+}
+
+func (w *world) wantTimeline(n *delivery.Notification, want string) {
+	w.Helper()
+	if got := strings.Join(w.timeline(n), ", "); got != want {
+		w.Errorf("timeline:\n got %s\nwant %s", got, want)
+	}
+}
+
+func (w *world) wantState(n *delivery.Notification, want delivery.State) {
+	w.Helper()
+	synctest.Wait()
+	v, err := w.core.Get(context.Background(), n.ID)
+	if err != nil {
+		w.Fatal(err)
+	}
+	if v.State != want {
+		w.Errorf("state %v, want %v; timeline %v", v.State, want, w.timeline(n))
+	}
+}
+
+// known registers a device of account a, with a push token if token is not empty.
+func (w *world) known(id, token string) {
+	w.Helper()
+	w.knownOf("a", id, token)
+}
+
+func (w *world) knownOf(account, id, token string) {
+	w.Helper()
+	var t *delivery.PushToken
+	if token != "" {
+		t = &delivery.PushToken{Server: delivery.ServerAPNs, Token: token, App: "app"}
+	}
+	if err := w.core.PutDevice(context.Background(), account, id, t); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// channel is one connection of a device, in the hands of the test.
+type channel struct {
+	w        *world
+	presence *delivery.Presence
+	acks     bool  // acknowledge at once
+	refuse   error // what Publish answers
+	mu       sync.Mutex
+	got      []delivery.Publication
+}
+
+// published waits and returns what has been published.
+func (ch *channel) published() []delivery.Publication {
+	synctest.Wait()
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	return slices.Clone(ch.got)
+}
+
+// up brings a channel of device id of account a up.
+func (w *world) up(id string, change ...func(*delivery.OnlineInfo, *channel)) *channel {
+	w.Helper()
+	ch := &channel{w: w}
+	info := delivery.OnlineInfo{Device: id, Account: "a", Channel: ch, Keepalive: time.Minute}
+	for _, c := range change {
+		c(&info, ch)
+	}
+	p, err := w.core.Online(info)
+	if err != nil {
+		w.Fatal(err)
+	}
+	ch.presence = p
+	return ch
+}
+
+func acking(_ *delivery.OnlineInfo, ch *channel) { ch.acks = true }
+
+func (ch *channel) Publish(p delivery.Publication) error {
+	if ch.refuse != nil {
+		return ch.refuse
+	}
+	ch.mu.Lock()
+	ch.got = append(ch.got, p)
+	ch.mu.Unlock()
+	if ch.acks {
+		go p.Acked() // the core's mutex is held
+	}
+	return nil
+}
+
+// ids waits and returns what has been published, pseudo-notifications or messages.
+func (ch *channel) ids(message bool) (ids []string) {
+	ch.w.Helper()
+	for _, p := range ch.published() {
+		if p.Message == message {
+			n, err := ch.w.core.Notification(p.Seq)
+			if err != nil {
+				ch.w.Fatal(err)
+			}
+			ids = append(ids, n.ID)
+		}
+	}
+	return ids
+}
+
+func (ch *channel) wantIDs(message bool, want ...string) {
+	ch.w.Helper()
+	if got := ch.ids(message); !slices.Equal(got, want) {
+		ch.w.Errorf("published %v, want %v", got, want)
+	}
+}
+
+// ack acknowledges what was published i-th.
+func (ch *channel) ack(i int) { ch.published()[i].Acked() }
+
+// apple answers pushes. Without a script it accepts all at once.
+type apple struct {
+	mu      sync.Mutex
+	script  []delivery.PushResult // answers in turn; the last one for ever
+	hold    bool
+	held    []func()
+	asked   []delivery.Push
+	perhaps func(delivery.Push) delivery.PushResult
+}
+
+func (a *apple) Push(ctx context.Context, p delivery.Push, done func(delivery.PushResult)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.asked = append(a.asked, p)
+	r := delivery.PushResult{Outcome: delivery.PushAccepted, Detail: "200"}
+	if len(a.script) > 0 {
+		r = a.script[0]
+		if len(a.script) > 1 {
+			a.script = a.script[1:]
+		}
+	}
+	if a.perhaps != nil {
+		r = a.perhaps(p)
+	}
+	answer := func() {
+		if ctx.Err() != nil {
+			r = delivery.PushResult{Outcome: delivery.PushRetry, Err: ctx.Err()}
+		}
+		done(r)
+	}
+	if a.hold {
+		a.held = append(a.held, answer)
+		return
+	}
+	go answer()
+}
+
+// release lets Apple answer what was held back.
+func (a *apple) release() {
+	a.mu.Lock()
+	held := a.held
+	a.hold, a.held = false, nil
+	a.mu.Unlock()
+	for _, answer := range held {
+		answer()
+	}
+}
+
+var errNoRoom = errors.New("queue full")
