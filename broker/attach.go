@@ -11,6 +11,7 @@ import (
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 
+	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/delivery/outbox"
@@ -47,7 +48,7 @@ type attachment struct {
 	observe []delivery.Observer
 }
 
-type authenticate func(context.Context, hooks.Credentials) (hooks.Identity, error)
+type authenticate func(context.Context, auth.Credentials) (auth.Identity, error)
 
 func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartline, err error) {
 	h := &Heartline{server: server}

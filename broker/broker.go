@@ -9,31 +9,36 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 
 	"github.com/heartline-mqtt/heartline/auth"
+	"github.com/heartline-mqtt/heartline/broker/api"
 	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/delivery"
 )
 
 // Broker is the whole program: a mochi server of its own with Heartline attached,
 // its listeners and the HTTP side.
 type Broker struct {
 	*Heartline
-	cfg    *config.Config
-	log    *slog.Logger
-	server *mqtt.Server
-	auth   *auth.Auth
-	fronts fronts
-	web    *http.Server // nil: off
-	socket net.Listener // of web
+	cfg     *config.Config
+	log     *slog.Logger
+	server  *mqtt.Server
+	auth    *auth.Auth
+	fronts  fronts
+	metrics *api.Metrics
+	api     *api.API // nil: off
+	web     *http.Server
+	socket  net.Listener // of web
 
 	serving sync.WaitGroup
 	failed  chan error // of something that should have gone on serving
 	once    sync.Once
 	err     error // of Close
-	state   state
+	ready   atomic.Bool
 }
 
 // New opens the store, takes up what is unfinished and binds every listener, so
@@ -50,7 +55,8 @@ func New(cfg *config.Config, log *slog.Logger) (_ *Broker, err error) {
 		return nil, err
 	}
 	b.server = mqtt.New(serverOptions(cfg, log))
-	with := attachment{log: log}
+	b.metrics = api.NewMetrics()
+	with := attachment{log: log, observe: []delivery.Observer{b.metrics}}
 	if cfg.Auth.Mode != config.AuthNone {
 		with.auth = b.auth.Connect
 	}
@@ -95,7 +101,7 @@ func (b *Broker) Start() error {
 			}
 		})
 	}
-	b.state.serving.Store(true)
+	b.ready.Store(true)
 	b.log.Info("heartline is ready", "mqtt", b.MQTTAddr(), "mqtt_tls", b.TLSAddr(), "http", b.HTTPAddr(), "data_dir", b.cfg.DataDir)
 	return nil
 }
@@ -108,10 +114,14 @@ func (b *Broker) fail(err error) {
 }
 
 // Run starts b and returns when ctx has ended and everything is stopped and on the
-// disk, or when something that should have gone on did not.
-func (b *Broker) Run(ctx context.Context) error {
+// disk, or when something that should have gone on did not. ready, unless it is
+// nil, is called when everything is served.
+func (b *Broker) Run(ctx context.Context, ready func()) error {
 	err := b.Start()
 	if err == nil {
+		if ready != nil {
+			ready()
+		}
 		select {
 		case <-ctx.Done():
 			b.log.Info("stopping")
@@ -130,7 +140,7 @@ func (b *Broker) Close(ctx context.Context) error {
 	b.once.Do(func() {
 		ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 		defer cancel()
-		b.state.serving.Store(false)
+		b.ready.Store(false)
 		var errs []error
 		if b.Heartline != nil {
 			errs = append(errs, b.quiesce(ctx)) // ends the event streams, too

@@ -119,4 +119,3 @@ func serverTLS(key, certFile, keyFile, clientCAFile string) (*tls.Config, error)
 	}
 	return c, nil
 }
-

@@ -8,8 +8,10 @@ import (
 	"slices"
 )
 
-// Heartbeat says that a control packet came from the device. It is cheap unless
-// the device had missed an ack before: then what it missed is tried again.
+// Heartbeat says that a control packet came from the device, other than the
+// PUBACK of a packet of ours: where one of those comes late, more are behind it,
+// and to try again what they are for would double it. It is cheap unless the
+// device had missed an ack before: then what it missed is tried again.
 func (p *Presence) Heartbeat() {
 	p.heartbeat.Store(p.core.clock.steady())
 	if p.missed.Load() {
@@ -20,6 +22,7 @@ func (p *Presence) Heartbeat() {
 // Acked says that the device's PUBACK with a reason code below 0x80 has come.
 func (r Ref) Acked() {
 	p, c := r.presence, r.presence.core
+	p.heartbeat.Store(c.clock.steady())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p.closed(r.Seq, r.Message)

@@ -12,6 +12,7 @@ import (
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/wire"
 )
@@ -22,7 +23,7 @@ import (
 type conn struct {
 	hook        *Hook
 	client      *mqtt.Client
-	identity    Identity
+	identity    auth.Identity
 	established atomic.Bool
 	device      bool // the identifier and the account can be a device
 	limits      limits

@@ -7,6 +7,7 @@ import (
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/delivery"
 )
 
@@ -68,13 +69,13 @@ func (h *Hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 	username := string(cl.Properties.Username)
 	switch {
 	case h.opts.ForeignAuth || h.opts.Authenticate == nil:
-		c.identity = Identity{Account: username, Service: true}
+		c.identity = auth.Identity{Account: username, Service: true}
 		if username == "" {
 			c.identity.Account = h.accountOf(cl.ID)
 		}
 	default:
-		id, err := h.opts.Authenticate(h.ctx, Credentials{
-			ClientID: cl.ID, Username: username, Password: pk.Connect.Password, Remote: cl.Net.Remote, Conn: cl.Net.Conn,
+		id, err := h.opts.Authenticate(h.ctx, auth.Credentials{
+			ClientID: cl.ID, Username: username, Password: pk.Connect.Password, Remote: cl.Net.Remote,
 		})
 		if err != nil {
 			h.log.Info("connection refused", "client", cl.ID, "remote", cl.Net.Remote, "error", err)
@@ -83,7 +84,11 @@ func (h *Hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 		c.identity = id
 	}
 	c.device = delivery.ValidName("device", cl.ID) == nil && delivery.ValidName("account", c.identity.Account) == nil
-	return !h.opts.ForeignAuth
+	if h.opts.ForeignAuth {
+		return false // mochi asks the next hook
+	}
+	cl.Properties.Username = []byte(c.identity.Account) // whose session it is, for OnSessionEstablish
+	return true
 }
 
 // accountOf is the account of a client that names none: the one its device is

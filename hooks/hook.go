@@ -16,6 +16,7 @@ import (
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/delivery"
 )
 
@@ -29,28 +30,10 @@ type Options struct {
 	MaxWaiting int
 	// Authenticate decides who a client is; nil takes every client for what it
 	// says (auth.mode: none).
-	Authenticate func(ctx context.Context, c Credentials) (Identity, error)
-	// Authorize leaves the decision on connections to another hook of the server:
-	// Heartline then only checks topics below its prefix. It is for the plugin.
+	Authenticate func(ctx context.Context, c auth.Credentials) (auth.Identity, error)
+	// ForeignAuth leaves the decision on connections to another hook of the
+	// server. It is for the plugin.
 	ForeignAuth bool
-}
-
-// Credentials is what a client presents in CONNECT.
-type Credentials struct {
-	ClientID string
-	Username string
-	Password []byte
-	Remote   string
-	// Conn is the connection, for what TLS knows of the client.
-	Conn net.Conn
-}
-
-// Identity is who a client has been found to be.
-type Identity struct {
-	// Account is the user; a device of it is notified when it is.
-	Account string
-	// Service may publish to every account's notifications topic.
-	Service bool
 }
 
 // Counters counts what nobody else can see. Read them at any time.
@@ -174,11 +157,10 @@ func (h *Hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet,
 	if c == nil || pk.FixedHeader.Type == packets.Connect {
 		return pk, nil
 	}
-	if c.presence != nil {
-		c.presence.Heartbeat()
-	}
 	if pk.FixedHeader.Type == packets.Puback && c.puback(pk) {
 		pk.PacketID = 0 // mochi may have a packet of its own under this identifier
+	} else if c.presence != nil {
+		c.presence.Heartbeat()
 	}
 	return pk, nil
 }

@@ -83,7 +83,7 @@ func (b *bare) forget() {
 }
 
 func (b *bare) OnConnectAuthenticate(*mqtt.Client, packets.Packet) bool { return true }
-func (b *bare) OnACLCheck(*mqtt.Client, string, bool) bool             { return true }
+func (b *bare) OnACLCheck(*mqtt.Client, string, bool) bool              { return true }
 
 func (b *bare) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 	if b.onConnect != nil {
@@ -442,7 +442,9 @@ func TestSeamWriteLock(t *testing.T) {
 	cl, _ := b.server.Clients.Get("d")
 	cl.Lock()
 	wrote := make(chan error, 1)
-	go func() { wrote <- cl.WritePacket(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pingresp}}) }()
+	go func() {
+		wrote <- cl.WritePacket(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pingresp}})
+	}()
 	b.wait("encode 13")
 	if _, err := cl.Net.Conn.Write([]byte{0xD0, 0x00}); err != nil { // a PINGRESP of ours
 		t.Fatal(err)
@@ -457,4 +459,3 @@ func TestSeamWriteLock(t *testing.T) {
 	next(t, c)
 	next(t, c)
 }
-

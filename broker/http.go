@@ -1,0 +1,91 @@
+package broker
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/broker/api"
+	"github.com/heartline-mqtt/heartline/config"
+)
+
+// bindHTTP binds the listener of the API, the WebSocket and the web pages.
+func (b *Broker) bindHTTP() error {
+	if b.cfg.HTTP.Address == "" {
+		return nil
+	}
+	socket, err := bind("http.address", b.cfg.HTTP.Address)
+	if err != nil {
+		return err
+	}
+	b.socket = socket
+	if c := b.cfg.HTTP.TLS; c.CertFile != "" {
+		certificates, err := serverTLS("http.tls", c.CertFile, c.KeyFile, "")
+		if err != nil {
+			return err
+		}
+		b.socket = tls.NewListener(socket, certificates)
+	}
+	opts := api.Options{
+		Core: b.core, Logger: b.log, Version: Version(), Ready: b.Ready, Metrics: b.metrics,
+		Handlers: map[string]http.Handler{"/mqtt": b.fronts.ws},
+	}
+	if b.cfg.Auth.Mode != config.AuthNone {
+		opts.Bearer = b.auth.Bearer
+	}
+	b.api = api.New(opts)
+	b.web = &http.Server{
+		Handler:           b.api,
+		ReadHeaderTimeout: 10 * time.Second, // the API bounds the rest call by call
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(quiet{b.log.Handler()}, slog.LevelDebug),
+	}
+	return nil
+}
+
+// HTTPAddr is where HTTP is served, "" for nowhere.
+func (b *Broker) HTTPAddr() string {
+	if b.socket == nil {
+		return ""
+	}
+	return b.socket.Addr().String()
+}
+
+// closeHTTP ends the API's calls. What is under way may finish within ctx.
+func (b *Broker) closeHTTP(ctx context.Context) error {
+	b.api.Close()
+	ctx, cancel := context.WithTimeout(ctx, pushGrace)
+	defer cancel()
+	if err := b.web.Shutdown(ctx); err != nil {
+		return errors.Join(fmt.Errorf("HTTP calls were cut off: %w", err), b.web.Close())
+	}
+	return nil
+}
+
+// Ready tells whether Heartline accepts, and how its parts stand.
+func (b *Broker) Ready() (map[string]string, error) {
+	checks := map[string]string{"listeners": "up", "store": "up"}
+	var errs []error
+	if !b.ready.Load() {
+		checks["listeners"] = "down"
+		errs = append(errs, errors.New("starting or stopping"))
+	}
+	if err := b.outbox.Ready(); err != nil {
+		checks["store"] = err.Error()
+		errs = append(errs, err)
+	}
+	if b.router != nil {
+		for _, s := range b.router.Status() {
+			checks["push "+s.App.String()] = s.State
+			if s.Cause != "" { // pushing stands still, and accepting does not
+				checks["push "+s.App.String()] += ": " + s.Cause
+			}
+		}
+	}
+	return checks, errors.Join(errs...)
+}

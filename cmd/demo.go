@@ -1,0 +1,22 @@
+package cmd
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/heartline-mqtt/heartline/demo"
+)
+
+func (p *program) demoCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "demo", Short: "Play the loop's four paths once, in about 15 s", GroupID: groupServer,
+		Long: `Plays the four paths of a notification on embedded parts: a broker with a store
+in a directory that is thrown away, a stand-in for Apple's server, four devices.
+Nothing outside this process is needed. The exit code is 0 only if each path went
+as it should.`,
+		Args: cobra.NoArgs,
+	}
+	cmd.RunE = p.action(func(ctx context.Context, _ []string) error { return demo.Run(ctx, p.Stdout) })
+	return cmd
+}
