@@ -1,0 +1,292 @@
+package auth_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/crypto/argon2"
+	"golang.org/x/crypto/bcrypt"
+
+	"github.com/heartline-mqtt/heartline/auth"
+	"github.com/heartline-mqtt/heartline/config"
+)
+
+// bcryptOf is cheap: what is tested is not bcrypt.
+func bcryptOf(t testing.TB, password string) string { return bcryptCost(t, password, bcrypt.MinCost) }
+
+func bcryptCost(t testing.TB, password string, cost int) string {
+	t.Helper()
+	h, err := bcrypt.GenerateFromPassword([]byte(password), cost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(h)
+}
+
+func argon2Of(password string) string {
+	salt := []byte("0123456789abcdef")
+	key := argon2.IDKey([]byte(password), salt, 1, 64, 2, 32)
+	e := base64.RawStdEncoding.EncodeToString
+	return fmt.Sprintf("$argon2id$v=19$m=64,t=1,p=2$%s$%s", e(salt), e(key))
+}
+
+func fileAuth(path string) config.Auth {
+	return config.Auth{Mode: config.AuthFile, File: config.AuthFromFile{Path: path}}
+}
+
+func TestFileUsersAndTokens(t *testing.T) {
+	a := newAuth(t, fileAuth(file(t, `
+users:
+  - {name: alice, password_hash: "`+bcryptOf(t, "wonder")+`"}
+  - {name: bob, password_hash: "`+argon2Of("builder")+`", role: device}
+  - {name: shop, password_hash: "`+strings.Replace(bcryptOf(t, "buy"), "$2a$", "$2y$", 1)+`", role: service}
+tokens:
+  - {name: shop, sha256: `+tokenHash("shop-token")+`}
+  - {name: gadget, sha256: `+tokenHash("gadget-token")+`, role: device, account: alice}
+  - {name: old, sha256: `+tokenHash("old-token")+`, expires: 2020-01-01T00:00:00Z}
+  - {name: new, sha256: `+tokenHash("new-token")+`, expires: 2999-01-01T00:00:00Z}
+`)))
+	ctx := context.Background()
+	for _, c := range []struct {
+		user, password, want string
+		service              bool
+	}{
+		{"alice", "wonder", "yes", false},
+		{"alice", "wonder", "yes", false}, // from the seal
+		{"alice", "wander", `denied: wrong password or unknown user "alice"`, false},
+		{"alice", "", `denied: wrong password or unknown user "alice"`, false},
+		{"bob", "builder", "yes", false},
+		{"bob", "wonder", `denied: wrong password or unknown user "bob"`, false},
+		{"shop", "buy", "yes", true},
+		{"Alice", "wonder", `denied: wrong password or unknown user "Alice"`, false},
+		{"", "wonder", `denied: wrong password or unknown user ""`, false},
+		{"nobody", "wonder", `denied: wrong password or unknown user "nobody"`, false},
+		{"alice", strings.Repeat("x", 2000), "denied: a password of 2000 bytes", false},
+	} {
+		id, err := a.Connect(ctx, auth.Credentials{ClientID: "phone", Username: c.user, Password: []byte(c.password)})
+		if said(err) != c.want {
+			t.Errorf("%s %s: %s, want %s", c.user, c.password, said(err), c.want)
+		}
+		if want := (auth.Identity{Account: c.user, Service: c.service}); err == nil && id != want {
+			t.Errorf("%s: %+v", c.user, id)
+		} else if err != nil && id != (auth.Identity{}) {
+			t.Errorf("%s: refused, and yet %+v", c.user, id)
+		}
+	}
+	for _, c := range []struct {
+		token, want string
+		service     bool
+	}{
+		{"shop-token", "yes", true},
+		{"gadget-token", "yes", false},
+		{"new-token", "yes", true},
+		{"old-token", `denied: token "old" expired at 2020-01-01T00:00:00Z`, false},
+		{"shop-token ", "denied: unknown token", false},
+		{"", "denied: unknown token", false},
+		{tokenHash("shop-token"), "denied: unknown token", false},
+		{strings.Repeat("x", 20_000), "denied: a token of 20000 bytes", false},
+	} {
+		id, err := a.Bearer(ctx, c.token, "127.0.0.1:1")
+		if said(err) != c.want || id.Service != c.service {
+			t.Errorf("%.20s: %s %+v, want %s", c.token, said(err), id, c.want)
+		}
+	}
+}
+
+func TestFileErrorsAreAllTold(t *testing.T) {
+	good := bcryptOf(t, "x")
+	for _, c := range []struct{ content, want string }{
+		{"", "must have users or tokens: nobody could connect"},
+		{"users: []", "must have users or tokens: nobody could connect"},
+		{"{}\n---\n{}", "must be one YAML document"},
+		{"users: [{nme: alice}]\ntoken: []", "line 1: there is no field nme\nline 2: there is no field token"},
+		{"users: 7", "line 1: is not of the kind that is expected here"},
+		{"users: [", "yaml: line 1: did not find expected node content"},
+		{`
+users:
+  - {name: "", password_hash: plain}
+  - {name: alice, password_hash: "` + good + `"}
+  - {name: alice, password_hash: "` + good + `", role: admin}
+  - {name: bob, password_hash: "` + good[:40] + `"}
+  - {name: carl, password_hash: "$2y$31$` + good[7:] + `"}
+  - {name: dora, password_hash: "$2y$05$` + good[7:59] + `!"}
+  - {name: emil, password_hash: "$argon2id$v=19$m=99999999,t=1,p=1$` + `c2FsdHNhbHQ$a2V5a2V5a2V5a2V5a2V5"}
+  - {name: fred, password_hash: "$argon2id$v=16$m=64,t=1,p=1$c2FsdHNhbHQ$a2V5a2V5a2V5a2V5a2V5"}
+  - {name: gina, password_hash: "$argon2id$v=19$m=64,t=1,p=1$c2FsdA$a2V5a2V5a2V5a2V5a2V5"}
+tokens:
+  - {name: a, sha256: abc}
+  - {name: b, sha256: ` + tokenHash("b") + `, role: root}
+  - {name: c, sha256: ` + tokenHash("b") + `}
+  - {name: "d\n", sha256: ` + tokenHash("d") + `}
+`, `users[0].name: must be 1 to 256 bytes without control characters, got ""
+users[0].password_hash: must be a hash by bcrypt ($2y$...) or argon2id ($argon2id$...); one is made by htpasswd -nB or argon2 -id -e
+users[2].name: "alice" is there twice
+users[2].role: must be device or service, got "admin"
+users[3].password_hash: is not a whole bcrypt hash, which has 60 characters
+users[4].password_hash: must have a bcrypt cost of at most 16, has 31
+users[5].password_hash: is not a bcrypt hash: its salt and key are of the characters ./A-Za-z0-9
+users[6].password_hash: must have an argon2id parameter m from 1 to 262144
+users[7].password_hash: must be of argon2 version 19
+users[8].password_hash: must have an argon2id salt of 8 to 64 and a key of 16 to 128 bytes, in base64 without padding
+tokens[0].sha256: must be the SHA-256 of the token, 64 hexadecimal digits
+tokens[1].role: must be device or service, got "root"
+tokens[2].sha256: is that of the token "b", too
+tokens[3].name: must be 1 to 256 bytes without control characters, got "d\n"`},
+	} {
+		path := file(t, c.content)
+		_, err := auth.New(fileAuth(path), quiet)
+		if want := "auth.file.path: " + path + ": " + c.want; err == nil || err.Error() != want {
+			t.Errorf("%s\n got %v\nwant %s", c.content, err, want)
+		}
+	}
+	if _, err := auth.New(fileAuth(filepath.Join(t.TempDir(), "none")), quiet); err == nil || !strings.HasPrefix(err.Error(), "auth.file.path: open ") {
+		t.Error(err)
+	}
+}
+
+// TestFileIsReadAgain runs in a bubble, where time passes when everyone waits.
+func TestFileIsReadAgain(t *testing.T) {
+	users := func(password string) string {
+		return `users: [{name: alice, password_hash: "` + bcryptOf(t, password) + `"}]`
+	}
+	var log bytes.Buffer
+	path := file(t, users("one"))
+	synctest.Test(t, func(t *testing.T) {
+		a, err := auth.New(fileAuth(path), slog.New(slog.NewTextHandler(&log, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		right := ""
+		check := func(what string) {
+			t.Helper()
+			for _, password := range []string{"one", "two"} {
+				_, err := a.Connect(t.Context(), auth.Credentials{Username: "alice", Password: []byte(password)})
+				if (err == nil) != (password == right) {
+					t.Errorf("%s: with %s: %v", what, password, err)
+				}
+			}
+		}
+		write := func(content string) {
+			t.Helper()
+			// By rename, as editors do; a file written in place has a new time.
+			if err := os.WriteFile(path+".new", []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(path+".new", path); err != nil {
+				t.Fatal(err)
+			}
+		}
+		right = "one"
+		check("at first")
+		write(users("two"))
+		check("before it is looked at")
+		time.Sleep(3 * time.Second)
+		right = "two"
+		check("after a change")
+		write("users: [")
+		time.Sleep(3 * time.Second)
+		check("after a broken change")
+		time.Sleep(3 * time.Second)
+		check("still")
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * time.Second)
+		check("without the file")
+		time.Sleep(3 * time.Second)
+		check("still")
+		write(users("one"))
+		time.Sleep(3 * time.Second)
+		right = "one"
+		check("with a good file")
+	})
+	for text, times := range map[string]int{"changed file taken": 2, "changed file is not taken": 1, "cannot be looked at": 1} {
+		if n := strings.Count(log.String(), text); n != times {
+			t.Errorf("%q: %d times in the log, want %d:\n%s", text, n, times, &log)
+		}
+	}
+}
+
+// TestStormOfReconnects: what was right once costs no hash again.
+func TestStormOfReconnects(t *testing.T) {
+	const cost = 10 // some 50 ms each; two thousand would take a minute and a half of two cores
+	path := file(t, `users: [{name: fleet, password_hash: "`+bcryptCost(t, "pw", cost)+`"}, {name: other, password_hash: "`+bcryptOf(t, "x")+`"}]`)
+	a := newAuth(t, fileAuth(path))
+	connect := func(password string) error {
+		_, err := a.Connect(context.Background(), auth.Credentials{Username: "fleet", Password: []byte(password)})
+		return err
+	}
+	begun := time.Now()
+	if err := connect("pw"); err != nil {
+		t.Fatal(err)
+	}
+	first := time.Since(begun)
+	begun = time.Now()
+	var storm sync.WaitGroup
+	for range 2000 {
+		storm.Go(func() {
+			if err := connect("pw"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	storm.Wait()
+	if took := time.Since(begun); took > 100*first {
+		t.Errorf("one took %s, two thousand more took %s", first, took)
+	}
+	if connect("pv") == nil {
+		t.Error("a wrong password after a right one")
+	}
+}
+
+// TestUnknownUserCostsAHash: an answer that comes at once would tell who exists.
+func TestUnknownUserCostsAHash(t *testing.T) {
+	a := newAuth(t, fileAuth(file(t, `users: [{name: alice, password_hash: "`+bcryptCost(t, "pw", 10)+`"}]`)))
+	took := func(user string) time.Duration {
+		begun := time.Now()
+		if _, err := a.Connect(context.Background(), auth.Credentials{Username: user, Password: []byte("wrong")}); err == nil {
+			t.Error("let in")
+		}
+		return time.Since(begun)
+	}
+	if known, unknown := took("alice"), took("nobody"); unknown < known/4 {
+		t.Errorf("a known user takes %s, an unknown one %s", known, unknown)
+	}
+}
+
+// TestTooManyWait: what cannot be checked in time is refused, and says so.
+func TestTooManyWait(t *testing.T) {
+	a := newAuth(t, fileAuth(file(t, `users: [{name: alice, password_hash: "`+bcryptCost(t, "pw", 12)+`"}]`)))
+	ctx, cancel := context.WithCancel(context.Background())
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	answers := map[string]int{}
+	for range 1200 {
+		all.Go(func() {
+			_, err := a.Connect(ctx, auth.Credentials{Username: "alice", Password: []byte("wrong")})
+			text := said(err)
+			mu.Lock()
+			answers[text[:8]]++
+			first := strings.Contains(text, "are waiting")
+			mu.Unlock()
+			if first {
+				cancel()
+			}
+		})
+	}
+	all.Wait()
+	if answers["unavaila"] < 1200-1024 || answers["yes"] > 0 {
+		t.Error(answers)
+	}
+	cancel()
+}

@@ -1,0 +1,123 @@
+package auth_test
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/auth"
+	"github.com/heartline-mqtt/heartline/config"
+)
+
+func TestHTTP(t *testing.T) {
+	var elsewhere bool
+	var answer func(w http.ResponseWriter, asked map[string]string)
+	asked := make(chan map[string]string, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/elsewhere" {
+			elsewhere = true
+			return
+		}
+		var q map[string]string
+		body, err := io.ReadAll(r.Body)
+		if err == nil {
+			err = json.Unmarshal(body, &q)
+		}
+		if err != nil || r.Method != http.MethodPost || r.Header.Get("Content-Type") != "application/json" {
+			t.Errorf("%s %s: %v", r.Method, body, err)
+		}
+		asked <- q
+		answer(w, q)
+	}))
+	defer server.Close()
+	a := newAuth(t, config.Auth{Mode: config.AuthHTTP, HTTP: config.AuthFromHTTP{URL: server.URL + "/ask", Timeout: 5 * time.Second}})
+	says := func(status int, body string) func(http.ResponseWriter, map[string]string) {
+		return func(w http.ResponseWriter, _ map[string]string) {
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, body)
+		}
+	}
+	for name, c := range map[string]struct {
+		answer  func(http.ResponseWriter, map[string]string)
+		want    string
+		account string
+		service bool
+	}{
+		"empty 200":      {says(200, ""), "yes", "alice", false},
+		"200":            {says(200, `{}`), "yes", "alice", false},
+		"account":        {says(200, `{"account":"a-17","more":1}`), "yes", "a-17", false},
+		"service":        {says(200, `{"role":"service"}`), "yes", "alice", true},
+		"device":         {says(200, `{"role":"device"}`), "yes", "alice", false},
+		"unknown role":   {says(200, `{"role":"root"}`), `unavailable: in the answer of auth.http.url, role must be device or service, got "root"`, "", false},
+		"401":            {says(401, ""), "denied: auth.http.url says 401", "", false},
+		"403":            {says(403, `{"role":"service"}`), "denied: auth.http.url says 403", "", false},
+		"404":            {says(404, ""), "unavailable: auth.http.url says 404, which is neither 200 nor 401 or 403", "", false},
+		"500":            {says(500, "{}"), "unavailable: auth.http.url says 500, which is neither 200 nor 401 or 403", "", false},
+		"201":            {says(201, "{}"), "unavailable: auth.http.url says 201, which is neither 200 nor 401 or 403", "", false},
+		"not JSON":       {says(200, "ok"), "unavailable: the answer of auth.http.url is not the JSON that is expected", "", false},
+		"JSON of a kind": {says(200, `{"account":7}`), "unavailable: the answer of auth.http.url is not the JSON that is expected", "", false},
+		"without an end": {says(200, strings.Repeat(" ", 70_000)), "unavailable: the answer of auth.http.url cannot be read to its end", "", false},
+		"somewhere else": {func(w http.ResponseWriter, _ map[string]string) {
+			w.Header().Set("Location", "/elsewhere")
+			w.WriteHeader(307)
+		}, "unavailable: auth.http.url says 307, which is neither 200 nor 401 or 403", "", false},
+		"cut off": {func(http.ResponseWriter, map[string]string) { panic(http.ErrAbortHandler) }, "unavailable: auth.http.url does not answer: EOF", "", false},
+	} {
+		answer = c.answer
+		id, err := a.Connect(context.Background(), auth.Credentials{ClientID: "phone", Username: "alice", Password: []byte("pw"), Remote: "10.0.0.1:5"})
+		if said(err) != c.want {
+			t.Errorf("%s: %s, want %s", name, said(err), c.want)
+		}
+		if id != (auth.Identity{Account: c.account, Service: c.service}) {
+			t.Errorf("%s: %+v", name, id)
+		}
+		q := <-asked
+		if len(q) != 4 || q["client_id"] != "phone" || q["username"] != "alice" || q["password"] != "pw" || q["remote"] != "10.0.0.1:5" {
+			t.Errorf("%s: asked %v", name, q)
+		}
+	}
+	if elsewhere {
+		t.Error("the password was carried on to another place")
+	}
+	answer = says(200, `{"role":"service"}`)
+	id, err := a.Bearer(context.Background(), "tok", "10.0.0.2:6")
+	if q := <-asked; err != nil || !id.Service || q["token"] != "tok" || q["password"] != "" || q["remote"] != "10.0.0.2:6" {
+		t.Errorf("%+v %v %v", id, err, q)
+	}
+}
+
+func TestHTTPSilenceIsARefusal(t *testing.T) {
+	release := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
+	defer server.Close()
+	defer close(release)
+	a := newAuth(t, config.Auth{Mode: config.AuthHTTP, HTTP: config.AuthFromHTTP{URL: server.URL, Timeout: 50 * time.Millisecond}})
+	if _, err := a.Connect(context.Background(), auth.Credentials{Username: "alice"}); said(err) != "unavailable: auth.http.url does not answer: context deadline exceeded" {
+		t.Error(said(err))
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := a.Bearer(ctx, "t", ""); err == nil {
+		t.Error("let in")
+	}
+}
+
+func TestHTTPConfig(t *testing.T) {
+	for _, c := range []struct {
+		cfg  config.AuthFromHTTP
+		want string
+	}{
+		{config.AuthFromHTTP{URL: "", Timeout: time.Second}, "auth.http.url: must be a URL that begins with http:// or https://"},
+		{config.AuthFromHTTP{URL: "ftp://x", Timeout: time.Second}, "auth.http.url: must be a URL that begins with http:// or https://"},
+		{config.AuthFromHTTP{URL: "http://x"}, "auth.http.timeout: must be above 0, got 0s"},
+	} {
+		if _, err := auth.New(config.Auth{Mode: config.AuthHTTP, HTTP: c.cfg}, quiet); err == nil || err.Error() != c.want {
+			t.Errorf("got %v, want %s", err, c.want)
+		}
+	}
+}
