@@ -26,7 +26,7 @@ func TestPush(t *testing.T) {
 func TestStorm(t *testing.T) {
 	s := startSim(t, apnssim.Options{MaxConcurrentStreams: 100})
 	r := newRouter(t, Options{Pushers: []Pusher{apnsFor(t, s)}})
-	const n = 5000
+	const n = 1500
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Add(1)

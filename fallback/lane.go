@@ -116,6 +116,10 @@ func (l *lane) limitLocked() int {
 // workers.
 func (l *lane) work() {
 	defer l.r.wg.Done()
+	// A context of the worker's own: hundreds of requests entering and leaving
+	// the children of one would contend for its lock.
+	ctx, cancel := context.WithCancel(l.r.base)
+	defer cancel()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for !l.closed && l.queue.len() > 0 && l.running <= l.limitLocked() {
@@ -131,7 +135,7 @@ func (l *lane) work() {
 		l.mu.Unlock()
 
 		started := time.Now()
-		err := l.push(&it)
+		err := l.push(ctx, &it)
 
 		l.mu.Lock()
 		l.inFlight--
@@ -184,7 +188,7 @@ func (l *lane) refuseLocked(it *item) (delivery.PushResult, bool) {
 // push gets the content and makes the request. The request does not end with
 // it.ctx: a push that is cut off half-way may have been accepted, and what was
 // accepted should be known. Only Close cuts it off.
-func (l *lane) push(it *item) error {
+func (l *lane) push(ctx context.Context, it *item) error {
 	n := it.push.Notification
 	if n == nil {
 		var err error
@@ -192,7 +196,7 @@ func (l *lane) push(it *item) error {
 			return &contentError{err: err}
 		}
 	}
-	ctx, cancel := context.WithTimeout(l.r.base, l.r.opts.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, l.r.opts.Timeout)
 	defer cancel()
 	return l.pusher.Push(ctx, Request{
 		App: l.app, Device: it.push.Device, Token: it.push.Token.Token,

@@ -41,15 +41,18 @@ func background(n *delivery.Notification) bool {
 // The JSON is written here and not by encoding/json, which would spend six bytes
 // on each <, > and &, and whose size would have to be guessed while shortening.
 func payload(n *delivery.Notification, limit int) ([]byte, error) {
+	whole := appendPayload(make([]byte, 0, 384+len(n.Title)+len(n.Body)), n, n.Title, n.Body)
+	if len(whole) <= limit {
+		return whole, nil
+	}
 	fixed := len(appendPayload(nil, n, "", ""))
 	room := limit - fixed
 	if room < 0 {
 		return nil, fmt.Errorf("%w: without title and body it takes %d bytes of %d: shorten category, sound, account or id", ErrTooLarge, fixed, limit)
 	}
 	title, body := n.Title, n.Body
-	titleSize, bodySize := escapedSize(title), escapedSize(body)
+	titleSize := escapedSize(title)
 	switch {
-	case titleSize+bodySize <= room:
 	case titleSize+len(ellipsis) <= room || (body == "" && titleSize <= room):
 		body = shorten(body, room-titleSize)
 	default:
@@ -62,7 +65,7 @@ func payload(n *delivery.Notification, limit int) ([]byte, error) {
 			}
 		}
 	}
-	return appendPayload(make([]byte, 0, fixed+escapedSize(title)+escapedSize(body)), n, title, body), nil
+	return appendPayload(whole[:0], n, title, body), nil
 }
 
 func appendPayload(b []byte, n *delivery.Notification, title, body string) []byte {

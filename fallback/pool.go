@@ -35,17 +35,19 @@ type pool struct {
 	dialing bool
 	closed  bool
 
-	fails    int // dials, or connections, in a row that led to nothing
-	lastErr  error
-	nextDial time.Time
-	credit   float64 // dials that may be made at once
-	creditAt time.Time
+	fails       int // dials, or connections, in a row that led to nothing
+	failedDials int // since the start
+	lastErr     error
+	nextDial    time.Time
+	credit      float64 // dials that may be made at once
+	creditAt    time.Time
 }
 
 const (
 	dialTimeout      = 5 * time.Second
 	dialBackoffFirst = 250 * time.Millisecond
 	dialBackoffMax   = 30 * time.Second
+	dialPatience     = time.Second // a request waits so long for the next dial
 	dialBurst        = 10
 	dialInterval     = 5 * time.Second // a further dial each
 	maxServerErrors  = 5               // 5xx in a row before a connection is replaced
@@ -89,20 +91,27 @@ func (p *pool) acquire(ctx context.Context) (*poolConn, error) {
 		if c := p.pickLocked(); c != nil {
 			return c, nil
 		}
+		var due <-chan time.Time
 		if !p.dialing && len(p.conns) < p.max && !p.unprovenLocked() {
-			if wait := p.dialWaitLocked(); wait <= 0 {
+			switch wait := p.dialWaitLocked(); {
+			case wait <= 0:
 				p.startDialLocked()
-			} else if len(p.conns) == 0 {
+			case wait <= dialPatience:
+				timer := time.NewTimer(wait)
+				defer timer.Stop() // few and short: a request comes here once or twice
+				due = timer.C
+			case len(p.conns) == 0:
 				return nil, &dialError{err: p.lastErr, after: wait}
 			}
 		}
-		fails := p.fails
+		dials := p.failedDials
 		changed := p.changed
 		p.waiting++
 		p.mu.Unlock()
 		var err error
 		select {
 		case <-changed:
+		case <-due:
 		case <-ctx.Done():
 			err = ctx.Err()
 		}
@@ -111,7 +120,7 @@ func (p *pool) acquire(ctx context.Context) (*poolConn, error) {
 		if err != nil {
 			return nil, fmt.Errorf("wait for a connection: %w", err)
 		}
-		if p.fails > fails && len(p.conns) == 0 && !p.closed {
+		if p.failedDials > dials && len(p.conns) == 0 && !p.closed {
 			return nil, &dialError{err: p.lastErr, after: max(0, time.Until(p.nextDial))}
 		}
 	}
@@ -227,6 +236,7 @@ func (p *pool) startDialLocked() {
 		p.dialing = false
 		switch {
 		case err != nil:
+			p.failedDials++
 			p.failedLocked(err)
 		case p.closed:
 			_ = cc.Close() // never used

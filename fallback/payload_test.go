@@ -1,0 +1,180 @@
+package fallback
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+var update = flag.Bool("update", false, "write the golden files of testdata")
+
+func TestPayloadGolden(t *testing.T) {
+	seven, zero := 7, 0
+	at := time.Date(2026, 11, 23, 4, 5, 6, 789_123_456, time.FixedZone("CET", 3600))
+	base := delivery.Notification{ID: "n-1", Account: "anna", Title: "Title", Body: "Body", AcceptedAt: at}
+	with := func(fn func(*delivery.Notification)) *delivery.Notification {
+		n := base
+		fn(&n)
+		return &n
+	}
+	for name, n := range map[string]*delivery.Notification{
+		"plain": &base,
+		"all": with(func(n *delivery.Notification) {
+			n.Badge, n.Sound, n.Category, n.HasMessage = &seven, "ding.caf", "INVITE", true
+		}),
+		"title_only": with(func(n *delivery.Notification) { n.Body = "" }),
+		"body_only":  with(func(n *delivery.Notification) { n.Title = "" }),
+		"background": with(func(n *delivery.Notification) { n.Title, n.Body = "", "" }),
+		"badge_only": with(func(n *delivery.Notification) { n.Title, n.Body, n.Badge = "", "", &zero }),
+		"escaped": with(func(n *delivery.Notification) {
+			n.Title, n.Body = `<b>&"\`, "tab\tline\nbell\x07 \u2028 é 👍🏽 \xff"
+		}),
+		"long_body":  with(func(n *delivery.Notification) { n.Body = strings.Repeat("äöü ", 1000) }),
+		"long_title": with(func(n *delivery.Notification) { n.Title = strings.Repeat("\"", 3000) }),
+		"long_quotes": with(func(n *delivery.Notification) {
+			n.Title, n.Body = strings.Repeat("T", 1000), strings.Repeat("\"\n", 1000)
+		}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := payload(n, maxPayload)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(got) > maxPayload {
+				t.Errorf("%d bytes", len(got))
+			}
+			file := filepath.Join("testdata", "payload_"+name+".json")
+			if *update {
+				if err := os.WriteFile(file, append(got, '\n'), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(append(got, '\n'), want) {
+				t.Errorf("got  %s\nwant %s", got, want)
+			}
+		})
+	}
+}
+
+func TestPayloadCannotFit(t *testing.T) {
+	n := note("n")
+	n.Category = strings.Repeat("c", 4000)
+	if _, err := payload(n, maxPayload); !errors.Is(err, ErrTooLarge) || !strings.Contains(err.Error(), "category") {
+		t.Error(err)
+	}
+	// Room for nothing but the rest: a title that cannot be shortened to anything.
+	n = note("n")
+	fixed := len(appendPayload(nil, n, "", ""))
+	if _, err := payload(n, fixed+2); !errors.Is(err, ErrTooLarge) {
+		t.Error(err)
+	}
+}
+
+func TestShorten(t *testing.T) {
+	for _, c := range []struct {
+		in   string
+		room int
+		want string
+	}{
+		{"hello", 5, "hello"},
+		{"hello!", 5, "he…"},
+		{"hello", 3, ""},
+		{"hello", 4, "h…"},
+		{"héllo wörld", 6, "hé…"},
+		{"a\u0301bc\u0301de", 8, "a\u0301b…"},     // not between c and its accent
+		{"x👍🏽y12345", 8, "x…"},                    // not before the skin tone
+		{"x👨‍👩‍👧‍👦yy", 20, "x…"},                  // not within a family
+		{"🇩🇪🇫🇷🇮🇹", 15, "🇩🇪…"},                     // not within a flag
+		{`""""""`, 8, `""…`},                      // sizes are those of the JSON
+		{"\u200d\u200d\u200d\u200d\u200d", 9, ""}, // nothing that could stand alone
+	} {
+		got := shorten(c.in, c.room)
+		if got != c.want {
+			t.Errorf("%q in %d: %q, want %q", c.in, c.room, got, c.want)
+		}
+		if escapedSize(got) > c.room {
+			t.Errorf("%q in %d: takes %d", c.in, c.room, escapedSize(got))
+		}
+	}
+}
+
+func FuzzPayload(f *testing.F) {
+	f.Add("Title", "Body", "id", "account", "", "", 4096)
+	f.Add("<&>", "\x00\xff\u2028", "id", "a\"b", "s", "c", 300)
+	f.Add(strings.Repeat("👨‍👩‍👧", 300), strings.Repeat("\\", 2000), "id", "account", "", "", 1024)
+	f.Fuzz(func(t *testing.T, title, body, id, account, sound, category string, limit int) {
+		limit = max(0, min(limit, maxPayload))
+		n := &delivery.Notification{ID: id, Account: account, Title: title, Body: body, Sound: sound, Category: category}
+		got, err := payload(n, limit)
+		if err != nil {
+			if !errors.Is(err, ErrTooLarge) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if len(got) > limit {
+			t.Fatalf("%d bytes of %d", len(got), limit)
+		}
+		if !utf8.Valid(got) {
+			t.Fatal("not UTF-8")
+		}
+		var v struct {
+			APS struct {
+				Alert struct{ Title, Body string }
+				Sound string
+			}
+			Heartline struct{ ID, Account string }
+		}
+		if err := json.Unmarshal(got, &v); err != nil {
+			t.Fatalf("%v in %s", err, got)
+		}
+		clean := func(s string) string { return string([]rune(s)) } // what is no UTF-8 becomes U+FFFD
+		if v.Heartline.ID != clean(id) || v.Heartline.Account != clean(account) || v.APS.Sound != clean(sound) {
+			t.Fatalf("changed: %s", got)
+		}
+		for _, p := range [][2]string{{v.APS.Alert.Title, clean(title)}, {v.APS.Alert.Body, clean(body)}} {
+			if p[0] != p[1] && !strings.HasPrefix(p[1], strings.TrimSuffix(p[0], ellipsis)) {
+				t.Fatalf("%q is not the beginning of %q", p[0], p[1])
+			}
+		}
+	})
+}
+
+func TestRequestHeaders(t *testing.T) {
+	x := &apnsApp{app: App{Server: delivery.ServerAPNs, Name: topic, Environment: EnvironmentSandbox}}
+	n := note("order-7")
+	q := x.request(&Request{Device: "phone", Token: "aa", Notification: n})
+	if q.Priority != 10 || q.PushType != "alert" || q.CollapseID != "order-7" || !q.Expiration.Equal(n.ExpiresAt) || q.Topic != topic {
+		t.Errorf("%+v", q)
+	}
+	if again := x.request(&Request{Device: "phone", Token: "bb", Notification: n}); again.ApnsID != q.ApnsID {
+		t.Error("the apns-id of a delivery must not depend on the token")
+	}
+	if other := x.request(&Request{Device: "tablet", Token: "aa", Notification: n}); other.ApnsID == q.ApnsID {
+		t.Error("two deliveries of a notification have the same apns-id")
+	}
+	if q.ApnsID != "4a3c6d2c-0f6e-5f6b-8f7b-000000000000" && len(q.ApnsID) != 36 {
+		t.Error(q.ApnsID)
+	}
+	n.Urgency, n.CollapseKey = delivery.UrgencyNormal, "orders"
+	if q := x.request(&Request{Device: "phone", Token: "aa", Notification: n}); q.Priority != 5 || q.CollapseID != "orders" {
+		t.Errorf("%+v", q)
+	}
+	n.Urgency, n.Title, n.Body = delivery.UrgencyHigh, "", ""
+	if q := x.request(&Request{Device: "phone", Token: "aa", Notification: n}); q.Priority != 5 || q.PushType != "background" {
+		t.Errorf("%+v", q)
+	}
+}
