@@ -266,7 +266,7 @@ func TestUnknownUserCostsAHash(t *testing.T) {
 
 // TestTooManyWait: what cannot be checked in time is refused, and says so.
 func TestTooManyWait(t *testing.T) {
-	a := newAuth(t, fileAuth(file(t, `users: [{name: alice, password_hash: "`+bcryptCost(t, "pw", 12)+`"}]`)))
+	a := newAuth(t, fileAuth(file(t, `users: [{name: alice, password_hash: "`+bcryptCost(t, "pw", 10)+`"}]`)))
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
 	var mu sync.Mutex

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,12 +16,12 @@ import (
 )
 
 func TestHTTP(t *testing.T) {
-	var elsewhere bool
-	var answer func(w http.ResponseWriter, asked map[string]string)
+	var elsewhere atomic.Bool
+	answers := make(chan func(w http.ResponseWriter, asked map[string]string), 1)
 	asked := make(chan map[string]string, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/elsewhere" {
-			elsewhere = true
+			elsewhere.Store(true)
 			return
 		}
 		var q map[string]string
@@ -32,7 +33,7 @@ func TestHTTP(t *testing.T) {
 			t.Errorf("%s %s: %v", r.Method, body, err)
 		}
 		asked <- q
-		answer(w, q)
+		(<-answers)(w, q)
 	}))
 	defer server.Close()
 	a := newAuth(t, config.Auth{Mode: config.AuthHTTP, HTTP: config.AuthFromHTTP{URL: server.URL + "/ask", Timeout: 5 * time.Second}})
@@ -68,7 +69,7 @@ func TestHTTP(t *testing.T) {
 		}, "unavailable: auth.http.url says 307, which is neither 200 nor 401 or 403", "", false},
 		"cut off": {func(http.ResponseWriter, map[string]string) { panic(http.ErrAbortHandler) }, "unavailable: auth.http.url does not answer: EOF", "", false},
 	} {
-		answer = c.answer
+		answers <- c.answer
 		id, err := a.Connect(context.Background(), auth.Credentials{ClientID: "phone", Username: "alice", Password: []byte("pw"), Remote: "10.0.0.1:5"})
 		if said(err) != c.want {
 			t.Errorf("%s: %s, want %s", name, said(err), c.want)
@@ -81,10 +82,10 @@ func TestHTTP(t *testing.T) {
 			t.Errorf("%s: asked %v", name, q)
 		}
 	}
-	if elsewhere {
+	if elsewhere.Load() {
 		t.Error("the password was carried on to another place")
 	}
-	answer = says(200, `{"role":"service"}`)
+	answers <- says(200, `{"role":"service"}`)
 	id, err := a.Bearer(context.Background(), "tok", "10.0.0.2:6")
 	if q := <-asked; err != nil || !id.Service || q["token"] != "tok" || q["password"] != "" || q["remote"] != "10.0.0.2:6" {
 		t.Errorf("%+v %v %v", id, err, q)
