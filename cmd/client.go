@@ -141,7 +141,7 @@ func (c *client) unreachable(err error) error {
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return fmt.Errorf("nothing listens on %s: start a server with `heartline serve --dev`, or name another with --server", c.base.Host)
 	}
-	if ue := (*url.Error)(nil); errors.As(err, &ue) {
+	if ue, ok := errors.AsType[*url.Error](err); ok {
 		err = ue.Err // without the URL, which the text below has
 	}
 	return fmt.Errorf("call %s: %w", c.base.Redacted(), err)
@@ -179,12 +179,6 @@ func (r *refusal) Error() string {
 		fmt.Fprintf(&b, "\nto be tried again in %s s", r.retryAfter)
 	}
 	return b.String()
-}
-
-// refused reports an answer with that status.
-func refused(err error, status int) bool {
-	r := (*refusal)(nil)
-	return errors.As(err, &r) && r.Status == status
 }
 
 // stream reads server-sent events and calls fn with the data of each, until the

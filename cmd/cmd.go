@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,8 +64,7 @@ func (p *program) run(ctx context.Context) int {
 	if err == nil {
 		return exitOK
 	}
-	var findings config.Errors
-	if errors.As(err, &findings) {
+	if findings, ok := errors.AsType[config.Errors](err); ok {
 		p.say("the configuration is wrong:")
 		for _, f := range findings {
 			p.say("  " + f.String())
@@ -72,8 +72,7 @@ func (p *program) run(ctx context.Context) int {
 		return exitUsage
 	}
 	p.say(err.Error())
-	var usage usageError
-	if !p.started || errors.As(err, &usage) {
+	if _, usage := errors.AsType[usageError](err); usage || !p.started {
 		p.say(fmt.Sprintf("see `%s --help`", cmd.CommandPath()))
 		return exitUsage
 	}
@@ -94,8 +93,8 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 
 // getenv reads the environment that Run was given.
 func (p *program) getenv(name string) string {
-	for i := len(p.Environ) - 1; i >= 0; i-- { // of two the later wins, as os/exec has it
-		if value, ok := strings.CutPrefix(p.Environ[i], name+"="); ok {
+	for _, kv := range slices.Backward(p.Environ) { // of two the later wins, as os/exec has it
+		if value, ok := strings.CutPrefix(kv, name+"="); ok {
 			return value
 		}
 	}
@@ -136,6 +135,7 @@ configuration.`,
 		p.timelineCommand(),
 		p.devicesCommand(),
 		p.watchCommand(),
+		p.demoCommand(),
 		p.versionCommand(),
 	)
 	return root

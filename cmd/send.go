@@ -152,7 +152,7 @@ func (p *program) follow(ctx context.Context, c *client, id string, asJSON bool)
 		if !asJSON {
 			printed = p.printNews(n, printed)
 		}
-		if outcome, done := outcomeOf(n); done {
+		if done, outcome := outcomeOf(n); done {
 			if asJSON {
 				if err := p.printRaw(raw); err != nil {
 					return err
@@ -192,8 +192,8 @@ func (p *program) printNews(n *wire.NotificationView, printed int) int {
 	return printed
 }
 
-// outcomeOf: done is whether every delivery is final; err is why none was acked.
-func outcomeOf(n *wire.NotificationView) (err error, done bool) {
+// outcomeOf says whether every delivery is final, and if none was acked, why.
+func outcomeOf(n *wire.NotificationView) (done bool, err error) {
 	acked := false
 	var others []string
 	for _, d := range n.Deliveries {
@@ -203,11 +203,11 @@ func outcomeOf(n *wire.NotificationView) (err error, done bool) {
 		case "expired", "superseded", "cancelled":
 			others = append(others, d.Device+" "+d.State)
 		default:
-			return nil, false
+			return false, nil
 		}
 	}
 	if acked {
-		return nil, true
+		return true, nil
 	}
-	return fmt.Errorf("no device has acknowledged %s: %s", n.ID, plain(strings.Join(others, ", "))), true
+	return true, fmt.Errorf("no device has acknowledged %s: %s", n.ID, plain(strings.Join(others, ", ")))
 }

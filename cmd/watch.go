@@ -64,8 +64,8 @@ func (p *program) watch(ctx context.Context, c *client, query url.Values, show f
 	var opened bool
 	pause := watchPause
 	for {
-		var err, printing error
-		lastID, err = c.stream(ctx, query, lastID, func() {
+		var lost, printing error
+		lastID, lost = c.stream(ctx, query, lastID, func() {
 			if opened {
 				p.say("connected again; events in between may be missing")
 			}
@@ -74,13 +74,13 @@ func (p *program) watch(ctx context.Context, c *client, query url.Values, show f
 			printing = show(data)
 			return printing
 		})
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case printing != nil || !opened:
-			return err
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // to be interrupted is how a watch ends
 		}
-		p.say(fmt.Sprintf("the connection is lost (%v), trying again in %s", err, pause))
+		if printing != nil || !opened {
+			return lost
+		}
+		p.say(fmt.Sprintf("the connection is lost (%v), trying again in %s", lost, pause))
 		select {
 		case <-ctx.Done():
 			return nil

@@ -56,9 +56,8 @@ func readAll(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
-	if err != nil {
+	if err := errors.Join(err, f.Close()); err != nil {
 		return nil, err
 	}
 	if len(text) > maxFileSize {
@@ -69,7 +68,7 @@ func readAll(path string) ([]byte, error) {
 
 // reason is an error without the path that its finding already names.
 func reason(err error) string {
-	if pe := (*os.PathError)(nil); errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*os.PathError](err); ok {
 		return pe.Err.Error()
 	}
 	return err.Error()
@@ -185,7 +184,7 @@ func (d *treeDecoder) yaml(text []byte) (map[string]any, error) {
 // that is there twice is one of them.
 func (d *treeDecoder) yamlError(err error) error {
 	lines := []string{err.Error()}
-	if te := (*yaml.TypeError)(nil); errors.As(err, &te) {
+	if te, ok := errors.AsType[*yaml.TypeError](err); ok {
 		lines = te.Errors
 	}
 	for _, text := range lines {
@@ -206,7 +205,7 @@ func (d *treeDecoder) toml(text []byte) (map[string]any, error) {
 		return tree, nil
 	}
 	line := 0
-	if de := (*toml.DecodeError)(nil); errors.As(err, &de) {
+	if de, ok := errors.AsType[*toml.DecodeError](err); ok {
 		line, _ = de.Position()
 	}
 	return nil, d.report(line, oneLine(strings.TrimPrefix(err.Error(), "toml: ")))
@@ -224,7 +223,7 @@ func (d *treeDecoder) json(text []byte) (map[string]any, error) {
 	}
 	var tree map[string]any
 	if err := json.Unmarshal(text, &tree); err != nil {
-		if se := (*json.SyntaxError)(nil); errors.As(err, &se) {
+		if se, ok := errors.AsType[*json.SyntaxError](err); ok {
 			return nil, at(se.Offset, se.Error())
 		}
 		return nil, at(0, "must hold an object: {...}")

@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -230,7 +231,7 @@ func TestValidateReportsEverything(t *testing.T) {
 	c := config.Default()
 	c.Delivery.AckWindow, c.Delivery.Ack, c.Log.Level, c.Store.Engine = 0, "no", "no", "no"
 	err := c.Validate()
-	if errs, ok := err.(config.Errors); !ok || len(errs) != 4 || strings.Count(err.Error(), "\n") != 3 {
+	if errs, ok := errors.AsType[config.Errors](err); !ok || len(errs) != 4 || strings.Count(err.Error(), "\n") != 3 {
 		t.Errorf("got %v", err)
 	}
 }

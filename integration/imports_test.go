@@ -1,0 +1,201 @@
+package integration
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/heartline-mqtt/heartline"
+
+// arrows are the layout, a line a package: what it may import of ours. A line with
+// /... speaks for everything below it that has no line of its own. They point down
+// only; a package that is not here is to be given its place first.
+func arrows() [][]string {
+	return [][]string{
+		{".", "cmd"},
+		{"cmd", "broker", "config", "demo", "fallback/apnssim", "wire"},
+		{"demo", "broker", "config", "delivery", "fallback/apnssim", "internal/rawmqtt", "wire"},
+		{"broker", "auth", "broker/...", "config", "delivery/...", "fallback", "hooks/...", "wire"},
+		{"broker/api", "auth", "delivery", "wire"},
+		{"broker/listener", "config", "hooks/strict"},
+		{"broker/web"},
+		{"hooks", "auth", "config", "delivery", "hooks/...", "wire"},
+		{"hooks/strict"},
+		{"fallback", "config", "delivery"},
+		{"fallback/apnssim"},
+		{"wire", "delivery"},
+		{"auth", "config"},
+		{"delivery", "config"},
+		{"delivery/outbox/...", "config", "delivery", "delivery/outbox"},
+		{"config"},
+		{"internal/..."},
+		{"integration", "..."},
+	}
+}
+
+// owners are who may import what of others: the parts that surprise are kept where
+// their surprises are known. A line with ! forbids.
+func owners() [][]string {
+	return [][]string{
+		{"github.com/mochi-mqtt/server", "hooks/...", "broker", "broker/listener", "demo", "internal/rawmqtt", "integration"},
+		{"github.com/sideshow/apns2", "fallback"},
+		{"github.com/cockroachdb/pebble", "delivery/outbox/pebblestore"},
+		{"github.com/spf13/viper", "config"},
+		{"github.com/spf13/cobra", "cmd"},
+		{"github.com/danielgtaylor/huma", "broker/api"},
+		// The core knows no packet, no HTTP and no disk.
+		{"net", "!delivery"},
+		{"os", "!delivery"},
+		{"io/fs", "!delivery"},
+	}
+}
+
+// listed is a package as `go list` tells of it.
+type listed struct {
+	ImportPath string
+	Imports    []string
+}
+
+func packages(t *testing.T) []listed {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", module+"/...")
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, stderr.String())
+	}
+	var all []listed
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p listed
+		err := dec.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
+
+// short is a path without the module; "." is its top.
+func short(path string) (string, bool) {
+	if path == module {
+		return ".", true
+	}
+	return strings.CutPrefix(path, module+"/")
+}
+
+// covers reports whether a pattern of the tables means a package.
+func covers(pattern, pkg string) bool {
+	prefix, tree := strings.CutSuffix(pattern, "...")
+	if !tree {
+		return pkg == pattern
+	}
+	return strings.HasPrefix(pkg+"/", prefix)
+}
+
+// line finds the line of a package: its own, or the nearest above it.
+func line(table [][]string, pkg string) []string {
+	var best []string
+	for _, l := range table {
+		if l[0] == pkg {
+			return l
+		}
+		if covers(l[0], pkg) && (best == nil || len(l[0]) > len(best[0])) {
+			best = l
+		}
+	}
+	return best
+}
+
+// TestImports looks at the packages themselves, not at their tests: those may use
+// what they are beside of.
+func TestImports(t *testing.T) {
+	all := packages(t)
+	if len(all) < 10 {
+		t.Fatalf("only %d packages found", len(all))
+	}
+	for _, p := range all {
+		pkg, _ := short(p.ImportPath)
+		l := line(arrows(), pkg)
+		if l == nil {
+			t.Errorf("%s has no line in the layout: give it one, with what it may import", pkg)
+			continue
+		}
+		for _, imported := range p.Imports {
+			ours, ok := short(imported)
+			if !ok {
+				checkOwner(t, pkg, imported)
+				continue
+			}
+			if !slices.ContainsFunc(l[1:], func(pattern string) bool { return covers(pattern, ours) }) {
+				t.Errorf("%s may not import %s", pkg, ours)
+			}
+		}
+	}
+}
+
+func checkOwner(t *testing.T, pkg, imported string) {
+	t.Helper()
+	for _, o := range owners() {
+		if imported != o[0] && !strings.HasPrefix(imported, o[0]+"/") {
+			continue
+		}
+		allowed := strings.HasPrefix(o[1], "!")
+		for _, pattern := range o[1:] {
+			if forbidden, isNot := strings.CutPrefix(pattern, "!"); isNot && covers(forbidden, pkg) {
+				t.Errorf("%s may not import %s", pkg, imported)
+			}
+			allowed = allowed || covers(pattern, pkg)
+		}
+		if !allowed {
+			t.Errorf("%s may not import %s, which is for %s", pkg, imported, strings.Join(o[1:], ", "))
+		}
+	}
+}
+
+// TestLayoutIsOneOfThePackages: a line that speaks for nothing hides a mistake in
+// its name. Folders that are still to come are named here.
+func TestLayoutIsOneOfThePackages(t *testing.T) {
+	all := packages(t)
+	for _, l := range arrows() {
+		if slices.Contains([]string{"broker/web", "integration"}, l[0]) {
+			continue
+		}
+		if !slices.ContainsFunc(all, func(p listed) bool { pkg, _ := short(p.ImportPath); return covers(l[0], pkg) }) {
+			t.Errorf("no package is %s", l[0])
+		}
+	}
+}
+
+// TestRulesWork: the rules find what they are there to find.
+func TestRulesWork(t *testing.T) {
+	for _, tt := range []struct {
+		pattern, pkg string
+		want         bool
+	}{
+		{"hooks", "hooks", true},
+		{"hooks", "hooks/strict", false},
+		{"hooks/...", "hooks", true},
+		{"hooks/...", "hooks/strict", true},
+		{"hooks/...", "hooksaw", false},
+		{"...", "anything/at/all", true},
+	} {
+		if got := covers(tt.pattern, tt.pkg); got != tt.want {
+			t.Errorf("%s covers %s: %v", tt.pattern, tt.pkg, got)
+		}
+	}
+	for _, pair := range [][2]string{{"hooks", "fallback"}, {"fallback", "hooks"}, {"delivery", "hooks"}, {"delivery", "wire"}, {"config", "delivery"}, {"broker/api", "hooks"}, {"cmd", "delivery"}} {
+		l := line(arrows(), pair[0])
+		if slices.ContainsFunc(l[1:], func(pattern string) bool { return covers(pattern, pair[1]) }) {
+			t.Errorf("%s may import %s", pair[0], pair[1])
+		}
+	}
+}
