@@ -1,0 +1,72 @@
+# Needs Go and, for `make test` with the race detector, a C compiler.
+
+GO ?= go
+# -race needs cgo; Go turns cgo off where it finds no C compiler.
+RACE ?= $(shell test "$$($(GO) env CGO_ENABLED)" = 1 && echo -race)
+GOLANGCI_LINT ?= $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+FUZZTIME ?= 30s
+
+.DEFAULT_GOAL := build
+.PHONY: build test lint fmt demo dev bench faults fuzz fresh example web
+
+## build: the program, ./heartline
+build: web
+	$(GO) build -o heartline .
+
+## test: all tests, on any machine with Go; those that need mosquitto's clients or curl say so where they are missing
+test: web
+	@test -n "$(RACE)" || echo "no C compiler: testing without the race detector"
+	$(GO) test $(RACE) -timeout 15m ./...
+
+## lint: formatting, vet and the linters of .golangci.yml; the first run builds them, which takes minutes
+lint:
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not formatted (make fmt):"; echo "$$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GOLANGCI_LINT) run ./...
+
+## fmt: format the code
+fmt:
+	gofmt -w .
+
+## demo: the four paths of the loop, told line by line
+demo:
+	$(GO) run . demo
+
+## dev: a server to try things out with
+dev:
+	$(GO) run . serve --dev
+
+## bench: the benchmarks, without tests
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem -timeout 30m ./...
+
+## faults: the tests that kill, cut and fill disks, without the test cache
+faults:
+	$(GO) test $(RACE) -count 1 -timeout 30m -v -run 'Kill|Fault|Crash' ./integration/... ./delivery/outbox/...
+
+# Each new input is made smaller for up to a minute unless told otherwise, and
+# nothing else is tried meanwhile.
+## fuzz: every fuzz target for FUZZTIME
+fuzz:
+	@set -e; for pkg in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "$$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x $$pkg; \
+		done; \
+	done
+
+## fresh: the README's two commands in a new clone with an empty home
+fresh:
+	@set -e; dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
+	git clone --quiet . "$$dir/heartline"; mkdir "$$dir/home"; cd "$$dir/heartline"; \
+	export HOME="$$dir/home" XDG_CACHE_HOME= XDG_CONFIG_HOME= GOPATH= GOMODCACHE= GOCACHE= GOFLAGS=-modcacherw; \
+	$(GO) run . demo; $(MAKE) test
+
+## example: write heartline.example.yaml again
+example:
+	$(GO) run . config print --defaults > heartline.example.yaml.new
+	mv heartline.example.yaml.new heartline.example.yaml
+
+# The pages in broker/web are embedded as they are; when they are built from
+# something, it is done here.
+web:
