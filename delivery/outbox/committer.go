@@ -33,7 +33,7 @@ func (o *Outbox) commit(g *group) bool {
 		switch {
 		case err == nil:
 			o.teller.tell(g.commits, nil)
-			g.commits = nil
+			*g = group{}
 		case errors.Is(err, ErrBroken):
 			o.troubled(fmt.Errorf("%w: the store failed and is being opened anew: %w", delivery.ErrUnavailable, err))
 			if !o.reopen(g) {
@@ -76,10 +76,6 @@ func (o *Outbox) sleep(wait *time.Duration) bool {
 
 // apply writes g once, watched.
 func (o *Outbox) apply(g *group) error {
-	b := g.merge(&o.merged)
-	if b.Empty() {
-		return nil
-	}
 	if o.sinceGuard += g.bytes; uint64(o.sinceGuard) > o.opts.MinFreeBytes/8 {
 		o.sinceGuard = 0
 		o.guard()
@@ -88,17 +84,61 @@ func (o *Outbox) apply(g *group) error {
 		o.mu.Unlock()
 		if low != nil {
 			o.refuseAll(g.split(), low)
-			if b = g.merge(&o.merged); b.Empty() {
-				return nil
-			}
 		}
 	}
+	b := g.merge(&o.merged)
+	if !b.Sync && (o.unsyncedBytes > o.opts.MaxGroupBytes || len(o.unsynced) > 8*o.opts.MaxGroup) {
+		synced := *b
+		synced.Sync = true
+		b = &synced
+	}
 	h := o.engine.Load() // only the committer changes it
+	if err := o.applyTo(h.engine, b, g); err != nil {
+		return err
+	}
+	o.written(g, b.Sync)
+	return nil
+}
+
+// written remembers what an engine that breaks may lose, though it has been told:
+// it is applied again then. What is synced vouches for all before it.
+func (o *Outbox) written(g *group, synced bool) {
+	if synced {
+		clear(o.unsynced)
+		o.unsynced, o.unsyncedBytes = o.unsynced[:0], 0
+		return
+	}
+	o.unsynced = append(o.unsynced, g.commits...)
+	o.unsyncedBytes += g.bytes
+}
+
+// replay applies to a new engine what the one before it may have lost.
+func (o *Outbox) replay(e Engine) error {
+	for rest := o.unsynced; len(rest) > 0; {
+		g := &group{}
+		for len(rest) > 0 && len(g.commits) < o.opts.MaxGroup && g.admits(rest[0].batch) {
+			g.add(rest[0])
+			rest = rest[1:]
+		}
+		b := *g.merge(&o.merged)
+		b.Sync = len(rest) == 0
+		if err := o.applyTo(e, &b, g); err != nil {
+			return fmt.Errorf("apply again what was not synced: %w", err)
+		}
+	}
+	o.written(nil, true)
+	return nil
+}
+
+func (o *Outbox) applyTo(e Engine, b *delivery.Batch, g *group) error {
+	if b.Empty() {
+		return nil
+	}
 	o.applyMu.Lock()
 	defer o.applyMu.Unlock()
 	began := time.Now()
-	end := o.watch(h.engine)
-	err := h.engine.Apply(b)
+	end := o.watch(e)
+	err := e.Apply(b)
 	end()
 	took := time.Since(began)
 
@@ -226,6 +266,9 @@ func (o *Outbox) reopen(g *group) bool {
 			e, err := o.opts.Open(false)
 			if err == nil {
 				if err = o.settle(g, e, true); err == nil {
+					err = o.replay(e)
+				}
+				if err == nil {
 					o.engine.Store(newHandle(e))
 					o.opts.Logger.Info("outbox: the store was opened anew")
 					return true
@@ -277,8 +320,11 @@ func (o *Outbox) settle(g *group, e Engine, writable bool) error {
 	case err != nil:
 		return fmt.Errorf("look for what was in flight: %w", err)
 	case writable:
+		// Told, but still to be replayed behind what was before it, which would
+		// otherwise undo it.
+		o.written(g, false)
 		o.teller.tell(g.commits, nil)
-		g.commits = nil
+		*g = group{}
 	}
 	return nil
 }

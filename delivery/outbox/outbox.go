@@ -102,9 +102,14 @@ type Outbox struct {
 	stop   chan struct{} // closed by Close
 	teller teller
 
-	spaceMu     sync.Mutex // one look at the room at a time
-	sinceGuard  int        // bytes written since the committer last had it looked at
-	merged      delivery.Batch
+	spaceMu sync.Mutex // one look at the room at a time
+
+	// The committer's own.
+	merged        delivery.Batch
+	sinceGuard    int       // bytes written since it last had the room looked at
+	unsynced      []*commit // written, and told, but not known to be on the disk
+	unsyncedBytes int
+
 	background  sync.WaitGroup // the guard and the housekeeper
 	committer   sync.WaitGroup
 	burials     sync.WaitGroup // engines being closed aside
@@ -142,7 +147,7 @@ func New(opts Options) (*Outbox, error) {
 	return o, nil
 }
 
-// Commit implements delivery.Outbox. A refusal may come sooner than the outcome
+// Commit implements delivery.Outbox. b must not be changed any more. A refusal may come sooner than the outcome
 // of batches committed before it: what cannot be stored is refused at once, even
 // while an earlier write hangs. After Close, done gets an error that wraps
 // delivery.ErrStopped.

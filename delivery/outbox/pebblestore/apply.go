@@ -47,6 +47,7 @@ func (s *Store) Apply(b *delivery.Batch) (err error) {
 		return err
 	}
 	s.counters = a.counters
+	s.writes.Store(a.counters.writes)
 	return nil
 }
 
@@ -86,6 +87,7 @@ func (a *application) apply(b *delivery.Batch) error {
 			return fmt.Errorf("remove device %s: %w", id, err)
 		}
 	}
+	a.counters.writes++
 	a.value = appendCounters(a.value[:0], a.counters)
 	return a.batch.Set(keyCounters, a.value, nil)
 }

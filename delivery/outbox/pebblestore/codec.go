@@ -375,6 +375,7 @@ type counters struct {
 	finished uint64
 	last     uint64       // highest Seq and event Number
 	pruned   delivery.Seq // no notification above it has ever been pruned
+	writes   uint64       // batches committed; see watermark
 }
 
 const (
@@ -382,13 +383,15 @@ const (
 	counterFinished
 	counterLast
 	counterPruned
+	counterWrites
 )
 
 func appendCounters(b []byte, c counters) []byte {
 	b = appendUint(b, counterAccepted, c.accepted)
 	b = appendUint(b, counterFinished, c.finished)
 	b = appendUint(b, counterLast, c.last)
-	return appendUint(b, counterPruned, uint64(c.pruned))
+	b = appendUint(b, counterPruned, uint64(c.pruned))
+	return appendUint(b, counterWrites, c.writes)
 }
 
 func decodeCounters(b []byte) (c counters, err error) {
@@ -407,6 +410,8 @@ func decodeCounters(b []byte) (c counters, err error) {
 			c.last = f.v
 		case counterPruned:
 			c.pruned = delivery.Seq(f.v)
+		case counterWrites:
+			c.writes = f.v
 		}
 	}
 	return c, nil

@@ -17,7 +17,7 @@
 //	e seq number                    events         one or more Events; number is the first's
 //	f seq device                    time           when that delivery was finished
 //	i id                            seq            the backend's ID
-//	m c                             counters       accepted, finished, last number, last pruned
+//	m c                             counters       accepted, finished, last number, last pruned, writes
 //	m f                             number         the format, 1
 //	p server token                  device         who holds a push token
 //	r device seq                    record         a delivery that is not finished
@@ -35,7 +35,7 @@
 //
 //	FORMAT       what this is and which format; written last when a store is made
 //	LOCK         held while the store is open
-//	NEWEST-WAL   the newest write-ahead log, so that its loss is noticed
+//	WATERMARK    the newest log and what must be in the store, so that a loss is noticed
 //	db/          Pebble's
 //
 // A directory that has no FORMAT and is not empty is someone else's, and refused.

@@ -11,51 +11,59 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// fence is the file system that Pebble sees.
+// fence is the file system that Pebble sees. Once it is up, Pebble is cut off from
+// the disk: whatever it changes from then on goes into the void and succeeds, and
+// reads go on.
 //
-// Once raised, it cuts Pebble off from the disk: whatever Pebble changes from
-// then on goes into the void and succeeds, and reads go on. Pebble has no way to
-// be given up: a commit that waits for a flush on a full disk waits for ever, and
-// so does Close behind it. Told that all is well, both return, and no memory and
-// no goroutine stays behind; Store remembers that it was not so. raise returns
-// when no call of the old Pebble is in the kernel any more, so that the directory
-// can be opened anew beside what is left of it.
+// That is how Pebble is given up, for it knows no other way. A commit that waits
+// for a flush on a full disk waits for ever, and so does Close behind it; told
+// that all is well, both return, and no memory and no goroutine stays behind.
 //
-// And it tells of every change that failed, which Pebble does not always do.
+// It is also how a failed write is taken. What Pebble does about one that it cannot
+// try again ranges from ending the process through its logger to a panic that no
+// recover can stop (a log that cannot be closed when it is full: a mutex is
+// unlocked twice). So it is not told: the fence goes up at the first such failure,
+// in that very call, and Store remembers that nothing since has been stored.
 type fence struct {
 	vfs.FS
-	raised atomic.Bool
-	down   chan struct{}                // closed by raise
-	calls  sync.RWMutex                 // held for reading by each change under way
-	failed func(name string, err error) // told before Pebble is
+	up    atomic.Bool
+	down  chan struct{} // closed when the fence goes up
+	calls sync.RWMutex  // held for reading by each change under way
+	// failed is told of each failed change. true: Pebble cannot cope with it.
+	failed func(name string, err error) (fatal bool)
 }
 
-func newFence(inner vfs.FS, failed func(name string, err error)) *fence {
+func newFence(inner vfs.FS, failed func(name string, err error) bool) *fence {
 	return &fence{FS: inner, down: make(chan struct{}), failed: failed}
 }
 
-// raise cuts Pebble off. It may be called more than once.
 func (f *fence) raise() {
-	if f.raised.CompareAndSwap(false, true) {
+	if f.up.CompareAndSwap(false, true) {
 		close(f.down)
 	}
-	// A change looks at raised with calls held: with the lock in hand there is
-	// none under way, and none can begin.
+}
+
+// wait returns when no change of Pebble is in the kernel any more. The fence is
+// up: the directory can then be opened anew beside what is left of it.
+func (f *fence) wait() {
+	// A change looks at up with calls held: with the lock in hand there is none
+	// under way, and none can begin.
 	f.calls.Lock()
 	defer f.calls.Unlock()
 }
 
-// change runs do unless the fence is up; done is false then.
+// change runs do, unless the fence is up or goes up over it; done is false then.
 func (f *fence) change(name string, do func() error) (done bool, err error) {
 	f.calls.RLock()
-	if f.raised.Load() {
+	if f.up.Load() {
 		f.calls.RUnlock()
 		return false, nil
 	}
 	err = do()
 	f.calls.RUnlock()
-	if err != nil {
-		f.failed(name, err)
+	if err != nil && f.failed(name, err) {
+		f.raise()
+		return false, nil
 	}
 	return true, err
 }
@@ -113,8 +121,7 @@ func (f *fence) MkdirAll(dir string, perm os.FileMode) error {
 	return f.only(dir, func() error { return f.FS.MkdirAll(dir, perm) })
 }
 
-// Remove is not told of to failed: a file that is gone already is no failure
-// of the disk, and Pebble handles the others.
+// Pebble copes with a file that it cannot remove: the next Open does.
 func (f *fence) Remove(name string) error { return f.remove(func() error { return f.FS.Remove(name) }) }
 func (f *fence) RemoveAll(name string) error {
 	return f.remove(func() error { return f.FS.RemoveAll(name) })
@@ -123,7 +130,7 @@ func (f *fence) RemoveAll(name string) error {
 func (f *fence) remove(do func() error) error {
 	f.calls.RLock()
 	defer f.calls.RUnlock()
-	if f.raised.Load() {
+	if f.up.Load() {
 		return nil
 	}
 	return do()

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"os"
@@ -19,12 +20,14 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/heartline-mqtt/heartline/delivery/outbox"
 )
 
 const (
 	fileFormat    = "FORMAT"
 	fileLock      = "LOCK"
-	fileNewestWAL = "NEWEST-WAL"
+	fileWatermark = "WATERMARK"
 	dirDB         = "db"
 	dirNew        = "db.new" // a store being made; removed and made again after a crash
 )
@@ -73,6 +76,8 @@ func (s *Store) prepare() error {
 	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EACCES) && s.lockable(),
 		err != nil && strings.Contains(err.Error(), "held by current process"):
 		return s.refuse("is in use by another Heartline", "stop that one, or name another directory")
+	case errors.Is(err, syscall.EROFS) && s.opts.ReadOnly:
+		return nil // nobody can write here: there is nothing to be locked against
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		return s.refuse(fmt.Sprintf("is not writable (%v)", cause(err)), "give this user the right to write there, or name another directory")
 	case err != nil:
@@ -108,22 +113,51 @@ func (s *Store) open() error {
 	if err != nil {
 		return err
 	}
+	if fresh && s.opts.ReadOnly {
+		return s.refuse("holds no store", "name the directory of a store")
+	}
 	if fresh {
-		if s.opts.ReadOnly {
-			return s.refuse("holds no store", "name the directory of a store")
-		}
 		if err := s.create(); err != nil {
 			return err
 		}
-	} else if err := s.checkNewestWAL(); err != nil {
+	}
+	// First without changing anything: opened for writing, Pebble deletes what it
+	// does not know, and after damage that may be what is missing.
+	if err := s.openWhole(); err != nil || s.opts.ReadOnly {
 		return err
 	}
-	if err := s.openDB(s.path(dirDB), false); err != nil {
+	if err := s.db.Close(); err != nil {
+		return s.damaged(err)
+	}
+	if err := s.openDB(s.path(dirDB), openWrite); err != nil {
 		return s.damaged(err)
 	}
 	err = s.load()
 	if err == nil {
-		err = s.verify()
+		err = s.writeWatermark()
+	}
+	if err != nil {
+		return errors.Join(err, s.db.Close())
+	}
+	return nil
+}
+
+// openWhole opens the store for reading, and refuses one that is not whole.
+func (s *Store) openWhole() error {
+	mark, err := s.readWatermark()
+	if err != nil {
+		return err
+	}
+	if err := s.openDB(s.path(dirDB), openRead); err != nil {
+		return s.damaged(err)
+	}
+	err = s.verify()
+	if err == nil {
+		err = s.load()
+	}
+	if err == nil && s.counters.writes < mark.writes {
+		err = s.refuse(fmt.Sprintf("file %s, or another log or MANIFEST in folder %s, is damaged (the store is at write %d, and was at %d)",
+			filepath.Join(dirDB, mark.log), dirDB, s.counters.writes, mark.writes), todoDamaged)
 	}
 	if err != nil {
 		return errors.Join(err, s.db.Close())
@@ -141,7 +175,7 @@ func (s *Store) identify() (fresh bool, err error) {
 	foreign := ""
 	for _, n := range names {
 		switch n = filepath.Base(n); n {
-		case fileFormat, fileFormat + ".new", fileLock, fileNewestWAL, dirDB, dirNew, "lost+found":
+		case fileFormat, fileFormat + ".new", fileLock, fileWatermark, dirDB, dirNew, "lost+found":
 			has[n] = true
 		default:
 			foreign = n
@@ -197,8 +231,11 @@ func (s *Store) create() error {
 	if err := vf.RemoveAll(s.path(dirNew)); err != nil {
 		return fail("remove an unfinished store", err)
 	}
-	if err := s.openDB(s.path(dirNew), true); err != nil {
+	if err := s.openDB(s.path(dirNew), openCreate); err != nil {
 		return fail("make the store", err)
+	}
+	if err := s.writeWatermark(); err != nil {
+		return fail("write "+fileWatermark, errors.Join(err, s.db.Close()))
 	}
 	err := s.db.Set(keyFormat, binary.BigEndian.AppendUint64(nil, format), pebble.Sync)
 	if err = errors.Join(err, s.broken(), s.db.Close()); err != nil {
@@ -239,15 +276,24 @@ func (s *Store) writeFile(name, text string) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
+type openMode int
+
+const (
+	openRead openMode = iota
+	openWrite
+	openCreate
+)
+
 // openDB opens Pebble behind a fence of its own.
-func (s *Store) openDB(dir string, create bool) (err error) {
+func (s *Store) openDB(dir string, mode openMode) (err error) {
 	s.failed.Store(nil)
 	s.opening.Store(true)
 	defer s.opening.Store(false)
 	s.fence = newFence(s.opts.FS, s.writeFailed)
 	o := s.pebbleOptions(s.fence)
-	o.ErrorIfExists = create
-	o.ErrorIfNotExists = !create
+	o.ReadOnly = mode == openRead
+	o.ErrorIfExists = mode == openCreate
+	o.ErrorIfNotExists = mode != openCreate
 	// Pebble panics on some damage, and on some full disks.
 	defer func() {
 		if r := recover(); r != nil {
@@ -261,30 +307,29 @@ func (s *Store) openDB(dir string, create bool) (err error) {
 		return err
 	}
 	if err := s.broken(); err != nil {
-		s.fence.raise()
-		return errors.Join(err, s.db.Close())
+		_ = s.db.Close() // in the void
+		return err
 	}
 	return nil
 }
 
-// writeFailed decides what a failed change of a file means.
-func (s *Store) writeFailed(name string, err error) {
-	switch {
-	case s.opening.Load():
-		// Pebble would try to flush what it recovered for ever, inside Open.
-		s.break_(fmt.Errorf("write %s: %w", name, err))
-		s.fence.raise()
-	case strings.HasSuffix(name, ".sst"):
-		// Pebble tries a flush or a compaction again, at once and for ever.
+// writeFailed decides what a failed change of a file means. fatal: the store is
+// broken, and Pebble is not told.
+func (s *Store) writeFailed(name string, err error) (fatal bool) {
+	if !s.opening.Load() && strings.HasSuffix(name, ".sst") {
+		// Pebble tries a flush or a compaction again, but at once and for ever,
+		// hundreds of times a second. While Open recovers a log it does so too,
+		// and would never come back from it.
 		t := time.NewTimer(tableDelay)
 		defer t.Stop()
 		select {
 		case <-t.C:
 		case <-s.fence.down:
 		}
-	default:
-		s.break_(fmt.Errorf("write %s: %w", name, err))
+		return false
 	}
+	s.break_(fmt.Errorf("write %s: %w", name, cause(err)))
+	return true
 }
 
 // damaged says what to do about an error of opening Pebble.
@@ -294,6 +339,8 @@ func (s *Store) damaged(err error) error {
 		return fmt.Errorf("data directory %s: the disk is full; free some space: %w", s.dir, err)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		return s.refuse(fmt.Sprintf("is not writable (%v)", err), "give this user the right to write there, or name another directory")
+	case errors.Is(err, outbox.ErrBroken):
+		return fmt.Errorf("data directory %s: cannot be written; check the disk: %w", s.dir, err)
 	}
 	return fmt.Errorf("data directory %s: damaged (%w); %s", s.dir, oneLine{err}, todoDamaged)
 }
@@ -318,10 +365,12 @@ func (s *Store) load() error {
 	}
 	v, err = s.get(keyCounters)
 	if errors.Is(err, pebble.ErrNotFound) {
-		return nil // nothing has ever been applied
+		s.counters = counters{} // nothing has ever been applied
+		return nil
 	}
 	if err == nil {
 		s.counters, err = decodeCounters(v)
+		s.writes.Store(s.counters.writes)
 	}
 	if err != nil {
 		return s.damaged(fmt.Errorf("counters: %w", err))
@@ -377,42 +426,56 @@ func (s *Store) verifyTable(path string) (err error) {
 	return errors.Join(r.ValidateBlockChecksums(), r.Close())
 }
 
-// noteNewestWAL writes down which log is the newest. Pebble does not notice that
-// a log is missing, and everything since the last flush would be gone without a
-// word. The name is overwritten in place: that needs no room on a full disk.
-func (s *Store) noteNewestWAL(path string) {
-	name := s.opts.FS.PathBase(path)
-	f, err := s.fence.OpenReadWrite(s.path(fileNewestWAL), vfs.WriteCategoryUnspecified)
+// watermark is what must be in the store at least. Pebble does not notice that a
+// log is missing, nor that the end of its MANIFEST is, nor a flipped bit near the
+// end of its log: it takes them for a crash that came before. Everything since
+// would be gone without a word.
+type watermark struct {
+	log    string // the newest log
+	writes uint64 // when it was begun, or the store closed: logs before it are synced
+}
+
+const watermarkLine = "%-24s %20d" // then a checksum
+
+// writeWatermark overwrites the file in place: that needs no room on a full disk,
+// and no more than one sector.
+func (s *Store) writeWatermark() error {
+	line := fmt.Sprintf(watermarkLine, *s.newestLog.Load(), s.writes.Load())
+	f, err := s.fence.OpenReadWrite(s.path(fileWatermark), vfs.WriteCategoryUnspecified)
 	if err == nil {
-		_, err = f.WriteAt(fmt.Appendf(nil, "%-30s\n", name), 0)
+		_, err = f.WriteAt(fmt.Appendf(nil, "%s %08x\n", line, crc32.ChecksumIEEE([]byte(line))), 0)
 		err = errors.Join(err, f.SyncData(), f.Close())
 	}
 	if err != nil {
-		s.break_(fmt.Errorf("write %s: %w", fileNewestWAL, err))
+		err = fmt.Errorf("write %s: %w", fileWatermark, err)
+		s.break_(err)
 	}
+	return err
 }
 
-// checkNewestWAL refuses a store whose newest log is missing.
-func (s *Store) checkNewestWAL() error {
-	text, err := s.readFile(fileNewestWAL)
+// readWatermark refuses a store whose newest log is missing.
+func (s *Store) readWatermark() (m watermark, err error) {
+	text, err := s.readFile(fileWatermark)
 	if err != nil {
-		return s.refuse(fmt.Sprintf("file %s cannot be read (%v)", fileNewestWAL, cause(err)), todoDamaged)
+		return m, s.refuse(fmt.Sprintf("file %s cannot be read (%v)", fileWatermark, cause(err)), todoDamaged)
 	}
-	want, ok := walNumber(strings.TrimSpace(text))
-	if !ok {
-		return s.refuse(fmt.Sprintf("file %s is damaged", fileNewestWAL), todoDamaged)
+	var sum uint32
+	_, err = fmt.Sscanf(text, "%s %d %x", &m.log, &m.writes, &sum)
+	want, ok := walNumber(m.log)
+	if err != nil || !ok || sum != crc32.ChecksumIEEE(fmt.Appendf(nil, watermarkLine, m.log, m.writes)) {
+		return m, s.refuse(fmt.Sprintf("file %s is damaged", fileWatermark), todoDamaged)
 	}
 	names, err := s.opts.FS.List(s.path(dirDB))
 	if err != nil {
-		return s.refuse(fmt.Sprintf("folder %s cannot be listed (%v)", dirDB, cause(err)), "check its permissions")
+		return m, s.refuse(fmt.Sprintf("folder %s cannot be listed (%v)", dirDB, cause(err)), "check its permissions")
 	}
 	for _, n := range names {
 		// A newer one is as good: the crash came before its name was written.
 		if have, ok := walNumber(filepath.Base(n)); ok && have >= want {
-			return nil
+			return m, nil
 		}
 	}
-	return s.refuse(fmt.Sprintf("file %s is missing", filepath.Join(dirDB, strings.TrimSpace(text))), todoDamaged)
+	return m, s.refuse(fmt.Sprintf("file %s is missing", filepath.Join(dirDB, m.log)), todoDamaged)
 }
 
 func walNumber(name string) (uint64, bool) {

@@ -70,6 +70,7 @@ func (s *Store) pruneSome(before time.Time, limit int) (n int, more bool, err er
 	if err := it.Error(); err != nil || seen == 0 {
 		return 0, false, err
 	}
+	p.counters.writes++
 	s.value = appendCounters(s.value[:0], p.counters)
 	if err := batch.Set(keyCounters, s.value, nil); err != nil {
 		return 0, false, err
@@ -81,6 +82,7 @@ func (s *Store) pruneSome(before time.Time, limit int) (n int, more bool, err er
 		return 0, false, err
 	}
 	s.counters = p.counters
+	s.writes.Store(p.counters.writes)
 	return len(p.gone), more, nil
 }
 

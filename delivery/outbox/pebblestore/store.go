@@ -56,13 +56,15 @@ func (o Options) withDefaults() Options {
 
 // Store is an outbox.Engine on Pebble. See outbox.Engine for its methods.
 type Store struct {
-	dir     string
-	opts    Options
-	fence   *fence
-	db      *pebble.DB
-	unlock  func() error // of the directory; safe to call more than once
-	failed  atomic.Pointer[error]
-	opening atomic.Bool
+	dir       string
+	opts      Options
+	fence     *fence
+	db        *pebble.DB
+	unlock    func() error // of the directory; safe to call more than once
+	failed    atomic.Pointer[error]
+	opening   atomic.Bool
+	newestLog atomic.Pointer[string]
+	writes    atomic.Uint64 // counters.writes, as committed
 
 	mu       sync.Mutex // held by what changes the store
 	counters counters   // as committed
@@ -119,7 +121,6 @@ func (s *Store) pebbleOptions(f *fence) *pebble.Options {
 		LBaseMaxBytes:               64 << 20,
 		WALBytesPerSync:             0,
 		BytesPerSync:                512 << 10,
-		ReadOnly:                    s.opts.ReadOnly,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
 	}
 	o.Experimental.L0CompactionConcurrency = 10
@@ -133,8 +134,13 @@ func (s *Store) pebbleOptions(f *fence) *pebble.Options {
 			s.opts.Logger.Error("outbox: damaged table", "file", i.Path, "error", i.Details)
 		},
 		WALCreated: func(i pebble.WALCreateInfo) {
-			if i.Err == nil {
-				s.noteNewestWAL(i.Path)
+			if i.Err != nil {
+				return
+			}
+			name := s.opts.FS.PathBase(i.Path)
+			s.newestLog.Store(&name)
+			if !s.opening.Load() {
+				_ = s.writeWatermark() // it has broken the store
 			}
 		},
 	}
@@ -167,13 +173,14 @@ func (s *Store) broken() error {
 	return nil
 }
 
-var errAbandoned = errors.New("abandoned")
+var errAbandoned = errors.New("given up, since a write did not return")
 
 // Abandon implements outbox.Engine.
 func (s *Store) Abandon() {
 	err := errAbandoned
 	s.failed.CompareAndSwap(nil, &err) // before the fence: what Pebble then calls success is none
 	s.fence.raise()
+	s.fence.wait()
 	if err := s.unlock(); err != nil {
 		s.opts.Logger.Warn("outbox: unlock of an abandoned store", "dir", s.dir, "error", err)
 	}
@@ -193,16 +200,17 @@ func (s *Store) Close() (err error) {
 		}
 	}()
 	if s.failed.Load() != nil {
-		// A log that has failed cannot be written any more; nothing of it is
-		// lost by not trying, and Pebble does not hang on it.
 		s.fence.raise()
-		_ = s.db.Close() // its files are void by now: there is nothing to report
+		_ = s.db.Close() // in the void: there is nothing to report
 		return nil
 	}
 	if err := s.db.Close(); err != nil {
 		return fmt.Errorf("close store %s: %w", s.dir, err)
 	}
-	return nil
+	if s.opts.ReadOnly {
+		return nil
+	}
+	return s.writeWatermark() // its last log is synced now
 }
 
 // FreeBytes returns how much room the file system of dir, which must be there,

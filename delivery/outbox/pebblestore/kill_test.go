@@ -1,0 +1,5 @@
+package pebblestore_test
+
+import "testing"
+
+func acceptUnderLoad(t *testing.T, dir string) {}
