@@ -73,6 +73,10 @@ func (e *KickError) Error() string {
 // not announce.
 func (c *Conn) Kick(code packets.Code) {
 	c.front.stats.kicked.Add(1)
+	c.kick(code)
+}
+
+func (c *Conn) kick(code packets.Code) {
 	c.part(&KickError{code}, func() []byte {
 		if !c.written {
 			return c.in.Refuse(code.Code, code.Reason)
@@ -241,9 +245,11 @@ func (c *Conn) depart() {
 	_ = c.base.Close()
 }
 
-// endPending ends the connection if mochi has not been given it.
-func (c *Conn) endPending() {
-	if !c.given.Load() {
+// takeLeave ends the connection because the front ends.
+func (c *Conn) takeLeave() {
+	if c.given.Load() {
+		c.kick(packets.ErrServerShuttingDown)
+	} else {
 		c.abort()
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -38,6 +40,7 @@ func TestReaderThatStops(t *testing.T) {
 	}
 
 	t.Run("mochi", func(t *testing.T) {
+		skipRace(t)
 		s, addr := plain(t, nil)
 		c := deaf(t, addr)
 		ended := make(chan struct{})
@@ -78,6 +81,7 @@ func TestReaderThatStops(t *testing.T) {
 // A socket that says nothing is kept for ever, and Close waits for it.
 func TestSilentSocket(t *testing.T) {
 	t.Run("mochi", func(t *testing.T) {
+		skipRace(t)
 		l := listeners.NewTCP(listeners.Config{ID: "plain", Address: "127.0.0.1:0"})
 		s := newServer(t, nil, l)
 		c := dial(t, l.Address(), false)
@@ -119,7 +123,7 @@ func TestSilentSocket(t *testing.T) {
 		eventually(t, "counted", func() bool { return l.Stats().ConnectTimeouts == 1 })
 	})
 	t.Run("ours, close", func(t *testing.T) {
-		s, l := ours(t, nil, Options{})
+		_, l := ours(t, nil, Options{})
 		var silent []*client
 		for range 20 {
 			silent = append(silent, dial(t, l.Address(), false))
@@ -129,10 +133,9 @@ func TestSilentSocket(t *testing.T) {
 		served := dial(t, l.Address(), true)
 		served.connect("served")
 		eventually(t, "all accepted", func() bool { return l.Stats().Pending == 21 })
-		if !done(patience, func() { l.Close(func(string) {}) }) {
+		if !done(patience, func() { l.Close(nil) }) {
 			t.Fatal("Close waits")
 		}
-		_ = s
 		for _, c := range append(silent, half) {
 			if !c.gone(patience) {
 				t.Fatal("still open after Close")
@@ -150,6 +153,7 @@ func TestLengthOf256MiB(t *testing.T) {
 		return m.TotalAlloc
 	}
 	t.Run("mochi", func(t *testing.T) {
+		skipRace(t)
 		_, addr := plain(t, nil)
 		before := allocated()
 		c := dial(t, addr, false)
@@ -179,6 +183,7 @@ var subscribeCut = packet(0x82, append([]byte{0, 1, 0}, text("a/b")...)...)
 
 func TestPacketThatPanics(t *testing.T) {
 	t.Run("mochi", func(t *testing.T) {
+		skipRace(t)
 		out, err := runChild("panic").CombinedOutput()
 		if err == nil || !strings.Contains(string(out), "SubscribeDecode") {
 			t.Errorf("mochi survives it: %v\n%s", err, out)
@@ -262,6 +267,30 @@ func child(role string) {
 		c.connect("x")
 		c.send(subscribeCut...)
 		time.Sleep(patience) // the process ends before
+	case "deadlock":
+		clients := mqtt.NewClients()
+		for range 4 {
+			go func() {
+				for {
+					clients.Delete("x")
+				}
+			}()
+		}
+		var n atomic.Int64
+		go func() {
+			for {
+				clients.GetByListener("x")
+				n.Add(1)
+			}
+		}()
+		for before := int64(-1); ; {
+			time.Sleep(200 * time.Millisecond)
+			if before == n.Load() {
+				fmt.Println("RESULT deadlock")
+				return
+			}
+			before = n.Load()
+		}
 	case "emfile mochi":
 		_, addr := plain(t, nil)
 		emfile(t, addr)
@@ -385,6 +414,7 @@ func TestDisconnectByVersion(t *testing.T) {
 		return c
 	}
 	t.Run("mochi 3.1.1", func(t *testing.T) {
+		skipRace(t)
 		_, addr := plain(t, nil)
 		if p, err := takeOver(t, addr, false).packet(patience); err != nil || p[0] != 0xE0 {
 			t.Errorf("mochi sends none: %x, %v", p, err)
@@ -404,15 +434,57 @@ func TestDisconnectByVersion(t *testing.T) {
 		}
 	})
 	t.Run("5.0, at the end of the server", func(t *testing.T) {
-		s, l := ours(t, nil, Options{})
+		l := New(Options{Address: "127.0.0.1:0"})
+		s := newServer(t, nil, l)
 		c := dial(t, l.Address(), true)
 		c.connect("id")
-		go s.Listeners.Close(l.ID(), func(string) {
-			cl, _ := s.Clients.Get("id")
-			_ = s.DisconnectClient(cl, packets.ErrServerShuttingDown)
-		})
+		go s.Close()
 		if p, err := c.packet(patience); err != nil || p[0] != 0xE0 || p[2] != 0x8B {
 			t.Errorf("%x, %v; want DISCONNECT with 0x8B", p, err)
+		}
+	})
+}
+
+// mochi's Close locks the server up when a client comes or goes at the time.
+func TestCloseWhileClientsComeAndGo(t *testing.T) {
+	t.Run("mochi", func(t *testing.T) {
+		skipRace(t)
+		out, err := runChild("deadlock").CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "RESULT deadlock") {
+			t.Errorf("mochi's locks hold: its function can be called in Close: %v\n%s", err, out)
+		}
+	})
+	t.Run("ours", func(t *testing.T) {
+		for range 5 {
+			l := New(Options{Address: "127.0.0.1:0"})
+			s := newServer(t, nil, l)
+			stop := make(chan struct{})
+			var come sync.WaitGroup
+			for i := range 4 {
+				come.Go(func() {
+					for {
+						select {
+						case <-stop:
+							return
+						default:
+						}
+						c, err := net.Dial("tcp", l.Address())
+						if err != nil {
+							continue
+						}
+						_, _ = c.Write(connectPacket(fmt.Sprint(i), i%2 == 0))
+						_, _ = c.Read(make([]byte, 4))
+						_ = c.Close()
+					}
+				})
+			}
+			eventually(t, "clients come and go", func() bool { return l.Stats().Established > 20 })
+			ended := done(patience, func() { _ = s.Close() })
+			close(stop)
+			come.Wait()
+			if !ended {
+				t.Fatal("Close waits")
+			}
 		}
 	})
 }

@@ -192,9 +192,13 @@ func (f *front) started() bool {
 	return f.establish != nil
 }
 
-// stop ends every connection and waits for it. stopAccepting is called first, and
-// closeClients lets mochi take leave of its clients.
-func (f *front) stop(stopAccepting func(), closeClients listeners.CloseFn) {
+// stop ends every connection and waits for it. stopAccepting is called first.
+//
+// What mochi gives a listener for this is not called. It takes a read lock, and
+// takes it again (Clients.GetByListener, Len): a client that comes or goes in
+// between, through any listener, locks the server up for ever. What it would do
+// is done here, for the connections that mochi does not know of too.
+func (f *front) stop(stopAccepting func()) {
 	f.mu.Lock()
 	again := f.closed
 	f.closed = true
@@ -206,9 +210,7 @@ func (f *front) stop(stopAccepting func(), closeClients listeners.CloseFn) {
 	defer close(f.stopped)
 	close(f.done)
 	stopAccepting()
-	closeClients(f.ID())
-	// mochi knows only of those whose CONNECT it has accepted.
-	f.each((*Conn).endPending)
+	f.each((*Conn).takeLeave)
 
 	ended := make(chan struct{})
 	go func() {

@@ -111,9 +111,10 @@ func (l *Listener) Serve(establish listeners.EstablishFn) {
 	}
 }
 
-// Close ends the Listener with all its connections. It returns when all have
-// ended, and may be called more than once.
-func (l *Listener) Close(closeClients listeners.CloseFn) {
+// Close ends the Listener with all its connections, and tells the clients. It
+// returns when all have ended, and may be called more than once. mochi's function
+// is not used; it may be nil.
+func (l *Listener) Close(listeners.CloseFn) {
 	l.stop(func() {
 		if l.socket != nil {
 			_ = l.socket.Close()
@@ -121,7 +122,7 @@ func (l *Listener) Close(closeClients listeners.CloseFn) {
 		if l.started() {
 			<-l.loop
 		}
-	}, closeClients)
+	})
 }
 
 func (l *Listener) tune(socket net.Conn) {

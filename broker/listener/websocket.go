@@ -71,7 +71,7 @@ func (w *WebSocket) Serve(establish listeners.EstablishFn) {
 }
 
 // Close ends every connection that came through w; see Listener.Close.
-func (w *WebSocket) Close(closeClients listeners.CloseFn) { w.stop(func() {}, closeClients) }
+func (w *WebSocket) Close(listeners.CloseFn) { w.stop(func() {}) }
 
 // ServeHTTP upgrades a request and returns; the connection goes on without the
 // HTTP server.
