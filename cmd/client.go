@@ -51,6 +51,7 @@ type client struct {
 	base  *url.URL
 	token string
 	http  *http.Client
+	name  string // of the program, for hints
 }
 
 func (s *server) client() (*client, error) {
@@ -63,7 +64,7 @@ func (s *server) client() (*client, error) {
 	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
 		return nil, usagef("--server: must be a URL that begins with http:// or https://, got %q", address)
 	}
-	c := &client{base: base, token: s.p.getenv(config.EnvToken), http: &http.Client{}}
+	c := &client{base: base, token: s.p.getenv(config.EnvToken), http: &http.Client{}, name: s.p.name()}
 	if file := flag("token-file", config.EnvTokenFile); file != "" {
 		token, err := os.ReadFile(file)
 		if err != nil {
@@ -139,7 +140,7 @@ func (c *client) unreachable(err error) error {
 		return fmt.Errorf("%s has not answered within %s", c.base.Host, callTimeout)
 	}
 	if errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("nothing listens on %s: start a server with `heartline serve --dev`, or name another with --server", c.base.Host)
+		return fmt.Errorf("nothing listens on %s: start a server with `%s serve --dev`, or name another with --server", c.base.Host, c.name)
 	}
 	if ue, ok := errors.AsType[*url.Error](err); ok {
 		err = ue.Err // without the URL, which the text below has
@@ -166,9 +167,9 @@ func problemOf(resp *http.Response) error {
 
 func (r *refusal) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s (HTTP %d)", cmp.Or(r.Detail, r.Title, http.StatusText(r.Status)), r.Status)
+	fmt.Fprintf(&b, "%s (HTTP %d)", strings.TrimPrefix(cmp.Or(r.Detail, r.Title, http.StatusText(r.Status)), "body."), r.Status)
 	for _, e := range r.Errors {
-		if e.Message != r.Detail {
+		if !strings.Contains(r.Detail, e.Message) { // of one mistake, the detail is its message
 			fmt.Fprintf(&b, "\n  %s: %s", strings.TrimPrefix(e.Location, "body."), e.Message)
 		}
 	}

@@ -23,7 +23,8 @@ const (
 
 // IO is what a command line is run with.
 type IO struct {
-	Args    []string // without the program's name
+	Program string   // as it was called, os.Args[0]; "" is heartline
+	Args    []string // without the program
 	Environ []string // as os.Environ returns it
 	Stdin   io.Reader
 	Stdout  io.Writer
@@ -84,6 +85,17 @@ func (p *program) say(text string) {
 	for line := range strings.SplitSeq(strings.TrimRight(text, "\n"), "\n") {
 		fmt.Fprintln(p.Stderr, "heartline: "+line)
 	}
+}
+
+// name is how whoever reads a hint can call the program.
+func (p *program) name() string {
+	switch {
+	case p.Program == "":
+		return "heartline"
+	case strings.Contains(p.Program, "go-build"): // where `go run` puts what it builds
+		return "go run ."
+	}
+	return p.Program
 }
 
 // usageError is a mistake in the command line that cobra cannot see.

@@ -219,6 +219,7 @@ func TestRefusals(t *testing.T) {
 		{404, "", `{"title":"Not Found","status":404,"detail":"account bob has no devices: ..."}`, "heartline: account bob has no devices: ... (HTTP 404)\n"},
 		{422, "", `{"title":"Unprocessable Entity","detail":"validation failed","errors":[{"message":"must be a duration","location":"body.ttl"},{"message":"too long","location":"body.id"}]}`,
 			"heartline: validation failed (HTTP 422)\nheartline:   ttl: must be a duration\nheartline:   id: too long\n"},
+		{422, "", `{"detail":"body.ttl: must be a duration","errors":[{"message":"must be a duration","location":"body.ttl"}]}`, "heartline: ttl: must be a duration (HTTP 422)\n"},
 		{429, "7", `{"detail":"too much is outstanding"}`, "heartline: too much is outstanding (HTTP 429)\nheartline: to be tried again in 7 s\n"},
 		{401, "", `{"detail":"no token"}`, "heartline: no token (HTTP 401)\nheartline: name the file that holds an API token with --token-file\n"},
 		{502, "", "<h1>Bad gateway</h1>\nnginx\n", "heartline: <h1>Bad gateway</h1> (HTTP 502)\n"},
@@ -231,6 +232,16 @@ func TestRefusals(t *testing.T) {
 			answer(tt.status, tt.body)(w, r)
 		})
 		check(t, command(t, a.environ(), "", "send", "--account", "bob", "--title", "x"), 1, "", tt.want)
+	}
+}
+
+func TestName(t *testing.T) {
+	for program, want := range map[string]string{
+		"": "heartline", "heartline": "heartline", "./heartline": "./heartline", "/tmp/go-build123/b001/exe/heartline": "go run .",
+	} {
+		if got := newProgram(IO{Program: program}).name(); got != want {
+			t.Errorf("%q: got %q", program, got)
+		}
 	}
 }
 

@@ -162,9 +162,9 @@ A device, in a second terminal:
 
 A notification for it, in a third:
 
-  heartline send%s --account alice --title Hello --body "It works" --wait
+  %s send%s --account alice --title Hello --body "It works" --wait
 
-`, host, port, cfg.MQTT.TopicPrefix, serverFlag(http))
+`, host, port, cfg.MQTT.TopicPrefix, p.name(), serverFlag(http))
 }
 
 func serverFlag(http string) string {
