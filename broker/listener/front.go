@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -43,21 +44,22 @@ func (f *front) ID() string { return f.options.ID }
 
 var errClosing = errors.New("listener is closed")
 
-// take lets a socket in, or closes it and says why not. What it returns is to be
-// given to run.
-func (f *front) take(socket net.Conn) (*Conn, error) {
-	c := &Conn{front: f, remote: socket.RemoteAddr(), since: time.Now()}
-	c.addr = addressOf(c.remote)
-	if err := f.options.Gate.admit(c.addr); err != nil {
-		// Without a word: it has not said which version's it would understand.
-		_ = socket.Close()
-		if err == errFull {
-			f.stats.refusedFull.Add(1)
-		} else {
-			f.stats.refusedAddress.Add(1)
-		}
-		return nil, err
+// admit asks the Gate for a place, and counts a refusal.
+func (f *front) admit(addr netip.Prefix) error {
+	err := f.options.Gate.admit(addr)
+	switch err {
+	case errFull:
+		f.stats.refusedFull.Add(1)
+	case errAddressFull:
+		f.stats.refusedAddress.Add(1)
 	}
+	return err
+}
+
+// take takes a socket in that has its place. What it returns is to be given to
+// run. Where the front is being closed the place is given back.
+func (f *front) take(socket net.Conn, addr netip.Prefix) (*Conn, error) {
+	c := &Conn{front: f, remote: socket.RemoteAddr(), addr: addr, since: time.Now()}
 	c.base = newSender(socket, f.options.WriteTimeout, 4*f.options.WriteQueue, f.cut)
 	c.stream = c.base
 

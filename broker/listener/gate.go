@@ -13,7 +13,8 @@ type Limits struct {
 	// Connections in all.
 	Connections int
 	// PerAddress is the number from one IPv4 address or one IPv6 /64. Mind that a
-	// mobile network puts thousands of its subscribers behind an address.
+	// mobile network puts thousands of its subscribers behind an address, and a
+	// reverse proxy everyone behind its own.
 	PerAddress int
 	// Pending is the number that have not sent their CONNECT yet. One more closes
 	// the oldest of them, so that who waits for nothing gives way to who has

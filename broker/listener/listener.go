@@ -77,8 +77,14 @@ func (l *Listener) Serve(establish listeners.EstablishFn) {
 		socket, err := l.socket.Accept()
 		if err == nil {
 			failing, wait = false, 0
+			addr := addressOf(socket.RemoteAddr())
+			if l.admit(addr) != nil {
+				// Without a word: it has not said in which version.
+				_ = socket.Close()
+				continue
+			}
 			l.tune(socket)
-			if c, err := l.take(socket); err == nil {
+			if c, err := l.take(socket, addr); err == nil {
 				go l.run(c, prepare)
 			}
 			continue

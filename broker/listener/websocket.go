@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"path"
 	"slices"
@@ -43,7 +44,9 @@ func NewWebSocket(o Options) *WebSocket {
 		WriteBufferPool: &w.buffers,
 		CheckOrigin:     w.originAllowed,
 		Error: func(rw http.ResponseWriter, _ *http.Request, status int, reason error) {
-			http.Error(rw, reason.Error(), status)
+			if h, ok := rw.(*hijacker); !ok || !h.hijacked {
+				http.Error(rw, reason.Error(), status)
+			}
 		},
 	}
 	return w
@@ -95,13 +98,19 @@ func (w *WebSocket) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 
-	h := &hijacker{ResponseWriter: rw, front: &w.front}
+	h := &hijacker{ResponseWriter: rw, front: &w.front, addr: addressOf(address(r.RemoteAddr))}
+	if err := w.admit(h.addr); err != nil {
+		rw.Header().Set("Retry-After", "5")
+		http.Error(rw, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
 	ws, err := w.upgrader.Upgrade(h, r, nil)
 	if err != nil {
-		if h.refused == nil {
-			w.stats.handshakeFailures.Add(1)
-		}
-		if h.conn != nil {
+		w.stats.handshakeFailures.Add(1)
+		switch {
+		case !h.hijacked:
+			w.options.Gate.leave(h.addr)
+		case h.conn != nil:
 			// Taken in, and then the handshake failed: its life is over at once.
 			go w.run(h.conn, func(*Conn) error { return err })
 		}
@@ -123,9 +132,10 @@ func (w *WebSocket) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 // peer either.
 type hijacker struct {
 	http.ResponseWriter
-	front   *front
-	conn    *Conn
-	refused error
+	front    *front
+	addr     netip.Prefix
+	hijacked bool
+	conn     *Conn // nil where the front is being closed
 }
 
 func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
@@ -133,12 +143,19 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	h.hijacked = true
 	_ = socket.SetDeadline(time.Time{}) // the HTTP server's
-	if h.conn, h.refused = h.front.take(socket); h.refused != nil {
-		return nil, nil, h.refused
+	if h.conn, err = h.front.take(socket, h.addr); err != nil {
+		return nil, nil, err
 	}
 	return h.conn.base, brw, nil
 }
+
+// address is a peer's address as an HTTP request has it.
+type address string
+
+func (address) Network() string  { return "tcp" }
+func (a address) String() string { return string(a) }
 
 // originAllowed lets a browser's page connect from the host that serves it and
 // from those in Options.Origins. A browser sends its user's cookies and client
