@@ -38,6 +38,7 @@ type conn struct {
 	proven   bool            // a valid provider token has been seen
 	goneTo   uint32          // with going: streams above are ignored
 	going    bool
+	finished bool // nothing more is written
 	silent   bool
 	closed   bool
 	bearer   string // the provider token in use
@@ -120,7 +121,7 @@ func (c *conn) serve() {
 func (c *conn) dead() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.silent
+	return c.silent || c.finished
 }
 
 // frame handles one frame; false ends the connection.
@@ -342,24 +343,21 @@ func (c *conn) reset(id uint32, refused bool) {
 // endLocked: a stream is over. A connection that goes away ends with its last.
 func (c *conn) endLocked(id uint32) {
 	delete(c.open, id)
-	if c.going && len(c.open) == 0 {
+	if c.going && len(c.open) == 0 && !c.finished {
 		c.flushLocked()
+		c.finished = true
 		// And read on for a while, so that the answers are not lost to a TCP reset.
 		_ = c.tc.CloseWrite()
 		_ = c.tc.SetReadDeadline(time.Now().Add(lingerTimeout))
 	}
 }
 
-func (c *conn) lastStream() uint32 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.last
-}
-
-// goAway sends GOAWAY: streams after last are not looked at.
+// goAway sends GOAWAY: streams after last, or after the latest, are not looked
+// at.
 func (c *conn) goAway(last uint32, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	last = min(last, c.last)
 	if c.fr == nil || c.silent || c.going {
 		return
 	}
@@ -403,7 +401,7 @@ func (c *conn) close() {
 
 // flushLocked sends what is written. A client that does not read ends here.
 func (c *conn) flushLocked() {
-	if c.bw == nil || c.bw.Buffered() == 0 || c.silent || c.closed {
+	if c.bw == nil || c.bw.Buffered() == 0 || c.finished || c.silent || c.closed {
 		return
 	}
 	_ = c.tc.SetWriteDeadline(time.Now().Add(writeTimeout))

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/big"
 	"net"
 	"net/http"
@@ -289,7 +290,7 @@ func (s *Server) eachConn(fn func(*conn)) {
 
 // GoAway sends GOAWAY on every connection: what has come is answered, what comes
 // after is ignored, and the connection ends.
-func (s *Server) GoAway() { s.eachConn(func(c *conn) { c.goAway(c.lastStream(), "") }) }
+func (s *Server) GoAway() { s.eachConn(func(c *conn) { c.goAway(math.MaxUint32, "") }) }
 
 // Silence makes every open connection dead without a word: nothing is answered,
 // not even pings. New connections work.
