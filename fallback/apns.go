@@ -614,8 +614,12 @@ func (x *apnsApp) exchange(ctx context.Context, q *apns2.Notification, e *exchan
 		if err == nil {
 			err = errors.New("no status")
 		}
-		if try == 4 || !unprocessed(err) || ctx.Err() != nil {
+		refused, goingAway := unprocessed(err)
+		if try == maxUnprocessed || !(refused || goingAway) || ctx.Err() != nil {
 			return err
+		}
+		if goingAway {
+			x.pool.retire(e.conn)
 		}
 	}
 }
@@ -626,11 +630,12 @@ func (x *apnsApp) exchange(ctx context.Context, q *apns2.Notification, e *exchan
 var emptyPayload = []byte("{}")
 
 // unprocessed reports whether the server has certainly not looked at a request:
-// its stream was refused, or is beyond the last one that a GOAWAY names.
+// its stream was refused, or its connection is going away and it came after the
+// last stream that counts.
 // RFC 9113 §8.7: such a request may be sent again.
-func unprocessed(err error) bool {
+func unprocessed(err error) (refused, goingAway bool) {
 	if se := (http2.StreamError{}); errors.As(err, &se) {
-		return se.Code == http2.ErrCodeRefusedStream
+		return se.Code == http2.ErrCodeRefusedStream, false
 	}
 	// net/http does not export these errors. If it changes their text, these
 	// requests become ordinary retries, with the same apns-id, a second later.
@@ -638,10 +643,14 @@ func unprocessed(err error) bool {
 	case "http2: Transport received Server's graceful shutdown GOAWAY",
 		"http2: client conn not usable",
 		"http2: client conn could not be established":
-		return true
+		return false, true
 	}
-	return false
+	return false, false
 }
+
+// maxUnprocessed is how often a request is sent that the server does not look
+// at. Each connection may go away under it once.
+const maxUnprocessed = 6
 
 // maxAnswer is what is read of an answer's body; Apple's are under 100 bytes.
 const maxAnswer = 4 << 10

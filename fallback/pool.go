@@ -48,7 +48,7 @@ const (
 	dialBackoffFirst = 250 * time.Millisecond
 	dialBackoffMax   = 30 * time.Second
 	dialPatience     = time.Second // a request waits so long for the next dial
-	dialBurst        = 10
+	dialBurst        = 20
 	dialInterval     = 5 * time.Second // a further dial each
 	maxServerErrors  = 5               // 5xx in a row before a connection is replaced
 )
@@ -57,10 +57,16 @@ const (
 type poolConn struct {
 	cc       *http.ClientConn
 	inFlight int
-	peak     int  // the most it has had in flight
 	proven   bool // it has given a valid answer
 	errors   int  // 5xx answers in a row
 }
+
+// limit is how many requests the server allows on c at this moment.
+//
+// ClientConn.Reserve would count for us, but requests that hold a reservation
+// block each other for good when the server lowers its limit below their number:
+// the first one waits for a stream, and the others' reservations are in its way.
+func (c *poolConn) limit() int { return c.cc.InFlight() + c.cc.Available() }
 
 func newPool(limit int, dial func(context.Context) (*http.ClientConn, error)) *pool {
 	p := &pool{dial: dial, max: limit, old: map[*poolConn]bool{}, changed: make(chan struct{}), credit: dialBurst, creditAt: time.Now()}
@@ -79,8 +85,8 @@ func (e *dialError) Unwrap() error { return e.err }
 
 var errTooManyDials = errors.New("too many connections were opened and lost in a short time")
 
-// acquire reserves a stream on a connection, opening one if it must and may. The
-// caller makes exactly one round trip on it, then calls release.
+// acquire finds a connection with a free stream, opening one if it must and may.
+// The caller makes exactly one round trip on it, then calls release.
 func (p *pool) acquire(ctx context.Context) (*poolConn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -132,14 +138,14 @@ func (p *pool) pickLocked() *poolConn {
 		if !c.proven && c.inFlight > 0 {
 			continue
 		}
-		if c.cc.Reserve() == nil {
+		if c.inFlight < c.limit() {
 			c.inFlight++
-			c.peak = max(c.peak, c.inFlight)
 			return c
 		}
-		// Full, or not usable any more (GOAWAY, closed): it was able to take as
-		// many requests before.
-		if c.inFlight < max(1, c.peak) {
+		// Full, or not usable any more (GOAWAY, closed): which of them, it does not
+		// say. One that takes none although it has none is of no use; one that goes
+		// away comes to that as soon as what it has is answered.
+		if c.inFlight == 0 {
 			p.retireLocked(c)
 			i--
 		}
@@ -147,7 +153,7 @@ func (p *pool) pickLocked() *poolConn {
 	return nil
 }
 
-// release gives back what acquire reserved. valid: the answer proves that the
+// release gives back what acquire gave. valid: the answer proves that the
 // connection may be used in full. serverError: it was a 5xx.
 func (p *pool) release(c *poolConn, valid, serverError bool) {
 	p.mu.Lock()
@@ -268,7 +274,7 @@ func (p *pool) concurrency() int {
 	n, unproven := 0, p.dialing
 	for _, c := range p.conns {
 		if c.proven {
-			n += c.inFlight + c.cc.Available()
+			n += max(c.inFlight, c.limit())
 		} else {
 			n++
 			unproven = true

@@ -1,0 +1,382 @@
+package fallback
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/fallback/apnssim"
+)
+
+// sender pushes as the core would: again after RetryAfter, until each push is
+// accepted. Each has its own token and so its own notification.
+type sender struct {
+	t  *testing.T
+	r  *Router
+	wg sync.WaitGroup
+
+	mu       sync.Mutex
+	accepted map[string]int
+	details  map[string]int // of what was not accepted
+}
+
+func newSender(t *testing.T, r *Router) *sender {
+	return &sender{t: t, r: r, accepted: map[string]int{}, details: map[string]int{}}
+}
+
+func (s *sender) push(p delivery.Push) {
+	s.wg.Add(1)
+	s.again(p)
+}
+
+func (s *sender) again(p delivery.Push) {
+	s.r.Push(context.Background(), p, func(res delivery.PushResult) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		switch res.Outcome {
+		case delivery.PushAccepted:
+			s.accepted[p.Token.Token]++
+			s.wg.Done()
+		case delivery.PushRetry:
+			if res.Detail == "" {
+				s.t.Errorf("a retry without a reason: %+v", res)
+			}
+			s.details[res.Detail]++
+			p.Attempt++
+			time.AfterFunc(res.RetryAfter, func() { s.again(p) })
+		default:
+			s.t.Errorf("%+v", res)
+			s.wg.Done()
+		}
+	})
+}
+
+// check waits and looks that each device shows its notification, once.
+func (s *sender) check(sim *apnssim.Server, n int) {
+	s.t.Helper()
+	s.wg.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.accepted) != n {
+		s.t.Errorf("%d of %d were accepted; on the way: %v", len(s.accepted), n, s.details)
+	}
+	for i := range n {
+		if shown := sim.Shown(hexToken(i)); len(shown) != 1 {
+			s.t.Fatalf("device %d shows %d notifications", i, len(shown))
+		}
+	}
+}
+
+// fast is a router that does not make tests wait.
+func fast(p ...Pusher) Options {
+	return Options{Pushers: p, RetryInitial: 20 * time.Millisecond, RetryMax: 200 * time.Millisecond, PauseInitial: 50 * time.Millisecond}
+}
+
+// TestTokenExpiryInMidTraffic: Apple calls the token expired while many requests
+// are under way. One new token, everything accepted.
+func TestTokenExpiryInMidTraffic(t *testing.T) {
+	clocks := newTwoClocks()
+	sim := startSim(t, apnssim.Options{Now: clocks.now})
+	a := apnsFor(t, sim)
+	for _, x := range a.apps {
+		x.token.clock = clocks.clock()
+	}
+	send := newSender(t, newRouter(t, fast(a)))
+	const n = 400
+	for i := range n {
+		if i == n/2 {
+			if _, err := sim.Wait(t.Context(), n/4); err != nil {
+				t.Fatal(err)
+			}
+			clocks.advance(30 * time.Minute) // a new one is allowed, and not due
+			sim.ExpireProviderTokens()
+		}
+		send.push(pushTo(hexToken(i), hexToken(i)))
+	}
+	send.check(sim, n)
+	issued := map[time.Time]int{}
+	for _, r := range sim.Received() {
+		issued[r.TokenIssued]++
+	}
+	if len(issued) != 2 {
+		t.Errorf("provider tokens made at %v", issued)
+	}
+	if len(send.details) != 0 {
+		t.Errorf("not all were sent again at once: %v", send.details)
+	}
+}
+
+// TestFreshTokenCalledExpired: clocks apart. No storm of tokens, a pause.
+func TestFreshTokenCalledExpired(t *testing.T) {
+	sim := startSim(t, apnssim.Options{Now: func() time.Time { return time.Now().Add(2 * time.Hour) }})
+	r := newRouter(t, Options{Pushers: []Pusher{apnsFor(t, sim)}})
+	for range 5 {
+		if res := do(t, r, pushTo(deviceToken, "n")); res.Outcome != delivery.PushRetry {
+			t.Errorf("%+v", res)
+		}
+	}
+	if got := sim.Received(); len(got) != 1 || got[0].Reason != "ExpiredProviderToken" {
+		t.Errorf("%d requests", len(got))
+	}
+	if s := r.Status()[0]; s.State != "paused" || !strings.Contains(s.Cause, "clock") {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestGoAwayUnderLoad: nothing is lost and nothing fails: what Apple has not
+// looked at is sent again at once.
+func TestGoAwayUnderLoad(t *testing.T) {
+	sim := startSim(t, apnssim.Options{MaxConcurrentStreams: 50})
+	r := newRouter(t, fast(apnsFor(t, sim)))
+	send := newSender(t, r)
+	const n = 1000
+	for i := range n {
+		send.push(pushTo(hexToken(i), hexToken(i)))
+	}
+	for _, at := range []int{100, 300, 500, 700} {
+		if _, err := sim.Wait(t.Context(), at); err != nil {
+			t.Fatal(err)
+		}
+		sim.GoAway()
+	}
+	send.check(sim, n)
+	if len(send.details) != 0 {
+		t.Errorf("not all were sent again at once: %v", send.details)
+	}
+	if _, ever := sim.Connections(); ever > 4+4*4 {
+		t.Errorf("%d connections for 4 times GOAWAY", ever)
+	}
+	// Each connection began with one request alone.
+	first := map[int]time.Time{}
+	for _, rec := range sim.Received() {
+		if rec.Stream == 1 {
+			first[rec.Connection] = rec.Time
+		}
+	}
+	if open, _ := sim.Connections(); open > 4 {
+		t.Errorf("%d connections are open", open)
+	}
+}
+
+// TestUnlookedAtRequestsAreSentAgain: by REFUSED_STREAM and by a GOAWAY that
+// names an earlier stream.
+func TestUnlookedAtRequestsAreSentAgain(t *testing.T) {
+	sim := startSim(t, apnssim.Options{})
+	a := apnsFor(t, sim)
+	for _, action := range []apnssim.Action{apnssim.ActionRefuse, apnssim.ActionGoAway} {
+		sim.Clear()
+		sim.Script(apnssim.Script{Action: action, Times: 1})
+		if err := a.Push(t.Context(), Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")}); err != nil {
+			t.Errorf("%s: %v", action, err)
+		}
+		if got := sim.Received(); len(got) != 2 || got[0].APNsID != got[1].APNsID {
+			t.Errorf("%s: %d requests", action, len(got))
+		}
+	}
+	// A stream that is reset otherwise may have been looked at.
+	sim.Clear()
+	sim.Script(apnssim.Script{Action: apnssim.ActionReset, Times: 1})
+	var pe *PushError
+	err := a.Push(t.Context(), Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")})
+	if !errors.As(err, &pe) || pe.Permanent || pe.ConfigFault || len(sim.Received()) != 1 {
+		t.Errorf("reset: %v, %d requests", err, len(sim.Received()))
+	}
+}
+
+// TestSilentConnection: the connection dies without a word under load. It is
+// found by ping within seconds, and everything arrives, each once on the screen
+// although some was sent twice.
+func TestSilentConnection(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes the 5 s of the ping")
+	}
+	sim := startSim(t, apnssim.Options{})
+	r := newRouter(t, fast(apnsFor(t, sim)))
+	send := newSender(t, r)
+	send.push(pushTo(hexToken(0), hexToken(0)))
+	send.wg.Wait()
+	sim.Silence()
+	const n = 50
+	start := time.Now()
+	for i := 1; i < n; i++ {
+		send.push(pushTo(hexToken(i), hexToken(i)))
+	}
+	send.check(sim, n)
+	t.Logf("recovered after %v: %v", time.Since(start).Round(time.Millisecond), send.details)
+	if _, ever := sim.Connections(); ever != 2 {
+		t.Errorf("%d connections", ever)
+	}
+}
+
+// TestLostAnswer: accepted, but we never hear. The second request is the same
+// notification for the device.
+func TestLostAnswer(t *testing.T) {
+	sim := startSim(t, apnssim.Options{})
+	send := newSender(t, newRouter(t, fast(apnsFor(t, sim))))
+	sim.Script(apnssim.Script{Action: apnssim.ActionDrop, Times: 1})
+	send.push(pushTo(hexToken(0), "n"))
+	send.check(sim, 1)
+	got := sim.Received()
+	if len(got) != 2 || got[0].APNsID != got[1].APNsID || got[0].CollapseID != got[1].CollapseID {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestTooManyRequests(t *testing.T) {
+	sim := startSim(t, apnssim.Options{})
+	r := newRouter(t, Options{Pushers: []Pusher{apnsFor(t, sim)}})
+	sim.Script(apnssim.Script{Token: "aa", Status: 429, Reason: "TooManyRequests", RetryAfter: "40"})
+	for range 3 {
+		res := do(t, r, pushTo("aa", "n"))
+		if res.Outcome != delivery.PushRetry || res.RetryAfter < 39*time.Second || !strings.Contains(res.Detail, "TooManyRequests") {
+			t.Errorf("%+v", res)
+		}
+	}
+	if res := do(t, r, pushTo("bb", "n")); res.Outcome != delivery.PushAccepted {
+		t.Errorf("%+v", res)
+	}
+	if n := len(sim.ReceivedFor("aa")); n != 1 {
+		t.Errorf("%d requests for a token that was to be left in peace", n)
+	}
+}
+
+// TestServerAway: nobody listens. Few attempts to connect, a named reason, and
+// all well when somebody does.
+func TestServerAway(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := ln.Addr().String()
+	_ = ln.Close() // the port is free, and refuses
+	key, err := apnssim.NewKey("KEY", "TEAM")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := NewAPNs(APNsConfig{Endpoint: "https://" + address, Apps: []APNsApp{{Topic: topic, KeyPEM: key.PEM, KeyID: "KEY", TeamID: "TEAM"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRouter(t, Options{Pushers: []Pusher{a}})
+	for range 200 {
+		res := do(t, r, pushTo(deviceToken, "n"))
+		if res.Outcome != delivery.PushRetry || res.Detail == "" || strings.Contains(res.Detail+res.Err.Error(), deviceToken) {
+			t.Fatalf("%+v", res)
+		}
+	}
+	a.apps[a.list[0]].pool.mu.Lock()
+	dials := a.apps[a.list[0]].pool.failedDials
+	a.apps[a.list[0]].pool.mu.Unlock()
+	if dials > dialBurst {
+		t.Errorf("%d dials for 200 pushes", dials)
+	}
+	if s := r.Status()[0]; s.State == "ok" || s.Cause == "" {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestStreamLimit: one request until the first valid answer, then never more
+// than the server allows, on few connections; and again when it allows less.
+func TestStreamLimit(t *testing.T) {
+	sim := startSim(t, apnssim.Options{MaxConcurrentStreams: 20})
+	sim.Script(apnssim.Script{Delay: 5 * time.Millisecond})
+	send := newSender(t, newRouter(t, fast(apnsFor(t, sim))))
+	const n = 300
+	for i := range n {
+		send.push(pushTo(hexToken(i), hexToken(i)))
+	}
+	if _, err := sim.Wait(t.Context(), n/2); err != nil {
+		t.Fatal(err)
+	}
+	sim.LimitStreams(2)
+	send.check(sim, n)
+	if len(send.details) != 0 {
+		t.Errorf("streams were refused: %v", send.details)
+	}
+	for _, r := range sim.Received() {
+		if r.Action == apnssim.ActionRefuse {
+			t.Errorf("%+v", r)
+		}
+	}
+	if _, ever := sim.Connections(); ever > 4 {
+		t.Errorf("%d connections", ever)
+	}
+}
+
+// TestAllTokensAreGone: an app whose first tokens are all dead is not stuck with
+// one request at a time, nor is its server called broken.
+func TestAllTokensAreGone(t *testing.T) {
+	sim := startSim(t, apnssim.Options{})
+	r := newRouter(t, Options{Pushers: []Pusher{apnsFor(t, sim)}})
+	sim.Script(apnssim.Script{Status: 410, Reason: "Unregistered", Timestamp: 1})
+	for i := range 20 {
+		if res := do(t, r, pushTo(hexToken(i), "n")); res.Outcome != delivery.PushTokenGone {
+			t.Errorf("%+v", res)
+		}
+	}
+	if s := r.Status()[0]; s.State != "ok" || s.Limit < 100 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestConfigFaultOfOneApp: the other app of the same team goes on.
+func TestConfigFaultOfOneApp(t *testing.T) {
+	sim := startSim(t, apnssim.Options{Topics: []string{topic}})
+	a := apnsFor(t, sim, topic, "com.example.other")
+	r := newRouter(t, Options{Pushers: []Pusher{a}})
+	other := pushTo(deviceToken, "n")
+	other.Token.App = "com.example.other"
+	if res := do(t, r, other); res.Outcome != delivery.PushRetry || !strings.Contains(res.Detail, "TopicDisallowed") {
+		t.Errorf("%+v", res)
+	}
+	if res := do(t, r, pushTo(deviceToken, "n")); res.Outcome != delivery.PushAccepted {
+		t.Errorf("%+v", res)
+	}
+	sim.SetTopics()
+	r.Resume()
+	if res := do(t, r, other); res.Outcome != delivery.PushAccepted {
+		t.Errorf("%+v", res)
+	}
+}
+
+// TestServerKeepsFailing: a connection that only gives 500 is replaced.
+func TestServerKeepsFailing(t *testing.T) {
+	sim := startSim(t, apnssim.Options{})
+	a := apnsFor(t, sim)
+	sim.Script(apnssim.Script{Status: 500, Reason: "InternalServerError", Times: maxServerErrors})
+	for range maxServerErrors {
+		_ = a.Push(t.Context(), Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")})
+	}
+	if err := a.Push(t.Context(), Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")}); err != nil {
+		t.Fatal(err)
+	}
+	if got := sim.Received(); got[0].Connection == got[len(got)-1].Connection {
+		t.Error("the same connection")
+	}
+}
+
+// TestClosedWhileDialing and while hanging: Close ends what is under way.
+func TestCloseEndsHangingRequests(t *testing.T) {
+	sim := startSim(t, apnssim.Options{})
+	r, err := New(Options{Pushers: []Pusher{apnsFor(t, sim)}, CloseGrace: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sim.Script(apnssim.Script{Action: apnssim.ActionHang})
+	c := make(chan delivery.PushResult, 1)
+	r.Push(t.Context(), pushTo(deviceToken, "n"), func(res delivery.PushResult) { c <- res })
+	if _, err := sim.Wait(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if res := <-c; res.Outcome != delivery.PushRetry {
+		t.Errorf("%+v", res)
+	}
+}
