@@ -1,0 +1,96 @@
+package terminal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+
+	"github.com/eclipse/paho.golang/paho"
+
+	"github.com/heartline-mqtt/heartline/wire"
+)
+
+// arrived handles one PUBLISH. paho acknowledges it when this returns. What cannot
+// be read is acknowledged, too: it would not be better the next time.
+func (t *Terminal) arrived(pr paho.PublishReceived) (bool, error) {
+	var err error
+	switch pr.Packet.Topic {
+	case t.topics.notifications():
+		var p wire.Pseudo
+		if err = read(pr.Packet.Payload, &p, &p.ID); err == nil {
+			t.notification(p)
+			if t.wantsDisplayed(p) {
+				t.session.after = func() { t.displayed(pr.Client, p.ID) }
+			}
+		}
+	case t.topics.messages():
+		var m wire.Message
+		if err = read(pr.Packet.Payload, &m, &m.ID); err == nil {
+			t.once(SeenMessage, m.ID, func() { t.opts.Display.Message(m) })
+		}
+	default:
+		return false, nil
+	}
+	if err != nil {
+		t.log.Warn("what the server has sent cannot be read", "topic", pr.Packet.Topic, "error", err)
+	}
+	return true, nil
+}
+
+// read is lenient: a later server may send more.
+func read(payload []byte, v any, id *string) error {
+	if err := json.Unmarshal(payload, v); err != nil {
+		return err
+	}
+	if *id == "" {
+		return errors.New("it has no id")
+	}
+	return nil
+}
+
+func (t *Terminal) notification(p wire.Pseudo) {
+	t.once(SeenNotification, p.ID, func() {
+		if t.Foreground() || p.Pushed {
+			t.opts.Display.Notice(p)
+		} else {
+			t.opts.Display.Tip(p)
+		}
+	})
+}
+
+// once shows what has not been shown. It is noted down afterwards: a crash in
+// between shows it twice, the other order would not show it at all.
+func (t *Terminal) once(kind SeenKind, id string, show func()) {
+	if t.opts.Seen.Has(kind, id) {
+		return
+	}
+	show()
+	if err := t.opts.Seen.Add(kind, id); err != nil {
+		t.log.Error("what was shown is not on the disk, and may be shown again after a restart", "id", id, "error", err)
+	}
+}
+
+func (t *Terminal) wantsDisplayed(p wire.Pseudo) bool {
+	switch t.opts.Displayed {
+	case DisplayedAlways:
+		return true
+	case DisplayedNever:
+		return false
+	}
+	return p.Ack == "displayed"
+}
+
+// displayed tells the server. Whether that arrives is not waited for: the server
+// sends what it has not been told of again, and each copy is answered.
+func (t *Terminal) displayed(client *paho.Client, id string) {
+	payload, err := json.Marshal(wire.Ack{ID: id, Status: "displayed"})
+	if err == nil {
+		ctx, cancel := context.WithTimeout(t.ctx, answerTimeout)
+		defer cancel()
+		_, err = client.PublishWithOptions(ctx, &paho.Publish{Topic: t.topics.acks(), QoS: 1, Payload: payload},
+			paho.PublishOptions{Method: paho.PublishMethod_AsyncSend})
+	}
+	if err != nil {
+		t.log.Debug("displayed is not said yet", "id", id, "error", err)
+	}
+}
