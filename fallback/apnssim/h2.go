@@ -67,6 +67,7 @@ func (c *conn) serve() {
 	}
 	state := c.tc.ConnectionState()
 	if state.NegotiatedProtocol != "h2" {
+		_, _ = c.tc.Read(make([]byte, 4096)) // the request, whatever it is
 		_, _ = io.WriteString(c.tc, "HTTP/1.1 505 HTTP Version Not Supported\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
 		return
 	}
