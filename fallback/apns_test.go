@@ -2,6 +2,8 @@ package fallback
 
 import (
 	"context"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -12,17 +14,43 @@ import (
 func TestPush(t *testing.T) {
 	s := startSim(t, apnssim.Options{})
 	r := newRouter(t, Options{Pushers: []Pusher{apnsFor(t, s)}})
-	if res := do(t, r, pushTo(deviceToken, "n1")); res.Outcome != delivery.PushAccepted {
+	p := pushTo("00FF", "n1") // the router pushes what it is given, in any spelling
+	if res := do(t, r, p); res.Outcome != delivery.PushAccepted || res.Detail != "200" {
 		t.Fatalf("%+v", res)
 	}
-	got := s.Received()
-	if len(got) != 1 {
-		t.Fatal(got)
+	got := s.Received()[0]
+	want, err := payload(p.Notification, maxPayload)
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Logf("%+v %s", got[0], got[0].Payload)
-	t.Logf("%+v", r.Status())
+	if got.Token != "00ff" || got.Topic != topic || got.PushType != "alert" || got.Priority != "10" || got.CollapseID != "n1" ||
+		got.APNsID != apnsID("n1", "phone") || got.Expiration != strconv.FormatInt(p.ExpiresAt.Unix(), 10) ||
+		string(got.Payload) != string(want) || got.KeyID != s.Key().KeyID {
+		t.Errorf("%+v\n%s", got, got.Payload)
+	}
+	st := r.Status()
+	if len(st) != 2 || st[0].State != "ok" || st[0].Counts[Count{"accepted", "accepted"}] != 1 ||
+		st[0].Credentials.TokenIssued.IsZero() || st[0].Credentials.Connections != 1 || st[1].Credentials.Connections != 0 {
+		t.Errorf("%+v", st)
+	}
 }
 
+// TestPayloadIsNotEscapedOnTheWay: what fits when it is measured fits when it
+// arrives.
+func TestPayloadIsNotEscapedOnTheWay(t *testing.T) {
+	s := startSim(t, apnssim.Options{})
+	a := apnsFor(t, s)
+	n := note("n")
+	n.Body = strings.Repeat("<&>", 2000)
+	if err := a.Push(t.Context(), Request{App: a.Apps()[0], Token: deviceToken, Notification: n}); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Received()[0].Payload; len(got) != maxPayload || strings.Contains(string(got), `\u003c`) {
+		t.Errorf("%d bytes: %s", len(got), got)
+	}
+}
+
+// TestStorm: everything arrives, over few connections.
 func TestStorm(t *testing.T) {
 	s := startSim(t, apnssim.Options{MaxConcurrentStreams: 100})
 	r := newRouter(t, Options{Pushers: []Pusher{apnsFor(t, s)}})
@@ -38,6 +66,7 @@ func TestStorm(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	open, ever := s.Connections()
-	t.Log(open, ever, len(s.Received()))
+	if _, ever := s.Connections(); ever > 4 || len(s.Received()) != n {
+		t.Errorf("%d connections, %d requests", ever, len(s.Received()))
+	}
 }

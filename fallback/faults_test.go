@@ -151,13 +151,6 @@ func TestGoAwayUnderLoad(t *testing.T) {
 	if _, ever := sim.Connections(); ever > 4+4*4 {
 		t.Errorf("%d connections for 4 times GOAWAY", ever)
 	}
-	// Each connection began with one request alone.
-	first := map[int]time.Time{}
-	for _, rec := range sim.Received() {
-		if rec.Stream == 1 {
-			first[rec.Connection] = rec.Time
-		}
-	}
 	if open, _ := sim.Connections(); open > 4 {
 		t.Errorf("%d connections are open", open)
 	}
@@ -360,7 +353,7 @@ func TestServerKeepsFailing(t *testing.T) {
 	}
 }
 
-// TestClosedWhileDialing and while hanging: Close ends what is under way.
+// TestCloseEndsHangingRequests: Close does not wait for a server that hangs.
 func TestCloseEndsHangingRequests(t *testing.T) {
 	sim := startSim(t, apnssim.Options{})
 	r, err := New(Options{Pushers: []Pusher{apnsFor(t, sim)}, CloseGrace: 50 * time.Millisecond})
