@@ -149,30 +149,24 @@ func (c *Conn) Write(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
-	if c.droppable(b) && c.base.queued() > c.front.options.WriteQueue {
-		c.front.stats.droppedQoS0.Add(1)
-		return len(b), nil // [MQTT-4.3.1-1]: at most once
+	size := len(b)
+	if c.base.queued() > c.front.options.WriteQueue {
+		// [MQTT-4.3.1-1]: at most once. mochi may have put several into one write.
+		var dropped int
+		b, dropped = strict.Shed(b, c.in.Version())
+		c.front.stats.droppedQoS0.Add(uint64(dropped))
 	}
 	out, final := c.in.Outbound(b)
 	c.written = true
 	c.last = final
 	if len(out) == 0 {
-		return len(b), nil
+		return size, nil
 	}
 	if _, err := c.stream.Write(out); err != nil {
 		c.cut(err)
 		return 0, err
 	}
-	return len(b), nil
-}
-
-// droppable reports whether b is one message of QoS 0 that nothing later depends
-// on: one with properties may be what gives a topic alias its topic.
-func (c *Conn) droppable(b []byte) bool {
-	if b[0]&0xF6 != packets.Publish<<4 {
-		return false
-	}
-	return strict.PlainPublish(b, c.in.Version())
+	return size, nil
 }
 
 // cut ends the connection after a write has failed.

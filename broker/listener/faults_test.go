@@ -307,8 +307,12 @@ func child(role string) {
 				fmt.Println("ERROR", err)
 				return
 			}
-			if first == "half" {
+			switch first {
+			case "half":
 				_, _ = c.Write(connectPacket("someone", false)[:9])
+			case "upgrade":
+				fmt.Fprintf(c, "GET /mqtt HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+					"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n")
 			}
 			keep = append(keep, c)
 		}
@@ -494,9 +498,15 @@ func TestMemoryBeforeConnect(t *testing.T) {
 	if raceEnabled {
 		n = 500
 	}
-	for _, first := range []string{"none", "half"} {
+	for _, first := range []string{"none", "half", "upgrade"} {
 		t.Run(first, func(t *testing.T) {
-			_, l := ours(t, nil, Options{ConnectTimeout: time.Minute, Gate: NewGate(Limits{Pending: n})})
+			o := Options{ConnectTimeout: time.Minute, Gate: NewGate(Limits{Pending: n})}
+			_, l := ours(t, nil, o)
+			addr, stats := l.Address(), l.Stats
+			if first == "upgrade" {
+				_, w, url := mounted(t, o)
+				addr, stats = strings.TrimSuffix(strings.TrimPrefix(url, "ws://"), "/mqtt"), w.Stats
+			}
 			before := inUse()
 			cmd := runChild("dial")
 			in, _ := cmd.StdinPipe()
@@ -504,12 +514,12 @@ func TestMemoryBeforeConnect(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			fmt.Fprintln(in, l.Address(), n, first)
+			fmt.Fprintln(in, addr, n, first)
 			line, _ := bufio.NewReader(out).ReadString('\n')
 			if line != "OPEN\n" {
 				t.Fatal(line)
 			}
-			eventually(t, "all accepted", func() bool { return l.Stats().Pending == n })
+			eventually(t, "all accepted", func() bool { return stats().Pending == n })
 			each := (inUse() - before) / uint64(n)
 			t.Logf("%d sockets before CONNECT, first bytes %s: %d bytes each, heap and stacks", n, first, each)
 			if each > 10<<10 && !raceEnabled {
@@ -519,7 +529,7 @@ func TestMemoryBeforeConnect(t *testing.T) {
 			dial(t, l.Address(), false).connect("someone-else")
 			_ = in.Close()
 			_ = cmd.Wait()
-			eventually(t, "all forgotten", func() bool { return l.Stats().Pending == 0 })
+			eventually(t, "all forgotten", func() bool { return stats().Pending == 0 })
 		})
 	}
 }

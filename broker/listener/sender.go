@@ -1,6 +1,7 @@
 package listener
 
 import (
+	"crypto/tls"
 	"errors"
 	"net"
 	"sync"
@@ -167,6 +168,10 @@ func (s *sender) closeLocked() error {
 		return nil
 	}
 	s.closed = true
+	if t, ok := s.Conn.(*tls.Conn); ok {
+		// Its own Close may wait five seconds for the peer to take an alert.
+		return t.NetConn().Close()
+	}
 	return s.Conn.Close()
 }
 

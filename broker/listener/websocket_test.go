@@ -237,3 +237,40 @@ func TestWebSocketClose(t *testing.T) {
 		t.Errorf("%x, %v", p, err)
 	}
 }
+
+// Over TLS the socket is the HTTP server's, and cannot be tried without waiting.
+func TestWebSocketOverTLS(t *testing.T) {
+	w := NewWebSocket(Options{})
+	s := newServer(t, nil, w)
+	h := httptest.NewTLSServer(w)
+	defer h.Close()
+	defer s.Close()
+	eventually(t, "mochi serves", w.started)
+	d := websocket.Dialer{Subprotocols: []string{"mqtt"}, TLSClientConfig: h.Client().Transport.(*http.Transport).TLSClientConfig}
+	connect := func(id string) *client {
+		ws, _, err := d.Dial("wss"+strings.TrimPrefix(h.URL, "https"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := newClient(t, &wsClient{Conn: ws}, true)
+		c.connect(id)
+		return c
+	}
+	c := connect("id")
+	if connOf(t, s, "id").TLS() == nil {
+		t.Error("no TLS state")
+	}
+	c.ping()
+	deaf := connect("deaf")
+	deaf.subscribe("n/#", 1)
+	payload := make([]byte, 64<<10)
+	if !done(patience, func() {
+		for range 400 {
+			_ = s.Publish("n/1", payload, false, 1)
+		}
+	}) {
+		t.Fatal("publishers wait")
+	}
+	eventually(t, "it is cut", func() bool { return w.Stats().SlowConsumers == 1 })
+	c.ping()
+}

@@ -82,28 +82,32 @@ func (s *stream) outbound(b []byte) (out []byte, final bool) {
 	return b, false
 }
 
-// PlainPublish reports whether b is one whole PUBLISH of that protocol version
-// without properties, so that no later packet leans on it.
-func PlainPublish(b []byte, version byte) bool {
-	if len(b) < 2 || b[0]>>4 != packets.Publish {
-		return false
-	}
-	size, n := uvarint(b[1:])
-	if n <= 0 || 1+n+size != len(b) {
-		return false
-	}
-	if version < 5 {
-		return true
-	}
-	topic, rest := field(b[1+n:])
-	if topic == nil {
-		return false
-	}
-	if b[0]>>1&3 > 0 {
-		if len(rest) < 2 {
-			return false
+// Shed takes the messages of QoS 0 out of b, whole packets to a client of that
+// version, for a connection that does not keep up. One with properties stays: it
+// may be what gives a topic alias its topic. b itself is not changed.
+func Shed(b []byte, version byte) (kept []byte, dropped int) {
+	from := 0 // of what is kept and not copied yet
+	for at := 0; at < len(b); {
+		size, n := uvarint(b[at+1:])
+		end := at + 1 + n + size
+		if n <= 0 || end > len(b) {
+			break // no packet of ours; not for us to judge
 		}
-		rest = rest[2:]
+		if b[at]>>4 == packets.Publish && b[at]>>1&3 == 0 && (version < 5 || noProperties(b[at+1+n:end])) {
+			kept = append(kept, b[from:at]...)
+			from = end
+			dropped++
+		}
+		at = end
 	}
-	return len(rest) > 0 && rest[0] == 0
+	if dropped == 0 {
+		return b, 0
+	}
+	return append(kept, b[from:]...), dropped
+}
+
+// noProperties reports whether the body of a PUBLISH of QoS 0 has none.
+func noProperties(body []byte) bool {
+	topic, rest := field(body)
+	return topic != nil && len(rest) > 0 && rest[0] == 0
 }

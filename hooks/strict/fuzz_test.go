@@ -59,7 +59,7 @@ func FuzzReader(f *testing.F) {
 			_ = r.Answer(v1)
 		}
 		_, _ = r.Outbound(in)
-		_ = PlainPublish(in, 5)
+		_, _ = Shed(in, 5)
 	})
 }
 

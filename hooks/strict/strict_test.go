@@ -467,18 +467,23 @@ func TestTopicAlias(t *testing.T) {
 	}
 }
 
-func TestPlainPublish(t *testing.T) {
-	for s, want := range map[string]map[byte]bool{
-		"30 05 'a' 00 01":      {4: true, 5: true},
-		"30 07 'a' 03 23 0001": {4: true, 5: false},
-		"32 06 'a' 0001 00":    {5: true},
-		"30 05 'a' 00 01 c000": {5: false},
-		"c000":                 {4: false},
-		"30 03 'a'":            {5: false},
+func TestShed(t *testing.T) {
+	for in, want := range map[string]map[byte]string{
+		"30 05 'a' 00 01":                     {4: "", 5: ""},
+		"c000 31 05 'a' 00 01 c000":           {4: "c000 c000", 5: "c000 c000"},
+		"30 03 'a' 30 03 'b' 62 02 0001":      {4: "62 02 0001", 5: "30 03 'a' 30 03 'b' 62 02 0001"},
+		"30 07 'a' 03 23 0001":                {4: "", 5: "30 07 'a' 03 23 0001"},
+		"32 06 'a' 0001 00 34 06 'a' 0002 00": {5: "32 06 'a' 0001 00 34 06 'a' 0002 00"},
+		"30 04 'a' 00 30 7f 'cut'":            {4: "30 7f 'cut'", 5: "30 7f 'cut'"},
 	} {
 		for version, want := range want {
-			if got := PlainPublish(wire(t, s), version); got != want {
-				t.Errorf("%s in %d: %v", s, version, got)
+			before := wire(t, in)
+			kept, dropped := Shed(before, version)
+			if !bytes.Equal(kept, wire(t, want)) || (dropped == 0) != (len(kept) == len(before)) {
+				t.Errorf("%s in %d: %x, %d dropped", in, version, kept, dropped)
+			}
+			if !bytes.Equal(before, wire(t, in)) {
+				t.Errorf("%s was changed", in)
 			}
 		}
 	}
