@@ -85,8 +85,9 @@ type API struct {
 // timing is what tests shorten.
 type timing struct {
 	heartbeat time.Duration // between the comments of an idle stream of events
-	write     time.Duration // how long a client may take to let a write through
-	read      time.Duration // how long a body may stand still
+	write     time.Duration // how long a client may take to let a write of a stream or a batch through
+	answer    time.Duration // and a whole answer of the other calls
+	read      time.Duration // how long a body may take, and a batch stand still
 }
 
 // maxStreams is how many streams of events there may be at a time: every event of
@@ -99,7 +100,7 @@ func New(o Options) *API {
 		core: o.Core, bearer: o.Bearer, log: o.Logger, version: o.Version, ready: o.Ready, metrics: o.Metrics,
 		mux: http.NewServeMux(), other: http.NewServeMux(),
 		streams: make(chan struct{}, maxStreams), closing: make(chan struct{}),
-		timing: timing{heartbeat: 15 * time.Second, write: 10 * time.Second, read: 30 * time.Second},
+		timing: timing{heartbeat: 15 * time.Second, write: 10 * time.Second, answer: time.Minute, read: 30 * time.Second},
 	}
 	if a.metrics == nil {
 		a.metrics = NewMetrics()
@@ -238,6 +239,8 @@ func schemaOf[T any](a *API) *huma.Schema {
 
 // ServeHTTP implements http.Handler.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	// Anew for each request of a connection; the streams set their own.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(a.timing.answer)) // not every writer can
 	if a.bearer == nil {
 		if p := foreign(r); p != nil {
 			writeProblem(w, p)

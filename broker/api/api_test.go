@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,19 +30,37 @@ type service struct {
 	api     *api.API
 	metrics *api.Metrics
 	server  *httptest.Server
-	log     *bytes.Buffer
+	log     *logBuffer
 }
 
-// silentApple never answers.
-type silentApple struct{}
+// apple takes every push.
+type apple struct{}
 
-func (silentApple) Push(_ context.Context, _ delivery.Push, done func(delivery.PushResult)) {
+func (apple) Push(_ context.Context, _ delivery.Push, done func(delivery.PushResult)) {
 	go done(delivery.PushResult{Outcome: delivery.PushAccepted, Detail: "200"})
+}
+
+// logBuffer is written by many.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 func serve(t *testing.T, change ...func(*api.Options, *delivery.Options)) *service {
 	t.Helper()
-	s := &service{T: t, store: newStore(), metrics: api.NewMetrics(), log: &bytes.Buffer{}}
+	s := &service{T: t, store: newStore(t), metrics: api.NewMetrics(), log: &logBuffer{}}
 	rules := delivery.Options{
 		Windows: delivery.Windows{Ack: 3 * time.Second, Fallback: 10 * time.Second}, Ack: delivery.AckReceived, TTL: 24 * time.Hour,
 		MaxOutstanding: 1000, MaxInflight: 16, ForgetDeviceAfter: 60 * 24 * time.Hour,
@@ -50,7 +69,7 @@ func serve(t *testing.T, change ...func(*api.Options, *delivery.Options)) *servi
 	for _, c := range change {
 		c(&opts, &rules)
 	}
-	s.core = delivery.New(rules, s.store, silentApple{}, slog.New(slog.DiscardHandler))
+	s.core = delivery.New(rules, s.store, apple{}, slog.New(slog.DiscardHandler))
 	s.core.Observe(s.metrics)
 	if err := s.core.Start(); err != nil {
 		t.Fatal(err)
@@ -66,7 +85,9 @@ func serve(t *testing.T, change ...func(*api.Options, *delivery.Options)) *servi
 		if err := s.core.Stop(context.Background()); err != nil {
 			t.Error(err)
 		}
-		s.store.close()
+		if err := s.store.Close(); err != nil {
+			t.Error(err)
+		}
 	})
 	return s
 }
@@ -196,6 +217,6 @@ func TestNotificationFromPostToDelete(t *testing.T) {
 	if got["state"] != "cancelled" {
 		t.Error(got["state"])
 	}
-	s.wantProblem(s.do("GET", "/v1/notifications/none", ""), 404, "notification none: not found")
-	s.wantProblem(s.do("DELETE", "/v1/notifications/none", ""), 404, "notification none: not found")
+	s.wantProblem(s.do("GET", "/v1/notifications/none", ""), 404, `there is no notification "none": it was not accepted here`)
+	s.wantProblem(s.do("DELETE", "/v1/notifications/none", ""), 404, `there is no notification "none": it was not accepted here`)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -49,7 +50,8 @@ type batchSlot struct {
 	result chan wire.BatchResult // takes one without blocking
 }
 
-// batch reads on one goroutine and writes on another. The slots between them keep
+// batch reads on one goroutine and writes on another; a third ends the reading where
+// the server closes or the client does not take results. The slots between them keep
 // the order and bound what is under way, so that a client that does not read is
 // not read from either.
 func (a *API) batch(w http.ResponseWriter, r *http.Request, _ *struct{}) error {
@@ -66,16 +68,23 @@ func (a *API) batch(w http.ResponseWriter, r *http.Request, _ *struct{}) error {
 
 	slots := make(chan *batchSlot, batchLines)
 	grains := make(chan struct{}, batchBytes/batchGrain)
-	stop := make(chan struct{}) // nobody reads the results
-	written := make(chan struct{})
-	go func() {
-		defer close(written)
+	stop := make(chan struct{}) // reading is over, or of no use any more
+	var both sync.WaitGroup
+	both.Go(func() {
 		defer close(stop)
 		a.writeResults(w, rc, slots, grains)
-	}()
+	})
+	both.Go(func() {
+		select {
+		case <-stop:
+		case <-a.closing:
+		}
+		_ = rc.SetReadDeadline(time.Now()) // a read under way ends; not every writer can
+	})
 	a.readLines(r, rc, slots, grains, stop)
 	close(slots)
-	<-written
+	both.Wait()
+	_ = rc.SetReadDeadline(time.Time{}) // the connection may be used again
 	return nil
 }
 
@@ -84,6 +93,13 @@ func (a *API) readLines(r *http.Request, rc *http.ResponseController, slots chan
 	lines := lineReader{r: bufio.NewReaderSize(r.Body, batchGrain)}
 	for n := 1; ; n++ {
 		_ = rc.SetReadDeadline(time.Now().Add(a.timing.read)) // not every writer can
+		select { // after the deadline: it may have undone the one that ends the reading
+		case <-stop:
+			return
+		case <-a.closing:
+			return
+		default:
+		}
 		text, err := lines.next()
 		if err != nil && !errors.Is(err, errLongLine) {
 			if !errors.Is(err, io.EOF) {

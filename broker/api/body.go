@@ -42,8 +42,12 @@ func (a *API) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if err := takes(r, "application/json"); err != nil {
 		return nil, err
 	}
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(a.timing.read)) // not every writer can
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(a.timing.read)) // not every writer can
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	// Or the server, which reads on to learn whether the client is still there,
+	// would take the deadline for its end.
+	_ = rc.SetReadDeadline(time.Time{})
 	if err == nil {
 		return body, nil
 	}
@@ -119,7 +123,8 @@ func (b bodyReader) parse(body []byte, v any) error {
 	}
 	if err := json.Unmarshal(body, v); err != nil { // beyond the schema: an integer of 20 digits
 		if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-			return broken("body."+e.Field, fmt.Sprintf("must be %s, got %s", kindName(e.Type), clip(e.Value)))
+			field := strings.TrimPrefix(e.Field, "Content.") // the embedded struct is no part of the JSON
+			return broken("body."+field, fmt.Sprintf("must be %s, got %s", kindName(e.Type), clip(e.Value)))
 		}
 		return broken("body", err.Error())
 	}

@@ -65,7 +65,7 @@ func (a *API) registerDevices() {
 	}, func(_ context.Context, in *byDevice) (*deviceAnswer, error) {
 		v, err := a.core.Device(in.Account, in.Device)
 		if err != nil {
-			return nil, err
+			return nil, unknownDevice(in, err)
 		}
 		return &deviceAnswer{wire.NewDeviceView(v)}, nil
 	})
@@ -92,8 +92,18 @@ func (a *API) registerDevices() {
 		Summary: "Take a device out of the registry, and cancel what is outstanding for it",
 		Errors:  []int{http.StatusNotFound, http.StatusServiceUnavailable},
 	}, func(ctx context.Context, in *byDevice) (*struct{}, error) {
-		return nil, a.core.ForgetDevice(ctx, in.Account, in.Device)
+		if err := a.core.ForgetDevice(ctx, in.Account, in.Device); err != nil {
+			return nil, unknownDevice(in, err)
+		}
+		return nil, nil
 	})
+}
+
+func unknownDevice(d *byDevice, err error) error {
+	if errors.Is(err, delivery.ErrNotFound) {
+		return newProblem(http.StatusNotFound, "account %q has no device %q; PUT registers it", clip(d.Account), clip(d.Device))
+	}
+	return err
 }
 
 // devicePutSchema says that apns may be null, which no struct tag can say of a

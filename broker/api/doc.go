@@ -7,7 +7,7 @@
 // metrics.go counts.
 //
 // An API is an http.Handler. It starts no goroutine of its own; each call runs on
-// its request's, and a batch has one more while it lasts. Close ends the streams
+// its request's, and a batch has two more while it lasts. Close ends the streams
 // (events, batches), so that an http.Server can shut down: give it to
 // RegisterOnShutdown. The types of the calls make the OpenAPI document, and
 // bodies are checked against it.

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strconv"
 	"time"
@@ -60,7 +61,7 @@ func (a *API) registerNotifications() {
 	}, func(ctx context.Context, in *byID) (*notificationAnswer, error) {
 		v, err := a.core.Get(ctx, in.ID)
 		if err != nil {
-			return nil, err
+			return nil, unknownNotification(in.ID, err)
 		}
 		return &notificationAnswer{wire.NewNotificationView(v, true)}, nil
 	})
@@ -77,8 +78,19 @@ func (a *API) registerNotifications() {
 		Description: "Answers 204 when that is on record, also where everything was final already: cancelling twice does no harm.",
 		Errors:      []int{http.StatusNotFound, http.StatusServiceUnavailable},
 	}, func(ctx context.Context, in *byID) (*struct{}, error) {
-		return nil, a.core.Cancel(ctx, in.ID)
+		if err := a.core.Cancel(ctx, in.ID); err != nil {
+			return nil, unknownNotification(in.ID, err)
+		}
+		return nil, nil
 	})
+}
+
+// unknownNotification says what a 404 may mean.
+func unknownNotification(id string, err error) error {
+	if errors.Is(err, delivery.ErrNotFound) {
+		return newProblem(http.StatusNotFound, "there is no notification %q: it was not accepted here, or it is long final and its history is over (store.history)", clip(id))
+	}
+	return err
 }
 
 func (a *API) accept(w http.ResponseWriter, r *http.Request, _ *struct{}) error {

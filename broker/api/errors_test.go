@@ -1,0 +1,206 @@
+package api_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/heartline-mqtt/heartline/broker/api"
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+func TestBrokenBodies(t *testing.T) {
+	s := serve(t)
+	s.device("alice", "phone")
+	big := strings.Repeat("x", 300<<10)
+	for _, c := range []struct {
+		body   string
+		status int
+		detail string
+	}{
+		{``, 422, "body: must be a JSON object, got nothing"},
+		{" \n", 422, "body: must be a JSON object, got nothing"},
+		{`{"account":"alice","title":"x"`, 422, "body: is not JSON: unexpected end of JSON input at byte 30"},
+		{`{"account":"alice","title":"x"}}`, 422, "body: is not JSON: invalid character '}' after top-level value at byte 32"},
+		{`{"account":"alice"} {"account":"alice"}`, 422, "body: is not JSON: "},
+		{`[]`, 422, "body: must be a JSON object, got an array"},
+		{`"x"`, 422, "body: must be a JSON object, got a string"},
+		{`7`, 422, "body: must be a JSON object, got a number"},
+		{`true`, 422, "body: must be a JSON object, got a boolean"},
+		{`null`, 422, "body: must be a JSON object, got null"},
+		{"{\"account\":\"alice\",\"title\":\"\xff\"}", 422, "body: must be UTF-8"},
+		{`{"account":"alice","title":"x","tll":"5s"}`, 422, "body.tll: is not a field of this call"},
+		{`{"account":"alice","Title":"x"}`, 422, "body.Title: is not a field of this call"},
+		{`{"account":"alice","title":"x","zz":1,"aa":1}`, 422, "body.aa: is not a field of this call; body.zz: is not a field of this call"},
+		{`{"title":"x"}`, 422, "body: expected required property account to be present"},
+		{`{"account":null,"title":"x"}`, 422, "body.account: expected string"},
+		{`{"account":"","title":"x"}`, 422, "body.account: expected length >= 1"},
+		{`{"account":"a/b","title":"x"}`, 422, "body.account: must be one level of a topic"},
+		{`{"account":"alice","title":7}`, 422, "body.title: expected string, got 7"},
+		{`{"account":"alice","title":{}}`, 422, "body.title: expected string, got an object"},
+		{`{"account":"alice","title":"x","ttl":5}`, 422, "body.ttl: expected string, got 5"},
+		{`{"account":"alice","title":"x","ttl":"5"}`, 422, `body.ttl: must be a duration such as 90s or 24h, got "5"`},
+		{`{"account":"alice","title":"x","ttl":"-1s"}`, 422, "body.ttl: must be above 0 and at most 720h (30 days), got -1s"},
+		{`{"account":"alice","title":"x","ttl":"721h"}`, 422, "body.ttl: must be above 0 and at most 720h (30 days), got 721h"},
+		{`{"account":"alice","title":"x","ack":"read"}`, 422, `body.ack: expected value to be one of "received, displayed", got "read"`},
+		{`{"account":"alice","title":"x","urgency":"low"}`, 422, `body.urgency: expected value to be one of "high, normal", got "low"`},
+		{`{"account":"alice","title":"x","fallback":"no"}`, 422, `body.fallback: expected boolean, got "no"`},
+		{`{"account":"alice","title":"x","devices":"phone"}`, 422, `body.devices: expected array, got "phone"`},
+		{`{"account":"alice","title":"x","devices":[1]}`, 422, "body.devices[0]: expected string, got 1"},
+		{`{"account":"alice","title":"x","badge":-1}`, 422, "body.badge: expected number >= 0, got -1"},
+		{`{"account":"alice","title":"x","badge":1.5}`, 422, "body.badge: expected integer, got 1.5"},
+		{`{"account":"alice","title":"x","badge":99999999999999999999}`, 422, "body.badge: must be an integer of 64 bits"},
+		{`{"account":"alice","title":"x","badge":1e999}`, 422, "body.badge: cannot be read"},
+		{`{"account":"alice","title":"x","id":"a b"}`, 422, `body.id: must be 1 to 64 of A-Za-z0-9._:-, got "a b"`},
+		{`{"account":"alice","title":"x","collapse_key":"` + strings.Repeat("k", 65) + `"}`, 422, "body.collapse_key: must be 1 to 64 of"},
+		{`{"account":"alice"}`, 422, "title, body and data: at least one must be given"},
+		{`{"account":"alice","title":"` + strings.Repeat("x", 2049) + `"}`, 422, "title and body: at most 2048 bytes together, got 2049"},
+		{`{"account":"alice","title":"x","ttl":"5","ack":7}`, 422, "body.ack: expected string, got 7"},
+		{`{"account":"alice","title":"x","id":"?","ttl":"9999h"}`, 422, `body.id: must be 1 to 64 of A-Za-z0-9._:-, got "?"; body.ttl: must be above 0`},
+		{`{"account":"alice","title":"x","data":"` + big + `"}`, 422, "body.data: at most 262144 bytes of JSON"},
+		{`{"account":"alice","title":"x","data":"` + big + big + `"}`, 413, "a notification is at most 524288 bytes of JSON"},
+		{`{"account":"bob","title":"x"}`, 404, "account bob has no device; a device is registered by"},
+		{`{"account":"alice","title":"x","devices":["watch"]}`, 404, "account alice has no device watch"},
+	} {
+		s.wantProblem(s.do("POST", "/v1/notifications", c.body), c.status, c.detail)
+	}
+	if n := s.store.engine.applied.Load(); n != 0 {
+		t.Errorf("%d of them were accepted", n)
+	}
+	for _, ok := range []string{
+		`{"account":"alice","data":null}`, `{"account":"alice","title":null,"body":"x"}`, ` {"account":"alice","title":"x","devices":["phone"]} `,
+		`{"account":"alice","body":"` + strings.Repeat("x", 2048) + `"}`, `{"account":"alice","data":"` + strings.Repeat("x", 256<<10-2) + `"}`,
+	} {
+		s.want(s.do("POST", "/v1/notifications", ok), 202, nil)
+	}
+}
+
+func TestContentTypes(t *testing.T) {
+	s := serve(t)
+	s.device("alice", "phone")
+	const body = `{"account":"alice","title":"x"}`
+	for ct, status := range map[string]int{
+		"application/json": 202, "application/json; charset=utf-8": 202, "application/merge-patch+json": 202, "": 202,
+		"text/plain": 415, "application/x-www-form-urlencoded": 415, "nonsense;;": 415,
+	} {
+		r := s.do("POST", "/v1/notifications", body, "Content-Type", ct)
+		if status == 202 {
+			s.want(r, 202, nil)
+		} else {
+			s.wantProblem(r, 415, fmt.Sprintf("send the header Content-Type: application/json, not %q", ct))
+		}
+	}
+	s.wantProblem(s.do("POST", "/v1/notifications/batch", body, "Content-Type", "text/csv"), 415, "send the header Content-Type: application/x-ndjson, not")
+	// Whatever a caller says it would like: there is JSON.
+	s.want(s.do("GET", "/v1/notifications", "", "Accept", "text/html"), 200, nil)
+}
+
+func TestTooMuchOutstanding(t *testing.T) {
+	s := serve(t, func(_ *api.Options, rules *delivery.Options) { rules.MaxOutstanding = 1 })
+	s.device("alice", "phone")
+	s.want(s.do("POST", "/v1/notifications", `{"account":"alice","title":"1"}`), 202, nil)
+	r := s.do("POST", "/v1/notifications", `{"account":"alice","title":"2"}`)
+	s.wantProblem(r, 429, "every device addressed has 1 unfinished notifications (delivery.max_outstanding_per_device): try again when")
+	if r.Header.Get("Retry-After") != "2" {
+		t.Error(r.Header)
+	}
+}
+
+func TestStoreFails(t *testing.T) {
+	s := serve(t)
+	s.device("alice", "phone")
+	s.store.engine.sick.Store(true)
+	r := s.do("POST", "/v1/notifications", `{"account":"alice","title":"x","id":"one"}`)
+	s.wantProblem(r, 503, "the store does not take changes now, nothing was accepted: try again")
+	if r.Header.Get("Retry-After") != "5" {
+		t.Error(r.Header)
+	}
+	s.wantProblem(s.do("GET", "/v1/notifications/one", ""), 404, `there is no notification "one"`)
+	s.store.engine.sick.Store(false) // the device's own changes are to be kept
+}
+
+func TestStopped(t *testing.T) {
+	s := serve(t)
+	s.device("alice", "phone")
+	if err := s.core.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []reply{
+		s.do("POST", "/v1/notifications", `{"account":"alice","title":"x"}`), s.do("PUT", "/v1/accounts/alice/devices/watch", ""),
+		s.do("GET", "/v1/accounts/alice/devices", ""),
+	} {
+		s.wantProblem(r, 503, "the server is shutting down and takes nothing more: try again")
+		if r.Header.Get("Retry-After") != "5" {
+			t.Error(r.Header)
+		}
+	}
+}
+
+func TestUnknownPathsAndMethods(t *testing.T) {
+	s := serve(t, func(o *api.Options, _ *delivery.Options) {
+		o.Handlers = map[string]http.Handler{"/": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = fmt.Fprint(w, "page ", r.URL.Path) })}
+	})
+	for _, c := range []struct {
+		method, path string
+		status       int
+		detail       string
+		allow        string
+	}{
+		{"GET", "/v1/nothing", 404, "there is nothing at /v1/nothing; /openapi.json lists the calls", ""},
+		{"GET", "/v1/", 404, "there is nothing at /v1/;", ""},
+		{"PATCH", "/v1/notifications", 405, "/v1/notifications takes GET, HEAD, POST, not PATCH", "GET, HEAD, POST"},
+		{"POST", "/v1/events", 405, "/v1/events takes GET, HEAD, not POST", "GET, HEAD"},
+		{"DELETE", "/healthz", 405, "/healthz takes GET, HEAD, not DELETE", "GET, HEAD"},
+		{"GET", "/v1/notifications?acount=alice", 422, "query.acount: unknown query parameter", ""},
+		{"GET", "/v1/notifications?limit=0", 422, "query.limit: expected number >= 1, got 0", ""},
+		{"GET", "/v1/notifications?limit=501", 422, "query.limit: expected number <= 500, got 501", ""},
+		{"GET", "/v1/notifications?limit=many", 422, `query.limit: invalid integer, got "many"`, ""},
+		{"GET", "/v1/notifications?state=done", 422, `query.state: expected value to be one of "pending, published, pushing, pushed, waiting, acked, expired, superseded, cancelled", got "done"`, ""},
+		{"GET", "/v1/notifications?cursor=x", 422, "query.cursor: must be next of an earlier page", ""},
+		{"GET", "/v1/devices?cursor=%21", 422, "query.cursor: must be next of an earlier page", ""},
+		{"GET", "/v1/events?divice=x", 422, "query.divice: unknown query parameter", ""},
+	} {
+		r := s.do(c.method, c.path, "")
+		s.wantProblem(r, c.status, c.detail)
+		if r.Header.Get("Allow") != c.allow {
+			t.Errorf("%s %s: Allow %q", c.method, c.path, r.Header.Get("Allow"))
+		}
+	}
+	if r := s.do("GET", "/dashboard", ""); r.StatusCode != 200 || r.text != "page /dashboard" {
+		t.Error(r.StatusCode, r.text)
+	}
+	if r := s.do("HEAD", "/healthz", ""); r.StatusCode != 200 || r.text != "" {
+		t.Error(r.StatusCode, r.text)
+	}
+}
+
+func TestUnknownPathWithoutPages(t *testing.T) {
+	s := serve(t)
+	s.wantProblem(s.do("GET", "/", ""), 404, "there is nothing at /;")
+}
+
+// broken fails in the ways that a core should not.
+type brokenCore struct{ api.Core }
+
+func (brokenCore) Get(context.Context, string) (*delivery.View, error) {
+	return nil, errors.New("secret inner workings")
+}
+
+func (brokenCore) Cancel(context.Context, string) error { panic("secret inner workings") }
+
+func TestFaults(t *testing.T) {
+	s := serve(t, func(o *api.Options, _ *delivery.Options) { o.Core = brokenCore{} })
+	for method, logged := range map[string]string{"GET": "secret inner workings", "DELETE": "errors_test.go"} {
+		r := s.do(method, "/v1/notifications/x", "")
+		s.wantProblem(r, 500, "the server failed at this call; its log says more")
+		if strings.Contains(r.text, "secret") || strings.Contains(r.text, "goroutine") {
+			t.Error(r.text)
+		}
+		if !strings.Contains(s.log.String(), logged) {
+			t.Errorf("not in the log: %s", logged)
+		}
+	}
+}
