@@ -147,6 +147,7 @@ configuration.`,
 		p.timelineCommand(),
 		p.devicesCommand(),
 		p.watchCommand(),
+		p.terminalCommand(),
 		p.demoCommand(),
 		p.versionCommand(),
 	)

@@ -1,0 +1,393 @@
+package cmd
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/terminal"
+	"github.com/heartline-mqtt/heartline/wire"
+)
+
+const defaultBroker = "mqtt://127.0.0.1:1883"
+
+func (p *program) terminalCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "terminal --account ACCOUNT --device DEVICE",
+		Short: "Play a device: show tips and messages as lines", GroupID: groupClient,
+		Long: `Connects as a device and shows what it is sent, a line each, until interrupted:
+
+  tip      a system notification: the app is in the background
+  notice   a notification without a tip: the app is in the foreground, or Apple
+           has shown it already
+  message  the full message, which comes in the foreground
+
+Each ID is shown once, and acknowledged (PUBACK) once it has been printed. On a
+terminal the keys f and b switch between foreground and background, and q ends it;
+elsewhere the signals SIGUSR1 (foreground) and SIGUSR2 (background) do.
+
+--ack says what is sent beside the PUBACK. Without it "displayed" is sent for the
+notifications that ask for it; --ack displayed sends it for all of them, --ack
+received for none, as a device does that receives and shows nothing.
+
+A connection that is lost is made again. It ends with an error where none could be
+made at first, and where another client connects as the same device.`,
+		Example: `  heartline terminal --account alice --device phone
+  heartline terminal --account alice --device phone --background --json
+  heartline terminal --account alice --device phone --server mqtts://mqtt.example.com --password-file alice.password`,
+		Args: cobra.NoArgs,
+	}
+	f := cmd.Flags()
+	var o terminal.Options
+	f.StringVar(&o.Account, "account", "", "whose device it is, sent as the user name (required)")
+	f.StringVar(&o.Device, "device", "", "the device's ID, sent as the client identifier (required)")
+	f.StringVar(&o.Server, "server", defaultBroker, "`URL` of the broker: mqtt://, mqtts://, ws:// or wss://")
+	passwordFile := f.String("password-file", "", "`file` with the password, or the JWT")
+	caFile := f.String("ca-file", "", "`file` with the CA (PEM) of the broker's certificate, beside the system's")
+	f.StringVar(&o.TopicPrefix, "topic-prefix", config.Default().MQTT.TopicPrefix, "the broker's mqtt.topic_prefix")
+	f.DurationVar(&o.Keepalive, "keepalive", 30*time.Second, "time between heartbeats")
+	background := f.Bool("background", false, "begin in the background")
+	foreground := f.Bool("foreground", false, "begin in the foreground, which is the default")
+	ack := f.String("ack", "", "displayed: say so of every notification; received: never (see above)")
+	seenFile := f.String("seen-file", "", "`file` that keeps what was shown from one run to the next")
+	token := f.String("token", "", "push token to register, `hexadecimal`; none removes it")
+	tokenTopic := f.String("token-topic", "", "the token's `bundle ID`; the broker's if absent")
+	tokenEnvironment := f.String("token-environment", "", "the token's environment, production or sandbox; the broker's if absent")
+	asJSON := f.Bool("json", false, "one JSON object a line")
+	_ = cmd.MarkFlagRequired("account") // both exist
+	_ = cmd.MarkFlagRequired("device")
+	cmd.MarkFlagsMutuallyExclusive("background", "foreground")
+	cmd.RunE = p.action(func(ctx context.Context, _ []string) error {
+		o.Foreground = *foreground || !*background
+		switch *ack {
+		case "":
+		case "displayed":
+			o.Displayed = terminal.DisplayedAlways
+		case "received":
+			o.Displayed = terminal.DisplayedNever
+		default:
+			return usagef("--ack: must be displayed or received, got %q", *ack)
+		}
+		var register *wire.PushToken // nil: leave it as it is
+		switch {
+		case *token == "none":
+			register = &wire.PushToken{}
+		case *token != "":
+			register = &wire.PushToken{APNs: &wire.APNsToken{Token: *token, Topic: *tokenTopic, Environment: *tokenEnvironment}}
+		case *tokenTopic != "" || *tokenEnvironment != "":
+			return usagef("--token-topic and --token-environment say more about a --token, which is missing")
+		}
+		if *passwordFile != "" {
+			o.Password = func(context.Context) (string, error) { return readPassword(*passwordFile) }
+			if _, err := o.Password(ctx); err != nil {
+				return usageError{err}
+			}
+		}
+		var err error
+		if o.TLS, err = trust(*caFile); err != nil {
+			return usageError{err}
+		}
+		if *seenFile != "" {
+			if o.Seen, err = terminal.OpenSeen(*seenFile, 0); err != nil {
+				return fmt.Errorf("--seen-file: %w", err)
+			}
+			defer o.Seen.Close() // nothing is buffered
+		}
+		return p.playDevice(ctx, o, register, *asJSON)
+	})
+	return cmd
+}
+
+// readPassword is asked at each connection: the file may hold a token that is
+// renewed.
+func readPassword(file string) (string, error) {
+	password, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("--password-file: %w", err)
+	}
+	return strings.TrimRight(string(password), "\r\n"), nil
+}
+
+func trust(caFile string) (*tls.Config, error) {
+	if caFile == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(caFile)
+	if err != nil {
+		return nil, fmt.Errorf("--ca-file: %w", err)
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("--ca-file: %s holds no certificate in PEM", caFile)
+	}
+	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, nil
+}
+
+// playDevice is a device until ctx ends, its user quits, or it cannot go on.
+func (p *program) playDevice(ctx context.Context, o terminal.Options, register *wire.PushToken, asJSON bool) error {
+	keys, restore := p.keys()
+	defer restore()
+	s := &deviceScreen{p: p, asJSON: asJSON, first: make(chan error, 1), server: o.Server}
+	o.Display, o.Status = s, s.status
+	o.Logger = newLogger(p.Stderr, config.Log{Level: "warn"})
+	t, err := terminal.Open(o)
+	if err != nil {
+		return usageError{err}
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		_ = t.Close(ctx) // the process is about to end
+	}()
+
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-t.Done():
+		return t.Err()
+	case err := <-s.first:
+		if err != nil {
+			return p.brokerError(o.Server, err)
+		}
+	}
+	if register != nil {
+		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+		defer cancel()
+		if err := t.RegisterPushToken(ctx, register.APNs); err != nil {
+			return fmt.Errorf("register the push token: %w", err)
+		}
+	}
+	s.ready(o, keys != nil)
+
+	signals := make(chan os.Signal, 1)
+	toForeground, toBackground := appSignals()
+	if toForeground != nil {
+		signal.Notify(signals, toForeground, toBackground)
+		defer signal.Stop(signals)
+	}
+	for {
+		var foreground bool
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.Done():
+			return t.Err()
+		case sig := <-signals:
+			foreground = sig == toForeground
+		case key := <-keys:
+			switch key {
+			case 'f', 'b':
+				foreground = key == 'f'
+			case 'q', 3, 4: // Ctrl-C and Ctrl-D, which raw mode hands over
+				return nil
+			default:
+				continue
+			}
+		}
+		if foreground != t.Foreground() {
+			t.SetForeground(foreground)
+			s.app(foreground)
+		}
+	}
+}
+
+// brokerError says what to do about a first connection that could not be made.
+func (p *program) brokerError(server string, err error) error {
+	switch {
+	case errors.Is(err, terminal.ErrRefused):
+		return err
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("nothing listens on %s: start a server with `%s serve --dev`, or name another with --server", server, p.name())
+	}
+	return fmt.Errorf("%w: is --server right?", err)
+}
+
+// keys are those that are pressed, one by one, where standard input is a terminal;
+// nil elsewhere. restore gives the terminal back.
+func (p *program) keys() (keys <-chan byte, restore func()) {
+	in, ok := p.Stdin.(*os.File)
+	if !ok || !term.IsTerminal(int(in.Fd())) {
+		return nil, func() {}
+	}
+	before, err := term.MakeRaw(int(in.Fd()))
+	if err != nil {
+		return nil, func() {} // signals are left
+	}
+	stdout, stderr := p.Stdout, p.Stderr
+	p.Stdout, p.Stderr = carriageReturns(stdout), carriageReturns(stderr)
+	pressed := make(chan byte)
+	// It ends with the process: nothing else ends a read from a terminal.
+	go func() {
+		var b [1]byte
+		for {
+			if n, err := in.Read(b[:]); n == 0 || err != nil {
+				return
+			}
+			pressed <- b[0]
+		}
+	}()
+	return pressed, func() {
+		p.Stdout, p.Stderr = stdout, stderr
+		_ = term.Restore(int(in.Fd()), before) // nothing to be done about it
+	}
+}
+
+// carriageReturns is w for a terminal in raw mode, where a line feed only feeds.
+func carriageReturns(w io.Writer) io.Writer {
+	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return crlf{w}
+	}
+	return w
+}
+
+type crlf struct{ io.Writer }
+
+func (w crlf) Write(b []byte) (int, error) {
+	if _, err := w.Writer.Write(bytes.ReplaceAll(b, []byte("\n"), []byte("\r\n"))); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// deviceScreen is the terminal.Display of the command. Statuses come from other
+// goroutines than what is shown.
+type deviceScreen struct {
+	p      *program
+	asJSON bool
+	server string
+	first  chan error // how the first attempt went
+
+	out    sync.Mutex // a line at a time
+	mu     sync.Mutex
+	tried  bool
+	wasUp  bool
+	unwell string // why the channel is down, as it was said last
+}
+
+// deviceEvent is a line of --json.
+type deviceEvent struct {
+	Time         string        `json:"time"`
+	Event        string        `json:"event"` // tip, notice, message, up, down, foreground, background
+	Notification *wire.Pseudo  `json:"notification,omitempty"`
+	Message      *wire.Message `json:"message,omitempty"`
+	Detail       string        `json:"detail,omitempty"`
+}
+
+// print writes an event as JSON, or line for people; "" is of no interest to them.
+func (s *deviceScreen) print(e deviceEvent, line string) {
+	s.out.Lock()
+	defer s.out.Unlock()
+	now := time.Now()
+	if s.asJSON {
+		e.Time = wire.FormatTime(now)
+		var text bytes.Buffer
+		enc := json.NewEncoder(&text)
+		enc.SetEscapeHTML(false)
+		_ = enc.Encode(e) // types of ours, and data that was JSON
+		_, _ = s.p.Stdout.Write(text.Bytes())
+		return
+	}
+	if line != "" {
+		fmt.Fprintf(s.p.Stdout, "%s  %-7s  %s\n", s.p.clock(now), e.Event, plain(line))
+	}
+}
+
+func (s *deviceScreen) Tip(n wire.Pseudo)    { s.notification("tip", n) }
+func (s *deviceScreen) Notice(n wire.Pseudo) { s.notification("notice", n) }
+
+func (s *deviceScreen) notification(event string, n wire.Pseudo) {
+	text := n.Title
+	if n.Body != "" {
+		text = strings.TrimPrefix(text+": "+n.Body, ": ")
+	}
+	if n.Pushed {
+		text += " (shown by Apple already)"
+	}
+	s.print(deviceEvent{Event: event, Notification: &n}, n.ID+"  "+text)
+}
+
+// longMessage is how much of a message a line shows.
+const longMessage = 200
+
+func (s *deviceScreen) Message(m wire.Message) {
+	text := string(m.Data)
+	if len(text) > longMessage {
+		text = strings.ToValidUTF8(text[:longMessage], "") + fmt.Sprintf("… (%d bytes; --json shows all)", len(text))
+	}
+	s.print(deviceEvent{Event: "message", Message: &m}, m.ID+"  "+text)
+}
+
+func (s *deviceScreen) app(foreground bool) {
+	state := "background"
+	if foreground {
+		state = "foreground"
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asJSON {
+		s.print(deviceEvent{Event: state}, "")
+		return
+	}
+	s.p.say("now in the " + state)
+}
+
+func (s *deviceScreen) ready(o terminal.Options, keys bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asJSON {
+		return
+	}
+	state, hint := "background", ""
+	if o.Foreground {
+		state = "foreground"
+	}
+	if keys {
+		hint = "; f: foreground, b: background, q: quit"
+	}
+	s.p.say(fmt.Sprintf("%s of %s is up on %s, in the %s%s", plain(o.Device), plain(o.Account), s.server, state, hint))
+}
+
+func (s *deviceScreen) status(st terminal.Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first := !s.tried
+	if first {
+		s.tried = true
+		s.first <- st.Err
+	}
+	switch {
+	case st.Up:
+		if s.asJSON {
+			s.print(deviceEvent{Event: "up"}, "")
+		} else if s.wasUp {
+			s.p.say("connected again")
+		}
+		s.wasUp, s.unwell = true, ""
+	case !s.wasUp: // told by whoever waits for the first attempt
+	case st.Err.Error() != s.unwell:
+		s.unwell = st.Err.Error()
+		if s.asJSON {
+			s.print(deviceEvent{Event: "down", Detail: s.unwell}, "")
+		} else {
+			s.p.say(s.unwell + "; trying again")
+		}
+	}
+}
