@@ -18,8 +18,9 @@ const module = "github.com/heartline-mqtt/heartline"
 func arrows() [][]string {
 	return [][]string{
 		{".", "cmd"},
-		{"cmd", "broker", "config", "demo", "fallback/apnssim", "wire"},
+		{"cmd", "broker", "config", "demo", "fallback/apnssim", "terminal", "wire"},
 		{"demo", "broker", "config", "delivery", "fallback/apnssim", "internal/rawmqtt", "wire"},
+		{"terminal", "delivery", "wire"},
 		{"broker", "auth", "broker/...", "config", "delivery/...", "fallback", "hooks/...", "wire"},
 		{"broker/api", "auth", "delivery", "wire"},
 		{"broker/listener", "config", "hooks/strict"},
@@ -28,6 +29,7 @@ func arrows() [][]string {
 		{"hooks/strict"},
 		{"fallback", "config", "delivery"},
 		{"fallback/apnssim"},
+		{"fallback/fallbacktest", "delivery", "fallback"},
 		{"wire", "delivery"},
 		{"auth", "config"},
 		{"delivery", "config"},
