@@ -239,8 +239,13 @@ func schemaOf[T any](a *API) *huma.Schema {
 
 // ServeHTTP implements http.Handler.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	// Anew for each request of a connection; the streams set their own.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(a.timing.answer)) // not every writer can
+	// Anew for each request of a connection; the streams set their own. Not every
+	// writer can.
+	rc := http.NewResponseController(w)
+	_ = rc.SetWriteDeadline(time.Now().Add(a.timing.answer))
+	if r.Body != http.NoBody { // of a call that does not look at it, too: the server reads over it
+		_ = rc.SetReadDeadline(time.Now().Add(a.timing.read))
+	}
 	if a.bearer == nil {
 		if p := foreign(r); p != nil {
 			writeProblem(w, p)

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,6 +33,7 @@ type service struct {
 	metrics *api.Metrics
 	server  *httptest.Server
 	log     *logBuffer
+	buffer  atomic.Int64 // of the server's side of new connections, in bytes; 0: as it is
 }
 
 // apple takes every push.
@@ -78,7 +81,14 @@ func serve(t *testing.T, change ...func(*api.Options, *delivery.Options)) *servi
 		opts.Core = s.core
 	}
 	s.api = api.New(opts)
-	s.server = httptest.NewServer(s.api)
+	s.server = httptest.NewUnstartedServer(s.api)
+	s.server.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if n := s.buffer.Load(); n > 0 {
+			_ = c.(*net.TCPConn).SetWriteBuffer(int(n))
+		}
+		return ctx
+	}
+	s.server.Start()
 	t.Cleanup(func() {
 		s.api.Close()
 		s.server.Close()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -31,8 +32,8 @@ func (a *API) registerBatch() {
 		Summary: "Notify many, a line each",
 		Description: "The body is newline-delimited JSON: each line is the body of POST /v1/notifications. So is the answer: a result for each line that " +
 			"is not empty, in order, written while the request is still read. A line that is refused is refused alone. " +
-			"Read the answer while you write: a client that does not read is cut off. A line without a result may have been accepted; " +
-			"with an id it can be sent again.",
+			"Read the answer while you write: a client that does not read is cut off. Where the server ends the batch (408, 503) the last result says so, " +
+			"and the answer has no proper end. A line without a result may have been accepted; with an id it can be sent again.",
 		Responses: map[string]*huma.Response{"200": {
 			Description: "The results",
 			Content:     map[string]*huma.MediaType{lines: {Schema: schemaOf[wire.BatchResult](a)}},
@@ -65,47 +66,74 @@ func (a *API) batch(w http.ResponseWriter, r *http.Request, _ *struct{}) error {
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.WriteHeader(http.StatusOK)
+	if err := rc.Flush(); err != nil { // a client may wait for the head before it writes on
+		return nil
+	}
 
 	slots := make(chan *batchSlot, batchLines)
 	grains := make(chan struct{}, batchBytes/batchGrain)
-	stop := make(chan struct{}) // reading is over, or of no use any more
-	var both sync.WaitGroup
-	both.Go(func() {
+	stop := make(chan struct{}) // reading is of no use any more
+	read := make(chan struct{}) // reading is over
+	var others sync.WaitGroup
+	others.Go(func() {
 		defer close(stop)
 		a.writeResults(w, rc, slots, grains)
 	})
-	both.Go(func() {
+	others.Go(func() {
 		select {
+		case <-read:
+			return
 		case <-stop:
 		case <-a.closing:
 		}
 		_ = rc.SetReadDeadline(time.Now()) // a read under way ends; not every writer can
 	})
-	a.readLines(r, rc, slots, grains, stop)
+	ended := a.readLines(r, rc, slots, grains, stop)
+	close(read)
 	close(slots)
-	both.Wait()
-	_ = rc.SetReadDeadline(time.Time{}) // the connection may be used again
+	others.Wait()
+	if !ended {
+		// Not a good end, which the client would take for the whole answer; and what is
+		// left of the body must not be read as the next request, nor waited for.
+		_ = rc.SetReadDeadline(time.Now())
+		panic(http.ErrAbortHandler)
+	}
 	return nil
 }
 
-// readLines hands the lines to the core until the body ends.
-func (a *API) readLines(r *http.Request, rc *http.ResponseController, slots chan<- *batchSlot, grains chan<- struct{}, stop <-chan struct{}) {
+// readLines hands the lines to the core until the body ends, which it reports, or
+// reading it does.
+func (a *API) readLines(r *http.Request, rc *http.ResponseController, slots chan<- *batchSlot, grains chan<- struct{}, stop <-chan struct{}) (ended bool) {
 	lines := lineReader{r: bufio.NewReaderSize(r.Body, batchGrain)}
 	for n := 1; ; n++ {
 		_ = rc.SetReadDeadline(time.Now().Add(a.timing.read)) // not every writer can
-		select { // after the deadline: it may have undone the one that ends the reading
+		// After that: it may have undone the deadline that ends the reading.
+		select {
 		case <-stop:
-			return
+			return false
 		case <-a.closing:
-			return
+			a.cutOff(r, n, slots, stop, delivery.ErrStopped)
+			return false
 		default:
 		}
 		text, err := lines.next()
+		// The server reads on by itself once the body has ended, to learn whether the
+		// client is still there, and would take a deadline for the connection's end.
+		_ = rc.SetReadDeadline(time.Time{})
+		if errors.Is(err, io.EOF) {
+			return true
+		}
 		if err != nil && !errors.Is(err, errLongLine) {
-			if !errors.Is(err, io.EOF) {
-				a.log.Info("batch ended early", "remote", r.RemoteAddr, "line", n, "error", err)
+			a.log.Info("batch ended early", "remote", r.RemoteAddr, "line", n, "error", err)
+			select {
+			case <-a.closing:
+				a.cutOff(r, n, slots, stop, delivery.ErrStopped)
+			default:
+				if errors.Is(err, os.ErrDeadlineExceeded) {
+					a.cutOff(r, n, slots, stop, newProblem(http.StatusRequestTimeout, "nothing came for %s: send this line and those after it again", a.timing.read))
+				}
 			}
-			return
+			return false
 		}
 		if err == nil && len(bytes.TrimSpace(text)) == 0 {
 			continue
@@ -115,21 +143,29 @@ func (a *API) readLines(r *http.Request, rc *http.ResponseController, slots chan
 			select {
 			case grains <- struct{}{}:
 			case <-stop:
-				return
+				return false
 			}
 		}
 		select {
 		case slots <- slot:
 		case <-stop:
-			return
-		case <-a.closing:
-			return
+			return false
 		}
 		if err != nil {
 			slot.result <- a.refused(r, slot.line, "", tooLarge())
 			continue
 		}
 		a.acceptLine(r, slot, text)
+	}
+}
+
+// cutOff says in a last result why the line, and those after it, are not read.
+func (a *API) cutOff(r *http.Request, line int, slots chan<- *batchSlot, stop <-chan struct{}, why error) {
+	slot := &batchSlot{line: line, result: make(chan wire.BatchResult, 1)}
+	slot.result <- a.refused(r, line, "", why)
+	select {
+	case slots <- slot:
+	case <-stop:
 	}
 }
 
@@ -187,6 +223,7 @@ func (a *API) writeResults(w http.ResponseWriter, rc *http.ResponseController, s
 			slot, open = <-slots
 		}
 		if !open {
+			flush()
 			return
 		}
 		var result wire.BatchResult
@@ -222,7 +259,7 @@ type lineReader struct {
 	line []byte
 }
 
-// next returns a line, good until the next call. A line that is too long is read
+// next returns a line without its end, good until the next call. A line that is too long is read
 // over and gives errLongLine. The last line need not end in a newline, but the body
 // must have ended well: half a line of a client that has gone is none.
 func (l *lineReader) next() ([]byte, error) {
@@ -243,6 +280,6 @@ func (l *lineReader) next() ([]byte, error) {
 		if long {
 			return nil, errLongLine
 		}
-		return l.line, nil
+		return bytes.TrimRight(l.line, "\r\n"), nil
 	}
 }

@@ -45,10 +45,11 @@ func (a *API) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(a.timing.read)) // not every writer can
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	// Or the server, which reads on to learn whether the client is still there,
-	// would take the deadline for its end.
-	_ = rc.SetReadDeadline(time.Time{})
 	if err == nil {
+		// Or the server, which reads on to learn whether the client is still there,
+		// would take the deadline for its end. It stays where the body has not been
+		// read: what is left of it is read over within it.
+		_ = rc.SetReadDeadline(time.Time{})
 		return body, nil
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {

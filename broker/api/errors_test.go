@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/heartline-mqtt/heartline/broker/api"
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -180,6 +183,29 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 func TestUnknownPathWithoutPages(t *testing.T) {
 	s := serve(t)
 	s.wantProblem(s.do("GET", "/", ""), 404, "there is nothing at /;")
+}
+
+// TestBodiesThatDoNotCome: neither a call that waits for its body nor one that does
+// not want it holds its connection for longer than a body may take.
+func TestBodiesThatDoNotCome(t *testing.T) {
+	s := serve(t)
+	s.api.Hurry(0, 0, 50*time.Millisecond)
+	for call, want := range map[string]string{
+		"POST /v1/notifications": "408 Request Timeout", "GET /v1/notifications": "200 OK", "POST /v1/nothing": "404 Not Found",
+		"POST /v1/notifications/batch": "200 OK",
+	} {
+		conn, err := net.Dial("tcp", s.server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{", call)
+		_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		answer, err := io.ReadAll(conn) // to the end of the connection
+		if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 "+want) {
+			t.Errorf("%s: %v %s", call, err, answer)
+		}
+		_ = conn.Close()
+	}
 }
 
 // broken fails in the ways that a core should not.

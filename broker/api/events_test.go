@@ -235,10 +235,7 @@ func TestEventReaderThatLags(t *testing.T) {
 func TestEventReaderThatIsStuck(t *testing.T) {
 	s := serve(t)
 	s.api.Hurry(time.Millisecond, 20*time.Millisecond, 0)
-	s.server.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-		_ = c.(*net.TCPConn).SetWriteBuffer(4 << 10)
-		return ctx
-	}
+	s.buffer.Store(4 << 10)
 	conn, err := net.Dial("tcp", s.server.Listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,243 @@
+package api_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/broker/api"
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/wire"
+)
+
+func manyOutstanding(_ *api.Options, rules *delivery.Options) { rules.MaxOutstanding = 100_000 }
+
+func TestBatch(t *testing.T) {
+	s := serve(t, manyOutstanding)
+	s.device("alice", "phone")
+	var body strings.Builder
+	type expected struct {
+		line, status int
+		id, detail   string
+	}
+	var want []expected
+	for line := 1; line <= 1000; line++ {
+		id := fmt.Sprintf("b%04d", line)
+		e := expected{line: line, status: 202, id: id}
+		text := fmt.Sprintf(`{"account":"alice","title":"x","id":%q}`, id)
+		switch {
+		case line == 1000:
+			text = strings.Replace(text, "b1000", "b0001", 1)
+			e.id, e.status = "b0001", 200
+		case line%100 == 10:
+			text = fmt.Sprintf(`{"account":"alice","title":"x","id":%q,"tll":"5s"}`, id)
+			e.status, e.detail = 422, "body.tll: is not a field of this call"
+		case line%100 == 20:
+			text, e.status, e.id, e.detail = `{"account":"alice"`, 422, "", "body: is not JSON: unexpected end of JSON input at byte 18"
+		case line%100 == 30:
+			text = fmt.Sprintf(`{"account":"bob","title":"x","id":%q}`, id)
+			e.status, e.detail = 404, "account bob has no device"
+		case line%100 == 40:
+			text = `{"account":"alice","title":"other","id":"b0001"}`
+			e.status, e.id, e.detail = 409, "b0001", "notification b0001 was accepted at"
+		case line == 50:
+			text = `{"account":"alice","title":"` + strings.Repeat("x", 600<<10) + `"}`
+			e.status, e.id, e.detail = 413, "", "a notification is at most 524288 bytes of JSON"
+		case line%100 == 60:
+			body.WriteString([]string{"\n", "  \r\n"}[line/100%2])
+			continue
+		}
+		body.WriteString(text)
+		if line < 1000 { // the last one has no end
+			body.WriteString([]string{"\n", "\r\n"}[line%2])
+		}
+		want = append(want, e)
+	}
+	r := s.do("POST", "/v1/notifications/batch", body.String(), "Content-Type", "application/x-ndjson")
+	if r.StatusCode != 200 || r.Header.Get("Content-Type") != "application/x-ndjson" {
+		t.Fatal(r.Status, r.Header)
+	}
+	lines := strings.Split(strings.TrimSuffix(r.text, "\n"), "\n")
+	if len(lines) != len(want) {
+		t.Fatalf("%d results, want %d", len(lines), len(want))
+	}
+	accepted := 0
+	for i, line := range lines {
+		var got wire.BatchResult
+		if err := json.Unmarshal([]byte(line), &got); err != nil {
+			t.Fatal(err)
+		}
+		e := want[i]
+		if got.Line != e.line || got.Status != e.status || got.ID != e.id || !strings.HasPrefix(got.Detail, e.detail) || (got.Detail == "") != (e.detail == "") {
+			t.Errorf("got %s\nwant %+v", line, e)
+		}
+		if got.Status < 300 && (got.Account != "alice" || got.State != "pending" || got.AcceptedAt == "" || len(got.Deliveries) != 1 || got.Title != "") {
+			t.Errorf("%s", line)
+		}
+		if got.Status >= 300 && (got.Title != http.StatusText(got.Status) || got.State != "") {
+			t.Errorf("%s", line)
+		}
+		if got.Status == 202 {
+			accepted++
+		}
+	}
+	if n := s.store.engine.applied.Load(); n > int64(accepted)/2 {
+		t.Errorf("%d commits for %d notifications: they do not share them", n, accepted)
+	}
+	var page wire.NotificationList
+	s.want(s.do("GET", "/v1/notifications?limit=3", ""), 200, &page)
+	if page.Notifications[0].ID != "b0999" {
+		t.Errorf("the newest is %s: the order of the lines is lost", page.Notifications[0].ID)
+	}
+}
+
+// talk opens a batch that is written and read in turn.
+func (s *service) talk() (write *io.PipeWriter, results *bufio.Reader) {
+	s.Helper()
+	body, write := io.Pipe()
+	ctx, cancel := context.WithCancel(context.Background())
+	s.Cleanup(cancel)
+	r, err := http.NewRequestWithContext(ctx, "POST", s.server.URL+"/v1/notifications/batch", body)
+	if err != nil {
+		s.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/x-ndjson")
+	resp, err := s.server.Client().Do(r)
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.Cleanup(func() { _ = resp.Body.Close() })
+	return write, bufio.NewReader(resp.Body)
+}
+
+func TestBatchAnswersWhileItIsWritten(t *testing.T) {
+	s := serve(t)
+	s.device("alice", "phone")
+	write, results := s.talk()
+	for i := range 20 {
+		if _, err := fmt.Fprintf(write, `{"account":"alice","title":"x","id":"t%d"}`+"\n", i); err != nil {
+			t.Fatal(err)
+		}
+		line, err := results.ReadString('\n')
+		if err != nil || !strings.Contains(line, fmt.Sprintf(`"status":202,"id":"t%d"`, i)) {
+			t.Fatal(line, err)
+		}
+	}
+	_ = write.Close()
+	if _, err := results.ReadByte(); err != io.EOF {
+		t.Error(err)
+	}
+}
+
+// TestBatchOfAClientThatGoes: the lines that came are accepted, half a line is not.
+func TestBatchOfAClientThatGoes(t *testing.T) {
+	s := serve(t)
+	s.device("alice", "phone")
+	write, results := s.talk()
+	if _, err := io.WriteString(write, `{"account":"alice","title":"x","id":"whole"}`+"\n"); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := results.ReadString('\n'); err != nil || !strings.Contains(line, "202") {
+		t.Fatal(line, err)
+	}
+	// Complete as JSON, and yet not all that was meant: the line has no end.
+	if _, err := io.WriteString(write, `{"account":"alice","title":"x","id":"half"}`); err != nil {
+		t.Fatal(err)
+	}
+	_ = write.CloseWithError(errors.New("gone"))
+	s.server.CloseClientConnections()
+	s.api.Close()
+	s.server.Close() // waits for the call
+	for id, want := range map[string]bool{"whole": true, "half": false} {
+		if _, err := s.core.Get(context.Background(), id); (err == nil) != want {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+}
+
+func TestBatchEndsWithTheServer(t *testing.T) {
+	s := serve(t)
+	s.device("alice", "phone")
+	write, results := s.talk()
+	if _, err := io.WriteString(write, `{"account":"alice","title":"x"}`+"\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := results.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	s.api.Close()
+	rest, err := io.ReadAll(results) // long before the 30 s of an idle body
+	if !errors.Is(err, io.ErrUnexpectedEOF) || string(rest) != `{"line":2,"status":503,"title":"Service Unavailable","detail":"the server is shutting down and takes nothing more: try again"}`+"\n" {
+		t.Errorf("%s %v", rest, err)
+	}
+	_ = write.Close()
+}
+
+func TestBatchThatStandsStill(t *testing.T) {
+	s := serve(t)
+	s.api.Hurry(0, 0, 20*time.Millisecond)
+	write, results := s.talk()
+	rest, err := io.ReadAll(results)
+	if !errors.Is(err, io.ErrUnexpectedEOF) || string(rest) != `{"line":1,"status":408,"title":"Request Timeout","detail":"nothing came for 20ms: send this line and those after it again"}`+"\n" {
+		t.Errorf("%s %v", rest, err)
+	}
+	_ = write.Close()
+}
+
+// TestBatchOfAClientThatDoesNotRead: it is not read from for ever, either.
+func TestBatchOfAClientThatDoesNotRead(t *testing.T) {
+	s := serve(t, manyOutstanding)
+	s.api.Hurry(0, 50*time.Millisecond, 0)
+	s.device("alice", "phone")
+	s.buffer.Store(4 << 10)
+	conn, err := net.Dial("tcp", s.server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.(*net.TCPConn).SetReadBuffer(4 << 10)
+	fmt.Fprintf(conn, "POST /v1/notifications/batch HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+	const line = `{"account":"alice","title":"x"}` + "\n"
+	chunk := fmt.Sprintf("%x\r\n%s\r\n", 1000*len(line), strings.Repeat(line, 1000))
+	for i := 0; ; i++ {
+		if _, err := io.WriteString(conn, chunk); err != nil {
+			break // cut off
+		}
+		if i > 1000 {
+			t.Fatal("a million lines were taken without one result being read")
+		}
+	}
+}
+
+func TestBatchIsEmpty(t *testing.T) {
+	s := serve(t)
+	for _, body := range []string{"", "\n\n"} {
+		if r := s.do("POST", "/v1/notifications/batch", body, "Content-Type", "application/x-ndjson"); r.StatusCode != 200 || r.text != "" {
+			t.Errorf("%q: %s %s", body, r.Status, r.text)
+		}
+	}
+}
+
+// TestConnectionAfterABatch: the deadlines of one call are not those of the next.
+func TestConnectionAfterABatch(t *testing.T) {
+	s := serve(t)
+	s.api.Hurry(0, 30*time.Millisecond, 30*time.Millisecond)
+	s.device("alice", "phone")
+	s.server.Client().Transport.(*http.Transport).MaxConnsPerHost = 1
+	for range 3 {
+		if r := s.do("POST", "/v1/notifications/batch", `{"account":"alice","title":"x"}`, "Content-Type", "application/x-ndjson"); r.StatusCode != 200 {
+			t.Fatal(r.Status)
+		}
+		deadline := time.NewTimer(60 * time.Millisecond) // what is tested is the passing of time itself
+		<-deadline.C
+		s.want(s.do("POST", "/v1/notifications", `{"account":"alice","title":"x"}`), 202, nil)
+	}
+}
