@@ -1,0 +1,43 @@
+// Builds dist/, which the Go package embeds: index.html and sw.js under names that
+// stay, everything else under names that change with its content.
+import * as esbuild from "esbuild";
+import { mkdir, readFile, readdir, rm, writeFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+
+const out = "dist";
+const common = {
+  bundle: true, minify: true, format: "esm", target: "es2022", legalComments: "none",
+  outdir: join(out, "assets"), entryNames: "[name]-[hash]", assetNames: "[name]-[hash]", metafile: true, logLevel: "warning",
+};
+
+// bundle builds one entry point and returns its address, as the page has it.
+async function bundle(entry, more = {}) {
+  const { metafile } = await esbuild.build({ ...common, ...more, entryPoints: [entry] });
+  const [path] = Object.entries(metafile.outputs).find(([, o]) => o.entryPoint === entry);
+  return "assets/" + basename(path);
+}
+
+await rm(out, { recursive: true, force: true });
+await mkdir(join(out, "assets"), { recursive: true });
+const timer = await bundle("src/worker/timer.ts");
+const script = await bundle("src/main.ts", { define: { TIMER_WORKER: JSON.stringify(timer) } });
+const style = await bundle("src/style.css");
+const icon = await bundle("src/icon.svg", { loader: { ".svg": "copy" } });
+await esbuild.build({ ...common, entryPoints: ["src/worker/sw.ts"], outdir: out, entryNames: "[name]" });
+
+let page = await readFile("src/index.html", "utf8");
+for (const [name, address] of Object.entries({ script, style, icon })) {
+  page = page.replaceAll(`{{${name}}}`, address);
+}
+await writeFile(join(out, "index.html"), page);
+
+// Whoever passes a binary on passes these packages on, and their licences with it.
+const lock = JSON.parse(await readFile("package-lock.json", "utf8"));
+let licences = "The web terminal holds code of these packages.\n";
+for (const [path, p] of Object.entries(lock.packages).sort()) {
+  if (path === "" || p.dev) continue;
+  licences += `\n== ${path.replace(/^.*node_modules\//, "")} ${p.version} (${p.license ?? "see below"})\n`;
+  const file = (await readdir(path)).find((f) => /^(licen[cs]e|copying)/i.test(f));
+  if (file) licences += "\n" + (await readFile(join(path, file), "utf8")).trim() + "\n";
+}
+await writeFile(join(out, "licences.txt"), licences);
