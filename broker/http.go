@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/broker/api"
+	"github.com/heartline-mqtt/heartline/broker/web"
 	"github.com/heartline-mqtt/heartline/config"
 )
 
@@ -33,6 +34,11 @@ func (b *Broker) bindHTTP() error {
 	opts := api.Options{
 		Core: b.core, Logger: b.log, Version: Version(), Ready: b.Ready, Metrics: b.metrics,
 		Handlers: map[string]http.Handler{"/mqtt": b.fronts.ws},
+	}
+	if b.cfg.HTTP.WebTerminal {
+		opts.Handlers[web.TerminalPath] = web.Terminal(web.TerminalOptions{
+			TopicPrefix: b.cfg.MQTT.TopicPrefix, Password: b.cfg.Auth.Mode != config.AuthNone,
+		})
 	}
 	if b.cfg.Auth.Mode != config.AuthNone {
 		opts.Bearer = b.auth.Bearer
