@@ -33,7 +33,7 @@ demo:
 	$(GO) run . demo
 
 ## dev: a server to try things out with
-dev:
+dev: web
 	$(GO) run . serve --dev
 
 ## bench: the benchmarks, without tests
@@ -67,6 +67,17 @@ example:
 	$(GO) run . config print --defaults > heartline.example.yaml.new
 	mv heartline.example.yaml.new heartline.example.yaml
 
-# The pages in broker/web are embedded as they are; when they are built from
-# something, it is done here.
-web:
+# The pages need Node.js 20 or newer and npm to be built. `go build` works without
+# them; the page then says what is missing.
+WEB := broker/web
+
+## web: the web terminal, into broker/web/dist, which the program embeds
+web: $(WEB)/dist/index.html
+
+$(WEB)/dist/index.html: $(WEB)/node_modules/.package-lock.json $(WEB)/build.mjs $(wildcard $(WEB)/*tsconfig.json $(WEB)/src/* $(WEB)/src/worker/*)
+	cd $(WEB) && npm run --silent check && npm run --silent build
+
+$(WEB)/node_modules/.package-lock.json: $(WEB)/package.json $(WEB)/package-lock.json
+	@command -v npm >/dev/null || { echo "npm is missing: apt-get install nodejs npm"; exit 1; }
+	cd $(WEB) && npm ci --no-audit --no-fund
+	@touch $@
