@@ -184,7 +184,7 @@ type server struct {
 func environ(t testing.TB, more ...string) []string {
 	t.Helper()
 	home := filepath.Join(os.TempDir(), "heartline-no-home") // is not there: nobody may need it
-	return append([]string{"HOME=" + home, "PATH=" + os.Getenv("PATH"), "TMPDIR=" + t.TempDir(), "TZ=UTC", "LC_ALL=C"}, more...)
+	return append([]string{"HOME=" + home, "PATH=" + os.Getenv("PATH"), "TMPDIR=" + t.TempDir(), "TZ=UTC", "LC_ALL=C", "GORACE=atexit_sleep_ms=50"}, more...)
 }
 
 // serve starts a server on ports of its own choice and waits until it is ready.
