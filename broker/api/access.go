@@ -11,17 +11,21 @@ import (
 	"github.com/heartline-mqtt/heartline/auth"
 )
 
-// authorize decides whether a request may be served. /v1/* is for services.
-// /metrics is open to this machine, as it is in most servers, and asks for a
-// token from elsewhere: its counts tell a stranger how busy the place is. The
-// rest is open.
-func (a *API) authorize(r *http.Request) error {
+// authorize decides whether a request may be served, by the pattern that it has
+// matched: a path can be written in many ways. Calls are for services. /metrics is
+// open to this machine, as it is in most servers, and asks for a token from
+// elsewhere: its counts tell a stranger how busy the place is.
+func (a *API) authorize(r *http.Request, pattern string) error {
 	if a.bearer == nil {
 		return nil
 	}
-	path := r.URL.Path
-	if !strings.HasPrefix(path, "/v1/") && (path != "/metrics" || fromHere(r)) {
+	switch _, route, _ := strings.Cut(pattern, " "); route {
+	case "/healthz", "/readyz", "/openapi.json":
 		return nil
+	case "/metrics":
+		if fromHere(r) {
+			return nil
+		}
 	}
 	token, ok := bearerToken(r)
 	if !ok {
@@ -37,7 +41,7 @@ func (a *API) authorize(r *http.Request) error {
 		a.log.Warn("token not checked", "remote", r.RemoteAddr, "error", err)
 		return p
 	case err != nil:
-		a.log.Info("call refused", "remote", r.RemoteAddr, "path", path, "error", err)
+		a.log.Info("call refused", "remote", r.RemoteAddr, "path", r.URL.Path, "error", err)
 		p := newProblem(http.StatusUnauthorized, "the bearer token is unknown, expired or not meant for this server: get a new one")
 		p.headers.Set("WWW-Authenticate", `Bearer error="invalid_token"`)
 		return p

@@ -257,11 +257,14 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.serveOther(w, r, handler)
 		return
 	}
+	h := w.Header()
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store") // what is shown is someone's, and of this moment
 	begun := time.Now()
 	sw := &statusWriter{ResponseWriter: w}
 	defer func() { a.metrics.served(r.Method, pattern, sw.status, time.Since(begun)) }()
 	defer a.recover(sw, r)
-	if err := a.authorize(r); err != nil {
+	if err := a.authorize(r, pattern); err != nil {
 		writeProblem(sw, a.problem(r.Context(), err))
 		return
 	}
@@ -282,7 +285,7 @@ func (a *API) serveOther(w http.ResponseWriter, r *http.Request, unmatched http.
 		}
 	}
 	if under {
-		if err := a.authorize(r); err != nil {
+		if err := a.authorize(r, ""); err != nil {
 			writeProblem(w, a.problem(r.Context(), err))
 			return
 		}

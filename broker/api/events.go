@@ -58,9 +58,11 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, in *eventQuery) err
 	_ = s.rc.SetReadDeadline(time.Time{}) // the server's is for requests; not every writer can
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
-	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no") // nginx would hold the events back
 	w.WriteHeader(http.StatusOK)
+	if r.Method == http.MethodHead {
+		return nil
+	}
 	s.buf.WriteString(": connected\nretry: 2000\n\n")
 	if s.send() != nil {
 		return nil

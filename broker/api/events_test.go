@@ -159,6 +159,16 @@ func TestEventStreamBeats(t *testing.T) {
 	}
 }
 
+func TestHeadOfAnEventStreamEnds(t *testing.T) {
+	s := serve(t)
+	if r := s.do("HEAD", "/v1/events", ""); r.StatusCode != 200 || r.Header.Get("Content-Type") != "text/event-stream" || r.Header.Get("Cache-Control") != "no-store" {
+		t.Error(r.Status, r.Header)
+	}
+	if n := s.metric(`heartline_http_requests_total{method="HEAD",route="/v1/events",status="200"}`); n != "1" {
+		t.Errorf("it goes on: %q", n)
+	}
+}
+
 func TestEventStreamsEnd(t *testing.T) {
 	for name, end := range map[string]func(s *service){
 		"with the API":  func(s *service) { s.api.Close(); s.api.Close() },

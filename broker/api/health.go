@@ -49,7 +49,6 @@ func (a *API) registerHealth() {
 		if a.ready != nil {
 			checks, err = a.ready()
 		}
-		w.Header().Set("Cache-Control", "no-store")
 		if err == nil {
 			return writeJSON(w, http.StatusOK, health{Status: "ok", Checks: checks})
 		}
