@@ -98,7 +98,7 @@ function status(s: Status): void {
   pill.dataset["kind"] = s.kind;
   switch (s.kind) {
     case "connecting": text.textContent = "Connecting …"; break;
-    case "up": text.textContent = `Up as ${deviceID.value}`; break;
+    case "up": text.textContent = "Up"; break;
     case "down": {
       const until = Date.now() + s.retryIn;
       const say = () => { text.textContent = `Connection lost, again in ${Math.max(1, Math.ceil((until - Date.now()) / 1000))} s`; };
@@ -125,6 +125,8 @@ function status(s: Status): void {
   const toggle = element<HTMLButtonElement>("toggle");
   toggle.textContent = ended ? "Connect" : "Disconnect";
   toggle.toggleAttribute("data-connected", !ended);
+  element("device").toggleAttribute("data-connected", !ended);
+  element("device-heading").textContent = ended ? "Device" : `${deviceID.value} of ${account.value}`;
   if (s.kind === "up") void payOwed();
 }
 
@@ -209,6 +211,7 @@ function render(item: store.Item): void {
   chip.textContent = item.shown ? shown[item.shown] : "";
   chip.dataset["shown"] = item.shown ?? "";
   part(".meta code").textContent = item.id;
+  part(".waiting").hidden = !item.pseudo?.has_message || item.message !== undefined;
   const box = part(".message"), pre = part("pre"), more = part<HTMLButtonElement>(".more");
   box.hidden = !item.message;
   if (item.message) {
