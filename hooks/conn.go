@@ -30,6 +30,7 @@ type conn struct {
 
 	outlet  outlet
 	waiting chan struct{} // a slot for each publish of this client that waits for the disk
+	replies replies       // to those publishes
 
 	// presence is touched by the connection's read goroutine alone.
 	presence *delivery.Presence

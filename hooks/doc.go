@@ -4,10 +4,10 @@
 //
 // Read hook.go (what mochi calls), connect.go (who may connect, and how), then
 // conn.go (one connection: its packet IDs, its presence), outlet.go (its outgoing
-// queue), inbound.go (what devices and backends publish), reason.go (errors as
-// reason codes).
+// queue), inbound.go (what devices and backends publish), replies.go (answers in
+// the order of the questions), reason.go (errors as reason codes).
 //
-// Why the device's QoS 1 flow is ours and not mochi's is in docs/mqtt.md: mochi
+// Why the device's QoS 1 flow is ours and not mochi's is in docs/adr/0001: mochi
 // has one in-flight map for both directions, loses packets over the client's
 // Receive Maximum, and resends out of order. Every fact about mochi that this
 // package relies on has a test in seams_test.go.

@@ -81,29 +81,30 @@ func (c *conn) pushToken(payload []byte) error {
 // ingress accepts a notification. Its acknowledgement goes out when the disk has
 // it; meanwhile the read loop goes on, for as many as there are slots.
 func (c *conn) ingress(pk packets.Packet, account string) error {
+	reply := c.replies.expect(ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos})
 	if !c.identity.Service {
-		return c.refuseIngress(pk, refuse(packets.ErrNotAuthorized, "only a service may notify an account"))
+		return c.refuseIngress(reply, refuse(packets.ErrNotAuthorized, "only a service may notify an account"))
 	}
 	r, err := wire.ParseContent(pk.Payload, account)
 	if err != nil {
-		return c.refuseIngress(pk, refusalFor(err))
+		return c.refuseIngress(reply, refusalFor(err))
 	}
 	select {
 	case c.waiting <- struct{}{}:
 	case <-c.hook.ctx.Done():
 		return packets.ErrRejectPacket
 	}
-	reply := ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos}
 	c.hook.core.AcceptAsync(r, func(_ delivery.Receipt, err error) {
 		<-c.waiting
 		if err != nil {
-			c.answer(reply, refusalFor(err), false)
+			_ = c.refuseIngress(reply, refusalFor(err))
 			return
 		}
 		c.hook.Counters.Ingress.Add(1)
-		if reply.qos > 0 {
-			_ = c.send(item{ack: &reply}) // the connection is gone: the backend will ask again
+		if reply.ack.qos > 0 {
+			reply.item.ack = &reply.ack
 		}
+		c.replies.answer(c, reply)
 	})
 	return packets.ErrRejectPacket
 }
@@ -115,33 +116,39 @@ func (c *conn) refuse(pk packets.Packet, r refusal) error {
 	return packets.ErrRejectPacket
 }
 
-func (c *conn) refuseIngress(pk packets.Packet, r refusal) error {
-	c.answer(ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos}, r, false)
+func (c *conn) refuseIngress(reply *reply, r refusal) error {
+	reply.item = c.answerTo(&reply.ack, r, false)
+	c.replies.answer(c, reply)
 	return packets.ErrRejectPacket
 }
 
-// answer says no: a reason code and a reason string in MQTT 5. MQTT 3.1.1 has no
+// answer says no, at once.
+func (c *conn) answer(a ack, r refusal, keepOpen bool) {
+	if it := c.answerTo(&a, r, keepOpen); it != (item{}) {
+		_ = c.send(it)
+	}
+}
+
+// answerTo is a no: a reason code and a reason string in MQTT 5. MQTT 3.1.1 has no
 // word for it. A backend is cut off there, as [MQTT-3.3.5-2] leaves no other way
 // not to acknowledge (contract §3); for a device's own topics the publish is
 // acknowledged and counted, as tearing its channel down would cost more.
-func (c *conn) answer(a ack, r refusal, keepOpen bool) {
+func (c *conn) answerTo(a *ack, r refusal, keepOpen bool) item {
 	h := c.hook
 	h.Counters.Refused.Add(1)
 	h.log.Info("publish refused", "client", c.client.ID, "code", r.code, "reason", r.reason)
 	a.code, a.reason = r.code, r.reason
 	switch {
 	case c.client.Properties.ProtocolVersion == 5:
-		if a.qos > 0 {
-			_ = c.send(item{ack: &a})
-		}
 	case keepOpen:
 		a.code = packets.CodeSuccess.Code
-		if a.qos > 0 {
-			_ = c.send(item{ack: &a})
-		}
 	default:
-		_ = c.send(item{stop: packets.Code{Code: r.code, Reason: r.reason}})
+		return item{stop: packets.Code{Code: r.code, Reason: r.reason}}
 	}
+	if a.qos == 0 {
+		return item{}
+	}
+	return item{ack: a}
 }
 
 func invalid(err error) error { return errors.Join(delivery.ErrInvalid, err) }
