@@ -424,20 +424,26 @@ func (e *events) until(event, id string) wire.StreamEvent {
 			return ev
 		}
 	}
-	timeout := time.After(patience)
 	for {
-		select {
-		case ev, ok := <-e.c:
-			if !ok {
-				e.t.Fatalf("the stream ended before %s of %s; it had %+v", event, id, e.seen)
-			}
-			e.seen = append(e.seen, ev)
-			if ev.Event == event && ev.ID == id {
-				return ev
-			}
-		case <-timeout:
-			e.t.Fatalf("no %s of %s; the stream had %+v", event, id, e.seen)
+		if ev := e.next(); ev.Event == event && ev.ID == id {
+			return ev
 		}
+	}
+}
+
+// next waits for the next event of any notification.
+func (e *events) next() wire.StreamEvent {
+	e.t.Helper()
+	select {
+	case ev, ok := <-e.c:
+		if !ok {
+			e.t.Fatalf("the stream has ended; it had %+v", e.seen)
+		}
+		e.seen = append(e.seen, ev)
+		return ev
+	case <-time.After(patience):
+		e.t.Fatalf("nothing more comes; the stream had %+v", e.seen)
+		return wire.StreamEvent{}
 	}
 }
 

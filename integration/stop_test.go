@@ -1,0 +1,105 @@
+package integration
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"syscall"
+	"testing"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
+	"github.com/heartline-mqtt/heartline/wire"
+)
+
+// TestStop: at SIGTERM clients are told, the exit code is 0, and the next start
+// finds everything.
+func TestStop(t *testing.T) {
+	sim, env := apple(t)
+	s := serve(t, env...)
+	s.register("bob", "bob-phone", deviceToken(1))
+	clients := map[byte]*rawmqtt.Client{}
+	for _, version := range []byte{4, 5} {
+		c, err := rawmqtt.Dial(s.mqtt, version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		id := "alice-4"
+		if version == 5 {
+			id = "alice-5"
+		}
+		if _, err := c.Connect(rawmqtt.Connect{ID: id, Username: "alice", Keepalive: 60}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Subscribe(1, 1, "heartline/devices/"+id+"/notifications"); err != nil {
+			t.Fatal(err)
+		}
+		clients[version] = c
+	}
+	watcher := s.events("")
+	unacked := s.notify(`{"account":"alice","title":"nobody acknowledges"}`)
+	pushed := s.notify(`{"account":"bob","title":"by push"}`)
+	watcher.until("pushed", pushed)
+	for _, c := range clients { // it is on the way, and stays unacknowledged
+		if pk, err := c.Read(patience); err != nil || pk.FixedHeader.Type != packets.Publish {
+			t.Fatalf("got a packet of type %d, %v", pk.FixedHeader.Type, err)
+		}
+	}
+
+	s.signal(t, syscall.SIGTERM)
+	pk, err := clients[5].Read(patience)
+	if err != nil || pk.FixedHeader.Type != packets.Disconnect || pk.ReasonCode != packets.ErrServerShuttingDown.Code {
+		t.Errorf("MQTT 5: got a packet of type %d with reason code 0x%02x, %v; want DISCONNECT 0x8B", pk.FixedHeader.Type, pk.ReasonCode, err)
+	}
+	if pk, err := clients[4].Read(patience); !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("MQTT 3.1.1 has no DISCONNECT from a server: got a packet of type %d, %v", pk.FixedHeader.Type, err)
+	}
+	if code := s.wait(t); code != 0 {
+		t.Fatalf("exit code %d:\n%s", code, s.stderr)
+	}
+
+	s.start()
+	s.wantTimeline(pushed, "accepted", "push_requested", "pushed")
+	events := s.events("")
+	for _, version := range []string{"alice-4", "alice-5"} {
+		quit := device(s, "alice", version, func(id string) {
+			if id != unacked {
+				t.Errorf("%s got %s", version, id)
+			}
+		})
+		defer quit()
+		for {
+			if e := events.next(); e.Event == "received" && e.ID == unacked && e.Device == version {
+				break
+			}
+		}
+	}
+	var list wire.NotificationList
+	s.must(http.MethodGet, "/v1/notifications", "", &list)
+	if len(list.Notifications) != 2 {
+		t.Errorf("got %+v", list)
+	}
+	if n := len(sim.ReceivedFor(deviceToken(1))); n != 1 {
+		t.Errorf("%d pushes, want 1", n)
+	}
+	s.stop()
+}
+
+// TestStopUnderLoad: what was answered for before the end is there after it.
+func TestStopUnderLoad(t *testing.T) {
+	s := serve(t, "HEARTLINE_DELIVERY_MAX_OUTSTANDING_PER_DEVICE=1000000")
+	s.register("alice", "alice-phone", "")
+	got := newAccepted()
+	working := load(s, 0, 200, []string{"alice"}, got)
+	<-got.any
+	s.stop()
+	working.Wait()
+	s.start()
+	c := collect(got.ids["alice"])
+	quit := device(s, "alice", "alice-phone", c.add)
+	defer quit()
+	c.wait(t)
+	s.stop()
+}
