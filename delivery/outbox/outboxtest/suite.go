@@ -129,7 +129,7 @@ func Run(t *testing.T, open func(t *testing.T) outbox.Engine) {
 			c.run(t, e)
 		})
 	}
-	t.Run("Model", func(t *testing.T) { runModel(t, open) })
+	t.Run("Model", func(t *testing.T) { runModel(t, open, nil) })
 }
 
 var cases = []struct {

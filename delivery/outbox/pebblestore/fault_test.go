@@ -1,6 +1,7 @@
 package pebblestore_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -44,8 +45,8 @@ func (l *ledger) accept(o *outbox.Outbox, size int) error {
 	seq := delivery.Seq(l.last.Add(1))
 	b := accept(seq)
 	data := make([]byte, size) // does not compress: it is to fill the disk
-	for i := range data {
-		data[i] = byte(rand.Uint32())
+	for i := 0; i+8 <= size; i += 8 {
+		binary.LittleEndian.PutUint64(data[i:], rand.Uint64())
 	}
 	b.Accept[0].Data = data
 	err := commit(o, b)

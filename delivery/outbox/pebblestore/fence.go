@@ -1,9 +1,11 @@
 package pebblestore
 
 import (
+	"errors"
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -92,7 +94,8 @@ func (f *fence) open(name string, open func() (vfs.File, error)) (vfs.File, erro
 	case !done:
 		return voidFile{name: f.PathBase(name)}, nil
 	}
-	return &fencedFile{File: file, fence: f, name: name}, nil
+	base := f.PathBase(name)
+	return &fencedFile{File: file, fence: f, name: name, unnamed: strings.HasPrefix(base, "MANIFEST")}, nil
 }
 
 // OpenDir's file is synced, which is a change.
@@ -146,6 +149,10 @@ type fencedFile struct {
 	vfs.File
 	fence *fence
 	name  string
+	// unnamed: its name may not be on the disk yet. Pebble points to a MANIFEST
+	// that it has synced, but whose name it has not: after a loss of power the
+	// pointer could be there and the file not.
+	unnamed bool
 }
 
 func (f *fencedFile) Write(p []byte) (n int, err error) {
@@ -174,7 +181,23 @@ func (f *fencedFile) Preallocate(offset, length int64) error {
 	return f.fence.only(f.name, func() error { return f.File.Preallocate(offset, length) })
 }
 
-func (f *fencedFile) Sync() error     { return f.fence.only(f.name, f.File.Sync) }
+func (f *fencedFile) Sync() error { return f.fence.only(f.name, f.sync) }
+
+func (f *fencedFile) sync() error {
+	if err := f.File.Sync(); err != nil || !f.unnamed {
+		return err
+	}
+	d, err := f.fence.FS.OpenDir(f.fence.PathDir(f.name))
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return err
+	}
+	f.unnamed = false
+	return nil
+}
+
 func (f *fencedFile) SyncData() error { return f.fence.only(f.name, f.File.SyncData) }
 
 func (f *fencedFile) SyncTo(length int64) (full bool, err error) {

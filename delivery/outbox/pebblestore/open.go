@@ -61,7 +61,7 @@ func (s *Store) prepare() error {
 	case errors.Is(err, fs.ErrNotExist) && s.opts.ReadOnly:
 		return s.refuse("is not there", "name the directory of a store")
 	case errors.Is(err, fs.ErrNotExist):
-		if err := vf.MkdirAll(s.dir, 0o700); err != nil {
+		if err := s.makeDir(); err != nil {
 			return s.refuse(fmt.Sprintf("cannot be made (%v)", cause(err)), "make it, or name one that can be")
 		}
 	case errors.Is(err, syscall.ENOTDIR):
@@ -84,6 +84,37 @@ func (s *Store) prepare() error {
 		return s.refuse(fmt.Sprintf("cannot be locked (%v)", cause(err)), "check the file system")
 	}
 	s.unlock = sync.OnceValue(lock.Close)
+	return nil
+}
+
+// makeDir makes the directory so that a loss of power cannot take it away again
+// with all that was synced in it.
+func (s *Store) makeDir() error {
+	vf := s.opts.FS
+	unsynced := []string{}
+	for d := s.dir; ; {
+		parent := vf.PathDir(d)
+		if parent == d {
+			break
+		}
+		unsynced = append(unsynced, parent)
+		if _, err := vf.Stat(parent); err == nil {
+			break
+		}
+		d = parent
+	}
+	if err := vf.MkdirAll(s.dir, 0o700); err != nil {
+		return err
+	}
+	for _, d := range unsynced {
+		f, err := vf.OpenDir(d)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -243,6 +274,10 @@ func (s *Store) create() error {
 	}
 	if err := s.writeFile(fileFormat+".new", fmt.Sprintf("%s%d\nMade and locked by Heartline. Everything in this directory belongs together: back it up, move it and restore it as a whole.\n", formatLine, format)); err != nil {
 		return fail("write "+fileFormat, err)
+	}
+	// All names must be on the disk before the one that makes a store of them.
+	if err := s.syncDir(fail); err != nil {
+		return err
 	}
 	if err := vf.Rename(s.path(fileFormat+".new"), s.path(fileFormat)); err != nil {
 		return fail("write "+fileFormat, err)

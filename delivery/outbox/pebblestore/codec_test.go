@@ -1,0 +1,126 @@
+package pebblestore
+
+import (
+	"bytes"
+	"errors"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// decoded checks what every decoder owes: an error that says so, or a value that
+// is the same after being written and read again.
+func decoded[T any](t *testing.T, v T, err error, encode func(T) []byte, decode func([]byte) (T, error)) {
+	t.Helper()
+	if err != nil {
+		if !errors.Is(err, errValue) {
+			t.Fatalf("got error %v, want one that wraps errValue", err)
+		}
+		return
+	}
+	again, err := decode(encode(v))
+	if err != nil {
+		t.Fatalf("what was written is not read: %v", err)
+	}
+	if !reflect.DeepEqual(again, v) {
+		t.Fatalf("read %+v, wrote it, and read %+v", v, again)
+	}
+}
+
+var when = time.Date(2026, 11, 3, 9, 30, 0, 123456789, time.UTC)
+
+func FuzzNotification(f *testing.F) {
+	badge := -3
+	n := &delivery.Notification{
+		Seq: 7, ID: "n-1", Account: "ann", Title: "t", Body: "b", Badge: &badge, Sound: "s", Category: "c", CollapseKey: "k",
+		Ack: delivery.AckDisplayed, Urgency: delivery.UrgencyNormal, Fallback: true, HasMessage: true,
+		AcceptedAt: when, ExpiresAt: when, Devices: []string{"a", "", "b"}, Fingerprint: 9,
+	}
+	f.Add(appendNotification(nil, n))
+	f.Add(appendNotification(nil, &delivery.Notification{}))
+	decode := func(b []byte) (*delivery.Notification, error) {
+		n := new(delivery.Notification)
+		return n, decodeNotification(n, 7, b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		n, err := decode(b)
+		if err == nil && n.AcceptedAt.IsZero() != n.AcceptedAt.Equal(time.Time{}) {
+			t.Skip()
+		}
+		decoded(t, n, err, func(n *delivery.Notification) []byte { return appendNotification(nil, n) }, decode)
+	})
+}
+
+func FuzzRecord(f *testing.F) {
+	f.Add(appendRecord(nil, &delivery.Record{
+		State: delivery.StatePushed, Attempts: 300, PushAttempts: 2, PushAccepted: true, PushRefused: true, Received: true,
+		Ack: delivery.AckReceived, Fallback: true, Message: delivery.MessageSent, CollapseKey: "k", Deadline: when, ExpiresAt: when,
+	}))
+	f.Add([]byte{})
+	key := delivery.Key{Seq: 7, Device: "d"}
+	decode := func(b []byte) (*delivery.Record, error) {
+		r := new(delivery.Record)
+		return r, decodeRecord(r, key, b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := decode(b)
+		decoded(t, r, err, func(r *delivery.Record) []byte { return appendRecord(nil, r) }, decode)
+	})
+}
+
+func FuzzEvents(f *testing.F) {
+	encode := func(events []delivery.Event) (b []byte) {
+		var scratch []byte
+		for i := range events {
+			b, scratch = appendEvent(b, scratch, &events[i])
+		}
+		return b
+	}
+	decode := func(b []byte) ([]delivery.Event, error) { return decodeEvents(nil, 7, b) }
+	f.Add(encode([]delivery.Event{
+		{Number: 8, Time: when, Kind: delivery.EventPushFailed, Device: "d", Attempt: 2, Detail: "410 Unregistered"}, {Number: 9},
+	}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		events, err := decode(b)
+		decoded(t, events, err, encode, decode)
+	})
+}
+
+func FuzzDevice(f *testing.F) {
+	f.Add(appendDevice(nil, &delivery.Device{Account: "ann", ReportsApp: true, SeenAt: when, Push: &delivery.PushToken{
+		Server: "apns", Token: "00", App: "com.example", Environment: "sandbox", RegisteredAt: when,
+	}}))
+	f.Add(appendDevice(nil, &delivery.Device{Push: &delivery.PushToken{}}))
+	decode := func(b []byte) (*delivery.Device, error) {
+		d := new(delivery.Device)
+		return d, decodeDevice(d, "d", b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		d, err := decode(b)
+		decoded(t, d, err, func(d *delivery.Device) []byte { return appendDevice(nil, d) }, decode)
+	})
+}
+
+func FuzzCounters(f *testing.F) {
+	f.Add(appendCounters(nil, counters{accepted: 1, finished: 2, last: 3, pruned: 4, writes: 5}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := decodeCounters(b)
+		decoded(t, c, err, func(c counters) []byte { return appendCounters(nil, c) }, decodeCounters)
+	})
+}
+
+func FuzzName(f *testing.F) {
+	f.Add("phone", []byte("rest"))
+	f.Add("a\x00\xff\x01", []byte{0, 1})
+	f.Fuzz(func(t *testing.T, name string, rest []byte) {
+		got, left, err := cutName(append(appendName(nil, name), rest...))
+		if err != nil || string(got) != name || !bytes.Equal(left, rest) {
+			t.Fatalf("%q and %q came back as %q and %q (error %v)", name, rest, got, left, err)
+		}
+		if _, _, err := cutName(rest); err != nil && !errors.Is(err, errValue) {
+			t.Fatalf("got error %v, want one that wraps errValue", err)
+		}
+	})
+}

@@ -1,5 +1,0 @@
-package pebblestore_test
-
-import "testing"
-
-func acceptUnderLoad(t *testing.T, dir string) {}
