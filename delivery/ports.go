@@ -11,10 +11,10 @@ import (
 type Outbox interface {
 	Reader
 
-	// Commit queues b behind every batch committed before it, and returns. done
-	// is called once, in the order of the commits, when b is in the store (on the
-	// disk if b.Sync) or has been refused; it must not block. Many batches share
-	// one write.
+	// Commit queues b, which must not change any more, behind every batch
+	// committed before it, and returns. done is called once, in the order of the
+	// commits, when b is in the store (on the disk if b.Sync); it must not block.
+	// A refusal may come sooner. Many batches share one write.
 	//
 	// A batch that accepts is refused when the store fails: done gets an error
 	// that wraps ErrUnavailable and nothing of it will ever take effect. Every
@@ -48,7 +48,8 @@ type Reader interface {
 	TokenOwner(server, token string) (device string, err error)
 
 	// Unfinished calls fn with every Record, by device and Seq, until it returns
-	// false. It is what a start begins with.
+	// false. The Record is reused: fn copies what it keeps. It is what a start
+	// begins with.
 	Unfinished(fn func(*Record) bool) error
 	// LastSeq is the highest Seq and event Number ever stored, 0 where there is
 	// none: what a new one must exceed.
