@@ -85,7 +85,7 @@ func (c *Core) withAccount(name string, fn func(*account) error) error {
 	}
 }
 
-func (c *Core) load(name string, stored []Device) *account {
+func (c *Core) load(name string, stored []Device) {
 	a := &account{name: name}
 	c.accounts[name] = a
 	for i := range stored {
@@ -93,7 +93,6 @@ func (c *Core) load(name string, stored []Device) *account {
 			c.addDevice(a, stored[i])
 		}
 	}
-	return a
 }
 
 func (c *Core) addDevice(a *account, rec Device) *device {

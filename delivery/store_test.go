@@ -17,26 +17,61 @@ type store struct {
 	engine *sickly
 }
 
+// sickly also remembers what it was given, so that a power cut can forget what was
+// not synced.
 type sickly struct {
 	*memory.Engine
-	sick atomic.Bool
+	sick   atomic.Bool
+	log    []delivery.Batch
+	synced int // batches of the log that a power cut leaves
 }
 
 func (s *sickly) Apply(b *delivery.Batch) error {
 	if s.sick.Load() {
 		return errors.New("no room")
 	}
+	s.log = append(s.log, copyOf(b))
+	if b.Sync {
+		s.synced = len(s.log)
+	}
 	return s.Engine.Apply(b)
+}
+
+// copyOf keeps what an engine must not keep.
+func copyOf(b *delivery.Batch) delivery.Batch {
+	var c delivery.Batch
+	c.Merge(b)
+	return c
 }
 
 func newStore(t *testing.T) *store {
 	s := &store{t: t, engine: &sickly{Engine: memory.New()}}
+	s.open()
+	return s
+}
+
+func (s *store) open() {
 	var err error
 	s.Outbox, err = outbox.New(outbox.Options{Open: func(bool) (outbox.Engine, error) { return s.engine, nil }})
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	return s
+}
+
+// powerCut loses all but the first `kept` of the batches that were not synced, and
+// opens the store again.
+func (s *store) powerCut(kept int) {
+	if err := s.Close(); err != nil {
+		s.t.Error(err)
+	}
+	old := s.engine
+	s.engine = &sickly{Engine: memory.New()}
+	for i := range old.log[:min(old.synced+kept, len(old.log))] {
+		if err := s.engine.Apply(&old.log[i]); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	s.open()
 }
 
 func (s *store) fail(sick bool) { s.engine.sick.Store(sick) }

@@ -216,40 +216,47 @@ func (ch *channel) ack(i int) { ch.published()[i].Acked() }
 
 // apple answers pushes. Without a script it accepts all at once.
 type apple struct {
-	mu      sync.Mutex
-	script  []delivery.PushResult // answers in turn; the last one for ever
-	hold    bool
-	held    []func()
-	asked   []delivery.Push
-	perhaps func(delivery.Push) delivery.PushResult
+	mu     sync.Mutex
+	script []delivery.PushResult // answers in turn; the last one for ever
+	hold   bool
+	held   []heldPush
+	asked  []delivery.Push
+}
+
+// heldPush is a push that waits for its answer.
+type heldPush struct {
+	ctx  context.Context
+	push delivery.Push
+	done func(delivery.PushResult)
+}
+
+func (h heldPush) answer(r delivery.PushResult) {
+	if h.ctx.Err() != nil {
+		r = delivery.PushResult{Outcome: delivery.PushRetry, Err: h.ctx.Err()}
+	}
+	h.done(r)
 }
 
 func (a *apple) Push(ctx context.Context, p delivery.Push, done func(delivery.PushResult)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.asked = append(a.asked, p)
-	r := delivery.PushResult{Outcome: delivery.PushAccepted, Detail: "200"}
+	h := heldPush{ctx, p, done}
+	if a.hold {
+		a.held = append(a.held, h)
+		return
+	}
+	r := accepted
 	if len(a.script) > 0 {
 		r = a.script[0]
 		if len(a.script) > 1 {
 			a.script = a.script[1:]
 		}
 	}
-	if a.perhaps != nil {
-		r = a.perhaps(p)
-	}
-	answer := func() {
-		if ctx.Err() != nil {
-			r = delivery.PushResult{Outcome: delivery.PushRetry, Err: ctx.Err()}
-		}
-		done(r)
-	}
-	if a.hold {
-		a.held = append(a.held, answer)
-		return
-	}
-	go answer()
+	go h.answer(r)
 }
+
+var accepted = delivery.PushResult{Outcome: delivery.PushAccepted, Detail: "200"}
 
 // release lets Apple answer what was held back.
 func (a *apple) release() {
@@ -257,8 +264,8 @@ func (a *apple) release() {
 	held := a.held
 	a.hold, a.held = false, nil
 	a.mu.Unlock()
-	for _, answer := range held {
-		answer()
+	for _, h := range held {
+		h.answer(accepted)
 	}
 }
 
