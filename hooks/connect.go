@@ -135,6 +135,7 @@ func (a *arrivals) add(h *Hook, c *conn) {
 		}
 	}
 	clear(a.list[len(kept):])
-	a.list = append(kept, c)
+	a.list = kept
+	a.list = append(a.list, c)
 	h.conns.Store(c.client, c)
 }

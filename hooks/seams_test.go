@@ -36,7 +36,6 @@ type bare struct {
 	onEstablish   func(*mqtt.Client)
 	onEstablished func(*mqtt.Client)
 	onSubscribed  func(*mqtt.Client)
-	onEncode      func(packets.Packet)
 }
 
 func (b *bare) ID() string { return "bare" }

@@ -96,7 +96,7 @@ type properties struct {
 // uvarint decodes a variable byte integer. size is 0 where b ends within it, and
 // -1 where it is longer than four bytes or than it need be.
 func uvarint(b []byte) (v, size int) {
-	for i := 0; i < 4; i++ {
+	for i := range 4 {
 		if i == len(b) {
 			return 0, 0
 		}

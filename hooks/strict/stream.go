@@ -129,7 +129,8 @@ func (s *stream) packet(b []byte) (pass int, r *rule) {
 		}
 	}
 
-	size, n := int(0), 1
+	var size int
+	n := 1
 	if len(b) > 1 && b[1] < 0x80 {
 		size = int(b[1])
 	} else {
