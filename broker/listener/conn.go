@@ -119,7 +119,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	cause := c.cause
 	c.wmu.Unlock()
 	if cause == nil {
-		if cause = c.base.failure(); cause == net.ErrClosed {
+		if cause = c.base.failure(); errors.Is(cause, net.ErrClosed) {
 			cause = nil
 		}
 	}

@@ -47,10 +47,10 @@ var errClosing = errors.New("listener is closed")
 // admit asks the Gate for a place, and counts a refusal.
 func (f *front) admit(addr netip.Prefix) error {
 	err := f.options.Gate.admit(addr)
-	switch err {
-	case errFull:
+	switch {
+	case errors.Is(err, errFull):
 		f.stats.refusedFull.Add(1)
-	case errAddressFull:
+	case errors.Is(err, errAddressFull):
 		f.stats.refusedAddress.Add(1)
 	}
 	return err

@@ -2,11 +2,11 @@ package listener
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/binary"
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -33,7 +33,7 @@ type hook struct {
 
 func (*hook) ID() string { return "test" }
 func (*hook) Provides(b byte) bool {
-	return bytes.Contains([]byte{mqtt.OnConnect, mqtt.OnConnectAuthenticate, mqtt.OnACLCheck, mqtt.OnPacketRead, mqtt.OnDisconnect}, []byte{b})
+	return slices.Contains([]byte{mqtt.OnConnect, mqtt.OnConnectAuthenticate, mqtt.OnACLCheck, mqtt.OnPacketRead, mqtt.OnDisconnect}, b)
 }
 func (*hook) OnConnectAuthenticate(*mqtt.Client, packets.Packet) bool { return true }
 func (*hook) OnACLCheck(*mqtt.Client, string, bool) bool              { return true }

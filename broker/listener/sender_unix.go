@@ -3,6 +3,7 @@
 package listener
 
 import (
+	"errors"
 	"io"
 	"net"
 	"syscall"
@@ -32,7 +33,7 @@ func writeNow(c net.Conn) func([]byte) (int, error) {
 		}
 		p = nil
 		switch {
-		case err == syscall.EAGAIN:
+		case errors.Is(err, syscall.EAGAIN):
 			return 0, nil
 		case err != nil:
 			return 0, err

@@ -185,7 +185,7 @@ func (w *WebSocket) originAllowed(r *http.Request) bool {
 }
 
 // wsStream is the MQTT in a WebSocket: the content of its binary messages, whose
-// limits mean nothing to it. [MQTT-6.0.0-2]
+// limits mean nothing to it [MQTT-6.0.0-2].
 type wsStream struct {
 	*sender
 	ws    *websocket.Conn
