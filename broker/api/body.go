@@ -113,7 +113,7 @@ func (b bodyReader) parse(body []byte, v any) error {
 	huma.Validate(b.schemas, b.schema, huma.NewPathBuffer([]byte("body"), 4), huma.ModeWriteToServer, fields, found)
 	for _, err := range found.Errors {
 		part := &huma.ErrorDetail{Message: err.Error()}
-		if d, ok := err.(*huma.ErrorDetail); ok {
+		if d, ok := errors.AsType[*huma.ErrorDetail](err); ok {
 			part = d
 			describe(part)
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -154,9 +155,7 @@ func describe(e *huma.ErrorDetail) {
 // writeProblem answers with a problem where nothing has been answered yet.
 func writeProblem(w http.ResponseWriter, p *problem) {
 	h := w.Header()
-	for k, v := range p.headers {
-		h[k] = v
-	}
+	maps.Copy(h, p.headers)
 	h.Set("Content-Type", "application/problem+json")
 	h.Del("Content-Length")
 	w.WriteHeader(p.Status)
