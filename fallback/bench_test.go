@@ -113,6 +113,7 @@ func bareClient(tb testing.TB, s *apnssim.Server) *apns2.Client {
 	roots.AppendCertsFromPEM(s.CAPEM())
 	c := apns2.NewTokenClient(&token.Token{AuthKey: key, KeyID: k.KeyID, TeamID: k.TeamID})
 	c.Host = s.URL()
+	//nolint:staticcheck // apns2 comes with this transport and is measured as it comes
 	c.HTTPClient.Transport.(*http2.Transport).TLSClientConfig = &tls.Config{RootCAs: roots, NextProtos: []string{"h2"}}
 	tb.Cleanup(c.CloseIdleConnections)
 	return c

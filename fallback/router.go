@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -312,9 +313,7 @@ func (l *lane) status() AppStatus {
 			s.NextTry = l.until
 		}
 	}
-	for k, v := range l.counts {
-		s.Counts[k] = v
-	}
+	maps.Copy(s.Counts, l.counts)
 	if l.badTokens {
 		s.Warnings = append(s.Warnings, "most push tokens are refused: is the environment or the topic the wrong one?")
 	}

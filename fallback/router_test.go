@@ -215,11 +215,11 @@ func TestBackoff(t *testing.T) {
 			return got.list()[0].RetryAfter
 		}
 		differ := map[time.Duration]bool{}
-		for attempt, most := range map[int]time.Duration{1: 1, 2: 2, 3: 4, 4: 8, 5: 8, 1000: 8} {
+		for attempt, most := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 3: 4 * time.Second, 4: 8 * time.Second, 5: 8 * time.Second, 1000: 8 * time.Second} {
 			for range 20 {
 				d := after(attempt)
 				differ[d] = true
-				if d > most*time.Second || d < most*time.Second/2 {
+				if d > most || d < most/2 {
 					t.Errorf("attempt %d: %v", attempt, d)
 				}
 			}

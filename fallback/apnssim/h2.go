@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"io"
 	"strconv"
 	"strings"
@@ -99,7 +100,7 @@ func (c *conn) serve() {
 	for {
 		f, err := c.fr.ReadFrame()
 		if err != nil {
-			if se, ok := err.(http2.StreamError); ok {
+			if se, ok := errors.AsType[http2.StreamError](err); ok {
 				c.reset(se.StreamID, false)
 				continue
 			}
