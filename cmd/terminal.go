@@ -106,7 +106,7 @@ made at first, and where another client connects as the same device.`,
 			if o.Seen, err = terminal.OpenSeen(*seenFile, 0); err != nil {
 				return fmt.Errorf("--seen-file: %w", err)
 			}
-			defer o.Seen.Close() // nothing is buffered
+			defer func() { _ = o.Seen.Close() }() // nothing is buffered
 		}
 		return p.playDevice(ctx, o, register, *asJSON)
 	})

@@ -208,8 +208,7 @@ func (t *Terminal) RegisterPushToken(ctx context.Context, token *wire.APNsToken)
 			return err
 		}
 		err := t.publishToken(ctx, token)
-		switch {
-		case err == nil || errors.Is(err, ErrRefused) || ctx.Err() != nil:
+		if err == nil || errors.Is(err, ErrRefused) || ctx.Err() != nil {
 			return err
 		}
 		t.log.Debug("push token not registered yet", "device", t.opts.Device, "error", err)
