@@ -7,7 +7,7 @@ GOLANGCI_LINT ?= $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lin
 FUZZTIME ?= 30s
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench faults fuzz fresh example web
+.PHONY: build test lint fmt demo dev bench bench-outstanding faults fuzz fresh example web
 
 ## build: the program, ./heartline
 build: web
@@ -39,6 +39,10 @@ dev: web
 ## bench: the benchmarks, without tests
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem -timeout 30m ./...
+
+## bench-outstanding: what a million deliveries for offline devices cost; takes minutes
+bench-outstanding:
+	$(GO) run ./integration/outstanding
 
 ## faults: the tests that kill, cut and fill disks, without the test cache
 faults:
