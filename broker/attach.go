@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
@@ -30,6 +31,9 @@ type Heartline struct {
 	router *fallback.Router // nil: no notification server is configured
 	hook   *hooks.Hook
 	server *mqtt.Server
+
+	once sync.Once
+	err  error // of close
 }
 
 // Attach adds Heartline to a mochi server, before or after its Serve. Who may
@@ -128,6 +132,11 @@ func (h *Heartline) quiesce(ctx context.Context) error {
 }
 
 func (h *Heartline) close(ctx context.Context) error {
+	h.once.Do(func() { h.err = h.closeParts(ctx) })
+	return h.err
+}
+
+func (h *Heartline) closeParts(ctx context.Context) error {
 	var errs []error
 	if h.hook != nil {
 		h.hook.Shutdown()

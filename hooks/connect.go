@@ -66,29 +66,37 @@ func (h *Hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 	if c == nil {
 		return false
 	}
-	username := string(cl.Properties.Username)
 	switch {
-	case h.opts.ForeignAuth || h.opts.Authenticate == nil:
-		c.identity = auth.Identity{Account: username, Service: true}
-		if username == "" {
-			c.identity.Account = h.accountOf(cl.ID)
-		}
+	case h.opts.ForeignAuth:
+		return false // mochi asks the next hook
+	case h.opts.Authenticate == nil:
+		c.identify(h.byName(cl))
 	default:
 		id, err := h.opts.Authenticate(h.ctx, auth.Credentials{
-			ClientID: cl.ID, Username: username, Password: pk.Connect.Password, Remote: cl.Net.Remote,
+			ClientID: cl.ID, Username: string(cl.Properties.Username), Password: pk.Connect.Password, Remote: cl.Net.Remote,
 		})
 		if err != nil {
 			h.log.Info("connection refused", "client", cl.ID, "remote", cl.Net.Remote, "error", err)
 			return false
 		}
-		c.identity = id
-	}
-	c.device = delivery.ValidName("device", cl.ID) == nil && delivery.ValidName("account", c.identity.Account) == nil
-	if h.opts.ForeignAuth {
-		return false // mochi asks the next hook
+		c.identify(id)
 	}
 	cl.Properties.Username = []byte(c.identity.Account) // whose session it is, for OnSessionEstablish
 	return true
+}
+
+func (c *conn) identify(id auth.Identity) {
+	c.identity = id
+	c.device = delivery.ValidName("device", c.client.ID) == nil && delivery.ValidName("account", id.Account) == nil
+}
+
+// byName takes a client's word, or that of whoever has let it in.
+func (h *Hook) byName(cl *mqtt.Client) auth.Identity {
+	id := auth.Identity{Account: string(cl.Properties.Username), Service: true}
+	if id.Account == "" {
+		id.Account = h.accountOf(cl.ID)
+	}
+	return id
 }
 
 // accountOf is the account of a client that names none: the one its device is
@@ -104,6 +112,11 @@ func (h *Hook) accountOf(clientID string) string {
 // on. A session of another account is dropped: its subscriptions and its messages
 // are nobody else's.
 func (h *Hook) OnSessionEstablish(cl *mqtt.Client, _ packets.Packet) {
+	// Not in OnConnectAuthenticate: mochi asks nobody after the first hook that
+	// says yes, and someone else's may come before this one.
+	if c := h.conn(cl); c != nil && h.opts.ForeignAuth {
+		c.identify(h.byName(cl))
+	}
 	existing, ok := h.server.Clients.Get(cl.ID)
 	if !ok || existing == cl || string(existing.Properties.Username) == string(cl.Properties.Username) {
 		return
