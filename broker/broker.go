@@ -18,6 +18,7 @@ import (
 	"github.com/heartline-mqtt/heartline/broker/api"
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/hooks/persist"
 )
 
 // Broker is the whole program: a mochi server of its own with Heartline attached,
@@ -29,6 +30,7 @@ type Broker struct {
 	server  *mqtt.Server
 	auth    *auth.Auth
 	fronts  fronts
+	persist *persist.Hook // nil: ordinary MQTT is not kept
 	metrics *api.Metrics
 	api     *api.API // nil: off
 	web     *http.Server
@@ -63,6 +65,9 @@ func New(cfg *config.Config, log *slog.Logger) (_ *Broker, err error) {
 	if b.Heartline, err = attach(b.server, cfg, with); err != nil {
 		return nil, err
 	}
+	if err := b.keepMQTT(); err != nil {
+		return nil, err
+	}
 	if err := b.bindMQTT(); err != nil {
 		return nil, err
 	}
@@ -70,6 +75,23 @@ func New(cfg *config.Config, log *slog.Logger) (_ *Broker, err error) {
 		return nil, err
 	}
 	return b, nil
+}
+
+// keepMQTT has ordinary MQTT survive a restart, if it is to and the store can. Its
+// hook comes after Heartline's, whose changes it keeps.
+func (b *Broker) keepMQTT() error {
+	if !b.cfg.MQTT.Persistence {
+		return nil
+	}
+	if !b.outbox.HasState() {
+		b.log.Debug("mqtt.persistence has no effect with this store.engine", "engine", b.cfg.Store.Engine)
+		return nil
+	}
+	b.persist = persist.New(b.server, persist.Options{Store: b.outbox, Logger: b.log})
+	if err := b.server.AddHook(b.persist, nil); err != nil {
+		return fmt.Errorf("mqtt.persistence: %w", err)
+	}
+	return nil
 }
 
 // serverOptions are mochi's capabilities as Heartline needs them.
@@ -81,6 +103,8 @@ func serverOptions(cfg *config.Config, log *slog.Logger) *mqtt.Options {
 	// Otherwise mochi gives every PUBLISH an expiry of a day, and a step of the
 	// clock drops all that is in flight.
 	c.MaximumMessageExpiryInterval = 0
+	c.TopicAliasMaximum = 32 // the default has mochi make room for 65,535 on each connection
+	c.Compatibilities.NoInheritedPropertiesOnAck = true
 	c.MaximumSessionExpiryInterval = uint32(config.MaxTTL / time.Second) // a session lives as long as a notification may
 	return &mqtt.Options{
 		Capabilities:           c,
