@@ -68,6 +68,7 @@ func New(cfg *config.Config, log *slog.Logger) (_ *Broker, err error) {
 	if err := b.keepMQTT(); err != nil {
 		return nil, err
 	}
+	b.metrics.Register(figures{b})
 	if err := b.bindMQTT(); err != nil {
 		return nil, err
 	}

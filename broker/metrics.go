@@ -1,0 +1,142 @@
+package broker
+
+import (
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/heartline-mqtt/heartline/broker/listener"
+)
+
+// figures is a collector of what the parts count themselves: each scrape asks them.
+type figures struct{ b *Broker }
+
+// Describe implements prometheus.Collector: the names depend on what is on.
+func (figures) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (f figures) Collect(ch chan<- prometheus.Metric) {
+	s := scrape{ch}
+	f.b.storeFigures(s)
+	f.b.pushFigures(s)
+	f.b.mqttFigures(s)
+}
+
+// scrape sends figures out. Each name has one set of labels.
+type scrape struct{ ch chan<- prometheus.Metric }
+
+func (s scrape) counter(name, help string, v float64, labels ...string) {
+	s.send(name, help, prometheus.CounterValue, v, labels)
+}
+
+func (s scrape) gauge(name, help string, v float64, labels ...string) {
+	s.send(name, help, prometheus.GaugeValue, v, labels)
+}
+
+// send takes labels as name, value, name, value.
+func (s scrape) send(name, help string, kind prometheus.ValueType, v float64, labels []string) {
+	var names, values []string
+	for i := 0; i+1 < len(labels); i += 2 {
+		names, values = append(names, labels[i]), append(values, labels[i+1])
+	}
+	s.ch <- prometheus.MustNewConstMetric(prometheus.NewDesc("heartline_"+name, help, names, nil), kind, v, values...)
+}
+
+func (b *Broker) storeFigures(s scrape) {
+	st := b.outbox.Stats()
+	s.gauge("unaccounted", "Deliveries accepted, and neither finished nor unfinished in the store, at the last audit. Not 0 is a lost delivery.", float64(st.Unaccounted))
+	s.counter("deliveries_accepted_total", "Deliveries accepted over the life of the store, at the last audit.", float64(st.Totals.Accepted))
+	s.counter("deliveries_finished_total", "Deliveries finished over the life of the store, at the last audit.", float64(st.Totals.Finished))
+	s.gauge("deliveries_unfinished", "Deliveries that are not finished, at the last audit.", float64(st.Unfinished))
+	s.gauge("store_audit_timestamp_seconds", "When the store was last audited, in Unix time.", float64(st.AuditedAt.Unix()))
+	s.gauge("store_ready", "1 while the store takes acceptances.", bit(b.outbox.Ready() == nil))
+	s.gauge("store_queue", "Changes that wait to be written.", float64(st.Queued))
+	s.gauge("store_free_bytes", "Room left to the store; 0 where it is not watched.", float64(st.FreeBytes))
+	s.counter("store_commits_total", "Changes written.", float64(st.Commits))
+	s.counter("store_writes_total", "Writes that they shared.", float64(st.Writes))
+	s.counter("store_syncs_total", "Writes that waited for the disk.", float64(st.Synced))
+	s.counter("store_sync_seconds_total", "Time that those waited.", st.SyncTime.Seconds())
+	s.counter("store_failed_writes_total", "Writes that failed.", float64(st.Failed))
+	s.counter("store_refused_total", "Acceptances refused because of the store.", float64(st.Refused))
+	s.counter("store_reopened_total", "Times the store was given up and opened again.", float64(st.Reopened))
+	s.counter("store_pruned_total", "Notifications whose history was removed.", float64(st.Pruned))
+}
+
+func (b *Broker) pushFigures(s scrape) {
+	if b.router == nil {
+		return
+	}
+	for _, app := range b.router.Status() {
+		label := app.App.String()
+		s.gauge("push_queue", "Pushes that wait for their turn.", float64(app.Queue), "app", label)
+		s.gauge("push_in_flight", "Pushes under way.", float64(app.InFlight), "app", label)
+		s.gauge("push_ready", "1 while pushes to the app go out.", bit(app.State == "ok"), "app", label)
+		if !app.Credentials.CertificateExpires.IsZero() {
+			s.gauge("push_certificate_expiry_timestamp_seconds", "When the app's certificate expires, in Unix time.", float64(app.Credentials.CertificateExpires.Unix()), "app", label)
+		}
+		for c, n := range app.Counts {
+			s.counter("pushes_total", "Answers of the notification server by outcome and reason.", float64(n), "app", label, "outcome", c.Outcome, "reason", c.Reason)
+		}
+	}
+}
+
+func (b *Broker) mqttFigures(s scrape) {
+	counts := &b.hook.Counters
+	s.gauge("mqtt_clients", "Clients connected.", float64(b.hook.Connections()))
+	s.counter("mqtt_accepted_total", "Notifications accepted over MQTT.", float64(counts.Ingress.Load()))
+	s.counter("mqtt_refused_total", "Publishes below the topic prefix that were refused.", float64(counts.Refused.Load()))
+	s.counter("mqtt_foreign_acks_total", "Acks of a notification that was never for the device.", float64(counts.ForeignID.Load()))
+	info := b.server.Info
+	s.counter("mqtt_ordinary_dropped_total", "Ordinary messages that mochi dropped: a client's outbound queue was full.", load(&info.MessagesDropped))
+	s.counter("mqtt_ordinary_inflight_dropped_total", "Ordinary QoS 1 and 2 messages that mochi dropped: the in-flight limit, or no packet identifier.", load(&info.InflightDropped))
+	s.gauge("mqtt_ordinary_inflight", "Ordinary QoS 1 and 2 messages in flight.", load(&info.Inflight))
+	s.gauge("mqtt_retained", "Retained messages.", load(&info.Retained))
+	s.gauge("mqtt_subscriptions", "Subscriptions.", load(&info.Subscriptions))
+	for front, stats := range b.fronts.stats() {
+		frontFigures(s, front, stats)
+	}
+}
+
+func frontFigures(s scrape, front string, st listener.Stats) {
+	s.gauge("connections", "Connections, those before their CONNECT included.", float64(st.Open), "listener", front)
+	s.gauge("connections_pending", "Connections that have not sent their CONNECT.", float64(st.Pending), "listener", front)
+	s.counter("connections_total", "Connections let in.", float64(st.Accepted), "listener", front)
+	for why, n := range map[string]uint64{
+		"full": st.RefusedFull, "address": st.RefusedAddress, "evicted": st.Evicted, "accept_error": st.AcceptErrors,
+		"connect_timeout": st.ConnectTimeouts, "handshake": st.HandshakeFailures, "handshake_timeout": st.HandshakeTimeouts,
+		"text_frame": st.TextFrames, "write_timeout": st.WriteTimeouts, "slow": st.SlowConsumers, "kicked": st.Kicked,
+	} {
+		s.counter("connections_ended_total", "Connections that the server refused or ended, by reason.", float64(n), "listener", front, "reason", why)
+	}
+	s.counter("mqtt_slow_qos0_dropped_total", "QoS 0 messages not sent to a client that does not keep up.", float64(st.DroppedQoS0), "listener", front)
+	for packet, n := range st.Panics {
+		s.counter("mqtt_panics_total", "Panics under a connection that were recovered, by the packet being processed.", float64(n), "listener", front, "packet", packet)
+	}
+	for m, n := range st.Malformed {
+		s.counter("mqtt_malformed_total", "Connections closed for a packet that MQTT forbids.", float64(n), "listener", front, "packet", m.Packet, "rule", m.Rule)
+	}
+}
+
+// stats is what each front that is on has counted.
+func (f fronts) stats() map[string]listener.Stats {
+	all := map[string]listener.Stats{}
+	if f.tcp != nil {
+		all[f.tcp.ID()] = f.tcp.Stats()
+	}
+	if f.tls != nil {
+		all[f.tls.ID()] = f.tls.Stats()
+	}
+	if f.ws != nil {
+		all[f.ws.ID()] = f.ws.Stats()
+	}
+	return all
+}
+
+func load(v *int64) float64 { return float64(atomic.LoadInt64(v)) }
+
+func bit(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,80 @@
+package broker_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/heartline-mqtt/heartline/broker"
+	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
+)
+
+// What an operator looks at is there, and says what has happened.
+func TestMetrics(t *testing.T) {
+	cfg := config.Default()
+	cfg.DataDir, cfg.MQTT.Address, cfg.HTTP.Address = t.TempDir(), "127.0.0.1:0", "127.0.0.1:0"
+	b, err := broker.New(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := b.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := b.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := rawmqtt.Dial(b.MQTTAddr(), 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Connect(rawmqtt.Connect{ID: "phone", Username: "anna", Keepalive: 60}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Publish(1, 1, "heartline/devices/phone/acks", []byte(`{"id":"nobody's","status":"displayed"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if pk, err := c.Read(10 * time.Second); err != nil || pk.ReasonCode != packets.ErrNotAuthorized.Code {
+		t.Fatalf("the answer to an ack of nothing: 0x%02x %v", pk.ReasonCode, err)
+	}
+	if _, err := c.Subscribe(2, 1, "heartline/devices/phone/notifications"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Notify(context.Background(), delivery.Request{Account: "anna", Title: "t"}); err != nil {
+		t.Fatal(err)
+	}
+	text := scrape(t, "http://"+b.HTTPAddr()+"/metrics")
+	for _, want := range []string{
+		"heartline_unaccounted 0", "heartline_store_ready 1", "heartline_mqtt_clients 1", "heartline_mqtt_foreign_acks_total 1",
+		`heartline_connections{listener="tcp"} 1`, `heartline_events_total{event="accepted"} 1`,
+	} {
+		if !strings.Contains(text, "\n"+want+"\n") {
+			t.Errorf("no line %q", want)
+		}
+	}
+}
+
+func scrape(t *testing.T, url string) string {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // it has been read
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatal(fmt.Errorf("%s: %s, %w", url, resp.Status, err))
+	}
+	return string(body)
+}
