@@ -53,4 +53,13 @@ func (o *Outbox) guard() {
 	}
 }
 
+// room looks at the free space once more, and reports whether it is below what the
+// guard wants.
+func (o *Outbox) room() (low bool, free uint64) {
+	o.guard()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.low != nil, o.stats.FreeBytes
+}
+
 func mebibytes(n uint64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
