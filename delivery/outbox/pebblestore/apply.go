@@ -266,7 +266,8 @@ func (a *application) entry(id string) (*delivery.Device, error) {
 }
 
 func (a *application) setEntry(d *delivery.Device) error {
-	return a.batch.Set(keyDevice(d.ID), appendDevice(nil, d), nil)
+	a.value = appendDevice(a.value[:0], d)
+	return a.batch.Set(keyDevice(d.ID), a.value, nil)
 }
 
 func (a *application) putDevice(d *delivery.Device) error {
