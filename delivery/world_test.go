@@ -18,11 +18,10 @@ import (
 // are told. It lives in a synctest bubble: time passes when everyone waits.
 type world struct {
 	*testing.T
-	core   *delivery.Core
-	store  *store
-	apple  *apple
-	events []delivery.AccountEvent
-	sub    *delivery.Subscription
+	core  *delivery.Core
+	store *store
+	apple *apple
+	sub   *delivery.Subscription
 }
 
 func options() delivery.Options {
