@@ -224,12 +224,6 @@ func (p *page) click(selector string) {
 	p.eval(fmt.Sprintf("document.querySelector(%q).click()", selector), nil)
 }
 
-// close closes the tab.
-func (p *page) close() {
-	p.t.Helper()
-	p.call("", "Target.closeTarget", dict{"targetId": p.target}, nil)
-}
-
 // front brings the tab to the front of its window: the others are hidden then.
 func (p *page) front() {
 	p.t.Helper()
