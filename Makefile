@@ -7,7 +7,7 @@ GOLANGCI_LINT ?= $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lin
 FUZZTIME ?= 30s
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench bench-outstanding faults fuzz fresh example web
+.PHONY: build test lint fmt demo dev bench bench-outstanding bench-storm faults fuzz fresh example web
 
 ## build: the program, ./heartline
 build: web
@@ -43,6 +43,10 @@ bench:
 ## bench-outstanding: what a million deliveries for offline devices cost; takes minutes
 bench-outstanding:
 	$(GO) run ./integration/outstanding
+
+## bench-storm: pushes for offline devices beside a bare apns2 loop
+bench-storm:
+	$(GO) run ./integration/storm
 
 ## faults: the tests that kill, cut and fill disks, without the test cache
 faults:

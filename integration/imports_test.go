@@ -47,7 +47,7 @@ func arrows() [][]string {
 func owners() [][]string {
 	return [][]string{
 		{"github.com/mochi-mqtt/server", "hooks/...", "broker", "broker/listener", "demo", "internal/rawmqtt", "integration", "integration/..."},
-		{"github.com/sideshow/apns2", "fallback"},
+		{"github.com/sideshow/apns2", "fallback", "integration/storm"},
 		{"github.com/cockroachdb/pebble", "delivery/outbox/pebblestore"},
 		{"github.com/spf13/viper", "config"},
 		{"github.com/spf13/cobra", "cmd"},
