@@ -113,7 +113,7 @@ func TestBadDataDirectory(t *testing.T) {
 	s := serve(t)
 	s.register("alice", "phone", "")
 	id := s.notify(`{"account":"alice","title":"kept"}`)
-	root, err := os.MkdirTemp("", "heartline-data-")
+	root, err := os.MkdirTemp("", "heartline-data-") //nolint:usetesting // t.TempDir lies where no other user may go
 	if err != nil {
 		t.Fatal(err)
 	}

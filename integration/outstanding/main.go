@@ -34,13 +34,13 @@ import (
 )
 
 func main() {
-	if err := run(); err != nil {
+	if err := run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "outstanding:", err)
 		os.Exit(1)
 	}
 }
 
-func run() error {
+func run(ctx context.Context) error {
 	total := flag.Int("total", 1_000_000, "outstanding deliveries")
 	each := flag.Int("each", 1000, "of them for each device")
 	rounds := flag.Int("rounds", 5, "devices that return, for the median")
@@ -49,25 +49,25 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	binary := filepath.Join(dir, "heartline")
-	build := exec.Command("go", "build", "-o", binary, "github.com/heartline-mqtt/heartline")
+	build := exec.CommandContext(ctx, "go", "build", "-o", binary, "github.com/heartline-mqtt/heartline") //nolint:gosec // the path is of our own making
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
 		return fmt.Errorf("build the binary: %w", err)
 	}
-	fmt.Printf("%d cores, %s, %s\n\n", runtime.NumCPU(), runtime.Version(), time.Now().Format("2006-01-02"))
-	fmt.Printf("%-12s %-9s %-9s %-12s %-14s %s\n", "outstanding", "devices", "ready", "resident", "B/delivery", "redelivery of one device, median")
+	fmt.Fprintf(os.Stdout, "%d cores, %s, %s\n\n", runtime.NumCPU(), runtime.Version(), time.Now().Format("2006-01-02"))
+	fmt.Fprintf(os.Stdout, "%-12s %-9s %-9s %-12s %-14s %s\n", "outstanding", "devices", "ready", "resident", "B/delivery", "redelivery of one device, median")
 	var few, base float64
 	for i, n := range []int{*each * *rounds, *total} {
-		r, err := measure(dir, binary, n, *each, *rounds)
+		r, err := measure(ctx, dir, binary, n, *each, *rounds)
 		if err != nil {
 			return err
 		}
 		if i == 0 {
 			few, base = r.redelivery.Seconds(), r.resident
 		}
-		fmt.Printf("%-12d %-9d %-9s %-12s %-14s %s for %d (%.2f of the first row)\n",
+		fmt.Fprintf(os.Stdout, "%-12d %-9d %-9s %-12s %-14s %s for %d (%.2f of the first row)\n",
 			n, n / *each, r.ready.Round(time.Millisecond), fmt.Sprintf("%.0f MB", r.resident/1e6),
 			fmt.Sprintf("%.0f", (r.resident-base)/float64(n)), r.redelivery.Round(100*time.Microsecond), *each, r.redelivery.Seconds()/few)
 	}
@@ -80,12 +80,12 @@ type result struct {
 	redelivery time.Duration
 }
 
-func measure(dir, binary string, n, each, rounds int) (result, error) {
+func measure(ctx context.Context, dir, binary string, n, each, rounds int) (result, error) {
 	data := filepath.Join(dir, fmt.Sprint("data-", n))
 	if err := fill(data, n, each); err != nil {
 		return result{}, fmt.Errorf("fill the store: %w", err)
 	}
-	cmd := exec.Command(binary, "serve")
+	cmd := exec.CommandContext(ctx, binary, "serve")
 	cmd.Env = append(os.Environ(), "HEARTLINE_DATA_DIR="+data, "HEARTLINE_MQTT_ADDRESS=127.0.0.1:0", "HEARTLINE_HTTP_ADDRESS=")
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
@@ -95,8 +95,8 @@ func measure(dir, binary string, n, each, rounds int) (result, error) {
 	if err := cmd.Start(); err != nil {
 		return result{}, err
 	}
-	defer cmd.Wait() //nolint:errcheck // it is asked to stop, and its exit says nothing about the figures
-	defer cmd.Process.Signal(syscall.SIGTERM)
+	defer cmd.Wait()                          //nolint:errcheck // it is asked to stop, and its exit says nothing about the figures
+	defer cmd.Process.Signal(syscall.SIGTERM) //nolint:errcheck // likewise
 	address, err := ready(bufio.NewScanner(stderr))
 	if err != nil {
 		return result{}, err
