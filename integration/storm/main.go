@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -70,13 +69,13 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	r := &rig{ctx: context.Background(), sent: map[delivery.Seq]time.Time{}}
 	if r.sim, err = apnssim.Start(apnssim.Options{MaxReceived: 1000, Topics: []string{topic}}); err != nil {
 		return err
 	}
 	defer r.sim.Close() //nolint:errcheck // the process ends
-	cfg, err := demo.Config(filepath.Join(dir), r.sim)
+	cfg, err := demo.Config(dir, r.sim)
 	if err != nil {
 		return err
 	}
@@ -108,8 +107,8 @@ func (r *rig) measure(n, rounds int) error {
 	if err := errors.Join(r.storm(1), r.loop(1)); err != nil {
 		return err
 	}
-	fmt.Printf("%d cores, %s, %s; %d notifications in %d rounds, %d at a time\n\n", runtime.NumCPU(), runtime.Version(), time.Now().Format("2006-01-02"), n, rounds, concurrency)
-	fmt.Printf("%-6s %-18s %-18s %-7s %-16s %s\n", "round", "heartline push/s", "bare apns2 push/s", "ratio", "p99 ack, calm", "p99 ack, storm")
+	fmt.Fprintf(os.Stdout, "%d cores, %s, %s; %d notifications in %d rounds, %d at a time\n\n", runtime.NumCPU(), runtime.Version(), time.Now().Format("2006-01-02"), n, rounds, concurrency)
+	fmt.Fprintf(os.Stdout, "%-6s %-18s %-18s %-7s %-16s %s\n", "round", "heartline push/s", "bare apns2 push/s", "ratio", "p99 ack, calm", "p99 ack, storm")
 	var ratios, acks []float64
 	for round := range rounds {
 		calm := r.during(func() error { time.Sleep(3 * time.Second); return nil })
@@ -120,13 +119,13 @@ func (r *rig) measure(n, rounds int) error {
 		}
 		ours, theirs := float64(part)/storm.took.Seconds(), float64(part)/bare.took.Seconds()
 		ratios, acks = append(ratios, ours/theirs), append(acks, storm.p99.Seconds()/calm.p99.Seconds())
-		fmt.Printf("%-6d %-18.0f %-18.0f %-7.2f %-16s %s\n", round+1, ours, theirs, ours/theirs, calm.p99.Round(10*time.Microsecond), storm.p99.Round(10*time.Microsecond))
+		fmt.Fprintf(os.Stdout, "%-6d %-18.0f %-18.0f %-7.2f %-16s %s\n", round+1, ours, theirs, ours/theirs, calm.p99.Round(10*time.Microsecond), storm.p99.Round(10*time.Microsecond))
 	}
 	close(stop)
 	online.Wait()
 	slices.Sort(ratios)
 	slices.Sort(acks)
-	fmt.Printf("\nmedians: %.2f of the bare loop's rate; p99 of acks %.1f times that without a storm\n", ratios[len(ratios)/2], acks[len(acks)/2])
+	fmt.Fprintf(os.Stdout, "\nmedians: %.2f of the bare loop's rate; p99 of acks %.1f times that without a storm\n", ratios[len(ratios)/2], acks[len(acks)/2])
 	return nil
 }
 
