@@ -90,7 +90,7 @@ type Publication struct {
 	// Notification is the content if the core has it at hand; nil: the Channel
 	// fetches it by Seq, off the core's path.
 	Notification *Notification
-	Redelivery   bool // not the first pseudo-notification of this delivery
+	Redelivery   bool // not the first of its kind for this delivery
 	Pushed       bool // a notification server has accepted a push for it
 }
 

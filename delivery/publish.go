@@ -26,6 +26,7 @@ type delivery struct {
 	over      bool
 
 	messageRefused bool // by this connection: kept for the next
+	messageSent    bool // at least once
 }
 
 // Presence is one stretch of a device's channel being up: from Online to Offline.

@@ -39,6 +39,8 @@ type conn struct {
 	mu     sync.Mutex
 	open   map[uint16]delivery.Ref // our unacknowledged packets
 	lastID uint16
+
+	standing standing
 }
 
 // limits is what the client said in CONNECT and mochi is kept from acting upon.
@@ -179,6 +181,7 @@ func (c *conn) publishPacket(pub delivery.Publication) (packets.Packet, error) {
 			pk.Properties.CorrelationData = []byte(n.ID)
 		}
 	}
+	c.mark(&pk, pub)
 	return pk, nil
 }
 
@@ -261,8 +264,10 @@ func (c *conn) subscriptionsChanged() {
 		return
 	}
 	id, t := c.client.ID, c.hook.topics
+	filters := c.client.State.Subscriptions.GetAll()
+	c.stand(filters)
 	var known, notifications, messages bool
-	for filter, sub := range c.client.State.Subscriptions.GetAll() {
+	for filter, sub := range filters {
 		if t.covers(filter, id, kindNotifications) {
 			known = true
 			notifications = notifications || sub.Qos >= 1

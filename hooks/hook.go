@@ -113,6 +113,7 @@ func (h *Hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 		return
 	}
 	c.established.Store(true)
+	c.standing.resumed = cl.State.Subscriptions.Len() > 0 // of a new session there are none yet
 	c.subscriptionsChanged()
 }
 

@@ -1,0 +1,59 @@
+package hooks
+
+import (
+	"slices"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// standing is what a connection's session and subscriptions put on every PUBLISH
+// of ours.
+type standing struct {
+	resumed       bool // the session is older than the connection
+	notifications []int
+	messages      []int // Subscription Identifiers
+}
+
+// stand notes the Subscription Identifiers that the client has given.
+func (c *conn) stand(filters map[string]packets.Subscription) {
+	var s standing
+	for filter, sub := range filters {
+		if sub.Identifier == 0 {
+			continue
+		}
+		if c.hook.topics.covers(filter, c.client.ID, kindNotifications) {
+			s.notifications = append(s.notifications, sub.Identifier)
+		}
+		if c.hook.topics.covers(filter, c.client.ID, kindMessages) {
+			s.messages = append(s.messages, sub.Identifier)
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.resumed = c.standing.resumed
+	c.standing = s
+}
+
+// mark completes a PUBLISH with what MQTT says of copies: DUP where the session has
+// had it, unacknowledged, over an earlier connection [MQTT-3.3.1-1]; another copy on
+// the same connection is a packet of its own, as a resend there is forbidden
+// [MQTT-4.4.0-1]. And the Subscription Identifiers [MQTT-3.3.4-3].
+func (c *conn) mark(pk *packets.Packet, pub delivery.Publication) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	pk.FixedHeader.Dup = pub.Redelivery && c.standing.resumed
+	for _, ref := range c.open {
+		if ref.Seq == pub.Seq && ref.Message == pub.Message {
+			pk.FixedHeader.Dup = false
+		}
+	}
+	if pk.ProtocolVersion == 5 {
+		ids := c.standing.notifications
+		if pub.Message {
+			ids = c.standing.messages
+		}
+		pk.Properties.SubscriptionIdentifier = slices.Clone(ids)
+	}
+}
