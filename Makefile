@@ -75,7 +75,7 @@ example:
 	$(GO) run . config print --defaults > heartline.example.yaml.new
 	mv heartline.example.yaml.new heartline.example.yaml
 
-# The pages need Node.js 20 or newer and npm to be built. `go build` works without
+# The pages need Node.js 18 or newer and npm to be built. `go build` works without
 # them; the page then says what is missing.
 WEB := broker/web
 
