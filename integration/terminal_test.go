@@ -134,7 +134,8 @@ func TestTerminal(t *testing.T) {
 	s.stop()
 	other.line("down")
 	s.start()
-	other.line("up")
+	for other.line("").Event != "up" { // each reason for being down is said once
+	}
 	three := s.notify(`{"account":"alice","title":"Back","data":3}`)
 	if got := other.line("notice").Notification; got.ID != three {
 		t.Errorf("got %+v", got)

@@ -303,6 +303,7 @@ func TestAway(t *testing.T) {
 	if view, err := s.Core().Device("alice", "phone"); err != nil || view.Push != nil {
 		t.Errorf("got %+v, %v", view, err)
 	}
+	s.until(t, ids[2], delivery.EventMessageReceived) // its PUBACK goes out after that
 	if !seen.Has(SeenMessage, ids[2]) {
 		t.Error("the message is not noted as shown")
 	}
