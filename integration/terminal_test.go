@@ -134,7 +134,8 @@ func TestTerminal(t *testing.T) {
 	s.stop()
 	other.line("down")
 	s.start()
-	for other.line("").Event != "up" { // each reason for being down is said once
+	for event := ""; event != "up"; { // each reason for being down is said once
+		event = other.line("").Event
 	}
 	three := s.notify(`{"account":"alice","title":"Back","data":3}`)
 	if got := other.line("notice").Notification; got.ID != three {

@@ -218,6 +218,7 @@ func TestBackgroundAndForeground(t *testing.T) {
 		show.expect(t, "tip "+id)
 		term.SetForeground(true)
 		show.expect(t, "message "+id+" 3")
+		s.until(t, id, delivery.EventMessageReceived) // or it comes again, to the next
 		closed(t, term)
 	}
 }
