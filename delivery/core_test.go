@@ -623,3 +623,24 @@ func TestStoreFails(t *testing.T) {
 		ch.wantIDs(false, n.ID)
 	})
 }
+
+func TestAttemptNumbers(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "aa")
+		w.up("d")
+		n := w.accept(delivery.Request{})
+		time.Sleep(14 * time.Second)
+		synctest.Wait()
+		v, err := w.core.Get(context.Background(), n.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, e := range v.Timeline {
+			got = append(got, fmt.Sprint(e.Kind, " ", e.Attempt))
+		}
+		if want := "[accepted 0 published 1 ack_timeout 1 push_requested 1 pushed 1 fallback_timeout 1 redelivered 2]"; fmt.Sprint(got) != want {
+			t.Errorf("got %v, want %s", got, want)
+		}
+	})
+}

@@ -205,7 +205,11 @@ func (c *Core) apply(d *delivery, in input, s situation) {
 	var st step
 	d.progress, st = transition(d.progress, in, s)
 	for _, e := range st.events[:st.n] {
-		c.record(d, e.kind, e.detail)
+		attempt := before.attempts
+		if e.kind == EventPublished || e.kind == EventRedelivered {
+			attempt = d.attempts
+		}
+		c.record(d, attempt, e.kind, e.detail)
 	}
 	if missed := in == inElapsed || in == inNacked; missed && before.state == StatePublished {
 		d.missed(s.now)
@@ -234,8 +238,8 @@ func (c *Core) apply(d *delivery, in input, s situation) {
 }
 
 // record puts a line into the timeline and tells the observers.
-func (c *Core) record(d *delivery, kind EventKind, detail string) {
-	c.event(Event{Seq: d.seq, Time: time.Now(), Kind: kind, Device: d.dev.ID, Attempt: int(d.attempts), Detail: detail}, d.dev.Account)
+func (c *Core) record(d *delivery, attempt uint16, kind EventKind, detail string) {
+	c.event(Event{Seq: d.seq, Time: time.Now(), Kind: kind, Device: d.dev.ID, Attempt: int(attempt), Detail: detail}, d.dev.Account)
 }
 
 func (c *Core) event(e Event, account string) {

@@ -50,7 +50,7 @@ func (c *Core) pushed(d *delivery, asked PushToken, r PushResult) {
 		// The end overtook the answer. That Apple took it belongs into the timeline.
 		if r.Outcome == PushAccepted && !d.pushAccepted {
 			d.pushAccepted = true
-			c.record(d, EventPushed, r.Detail)
+			c.record(d, d.attempts, EventPushed, r.Detail)
 		}
 		c.settle()
 		return
@@ -75,7 +75,7 @@ func (c *Core) pushed(d *delivery, asked PushToken, r PushResult) {
 			d.dev.Push = nil
 			c.putDevice(d.dev)
 			c.apply(d, inPushRefused, situation{detail: r.Detail})
-			c.record(d, EventTokenRemoved, r.Detail)
+			c.record(d, d.attempts, EventTokenRemoved, r.Detail)
 			break
 		}
 		c.apply(d, inPushRefused, situation{detail: r.Detail + ", but the token was registered after that"})

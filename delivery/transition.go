@@ -154,8 +154,10 @@ func transition(p progress, in input, s situation) (progress, step) {
 // elapsed is the end of a window or of a backoff.
 func elapsed(p *progress, s situation, out *step) {
 	switch p.state {
-	case StatePending: // the in-flight window had no room, and no ack made any
-		out.event(EventAckTimeout, "in-flight window full")
+	case StatePending:
+		if s.up { // the in-flight window had no room, and no ack made any
+			out.event(EventAckTimeout, "in-flight window full")
+		} // else: after a restart, the device has not come back
 		fallBack(p, s, out)
 	case StatePublished:
 		out.event(EventAckTimeout, "")

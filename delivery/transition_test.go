@@ -58,6 +58,7 @@ func TestTransitionTable(t *testing.T) {
 		{"pending, down, no token", in(StatePending, nil), inNoChannel, situation{}, StateWaiting, []EventKind{EventWaiting}},
 		{"pending, down, no fallback", in(StatePending, noFallback), inNoChannel, token, StateWaiting, []EventKind{EventWaiting}},
 		{"pending, no room for a window", in(StatePending, nil), inElapsed, up, StatePushing, []EventKind{EventAckTimeout, EventPushRequested}},
+		{"pending, not back after a restart", in(StatePending, nil), inElapsed, token, StatePushing, []EventKind{EventPushRequested}},
 		{"published, ack", in(StatePublished, nil), inReceived, up, StateAcked, []EventKind{EventReceived}},
 		{"published, displayed", in(StatePublished, nil), inDisplayed, up, StateAcked, []EventKind{EventDisplayed}},
 		{"published, window over", in(StatePublished, nil), inElapsed, token, StatePushing, []EventKind{EventAckTimeout, EventPushRequested}},

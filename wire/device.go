@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -155,6 +156,10 @@ func Decode(payload []byte, v any) error {
 	dec := json.NewDecoder(bytes.NewReader(payload))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil {
+		var mistaken *json.UnmarshalTypeError
+		if errors.As(err, &mistaken) { // its own text names Go types
+			return fmt.Errorf("%s: must not be a JSON %s", cmp.Or(mistaken.Field, "body"), mistaken.Value)
+		}
 		return fmt.Errorf("body is not the JSON that is expected: %w", err)
 	}
 	// Token, not More: More takes a stray closing bracket for the end.
