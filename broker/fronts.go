@@ -69,6 +69,7 @@ func (b *Broker) frontOptions(id string, socket net.Listener) listener.Options {
 		ID: id, Socket: socket, Gate: b.fronts.gate,
 		Strict:         strict.Options{MaxPacketSize: int(m.MaxPacketSize)},
 		ConnectTimeout: m.ConnectTimeout, WriteTimeout: m.WriteTimeout,
+		OnPanic: func(c *listener.Conn) { b.hook.Lost(c) },
 	}
 }
 

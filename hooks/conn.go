@@ -28,7 +28,11 @@ type conn struct {
 	device      bool // the identifier and the account can be a device
 	limits      limits
 
-	outlet  outlet
+	outlet   outlet
+	ids      packetIDs // of the client's own packets
+	flow     flow
+	inherits bool // a session is taken over; set before mochi does that
+
 	waiting chan struct{} // a slot for each publish of this client that waits for the disk
 	replies replies       // to those publishes
 
@@ -39,7 +43,9 @@ type conn struct {
 	mu     sync.Mutex
 	open   map[uint16]delivery.Ref // our unacknowledged packets
 	lastID uint16
-
+	strays []packets.Packet // ordinary messages that came during the take-over
+	// settled: strays are not gathered any more, but sent.
+	settled  bool
 	standing standing
 }
 
@@ -206,8 +212,10 @@ func (c *conn) encodeAck(buf *bytes.Buffer, a *ack) {
 			// mochi answers the PUBREL, and knows a repeated PUBLISH by this entry [MQTT-4.3.3-10].
 			c.client.State.Inflight.Set(pk)
 		}
+		c.outbound(&pk)
 		err = pk.PubrecEncode(buf)
 	} else {
+		c.outbound(&pk)
 		err = pk.PubackEncode(buf)
 	}
 	if err != nil {

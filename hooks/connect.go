@@ -24,6 +24,9 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 		// mochi publishes a will without any check.
 		return h.refuse(cl, packets.ErrNotAuthorized)
 	}
+	if pk.Ignore {
+		cl.Properties.Will.Payload = nil // see readConnect
+	}
 	h.clampKeepalive(cl)
 
 	// mochi's own accounting of the client's Receive Maximum loses packets and can
@@ -37,6 +40,7 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 	cl.State.Inflight.ResetSendQuota(0)
 
 	c := &conn{hook: h, client: cl, limits: limits{receiveMaximum: receiveMaximum}, waiting: make(chan struct{}, h.opts.MaxWaiting)}
+	c.flow.moved = make(chan struct{}, 1)
 	h.arrivals.add(h, c)
 	return nil
 }
@@ -118,7 +122,11 @@ func (h *Hook) OnSessionEstablish(cl *mqtt.Client, _ packets.Packet) {
 		c.identify(h.byName(cl))
 	}
 	existing, ok := h.server.Clients.Get(cl.ID)
-	if !ok || existing == cl || string(existing.Properties.Username) == string(cl.Properties.Username) {
+	if !ok || existing == cl {
+		return
+	}
+	if string(existing.Properties.Username) == string(cl.Properties.Username) {
+		h.inherit(cl, existing)
 		return
 	}
 	_ = h.server.DisconnectClient(existing, packets.ErrSessionTakenOver) // [MQTT-3.1.4-3]
@@ -143,6 +151,7 @@ func (a *arrivals) add(h *Hook, c *conn) {
 		case x.established.Load():
 		case x.client.Closed():
 			h.conns.Delete(x.client)
+			h.successors.CompareAndDelete(x.client.ID, x)
 		default:
 			kept = append(kept, x)
 		}

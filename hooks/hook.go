@@ -41,6 +41,9 @@ type Counters struct {
 	Refused   atomic.Int64 // publishes below the prefix that were refused
 	ForeignID atomic.Int64 // acks of a notification that was never for the device
 	Ingress   atomic.Int64 // notifications taken over MQTT
+	Strayed   atomic.Int64 // ordinary messages brought back that a take-over had lost
+	TooLarge  atomic.Int64 // ordinary messages not sent again: over the client's Maximum Packet Size
+	Forgotten atomic.Int64 // clients that mochi had forgotten at a take-over
 }
 
 // Hook connects a mochi server with a core. Make it with New, add it with
@@ -57,14 +60,18 @@ type Hook struct {
 
 	conns    sync.Map // *mqtt.Client → *conn
 	arrivals arrivals
-	drains   sync.WaitGroup
-	ctx      context.Context
-	cancel   context.CancelFunc
+
+	order      atomic.Uint64 // of ordinary messages in flight
+	successors sync.Map      // client identifier → *conn that is taking a session over
+	drains     sync.WaitGroup
+	ctx        context.Context
+	cancel     context.CancelFunc
 }
 
 // New returns a hook for server that feeds core.
 func New(server *mqtt.Server, core *delivery.Core, opts Options, log *slog.Logger) *Hook {
 	h := &Hook{opts: opts, core: core, server: server, log: log, topics: topics{opts.TopicPrefix}}
+	h.order.Store(uint64(time.Now().UnixNano())) // after all that a store has kept
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	return h
 }
@@ -78,6 +85,7 @@ func (h *Hook) Provides(b byte) bool {
 		mqtt.OnConnect, mqtt.OnConnectAuthenticate, mqtt.OnACLCheck, mqtt.OnSessionEstablish, mqtt.OnSessionEstablished,
 		mqtt.OnDisconnect, mqtt.OnPacketRead, mqtt.OnPacketProcessed, mqtt.OnSubscribed, mqtt.OnUnsubscribed,
 		mqtt.OnPublish, mqtt.OnClientExpired,
+		mqtt.OnPacketEncode, mqtt.OnPacketSent, mqtt.OnQosPublish, mqtt.OnQosDropped,
 	}, b)
 }
 
@@ -112,6 +120,7 @@ func (h *Hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 	if c == nil {
 		return
 	}
+	c.settle()
 	c.established.Store(true)
 	c.standing.resumed = cl.State.Subscriptions.Len() > 0 // of a new session there are none yet
 	c.subscriptionsChanged()
@@ -126,6 +135,7 @@ func (h *Hook) OnDisconnect(cl *mqtt.Client, err error, _ bool) {
 		return
 	}
 	h.conns.Delete(cl)
+	h.successors.CompareAndDelete(cl.ID, c)
 	c.outlet.close()
 	c.offline(whyLost(cl, err))
 }
@@ -155,7 +165,10 @@ func whyLost(cl *mqtt.Client, err error) string {
 // for negative reason codes, too.
 func (h *Hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
 	c := h.conn(cl)
-	if c == nil || pk.FixedHeader.Type == packets.Connect {
+	switch {
+	case pk.FixedHeader.Type == packets.Connect:
+		return readConnect(pk), nil
+	case c == nil:
 		return pk, nil
 	}
 	if pk.FixedHeader.Type == packets.Puback && c.puback(pk) {
@@ -163,7 +176,7 @@ func (h *Hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet,
 	} else if c.presence != nil {
 		c.presence.Heartbeat()
 	}
-	return pk, nil
+	return c.read(pk), nil
 }
 
 // OnSubscribed comes before the SUBACK is written: what it brings about is held
@@ -177,10 +190,13 @@ func (h *Hook) OnSubscribed(cl *mqtt.Client, _ packets.Packet, _ []byte) {
 
 // OnPacketProcessed comes when the SUBACK is out.
 func (h *Hook) OnPacketProcessed(cl *mqtt.Client, pk packets.Packet, _ error) {
-	if pk.FixedHeader.Type == packets.Subscribe {
+	switch pk.FixedHeader.Type {
+	case packets.Subscribe:
 		if c := h.conn(cl); c != nil {
 			c.uncork()
 		}
+	case packets.Pubrec:
+		h.released(cl, pk.PacketID)
 	}
 }
 
@@ -207,7 +223,11 @@ func (h *Hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
 		return true // OnPublish answers with a reason; a refusal here would cut a 3.1.1 client off
 	}
 	c := h.conn(cl)
-	if c == nil || h.opts.Authenticate == nil && !h.opts.ForeignAuth {
+	if c == nil {
+		return true
+	}
+	h.admit(c)
+	if h.opts.Authenticate == nil && !h.opts.ForeignAuth {
 		return true
 	}
 	if !h.topics.overlaps(topic) {

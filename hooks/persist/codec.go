@@ -101,6 +101,7 @@ type message struct {
 	Expiry      int64                  `json:"e,omitempty"`
 	Version     byte                   `json:"v,omitempty"`
 	ReasonCode  byte                   `json:"x,omitempty"`
+	ClientID    uint16                 `json:"k,omitempty"` // the client's packet identifier, where it is another; see hooks/packetids.go
 	Order       []byte                 `json:"s,omitempty"` // see hooks/order.go
 	Format      byte                   `json:"pf,omitempty"`
 	FormatFlag  bool                   `json:"pg,omitempty"`
@@ -150,7 +151,8 @@ func encodePacket(pk *packets.Packet) ([]byte, error) {
 		Type: pk.FixedHeader.Type, QoS: pk.FixedHeader.Qos, Retain: pk.FixedHeader.Retain, Dup: pk.FixedHeader.Dup,
 		TopicName: pk.TopicName, Origin: pk.Origin, PacketID: pk.PacketID, Created: pk.Created, Expiry: pk.Expiry,
 		Version: pk.ProtocolVersion, ReasonCode: pk.ReasonCode, Order: pk.ReasonCodes,
-		Format: p.PayloadFormat, FormatFlag: p.PayloadFormatFlag, ContentType: p.ContentType, Response: p.ResponseTopic,
+		ClientID: pk.Connect.Keepalive,
+		Format:   p.PayloadFormat, FormatFlag: p.PayloadFormatFlag, ContentType: p.ContentType, Response: p.ResponseTopic,
 		Correlate: p.CorrelationData, Interval: p.MessageExpiryInterval, Subscribed: p.SubscriptionIdentifier, User: p.User,
 	}, pk.Payload)
 }
@@ -165,6 +167,7 @@ func decodePacket(b []byte) (packets.Packet, error) {
 		FixedHeader: packets.FixedHeader{Type: m.Type, Qos: m.QoS, Retain: m.Retain, Dup: m.Dup},
 		TopicName:   m.TopicName, Origin: m.Origin, PacketID: m.PacketID, Created: m.Created, Expiry: m.Expiry,
 		ProtocolVersion: m.Version, ReasonCode: m.ReasonCode, ReasonCodes: m.Order,
+		Connect: packets.ConnectParams{Keepalive: m.ClientID},
 		Payload: append([]byte(nil), payload...),
 		Properties: packets.Properties{
 			PayloadFormat: m.Format, PayloadFormatFlag: m.FormatFlag, ContentType: m.ContentType, ResponseTopic: m.Response,
