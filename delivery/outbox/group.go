@@ -152,14 +152,12 @@ func (o *Outbox) form() *group {
 		if len(g.commits) > 0 && (len(g.commits) == o.opts.MaxGroup || g.bytes+c.bytes > o.opts.MaxGroupBytes) {
 			break
 		}
-		refused := c.accepts() && o.low != nil // queued while there was room
-		if !refused && len(g.commits) > 0 && !g.admits(c.batch) {
-			break
-		}
-		if refused {
+		if c.accepts() && o.low != nil { // queued while there was room
 			o.refuse(c, o.low)
-		} else {
+		} else if len(g.commits) == 0 || g.admits(c.batch) {
 			g.add(c)
+		} else {
+			break
 		}
 		o.queuedBytes -= c.bytes
 		n++

@@ -80,12 +80,16 @@ func (o *Outbox) audit() error {
 	return o.read(func(e Engine) error {
 		// Nothing may be applied between the totals and the moment at which
 		// Unfinished looks: that is before it first calls, and long before it ends.
-		o.applyMu.Lock()
+		select {
+		case o.applying <- struct{}{}:
+		case <-o.stop: // not behind a write that hangs
+			return nil
+		}
 		looking := true
 		looked := func() {
 			if looking {
 				looking = false
-				o.applyMu.Unlock()
+				<-o.applying
 			}
 		}
 		defer looked()

@@ -15,16 +15,14 @@ import (
 type Options struct {
 	// Open opens the engine: at first, and again after it had to be abandoned.
 	// readOnly asks for one that changes nothing on the disk; it is asked for
-	// after a failure, while none can be opened for writing, so that reads still
-	// work and what was in flight can be told. An error is an answer to it. One
-	// for writing that wraps syscall.ENOSPC is asked for again once there is more
-	// room, any other after a while.
+	// after a failure, while there is no room to go on, so that reads still work
+	// and what was in flight can be told. An error is an answer to it.
 	Open func(readOnly bool) (Engine, error)
 	// FreeBytes returns the room that is left to the store. Nil: not watched.
 	FreeBytes func() (uint64, error)
 	// MinFreeBytes is the room below which acceptances are refused (default
-	// 64 MiB). All else still goes in, to end what was begun, if need be into an
-	// engine that is opened anew.
+	// 64 MiB). All else still goes in, to end what was begun, and an engine that
+	// failed is not opened for writing with less than a quarter of it.
 	MinFreeBytes uint64
 	// GuardInterval is how often the room is looked at (default 1s). It is also
 	// looked at after each MinFreeBytes/8 written.
@@ -33,8 +31,8 @@ type Options struct {
 	// and Ready says so (default 5s).
 	CommitTimeout time.Duration
 	// AbandonAfter is how long it may take before the engine is abandoned and
-	// opened anew (default 4 * CommitTimeout). A write that is overdue while there
-	// is no room waits for nothing else, and is abandoned at CommitTimeout.
+	// opened anew (default 4 * CommitTimeout). A write that is overdue on a full
+	// disk waits for nothing else, and is abandoned at CommitTimeout.
 	AbandonAfter time.Duration
 	// History is how long finished notifications are kept (default 72h).
 	History time.Duration
@@ -90,14 +88,15 @@ func orDefault[T comparable](v *T, d T) {
 type Outbox struct {
 	opts Options
 
-	engine  atomic.Pointer[handle] // nil while there is none to read from
-	applyMu sync.Mutex             // held during Apply, and by the audit's first look
+	engine   atomic.Pointer[handle] // nil while there is none to read from
+	applying chan struct{}          // one slot, taken during Apply and by the audit's first look
 
 	mu          sync.Mutex
 	queue       []*commit
 	queuedBytes int
 	refusing    error // why acceptances are refused: trouble; nil: they are not
-	low         error // likewise: no room
+	low         error // likewise: too little room
+	full        bool  // less than a quarter of that
 	closing     bool
 	stats       Stats
 
@@ -133,7 +132,7 @@ func (c *commit) accepts() bool { return len(c.batch.Accept) > 0 }
 
 // New opens the engine and starts the outbox. Close stops it.
 func New(opts Options) (*Outbox, error) {
-	o := &Outbox{opts: opts.withDefaults(), wake: make(chan struct{}, 1), stop: make(chan struct{})}
+	o := &Outbox{opts: opts.withDefaults(), applying: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: make(chan struct{})}
 	if o.opts.Open == nil {
 		return nil, errors.New("open the outbox: no engine given")
 	}

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"testing"
 
@@ -179,7 +178,7 @@ func TestPowerLoss(t *testing.T) {
 			one <- struct{}{} // the last few are still under way
 		}
 		mu.Lock()
-		before := slices.Clip(told)
+		before := told[:len(told):len(told)]
 		mu.Unlock()
 		lost := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 50, 100}[round%3], RNG: random})
 		after := pebblestore.Options{FS: lost, MemTableBytes: so.MemTableBytes}

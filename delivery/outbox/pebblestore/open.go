@@ -130,7 +130,8 @@ func (s *Store) lockable() bool {
 
 // cause strips the path, which the message around it has already.
 func cause(err error) error {
-	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
 		return pe.Err
 	}
 	return err
@@ -362,7 +363,7 @@ func (s *Store) writeFailed(name string, err error) (fatal bool) {
 		}
 		return false
 	}
-	s.markBroken(fmt.Errorf("write %s: %w", name, cause(err)))
+	s.break_(fmt.Errorf("write %s: %w", name, cause(err)))
 	return true
 }
 
@@ -482,7 +483,7 @@ func (s *Store) writeWatermark() error {
 	}
 	if err != nil {
 		err = fmt.Errorf("write %s: %w", fileWatermark, err)
-		s.markBroken(err)
+		s.break_(err)
 	}
 	return err
 }

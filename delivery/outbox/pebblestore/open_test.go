@@ -3,14 +3,19 @@ package pebblestore_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/delivery/outbox/pebblestore"
@@ -357,4 +362,41 @@ func TestReadOnlyChangesNothing(t *testing.T) {
 	if after := contents(t, dir); fmt.Sprint(after) != fmt.Sprint(before) {
 		t.Errorf("files were %v, and now %v", before, after)
 	}
+}
+
+// TestNotWritable: root may write everywhere, so it is tried as nobody.
+func TestNotWritable(t *testing.T) {
+	dir, err := os.MkdirTemp("", "heartline-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { remove(t, dir) })
+	self, err := os.ReadFile(os.Args[0]) // where it is, nobody may not look
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(dir, "program")
+	if err := errors.Join(os.WriteFile(program, self, 0o755), os.Chmod(dir, 0o555)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{dir, filepath.Join(dir, "below")} {
+		c := helper(t, "open", path)
+		if os.Getuid() == 0 {
+			c.Dir = "/"
+			c.Path = program
+			c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		}
+		out, err := c.Output()
+		if err != nil {
+			t.Skipf("the test cannot be run as nobody here (%v)", err)
+		}
+		if !strings.Contains(string(out), "error: data directory "+path) || !strings.Contains(string(out), "permission denied") {
+			t.Errorf("it said %q", out)
+		}
+	}
+	// A file system that is mounted read-only.
+	fs := newFaulty(vfs.NewMem())
+	fs.on(failing(syscall.EROFS, errorfs.OpLock)(""))
+	_, err = pebblestore.Open("data", pebblestore.Options{FS: fs})
+	oneLine(t, err, "data directory data", "not writable", "read-only file system")
 }
