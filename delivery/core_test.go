@@ -561,6 +561,20 @@ func TestAckByID(t *testing.T) {
 	})
 }
 
+func TestDisplayedWhileTheMessageIsHeld(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.up("d", acking) // without a subscription to its messages
+		n := w.accept(delivery.Request{Data: json.RawMessage(`1`)})
+		synctest.Wait()
+		for range 5 {
+			if err := w.core.AckByID(n.ID, "d", delivery.AckDisplayed); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.wantTimeline(n, "accepted, published, received, displayed")
+	})
+}
+
 func TestDisplayedAfterTheEnd(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.up("d", acking)

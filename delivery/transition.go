@@ -10,6 +10,7 @@ type progress struct {
 	message      MessageState
 	fallback     bool // a push is allowed
 	received     bool // the PUBACK came, AckDisplayed is still to come
+	displayed    bool // said once; saying it again is nothing new
 	pushAccepted bool
 	pushRefused  bool
 	pushUnderway bool // asked for and not answered yet; never stored
@@ -111,6 +112,7 @@ func transition(p progress, in input, s situation) (progress, step) {
 		out.event(EventReceived, ackDetail(p, s))
 		finish(&p, StateAcked, &out)
 	case inDisplayed:
+		p.displayed = true
 		out.event(EventDisplayed, ackDetail(p, s))
 		finish(&p, StateAcked, &out)
 	case inNacked:
@@ -220,7 +222,10 @@ func afterFinal(p progress, in input, s situation, out step) (progress, step) {
 	open := p.state == StateAcked && (p.message == MessageHeld || p.message == MessageSent)
 	switch in {
 	case inDisplayed: // asked for `received`, and then told more
-		out.event(EventDisplayed, s.detail)
+		if !p.displayed {
+			p.displayed = true
+			out.event(EventDisplayed, s.detail)
+		}
 	case inPushAccepted: // the ack overtook the answer
 		out.event(EventPushed, s.detail)
 		p.pushAccepted, p.pushUnderway = true, false
