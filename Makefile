@@ -48,9 +48,10 @@ bench-outstanding:
 bench-storm:
 	$(GO) run ./integration/storm
 
-## faults: the tests that kill, cut and fill disks, without the test cache
+## faults: the table of faults, with a million notifications, then the other tests that kill and fill disks
 faults:
-	$(GO) test $(RACE) -count 1 -timeout 30m -v -run 'Kill|Fault|Crash' ./integration/... ./delivery/outbox/...
+	HEARTLINE_FAULTS=full $(GO) test -count 1 -timeout 60m -parallel 4 -v ./integration/faults
+	$(GO) test $(RACE) -count 1 -timeout 30m -v -run 'Kill|Fault|Crash' ./integration ./delivery/outbox/...
 
 # Each new input is made smaller for up to a minute unless told otherwise, and
 # nothing else is tried meanwhile.

@@ -38,6 +38,7 @@ func arrows() [][]string {
 		{"config"},
 		{"internal/..."},
 		{"integration", "..."},
+		{"integration/faults", "delivery", "delivery/outbox/pebblestore", "fallback/apnssim", "internal/rawmqtt", "wire"},
 		{"integration/...", "..."},
 	}
 }

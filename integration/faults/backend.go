@@ -1,0 +1,335 @@
+package faults
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
+	"github.com/heartline-mqtt/heartline/wire"
+)
+
+// Backend asks for notifications, many at a time, over one link after another: what
+// a broken link has left unanswered is asked for again, under the same ID.
+type Backend struct {
+	Name     string
+	Program  *Program
+	Accounts []string
+	Total    int // how many; 0: until Stop
+	InFlight int
+	HTTP     bool // POST /v1/notifications/batch, otherwise MQTT 5
+	// More is put into each request: `,"ttl":"1s"`.
+	More        string
+	Acceptances *Acceptances
+
+	Refused atomic.Int64 // answers that said: not now
+
+	stop  atomic.Bool
+	next  int
+	retry []item
+	links int
+}
+
+type item struct {
+	id, account string
+	again       bool
+}
+
+// Stop makes it end once everything that it has asked for is answered.
+func (b *Backend) Stop() { b.stop.Store(true) }
+
+// Run returns when all is accepted, or ctx ends.
+func (b *Backend) Run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if it, ok := b.peek(); !ok {
+			return nil
+		} else if err := b.link(ctx, it); err != nil {
+			return err
+		}
+		select {
+		case <-time.After(10 * time.Millisecond): // the program is dying, or said: not now
+		case <-ctx.Done():
+		}
+	}
+	return ctx.Err()
+}
+
+func (b *Backend) peek() (item, bool) {
+	if len(b.retry) > 0 {
+		return b.retry[0], true
+	}
+	if b.stop.Load() || b.Total > 0 && b.next >= b.Total {
+		return item{}, false
+	}
+	return item{id: fmt.Sprintf("%s-%07d", b.Name, b.next), account: b.Accounts[b.next%len(b.Accounts)]}, true
+}
+
+func (b *Backend) take() {
+	if len(b.retry) > 0 {
+		b.retry = b.retry[1:]
+		return
+	}
+	b.next++
+}
+
+// link is one connection's life.
+func (b *Backend) link(ctx context.Context, first item) error {
+	var l link
+	var err error
+	b.links++
+	name := fmt.Sprintf("%s/%d", b.Name, b.links)
+	if b.HTTP {
+		l, err = dialBatch(ctx, b.Program, b.More)
+	} else {
+		l, err = dialMQTT(ctx, b.Program, b.Name, b.More)
+	}
+	if err != nil {
+		return nil // it is down: again
+	}
+	defer l.close()
+	sent := make(chan item, b.InFlight)
+	broken := make(chan struct{})
+	var left []item // sent, and not accepted
+	var wrong error
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		dead := false
+		place := 0
+		for it := range sent {
+			place++
+			var status int
+			var err error
+			if !dead {
+				if status, err = l.result(it.id); err != nil {
+					dead = true
+					if errors.Is(err, errProtocol) {
+						wrong = err
+					}
+					close(broken)
+					l.close()
+				}
+			}
+			switch {
+			case dead:
+				it.again = true
+				left = append(left, it)
+			case status == http.StatusOK || status == http.StatusAccepted:
+				b.Acceptances.add(Acceptance{ID: it.id, Account: it.account, Link: name, Place: place, Again: it.again || status == http.StatusOK})
+			case status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable:
+				b.Refused.Add(1)
+				it.again = true // its order with what was sent behind it is gone
+				left = append(left, it)
+			default:
+				wrong = fmt.Errorf("%s: answered with %d", it.id, status)
+			}
+		}
+	})
+	refused := b.Refused.Load()
+write:
+	for {
+		it, ok := b.peek()
+		if !ok || ctx.Err() != nil || b.Refused.Load() != refused {
+			break // done for now; what was refused is asked for again after a pause
+		}
+		select {
+		case sent <- it:
+		case <-broken:
+			break write
+		}
+		b.take()
+		if err := l.send(it); err != nil {
+			break
+		}
+	}
+	l.end()
+	close(sent)
+	reading.Wait()
+	b.retry = append(left, b.retry...)
+	return wrong
+}
+
+// errProtocol is an answer that no server may give: not a fault of the network.
+var errProtocol = errors.New("answered against the protocol")
+
+// link is a way to ask. send and result are called by two goroutines.
+type link interface {
+	send(item) error
+	result(id string) (status int, err error) // of the next in order
+	end()                                     // nothing more will be sent
+	close()
+}
+
+// batchLink is one POST /v1/notifications/batch that goes on and on.
+type batchLink struct {
+	body    *io.PipeWriter
+	cancel  context.CancelFunc
+	more    string
+	once    sync.Once
+	head    chan struct{} // closed when there is a response, or none will come
+	resp    *http.Response
+	err     error
+	results *bufio.Scanner
+}
+
+func dialBatch(ctx context.Context, p *Program, more string) (link, error) {
+	_, base, err := p.Up(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	out, in := io.Pipe()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/v1/notifications/batch", out)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/x-ndjson")
+	l := &batchLink{body: in, cancel: cancel, more: more, head: make(chan struct{})}
+	go func() {
+		defer close(l.head)
+		t := &http.Transport{DisableKeepAlives: true}
+		l.resp, l.err = t.RoundTrip(req)
+		if l.err != nil {
+			_ = out.CloseWithError(l.err) // never fails
+		}
+	}()
+	return l, nil
+}
+
+func (l *batchLink) send(it item) error {
+	_, err := fmt.Fprintf(l.body, `{"id":%q,"account":%q,"title":"n"%s}`+"\n", it.id, it.account, l.more)
+	return err
+}
+
+func (l *batchLink) result(id string) (int, error) {
+	<-l.head
+	if l.err != nil {
+		return 0, l.err
+	}
+	if l.results == nil {
+		if l.resp.StatusCode != http.StatusOK {
+			return 0, errors.New(l.resp.Status)
+		}
+		l.results = bufio.NewScanner(l.resp.Body)
+	}
+	if !l.results.Scan() {
+		return 0, errors.Join(l.results.Err(), io.ErrUnexpectedEOF)
+	}
+	var r wire.BatchResult
+	if err := json.Unmarshal(l.results.Bytes(), &r); err != nil {
+		return 0, err
+	}
+	if r.ID != id {
+		return 0, fmt.Errorf("%w: the result of %s came for %s: %s", errProtocol, r.ID, id, l.results.Text())
+	}
+	return r.Status, nil
+}
+
+func (l *batchLink) end() { _ = l.body.Close() } // never fails
+
+func (l *batchLink) close() {
+	l.once.Do(func() {
+		l.cancel()
+		_ = l.body.CloseWithError(context.Canceled) // never fails
+		<-l.head
+		if l.resp != nil {
+			_ = l.resp.Body.Close() // read as far as it was wanted
+		}
+	})
+}
+
+// mqttLink is one connection of a backend.
+type mqttLink struct {
+	c      *rawmqtt.Client
+	more   string
+	slots  chan struct{} // of the server's Receive Maximum
+	closed chan struct{}
+	once   sync.Once
+	sent   int
+	read   int
+}
+
+func dialMQTT(ctx context.Context, p *Program, name, more string) (link, error) {
+	address, err := p.MQTT(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c, err := rawmqtt.Dial(address, 5)
+	if err != nil {
+		return nil, err
+	}
+	ack, err := c.Connect(rawmqtt.Connect{ID: name, Username: "backend", Keepalive: 60, Clean: true})
+	if err != nil || ack.ReasonCode != 0 {
+		c.Close()
+		return nil, errors.Join(err, errRefused)
+	}
+	most := int(ack.Properties.ReceiveMaximum)
+	if most == 0 {
+		most = 65535
+	}
+	return &mqttLink{c: c, more: more, slots: make(chan struct{}, most), closed: make(chan struct{})}, nil
+}
+
+// packetID counts through fewer than there are: those in flight are not met again.
+func packetID(n int) uint16 { return uint16(n%65000 + 1) }
+
+func (l *mqttLink) send(it item) error {
+	select {
+	case l.slots <- struct{}{}:
+	case <-l.closed:
+		return io.ErrClosedPipe
+	}
+	var body bytes.Buffer
+	fmt.Fprintf(&body, `{"id":%q,"title":"n"%s}`, it.id, l.more)
+	id := packetID(l.sent)
+	l.sent++
+	return l.c.Publish(id, 1, "heartline/accounts/"+it.account+"/notifications", body.Bytes())
+}
+
+func (l *mqttLink) result(string) (int, error) {
+	for {
+		pk, err := l.c.Read(patience)
+		if err != nil {
+			return 0, err
+		}
+		switch pk.FixedHeader.Type {
+		case packets.Puback:
+		case packets.Disconnect:
+			return 0, fmt.Errorf("disconnected with 0x%02x", pk.ReasonCode)
+		default:
+			continue
+		}
+		// [MQTT-4.6.0-2]: in the order of the publishes.
+		if want := packetID(l.read); pk.PacketID != want {
+			return 0, fmt.Errorf("%w: a PUBACK of %d where %d was next", errProtocol, pk.PacketID, want)
+		}
+		l.read++
+		<-l.slots
+		switch {
+		case pk.ReasonCode < 0x80:
+			return http.StatusAccepted, nil
+		case pk.ReasonCode == 0x97 || pk.ReasonCode == 0x83: // too much outstanding; the store does not take any now
+			return http.StatusServiceUnavailable, nil
+		}
+		return int(pk.ReasonCode), nil
+	}
+}
+
+func (l *mqttLink) end() {}
+
+func (l *mqttLink) close() {
+	l.once.Do(func() {
+		close(l.closed)
+		l.c.Close()
+	})
+}
