@@ -148,6 +148,9 @@ func (p *program) printDev(cfg *config.Config, mqtt, http string, sim *apnssim.S
 	}
 	if http != "" {
 		rows = append(rows, []string{"  HTTP API", "http://" + http + "  (described at /openapi.json)"})
+		if cfg.HTTP.WebTerminal {
+			rows = append(rows, []string{"  Web terminal", "http://" + http + "/terminal/"})
+		}
 	}
 	rows = append(rows, []string{"  APNs simulator", sim.URL() + "  (scripted at " + sim.ControlURL() + ")"})
 	p.table(rows)
