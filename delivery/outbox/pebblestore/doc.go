@@ -20,6 +20,7 @@
 //	m c                             counters       accepted, finished, last number, last pruned, writes
 //	m f                             number         the format, 1
 //	p server token                  device         who holds a push token
+//	q ...                           ...            ordinary MQTT, see hooks/persist
 //	r device seq                    record         a delivery that is not finished
 //	v device                        device         the registry
 //	w account device                -              an account's devices
