@@ -92,6 +92,17 @@ func (b *Broker) mqttFigures(s scrape) {
 	s.gauge("mqtt_ordinary_inflight", "Ordinary QoS 1 and 2 messages in flight.", load(&info.Inflight))
 	s.gauge("mqtt_retained", "Retained messages.", load(&info.Retained))
 	s.gauge("mqtt_subscriptions", "Subscriptions.", load(&info.Subscriptions))
+	s.counter("mqtt_ordinary_too_large_total", "Ordinary messages not sent again: over the client's Maximum Packet Size.", float64(counts.TooLarge.Load()))
+	s.counter("mqtt_takeover_messages_total", "Ordinary messages that a take-over would have lost.", float64(counts.Strayed.Load()))
+	s.counter("mqtt_takeover_clients_total", "Clients that a take-over would have made unreachable.", float64(counts.Forgotten.Load()))
+	if b.persist != nil {
+		p := b.persist.Stats()
+		s.gauge("mqtt_state_waiting", "Changes of ordinary MQTT's state that are not on the disk yet.", float64(p.Waiting))
+		s.counter("mqtt_state_changes_total", "Changes of ordinary MQTT's state written.", float64(p.Written))
+		s.counter("mqtt_state_failed_writes_total", "Writes of ordinary MQTT's state that failed, and are made again.", float64(p.Failed))
+		s.counter("mqtt_state_restored_total", "Sessions, subscriptions and messages taken up at the start.", float64(p.Restored))
+		s.counter("mqtt_state_damaged_total", "Values of ordinary MQTT's state that could not be read at the start.", float64(p.Damaged))
+	}
 	for front, stats := range b.fronts.stats() {
 		frontFigures(s, front, stats)
 	}
