@@ -3,6 +3,7 @@ package outbox
 import (
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -167,11 +168,7 @@ func (o *Outbox) watch(e Engine) (end func()) {
 // overdue is run when a write has not returned in time.
 func (o *Outbox) overdue(e Engine, returned <-chan struct{}) {
 	o.troubled(fmt.Errorf("%w: a write to the store has not returned for %v", delivery.ErrUnavailable, o.opts.CommitTimeout))
-	o.guard()
-	o.mu.Lock()
-	full := o.full
-	o.mu.Unlock()
-	if !full { // it may only be slow
+	if low, _ := o.room(); !low { // it may only be slow
 		t := time.NewTimer(max(o.opts.AbandonAfter-o.opts.CommitTimeout, 0))
 		defer t.Stop()
 		select {
@@ -251,12 +248,12 @@ func (o *Outbox) reopen(g *group) bool {
 
 	wait := o.opts.RetryInitial
 	var last string
+	full, left := false, uint64(0) // the last try found no room, and left this much
 	for {
-		o.guard()
-		o.mu.Lock()
-		room := !o.full
-		o.mu.Unlock()
-		if room {
+		// Less room than the guard wants is what it keeps for ending what was begun,
+		// and may be enough. Where it was not, readers keep their engine until
+		// there is more.
+		if low, free := o.room(); !low || !full || free > left {
 			if h := o.detach(); h != nil { // the one for reading
 				h.drain()
 				if err := h.engine.Close(); err != nil {
@@ -276,6 +273,8 @@ func (o *Outbox) reopen(g *group) bool {
 				err = errors.Join(err, e.Close())
 			}
 			o.reopenFailed(err, &last)
+			full = errors.Is(err, syscall.ENOSPC)
+			_, left = o.room() // after it: what it wrote may still be there
 		}
 		if o.engine.Load() == nil {
 			if e, err := o.opts.Open(true); err == nil && e != nil {

@@ -152,12 +152,14 @@ func (o *Outbox) form() *group {
 		if len(g.commits) > 0 && (len(g.commits) == o.opts.MaxGroup || g.bytes+c.bytes > o.opts.MaxGroupBytes) {
 			break
 		}
-		if c.accepts() && o.low != nil { // queued while there was room
-			o.refuse(c, o.low)
-		} else if len(g.commits) == 0 || g.admits(c.batch) {
-			g.add(c)
-		} else {
+		refused := c.accepts() && o.low != nil // queued while there was room
+		if !refused && len(g.commits) > 0 && !g.admits(c.batch) {
 			break
+		}
+		if refused {
+			o.refuse(c, o.low)
+		} else {
+			g.add(c)
 		}
 		o.queuedBytes -= c.bytes
 		n++

@@ -42,7 +42,6 @@ func (o *Outbox) guard() {
 	o.stats.FreeBytes = free
 	was := o.low != nil
 	o.low = nil
-	o.full = free < o.opts.MinFreeBytes/4
 	if free < o.opts.MinFreeBytes {
 		o.low = fmt.Errorf("%w: the disk is nearly full: %s free, %s needed; free some space", delivery.ErrUnavailable, mebibytes(free), mebibytes(o.opts.MinFreeBytes))
 	}
@@ -52,6 +51,15 @@ func (o *Outbox) guard() {
 	case o.low == nil && was:
 		o.opts.Logger.Info("outbox: there is room again", "free", mebibytes(free))
 	}
+}
+
+// room looks at the free space once more, and reports whether it is below what the
+// guard wants.
+func (o *Outbox) room() (low bool, free uint64) {
+	o.guard()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.low != nil, o.stats.FreeBytes
 }
 
 func mebibytes(n uint64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }

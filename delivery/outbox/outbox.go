@@ -15,14 +15,16 @@ import (
 type Options struct {
 	// Open opens the engine: at first, and again after it had to be abandoned.
 	// readOnly asks for one that changes nothing on the disk; it is asked for
-	// after a failure, while there is no room to go on, so that reads still work
-	// and what was in flight can be told. An error is an answer to it.
+	// after a failure, while none can be opened for writing, so that reads still
+	// work and what was in flight can be told. An error is an answer to it. One
+	// for writing that wraps syscall.ENOSPC is asked for again once there is more
+	// room, any other after a while.
 	Open func(readOnly bool) (Engine, error)
 	// FreeBytes returns the room that is left to the store. Nil: not watched.
 	FreeBytes func() (uint64, error)
 	// MinFreeBytes is the room below which acceptances are refused (default
-	// 64 MiB). All else still goes in, to end what was begun, and an engine that
-	// failed is not opened for writing with less than a quarter of it.
+	// 64 MiB). All else still goes in, to end what was begun, if need be into an
+	// engine that is opened anew.
 	MinFreeBytes uint64
 	// GuardInterval is how often the room is looked at (default 1s). It is also
 	// looked at after each MinFreeBytes/8 written.

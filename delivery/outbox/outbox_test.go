@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -143,4 +146,66 @@ func TestClose(t *testing.T) {
 	if err := o.Ready(); !errors.Is(err, delivery.ErrStopped) {
 		t.Errorf("Ready after Close: %v", err)
 	}
+}
+
+// breaking is an engine that breaks when it is told to.
+type breaking struct {
+	outbox.Engine
+	broken *atomic.Bool
+}
+
+func (e breaking) Apply(b *delivery.Batch) error {
+	if e.broken.Load() {
+		return fmt.Errorf("told so: %w", outbox.ErrBroken)
+	}
+	return e.Engine.Apply(b)
+}
+
+// TestReadsOnAFullDisk has an engine break for which there is no room to be opened
+// anew: reads go on undisturbed, and it is tried again when there is more room,
+// though it be less than the guard wants.
+func TestReadsOnAFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var free atomic.Uint64
+		var broken, full atomic.Bool
+		var opened atomic.Int32
+		free.Store(100)
+		o := newOutbox(t, outbox.Options{
+			Open: func(readOnly bool) (outbox.Engine, error) {
+				if readOnly {
+					return memory.New(), nil
+				}
+				opened.Add(1)
+				if full.Load() {
+					return nil, fmt.Errorf("open: %w", syscall.ENOSPC)
+				}
+				broken.Store(false)
+				return breaking{memory.New(), &broken}, nil
+			},
+			FreeBytes:    func() (uint64, error) { return free.Load(), nil },
+			MinFreeBytes: 50,
+		})
+		free.Store(10)
+		full.Store(true)
+		broken.Store(true)
+		ended := make(chan error, 1)
+		o.Commit(finish(1), func(err error) { ended <- err })
+		for range 60 {
+			time.Sleep(time.Second)
+			if _, err := o.LastSeq(); err != nil {
+				t.Errorf("read: %v", err)
+			}
+		}
+		if n := opened.Load(); n != 2 {
+			t.Errorf("opened %d times for writing, want once, and once anew", n)
+		}
+		full.Store(false)
+		free.Store(20)
+		if err := <-ended; err != nil {
+			t.Errorf("what was begun: %v", err)
+		}
+		if err := o.Ready(); err == nil {
+			t.Error("ready below the guard")
+		}
+	})
 }

@@ -10,12 +10,12 @@ import (
 
 // RunCommits tests a delivery.Outbox: whatever batches share a write, what comes
 // out is as if they had been applied one after the other. open makes one that is
-// empty, and close is called with it at the end.
-func RunCommits[O delivery.Outbox](t *testing.T, open func(t *testing.T) O, close func(O) error) {
+// empty, and end is called with it at the end.
+func RunCommits[O delivery.Outbox](t *testing.T, open func(t *testing.T) O, end func(O) error) {
 	rapid.Check(t, func(rt *rapid.T) {
 		o := open(t)
 		defer func() {
-			if err := close(o); err != nil {
+			if err := end(o); err != nil {
 				rt.Errorf("close: %v", err)
 			}
 		}()

@@ -23,7 +23,7 @@ func (s *Store) Apply(b *delivery.Batch) (err error) {
 	defer func() {
 		// Pebble panics where its log has failed. It is of no use after that.
 		if r := recover(); r != nil {
-			s.break_(fmt.Errorf("apply: %v", r))
+			s.markBroken(fmt.Errorf("apply: %v", r))
 			err = s.broken()
 		}
 	}()
@@ -40,7 +40,7 @@ func (s *Store) Apply(b *delivery.Batch) (err error) {
 		return fmt.Errorf("apply to store %s: %w", s.dir, err)
 	}
 	if err := a.batch.Commit(&pebble.WriteOptions{Sync: b.Sync}); err != nil {
-		s.break_(err)
+		s.markBroken(err)
 	}
 	// Pebble reports a commit that failed to its logger and then returns nil.
 	if err := s.broken(); err != nil {
@@ -257,7 +257,7 @@ func (a *application) read(key []byte) ([]byte, error) {
 
 // entry returns a registry entry as this batch has left it; nil: none.
 func (a *application) entry(id string) (*delivery.Device, error) {
-	v, err := a.read(keyDevice(nil, id))
+	v, err := a.read(keyDevice(id))
 	if v == nil || err != nil {
 		return nil, err
 	}
@@ -266,7 +266,8 @@ func (a *application) entry(id string) (*delivery.Device, error) {
 }
 
 func (a *application) setEntry(d *delivery.Device) error {
-	return a.batch.Set(keyDevice(nil, d.ID), appendDevice(nil, d), nil)
+	a.value = appendDevice(a.value[:0], d)
+	return a.batch.Set(keyDevice(d.ID), a.value, nil)
 }
 
 func (a *application) putDevice(d *delivery.Device) error {
@@ -280,7 +281,7 @@ func (a *application) putDevice(d *delivery.Device) error {
 		}
 	}
 	if p := d.Push; p != nil {
-		holder, err := a.read(keyToken(nil, p.Server, p.Token))
+		holder, err := a.read(keyToken(p.Server, p.Token))
 		if err != nil {
 			return err
 		}
@@ -296,7 +297,7 @@ func (a *application) putDevice(d *delivery.Device) error {
 				}
 			}
 		}
-		if err := a.batch.Set(keyToken(nil, p.Server, p.Token), []byte(d.ID), nil); err != nil {
+		if err := a.batch.Set(keyToken(p.Server, p.Token), []byte(d.ID), nil); err != nil {
 			return err
 		}
 	}
@@ -309,7 +310,7 @@ func (a *application) putDevice(d *delivery.Device) error {
 // unlink removes a registry entry from the indexes.
 func (a *application) unlink(d *delivery.Device) error {
 	if p := d.Push; p != nil {
-		key := keyToken(nil, p.Server, p.Token)
+		key := keyToken(p.Server, p.Token)
 		holder, err := a.read(key)
 		if err != nil {
 			return err
@@ -331,5 +332,5 @@ func (a *application) removeDevice(id string) error {
 	if err := a.unlink(d); err != nil {
 		return err
 	}
-	return a.batch.Delete(keyDevice(nil, id), nil)
+	return a.batch.Delete(keyDevice(id), nil)
 }

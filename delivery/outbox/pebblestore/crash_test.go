@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 
@@ -178,7 +179,7 @@ func TestPowerLoss(t *testing.T) {
 			one <- struct{}{} // the last few are still under way
 		}
 		mu.Lock()
-		before := told[:len(told):len(told)]
+		before := slices.Clip(told)
 		mu.Unlock()
 		lost := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 50, 100}[round%3], RNG: random})
 		after := pebblestore.Options{FS: lost, MemTableBytes: so.MemTableBytes}

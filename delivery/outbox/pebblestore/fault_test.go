@@ -355,6 +355,68 @@ func tmpfs(t *testing.T, size string) (dir string) {
 	return dir
 }
 
+// TestBrokenBelowTheGuard has a write fail while there is room, but less than the
+// guard wants: what was begun is ended all the same, without more of it.
+func TestBrokenBelowTheGuard(t *testing.T) {
+	fs := newFaulty(vfs.NewMem())
+	so := pebblestore.Options{FS: fs}
+	oo := quickOptions(t, func(readOnly bool) (outbox.Engine, error) {
+		o := so
+		o.ReadOnly = readOnly
+		return pebblestore.Open("data", o)
+	})
+	oo.CommitTimeout = time.Minute
+	oo.MinFreeBytes = 50
+	var free atomic.Uint64
+	free.Store(100)
+	oo.FreeBytes = func() (uint64, error) { return free.Load(), nil }
+	box, err := outbox.New(oo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newLedger()
+	if err := l.accept(box, 1<<10); err != nil {
+		t.Fatal(err)
+	}
+	free.Store(10)
+	var failed atomic.Bool
+	broken := failing(syscall.EIO, errorfs.OpFileWrite)(".log")
+	fs.on(func(op errorfs.Op) error {
+		err := broken(op)
+		if err != nil && failed.Swap(true) {
+			return nil // only the first
+		}
+		return err
+	})
+	var carried sync.WaitGroup
+	l.finish(box, &carried)
+	carried.Add(1)
+	box.Commit(&delivery.Batch{RemoveDevices: []string{"nobody's"}, Sync: true}, func(error) { carried.Done() })
+	ended := make(chan struct{})
+	go func() { carried.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(30 * time.Second):
+		t.Error("what was begun waits for room that it does not need")
+		free.Store(100)
+		<-ended
+	}
+	if s := box.Stats(); s.Reopened != 1 {
+		t.Errorf("opened anew %d times, want once", s.Reopened)
+	}
+	if err := l.accept(box, 1<<10); !errors.Is(err, delivery.ErrUnavailable) {
+		t.Errorf("accepted below the guard (error %v)", err)
+	}
+	free.Store(100)
+	for l.accept(box, 1<<10) != nil {
+		time.Sleep(time.Millisecond)
+	}
+	l.check(t, box)
+	if err := box.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestFullDisk fills a real file system, once with the guard and once, since
 // others may fill it too, without.
 func TestFullDisk(t *testing.T) {
@@ -376,7 +438,7 @@ func TestFullDisk(t *testing.T) {
 			oo.MinFreeBytes = 1
 			if guarded {
 				oo.MinFreeBytes = 8 << 20
-				oo.CommitTimeout = time.Minute // nothing is to fail
+				oo.CommitTimeout = time.Minute // a busy machine is no full disk
 			}
 			box, err := outbox.New(oo)
 			if err != nil {

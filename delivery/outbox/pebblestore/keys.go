@@ -90,7 +90,7 @@ func sortableTime(t time.Time) uint64 { return uint64(t.UnixNano()) ^ 1<<63 }
 func keyContent(b []byte, seq delivery.Seq) []byte { return appendSeq(append(b, prefixContent), seq) }
 func keyData(b []byte, seq delivery.Seq) []byte    { return appendSeq(append(b, prefixData), seq) }
 func keyID(b []byte, id string) []byte             { return append(append(b, prefixID), id...) }
-func keyDevice(b []byte, id string) []byte         { return append(append(b, prefixDevice), id...) }
+func keyDevice(id string) []byte                   { return append([]byte{prefixDevice}, id...) }
 
 func keyAccount(b []byte, account string, seq delivery.Seq) []byte {
 	return appendSeq(appendName(append(b, prefixAccount), account), seq)
@@ -117,8 +117,8 @@ func keyRecord(b []byte, k delivery.Key) []byte {
 	return appendSeq(appendName(append(b, prefixRecord), k.Device), k.Seq)
 }
 
-func keyToken(b []byte, server, token string) []byte {
-	return append(appendName(append(b, prefixToken), server), token...)
+func keyToken(server, token string) []byte {
+	return append(appendName([]byte{prefixToken}, server), token...)
 }
 
 // successor returns the first key that does not begin with prefix.

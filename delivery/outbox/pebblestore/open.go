@@ -130,8 +130,7 @@ func (s *Store) lockable() bool {
 
 // cause strips the path, which the message around it has already.
 func cause(err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		return pe.Err
 	}
 	return err
@@ -363,7 +362,7 @@ func (s *Store) writeFailed(name string, err error) (fatal bool) {
 		}
 		return false
 	}
-	s.break_(fmt.Errorf("write %s: %w", name, cause(err)))
+	s.markBroken(fmt.Errorf("write %s: %w", name, cause(err)))
 	return true
 }
 
@@ -483,7 +482,7 @@ func (s *Store) writeWatermark() error {
 	}
 	if err != nil {
 		err = fmt.Errorf("write %s: %w", fileWatermark, err)
-		s.break_(err)
+		s.markBroken(err)
 	}
 	return err
 }

@@ -39,7 +39,7 @@ func (s *Store) pruneSome(before time.Time, limit int) (n int, more bool, err er
 	}
 	defer func() {
 		if r := recover(); r != nil { // as in Apply
-			s.break_(fmt.Errorf("prune: %v", r))
+			s.markBroken(fmt.Errorf("prune: %v", r))
 			err = s.broken()
 		}
 	}()
@@ -76,7 +76,7 @@ func (s *Store) pruneSome(before time.Time, limit int) (n int, more bool, err er
 		return 0, false, err
 	}
 	if err := batch.Commit(pebble.NoSync); err != nil {
-		s.break_(err)
+		s.markBroken(err)
 	}
 	if err := s.broken(); err != nil {
 		return 0, false, err

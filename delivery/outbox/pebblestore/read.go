@@ -162,7 +162,7 @@ func (s *Store) List(account string, before delivery.Seq, fn func(*delivery.Noti
 
 // Device implements delivery.Reader.
 func (s *Store) Device(id string) (*delivery.Device, error) {
-	v, err := s.lookup(keyDevice(nil, id), "device", id)
+	v, err := s.lookup(keyDevice(id), "device", id)
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +209,7 @@ func (s *Store) Devices(fn func(*delivery.Device) bool) error {
 // TokenOwner implements delivery.Reader.
 func (s *Store) TokenOwner(server, token string) (string, error) {
 	// The token itself is a secret of the device: no error names it.
-	v, err := s.lookup(keyToken(nil, server, token), "holder of a push token of", server)
+	v, err := s.lookup(keyToken(server, token), "holder of a push token of", server)
 	return string(v), err
 }
 

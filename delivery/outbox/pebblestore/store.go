@@ -107,7 +107,7 @@ func Open(dir string, o Options) (_ *Store, err error) {
 func (s *Store) pebbleOptions(f *fence) *pebble.Options {
 	o := &pebble.Options{
 		FS:        f,
-		Logger:    logger{log: s.opts.Logger, fatal: s.break_},
+		Logger:    logger{log: s.opts.Logger, fatal: s.markBroken},
 		CacheSize: s.opts.CacheBytes,
 		// Fixed, not FormatNewest: a new Pebble must not make the directory
 		// unreadable to the Heartline before it. This one marks how far the log
@@ -158,8 +158,8 @@ func (s *Store) background(err error) {
 	s.opts.Logger.Warn("outbox: a flush or compaction failed and will be tried again", "dir", s.dir, "error", err)
 }
 
-// break_ marks the store as unable to go on. The first reason is kept.
-func (s *Store) break_(err error) {
+// markBroken marks the store as unable to go on. The first reason is kept.
+func (s *Store) markBroken(err error) {
 	if s.failed.CompareAndSwap(nil, &err) {
 		s.opts.Logger.Error("outbox: the store failed and has to be opened anew", "dir", s.dir, "error", err)
 	}
