@@ -104,7 +104,7 @@ func serverOptions(cfg *config.Config, log *slog.Logger) *mqtt.Options {
 	// Otherwise mochi gives every PUBLISH an expiry of a day, and a step of the
 	// clock drops all that is in flight.
 	c.MaximumMessageExpiryInterval = 0
-	c.TopicAliasMaximum = 32 // the default has mochi make room for 65,535 on each connection
+	c.TopicAliasMaximum = 10 // as Mosquitto; the default has mochi make room for 65,535 on each connection
 	c.Compatibilities.NoInheritedPropertiesOnAck = true
 	c.MaximumSessionExpiryInterval = uint32(config.MaxTTL / time.Second) // a session lives as long as a notification may
 	return &mqtt.Options{
