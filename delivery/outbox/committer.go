@@ -168,7 +168,11 @@ func (o *Outbox) watch(e Engine) (end func()) {
 // overdue is run when a write has not returned in time.
 func (o *Outbox) overdue(e Engine, returned <-chan struct{}) {
 	o.troubled(fmt.Errorf("%w: a write to the store has not returned for %v", delivery.ErrUnavailable, o.opts.CommitTimeout))
-	if low, _ := o.room(); !low { // it may only be slow
+	o.guard()
+	o.mu.Lock()
+	full := o.full
+	o.mu.Unlock()
+	if !full { // it may only be slow
 		t := time.NewTimer(max(o.opts.AbandonAfter-o.opts.CommitTimeout, 0))
 		defer t.Stop()
 		select {

@@ -42,6 +42,7 @@ func (o *Outbox) guard() {
 	o.stats.FreeBytes = free
 	was := o.low != nil
 	o.low = nil
+	o.full = free < o.opts.MinFreeBytes/4
 	if free < o.opts.MinFreeBytes {
 		o.low = fmt.Errorf("%w: the disk is nearly full: %s free, %s needed; free some space", delivery.ErrUnavailable, mebibytes(free), mebibytes(o.opts.MinFreeBytes))
 	}
