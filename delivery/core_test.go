@@ -658,3 +658,21 @@ func TestAttemptNumbers(t *testing.T) {
 		}
 	})
 }
+
+// Older copies that a device never acknowledges do not keep its window shut.
+func TestForgottenCopiesDoNotStarve(t *testing.T) {
+	inWorld(t, func(w *world) {
+		ch := w.up("d")
+		for range 16 {
+			w.accept(delivery.Request{})
+		}
+		time.Sleep(4 * time.Second)
+		ch.presence.Heartbeat()
+		all := ch.published()
+		for _, p := range all[16:] {
+			p.Acked()
+		}
+		n := w.accept(delivery.Request{})
+		w.wantTimeline(n, "accepted, published")
+	})
+}

@@ -232,6 +232,9 @@ func (c *Core) apply(d *delivery, in input, s situation) {
 	if d.pushUnderway && (d.state.Final() || st.publish) {
 		d.withdrawPush()
 	}
+	if p := d.dev.presence; p != nil && d.state == StateAcked && before.state != StateAcked {
+		p.vacate(d.seq, false)
+	}
 	if st.publish {
 		c.publish(d)
 	}

@@ -174,18 +174,25 @@ func (p *Presence) opened(seq Seq, message bool) {
 	p.open = append(p.open, openPackets{seq, message, 1})
 }
 
-// closed counts a packet as acknowledged.
+// closed counts a packet as acknowledged. A Channel says so of each at most once.
 func (p *Presence) closed(seq Seq, message bool) {
+	p.packets--
+	p.progress = p.core.clock.steady()
 	for i := range p.open {
 		if o := &p.open[i]; o.seq == seq && o.message == message {
-			p.packets--
-			p.progress = p.core.clock.steady()
 			if o.n--; o.n == 0 {
 				p.open = slices.Delete(p.open, i, i+1)
 			}
 			return
 		}
 	}
+}
+
+// vacate gives up the place in the window of what is acked: a device that
+// acknowledges a later copy, and never the first, is not to be starved by it. The
+// packet goes on counting against the client's Receive Maximum.
+func (p *Presence) vacate(seq Seq, message bool) {
+	p.open = slices.DeleteFunc(p.open, func(o openPackets) bool { return o.seq == seq && o.message == message })
 }
 
 // makeDue marks d as wanting the channel.
