@@ -156,8 +156,7 @@ func Decode(payload []byte, v any) error {
 	dec := json.NewDecoder(bytes.NewReader(payload))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil {
-		var mistaken *json.UnmarshalTypeError
-		if errors.As(err, &mistaken) { // its own text names Go types
+		if mistaken, ok := errors.AsType[*json.UnmarshalTypeError](err); ok { // its own text names Go types
 			return fmt.Errorf("%s: must not be a JSON %s", cmp.Or(mistaken.Field, "body"), mistaken.Value)
 		}
 		return fmt.Errorf("body is not the JSON that is expected: %w", err)

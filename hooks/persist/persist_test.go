@@ -2,7 +2,6 @@ package persist_test
 
 import (
 	"errors"
-	"io"
 	"log/slog"
 	"maps"
 	"slices"
@@ -68,7 +67,7 @@ func start(t *testing.T, s *store) (*mqtt.Server, *persist.Hook) {
 	t.Helper()
 	caps := mqtt.NewDefaultServerCapabilities()
 	caps.MaximumMessageExpiryInterval = 0
-	server := mqtt.New(&mqtt.Options{InlineClient: true, Capabilities: caps, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	server := mqtt.New(&mqtt.Options{InlineClient: true, Capabilities: caps, Logger: slog.New(slog.DiscardHandler)})
 	hook := persist.New(server, persist.Options{Store: s, Gather: time.Millisecond, RetryInitial: time.Millisecond, RetryMax: time.Millisecond})
 	if err := server.AddHook(hook, nil); err != nil {
 		t.Fatal(err)

@@ -51,9 +51,9 @@ func (b *Backend) Stop() { b.stop.Store(true) }
 // Run returns when all is accepted, or ctx ends.
 func (b *Backend) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
-		if it, ok := b.peek(); !ok {
+		if _, ok := b.peek(); !ok {
 			return nil
-		} else if err := b.link(ctx, it); err != nil {
+		} else if err := b.link(ctx); err != nil {
 			return err
 		}
 		select {
@@ -83,7 +83,7 @@ func (b *Backend) take() {
 }
 
 // link is one connection's life.
-func (b *Backend) link(ctx context.Context, first item) error {
+func (b *Backend) link(ctx context.Context) error {
 	var l link
 	var err error
 	b.links++
@@ -198,7 +198,7 @@ func dialBatch(ctx context.Context, p *Program, more string) (link, error) {
 	go func() {
 		defer close(l.head)
 		t := &http.Transport{DisableKeepAlives: true}
-		l.resp, l.err = t.RoundTrip(req)
+		l.resp, l.err = t.RoundTrip(req) //nolint:bodyclose // it is read, and closed, by the link
 		if l.err != nil {
 			_ = out.CloseWithError(l.err) // never fails
 		}

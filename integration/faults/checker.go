@@ -170,7 +170,7 @@ func Check(store Store, e Evidence) (Result, error) {
 
 	r.backends(e, order)
 	for _, c := range e.Connections {
-		r.connection(e, c, order)
+		r.connection(c, order)
 	}
 	r.pushes(e, pushed)
 	return r, nil
@@ -223,7 +223,7 @@ func (r *Result) backends(e Evidence, order map[string]delivery.Seq) {
 			continue
 		}
 		k := [2]string{a.Link, a.Account}
-		if l, any := links[k]; any && l.place < a.Place && l.seq > seq {
+		if l, ok := links[k]; ok && l.place < a.Place && l.seq > seq {
 			r.problem(&r.Disorder, "%s was sent before %s on %s, and accepted after it", l.id, a.ID, a.Link)
 		}
 		links[k] = last{a.Place, seq, a.ID}
@@ -231,7 +231,7 @@ func (r *Result) backends(e Evidence, order map[string]delivery.Seq) {
 }
 
 // connection checks what a device got on one connection.
-func (r *Result) connection(e Evidence, c *Connection, order map[string]delivery.Seq) {
+func (r *Result) connection(c *Connection, order map[string]delivery.Seq) {
 	seen := map[string]bool{}
 	var highest delivery.Seq
 	var before string

@@ -12,7 +12,7 @@ import (
 var full = os.Getenv("HEARTLINE_FAULTS") == "full"
 
 // TestFaults is the table: every row, short unless HEARTLINE_FAULTS is full.
-func TestFaults(t *testing.T) {
+func TestFaults(t *testing.T) { //nolint:tparallel // nothing else of the package is to run beside the rows
 	dir := t.TempDir()
 	binary, err := Build(dir, raceEnabled)
 	if err != nil {

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -47,7 +48,7 @@ func (a *Acceptances) Len() int {
 func (a *Acceptances) All() []Acceptance {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.list[:len(a.list):len(a.list)]
+	return slices.Clip(a.list)
 }
 
 // Reach returns a channel that is closed at the next one, or nil where there are n.

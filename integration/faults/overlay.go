@@ -21,7 +21,7 @@ func Build(dir string, race bool) (string, error) {
 
 func build(binary string, flags ...string) (string, error) {
 	args := append([]string{"build", "-o", binary}, flags...)
-	cmd := exec.Command("go", append(args, module)...)
+	cmd := exec.Command("go", append(args, module)...) //nolint:gosec,noctx // the arguments are of our own making; it ends by itself
 	if len(flags) > 1 {
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // all is built anew: without its C
 	}
@@ -150,6 +150,7 @@ func init() {
 	gomod, err1 := os.ReadFile(filepath.Join(root, "go.mod"))
 	gosum, err2 := os.ReadFile(filepath.Join(root, "go.sum"))
 	gomod = fmt.Appendf(gomod, "\nreplace github.com/cockroachdb/pebble/v2 => %s\n", pebble)
+	//nolint:gosec // the paths are of our own making
 	if err := errors.Join(err1, err2, os.WriteFile(mod, gomod, 0o600), os.WriteFile(filepath.Join(dir, "faulty.sum"), gosum, 0o600)); err != nil {
 		return "", err
 	}
@@ -157,7 +158,7 @@ func init() {
 }
 
 func output(name string, args ...string) (string, error) {
-	out, err := exec.Command(name, args...).Output()
+	out, err := exec.Command(name, args...).Output() //nolint:gosec,noctx // likewise
 	if err != nil {
 		return "", fmt.Errorf("%s %s: %w", name, strings.Join(args, " "), err)
 	}

@@ -58,11 +58,11 @@ func Rows() []Row {
 }
 
 // ready starts the program with n devices that are not connected.
-func ready(w *World, n int, make func(i int, d *Device)) ([]*Device, error) {
+func ready(w *World, n int, change func(i int, d *Device)) ([]*Device, error) {
 	if err := w.Start(); err != nil {
 		return nil, err
 	}
-	return w.Add(n, make)
+	return w.Add(n, change)
 }
 
 func fleet(full bool, n int) int {

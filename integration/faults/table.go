@@ -27,7 +27,7 @@ func (row Row) Go(ctx context.Context, binary string, full bool, log func(string
 	if err != nil {
 		return line, err
 	}
-	defer os.RemoveAll(dir) // what is left there is nobody's
+	defer os.RemoveAll(dir) //nolint:errcheck // what is left there is nobody's
 	began := time.Now()
 	w, err := NewWorld(ctx, binary, dir, log, row.Env...)
 	if err != nil {

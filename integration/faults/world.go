@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -83,8 +84,8 @@ func (w *World) Close() error {
 	if w.Program != nil {
 		errs = append(errs, w.Program.Kill())
 	}
-	for i := len(w.closer) - 1; i >= 0; i-- {
-		w.closer[i]()
+	for _, undo := range slices.Backward(w.closer) {
+		undo()
 	}
 	w.wg.Wait()
 	w.client.CloseIdleConnections()
@@ -121,15 +122,15 @@ func At(address string) func(context.Context) (string, error) {
 }
 
 // Add registers n devices, an account each, with a push token. They are not
-// connected before Connect. make, unless nil, changes the ith.
-func (w *World) Add(n int, make func(i int, d *Device)) ([]*Device, error) {
+// connected before Connect. change, unless nil, changes the ith.
+func (w *World) Add(n int, change func(i int, d *Device)) ([]*Device, error) {
 	var added []*Device
 	for range n {
 		i := len(w.Devices)
 		d := &Device{ID: fmt.Sprintf("d%05d", i), Account: fmt.Sprintf("a%05d", i), Address: w.Program.MQTT, Receipts: &w.Receipts}
 		token := fmt.Sprintf("%064x", i+1)
-		if make != nil {
-			make(i, d)
+		if change != nil {
+			change(i, d)
 		}
 		d.prepare()
 		w.tokens[token] = d.ID

@@ -366,7 +366,7 @@ func TestReadOnlyChangesNothing(t *testing.T) {
 
 // TestNotWritable: root may write everywhere, so it is tried as nobody.
 func TestNotWritable(t *testing.T) {
-	dir, err := os.MkdirTemp("", "heartline-")
+	dir, err := os.MkdirTemp("", "heartline-") //nolint:usetesting // t.TempDir lies where no other user may go
 	if err != nil {
 		t.Fatal(err)
 	}
