@@ -66,7 +66,7 @@ func newSite(t *testing.T, change ...func(*hooks.Options)) *site {
 	s.address = tcp.Address()
 	t.Cleanup(func() {
 		must(t, s.core.Stop(context.Background()))
-		must(t, s.server.Close())
+		closeServer(t, s.server)
 		s.hook.Shutdown()
 		must(t, s.core.Flush(context.Background()))
 		must(t, out.Close())

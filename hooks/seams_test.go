@@ -153,8 +153,16 @@ func newBare(t *testing.T) *bare {
 		t.Fatal(err)
 	}
 	b.address = tcp.Address()
-	t.Cleanup(func() { _ = b.server.Close() })
+	t.Cleanup(func() { closeServer(t, b.server) })
 	return b
+}
+
+// closeServer waits for the clients, which have been closed, before it closes the
+// server: mochi's Close takes a read lock twice, and hangs for ever where a client
+// goes in between.
+func closeServer(t *testing.T, s *mqtt.Server) {
+	s.Listeners.ClientsWg.Wait()
+	must(t, s.Close())
 }
 
 func (b *bare) connect(version byte, o rawmqtt.Connect) *rawmqtt.Client {

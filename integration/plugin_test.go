@@ -94,6 +94,7 @@ func TestPlugin(t *testing.T) {
 	}
 	phone.Close()
 	other.Close()
+	server.Listeners.ClientsWg.Wait() // mochi's Close can hang where a client goes in between
 	if err := server.Close(); err != nil {
 		t.Error(err)
 	}
