@@ -40,7 +40,7 @@ type World struct {
 	closer []func()
 	client http.Client
 
-	mu     sync.Mutex
+	mu     sync.Mutex // of what follows, and of Devices while a row adds to them
 	failed error
 	loads  int
 }
@@ -137,7 +137,9 @@ func (w *World) Add(n int, change func(i int, d *Device)) ([]*Device, error) {
 		if err := w.put(d, token); err != nil {
 			return nil, err
 		}
+		w.mu.Lock()
 		w.Devices = append(w.Devices, d)
+		w.mu.Unlock()
 		added = append(added, d)
 	}
 	return added, nil
@@ -184,7 +186,10 @@ func (w *World) Heartbeats(every time.Duration) {
 		for t := time.NewTicker(every); ; {
 			select {
 			case <-t.C:
-				for _, d := range w.Devices {
+				w.mu.Lock()
+				devices := slices.Clone(w.Devices)
+				w.mu.Unlock()
+				for _, d := range devices {
 					d.Ping()
 				}
 			case <-w.ctx.Done():
