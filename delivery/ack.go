@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // Heartbeat says that a control packet came from the device, other than the
@@ -124,7 +125,7 @@ func (c *Core) ackFinished(seq Seq, id, device string, kind AckKind) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.stopped {
-		c.event(Event{Seq: seq, Time: now(), Kind: EventDisplayed, Device: device, Attempt: attempt, Detail: pick(acked, "", "late")}, n.Account)
+		c.event(Event{Seq: seq, Time: time.Now(), Kind: EventDisplayed, Device: device, Attempt: attempt, Detail: pick(acked, "", "late")}, n.Account)
 		c.settle()
 	}
 	return nil

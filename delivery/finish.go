@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // finish takes a delivery that is over out of memory, and its Record out of the
@@ -15,7 +16,7 @@ func (c *Core) finish(d *delivery) {
 	if i, found := d.dev.index(d.seq); found {
 		d.dev.queue = slices.Delete(d.dev.queue, i, i+1)
 	}
-	c.pending.finished = append(c.pending.finished, Finish{Key: Key{Seq: d.seq, Device: d.dev.ID}, At: now()})
+	c.pending.finished = append(c.pending.finished, Finish{Key: Key{Seq: d.seq, Device: d.dev.ID}, At: time.Now()})
 	c.touchPending()
 	if d.dev.idle() {
 		c.pending.idle = append(c.pending.idle, d.dev.account)

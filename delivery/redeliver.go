@@ -2,7 +2,6 @@ package delivery
 
 import (
 	"fmt"
-	"time"
 )
 
 // retryMissed publishes again what the device had not acknowledged, now that it
@@ -119,5 +118,3 @@ func (d *delivery) recordNow(c *clock) Record {
 		Deadline: c.wall(d.deadline), ExpiresAt: c.wall(d.expires),
 	}
 }
-
-func now() time.Time { return time.Now() }
