@@ -71,6 +71,13 @@ func (s *Store) prepare() error {
 	case !info.IsDir():
 		return s.refuse("is a file", "name a directory")
 	}
+	if _, err := vf.Stat(s.path(fileLock)); errors.Is(err, fs.ErrNotExist) {
+		// A directory that is somebody else's is refused before anything is put
+		// into it, the lock included.
+		if _, err := s.identify(); err != nil {
+			return err
+		}
+	}
 	lock, err := vf.Lock(s.path(fileLock))
 	switch {
 	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EACCES) && s.lockable(),

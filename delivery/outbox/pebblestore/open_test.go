@@ -364,6 +364,20 @@ func TestReadOnlyChangesNothing(t *testing.T) {
 	}
 }
 
+// TestForeignDirectoryIsLeftAsItWas: refused, and not even locked.
+func TestForeignDirectoryIsLeftAsItWas(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "notes.txt"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := pebblestore.Open(dir, pebblestore.Options{})
+	oneLine(t, err, "holds other files (notes.txt)")
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 1 {
+		t.Errorf("the directory holds %v, %v", entries, err)
+	}
+}
+
 // TestNotWritable: root may write everywhere, so it is tried as nobody.
 func TestNotWritable(t *testing.T) {
 	dir, err := os.MkdirTemp("", "heartline-") //nolint:usetesting // t.TempDir lies where no other user may go
@@ -375,11 +389,11 @@ func TestNotWritable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	program := filepath.Join(dir, "program")
-	if err := errors.Join(os.WriteFile(program, self, 0o755), os.Chmod(dir, 0o555)); err != nil {
+	program, shut := filepath.Join(dir, "program"), filepath.Join(dir, "shut")
+	if err := errors.Join(os.WriteFile(program, self, 0o755), os.Mkdir(shut, 0o555), os.Chmod(dir, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{dir, filepath.Join(dir, "below")} {
+	for _, path := range []string{shut, filepath.Join(shut, "below")} {
 		c := helper(t, "open", path)
 		if os.Getuid() == 0 {
 			c.Dir = "/"
