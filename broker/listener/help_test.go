@@ -261,6 +261,6 @@ func (l *logs) lines() int {
 func skipRace(t *testing.T) {
 	t.Helper()
 	if raceEnabled {
-		t.Skip("shows a fault of mochi")
+		t.Skip("shows a fault of mochi, which races with itself: run without -race")
 	}
 }
