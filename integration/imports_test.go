@@ -35,6 +35,8 @@ func arrows() [][]string {
 		{"auth", "config"},
 		{"delivery", "config"},
 		{"delivery/outbox/...", "config", "delivery", "delivery/outbox"},
+		{"delivery/outbox/pebblestore", "delivery", "delivery/outbox", "delivery/outbox/pebblestore/codec"},
+		{"delivery/outbox/pebblestore/codec", "delivery"},
 		{"config"},
 		{"internal/..."},
 		{"integration", "..."},

@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/delivery/outbox/pebblestore/codec"
 )
 
 // Apply implements outbox.Engine.
@@ -47,7 +48,7 @@ func (s *Store) Apply(b *delivery.Batch) (err error) {
 		return err
 	}
 	s.counters = a.counters
-	s.writes.Store(a.counters.writes)
+	s.writes.Store(a.counters.Writes)
 	return nil
 }
 
@@ -55,7 +56,7 @@ func (s *Store) Apply(b *delivery.Batch) (err error) {
 type application struct {
 	*Store
 	batch    *pebble.Batch
-	counters counters
+	counters codec.Counters
 }
 
 func (a *application) apply(b *delivery.Batch) error {
@@ -87,8 +88,8 @@ func (a *application) apply(b *delivery.Batch) error {
 			return fmt.Errorf("remove device %s: %w", id, err)
 		}
 	}
-	a.counters.writes++
-	a.value = appendCounters(a.value[:0], a.counters)
+	a.counters.Writes++
+	a.value = codec.AppendCounters(a.value[:0], a.counters)
 	return a.batch.Set(keyCounters, a.value, nil)
 }
 
@@ -116,13 +117,13 @@ func (a *application) isLive(k delivery.Key) (bool, error) {
 func (a *application) accept(acc *delivery.Acceptance) error {
 	n := acc.Notification
 	a.key = keyContent(a.key[:0], n.Seq)
-	if uint64(n.Seq) <= a.counters.last { // above it there can be none
+	if uint64(n.Seq) <= a.counters.Last { // above it there can be none
 		if there, err := a.has(a.key); there || err != nil {
 			return err
 		}
 	}
-	a.counters.last = max(a.counters.last, uint64(n.Seq))
-	a.value = appendNotification(a.value[:0], n)
+	a.counters.Last = max(a.counters.Last, uint64(n.Seq))
+	a.value = codec.AppendNotification(a.value[:0], n)
 	if err := a.batch.Set(a.key, a.value, nil); err != nil {
 		return err
 	}
@@ -161,14 +162,14 @@ func (a *application) accept(acc *delivery.Acceptance) error {
 		if err := a.setRecord(k, &r); err != nil {
 			return err
 		}
-		a.counters.accepted++
+		a.counters.Accepted++
 	}
 	return nil
 }
 
 func (a *application) setRecord(k delivery.Key, r *delivery.Record) error {
 	a.key = keyRecord(a.key[:0], k)
-	a.value = appendRecord(a.value[:0], r)
+	a.value = codec.AppendRecord(a.value[:0], r)
 	return a.batch.Set(a.key, a.value, nil)
 }
 
@@ -197,11 +198,11 @@ func (a *application) appendEvents(events []delivery.Event) error {
 		a.value = a.value[:0]
 		n := 0
 		for ; n < len(order) && order[n].Seq == seq; n++ {
-			a.value, a.scratch = appendEvent(a.value, a.scratch, order[n])
+			a.value, a.scratch = codec.AppendEvent(a.value, a.scratch, order[n])
 		}
-		a.counters.last = max(a.counters.last, order[n-1].Number)
+		a.counters.Last = max(a.counters.Last, order[n-1].Number)
 		order = order[n:]
-		if seq <= a.counters.pruned {
+		if seq <= a.counters.Pruned {
 			// It may be gone; an event of its own would then never go.
 			a.key = keyContent(a.key[:0], seq)
 			if there, err := a.has(a.key); err != nil {
@@ -237,7 +238,7 @@ func (a *application) finish(f *delivery.Finish) error {
 	if err := a.batch.Set(a.key, nil, nil); err != nil {
 		return err
 	}
-	a.counters.finished++
+	a.counters.Finished++
 	return nil
 }
 
@@ -262,11 +263,11 @@ func (a *application) entry(id string) (*delivery.Device, error) {
 		return nil, err
 	}
 	d := new(delivery.Device)
-	return d, decodeDevice(d, id, v)
+	return d, codec.DecodeDevice(d, id, v)
 }
 
 func (a *application) setEntry(d *delivery.Device) error {
-	a.value = appendDevice(a.value[:0], d)
+	a.value = codec.AppendDevice(a.value[:0], d)
 	return a.batch.Set(keyDevice(d.ID), a.value, nil)
 }
 

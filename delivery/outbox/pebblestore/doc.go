@@ -1,8 +1,8 @@
 // Package pebblestore is the engine of the outbox on one machine's disk, on
 // Pebble.
 //
-// Read keys.go and codec.go (what is stored), store.go (Options, Open, Close),
-// open.go (whose directory is this, and is it whole), apply.go, read.go,
+// Read keys.go and the package codec (what is stored), store.go (Options, Open,
+// Close), open.go (whose directory is this, and is it whole), apply.go, read.go,
 // prune.go, fence.go (giving Pebble up without leaving anything behind).
 //
 // # Keys
@@ -47,5 +47,5 @@
 // on goroutines of its own, which Close ends. No file of the store is changed
 // after Close or Abandon has returned.
 //
-// It imports delivery and outbox (for ErrBroken) and nothing else of ours.
+// It imports delivery, outbox (for ErrBroken) and codec, and nothing else of ours.
 package pebblestore

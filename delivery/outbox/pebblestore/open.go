@@ -22,6 +22,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/heartline-mqtt/heartline/delivery/outbox"
+	"github.com/heartline-mqtt/heartline/delivery/outbox/pebblestore/codec"
 )
 
 const (
@@ -192,9 +193,9 @@ func (s *Store) openWhole() error {
 	if err == nil {
 		err = s.load()
 	}
-	if err == nil && s.counters.writes < mark.writes {
+	if err == nil && s.counters.Writes < mark.writes {
 		err = s.refuse(fmt.Sprintf("file %s, or another log or MANIFEST in folder %s, is damaged (the store is at write %d, and was at %d)",
-			filepath.Join(dirDB, mark.log), dirDB, s.counters.writes, mark.writes), todoDamaged)
+			filepath.Join(dirDB, mark.log), dirDB, s.counters.Writes, mark.writes), todoDamaged)
 	}
 	if err != nil {
 		return errors.Join(err, s.db.Close())
@@ -406,12 +407,12 @@ func (s *Store) load() error {
 	}
 	v, err = s.get(keyCounters)
 	if errors.Is(err, pebble.ErrNotFound) {
-		s.counters = counters{} // nothing has ever been applied
+		s.counters = codec.Counters{} // nothing has ever been applied
 		return nil
 	}
 	if err == nil {
-		s.counters, err = decodeCounters(v)
-		s.writes.Store(s.counters.writes)
+		s.counters, err = codec.DecodeCounters(v)
+		s.writes.Store(s.counters.Writes)
 	}
 	if err != nil {
 		return s.damaged(fmt.Errorf("counters: %w", err))

@@ -9,6 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/delivery/outbox/pebblestore/codec"
 )
 
 // pruneChunk is how many notifications go in one write, so that Apply is held up
@@ -70,8 +71,8 @@ func (s *Store) pruneSome(before time.Time, limit int) (n int, more bool, err er
 	if err := it.Error(); err != nil || seen == 0 {
 		return 0, false, err
 	}
-	p.counters.writes++
-	s.value = appendCounters(s.value[:0], p.counters)
+	p.counters.Writes++
+	s.value = codec.AppendCounters(s.value[:0], p.counters)
 	if err := batch.Set(keyCounters, s.value, nil); err != nil {
 		return 0, false, err
 	}
@@ -82,7 +83,7 @@ func (s *Store) pruneSome(before time.Time, limit int) (n int, more bool, err er
 		return 0, false, err
 	}
 	s.counters = p.counters
-	s.writes.Store(p.counters.writes)
+	s.writes.Store(p.counters.Writes)
 	return len(p.gone), more, nil
 }
 
@@ -91,7 +92,7 @@ type pruning struct {
 	*Store
 	batch    *pebble.Batch
 	before   uint64
-	counters counters
+	counters codec.Counters
 	gone     map[delivery.Seq]bool
 }
 
@@ -122,7 +123,7 @@ func (p *pruning) entry(key []byte) error {
 		return fmt.Errorf("notification %d: %w", seq, err)
 	}
 	var n delivery.Notification
-	if err := decodeNotification(&n, seq, v); err != nil {
+	if err := codec.DecodeNotification(&n, seq, v); err != nil {
 		return fmt.Errorf("notification %d: %w", seq, err)
 	}
 	for _, device := range n.Devices {
@@ -139,7 +140,7 @@ func (p *pruning) entry(key []byte) error {
 	var latest finished
 	err = p.scan(keySeqPrefix(prefixFinish, seq), func(rest, value []byte) (bool, error) {
 		if len(value) != 8 {
-			return false, fmt.Errorf("%w: time of a finish", errValue)
+			return false, fmt.Errorf("%w: time of a finish", codec.ErrDamaged)
 		}
 		at := binary.BigEndian.Uint64(value)
 		all = append(all, finished{at, string(rest)})
@@ -185,6 +186,6 @@ func (p *pruning) entry(key []byte) error {
 		return fmt.Errorf("notification %d: %w", seq, err)
 	}
 	p.gone[seq] = true
-	p.counters.pruned = max(p.counters.pruned, seq)
+	p.counters.Pruned = max(p.counters.Pruned, seq)
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/delivery/outbox/pebblestore/codec"
 )
 
 // lookup returns a copy of a value, or an error that wraps ErrNotFound.
@@ -30,7 +31,7 @@ func (s *Store) Notification(seq delivery.Seq) (*delivery.Notification, error) {
 		return nil, err
 	}
 	n := new(delivery.Notification)
-	if err := decodeNotification(n, seq, v); err != nil {
+	if err := codec.DecodeNotification(n, seq, v); err != nil {
 		return nil, fmt.Errorf("read notification %d: %w", seq, err)
 	}
 	return n, nil
@@ -65,7 +66,7 @@ func (s *Store) Timeline(seq delivery.Seq) ([]delivery.Event, error) {
 	}
 	var events []delivery.Event
 	err = s.scan(keySeqPrefix(prefixEvents, seq), func(_, value []byte) (_ bool, err error) {
-		events, err = decodeEvents(events, seq, value)
+		events, err = codec.DecodeEvents(events, seq, value)
 		return true, err
 	})
 	if err != nil {
@@ -111,7 +112,7 @@ func (s *Store) scan(prefix []byte, fn func(rest, value []byte) (bool, error)) (
 func (s *Store) List(account string, before delivery.Seq, fn func(*delivery.Notification) bool) (err error) {
 	prefix := []byte{prefixContent}
 	if account != "" {
-		prefix = appendName([]byte{prefixAccount}, account)
+		prefix = codec.AppendName([]byte{prefixAccount}, account)
 	}
 	end := successor(prefix)
 	if before != 0 {
@@ -141,7 +142,7 @@ func (s *Store) List(account string, before delivery.Seq, fn func(*delivery.Noti
 			if err != nil {
 				return err
 			}
-			if err := decodeNotification(n, seq, v); err != nil {
+			if err := codec.DecodeNotification(n, seq, v); err != nil {
 				return fmt.Errorf("notification %d: %w", seq, err)
 			}
 		} else {
@@ -149,7 +150,7 @@ func (s *Store) List(account string, before delivery.Seq, fn func(*delivery.Noti
 			if err != nil {
 				return fmt.Errorf("notification %d: %w", seq, err)
 			}
-			if err := errors.Join(decodeNotification(n, seq, v), c.Close()); err != nil {
+			if err := errors.Join(codec.DecodeNotification(n, seq, v), c.Close()); err != nil {
 				return fmt.Errorf("notification %d: %w", seq, err)
 			}
 		}
@@ -167,7 +168,7 @@ func (s *Store) Device(id string) (*delivery.Device, error) {
 		return nil, err
 	}
 	d := new(delivery.Device)
-	if err := decodeDevice(d, id, v); err != nil {
+	if err := codec.DecodeDevice(d, id, v); err != nil {
 		return nil, fmt.Errorf("read device %s: %w", id, err)
 	}
 	return d, nil
@@ -175,7 +176,7 @@ func (s *Store) Device(id string) (*delivery.Device, error) {
 
 // AccountDevices implements delivery.Reader.
 func (s *Store) AccountDevices(account string) (devices []delivery.Device, err error) {
-	err = s.scan(appendName([]byte{prefixOfAccount}, account), func(rest, _ []byte) (bool, error) {
+	err = s.scan(codec.AppendName([]byte{prefixOfAccount}, account), func(rest, _ []byte) (bool, error) {
 		d, err := s.Device(string(rest))
 		if errors.Is(err, delivery.ErrNotFound) {
 			return true, nil // removed since the scan began
@@ -195,7 +196,7 @@ func (s *Store) AccountDevices(account string) (devices []delivery.Device, err e
 func (s *Store) Devices(fn func(*delivery.Device) bool) error {
 	err := s.scan([]byte{prefixDevice}, func(rest, value []byte) (bool, error) {
 		d := new(delivery.Device)
-		if err := decodeDevice(d, string(rest), value); err != nil {
+		if err := codec.DecodeDevice(d, string(rest), value); err != nil {
 			return false, fmt.Errorf("device %s: %w", rest, err)
 		}
 		return fn(d), nil
@@ -220,7 +221,7 @@ func (s *Store) Unfinished(fn func(*delivery.Record) bool) error {
 		device string // shared by the device's Records
 	)
 	err := s.scan([]byte{prefixRecord}, func(rest, value []byte) (bool, error) {
-		name, rest, err := cutName(rest)
+		name, rest, err := codec.CutName(rest)
 		if err != nil {
 			return false, err
 		}
@@ -231,7 +232,7 @@ func (s *Store) Unfinished(fn func(*delivery.Record) bool) error {
 		if err != nil {
 			return false, err
 		}
-		if err := decodeRecord(&r, delivery.Key{Seq: seq, Device: device}, value); err != nil {
+		if err := codec.DecodeRecord(&r, delivery.Key{Seq: seq, Device: device}, value); err != nil {
 			return false, fmt.Errorf("record %d of device %s: %w", seq, device, err)
 		}
 		return fn(&r), nil
@@ -242,25 +243,25 @@ func (s *Store) Unfinished(fn func(*delivery.Record) bool) error {
 	return nil
 }
 
-func (s *Store) readCounters() (counters, error) {
+func (s *Store) readCounters() (codec.Counters, error) {
 	v, err := s.get(keyCounters)
 	if errors.Is(err, pebble.ErrNotFound) {
-		return counters{}, nil
+		return codec.Counters{}, nil
 	}
 	if err != nil {
-		return counters{}, fmt.Errorf("read counters: %w", oneLine{err})
+		return codec.Counters{}, fmt.Errorf("read counters: %w", oneLine{err})
 	}
-	return decodeCounters(v)
+	return codec.DecodeCounters(v)
 }
 
 // LastSeq implements delivery.Reader.
 func (s *Store) LastSeq() (uint64, error) {
 	c, err := s.readCounters()
-	return c.last, err
+	return c.Last, err
 }
 
 // Totals implements delivery.Reader.
 func (s *Store) Totals() (delivery.Totals, error) {
 	c, err := s.readCounters()
-	return delivery.Totals{Accepted: c.accepted, Finished: c.finished}, err
+	return delivery.Totals{Accepted: c.Accepted, Finished: c.Finished}, err
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/delivery/outbox"
+	"github.com/heartline-mqtt/heartline/delivery/outbox/pebblestore/codec"
 )
 
 // Options say how a store is opened. The zero value is right for a program.
@@ -64,10 +65,10 @@ type Store struct {
 	failed    atomic.Pointer[error]
 	opening   atomic.Bool
 	newestLog atomic.Pointer[string]
-	writes    atomic.Uint64 // counters.writes, as committed
+	writes    atomic.Uint64 // counters.Writes, as committed
 
-	mu       sync.Mutex // held by what changes the store
-	counters counters   // as committed
+	mu       sync.Mutex     // held by what changes the store
+	counters codec.Counters // as committed
 	live     map[delivery.Key]bool
 	key      []byte
 	value    []byte

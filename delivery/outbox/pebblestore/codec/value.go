@@ -1,4 +1,4 @@
-package pebblestore
+package codec
 
 import (
 	"errors"
@@ -16,8 +16,8 @@ import (
 // and a later version can add fields that an earlier one skips. The numbers are
 // stored: append, never renumber.
 
-// errValue is wrapped by every decoding error.
-var errValue = errors.New("damaged value")
+// ErrDamaged is wrapped by every decoding error.
+var ErrDamaged = errors.New("damaged value")
 
 func appendUint(b []byte, num protowire.Number, v uint64) []byte {
 	if v == 0 {
@@ -65,7 +65,7 @@ func (f *field) int() int { return int(int64(min(f.v, math.MaxInt64))) }
 func nextField(b []byte) (f field, rest []byte, err error) {
 	num, typ, n := protowire.ConsumeTag(b)
 	if n < 0 {
-		return f, nil, fmt.Errorf("%w: %w", errValue, protowire.ParseError(n))
+		return f, nil, fmt.Errorf("%w: %w", ErrDamaged, protowire.ParseError(n))
 	}
 	b = b[n:]
 	f.num = num
@@ -77,10 +77,10 @@ func nextField(b []byte) (f field, rest []byte, err error) {
 	case protowire.BytesType:
 		f.s, n = protowire.ConsumeBytes(b)
 	default:
-		return f, nil, fmt.Errorf("%w: field %d has wire type %d", errValue, num, typ)
+		return f, nil, fmt.Errorf("%w: field %d has wire type %d", ErrDamaged, num, typ)
 	}
 	if n < 0 {
-		return f, nil, fmt.Errorf("%w: field %d: %w", errValue, num, protowire.ParseError(n))
+		return f, nil, fmt.Errorf("%w: field %d: %w", ErrDamaged, num, protowire.ParseError(n))
 	}
 	return f, b[n:], nil
 }
@@ -104,7 +104,8 @@ const (
 	notificationFingerprint
 )
 
-func appendNotification(b []byte, n *delivery.Notification) []byte {
+// AppendNotification appends a notification's value, without its Seq, which is its key.
+func AppendNotification(b []byte, n *delivery.Notification) []byte {
 	b = appendString(b, notificationID, n.ID)
 	b = appendString(b, notificationAccount, n.Account)
 	b = appendString(b, notificationTitle, n.Title)
@@ -132,7 +133,8 @@ func appendNotification(b []byte, n *delivery.Notification) []byte {
 	return b
 }
 
-func decodeNotification(n *delivery.Notification, seq delivery.Seq, b []byte) error {
+// DecodeNotification is the inverse of AppendNotification; it reuses n.Devices.
+func DecodeNotification(n *delivery.Notification, seq delivery.Seq, b []byte) error {
 	*n = delivery.Notification{Seq: seq, Devices: n.Devices[:0]}
 	for len(b) > 0 {
 		f, rest, err := nextField(b)
@@ -194,7 +196,8 @@ const (
 	recordExpiresAt
 )
 
-func appendRecord(b []byte, r *delivery.Record) []byte {
+// AppendRecord appends a record's value, without its Seq and Device, which are its key.
+func AppendRecord(b []byte, r *delivery.Record) []byte {
 	b = appendUint(b, recordState, uint64(r.State))
 	b = appendUint(b, recordAttempts, uint64(max(r.Attempts, 0)))
 	b = appendUint(b, recordPushAttempts, uint64(max(r.PushAttempts, 0)))
@@ -210,7 +213,8 @@ func appendRecord(b []byte, r *delivery.Record) []byte {
 	return b
 }
 
-func decodeRecord(r *delivery.Record, key delivery.Key, b []byte) error {
+// DecodeRecord is the inverse of AppendRecord.
+func DecodeRecord(r *delivery.Record, key delivery.Key, b []byte) error {
 	*r = delivery.Record{Seq: key.Seq, Device: key.Device}
 	for len(b) > 0 {
 		f, rest, err := nextField(b)
@@ -260,9 +264,9 @@ const (
 	eventDetail
 )
 
-// appendEvent appends one event to a value; scratch is for the event's own
+// AppendEvent appends one event to a value; scratch is for the event's own
 // bytes, whose length stands before them, and is returned for reuse.
-func appendEvent(b, scratch []byte, e *delivery.Event) (value, reuse []byte) {
+func AppendEvent(b, scratch []byte, e *delivery.Event) (value, reuse []byte) {
 	s := appendUint(scratch[:0], eventNumber, e.Number)
 	s = appendTime(s, eventTime, e.Time)
 	s = appendUint(s, eventKind, uint64(e.Kind))
@@ -272,8 +276,8 @@ func appendEvent(b, scratch []byte, e *delivery.Event) (value, reuse []byte) {
 	return protowire.AppendBytes(protowire.AppendTag(b, eventsEvent, protowire.BytesType), s), s
 }
 
-// decodeEvents appends the events of one value to into.
-func decodeEvents(into []delivery.Event, seq delivery.Seq, b []byte) ([]delivery.Event, error) {
+// DecodeEvents appends the events of one value to into.
+func DecodeEvents(into []delivery.Event, seq delivery.Seq, b []byte) ([]delivery.Event, error) {
 	for len(b) > 0 {
 		f, rest, err := nextField(b)
 		if err != nil {
@@ -321,7 +325,8 @@ const (
 	deviceRegisteredAt
 )
 
-func appendDevice(b []byte, d *delivery.Device) []byte {
+// AppendDevice appends a device's value, without its ID, which is its key.
+func AppendDevice(b []byte, d *delivery.Device) []byte {
 	b = appendString(b, deviceAccount, d.Account)
 	b = appendBool(b, deviceReportsApp, d.ReportsApp)
 	b = appendTime(b, deviceSeenAt, d.SeenAt)
@@ -336,7 +341,8 @@ func appendDevice(b []byte, d *delivery.Device) []byte {
 	return b
 }
 
-func decodeDevice(d *delivery.Device, id string, b []byte) error {
+// DecodeDevice is the inverse of AppendDevice.
+func DecodeDevice(d *delivery.Device, id string, b []byte) error {
 	*d = delivery.Device{ID: id}
 	var push delivery.PushToken
 	for len(b) > 0 {
@@ -369,13 +375,13 @@ func decodeDevice(d *delivery.Device, id string, b []byte) error {
 	return nil
 }
 
-// counters is the store's own account, one value that every Apply replaces.
-type counters struct {
-	accepted uint64
-	finished uint64
-	last     uint64       // highest Seq and event Number
-	pruned   delivery.Seq // no notification above it has ever been pruned
-	writes   uint64       // batches committed; see watermark
+// Counters is the store's own account, one value that every Apply replaces.
+type Counters struct {
+	Accepted uint64
+	Finished uint64
+	Last     uint64       // highest Seq and event Number
+	Pruned   delivery.Seq // no notification above it has ever been pruned
+	Writes   uint64       // batches committed; see watermark
 }
 
 const (
@@ -386,15 +392,17 @@ const (
 	counterWrites
 )
 
-func appendCounters(b []byte, c counters) []byte {
-	b = appendUint(b, counterAccepted, c.accepted)
-	b = appendUint(b, counterFinished, c.finished)
-	b = appendUint(b, counterLast, c.last)
-	b = appendUint(b, counterPruned, uint64(c.pruned))
-	return appendUint(b, counterWrites, c.writes)
+// AppendCounters appends the value of the counters.
+func AppendCounters(b []byte, c Counters) []byte {
+	b = appendUint(b, counterAccepted, c.Accepted)
+	b = appendUint(b, counterFinished, c.Finished)
+	b = appendUint(b, counterLast, c.Last)
+	b = appendUint(b, counterPruned, uint64(c.Pruned))
+	return appendUint(b, counterWrites, c.Writes)
 }
 
-func decodeCounters(b []byte) (c counters, err error) {
+// DecodeCounters is the inverse of AppendCounters.
+func DecodeCounters(b []byte) (c Counters, err error) {
 	for len(b) > 0 {
 		f, rest, err := nextField(b)
 		if err != nil {
@@ -403,15 +411,15 @@ func decodeCounters(b []byte) (c counters, err error) {
 		b = rest
 		switch f.num {
 		case counterAccepted:
-			c.accepted = f.v
+			c.Accepted = f.v
 		case counterFinished:
-			c.finished = f.v
+			c.Finished = f.v
 		case counterLast:
-			c.last = f.v
+			c.Last = f.v
 		case counterPruned:
-			c.pruned = delivery.Seq(f.v)
+			c.Pruned = delivery.Seq(f.v)
 		case counterWrites:
-			c.writes = f.v
+			c.Writes = f.v
 		}
 	}
 	return c, nil

@@ -1,4 +1,4 @@
-package pebblestore
+package codec
 
 import (
 	"bytes"
@@ -15,8 +15,8 @@ import (
 func decoded[T any](t *testing.T, v T, err error, encode func(T) []byte, decode func([]byte) (T, error)) {
 	t.Helper()
 	if err != nil {
-		if !errors.Is(err, errValue) {
-			t.Fatalf("got error %v, want one that wraps errValue", err)
+		if !errors.Is(err, ErrDamaged) {
+			t.Fatalf("got error %v, want one that wraps ErrDamaged", err)
 		}
 		return
 	}
@@ -38,20 +38,20 @@ func FuzzNotification(f *testing.F) {
 		Ack: delivery.AckDisplayed, Urgency: delivery.UrgencyNormal, Fallback: true, HasMessage: true,
 		AcceptedAt: when, ExpiresAt: when, Devices: []string{"a", "", "b"}, Fingerprint: 9,
 	}
-	f.Add(appendNotification(nil, n))
-	f.Add(appendNotification(nil, &delivery.Notification{}))
+	f.Add(AppendNotification(nil, n))
+	f.Add(AppendNotification(nil, &delivery.Notification{}))
 	decode := func(b []byte) (*delivery.Notification, error) {
 		n := new(delivery.Notification)
-		return n, decodeNotification(n, 7, b)
+		return n, DecodeNotification(n, 7, b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		n, err := decode(b)
-		decoded(t, n, err, func(n *delivery.Notification) []byte { return appendNotification(nil, n) }, decode)
+		decoded(t, n, err, func(n *delivery.Notification) []byte { return AppendNotification(nil, n) }, decode)
 	})
 }
 
 func FuzzRecord(f *testing.F) {
-	f.Add(appendRecord(nil, &delivery.Record{
+	f.Add(AppendRecord(nil, &delivery.Record{
 		State: delivery.StatePushed, Attempts: 300, PushAttempts: 2, PushAccepted: true, PushRefused: true, Received: true,
 		Ack: delivery.AckReceived, Fallback: true, Message: delivery.MessageSent, CollapseKey: "k", Deadline: when, ExpiresAt: when,
 	}))
@@ -59,11 +59,11 @@ func FuzzRecord(f *testing.F) {
 	key := delivery.Key{Seq: 7, Device: "d"}
 	decode := func(b []byte) (*delivery.Record, error) {
 		r := new(delivery.Record)
-		return r, decodeRecord(r, key, b)
+		return r, DecodeRecord(r, key, b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := decode(b)
-		decoded(t, r, err, func(r *delivery.Record) []byte { return appendRecord(nil, r) }, decode)
+		decoded(t, r, err, func(r *delivery.Record) []byte { return AppendRecord(nil, r) }, decode)
 	})
 }
 
@@ -71,11 +71,11 @@ func FuzzEvents(f *testing.F) {
 	encode := func(events []delivery.Event) (b []byte) {
 		var scratch []byte
 		for i := range events {
-			b, scratch = appendEvent(b, scratch, &events[i])
+			b, scratch = AppendEvent(b, scratch, &events[i])
 		}
 		return b
 	}
-	decode := func(b []byte) ([]delivery.Event, error) { return decodeEvents(nil, 7, b) }
+	decode := func(b []byte) ([]delivery.Event, error) { return DecodeEvents(nil, 7, b) }
 	f.Add(encode([]delivery.Event{
 		{Number: 8, Time: when, Kind: delivery.EventPushFailed, Device: "d", Attempt: 2, Detail: "410 Unregistered"}, {Number: 9},
 	}))
@@ -86,25 +86,25 @@ func FuzzEvents(f *testing.F) {
 }
 
 func FuzzDevice(f *testing.F) {
-	f.Add(appendDevice(nil, &delivery.Device{Account: "ann", ReportsApp: true, SeenAt: when, Push: &delivery.PushToken{
+	f.Add(AppendDevice(nil, &delivery.Device{Account: "ann", ReportsApp: true, SeenAt: when, Push: &delivery.PushToken{
 		Server: "apns", Token: "00", App: "com.example", Environment: "sandbox", RegisteredAt: when,
 	}}))
-	f.Add(appendDevice(nil, &delivery.Device{Push: &delivery.PushToken{}}))
+	f.Add(AppendDevice(nil, &delivery.Device{Push: &delivery.PushToken{}}))
 	decode := func(b []byte) (*delivery.Device, error) {
 		d := new(delivery.Device)
-		return d, decodeDevice(d, "d", b)
+		return d, DecodeDevice(d, "d", b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d, err := decode(b)
-		decoded(t, d, err, func(d *delivery.Device) []byte { return appendDevice(nil, d) }, decode)
+		decoded(t, d, err, func(d *delivery.Device) []byte { return AppendDevice(nil, d) }, decode)
 	})
 }
 
 func FuzzCounters(f *testing.F) {
-	f.Add(appendCounters(nil, counters{accepted: 1, finished: 2, last: 3, pruned: 4, writes: 5}))
+	f.Add(AppendCounters(nil, Counters{Accepted: 1, Finished: 2, Last: 3, Pruned: 4, Writes: 5}))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c, err := decodeCounters(b)
-		decoded(t, c, err, func(c counters) []byte { return appendCounters(nil, c) }, decodeCounters)
+		c, err := DecodeCounters(b)
+		decoded(t, c, err, func(c Counters) []byte { return AppendCounters(nil, c) }, DecodeCounters)
 	})
 }
 
@@ -112,12 +112,12 @@ func FuzzName(f *testing.F) {
 	f.Add("phone", []byte("rest"))
 	f.Add("a\x00\xff\x01", []byte{0, 1})
 	f.Fuzz(func(t *testing.T, name string, rest []byte) {
-		got, left, err := cutName(append(appendName(nil, name), rest...))
+		got, left, err := CutName(append(AppendName(nil, name), rest...))
 		if err != nil || string(got) != name || !bytes.Equal(left, rest) {
 			t.Fatalf("%q and %q came back as %q and %q (error %v)", name, rest, got, left, err)
 		}
-		if _, _, err := cutName(rest); err != nil && !errors.Is(err, errValue) {
-			t.Fatalf("got error %v, want one that wraps errValue", err)
+		if _, _, err := CutName(rest); err != nil && !errors.Is(err, ErrDamaged) {
+			t.Fatalf("got error %v, want one that wraps ErrDamaged", err)
 		}
 	})
 }

@@ -1,0 +1,12 @@
+// Package codec is how pebblestore writes the fields of its values and the names in
+// its keys.
+//
+// Read value.go and name.go. Nothing runs by itself. Every decoder takes any bytes:
+// it returns a value that is the same after being written and read again, or an
+// error that wraps ErrDamaged.
+//
+// It is a package of its own so that its fuzz targets are built without Pebble,
+// whose coverage counters would be looked through after every input.
+//
+// It imports delivery and nothing else of ours.
+package codec
