@@ -64,6 +64,7 @@ type rig struct {
 func run() error {
 	n := flag.Int("n", 50_000, "notifications in all")
 	rounds := flag.Int("rounds", 5, "rounds they are divided into")
+	profiles := flag.String("profiles", "", "directory for cpu, mutex and block profiles of the storms alone")
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "heartline-storm-")
 	if err != nil {
@@ -95,10 +96,10 @@ func run() error {
 	if err := r.devices(); err != nil {
 		return err
 	}
-	return r.measure(*n, *rounds)
+	return r.measure(*n, *rounds, *profiles)
 }
 
-func (r *rig) measure(n, rounds int) error {
+func (r *rig) measure(n, rounds int, profiles string) error {
 	part := n / rounds
 	stop := make(chan struct{})
 	var online sync.WaitGroup
@@ -113,7 +114,13 @@ func (r *rig) measure(n, rounds int) error {
 	for round := range rounds {
 		calm := r.during(func() error { time.Sleep(3 * time.Second); return nil })
 		bare := r.during(func() error { return r.loop(part) })
-		storm := r.during(func() error { return r.storm(part) })
+		storm := r.during(func() error {
+			stop, err := profile(profiles, round)
+			if err != nil {
+				return err
+			}
+			return errors.Join(r.storm(part), stop())
+		})
 		if err := errors.Join(calm.err, bare.err, storm.err); err != nil {
 			return err
 		}
