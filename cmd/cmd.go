@@ -149,6 +149,7 @@ configuration.`,
 		p.watchCommand(),
 		p.terminalCommand(),
 		p.demoCommand(),
+		p.benchCommand(),
 		p.versionCommand(),
 	)
 	return root

@@ -18,7 +18,8 @@ const module = "github.com/heartline-mqtt/heartline"
 func arrows() [][]string {
 	return [][]string{
 		{".", "cmd"},
-		{"cmd", "broker", "config", "demo", "fallback/apnssim", "terminal", "wire"},
+		{"cmd", "bench", "broker", "config", "demo", "fallback/apnssim", "terminal", "wire"},
+		{"bench"},
 		{"demo", "broker", "config", "delivery", "fallback/apnssim", "internal/rawmqtt", "wire"},
 		{"terminal", "delivery", "wire"},
 		{"broker", "auth", "broker/...", "config", "delivery/...", "fallback", "hooks/...", "wire"},
@@ -40,7 +41,7 @@ func arrows() [][]string {
 		{"config"},
 		{"internal/..."},
 		{"integration", "..."},
-		{"integration/faults", "delivery", "delivery/outbox/pebblestore", "fallback/apnssim", "internal/rawmqtt", "wire"},
+		{"integration/faults", "delivery", "delivery/outbox/pebblestore", "fallback/apnssim", "internal/rawmqtt", "internal/smalldisk", "wire"},
 		{"integration/...", "..."},
 	}
 }

@@ -1,0 +1,16 @@
+//go:build !linux
+
+package bench
+
+import (
+	"errors"
+	"time"
+)
+
+func processUsage(int) (usage, error) {
+	return usage{}, errors.New("--server-pid: needs /proc, which only Linux has; leave it out")
+}
+
+func ownUsage() usage { return usage{} }
+
+func sleep(d time.Duration) { time.Sleep(d) }

@@ -1,0 +1,136 @@
+package cmd
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/url"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/heartline-mqtt/heartline/bench"
+)
+
+func (p *program) benchCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "bench", Short: "Put a broker under load and account for every message", GroupID: groupClient,
+		Long: `Connects devices and publishers to a broker, has the publishers send, and accounts
+for every message: how fast, how late, lost, duplicated, out of order.
+
+--mode says what is sent: notifications, to Heartline over MQTT; or topics, ordinary
+MQTT messages at QoS 1 to a topic of each device, to any broker.
+
+With --rate each message has a time at which it is due, and its latency counts from
+then, whether or not it could be sent at that time: a server that stands still
+cannot hide that. Without, messages are sent as fast as the broker takes them with
+--inflight of each publisher under way, and latencies are those under full load.
+
+With --server-pid, the CPU time and the memory of a broker on this machine are told
+beside the generator's own.`,
+		Example: `  heartline bench --duration 10s
+  heartline bench --rate 2000 --duration 30s --devices 5000 --offline 0.3 --return
+  heartline bench --mode topics --server mqtt://127.0.0.1:1884 --count 100000 --json
+  heartline bench --devices 15000 --publishers 0 --duration 30s --server-pid $(pidof heartline)`,
+		Args: cobra.NoArgs,
+	}
+	f := cmd.Flags()
+	o := bench.Defaults()
+	server := f.String("server", defaultBroker, "`URL` of the broker: mqtt:// or mqtts://")
+	caFile := f.String("ca-file", "", "`file` with the CA (PEM) of the broker's certificate, beside the system's")
+	version := f.String("mqtt-version", "5", "3.1.1 or 5")
+	f.StringVar(&o.Mode, "mode", o.Mode, "what is sent: notifications or topics")
+	f.StringVar(&o.TopicPrefix, "topic-prefix", o.TopicPrefix, "the broker's mqtt.topic_prefix")
+	f.StringVar(&o.Prefix, "prefix", o.Prefix, "what the clients' identifiers begin with")
+	f.StringVar(&o.Username, "username", "", "of the devices, and their account; otherwise each is an account of its own")
+	passwordFile := f.String("password-file", "", "`file` with the devices' password, or JWT")
+	f.StringVar(&o.PublisherUsername, "publisher-username", "", "of the publishers; that of the devices if absent")
+	publisherPasswordFile := f.String("publisher-password-file", "", "`file` with the publishers' password, or JWT")
+	f.DurationVar(&o.Keepalive, "keepalive", o.Keepalive, "of every connection")
+	f.IntVar(&o.Devices, "devices", o.Devices, "how many")
+	f.Float64Var(&o.Offline, "offline", 0, "`share` of the devices that are offline, 0 to 1")
+	f.Float64Var(&o.Silent, "silent", 0, "`share` of the devices online that never acknowledge")
+	f.IntVar(&o.Publishers, "publishers", o.Publishers, "how many; 0: the devices are connected, and idle")
+	f.IntVar(&o.Inflight, "inflight", o.Inflight, "messages of each publisher that may be under way")
+	f.StringVar(&o.Window, "window", o.Window, "until when a message is under way: accepted (the publisher has its PUBACK) or delivered (the device has it, too)")
+	f.Float64Var(&o.Rate, "rate", 0, "messages a `second` in all; 0: as fast as it goes")
+	f.IntVar(&o.Payload, "payload", o.Payload, "`bytes` of each message")
+	f.IntVar(&o.Count, "count", 0, "messages in all")
+	f.DurationVar(&o.Duration, "duration", 0, "how long to measure, after the warm-up; 10s without --count")
+	f.DurationVar(&o.Warmup, "warmup", o.Warmup, "how long to send before measuring, with --duration")
+	f.DurationVar(&o.Idle, "idle", 0, "how long to leave the devices connected before anything is sent")
+	f.DurationVar(&o.Storm, "storm", 0, "have all devices reconnect at once, this often")
+	f.BoolVar(&o.Return, "return", false, "at the end the devices that were offline come back, all at once")
+	f.DurationVar(&o.Patience, "patience", o.Patience, "how long nothing may happen before what is missing counts as lost")
+	f.IntVar(&o.Dialers, "dialers", o.Dialers, "connections made at a time at the start")
+	f.IntVar(&o.ServerPID, "server-pid", 0, "process `ID` of a broker on this machine, to watch its CPU time and memory")
+	asJSON := f.Bool("json", false, "the result as JSON, times in milliseconds")
+	cmd.RunE = p.action(func(ctx context.Context, _ []string) error {
+		if o.Count == 0 && o.Duration == 0 {
+			o.Duration = 10 * time.Second
+		}
+		switch *version {
+		case "5":
+			o.Version = 5
+		case "3.1.1":
+			o.Version = 4
+		default:
+			return usagef("--mqtt-version: must be 3.1.1 or 5, got %q", *version)
+		}
+		if err := benchServer(&o, *server, *caFile); err != nil {
+			return usageError{err}
+		}
+		o.PublisherUsername = cmp.Or(o.PublisherUsername, o.Username)
+		for _, w := range []struct {
+			file string
+			to   *[]byte
+		}{{*passwordFile, &o.Password}, {cmp.Or(*publisherPasswordFile, *passwordFile), &o.PublisherPassword}} {
+			if w.file == "" {
+				continue
+			}
+			password, err := readPassword(w.file)
+			if err != nil {
+				return usageError{err}
+			}
+			*w.to = []byte(password)
+		}
+		if err := o.Validate(); err != nil {
+			return usageError{err}
+		}
+		o.Progress = func(format string, args ...any) { p.say(fmt.Sprintf(format, args...)) }
+		result, err := bench.Run(ctx, o)
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			out := json.NewEncoder(p.Stdout)
+			out.SetIndent("", "  ")
+			return out.Encode(result)
+		}
+		result.Print(p.Stdout)
+		return nil
+	})
+	return cmd
+}
+
+// benchServer reads --server.
+func benchServer(o *bench.Options, server, caFile string) error {
+	u, err := url.Parse(server)
+	if err != nil || u.Host == "" || u.Scheme != "mqtt" && u.Scheme != "mqtts" {
+		return usagef("--server: must be a URL that begins with mqtt:// or mqtts://, got %q", server)
+	}
+	port := cmp.Or(u.Port(), map[string]string{"mqtt": "1883", "mqtts": "8883"}[u.Scheme])
+	o.Address = net.JoinHostPort(u.Hostname(), port)
+	if u.Scheme == "mqtts" {
+		if o.TLS, err = trust(caFile); err != nil {
+			return err
+		}
+		if o.TLS == nil {
+			o.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+		}
+	}
+	return nil
+}
