@@ -21,6 +21,7 @@ import (
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/delivery/outbox"
 	"github.com/heartline-mqtt/heartline/delivery/outbox/pebblestore"
+	"github.com/heartline-mqtt/heartline/internal/smalldisk"
 )
 
 // ledger is what the callers of an outbox were told.
@@ -340,18 +341,14 @@ func drain(c chan struct{}) {
 	}
 }
 
-// tmpfs mounts a small file system, or skips the test.
-func tmpfs(t *testing.T, size string) (dir string) {
+// tmpfs returns a folder on a small file system, or skips the test.
+func tmpfs(t *testing.T, size int) (dir string) {
 	t.Helper()
-	dir = t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
-		t.Skipf("a small file system cannot be mounted here (%v)", err)
+	dir, free, err := smalldisk.New(size)
+	if err != nil {
+		t.Skipf("a small file system cannot be had here (%v)", err)
 	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
-			t.Errorf("unmount: %v", err)
-		}
-	})
+	t.Cleanup(free)
 	return dir
 }
 
@@ -422,7 +419,7 @@ func TestBrokenBelowTheGuard(t *testing.T) {
 func TestFullDisk(t *testing.T) {
 	for _, guarded := range []bool{true, false} {
 		t.Run(fmt.Sprintf("guarded=%v", guarded), func(t *testing.T) {
-			root := tmpfs(t, "48m")
+			root := tmpfs(t, 48<<20)
 			ballast := filepath.Join(root, "ballast")
 			if err := os.WriteFile(ballast, make([]byte, 24<<20), 0o600); err != nil {
 				t.Fatal(err)
