@@ -7,7 +7,7 @@ GOLANGCI_LINT ?= $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lin
 FUZZTIME ?= 30s
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench bench-outstanding bench-storm faults fuzz fresh example web
+.PHONY: build test lint fmt demo dev bench bench-compare bench-outstanding bench-storm faults fuzz fresh example web
 
 ## build: the program, ./heartline
 build: web
@@ -39,6 +39,10 @@ dev: web
 ## bench: the benchmarks, without tests
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem -timeout 30m ./...
+
+## bench-compare: Heartline beside mochi, its storage hooks and Mosquitto, into docs/performance.md; ARGS, such as -run rate, choose less
+bench-compare:
+	cd integration/compare && $(GO) run . -root ../.. -write ../../docs/performance.md $(ARGS)
 
 ## bench-outstanding: what a million deliveries for offline devices cost; takes minutes
 bench-outstanding:

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// result is what is read of the answer of `heartline bench --json`.
+type result struct {
+	Throughput float64 `json:"delivered_per_s"`
+	Accepted   float64 `json:"accepted_per_s"`
+	Delivery   latency `json:"delivery"`
+	Accept     latency `json:"accept"`
+	Totals     struct {
+		Sent       int64 `json:"sent"`
+		Accepted   int64 `json:"accepted"`
+		Refused    int64 `json:"refused"`
+		Unanswered int64 `json:"unanswered"`
+		Delivered  int64 `json:"delivered"`
+		Lost       int64 `json:"lost"`
+		Duplicated int64 `json:"duplicated"`
+		OutOfOrder int64 `json:"out_of_order"`
+		Dropped    int64 `json:"connections_lost"`
+	} `json:"totals"`
+	Generator usage  `json:"generator"`
+	Server    *usage `json:"server"`
+	Idle      *usage `json:"server_idle"`
+	Return    *struct {
+		Subscribed float64 `json:"subscribed_ms"`
+		Delivered  float64 `json:"delivered_ms"`
+		Messages   int64   `json:"messages"`
+	} `json:"return"`
+}
+
+type latency struct {
+	P50 float64 `json:"p50"`
+	P99 float64 `json:"p99"`
+}
+
+type usage struct {
+	Each     float64 `json:"cpu_us_per_message"`
+	Cores    float64 `json:"cores"`
+	Resident int64   `json:"resident_bytes"`
+}
+
+// load puts a server under load, with the flags of `heartline bench`.
+func (p *program) load(ctx context.Context, s *server, flags ...string) (*result, error) {
+	args := append([]string{
+		"bench", "--json", "--server", "mqtt://" + s.mqtt, "--mode", s.mode, "--server-pid", strconv.Itoa(s.cmd.Process.Pid),
+	}, flags...)
+	cmd := exec.CommandContext(ctx, p.generator, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("%s under load: %w\n%s", s.name, err, stderr.String())
+	}
+	var r result
+	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
+		return nil, fmt.Errorf("%s under load: %w", s.name, err)
+	}
+	return &r, nil
+}
+
+// faults says what went wrong with the messages of some runs; "" is nothing.
+func faults(runs []*result) string {
+	var lost, duplicated, order, refused, dropped int64
+	for _, r := range runs {
+		lost += r.Totals.Lost
+		duplicated += r.Totals.Duplicated
+		order += r.Totals.OutOfOrder
+		refused += r.Totals.Refused + r.Totals.Unanswered
+		dropped += r.Totals.Dropped
+	}
+	var all []string
+	for _, f := range []struct {
+		n    int64
+		text string
+	}{{lost, "lost"}, {duplicated, "duplicated"}, {order, "out of order"}, {refused, "refused"}, {dropped, "connections lost"}} {
+		if f.n > 0 {
+			all = append(all, fmt.Sprintf("%d %s", f.n, f.text))
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+func median(values []float64) float64 {
+	if len(values) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[len(sorted)/2]
+}
+
+// medianOf is the median of a figure of some runs.
+func medianOf(runs []*result, figure func(*result) float64) float64 {
+	var all []float64
+	for _, r := range runs {
+		all = append(all, figure(r))
+	}
+	return median(all)
+}
+
+// ratio is the median of the ratios round by round: what the machine does to one
+// round it does to all of its runs.
+func ratio(ours, theirs []*result, figure func(*result) float64) float64 {
+	var all []float64
+	for i := range min(len(ours), len(theirs)) {
+		all = append(all, figure(ours[i])/figure(theirs[i]))
+	}
+	return median(all)
+}

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// contestant is a broker that is measured.
+type contestant struct {
+	name string
+	mode string // of `heartline bench`: what it is sent
+	// command starts it with its data in dir; ready finds its addresses.
+	command func(dir string) (*exec.Cmd, error)
+	ready   func(cmd *exec.Cmd, lines *bufio.Scanner) (mqtt, http string, err error)
+}
+
+func heartline(name, binary, mode string) contestant {
+	return contestant{
+		name: name, mode: mode,
+		command: func(dir string) (*exec.Cmd, error) {
+			cmd := exec.Command(binary, "serve")
+			cmd.Env = append(os.Environ(), "HEARTLINE_DATA_DIR="+filepath.Join(dir, "data"), "HEARTLINE_MQTT_ADDRESS=127.0.0.1:0", "HEARTLINE_HTTP_ADDRESS=127.0.0.1:0")
+			return cmd, nil
+		},
+		ready: func(_ *exec.Cmd, lines *bufio.Scanner) (string, string, error) {
+			line, err := lineWith(lines, "heartline is ready")
+			return field(line, "mqtt="), field(line, "http="), err
+		},
+	}
+}
+
+func mochi(name, store string) contestant {
+	return contestant{
+		name: name, mode: "topics",
+		command: func(dir string) (*exec.Cmd, error) {
+			self, err := os.Executable()
+			return exec.Command(self, "-mochi", store, "-dir", dir), err
+		},
+		ready: func(_ *exec.Cmd, lines *bufio.Scanner) (string, string, error) {
+			line, err := lineWith(lines, "mochi is ready")
+			return field(line, "mqtt="), "", err
+		},
+	}
+}
+
+// mosquitto has its queue's bound taken away, so that it does not drop what the
+// others keep, and Nagle's delay, which would be all there is to its latency.
+func mosquitto(name string, settings ...string) contestant {
+	var port string
+	return contestant{
+		name: name, mode: "topics",
+		command: func(dir string) (*exec.Cmd, error) {
+			free, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				return nil, err
+			}
+			_, port, _ = net.SplitHostPort(free.Addr().String()) // it has just been made
+			free.Close()
+			file := filepath.Join(dir, "mosquitto.conf")
+			conf := append([]string{
+				"listener " + port + " 127.0.0.1", "allow_anonymous true", "user root", "log_dest stderr", "log_type error", "log_type warning",
+				"max_queued_messages 0", "set_tcp_nodelay true", "persistence_location " + dir + "/",
+			}, settings...)
+			if err := os.WriteFile(file, []byte(strings.Join(conf, "\n")+"\n"), 0o600); err != nil {
+				return nil, err
+			}
+			return exec.Command("mosquitto", "-c", file), nil
+		},
+		ready: func(*exec.Cmd, *bufio.Scanner) (string, string, error) {
+			address := net.JoinHostPort("127.0.0.1", port)
+			for until := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+				conn, err := net.Dial("tcp", address)
+				if err == nil {
+					conn.Close()
+					return address, "", nil
+				}
+				if time.Now().After(until) {
+					return "", "", err
+				}
+			}
+		},
+	}
+}
+
+func lineWith(lines *bufio.Scanner, part string) (string, error) {
+	var all []string
+	for lines.Scan() {
+		if strings.Contains(lines.Text(), part) {
+			return lines.Text(), nil
+		}
+		all = append(all, lines.Text())
+	}
+	return "", fmt.Errorf("it ended before it was ready:\n%s", strings.Join(all, "\n"))
+}
+
+func field(line, name string) string {
+	_, rest, _ := strings.Cut(line, name)
+	value, _, _ := strings.Cut(rest, " ")
+	return value
+}
+
+// server is a contestant that runs.
+type server struct {
+	contestant
+	cmd        *exec.Cmd
+	dir        string
+	mqtt, http string
+	read       chan struct{} // its output has ended
+}
+
+func (c contestant) start(ctx context.Context) (_ *server, err error) {
+	dir, err := os.MkdirTemp("", "heartline-compare-")
+	if err != nil {
+		return nil, err
+	}
+	s := &server{contestant: c, dir: dir, read: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("start %s: %w", c.name, errors.Join(err, s.stop()))
+		}
+	}()
+	if s.cmd, err = c.command(dir); err != nil {
+		return nil, err
+	}
+	// Both of its outputs in one pipe.
+	out, in, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	s.cmd.Stdout, s.cmd.Stderr = in, in
+	if err := s.cmd.Start(); err != nil {
+		in.Close()
+		out.Close()
+		s.cmd = nil
+		return nil, err
+	}
+	in.Close()
+	lines := bufio.NewScanner(out)
+	s.mqtt, s.http, err = c.ready(s.cmd, lines)
+	go func() { // so that it is not held up by its log
+		defer close(s.read)
+		_, _ = io.Copy(io.Discard, out)
+		out.Close()
+	}()
+	if err == nil && ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	return s, err
+}
+
+// stop ends the server and takes its data away.
+func (s *server) stop() error {
+	defer os.RemoveAll(s.dir)
+	if s.cmd == nil {
+		return nil
+	}
+	_ = s.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+	done := make(chan struct{})
+	go func() {
+		_ = s.cmd.Wait() // its exit says nothing about the figures
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second): // mochi's Close can hang
+		_ = s.cmd.Process.Kill()
+		<-done
+	}
+	<-s.read
+	return nil
+}
