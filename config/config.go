@@ -18,6 +18,11 @@ const (
 	EnginePebble = "pebble"
 	EngineMemory = "memory"
 
+	AccessDeny      = "deny"
+	AccessRead      = "read"
+	AccessWrite     = "write"
+	AccessReadWrite = "readwrite"
+
 	FormatText = "text"
 	FormatJSON = "json"
 )
@@ -110,6 +115,26 @@ type Auth struct {
 	File AuthFromFile `key:"file"`
 	JWT  AuthFromJWT  `key:"jwt"`
 	HTTP AuthFromHTTP `key:"http"`
+	// Who may use which ordinary topics: those below mqtt.topic_prefix have rules of
+	// their own. The first entry that fits the client and the topic decides; what no
+	// entry speaks of is allowed.
+	ACL []ACLEntry `key:"acl"`
+	// Whether a subscription that acl refuses is answered 0x80 (no reason) in MQTT 5
+	// as in 3.1.1, and not 0x87 (not authorized).
+	ObscureRefusals bool `key:"obscure_refusals"`
+}
+
+// ACLEntry is a rule about ordinary topics.
+type ACLEntry struct {
+	// Whom it is about: a username, or where the client gave none its client
+	// identifier; "" is everyone.
+	Username string `key:"username"`
+	// A topic filter. A level %u stands for the client's own username, %c for its
+	// client identifier. As in MQTT, one that begins with a wildcard does not speak of
+	// topics that begin with $.
+	Filter string `key:"filter"`
+	// deny, read (subscribe and receive), write (publish) or readwrite.
+	Access string `key:"access"`
 }
 
 // AuthFromFile is auth.mode file.

@@ -21,9 +21,9 @@ var source string
 const exampleHead = `# Heartline's configuration: every key with its default and what it means.
 #
 # A key can also be set in the environment as HEARTLINE_ and its path in capitals:
-# delivery.ack_window is HEARTLINE_DELIVERY_ACK_WINDOW (the list fallback.apns.apps
-# is JSON there). A flag wins over the environment, the environment over this file,
-# and this file over the default. TOML and JSON files hold the same keys.
+# delivery.ack_window is HEARTLINE_DELIVERY_ACK_WINDOW (a list, as auth.acl, is JSON
+# there). A flag wins over the environment, the environment over this file, and this
+# file over the default. TOML and JSON files hold the same keys.
 #
 # Durations have a unit (500ms, 5s, 10m, 24h), and so have sizes (512KiB, 1MiB).
 # Secrets are never in this file: a key that ends in _file names the file that holds

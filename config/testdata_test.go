@@ -78,6 +78,8 @@ auth:
   file: {path: users.yaml}
   jwt: {jwks_file: jwks.json, public_key_file: "", secret_file: "", issuer: "https://id.example.com", audience: heartline}
   http: {url: "https://auth.example.com/mqtt", timeout: 1s}
+  acl: [{username: alice, filter: "private/%u/#", access: readwrite}, {username: "", filter: "private/#", access: deny}]
+  obscure_refusals: true
 delivery:
   ack: displayed
   ack_window: 5s

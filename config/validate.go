@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -35,7 +36,7 @@ type rule struct {
 
 func (c *Config) check(unreadable map[string]bool) []Finding {
 	var out []Finding
-	for _, r := range append(rules(), appRules(c)...) {
+	for _, r := range slices.Concat(rules(), aclRules(c), appRules(c)) {
 		if anyOf(unreadable, append(r.needs, r.key)) {
 			continue
 		}
@@ -208,6 +209,44 @@ func rules() []rule {
 		word("log.level", func(c c) string { return c.Log.Level }, "debug", "info", "warn", "error"),
 		word("log.format", func(c c) string { return c.Log.Format }, FormatText, FormatJSON),
 	}
+}
+
+// aclRules are those of auth.acl, an entry each.
+func aclRules(c *Config) []rule {
+	var out []rule
+	for i, e := range c.Auth.ACL {
+		at := fmt.Sprintf("auth.acl[%d].", i)
+		for _, r := range []rule{
+			{at + "filter", nil, func(*Config) (string, any) { return aclFilter(e.Filter) }},
+			{at + "filter", []string{"mqtt.topic_prefix"}, func(c *Config) (string, any) {
+				below := e.Filter == c.MQTT.TopicPrefix || strings.HasPrefix(e.Filter, c.MQTT.TopicPrefix+"/")
+				return unless(!below, "must not be below mqtt.topic_prefix ("+c.MQTT.TopicPrefix+"), where devices and services have their own topics", e.Filter)
+			}},
+			word(at+"access", func(*Config) string { return e.Access }, AccessDeny, AccessRead, AccessWrite, AccessReadWrite),
+		} {
+			r.needs = append(r.needs, "auth.acl")
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// aclFilter: a topic filter as MQTT has it, in which %u and %c are levels.
+func aclFilter(f string) (string, any) {
+	if strings.HasPrefix(f, "$share/") {
+		return "must be without $share: an entry holds for shared subscriptions as for others", f
+	}
+	levels := strings.Split(f, "/")
+	for i, l := range levels {
+		switch {
+		case l == "#" && i == len(levels)-1, l == "+", l == "%u", l == "%c":
+		case strings.ContainsAny(l, "+#"): // [MQTT-4.7.1-1] [MQTT-4.7.1-2]
+			return "must be a topic filter: + and # are levels of their own, and # is the last", f
+		case strings.Contains(l, "%u"), strings.Contains(l, "%c"):
+			return "must have %u and %c as levels of their own", f
+		}
+	}
+	return unless(f != "" && len(f) <= 65535, "must be a topic filter of 1 to 65535 bytes", f) // [MQTT-4.7.3-1] [MQTT-4.7.3-3]
 }
 
 // appRules are those of the list, an entry each.

@@ -36,6 +36,9 @@ func TestRules(t *testing.T) {
 		c.Fallback.APNs.Apps = append(c.Fallback.APNs.Apps, config.APNsApp{Topic: "com.example.app", KeyFile: "AuthKey.p8", KeyID: "ABC123DEFG", TeamID: "TEAM123456"})
 		return &c.Fallback.APNs.Apps[len(c.Fallback.APNs.Apps)-1]
 	}
+	acl := func(c c, filter, access string) {
+		c.Auth.ACL = append(c.Auth.ACL, config.ACLEntry{Filter: filter, Access: access})
+	}
 	jwt := func(c c) { c.Auth.Mode, c.Auth.JWT.SecretFile = "jwt", "password" }
 	file := func(c c) { c.Auth.Mode, c.Auth.File.Path = "file", "users.yaml" }
 
@@ -126,6 +129,23 @@ func TestRules(t *testing.T) {
 		{func(c c) { c.Auth.HTTP.URL = "https://a:b@auth.example.com" }, "auth.http.url: must not hold a user or a password, got https://[secret]@auth.example.com"},
 		{func(c c) { c.Auth.HTTP.Timeout = 0 }, "auth.http.timeout: must be from 1ms to 1m, got 0s"},
 
+		{func(c c) {
+			for _, f := range []string{"a", "a/+/b", "+/#", "%u/%c/#", "$SYS/#", "heartlines/x", "a//b", "100%"} {
+				acl(c, f, "deny")
+			}
+			acl(c, "a", "read")
+			acl(c, "a", "write")
+			acl(c, "a", "readwrite")
+		}, ""},
+		{func(c c) { acl(c, "a", "deny"); acl(c, "a", "rw") }, "auth.acl[1].access: must be deny, read, write or readwrite, got rw"},
+		{func(c c) { acl(c, "", "deny") }, `auth.acl[0].filter: must be a topic filter of 1 to 65535 bytes, got ""`},
+		{func(c c) { acl(c, "a/#/b", "deny") }, "auth.acl[0].filter: must be a topic filter: + and # are levels of their own, and # is the last, got a/#/b"},
+		{func(c c) { acl(c, "a/b+", "deny") }, "auth.acl[0].filter: must be a topic filter: + and # are levels of their own, and # is the last, got a/b+"},
+		{func(c c) { acl(c, "$share/g/a", "deny") }, "auth.acl[0].filter: must be without $share: an entry holds for shared subscriptions as for others, got $share/g/a"},
+		{func(c c) { acl(c, "user-%u/a", "deny") }, "auth.acl[0].filter: must have %u and %c as levels of their own, got user-%u/a"},
+		{func(c c) { acl(c, "heartline/devices/#", "deny") }, "auth.acl[0].filter: must not be below mqtt.topic_prefix (heartline), where devices and services have their own topics, got heartline/devices/#"},
+		{func(c c) { acl(c, "heartline", "deny") }, "auth.acl[0].filter: must not be below mqtt.topic_prefix (heartline), where devices and services have their own topics, got heartline"},
+
 		{func(c c) { c.Delivery.Ack = "read" }, "delivery.ack: must be received or displayed, got read"},
 		{func(c c) { c.Delivery.AckWindow = -time.Second }, "delivery.ack_window: must be from 1ms to 1h, got -1s"},
 		{func(c c) { c.Delivery.FallbackWindow = time.Second }, "delivery.fallback_window: must be longer than delivery.ack_window (3s), got 1s"},
@@ -205,9 +225,10 @@ func TestRules(t *testing.T) {
 		}
 	}
 
-	oneApp := config.Default()
-	app(oneApp)
-	keys := config.RuleKeys(oneApp)
+	one := config.Default()
+	app(one)
+	acl(one, "a", "deny")
+	keys := config.RuleKeys(one)
 	for i := range keys {
 		if name := ruleName(keys, i); !broken[name] {
 			t.Errorf("no row breaks the rule %s", name)
@@ -223,7 +244,7 @@ func ruleName(keys []string, i int) string {
 			n++
 		}
 	}
-	name := strings.Replace(keys[i], "apps[1]", "apps[0]", 1)
+	name := strings.NewReplacer("apps[1]", "apps[0]", "acl[1]", "acl[0]").Replace(keys[i])
 	return name + " #" + string(rune('1'+n))
 }
 
