@@ -37,10 +37,14 @@ type Heartline struct {
 }
 
 // Attach adds Heartline to a mochi server, before or after its Serve. Who may
-// connect stays with the server's own hooks where cfg.Auth.Mode is none; the
-// topics below cfg.MQTT.TopicPrefix are Heartline's. The listeners and the HTTP
+// connect, and who may use which ordinary topics, stays with the server's own hooks
+// where cfg.Auth.Mode is none; the topics below cfg.MQTT.TopicPrefix are Heartline's. The listeners and the HTTP
 // section of cfg are not used. Close it before the server.
 func Attach(server *mqtt.Server, cfg *config.Config) (*Heartline, error) {
+	if cfg.Auth.Mode == config.AuthNone && len(cfg.Auth.ACL) > 0 {
+		// mochi lets pass what any hook lets pass, so it would forbid nothing.
+		return nil, errors.New("auth.acl: must be empty where auth.mode is none, as the server's own hooks decide: give them the rules")
+	}
 	return attach(server, cfg, attachment{log: server.Log, foreign: cfg.Auth.Mode == config.AuthNone})
 }
 
@@ -86,6 +90,7 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 		MaxWaiting:   int(server.Options.Capabilities.ReceiveMaximum),
 		Authenticate: with.auth,
 		ForeignAuth:  with.foreign,
+		Access:       accessRules(cfg.Auth.ACL),
 	}, with.log)
 	if err := server.AddHook(h.hook, nil); err != nil {
 		return nil, fmt.Errorf("add the hook to the server: %w", err)
@@ -151,6 +156,17 @@ func (h *Heartline) closeParts(ctx context.Context) error {
 		errs = append(errs, h.outbox.Close())
 	}
 	return errors.Join(errs...)
+}
+
+func accessRules(entries []config.ACLEntry) (rules []hooks.AccessRule) {
+	for _, e := range entries {
+		rules = append(rules, hooks.AccessRule{
+			Username: e.Username, TopicFilter: e.Filter,
+			Read:  e.Access == config.AccessRead || e.Access == config.AccessReadWrite,
+			Write: e.Access == config.AccessWrite || e.Access == config.AccessReadWrite,
+		})
+	}
+	return rules
 }
 
 func deliveryOptions(cfg *config.Config) delivery.Options {

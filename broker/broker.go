@@ -106,6 +106,7 @@ func serverOptions(cfg *config.Config, log *slog.Logger) *mqtt.Options {
 	c.MaximumMessageExpiryInterval = 0
 	c.TopicAliasMaximum = 10 // as Mosquitto; the default has mochi make room for 65,535 on each connection
 	c.Compatibilities.NoInheritedPropertiesOnAck = true
+	c.Compatibilities.ObscureNotAuthorized = cfg.Auth.ObscureRefusals
 	c.MaximumSessionExpiryInterval = uint32(config.MaxTTL / time.Second) // a session lives as long as a notification may
 	return &mqtt.Options{
 		Capabilities:           c,

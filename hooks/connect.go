@@ -47,6 +47,9 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 
 // refuse answers a CONNECT: mochi closes without a CONNACK when OnConnect fails.
 func (h *Hook) refuse(cl *mqtt.Client, code packets.Code) error {
+	if code == packets.ErrNotAuthorized && cl.Properties.ProtocolVersion < 5 {
+		code = packets.Err3NotAuthorized // which mochi has for other codes, and not for this one
+	}
 	_ = h.server.SendConnack(cl, code, false, nil) // the connection is closed in any case
 	return code
 }
@@ -86,6 +89,10 @@ func (h *Hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 		c.identify(id)
 	}
 	cl.Properties.Username = []byte(c.identity.Account) // whose session it is, for OnSessionEstablish
+	if will := cl.Properties.Will; will.Flag != 0 && !h.access.writes(cl, will.TopicName) {
+		cl.Stop(h.refuse(cl, packets.ErrNotAuthorized)) // mochi's CONNACK would name the password
+		return false
+	}
 	return true
 }
 

@@ -31,9 +31,11 @@ type Options struct {
 	// Authenticate decides who a client is; nil takes every client for what it
 	// says (auth.mode: none).
 	Authenticate func(ctx context.Context, c auth.Credentials) (auth.Identity, error)
-	// ForeignAuth leaves the decision on connections to another hook of the
-	// server. It is for the plugin.
+	// ForeignAuth leaves the decision on connections and on ordinary topics to
+	// other hooks of the server. It is for the plugin.
 	ForeignAuth bool
+	// Access is the rules about ordinary topics.
+	Access []AccessRule
 }
 
 // Counters counts what nobody else can see. Read them at any time.
@@ -57,6 +59,7 @@ type Hook struct {
 	server *mqtt.Server
 	log    *slog.Logger
 	topics topics
+	access access
 
 	conns    sync.Map // *mqtt.Client → *conn
 	arrivals arrivals
@@ -70,7 +73,7 @@ type Hook struct {
 
 // New returns a hook for server that feeds core.
 func New(server *mqtt.Server, core *delivery.Core, opts Options, log *slog.Logger) *Hook {
-	h := &Hook{opts: opts, core: core, server: server, log: log, topics: topics{opts.TopicPrefix}}
+	h := &Hook{opts: opts, core: core, server: server, log: log, topics: topics{opts.TopicPrefix}, access: newAccess(opts.Access)}
 	h.order.Store(uint64(time.Now().UnixNano())) // after all that a store has kept
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	return h
@@ -214,26 +217,34 @@ func (h *Hook) OnClientExpired(cl *mqtt.Client) {
 	cl.ClearInflights()
 }
 
-// OnACLCheck guards the topics below the prefix. Everything else is ordinary MQTT.
+// OnACLCheck decides on subscriptions, and again at each delivery. mochi lets pass
+// what any of its hooks lets pass: in a server with hooks of its own, ordinary
+// topics are theirs alone, and this one says yes to a device's own topics only.
 func (h *Hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
 	if cl.Net.Inline {
 		return true
 	}
+	ours := h.topics.within(topic)
 	if write {
-		return true // OnPublish answers with a reason; a refusal here would cut a 3.1.1 client off
+		// OnPublish answers with a reason, and after a topic alias has been
+		// resolved; a refusal here would cut a 3.1.1 client off.
+		return ours || !h.opts.ForeignAuth
+	}
+	if !ours && !h.access.reads(cl, topic) {
+		return false
 	}
 	c := h.conn(cl)
 	if c == nil {
-		return true
+		return !h.opts.ForeignAuth
 	}
 	h.admit(c)
-	if h.opts.Authenticate == nil && !h.opts.ForeignAuth {
+	switch {
+	case h.opts.Authenticate == nil && !h.opts.ForeignAuth:
 		return true
+	case h.topics.overlaps(topic):
+		return c.device && (h.topics.covers(topic, cl.ID, kindNotifications) || h.topics.covers(topic, cl.ID, kindMessages))
 	}
-	if !h.topics.overlaps(topic) {
-		return true
-	}
-	return c.device && (h.topics.covers(topic, cl.ID, kindNotifications) || h.topics.covers(topic, cl.ID, kindMessages))
+	return !h.opts.ForeignAuth
 }
 
 func (h *Hook) String() string { return fmt.Sprintf("heartline hook below %s/", h.opts.TopicPrefix) }

@@ -13,12 +13,16 @@ import (
 // OnPublish takes what devices and backends publish below the prefix; nothing of
 // it is routed further. It is the last place before mochi acknowledges.
 func (h *Hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
-	if cl.Net.Inline || !h.topics.within(pk.TopicName) {
+	ours := h.topics.within(pk.TopicName)
+	if cl.Net.Inline || !ours && h.access.writes(cl, pk.TopicName) {
 		return pk, nil
 	}
 	c := h.conn(cl)
 	if c == nil {
 		return pk, packets.ErrRejectPacket
+	}
+	if !ours {
+		return pk, c.refuse(pk, refuse(packets.ErrNotAuthorized, "not allowed to publish to this topic"))
 	}
 	device, account, kind, ok := h.topics.parse(pk.TopicName)
 	switch {
@@ -109,8 +113,7 @@ func (c *conn) ingress(pk packets.Packet, account string) error {
 	return packets.ErrRejectPacket
 }
 
-// refuse answers a device's publish that is not taken: mochi is to do nothing more
-// with it.
+// refuse answers a publish that is not taken: mochi is to do nothing more with it.
 func (c *conn) refuse(pk packets.Packet, r refusal) error {
 	c.answer(ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos}, r, true)
 	return packets.ErrRejectPacket
@@ -131,8 +134,9 @@ func (c *conn) answer(a ack, r refusal, keepOpen bool) {
 
 // answerTo is a no: a reason code and a reason string in MQTT 5. MQTT 3.1.1 has no
 // word for it. A backend is cut off there, as [MQTT-3.3.5-2] leaves no other way
-// not to acknowledge (contract §3); for a device's own topics the publish is
-// acknowledged and counted, as tearing its channel down would cost more.
+// not to acknowledge (contract §3); for a device's own topics and for ordinary ones
+// the publish is acknowledged and counted, as tearing a channel down would cost
+// more.
 func (c *conn) answerTo(a *ack, r refusal, keepOpen bool) item {
 	h := c.hook
 	h.Counters.Refused.Add(1)

@@ -1,0 +1,140 @@
+package hooks_test
+
+import (
+	"fmt"
+	"testing"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/heartline-mqtt/heartline/hooks"
+	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
+)
+
+func withRules(rules ...hooks.AccessRule) func(*hooks.Options) {
+	return func(o *hooks.Options) { o.Access = rules }
+}
+
+// TestAccessToOrdinaryTopics: a subscription to what is forbidden is refused, and
+// what is forbidden of a wider one is kept back; a publish is refused in MQTT 5 and
+// dropped in MQTT 3.1.1, whose connection goes on.
+func TestAccessToOrdinaryTopics(t *testing.T) {
+	for _, version := range []byte{4, 5} {
+		t.Run(fmt.Sprint(version), func(t *testing.T) {
+			s := newSite(t, withRules(
+				hooks.AccessRule{Username: "anna", TopicFilter: "secret/#", Write: true},
+				hooks.AccessRule{Username: "ben", TopicFilter: "in/%u", Read: true, Write: true},
+				hooks.AccessRule{Username: "ben", TopicFilter: "in/#"},
+			))
+			anna := s.connect(version, rawmqtt.Connect{ID: "a", Username: "anna", Clean: true})
+			ben := s.connect(version, rawmqtt.Connect{ID: "b", Username: "ben", Clean: true})
+			refused := map[byte]byte{4: 0x80, 5: 0x87}[version]
+			codes, err := anna.Subscribe(1, 1, "secret/x", "secret/#", "$share/g/secret/x", "#")
+			must(t, err)
+			if fmt.Sprint(codes) != fmt.Sprint([]byte{refused, refused, refused, 1}) {
+				t.Errorf("SUBACK %x", codes)
+			}
+
+			must(t, anna.Publish(1, 1, "secret/x", []byte("kept back")))
+			must(t, anna.Publish(2, 1, "open", []byte("delivered")))
+			next(t, anna) // PUBACK
+			for {
+				pk := next(t, anna)
+				if pk.FixedHeader.Type == packets.Publish {
+					if pk.TopicName != "open" {
+						t.Errorf("delivered: %s", pk.TopicName)
+					}
+					break
+				}
+			}
+
+			watch := s.connect(5, rawmqtt.Connect{ID: "w", Username: "watch", Clean: true})
+			_, err = watch.Subscribe(1, 0, "in/#")
+			must(t, err)
+			for id, topicName := range []string{"in/anna", "in/ben"} {
+				for qos := byte(1); qos <= 2; qos++ {
+					must(t, ben.Publish(uint16(10*id)+uint16(qos), qos, topicName, nil))
+					want := byte(0)
+					if topicName == "in/anna" && version == 5 {
+						want = packets.ErrNotAuthorized.Code
+					}
+					if pk := next(t, ben); pk.ReasonCode != want || pk.PacketID != uint16(10*id)+uint16(qos) {
+						t.Errorf("%s at QoS %d: %+v, want code %x", topicName, qos, pk.FixedHeader, want)
+					}
+				}
+			}
+			if pk := next(t, watch); pk.TopicName != "in/ben" {
+				t.Errorf("%s was published", pk.TopicName)
+			}
+			if n := s.hook.Counters.Refused.Load(); n != 2 {
+				t.Errorf("%d publishes counted as refused", n)
+			}
+		})
+	}
+}
+
+// TestAccessByAlias: a topic alias does not lead past the rules. mochi asks about
+// the empty name.
+func TestAccessByAlias(t *testing.T) {
+	s := newSite(t, withRules(hooks.AccessRule{TopicFilter: "secret"}))
+	c := s.connect(5, rawmqtt.Connect{ID: "a", Clean: true})
+	for i, topicName := range []string{"secret", ""} {
+		must(t, c.Send(packets.Packet{
+			FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 1}, PacketID: uint16(i + 1), TopicName: topicName,
+			Properties: packets.Properties{TopicAlias: 1, TopicAliasFlag: true},
+		}))
+		if pk := next(t, c); pk.ReasonCode != packets.ErrNotAuthorized.Code {
+			t.Errorf("%q: PUBACK 0x%02x", topicName, pk.ReasonCode)
+		}
+	}
+}
+
+// TestAccessOfWill: mochi publishes a will without asking anyone.
+func TestAccessOfWill(t *testing.T) {
+	s := newSite(t, withRules(hooks.AccessRule{TopicFilter: "secret", Read: true}))
+	for version, want := range map[byte]byte{4: 5, 5: packets.ErrNotAuthorized.Code} {
+		c := dial(t, s.address, version)
+		if pk, err := c.Connect(rawmqtt.Connect{ID: "a", Clean: true, Keepalive: 60, WillTopic: "secret", WillPayload: "x"}); err != nil || pk.ReasonCode != want {
+			t.Errorf("version %d: CONNACK 0x%02x %v", version, pk.ReasonCode, err)
+		}
+		s.connect(version, rawmqtt.Connect{ID: "b", Clean: true, WillTopic: "open", WillPayload: "x"})
+	}
+}
+
+// TestPluginLeavesOrdinaryTopics: what another hook of the server forbids stays
+// forbidden, though mochi lets pass what any hook lets pass.
+func TestPluginLeavesOrdinaryTopics(t *testing.T) {
+	s := newSite(t, func(o *hooks.Options) { o.ForeignAuth = true })
+	must(t, s.server.AddHook(&guard{}, nil))
+	c := s.connect(5, rawmqtt.Connect{ID: "phone", Username: "anna", Clean: true})
+	codes, err := c.Subscribe(1, 1, "secret", "open", topicOf("phone", "notifications"))
+	must(t, err)
+	if want := []byte{packets.ErrNotAuthorized.Code, 1, 1}; string(codes) != string(want) {
+		t.Errorf("SUBACK %x, want %x", codes, want)
+	}
+	must(t, c.Publish(1, 1, "secret", nil))
+	if pk := next(t, c); pk.ReasonCode != packets.ErrNotAuthorized.Code {
+		t.Errorf("PUBACK 0x%02x", pk.ReasonCode)
+	}
+	must(t, c.Publish(2, 1, "open", nil))
+	for range 2 {
+		if pk := next(t, c); pk.ReasonCode != 0 {
+			t.Errorf("got %+v", pk)
+		}
+	}
+	must(t, c.Publish(3, 1, topicOf("phone", "state"), []byte(`{"app":"background"}`)))
+	if pk := next(t, c); pk.ReasonCode != 0 {
+		t.Errorf("the device's own topic: 0x%02x", pk.ReasonCode)
+	}
+}
+
+// guard is someone's hook that lets everyone in, and lets pass the topic `open`.
+type guard struct{ mqtt.HookBase }
+
+func (*guard) ID() string { return "guard" }
+
+func (*guard) Provides(b byte) bool { return b == mqtt.OnConnectAuthenticate || b == mqtt.OnACLCheck }
+
+func (*guard) OnConnectAuthenticate(*mqtt.Client, packets.Packet) bool { return true }
+
+func (*guard) OnACLCheck(_ *mqtt.Client, topic string, _ bool) bool { return topic == "open" }
