@@ -2,10 +2,12 @@ package listener
 
 import (
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,9 +36,10 @@ type Conn struct {
 	closed  atomic.Bool
 	read    bool // mochi has read the CONNECT
 	wmu     sync.Mutex
-	written bool  // a first packet, which is the CONNACK
-	last    bool  // the last packet has been written
-	cause   error // why we ended it, nil if we did not
+	written bool   // a first packet, which is the CONNACK
+	early   []byte // whole packets that wait for the CONNACK
+	last    bool   // the last packet has been written
+	cause   error  // why we ended it, nil if we did not
 }
 
 // RemoteAddr is the peer's address.
@@ -150,6 +153,11 @@ func (c *Conn) Write(b []byte) (int, error) {
 		return 0, nil
 	}
 	size := len(b)
+	if !c.written {
+		if b = c.connackFirst(b); len(b) == 0 {
+			return size, nil
+		}
+	}
 	if c.base.queued() > c.front.options.WriteQueue {
 		// [MQTT-4.3.1-1]: at most once. mochi may have put several into one write.
 		var dropped int
@@ -167,6 +175,33 @@ func (c *Conn) Write(b []byte) (int, error) {
 		return 0, err
 	}
 	return size, nil
+}
+
+// connackFirst keeps packets until the CONNACK goes ahead of them: it is the first
+// that a server sends [MQTT-3.2.0-1]. mochi makes a client known, to publishers and
+// to a connection that takes its session over, before it answers it.
+func (c *Conn) connackFirst(b []byte) []byte {
+	c.early = append(c.early, b...)
+	for at := 0; at < len(c.early); {
+		size, n := binary.Uvarint(c.early[at+1:])
+		end := at + 1 + n + int(size)
+		if n <= 0 || end > len(c.early) {
+			b, c.early = c.early, nil // no packet of ours; not for us to judge
+			return b
+		}
+		switch c.early[at] >> 4 {
+		case packets.Connack:
+			b = slices.Concat(c.early[at:end], c.early[:at], c.early[end:])
+			c.early = nil
+			return b
+		case packets.Disconnect:
+			// Taken over before it was answered. There is no CONNACK for that.
+			c.early, c.last = nil, true
+			return nil
+		}
+		at = end
+	}
+	return nil
 }
 
 // cut ends the connection after a write has failed.

@@ -121,6 +121,39 @@ func TestViolationIsAnsweredAfterWhatCameBefore(t *testing.T) {
 	eventually(t, "counted", func() bool { return l.Stats().Malformed[Malformed{"SUBSCRIBE", "no_filters"}] == 1 })
 }
 
+// mochi makes a client known before it answers its CONNECT, and a publisher or a
+// connection that takes over may come in between.
+func TestConnackIsFirst(t *testing.T) {
+	publish := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Publish}, TopicName: "t", Payload: []byte("early")}
+	t.Run("then what came before it", func(t *testing.T) {
+		h := &hook{onConnect: func(cl *mqtt.Client, _ packets.Packet) error {
+			return errors.Join(cl.WritePacket(publish), cl.WritePacket(publish))
+		}}
+		_, l := ours(t, h, Options{})
+		c := dial(t, l.Address(), false)
+		c.connect("id")
+		for range 2 {
+			if p, err := c.packet(patience); err != nil || p[0] != 0x30 || !bytes.HasSuffix(p, publish.Payload) {
+				t.Errorf("%x, %v; want the PUBLISH", p, err)
+			}
+		}
+		c.ping()
+	})
+	t.Run("or nothing", func(t *testing.T) {
+		h := &hook{onConnect: func(cl *mqtt.Client, _ packets.Packet) error {
+			bye := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Disconnect}, ProtocolVersion: 5, ReasonCode: packets.ErrSessionTakenOver.Code}
+			defer cl.Stop(packets.ErrSessionTakenOver)
+			return errors.Join(cl.WritePacket(publish), cl.WritePacket(bye))
+		}}
+		_, l := ours(t, h, Options{})
+		c := dial(t, l.Address(), true)
+		c.send(connectPacket("id", true)...)
+		if !c.gone(patience) {
+			t.Error("told something else")
+		}
+	})
+}
+
 // The client is still sending when it is refused: closing the socket then would
 // reset it, and the client would not learn why.
 func TestReasonArrivesWhileTheClientSends(t *testing.T) {
