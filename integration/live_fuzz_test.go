@@ -48,12 +48,14 @@ func FuzzLive(f *testing.F) {
 			l = startLive(t)
 		}
 		l.inputs++
+		defer func() {
+			if t.Failed() { // the next input is to find a sound one
+				l.close(t)
+				l = nil
+			}
+		}()
 		l.play(t, input)
 		l.check(t)
-		if t.Failed() { // the next input is to find a sound one
-			l.close(t)
-			l = nil
-		}
 	})
 }
 
@@ -141,6 +143,7 @@ func (l *live) close(t testing.TB) {
 // check sees whether the two have done any harm.
 func (l *live) check(t *testing.T) {
 	t.Helper()
+	l.quiet(t) // a CONNECT of theirs that is still on its way would take over from the next
 	// Their sessions end, so that the next input finds none.
 	for _, id := range liveIDs {
 		c, err := rawmqtt.Dial(l.broker.MQTTAddr(), 5)
@@ -158,10 +161,15 @@ func (l *live) check(t *testing.T) {
 	if n := l.panics(t); n > 0 {
 		t.Errorf("%d panics were recovered:\n%s", n, l.log)
 	}
+	l.quiet(t)
+}
+
+// quiet waits until the server has no goroutine left from what was.
+func (l *live) quiet(t *testing.T) {
+	t.Helper()
 	for deadline := time.Now().Add(serviceTime); runtime.NumGoroutine() > l.goroutines; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Errorf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), l.goroutines, stacks())
-			return
+			t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), l.goroutines, stacks())
 		}
 	}
 }
