@@ -7,7 +7,7 @@ GOLANGCI_LINT ?= $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lin
 FUZZTIME ?= 30s
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench bench-compare bench-outstanding bench-storm faults fuzz fresh example web
+.PHONY: build test lint fmt demo dev bench bench-compare bench-outstanding bench-storm faults siege fuzz fresh example web
 
 ## build: the program, ./heartline
 build: web
@@ -56,6 +56,10 @@ bench-storm:
 faults:
 	HEARTLINE_FAULTS=full $(GO) test -count 1 -timeout 60m -parallel 4 -v ./integration/faults
 	$(GO) test $(RACE) -count 1 -timeout 30m -v -run 'Kill|Fault|Crash' ./integration ./delivery/outbox/...
+
+## siege: thousands of clients that mean harm, and what becomes of the others; takes minutes
+siege:
+	$(GO) run ./integration/siege
 
 # Each new input is made smaller for up to a minute unless told otherwise, and
 # nothing else is tried meanwhile.
