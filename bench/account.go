@@ -12,12 +12,12 @@ import (
 
 // account is what was sent, to whom, and what became of it.
 type account struct {
-	run     uint32
-	start   time.Time // what times are counted from
-	begun   int64     // when sending did; written before the senders are started
-	offline []bool    // by device: what is accepted for it is kept
-	lanes   []*lane
-	shards  []shard
+	run    uint32
+	start  time.Time // what times are counted from
+	begun  int64     // when sending did; written before the senders are started
+	kept   []bool    // by device: what is accepted for it may stay with the broker
+	lanes  []*lane
+	shards []shard
 	// closeLoop has a lane told of each delivery.
 	closeLoop bool
 	// from and to are the times, in ns since start, between which a message has to be
@@ -26,7 +26,7 @@ type account struct {
 }
 
 func newAccount(run uint32, devices, lanes int, closeLoop bool) *account {
-	a := &account{run: run, start: time.Now(), offline: make([]bool, devices), closeLoop: closeLoop}
+	a := &account{run: run, start: time.Now(), kept: make([]bool, devices), closeLoop: closeLoop}
 	a.to.Store(math.MaxInt64)
 	for i := range lanes {
 		l := &lane{index: i, first: i * max(1, devices/lanes), devices: devices, wake: make(chan struct{}, 1)}
@@ -68,9 +68,10 @@ type shard struct {
 type counts struct {
 	sent       int64
 	accepted   int64
-	kept       int64 // accepted, for devices that are offline
+	due        int64 // accepted, for devices that are to get it
 	refused    int64
 	delivered  int64 // each once
+	came       int64 // of them, to devices that are to get it
 	duplicated int64
 	repeated   int64 // copies for devices that never acknowledge, which ask for them
 	outOfOrder int64
@@ -81,9 +82,10 @@ type counts struct {
 func (c *counts) add(o counts) {
 	c.sent += o.sent
 	c.accepted += o.accepted
-	c.kept += o.kept
+	c.due += o.due
 	c.refused += o.refused
 	c.delivered += o.delivered
+	c.came += o.came
 	c.duplicated += o.duplicated
 	c.repeated += o.repeated
 	c.outOfOrder += o.outOfOrder
@@ -197,8 +199,8 @@ func (a *account) answered(l *lane, answers []answer, at int64) {
 			continue
 		}
 		s.accepted++
-		if a.offline[l.device(w.seq)] {
-			s.kept++
+		if !a.kept[l.device(w.seq)] {
+			s.due++
 		}
 		mark(&l.chunk(w.seq).accepted, w.seq)
 		if a.counted(w.due) {
@@ -250,6 +252,9 @@ func (a *account) arrived(in *inbox, payload []byte, at int64) {
 		in.order[m.lane] = m.seq + 1
 	}
 	s.delivered++
+	if !a.kept[in.device] {
+		s.came++
+	}
 	s.last = max(s.last, at)
 	if a.counted(m.intended) {
 		record(s.delivery, at-m.intended)

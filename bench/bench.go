@@ -9,6 +9,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"net"
+	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,6 +23,10 @@ const (
 	ModeTopics = "topics"
 	// ModeNotifications is notifications over MQTT (contract §3).
 	ModeNotifications = "notifications"
+	// ModeHTTP is a POST /v1/notifications for each (contract §4).
+	ModeHTTP = "http"
+	// ModeBatch is one POST /v1/notifications/batch of each publisher, a line for each.
+	ModeBatch = "batch"
 )
 
 // Until when a message is in flight.
@@ -34,6 +40,9 @@ type Options struct {
 	Address     string      // of the broker, host:port
 	TLS         *tls.Config // nil: plain TCP
 	Version     byte        // of MQTT: 4 (3.1.1) or 5
+	API         *url.URL    // with ModeHTTP and ModeBatch
+	APITLS      *tls.Config // with https
+	APIToken    string
 	Mode        string
 	TopicPrefix string // of Heartline's own topics
 	Prefix      string // what identifiers of clients begin with
@@ -79,6 +88,19 @@ func (o *Options) keepalive() uint16 { return uint16(o.Keepalive / time.Second) 
 // keepsSessions says whether a device's session is to outlive its connection.
 func (o *Options) keepsSessions() bool { return o.Offline > 0 || o.Storm > 0 }
 
+func modes() []string { return []string{ModeNotifications, ModeTopics, ModeHTTP, ModeBatch} }
+
+func (o *Options) overHTTP() bool { return o.Mode == ModeHTTP || o.Mode == ModeBatch }
+
+// lanes are the senders that send in order: over HTTP, one call at a time, each
+// publisher has as many as it has calls under way.
+func (o *Options) lanes() int {
+	if o.Mode == ModeHTTP {
+		return o.Publishers * o.Inflight
+	}
+	return o.Publishers
+}
+
 func (o *Options) idleOnly() bool { return o.Publishers == 0 }
 
 func versionName(version byte) string {
@@ -99,7 +121,8 @@ func (o *Options) Validate() error {
 	_, _, err := net.SplitHostPort(o.Address)
 	check(err == nil, "--server: must name a host and a port, got %q", o.Address)
 	check(o.Version == version311 || o.Version == version5, "--mqtt-version: must be 3.1.1 or 5")
-	check(o.Mode == ModeTopics || o.Mode == ModeNotifications, "--mode: must be %s or %s, got %q", ModeTopics, ModeNotifications, o.Mode)
+	check(slices.Contains(modes(), o.Mode), "--mode: must be one of %s, got %q", strings.Join(modes(), ", "), o.Mode)
+	check(!o.overHTTP() || o.API != nil && o.API.Host != "", "--http: name the API with this mode")
 	check(o.Window == WindowAccepted || o.Window == WindowDelivered, "--window: must be %s or %s, got %q", WindowAccepted, WindowDelivered, o.Window)
 	check(o.Window == WindowAccepted || o.Offline == 0, "--window delivered: would wait for the devices of --offline; leave one of them out")
 	check(o.Prefix != "" && len(o.Prefix) <= 64 && !strings.ContainsAny(o.Prefix, "/+#~\"\\"), "--prefix: must be 1 to 64 characters without / + # ~ \" and \\, got %q", o.Prefix)
@@ -118,7 +141,9 @@ func (o *Options) Validate() error {
 	check(o.Patience > 0, "--patience: must be more than 0, got %s", o.Patience)
 	check(o.Dialers >= 1, "--dialers: must be 1 or more, got %d", o.Dialers)
 	check(!o.Return || o.Offline > 0, "--return: no device is offline; say how many with --offline")
-	smallest := (&run{o: o}).smallestPayload()
+	none := *o
+	none.Payload = 0
+	smallest := (&run{o: &none}).smallestPayload()
 	check(o.Payload >= smallest && o.Payload <= 1<<20, "--payload: must be %d to %d bytes with this mode, got %d", smallest, 1<<20, o.Payload)
 	check(o.Mode == ModeTopics || o.Payload <= 2048, "--payload: title and body of a notification are at most 2048 bytes, got %d", o.Payload)
 	return errors.Join(all...)
@@ -126,13 +151,13 @@ func (o *Options) Validate() error {
 
 // run is one run under way.
 type run struct {
-	o          *Options
-	dialer     *net.Dialer
-	account    *account
-	devices    []*device
-	publishers []*publisher
-	serving    sync.WaitGroup // goroutines of devices and publishers
-	back       sync.WaitGroup // devices that a storm has sent away
+	o       *Options
+	dialer  *net.Dialer
+	account *account
+	devices []*device
+	senders []sender
+	serving sync.WaitGroup // goroutines of devices and publishers
+	back    sync.WaitGroup // devices that a storm has sent away
 
 	mu      sync.Mutex
 	dropped int64
@@ -172,14 +197,24 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		o.Progress = func(string, ...any) {}
 	}
 	r := &run{o: &o, dialer: &net.Dialer{KeepAlive: -1}}
-	r.account = newAccount(rand.Uint32(), o.Devices, o.Publishers, o.Window == WindowDelivered)
+	r.account = newAccount(rand.Uint32(), o.Devices, o.lanes(), o.Window == WindowDelivered)
 	for i := range o.Devices {
 		r.devices = append(r.devices, r.newDevice(i))
 	}
-	for i := range o.Publishers {
-		r.publishers = append(r.publishers, r.newPublisher(i, r.account.lanes[i]))
+	for i := range o.lanes() {
+		r.senders = append(r.senders, r.newSender(i))
 	}
 	return r.do(ctx)
+}
+
+func (r *run) newSender(i int) sender {
+	switch r.o.Mode {
+	case ModeHTTP:
+		return r.newCaller(i)
+	case ModeBatch:
+		return r.newBatch(i)
+	}
+	return r.newPublisher(i)
 }
 
 func (r *run) newDevice(i int) *device {
@@ -196,24 +231,28 @@ func (r *run) newDevice(i int) *device {
 	}
 	// Shares are spread evenly: of every so many devices one is.
 	spread := func(share float64) bool { return int(float64(i+1)*share) > int(float64(i)*share) }
-	r.account.offline[i] = spread(o.Offline)
-	d.silent = !r.account.offline[i] && spread(o.Silent)
+	d.offline = spread(o.Offline)
+	d.silent = !d.offline && spread(o.Silent)
+	r.account.kept[i] = d.offline || d.silent // a broker may stop sending to who never acknowledges
 	return d
 }
 
 // payload is made of a message's stamp, with what its mode needs around it, and
 // filled up.
 func (r *run) appendPayload(b []byte, d *device, s stamp) []byte {
+	end := len(b) + r.o.Payload
 	if r.o.Mode == ModeTopics {
-		b = appendStamp(b, s)
-		return fillUp(b, r.o.Payload)
+		return fillUp(appendStamp(b, s), end)
+	}
+	b = append(b, '{')
+	if r.o.overHTTP() {
+		b = append(append(append(b, `"account":"`...), cmp.Or(r.o.Username, d.id)...), `",`...)
 	}
 	if r.o.Username != "" { // one account has them all
-		b = append(append(append(b, `{"devices":["`...), d.id...), `"],"title":"bench","body":"`...)
-	} else {
-		b = append(b, `{"title":"bench","body":"`...)
+		b = append(append(append(b, `"devices":["`...), d.id...), `"],`...)
 	}
-	b = fillUp(appendStamp(b, s), r.o.Payload-2)
+	b = append(b, `"title":"bench","body":"`...)
+	b = fillUp(appendStamp(b, s), end-2)
 	return append(b, `"}`...)
 }
 
@@ -221,10 +260,10 @@ func (r *run) smallestPayload() int {
 	return len(r.appendPayload(nil, &device{link: link{id: r.o.Prefix + "-000000"}}, stamp{}))
 }
 
-func fillUp(b []byte, size int) []byte {
+func fillUp(b []byte, end int) []byte {
 	const x = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
-	for len(b) < size {
-		b = append(b, x[:min(len(x), size-len(b))]...)
+	for len(b) < end {
+		b = append(b, x[:min(len(x), end-len(b))]...)
 	}
 	return b
 }
@@ -236,7 +275,7 @@ func (r *run) do(ctx context.Context) (_ *Result, err error) {
 		for _, d := range r.devices {
 			d.leave()
 		}
-		for _, p := range r.publishers {
+		for _, p := range r.senders {
 			p.leave()
 		}
 		r.serving.Wait()
@@ -245,7 +284,7 @@ func (r *run) do(ctx context.Context) (_ *Result, err error) {
 	var offline []*device
 	var online []*device
 	for _, d := range r.devices {
-		if r.account.offline[d.inbox.device] {
+		if d.offline {
 			offline = append(offline, d)
 		} else {
 			online = append(online, d)
@@ -343,8 +382,8 @@ func (r *run) heartbeats(ctx context.Context, online []*device) {
 		for i := n; i < len(online); i += ticks {
 			online[i].ping()
 		}
-		for i := n; i < len(r.publishers); i += ticks {
-			r.publishers[i].ping()
+		for i := n; i < len(r.senders); i += ticks {
+			r.senders[i].ping()
 		}
 	}
 }
@@ -386,18 +425,16 @@ func (r *run) moment() moment {
 // load sends, and waits until what was sent has arrived.
 func (r *run) load(ctx context.Context, res *Result, online []*device) error {
 	var connecting sync.WaitGroup
-	errs := make([]error, len(r.publishers))
-	for i, p := range r.publishers {
+	errs := make([]error, len(r.senders))
+	for i, p := range r.senders {
 		connecting.Go(func() { errs[i] = p.connect(ctx) })
 	}
 	connecting.Wait()
-	for i, p := range r.publishers {
-		if errs[i] == nil {
-			r.serving.Go(p.receive)
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := firstOf(errs); err != nil {
 		return err
+	}
+	for _, p := range r.senders {
+		r.serving.Go(p.receive)
 	}
 
 	r.o.Progress("sending")
@@ -407,13 +444,15 @@ func (r *run) load(ctx context.Context, res *Result, online []*device) error {
 		r.account.to.Store(r.account.begun + int64(r.o.Warmup+r.o.Duration))
 	}
 	from := r.moment()
+	load, failed := context.WithCancelCause(ctx) // ends with the first sender that fails
+	defer failed(nil)
 	stop := make(chan struct{})
 	var sending sync.WaitGroup
 	sent := make(chan struct{})
-	for i, p := range r.publishers {
+	for i, p := range r.senders {
 		sending.Go(func() {
 			if errs[i] = p.send(stop); errs[i] != nil {
-				r.o.Progress("%v", errs[i])
+				failed(errs[i])
 			}
 		})
 	}
@@ -426,18 +465,18 @@ func (r *run) load(ctx context.Context, res *Result, online []*device) error {
 	var err error
 	var to moment
 	if r.o.Duration > 0 {
-		if err = wait(ctx, r.o.Warmup); err == nil {
+		if err = wait(load, r.o.Warmup); err == nil {
 			from = r.moment()
-			err = wait(ctx, r.o.Duration)
+			err = wait(load, r.o.Duration)
 			to = r.moment()
 		}
 	} else {
-		err = r.until(ctx, sent, func() bool { return false })
+		err = r.until(load, sent, func() bool { return false })
 	}
 	close(stop)
 	<-sent
 	res.Storms = <-storms
-	if err := errors.Join(append(errs, err)...); err != nil {
+	if err := cmp.Or(context.Cause(load), err, firstOf(errs)); err != nil {
 		return err
 	}
 
@@ -462,6 +501,15 @@ func (r *run) load(ctx context.Context, res *Result, online []*device) error {
 	delivery, accept, lag := r.account.histograms()
 	res.Delivery, res.Accept, res.Lag = newLatency(delivery), newLatency(accept), newLatency(lag)
 	return nil
+}
+
+// firstOf is the first error; the others are mostly the same.
+func firstOf(errs []error) error {
+	i := slices.IndexFunc(errs, func(err error) bool { return err != nil })
+	if i < 0 {
+		return nil
+	}
+	return errs[i]
 }
 
 // until waits until done is closed or reached, and gives up where nothing has
@@ -494,13 +542,13 @@ func (r *run) until(ctx context.Context, done <-chan struct{}, reached func() bo
 // settled says whether the broker has answered everything, and everything has come
 // that is to come.
 func (r *run) settled() bool {
-	for _, p := range r.publishers {
+	for _, p := range r.senders {
 		if p.underWay() > 0 {
 			return false
 		}
 	}
 	c, _ := r.account.counts()
-	return c.delivered >= c.accepted-c.kept
+	return c.came >= c.due
 }
 
 // startStorms has all devices reconnect at once, again and again until stop.
@@ -547,6 +595,11 @@ func (r *run) startStorms(ctx context.Context, online []*device, stop <-chan str
 
 // comeBack connects the devices that were offline, all at once.
 func (r *run) comeBack(ctx context.Context, res *Result, offline []*device) error {
+	missing := func() (n int64) {
+		r.account.missing(func(i int) bool { return r.devices[i].offline }, func(*lane, uint64) { n++ })
+		return n
+	}
+	kept := missing()
 	before, _ := r.account.counts()
 	r.o.Progress("%d devices come back", len(offline))
 	begun, at := time.Now(), r.account.now()
@@ -554,7 +607,6 @@ func (r *run) comeBack(ctx context.Context, res *Result, offline []*device) erro
 	var mu sync.Mutex
 	var connecting sync.WaitGroup
 	for _, d := range offline {
-		r.account.offline[d.inbox.device] = false
 		connecting.Add(1)
 		r.serving.Go(func() {
 			_, ok := d.reconnect(ctx)
@@ -570,7 +622,7 @@ func (r *run) comeBack(ctx context.Context, res *Result, offline []*device) erro
 	connecting.Wait()
 	err := r.until(ctx, nil, func() bool {
 		c, _ := r.account.counts()
-		return c.delivered-before.delivered >= before.kept
+		return c.delivered-before.delivered >= kept && missing() == 0
 	})
 	after, last := r.account.counts()
 	res.Return = &Storm{
@@ -582,9 +634,10 @@ func (r *run) comeBack(ctx context.Context, res *Result, offline []*device) erro
 
 // finish settles the account.
 func (r *run) finish(res *Result) {
-	r.account.missing(func(i int) bool { return r.account.offline[i] }, func(*lane, uint64) { res.Totals.Kept++ })
 	c, _ := r.account.counts()
-	r.account.missing(func(i int) bool { return !r.account.offline[i] }, func(l *lane, seq uint64) {
+	stays := func(i int) bool { return r.devices[i].silent || r.devices[i].offline && !r.o.Return }
+	r.account.missing(stays, func(*lane, uint64) { res.Totals.Kept++ })
+	r.account.missing(func(i int) bool { return !stays(i) }, func(l *lane, seq uint64) {
 		if res.Totals.Lost++; res.Totals.Lost <= 5 {
 			res.Lost = append(res.Lost, fmt.Sprintf("message %d of publisher %d, for device %s", seq, l.index, r.devices[l.device(seq)].id))
 		}

@@ -147,10 +147,11 @@ func (l *link) ping() {
 type device struct {
 	link
 	inbox
-	filter string       // what it subscribes to
-	target string       // what publishers publish to, to reach it
-	storms atomic.Int64 // reconnects that were ordered
-	acks   []byte
+	filter  string // what it subscribes to
+	target  string // what publishers publish to, to reach it
+	offline bool
+	storms  atomic.Int64 // reconnects that were ordered
+	acks    []byte
 }
 
 // connect connects and subscribes.

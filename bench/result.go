@@ -52,7 +52,7 @@ type Totals struct {
 	Refused    int64 `json:"refused"`
 	Unanswered int64 `json:"unanswered"`
 	Delivered  int64 `json:"delivered"`
-	Kept       int64 `json:"kept"` // accepted for devices that are offline
+	Kept       int64 `json:"kept"` // accepted for devices that are offline or never acknowledge, and not delivered
 	Lost       int64 `json:"lost"`
 	Duplicated int64 `json:"duplicated"`
 	Repeated   int64 `json:"repeated"` // copies for devices that never acknowledge
@@ -135,7 +135,7 @@ func (r *Result) Print(w io.Writer) {
 		t := r.Totals
 		fmt.Fprintln(w)
 		line("sent", "%d: %d accepted, %d refused, %d unanswered", t.Sent, t.Accepted, t.Refused, t.Unanswered)
-		line("delivered", "%d; %d kept for devices that are offline", t.Delivered, t.Kept)
+		line("delivered", "%d; %d kept for devices that are offline or do not acknowledge", t.Delivered, t.Kept)
 		line("lost", "%d", t.Lost)
 		line("duplicated", "%d, and %d more to devices that never acknowledge", t.Duplicated, t.Repeated)
 		line("out of order", "%d", t.OutOfOrder)

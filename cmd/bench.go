@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,8 +23,9 @@ func (p *program) benchCommand() *cobra.Command {
 		Long: `Connects devices and publishers to a broker, has the publishers send, and accounts
 for every message: how fast, how late, lost, duplicated, out of order.
 
---mode says what is sent: notifications, to Heartline over MQTT; or topics, ordinary
-MQTT messages at QoS 1 to a topic of each device, to any broker.
+--mode says what is sent: notifications, to Heartline over MQTT; the same by http, a
+call for each, or as lines of one batch a publisher; or topics, ordinary MQTT
+messages at QoS 1 to a topic of each device, to any broker.
 
 With --rate each message has a time at which it is due, and its latency counts from
 then, whether or not it could be sent at that time: a server that stands still
@@ -41,8 +44,10 @@ beside the generator's own.`,
 	o := bench.Defaults()
 	server := f.String("server", defaultBroker, "`URL` of the broker: mqtt:// or mqtts://")
 	caFile := f.String("ca-file", "", "`file` with the CA (PEM) of the broker's certificate, beside the system's")
+	api := f.String("http", defaultServer, "`URL` of the HTTP API, with --mode http and batch")
+	tokenFile := f.String("token-file", "", "`file` with the bearer token for it")
 	version := f.String("mqtt-version", "5", "3.1.1 or 5")
-	f.StringVar(&o.Mode, "mode", o.Mode, "what is sent: notifications or topics")
+	f.StringVar(&o.Mode, "mode", o.Mode, "what is sent: notifications, topics, http or batch")
 	f.StringVar(&o.TopicPrefix, "topic-prefix", o.TopicPrefix, "the broker's mqtt.topic_prefix")
 	f.StringVar(&o.Prefix, "prefix", o.Prefix, "what the clients' identifiers begin with")
 	f.StringVar(&o.Username, "username", "", "of the devices, and their account; otherwise each is an account of its own")
@@ -54,8 +59,8 @@ beside the generator's own.`,
 	f.Float64Var(&o.Offline, "offline", 0, "`share` of the devices that are offline, 0 to 1")
 	f.Float64Var(&o.Silent, "silent", 0, "`share` of the devices online that never acknowledge")
 	f.IntVar(&o.Publishers, "publishers", o.Publishers, "how many; 0: the devices are connected, and idle")
-	f.IntVar(&o.Inflight, "inflight", o.Inflight, "messages of each publisher that may be under way")
-	f.StringVar(&o.Window, "window", o.Window, "until when a message is under way: accepted (the publisher has its PUBACK) or delivered (the device has it, too)")
+	f.IntVar(&o.Inflight, "inflight", o.Inflight, "messages of each publisher that may be under way; calls with --mode http")
+	f.StringVar(&o.Window, "window", o.Window, "until when a message is under way: accepted (the publisher has its answer) or delivered (the device has it, too)")
 	f.Float64Var(&o.Rate, "rate", 0, "messages a `second` in all; 0: as fast as it goes")
 	f.IntVar(&o.Payload, "payload", o.Payload, "`bytes` of each message")
 	f.IntVar(&o.Count, "count", 0, "messages in all")
@@ -80,7 +85,7 @@ beside the generator's own.`,
 		default:
 			return usagef("--mqtt-version: must be 3.1.1 or 5, got %q", *version)
 		}
-		if err := benchServer(&o, *server, *caFile); err != nil {
+		if err := benchServers(&o, *server, *api, *caFile); err != nil {
 			return usageError{err}
 		}
 		o.PublisherUsername = cmp.Or(o.PublisherUsername, o.Username)
@@ -96,6 +101,13 @@ beside the generator's own.`,
 				return usageError{err}
 			}
 			*w.to = []byte(password)
+		}
+		if *tokenFile != "" {
+			token, err := os.ReadFile(*tokenFile)
+			if err != nil {
+				return usageError{fmt.Errorf("--token-file: %w", err)}
+			}
+			o.APIToken = strings.TrimSpace(string(token))
 		}
 		if err := o.Validate(); err != nil {
 			return usageError{err}
@@ -116,21 +128,27 @@ beside the generator's own.`,
 	return cmd
 }
 
-// benchServer reads --server.
-func benchServer(o *bench.Options, server, caFile string) error {
+// benchServers reads --server and --http.
+func benchServers(o *bench.Options, server, api, caFile string) error {
+	trusted, err := trust(caFile)
+	if err != nil {
+		return err
+	}
+	if trusted == nil {
+		trusted = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
 	u, err := url.Parse(server)
 	if err != nil || u.Host == "" || u.Scheme != "mqtt" && u.Scheme != "mqtts" {
-		return usagef("--server: must be a URL that begins with mqtt:// or mqtts://, got %q", server)
+		return fmt.Errorf("--server: must be a URL that begins with mqtt:// or mqtts://, got %q", server)
 	}
-	port := cmp.Or(u.Port(), map[string]string{"mqtt": "1883", "mqtts": "8883"}[u.Scheme])
-	o.Address = net.JoinHostPort(u.Hostname(), port)
+	o.Address = net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), map[string]string{"mqtt": "1883", "mqtts": "8883"}[u.Scheme]))
 	if u.Scheme == "mqtts" {
-		if o.TLS, err = trust(caFile); err != nil {
-			return err
-		}
-		if o.TLS == nil {
-			o.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
-		}
+		o.TLS = trusted
 	}
+	o.API, err = url.Parse(api)
+	if err != nil || o.API.Scheme != "http" && o.API.Scheme != "https" || o.API.Host == "" {
+		return fmt.Errorf("--http: must be a URL that begins with http:// or https://, got %q", api)
+	}
+	o.APITLS = trusted
 	return nil
 }
