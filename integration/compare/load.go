@@ -17,6 +17,8 @@ type result struct {
 	Accepted   float64 `json:"accepted_per_s"`
 	Delivery   latency `json:"delivery"`
 	Accept     latency `json:"accept"`
+	Lag        latency `json:"lag"`
+	Connect    float64 `json:"connect_ms"`
 	Totals     struct {
 		Sent       int64 `json:"sent"`
 		Accepted   int64 `json:"accepted"`
@@ -39,8 +41,10 @@ type result struct {
 }
 
 type latency struct {
-	P50 float64 `json:"p50"`
-	P99 float64 `json:"p99"`
+	P50  float64 `json:"p50"`
+	P90  float64 `json:"p90"`
+	P99  float64 `json:"p99"`
+	P999 float64 `json:"p99_9"`
 }
 
 type usage struct {
@@ -54,6 +58,9 @@ func (p *program) load(ctx context.Context, s *server, flags ...string) (*result
 	args := append([]string{
 		"bench", "--json", "--server", "mqtt://" + s.mqtt, "--mode", s.mode, "--server-pid", strconv.Itoa(s.cmd.Process.Pid),
 	}, flags...)
+	if s.http != "" {
+		args = append(args, "--http", "http://"+s.http)
+	}
 	cmd := exec.CommandContext(ctx, p.generator, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

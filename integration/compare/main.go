@@ -37,6 +37,7 @@ type program struct {
 	others    []contestant
 	rounds    int
 	duration  time.Duration
+	backlog   int // of the outstanding section
 	report    *report
 	top       map[string][]*result // the rate section's, for those that build on it
 }
@@ -50,6 +51,12 @@ type section struct {
 func sections() []section {
 	return []section{
 		{"rate", (*program).rate},
+		{"half", (*program).half},
+		{"latency", (*program).latency},
+		{"idle", (*program).idle},
+		{"reconnect", (*program).reconnect},
+		{"outstanding", (*program).outstanding},
+		{"batch", (*program).batch},
 	}
 }
 
@@ -75,6 +82,7 @@ func run() error {
 	others := flag.Bool("others", true, "measure stores and brokers other than plain mochi, too")
 	rounds := flag.Int("rounds", 5, "rounds, for the medians")
 	duration := flag.Duration("duration", 5*time.Second, "of each measurement")
+	backlog := flag.Int("backlog", 1_000_000, "deliveries for others in the outstanding section")
 	page := flag.String("write", "", "Markdown `FILE` to write the tables into")
 	store := flag.String("mochi", "", "be a mochi broker with this `STORE` instead")
 	dir := flag.String("dir", "", "with -mochi: its data")
@@ -88,7 +96,7 @@ func run() error {
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	p := &program{generator: *generator, rounds: *rounds, duration: *duration, plain: mochi("mochi, in memory", "memory"), top: map[string][]*result{}}
+	p := &program{generator: *generator, rounds: *rounds, duration: *duration, backlog: *backlog, plain: mochi("mochi, in memory", "memory"), top: map[string][]*result{}}
 	var todo []section
 	for name := range strings.SplitSeq(*chosen, ",") {
 		i := slices.IndexFunc(sections(), func(s section) bool { return s.name == name })
