@@ -171,7 +171,37 @@ func TestReasonArrivesWhileTheClientSends(t *testing.T) {
 	<-sent
 }
 
+func TestConnectionsWithinFileDescriptors(t *testing.T) {
+	for _, c := range []struct{ connections, files, want int }{
+		{0, 0, 0}, {100, 0, 100},
+		{0, 256, 192}, {100_000, 256, 192}, {100, 256, 100},
+		{0, 20_000, 18_976}, {100_000, 1 << 20, 100_000}, {5, 20, 1},
+	} {
+		if got := connectionsWithin(c.connections, c.files); got != c.want {
+			t.Errorf("%d with %d file descriptors: %d, want %d", c.connections, c.files, got, c.want)
+		}
+	}
+	if got, most := NewGate(Limits{Connections: 1 << 40}).limits.Connections, openFiles(); most > 0 && got >= most {
+		t.Errorf("%d connections with %d file descriptors", got, most)
+	}
+}
+
 func TestCaps(t *testing.T) {
+	t.Run("in all, some silent", func(t *testing.T) {
+		_, l := ours(t, nil, Options{Gate: NewGate(Limits{Connections: 3})})
+		dial(t, l.Address(), false).connect("1")
+		silent := dial(t, l.Address(), false)
+		eventually(t, "accepted", func() bool { return l.Stats().Pending == 1 })
+		dial(t, l.Address(), false).connect("2")
+		dial(t, l.Address(), false).connect("3")
+		if !silent.gone(patience) {
+			t.Error("the one that says nothing has not made room")
+		}
+		if !dial(t, l.Address(), false).gone(patience) {
+			t.Error("a fourth is let in")
+		}
+		eventually(t, "counted", func() bool { st := l.Stats(); return st.Evicted == 1 && st.RefusedFull == 1 })
+	})
 	t.Run("in all", func(t *testing.T) {
 		gate := NewGate(Limits{Connections: 2})
 		_, a := ours(t, nil, Options{Gate: gate})

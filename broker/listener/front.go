@@ -46,10 +46,15 @@ var errClosing = errors.New("listener is closed")
 
 // admit asks the Gate for a place, and counts a refusal.
 func (f *front) admit(addr netip.Prefix) error {
-	err := f.options.Gate.admit(addr)
+	evict, err := f.options.Gate.admit(addr)
+	f.evict(evict)
 	switch {
 	case errors.Is(err, errFull):
 		f.stats.refusedFull.Add(1)
+		if f.stats.fullTold.due() {
+			f.log.Warn("connections refused: there are as many as are allowed, or as there are file descriptors for",
+				"listener", f.ID(), "limit", f.options.Gate.limits.Connections, "file_descriptors", openFiles())
+		}
 	case errors.Is(err, errAddressFull):
 		f.stats.refusedAddress.Add(1)
 	}

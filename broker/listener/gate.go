@@ -10,7 +10,10 @@ import (
 
 // Limits of a Gate; 0 is no limit.
 type Limits struct {
-	// Connections in all.
+	// Connections in all. Never more than the process has file descriptors for,
+	// less some for the store, the API and pushes. Where they are as many, one more
+	// closes the oldest that has not sent its CONNECT, and is refused only where
+	// there is none.
 	Connections int
 	// PerAddress is the number from one IPv4 address or one IPv6 /64. Mind that a
 	// mobile network puts thousands of its subscribers behind an address, and a
@@ -53,9 +56,24 @@ func NewGate(l Limits) *Gate {
 	if l.ConnectBytes == 0 {
 		l.ConnectBytes = 16 << 20
 	}
+	l.Connections = connectionsWithin(l.Connections, openFiles())
 	g := &Gate{limits: l, byAddr: make(map[netip.Prefix]int)}
 	g.ring.prev, g.ring.next = &g.ring, &g.ring
 	return g
+}
+
+// connectionsWithin is how many connections may be had with so many file
+// descriptors, 0 being no limit of either. A process that has none left cannot
+// write to its store.
+func connectionsWithin(connections, files int) int {
+	if files == 0 {
+		return connections
+	}
+	most := max(1, files-min(max(64, files/8), 1024))
+	if connections == 0 {
+		return most
+	}
+	return min(connections, most)
 }
 
 var (
@@ -63,21 +81,25 @@ var (
 	errAddressFull = errors.New("as many connections as are allowed from one address")
 )
 
-// admit lets a connection from addr in, or says why not. leave takes it back.
-func (g *Gate) admit(addr netip.Prefix) error {
+// admit lets a connection from addr in, or says why not. leave takes it back. Where
+// one has to make room for it, admit returns that, which is to be closed.
+func (g *Gate) admit(addr netip.Prefix) (evict *Conn, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.limits.Connections > 0 && g.total >= g.limits.Connections {
-		return errFull
+	limited := g.limits.PerAddress > 0 && addr.IsValid()
+	if limited && g.byAddr[addr] >= g.limits.PerAddress {
+		return nil, errAddressFull
 	}
-	if g.limits.PerAddress > 0 && addr.IsValid() {
-		if g.byAddr[addr] >= g.limits.PerAddress {
-			return errAddressFull
+	if g.limits.Connections > 0 && g.total >= g.limits.Connections {
+		if evict = g.evictLocked(); evict == nil {
+			return nil, errFull
 		}
+	}
+	if limited {
 		g.byAddr[addr]++
 	}
 	g.total++
-	return nil
+	return evict, nil
 }
 
 func (g *Gate) leave(addr netip.Prefix) {

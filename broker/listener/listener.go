@@ -71,12 +71,11 @@ func (l *Listener) Serve(establish listeners.EstablishFn) {
 	if l.options.TLS != nil {
 		prepare = l.prepareTLS
 	}
-	failing := false
 	wait := time.Duration(0)
 	for {
 		socket, err := l.socket.Accept()
 		if err == nil {
-			failing, wait = false, 0
+			wait = 0
 			addr := addressOf(socket.RemoteAddr())
 			if l.admit(addr) != nil {
 				// Without a word: it has not said in which version.
@@ -93,8 +92,7 @@ func (l *Listener) Serve(establish listeners.EstablishFn) {
 			return
 		}
 		l.stats.acceptErrors.Add(1)
-		if !failing {
-			failing = true
+		if l.stats.acceptTold.due() {
 			l.log.Error("accept failed; trying on", "listener", l.ID(), "error", err)
 		}
 		if errors.Is(err, net.ErrClosed) {
