@@ -183,6 +183,9 @@ func (r row) play(ctx context.Context, binary, data string, log io.Writer) (res 
 	if r.silent && res.socket > mostBytes {
 		errs = append(errs, fmt.Errorf("a socket that says nothing takes %.0f bytes, want at most %d", res.socket, mostBytes))
 	}
+	if n := after[`heartline_connections_ended_total{listener="tcp",reason="accept_error"}`]; n > 0 {
+		errs = append(errs, fmt.Errorf("accept failed %.0f times: the store has no file descriptors either then", n))
+	}
 	if panics := sum(after, "heartline_mqtt_panics_total"); panics > 0 {
 		errs = append(errs, fmt.Errorf("%.0f panics recovered", panics))
 	}
