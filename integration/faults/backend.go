@@ -2,7 +2,6 @@ package faults
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,8 +27,10 @@ type Backend struct {
 	Total    int // how many; 0: until Stop
 	InFlight int
 	HTTP     bool // POST /v1/notifications/batch, otherwise MQTT 5
-	// More is put into each request: `,"ttl":"1s"`.
-	More        string
+	// Prefix begins the IDs; Name if empty.
+	Prefix string
+	// More is put into the nth request: `,"ttl":"1s"`. Nil: nothing.
+	More        More
 	Acceptances *Acceptances
 
 	Refused atomic.Int64 // answers that said: not now
@@ -40,8 +41,15 @@ type Backend struct {
 	links int
 }
 
+// More is what the nth request of a backend has beside the account and a title.
+type More func(id string, n int) string
+
+// always is the same for each.
+func always(more string) More { return func(string, int) string { return more } }
+
 type item struct {
 	id, account string
+	more        string
 	again       bool
 }
 
@@ -71,7 +79,16 @@ func (b *Backend) peek() (item, bool) {
 	if b.stop.Load() || b.Total > 0 && b.next >= b.Total {
 		return item{}, false
 	}
-	return item{id: fmt.Sprintf("%s-%07d", b.Name, b.next), account: b.Accounts[b.next%len(b.Accounts)]}, true
+	prefix := b.Prefix
+	if prefix == "" {
+		prefix = b.Name
+	}
+	// One of two that ask for the same may come first each time.
+	it := item{id: fmt.Sprintf("%s-%07d", prefix, b.next), account: b.Accounts[b.next%len(b.Accounts)], again: prefix != b.Name}
+	if b.More != nil {
+		it.more = b.More(it.id, b.next)
+	}
+	return it, true
 }
 
 func (b *Backend) take() {
@@ -89,9 +106,9 @@ func (b *Backend) link(ctx context.Context) error {
 	b.links++
 	name := fmt.Sprintf("%s/%d", b.Name, b.links)
 	if b.HTTP {
-		l, err = dialBatch(ctx, b.Program, b.More)
+		l, err = dialBatch(ctx, b.Program)
 	} else {
-		l, err = dialMQTT(ctx, b.Program, b.Name, b.More)
+		l, err = dialMQTT(ctx, b.Program, b.Name)
 	}
 	if err != nil {
 		return nil // it is down: again
@@ -107,10 +124,10 @@ func (b *Backend) link(ctx context.Context) error {
 		place := 0
 		for it := range sent {
 			place++
-			var status int
+			var a answer
 			var err error
 			if !dead {
-				if status, err = l.result(it.id); err != nil {
+				if a, err = l.result(it.id); err != nil {
 					dead = true
 					if errors.Is(err, errProtocol) {
 						wrong = err
@@ -123,14 +140,17 @@ func (b *Backend) link(ctx context.Context) error {
 			case dead:
 				it.again = true
 				left = append(left, it)
-			case status == http.StatusOK || status == http.StatusAccepted:
-				b.Acceptances.add(Acceptance{ID: it.id, Account: it.account, Link: name, Place: place, Again: it.again || status == http.StatusOK})
-			case status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable:
+			case a.status == http.StatusOK || a.status == http.StatusAccepted:
+				b.Acceptances.add(Acceptance{
+					ID: it.id, Account: it.account, Link: name, Place: place, Again: it.again || a.status == http.StatusOK,
+					Status: a.status, AcceptedAt: a.acceptedAt,
+				})
+			case a.status == http.StatusTooManyRequests || a.status == http.StatusServiceUnavailable:
 				b.Refused.Add(1)
 				it.again = true // its order with what was sent behind it is gone
 				left = append(left, it)
 			default:
-				wrong = fmt.Errorf("%s: answered with %d", it.id, status)
+				wrong = fmt.Errorf("%s: answered with %d", it.id, a.status)
 			}
 		}
 	})
@@ -164,16 +184,29 @@ var errProtocol = errors.New("answered against the protocol")
 // link is a way to ask. send and result are called by two goroutines.
 type link interface {
 	send(item) error
-	result(id string) (status int, err error) // of the next in order
-	end()                                     // nothing more will be sent
+	result(id string) (answer, error) // of the next in order
+	end()                             // nothing more will be sent
 	close()
+}
+
+type answer struct {
+	status     int
+	acceptedAt string // over HTTP
+}
+
+// body is a request; over MQTT the topic says the account.
+func (it *item) body(withAccount bool) []byte {
+	account := ""
+	if withAccount {
+		account = fmt.Sprintf(`"account":%q,`, it.account)
+	}
+	return fmt.Appendf(nil, `{"id":%q,%s"title":"n"%s}`, it.id, account, it.more)
 }
 
 // batchLink is one POST /v1/notifications/batch that goes on and on.
 type batchLink struct {
 	body    *io.PipeWriter
 	cancel  context.CancelFunc
-	more    string
 	once    sync.Once
 	head    chan struct{} // closed when there is a response, or none will come
 	resp    *http.Response
@@ -181,7 +214,7 @@ type batchLink struct {
 	results *bufio.Scanner
 }
 
-func dialBatch(ctx context.Context, p *Program, more string) (link, error) {
+func dialBatch(ctx context.Context, p *Program) (link, error) {
 	_, base, err := p.Up(ctx)
 	if err != nil {
 		return nil, err
@@ -194,7 +227,7 @@ func dialBatch(ctx context.Context, p *Program, more string) (link, error) {
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/x-ndjson")
-	l := &batchLink{body: in, cancel: cancel, more: more, head: make(chan struct{})}
+	l := &batchLink{body: in, cancel: cancel, head: make(chan struct{})}
 	go func() {
 		defer close(l.head)
 		t := &http.Transport{DisableKeepAlives: true}
@@ -207,32 +240,32 @@ func dialBatch(ctx context.Context, p *Program, more string) (link, error) {
 }
 
 func (l *batchLink) send(it item) error {
-	_, err := fmt.Fprintf(l.body, `{"id":%q,"account":%q,"title":"n"%s}`+"\n", it.id, it.account, l.more)
+	_, err := l.body.Write(append(it.body(true), '\n'))
 	return err
 }
 
-func (l *batchLink) result(id string) (int, error) {
+func (l *batchLink) result(id string) (answer, error) {
 	<-l.head
 	if l.err != nil {
-		return 0, l.err
+		return answer{}, l.err
 	}
 	if l.results == nil {
 		if l.resp.StatusCode != http.StatusOK {
-			return 0, errors.New(l.resp.Status)
+			return answer{}, errors.New(l.resp.Status)
 		}
 		l.results = bufio.NewScanner(l.resp.Body)
 	}
 	if !l.results.Scan() {
-		return 0, errors.Join(l.results.Err(), io.ErrUnexpectedEOF)
+		return answer{}, errors.Join(l.results.Err(), io.ErrUnexpectedEOF)
 	}
 	var r wire.BatchResult
 	if err := json.Unmarshal(l.results.Bytes(), &r); err != nil {
-		return 0, err
+		return answer{}, err
 	}
 	if r.ID != id {
-		return 0, fmt.Errorf("%w: the result of %s came for %s: %s", errProtocol, r.ID, id, l.results.Text())
+		return answer{}, fmt.Errorf("%w: the result of %s came for %s: %s", errProtocol, r.ID, id, l.results.Text())
 	}
-	return r.Status, nil
+	return answer{r.Status, r.AcceptedAt}, nil
 }
 
 func (l *batchLink) end() { _ = l.body.Close() } // never fails
@@ -251,7 +284,6 @@ func (l *batchLink) close() {
 // mqttLink is one connection of a backend.
 type mqttLink struct {
 	c      *rawmqtt.Client
-	more   string
 	slots  chan struct{} // of the server's Receive Maximum
 	closed chan struct{}
 	once   sync.Once
@@ -259,7 +291,7 @@ type mqttLink struct {
 	read   int
 }
 
-func dialMQTT(ctx context.Context, p *Program, name, more string) (link, error) {
+func dialMQTT(ctx context.Context, p *Program, name string) (*mqttLink, error) {
 	address, err := p.MQTT(ctx)
 	if err != nil {
 		return nil, err
@@ -277,7 +309,7 @@ func dialMQTT(ctx context.Context, p *Program, name, more string) (link, error) 
 	if most == 0 {
 		most = 65535
 	}
-	return &mqttLink{c: c, more: more, slots: make(chan struct{}, most), closed: make(chan struct{})}, nil
+	return &mqttLink{c: c, slots: make(chan struct{}, most), closed: make(chan struct{})}, nil
 }
 
 // packetID counts through fewer than there are: those in flight are not met again.
@@ -289,14 +321,26 @@ func (l *mqttLink) send(it item) error {
 	case <-l.closed:
 		return io.ErrClosedPipe
 	}
-	var body bytes.Buffer
-	fmt.Fprintf(&body, `{"id":%q,"title":"n"%s}`, it.id, l.more)
 	id := packetID(l.sent)
 	l.sent++
-	return l.c.Publish(id, 1, "heartline/accounts/"+it.account+"/notifications", body.Bytes())
+	return l.c.Publish(id, 1, "heartline/accounts/"+it.account+"/notifications", it.body(false))
 }
 
-func (l *mqttLink) result(string) (int, error) {
+func (l *mqttLink) result(string) (answer, error) {
+	code, err := l.puback()
+	switch {
+	case err != nil:
+		return answer{}, err
+	case code < 0x80:
+		return answer{status: http.StatusAccepted}, nil
+	case code == 0x97 || code == 0x83: // too much outstanding; the store does not take any now
+		return answer{status: http.StatusServiceUnavailable}, nil
+	}
+	return answer{status: int(code)}, nil
+}
+
+// puback returns the reason code of the next one.
+func (l *mqttLink) puback() (byte, error) {
 	for {
 		pk, err := l.c.Read(patience)
 		if err != nil {
@@ -315,13 +359,7 @@ func (l *mqttLink) result(string) (int, error) {
 		}
 		l.read++
 		<-l.slots
-		switch {
-		case pk.ReasonCode < 0x80:
-			return http.StatusAccepted, nil
-		case pk.ReasonCode == 0x97 || pk.ReasonCode == 0x83: // too much outstanding; the store does not take any now
-			return http.StatusServiceUnavailable, nil
-		}
-		return int(pk.ReasonCode), nil
+		return pk.ReasonCode, nil
 	}
 }
 

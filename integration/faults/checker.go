@@ -1,11 +1,16 @@
 package faults
 
 import (
+	"cmp"
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
+	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/fallback/apnssim"
+	"github.com/heartline-mqtt/heartline/wire"
 )
 
 // Evidence is the three ledgers and what is known of the run.
@@ -13,6 +18,7 @@ type Evidence struct {
 	Acceptances []Acceptance
 	Connections []*Connection
 	Pushes      []apnssim.Received
+	Cancels     []Cancel
 	Kills       int               // how often the program was killed
 	Devices     map[string]string // a device's push token → the device
 	Window      int               // max_inflight_per_device; 0: not looked at
@@ -22,8 +28,9 @@ type Evidence struct {
 
 // Result is a line of the table.
 type Result struct {
-	Accepted, Acked, Expired int
-	Unfinished               int // accepted, listed, not final
+	Accepted, Acked, Expired, Superseded, Cancelled int
+	Unfinished                                      int // accepted, listed, not final
+	Messages                                        int // received, and acknowledged
 
 	Unaccounted int // accepted, and not in the store, or in a state that is not true
 	Duplicates  int // within one connection
@@ -42,6 +49,9 @@ func (r *Result) Add(o Result) {
 	r.Accepted += o.Accepted
 	r.Acked += o.Acked
 	r.Expired += o.Expired
+	r.Superseded += o.Superseded
+	r.Cancelled += o.Cancelled
+	r.Messages += o.Messages
 	r.Unfinished += o.Unfinished
 	r.Unaccounted += o.Unaccounted
 	r.Duplicates += o.Duplicates
@@ -73,50 +83,91 @@ type one struct{ id, device string }
 
 // had is what a device's ledger says of one.
 type had struct {
-	copies int
-	acked  bool
+	copies, messages    int
+	acked, messageAcked bool
+	ackedAt             time.Time // the first time
 }
+
+// told is what the store says of one.
+type told struct {
+	one
+	seq     delivery.Seq
+	state   delivery.State
+	first   uint64         // number of its first event; 0: none
+	final   delivery.Event // with which it became final
+	dropped delivery.Event // with which its message was given up
+	sent    []delivery.Event
+	message bool
+}
+
+// ended is when no copy, or no message, was to be sent any more; the zero time:
+// an ack ended it, or nothing.
+func (t *told) ended(message bool) time.Time {
+	if message && t.state == delivery.StateAcked {
+		return t.dropped.Time
+	}
+	if t.state == delivery.StateAcked {
+		return time.Time{}
+	}
+	return t.final.Time
+}
+
+// checker gathers what Check has read.
+type checker struct {
+	Result
+	e          Evidence
+	received   map[one]*had
+	unfinished map[delivery.Key]delivery.State
+	order      map[string]delivery.Seq
+	told       map[one]*told
+	pushed     map[one]int           // by the timeline
+	cancelled  map[string]*time.Time // a DELETE was asked for; when it was answered
+	keys       map[[2]string][]*told // by device and collapse key
+}
+
+// slack is for two readings of a clock that do not happen at once.
+const slack = 10 * time.Millisecond
 
 // Check compares the ledgers with a store that nobody writes to any more.
 func Check(store Store, e Evidence) (Result, error) {
-	var r Result
-	received := map[one]*had{}
-	for _, c := range e.Connections {
-		for _, x := range c.Copies() {
-			k := one{x.ID, c.Device}
-			h := received[k]
-			if h == nil {
-				h = &had{}
-				received[k] = h
-			}
-			h.copies++
-			h.acked = h.acked || x.Acked
+	c := &checker{
+		e: e, received: map[one]*had{}, unfinished: map[delivery.Key]delivery.State{}, order: map[string]delivery.Seq{},
+		told: map[one]*told{}, pushed: map[one]int{}, cancelled: map[string]*time.Time{}, keys: map[[2]string][]*told{},
+	}
+	c.devices()
+	for _, x := range e.Cancels {
+		at := c.cancelled[x.ID]
+		if at == nil {
+			at = new(time.Time)
+			c.cancelled[x.ID] = at
+		}
+		if !x.Answered.IsZero() && (at.IsZero() || x.Answered.Before(*at)) {
+			*at = x.Answered
 		}
 	}
-
-	unfinished := map[delivery.Key]delivery.State{}
 	if err := store.Unfinished(func(rec *delivery.Record) bool {
-		unfinished[delivery.Key{Seq: rec.Seq, Device: rec.Device}] = rec.State
+		c.unfinished[delivery.Key{Seq: rec.Seq, Device: rec.Device}] = rec.State
 		return true
 	}); err != nil {
-		return r, fmt.Errorf("list what is unfinished: %w", err)
+		return c.Result, fmt.Errorf("list what is unfinished: %w", err)
 	}
 
-	accepted := make(map[string]bool, len(e.Acceptances)) // true: found in the store
+	accepted := make(map[string]*answers, len(e.Acceptances))
 	for _, a := range e.Acceptances {
-		accepted[a.ID] = false
+		if accepted[a.ID] == nil {
+			accepted[a.ID] = &answers{}
+		}
+		c.answer(accepted[a.ID], a)
 	}
-	r.Accepted = len(accepted)
+	c.Accepted = len(accepted)
 
-	order := map[string]delivery.Seq{}
-	pushed := map[one]int{} // timeline's word
 	finished := 0
 	var failed error
 	err := store.List("", 0, func(n *delivery.Notification) bool {
-		if other, twice := order[n.ID]; twice {
-			r.problem(&r.Unaccounted, "%s is in the store twice, as %d and %d", n.ID, other, n.Seq)
+		if other, twice := c.order[n.ID]; twice {
+			c.problem(&c.Unaccounted, "%s is in the store twice, as %d and %d", n.ID, other, n.Seq)
 		}
-		order[n.ID] = n.Seq
+		c.order[n.ID] = n.Seq
 		timeline, err := store.Timeline(n.Seq)
 		if err != nil {
 			failed = fmt.Errorf("read the timeline of %s: %w", n.ID, err)
@@ -124,26 +175,27 @@ func Check(store Store, e Evidence) (Result, error) {
 		}
 		worst := delivery.StateCancelled
 		for _, device := range n.Devices {
-			state := r.delivery(e, n, device, timeline, unfinished, received[one{n.ID, device}])
-			worst = min(worst, state)
-			for _, ev := range timeline {
-				if ev.Device == device && ev.Kind == delivery.EventPushed {
-					pushed[one{n.ID, device}]++
-				}
-			}
-			if _, open := unfinished[delivery.Key{Seq: n.Seq, Device: device}]; !open {
+			worst = min(worst, c.delivery(n, device, timeline))
+			if _, open := c.unfinished[delivery.Key{Seq: n.Seq, Device: device}]; !open {
 				finished++
 			}
 		}
-		if _, ours := accepted[n.ID]; ours {
-			accepted[n.ID] = true
+		if a := accepted[n.ID]; a != nil {
+			a.found = true
+			if said := wire.FormatTime(n.AcceptedAt); a.acceptedAt != "" && a.acceptedAt != said {
+				c.problem(&c.Unaccounted, "%s was accepted at %s, said the answer, and the store says %s", n.ID, a.acceptedAt, said)
+			}
 			switch {
 			case worst == delivery.StateAcked:
-				r.Acked++
+				c.Acked++
 			case worst == delivery.StateExpired:
-				r.Expired++
-			case !worst.Final():
-				r.Unfinished++
+				c.Expired++
+			case worst == delivery.StateSuperseded:
+				c.Superseded++
+			case worst == delivery.StateCancelled:
+				c.Cancelled++
+			default:
+				c.Result.Unfinished++
 			}
 		}
 		return true
@@ -152,61 +204,228 @@ func Check(store Store, e Evidence) (Result, error) {
 		err = failed
 	}
 	if err != nil {
-		return r, fmt.Errorf("read the store: %w", err)
+		return c.Result, fmt.Errorf("read the store: %w", err)
 	}
-	for id, found := range accepted {
-		if !found {
-			r.problem(&r.Unaccounted, "%s was accepted and is not in the store", id)
+	for id, a := range accepted {
+		if !a.found {
+			c.problem(&c.Unaccounted, "%s was accepted and is not in the store", id)
 		}
 	}
 	totals, err := store.Totals()
 	if err != nil {
-		return r, fmt.Errorf("read the store's own count: %w", err)
+		return c.Result, fmt.Errorf("read the store's own count: %w", err)
 	}
-	if totals.Accepted != totals.Finished+uint64(len(unfinished)) || totals.Finished != uint64(finished) {
-		r.problem(&r.Unaccounted, "the store counts %d deliveries accepted and %d finished; it holds %d finished and lists %d unfinished",
-			totals.Accepted, totals.Finished, finished, len(unfinished))
+	if totals.Accepted != totals.Finished+uint64(len(c.unfinished)) || totals.Finished != uint64(finished) {
+		c.problem(&c.Unaccounted, "the store counts %d deliveries accepted and %d finished; it holds %d finished and lists %d unfinished",
+			totals.Accepted, totals.Finished, finished, len(c.unfinished))
 	}
 
-	r.backends(e, order)
-	for _, c := range e.Connections {
-		r.connection(c, order)
+	c.backends(e, c.order)
+	for _, conn := range e.Connections {
+		c.connection(conn)
 	}
-	r.pushes(e, pushed)
-	return r, nil
+	c.superseded()
+	c.foreground()
+	c.pushes(e, c.pushed)
+	return c.Result, nil
+}
+
+// devices sums up the devices' ledgers.
+func (c *checker) devices() {
+	for _, conn := range c.e.Connections {
+		for _, x := range conn.Copies() {
+			k := one{x.ID, conn.Device}
+			h := c.received[k]
+			if h == nil {
+				h = &had{}
+				c.received[k] = h
+			}
+			if x.Message {
+				h.messages++
+				h.messageAcked = h.messageAcked || x.Acked
+				continue
+			}
+			h.copies++
+			if x.Acked && (!h.acked || x.AckedAt.Before(h.ackedAt)) {
+				h.acked, h.ackedAt = true, x.AckedAt
+			}
+		}
+	}
+}
+
+// answers are what backends were told of one ID.
+type answers struct {
+	found      bool
+	first      bool // a 202
+	acceptedAt string
+}
+
+// answer: an ID is accepted once, however often it is asked for (contract §4).
+func (c *checker) answer(known *answers, a Acceptance) {
+	if a.AcceptedAt == "" {
+		return
+	}
+	if known.first && a.Status == http.StatusAccepted {
+		c.problem(&c.Unaccounted, "%s was answered with 202 twice", a.ID)
+	}
+	if known.acceptedAt != "" && known.acceptedAt != a.AcceptedAt {
+		c.problem(&c.Unaccounted, "%s was accepted at %s, and then at %s", a.ID, known.acceptedAt, a.AcceptedAt)
+	}
+	known.first = known.first || a.Status == http.StatusAccepted
+	known.acceptedAt = cmp.Or(known.acceptedAt, a.AcceptedAt)
 }
 
 // delivery checks one delivery and returns its state.
-func (r *Result) delivery(e Evidence, n *delivery.Notification, device string, timeline []delivery.Event, unfinished map[delivery.Key]delivery.State, h *had) delivery.State {
+func (c *checker) delivery(n *delivery.Notification, device string, timeline []delivery.Event) delivery.State {
 	var own []delivery.Event
-	published := 0
+	t := &told{one: one{n.ID, device}, seq: n.Seq, message: n.HasMessage}
+	published, messageReceived := 0, false
 	for _, ev := range timeline {
 		if ev.Device != device {
 			continue
 		}
 		own = append(own, ev)
-		if ev.Kind == delivery.EventPublished || ev.Kind == delivery.EventRedelivered {
+		if t.first == 0 {
+			t.first = ev.Number
+		}
+		switch ev.Kind {
+		case delivery.EventPublished, delivery.EventRedelivered:
 			published++
+			if t.final.Kind != 0 {
+				c.problem(&c.Unaccounted, "%s was published to %s after it was %s", n.ID, device, t.final.Kind)
+			}
+		case delivery.EventPushed:
+			c.pushed[t.one]++
+		case delivery.EventMessageSent:
+			t.sent = append(t.sent, ev)
+			if t.dropped.Kind != 0 {
+				c.problem(&c.Unaccounted, "the message of %s was sent to %s after it was %s", n.ID, device, t.dropped.Kind)
+			}
+		case delivery.EventMessageReceived:
+			messageReceived = true
+		case delivery.EventExpired:
+			if ev.Time.Before(n.ExpiresAt.Add(-slack)) {
+				c.problem(&c.Unaccounted, "%s to %s expired at %s, before its time was up at %s", n.ID, device, wire.FormatTime(ev.Time), wire.FormatTime(n.ExpiresAt))
+			}
+		}
+		switch {
+		case t.final.Kind == 0 && delivery.StateAfter(own[len(own)-1:], n.Ack).Final():
+			t.final = ev
+		case t.final.Kind != 0 && (ev.Kind == delivery.EventExpired || ev.Kind == delivery.EventCancelled):
+			t.dropped = ev
 		}
 	}
-	state := delivery.StateAfter(own, n.Ack)
-	record, open := unfinished[delivery.Key{Seq: n.Seq, Device: device}]
+	t.state = delivery.StateAfter(own, n.Ack)
+	c.told[t.one] = t
+	if n.CollapseKey != "" {
+		k := [2]string{device, n.CollapseKey}
+		c.keys[k] = append(c.keys[k], t)
+	}
+	h := c.received[t.one]
+	if h == nil {
+		h = &had{}
+	}
+	record, open := c.unfinished[delivery.Key{Seq: n.Seq, Device: device}]
 	switch {
-	case !state.Final() && !open:
-		r.problem(&r.Unaccounted, "%s to %s is %s and not listed as unfinished", n.ID, device, state)
-	case state.Final() && open && (record != state || !n.HasMessage):
-		r.problem(&r.Unaccounted, "%s to %s is %s, and listed as unfinished in state %s", n.ID, device, state, record)
-	case !state.Final() && !e.Unfinished:
-		r.problem(&r.Unaccounted, "%s to %s has been left in state %s", n.ID, device, state)
-	case state == delivery.StateAcked && (h == nil || !h.acked):
-		r.problem(&r.Unaccounted, "%s to %s says acked, and the device has not acknowledged it", n.ID, device)
+	case !t.state.Final() && !open:
+		c.problem(&c.Unaccounted, "%s to %s is %s and not listed as unfinished", n.ID, device, t.state)
+	case t.state.Final() && open && (record != t.state || !n.HasMessage):
+		c.problem(&c.Unaccounted, "%s to %s is %s, and listed as unfinished in state %s", n.ID, device, t.state, record)
+	case !t.state.Final() && !c.e.Unfinished:
+		c.problem(&c.Unaccounted, "%s to %s has been left in state %s", n.ID, device, t.state)
+	case open && t.state.Final() && !c.e.Unfinished:
+		c.problem(&c.Unaccounted, "the message of %s to %s has been left", n.ID, device)
+	case t.state == delivery.StateAcked && !h.acked:
+		c.problem(&c.Unaccounted, "%s to %s says acked, and the device has not acknowledged it", n.ID, device)
+	case t.state == delivery.StateCancelled && c.cancelled[n.ID] == nil:
+		c.problem(&c.Unaccounted, "%s to %s is cancelled, and nobody has asked for it", n.ID, device)
+	}
+	if at := c.cancelled[n.ID]; at != nil && !at.IsZero() && (t.final.Kind == 0 || t.final.Time.After(at.Add(slack))) {
+		c.problem(&c.Unaccounted, "%s to %s went on after its cancelling was answered, and is %s", n.ID, device, t.state)
 	}
 	// A kill can take the last events with it, and with them the trace of a copy on
 	// the connection of then: at most one a kill.
-	if h != nil && h.copies > published+e.Kills {
-		r.problem(&r.Duplicates, "device %s got %d copies of %s, which was published %d times", device, h.copies, n.ID, published)
+	if h.copies > published+c.e.Kills {
+		c.problem(&c.Duplicates, "device %s got %d copies of %s, which was published %d times", device, h.copies, n.ID, published)
 	}
-	return state
+	if h.messages > len(t.sent)+c.e.Kills {
+		c.problem(&c.Duplicates, "device %s got the message of %s %d times, which was sent %d times", device, n.ID, h.messages, len(t.sent))
+	}
+	switch {
+	case messageReceived && !h.messageAcked:
+		c.problem(&c.Unaccounted, "the message of %s to %s says received, and the device has not acknowledged it", n.ID, device)
+	case n.HasMessage && t.state == delivery.StateAcked && !open && !messageReceived && t.dropped.Kind == 0:
+		c.problem(&c.Unaccounted, "the message of %s was kept for %s no longer, and never received", n.ID, device)
+	case messageReceived:
+		c.Messages++
+	}
+	return t.state
+}
+
+// superseded: of those with one collapse key, the newer ends the older, which a
+// newer one alone can (contract §2).
+func (c *checker) superseded() {
+	for k, all := range c.keys {
+		slices.SortFunc(all, func(a, b *told) int { return cmp.Compare(a.seq, b.seq) })
+		for i, t := range all {
+			switch {
+			case i == len(all)-1:
+				if t.state == delivery.StateSuperseded {
+					c.problem(&c.Unaccounted, "%s to %s is superseded, and nothing newer has its collapse key %s", t.id, t.device, k[1])
+				}
+			case t.final.Kind == 0, all[i+1].first > 0 && t.final.Number > all[i+1].first:
+				c.problem(&c.Unaccounted, "%s to %s went on after %s had taken its place", t.id, t.device, all[i+1].id)
+			}
+		}
+	}
+}
+
+// foreground: a message is sent to a device that reports its app while that is in
+// the foreground (contract §2): from a report on a connection to the answer to the
+// next, or to the connection after.
+func (c *checker) foreground() {
+	type span struct{ from, to time.Time }
+	spans := map[string][]span{}
+	reported := map[string]time.Time{} // the first report's answer
+	last := map[string]bool{}          // the span at the end is open
+	for _, conn := range c.e.Connections {
+		d := conn.Device
+		end := func(at time.Time) {
+			if last[d] {
+				spans[d][len(spans[d])-1].to = at
+				last[d] = false
+			}
+		}
+		reports := conn.Reports()
+		if reported[d].IsZero() && len(reports) == 0 {
+			continue
+		}
+		end(conn.Up)
+		for _, r := range reports {
+			if !r.Confirmed.IsZero() && reported[d].IsZero() {
+				reported[d] = r.Confirmed
+			}
+			switch {
+			case r.Foreground && !last[d]:
+				spans[d] = append(spans[d], span{from: r.At})
+				last[d] = true
+			case !r.Foreground && !r.Confirmed.IsZero():
+				end(r.Confirmed)
+			}
+		}
+	}
+	for _, t := range c.told {
+		for _, ev := range t.sent {
+			if reported[t.device].IsZero() || ev.Time.Before(reported[t.device]) {
+				continue
+			}
+			if !slices.ContainsFunc(spans[t.device], func(s span) bool {
+				return !ev.Time.Before(s.from.Add(-slack)) && (s.to.IsZero() || !ev.Time.After(s.to.Add(slack)))
+			}) {
+				c.problem(&c.Disorder, "the message of %s was sent to %s at %s, with its app in the background", t.id, t.device, wire.FormatTime(ev.Time))
+			}
+		}
+	}
 }
 
 // backends: what one link was answered for is in the store in that order.
@@ -231,39 +450,75 @@ func (r *Result) backends(e Evidence, order map[string]delivery.Seq) {
 }
 
 // connection checks what a device got on one connection.
-func (r *Result) connection(c *Connection, order map[string]delivery.Seq) {
+func (c *checker) connection(conn *Connection) {
+	c.copies(conn, false)
+	c.copies(conn, true)
+	conn.mu.Lock()
+	defer conn.mu.Unlock()
+	for _, id := range conn.twice {
+		c.problem(&c.Other, "device %s got %s under a packet identifier that was in use", conn.Device, id)
+	}
+	for _, what := range conn.unasked {
+		c.problem(&c.Other, "device %s: %s", conn.Device, what)
+	}
+	if conn.ReceiveMaximum > 0 && conn.most > conn.ReceiveMaximum {
+		c.problem(&c.Other, "device %s had %d packets to acknowledge, its Receive Maximum is %d", conn.Device, conn.most, conn.ReceiveMaximum)
+	}
+}
+
+// copies checks the pseudo-notifications on a connection, or the messages.
+func (c *checker) copies(conn *Connection, messages bool) {
+	what := ""
+	if messages {
+		what = "the message of "
+	}
 	seen := map[string]bool{}
-	var highest delivery.Seq
-	var before string
-	for _, x := range c.Copies() {
-		seq, stored := order[x.ID]
-		if !stored {
-			r.problem(&r.Unaccounted, "device %s got %s, which is not in the store", c.Device, x.ID)
+	var before []*told // first copies, each newer than those before it
+	var beforeAt []Copy
+	for _, x := range conn.Copies() {
+		if x.Message != messages {
+			continue
+		}
+		t := c.told[one{x.ID, conn.Device}]
+		if t == nil || messages && !t.message {
+			c.problem(&c.Unaccounted, "device %s got %s%s, which is not in the store", conn.Device, what, x.ID)
+			continue
+		}
+		if at := t.ended(messages); !at.IsZero() && conn.Dialled.After(at.Add(slack)) {
+			c.problem(&c.Unaccounted, "device %s got %s%s on a connection that it opened after the end at %s", conn.Device, what, x.ID, wire.FormatTime(at))
+		}
+		if messages {
+			if h := c.received[t.one]; !h.acked || h.ackedAt.After(x.At) {
+				c.problem(&c.Disorder, "device %s got the message of %s before it had acknowledged the notification", conn.Device, x.ID)
+			}
 		}
 		if seen[x.ID] {
-			if !x.Redelivery {
-				r.problem(&r.Duplicates, "device %s got %s again on connection %d, not as a redelivery", c.Device, x.ID, c.Number)
+			if messages || !x.Redelivery {
+				c.problem(&c.Duplicates, "device %s got %s%s again on connection %d, not as a redelivery", conn.Device, what, x.ID, conn.Number)
 			}
 			continue
 		}
 		seen[x.ID] = true
-		if seq < highest {
-			r.problem(&r.Disorder, "device %s got %s after %s on connection %d", c.Device, x.ID, before, c.Number)
-		} else {
-			highest, before = seq, x.ID
+		if n := len(before); n > 0 && t.seq < before[n-1].seq {
+			if !messages || couldGo(t, before[n-1], beforeAt[n-1]) {
+				c.problem(&c.Disorder, "device %s got %s%s after %s on connection %d", conn.Device, what, x.ID, before[n-1].id, conn.Number)
+			}
+			continue
+		}
+		before, beforeAt = append(before, t), append(beforeAt, x)
+	}
+}
+
+// couldGo: the older message was free to go when the newer was sent, which came as
+// x. One whose ack is missing waits for it, and holds up no other.
+func couldGo(older, newer *told, x Copy) bool {
+	sent := uint64(0)
+	for _, ev := range newer.sent {
+		if !ev.Time.After(x.At) {
+			sent = ev.Number
 		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, id := range c.twice {
-		r.problem(&r.Other, "device %s got %s under a packet identifier that was in use", c.Device, id)
-	}
-	for _, what := range c.unasked {
-		r.problem(&r.Other, "device %s: %s", c.Device, what)
-	}
-	if c.ReceiveMaximum > 0 && c.most > c.ReceiveMaximum {
-		r.problem(&r.Other, "device %s had %d packets to acknowledge, its Receive Maximum is %d", c.Device, c.most, c.ReceiveMaximum)
-	}
+	return older.state == delivery.StateAcked && older.final.Number < sent
 }
 
 // pushes counts what Apple has taken for one delivery. A crash between its answer
@@ -275,12 +530,12 @@ func (r *Result) pushes(e Evidence, timeline map[one]int) {
 		if p.Status != http.StatusOK && p.Action != apnssim.ActionDrop {
 			continue
 		}
-		k := one{p.CollapseID, e.Devices[p.Token]}
+		k := one{pushedID(p), e.Devices[p.Token]}
 		if taken[k] == nil {
 			taken[k] = map[string]bool{}
 		}
 		if len(taken[k]) > 0 && !taken[k][p.APNsID] {
-			r.problem(&r.Pushes, "%s was pushed to %s under another apns-id", p.CollapseID, k.device)
+			r.problem(&r.Pushes, "%s was pushed to %s under another apns-id", k.id, k.device)
 		}
 		taken[k][p.APNsID] = true
 	}
@@ -292,4 +547,14 @@ func (r *Result) pushes(e Evidence, timeline map[one]int) {
 			r.problem(&r.Unaccounted, "the timeline of %s says pushed to %s, and Apple's server has not taken it", k.id, k.device)
 		}
 	}
+}
+
+// pushedID is the notification's, which the collapse ID is not where it has a
+// collapse key.
+func pushedID(p apnssim.Received) string {
+	var payload struct{ Heartline struct{ ID string } }
+	if json.Unmarshal(p.Payload, &payload) != nil {
+		return "" // a push for nothing: found as one that the store does not know
+	}
+	return payload.Heartline.ID
 }

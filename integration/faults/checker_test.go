@@ -2,15 +2,21 @@ package faults
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/delivery/outbox/memory"
 	"github.com/heartline-mqtt/heartline/fallback/apnssim"
+	"github.com/heartline-mqtt/heartline/wire"
 )
 
 const phone = "phone"
+
+func push(id, apnsID string) apnssim.Received {
+	return apnssim.Received{Token: "aa", APNsID: apnsID, Status: 200, Payload: fmt.Appendf(nil, `{"heartline":{"id":%q}}`, id)}
+}
 
 // story is a run in which all went well: three notifications to one device, acked
 // over the channel, the second after a push.
@@ -37,7 +43,7 @@ func story(t *testing.T) (Store, *Evidence) {
 		kinds := []delivery.EventKind{delivery.EventPublished, delivery.EventReceived}
 		if i == 1 {
 			kinds = []delivery.EventKind{delivery.EventPushRequested, delivery.EventPushed, delivery.EventPublished, delivery.EventReceived}
-			e.Pushes = append(e.Pushes, apnssim.Received{Token: "aa", CollapseID: id, APNsID: "x", Status: 200})
+			e.Pushes = append(e.Pushes, push(id, "x"))
 		}
 		for j, k := range kinds {
 			b.Events = append(b.Events, delivery.Event{Seq: seq, Number: uint64(100*i + j + 10), Time: now, Kind: k, Device: phone})
@@ -86,13 +92,15 @@ func TestCheckerCatches(t *testing.T) {
 			e.Acceptances[0], e.Acceptances[1] = e.Acceptances[1], e.Acceptances[0]
 		}, counts{disorder: 1}},
 		{"a second push", func(e *Evidence, _ *Connection) {
-			e.Pushes = append(e.Pushes, apnssim.Received{Token: "aa", CollapseID: "n2", APNsID: "y", Status: 200})
+			e.Pushes = append(e.Pushes, push("n2", "y"))
 		}, counts{pushes: 1}},
 		{"a second push whose answer was lost", func(e *Evidence, _ *Connection) {
-			e.Pushes = append(e.Pushes, apnssim.Received{Token: "aa", CollapseID: "n2", APNsID: "y", Action: apnssim.ActionDrop})
+			p := push("n2", "y")
+			p.Status, p.Action = 0, apnssim.ActionDrop
+			e.Pushes = append(e.Pushes, p)
 		}, counts{pushes: 1}},
 		{"the same push again", func(e *Evidence, _ *Connection) {
-			e.Pushes = append(e.Pushes, apnssim.Received{Token: "aa", CollapseID: "n2", APNsID: "x", Status: 200})
+			e.Pushes = append(e.Pushes, push("n2", "x"))
 		}, counts{}},
 		{"more packets than the Receive Maximum", func(_ *Evidence, c *Connection) { c.most = 3 }, counts{other: 1}},
 		{"a packet identifier in use", func(_ *Evidence, c *Connection) {
@@ -133,4 +141,201 @@ type forgetful struct{ Store }
 func (f forgetful) Timeline(seq delivery.Seq) ([]delivery.Event, error) {
 	events, err := f.Store.Timeline(seq)
 	return events[:len(events)-1], err
+}
+
+// ends is a run of another kind that went well: on one device, a notification that
+// expired, one that a newer one superseded, one that was cancelled, two with
+// messages that came after the acks with the app in the foreground, and one that
+// was asked for twice. Each doctor may spoil the store's part of it or the ledgers.
+func ends(doctor func(*ending)) (*delivery.Batch, *Evidence) {
+	now := time.Now().Round(0)
+	at := func(s float64) time.Time { return now.Add(time.Duration(s * float64(time.Second))) }
+	x := &ending{
+		c: &Connection{Device: phone, Number: 1, Dialled: at(0), Up: at(0)}, later: &Connection{Device: phone, Number: 2, Dialled: at(90), Up: at(90)},
+		b: &delivery.Batch{PutDevices: []delivery.Device{{ID: phone, Account: "a", SeenAt: now}}}, at: at,
+	}
+	x.e = &Evidence{Connections: []*Connection{x.c, x.later}}
+	x.c.reports = []Report{{Foreground: true, At: at(1), Confirmed: at(1.1)}}
+	for i, n := range []struct {
+		id, key string
+		message bool
+		events  []delivery.EventKind
+	}{
+		{id: "expires", events: []delivery.EventKind{delivery.EventPublished, delivery.EventExpired}},
+		{id: "old", key: "k", events: []delivery.EventKind{delivery.EventPublished, delivery.EventSuperseded}},
+		{id: "new", key: "k", events: []delivery.EventKind{delivery.EventPublished, delivery.EventReceived}},
+		{id: "goes", events: []delivery.EventKind{delivery.EventPublished, delivery.EventCancelled}},
+		{id: "first", message: true, events: []delivery.EventKind{delivery.EventPublished, delivery.EventReceived, delivery.EventMessageSent, delivery.EventMessageReceived}},
+		{id: "second", message: true, events: []delivery.EventKind{delivery.EventPublished, delivery.EventReceived, delivery.EventMessageSent, delivery.EventMessageReceived}},
+		{id: "twice", events: []delivery.EventKind{delivery.EventPublished, delivery.EventReceived}},
+	} {
+		s := float64(10*i + 2) // 10 s each
+		seq := delivery.Seq(i + 1)
+		x.b.Accept = append(x.b.Accept, delivery.Acceptance{Notification: &delivery.Notification{
+			Seq: seq, ID: n.id, Account: "a", Ack: delivery.AckReceived, CollapseKey: n.key, HasMessage: n.message, Devices: []string{phone},
+			AcceptedAt: at(s), ExpiresAt: at(s + 1.5),
+		}})
+		a := Acceptance{ID: n.id, Account: "a", Link: "b/1", Place: i + 1, Status: 202, AcceptedAt: wire.FormatTime(at(s))}
+		x.e.Acceptances = append(x.e.Acceptances, a)
+		if n.id == "twice" {
+			a.Link, a.Again, a.Status = "c/1", true, 200
+			x.e.Acceptances = append(x.e.Acceptances, a)
+		}
+		for j, k := range n.events {
+			x.b.Events = append(x.b.Events, delivery.Event{Seq: seq, Number: uint64(100 + 10*i + j), Time: at(s + 1 + float64(j)), Kind: k, Device: phone})
+			got := Copy{ID: n.id, PacketID: uint16(10*i + j + 1), At: at(s + 1.5 + float64(j))}
+			got.Message, got.Acked, got.AckedAt = k == delivery.EventMessageSent, n.events[1] == delivery.EventReceived, got.At
+			if k == delivery.EventPublished || got.Message {
+				x.c.copies = append(x.c.copies, got)
+			}
+		}
+		x.b.Finish = append(x.b.Finish, delivery.Finish{Key: delivery.Key{Seq: seq, Device: phone}, At: at(s + 5)})
+	}
+	x.e.Cancels = []Cancel{{ID: "goes", Answered: at(36)}}
+	doctor(x)
+	return x.b, x.e
+}
+
+// ending is what a doctor of ends may spoil.
+type ending struct {
+	b        *delivery.Batch
+	e        *Evidence
+	c, later *Connection
+	at       func(float64) time.Time
+}
+
+// event finds one of the store's.
+func (x *ending) event(id string, k delivery.EventKind) *delivery.Event {
+	for _, a := range x.b.Accept {
+		for i := range x.b.Events {
+			if ev := &x.b.Events[i]; a.Notification.ID == id && ev.Seq == a.Notification.Seq && ev.Kind == k {
+				return ev
+			}
+		}
+	}
+	return nil
+}
+
+// add appends an event to the timeline of one.
+func (x *ending) add(id string, k delivery.EventKind) {
+	ev := *x.event(id, delivery.EventPublished)
+	ev.Number, ev.Kind, ev.Time = ev.Number+9, k, ev.Time.Add(5*time.Second)
+	x.b.Events = append(x.b.Events, ev)
+}
+
+// copy finds one of the device's.
+func (x *ending) copy(id string, message bool) *Copy {
+	for i := range x.c.copies {
+		if c := &x.c.copies[i]; c.ID == id && c.Message == message {
+			return c
+		}
+	}
+	return nil
+}
+
+// again is a copy on the device's other connection, which it opened after the end.
+func (x *ending) again(id string, message bool) {
+	c := *x.copy(id, message)
+	c.Redelivery, c.At = true, x.at(91)
+	x.later.copies = append(x.later.copies, c)
+}
+
+// TestCheckerCatchesEnds: likewise, of what is not just acked.
+func TestCheckerCatchesEnds(t *testing.T) {
+	type counts struct{ unaccounted, duplicates, disorder, other int }
+	for _, tt := range []struct {
+		name   string
+		doctor func(*ending)
+		want   counts
+	}{
+		{"nothing is planted", func(*ending) {}, counts{}},
+		{"expired too early", func(x *ending) { x.event("expires", delivery.EventExpired).Time = x.at(3.2) }, counts{unaccounted: 1}},
+		{"published after it expired", func(x *ending) { x.add("expires", delivery.EventRedelivered) }, counts{unaccounted: 1}},
+		{"delivered after it expired", func(x *ending) {
+			x.e.Kills = 1 // which excuses that no event tells of it
+			x.again("expires", false)
+		}, counts{unaccounted: 1}},
+		{"superseded by nothing", func(x *ending) { x.b.Accept[2].Notification.CollapseKey = "" }, counts{unaccounted: 1}},
+		{"superseded by an older one", func(x *ending) {
+			x.event("old", delivery.EventSuperseded).Kind = delivery.EventReceived
+			x.copy("old", false).Acked = true
+			x.event("new", delivery.EventReceived).Kind = delivery.EventSuperseded
+		}, counts{unaccounted: 1}},
+		{"not superseded: still open beside the newer", func(x *ending) {
+			ev := x.event("old", delivery.EventSuperseded)
+			ev.Kind, ev.Number = delivery.EventReceived, 129
+			x.copy("old", false).Acked = true
+		}, counts{unaccounted: 1}},
+		{"published after it was superseded", func(x *ending) { x.add("old", delivery.EventRedelivered) }, counts{unaccounted: 1}},
+		{"delivered after it was superseded", func(x *ending) {
+			x.e.Kills = 1
+			x.again("old", false)
+		}, counts{unaccounted: 1}},
+		{"cancelled by nobody", func(x *ending) { x.e.Cancels = nil }, counts{unaccounted: 1}},
+		{"cancelled, and acked all the same", func(x *ending) {
+			ev := x.event("goes", delivery.EventCancelled)
+			ev.Kind, ev.Time = delivery.EventReceived, x.at(37)
+			x.copy("goes", false).Acked = true
+		}, counts{unaccounted: 1}},
+		{"delivered after it was cancelled", func(x *ending) {
+			x.e.Kills = 1
+			x.again("goes", false)
+		}, counts{unaccounted: 1}},
+		{"a message that says received, and was not acknowledged", func(x *ending) { x.copy("first", true).Acked = false }, counts{unaccounted: 1}},
+		{"a message that was dropped", func(x *ending) { x.event("first", delivery.EventMessageReceived).Kind = delivery.EventWaiting }, counts{unaccounted: 1}},
+		{"a message of a notification without one", func(x *ending) {
+			x.c.copies = append(x.c.copies, Copy{ID: "new", Message: true, PacketID: 200, At: x.at(60)})
+			x.e.Kills = 1
+		}, counts{unaccounted: 1}},
+		{"a message twice on a connection", func(x *ending) {
+			x.e.Kills = 1
+			x.c.copies = append(x.c.copies, *x.copy("first", true))
+		}, counts{duplicates: 1}},
+		{"a message again that no event tells of", func(x *ending) { x.again("first", true) }, counts{duplicates: 1}},
+		{"messages that changed places", func(x *ending) {
+			x.event("first", delivery.EventMessageSent).Number = 158
+			c := *x.copy("first", true)
+			x.c.copies = slices.DeleteFunc(x.c.copies, func(y Copy) bool { return y.ID == "first" && y.Message })
+			x.c.copies = append(x.c.copies, c)
+		}, counts{disorder: 1}},
+		{"a message whose ack came late", func(x *ending) {
+			for _, k := range []delivery.EventKind{delivery.EventReceived, delivery.EventMessageSent, delivery.EventMessageReceived} {
+				x.event("first", k).Number += 60
+			}
+			c := *x.copy("first", true)
+			x.c.copies = slices.DeleteFunc(x.c.copies, func(y Copy) bool { return y.ID == "first" && y.Message })
+			x.c.copies = append(x.c.copies, c)
+		}, counts{}},
+		{"a message before the ack", func(x *ending) { x.copy("first", true).At = x.at(43) }, counts{disorder: 1}},
+		{"a message to an app in the background", func(x *ending) {
+			x.c.reports = append(x.c.reports, Report{At: x.at(50), Confirmed: x.at(50.5)})
+		}, counts{disorder: 1}},
+		{"a message before the app was in the foreground again", func(x *ending) {
+			x.c.reports = append(x.c.reports, Report{At: x.at(30), Confirmed: x.at(30.5)}, Report{Foreground: true, At: x.at(49)})
+		}, counts{disorder: 1}},
+		{"an ID accepted twice", func(x *ending) { x.e.Acceptances[7].Status = 202 }, counts{unaccounted: 1}},
+		{"a repeated ID with another first answer", func(x *ending) { x.e.Acceptances[7].AcceptedAt = wire.FormatTime(x.at(99)) }, counts{unaccounted: 1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			store, err := memory.Open(false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer store.Close()
+			b, e := ends(tt.doctor)
+			if err := store.Apply(b); err != nil {
+				t.Fatal(err)
+			}
+			r, err := Check(store, *e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := (counts{r.Unaccounted, r.Duplicates, r.Disorder, r.Other}); got != tt.want || r.Pushes > 0 {
+				t.Errorf("found %+v and %d pushes, want %+v: %q", got, r.Pushes, tt.want, r.Problems)
+			}
+			if tt.name == "nothing is planted" && (r.Expired != 1 || r.Superseded != 1 || r.Cancelled != 1 || r.Messages != 2 || r.Acked != 4) {
+				t.Errorf("counted %+v", r)
+			}
+		})
+	}
 }

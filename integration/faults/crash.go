@@ -149,7 +149,7 @@ func (w *World) crash(j journey, plant string, n int) error {
 	if j.online {
 		quit = w.Connect(d)
 	}
-	load := w.LoadFor([]string{d.Account}, n, 4, "")
+	load := w.LoadFor([]string{d.Account}, n, 4, nil)
 	if plant == "event channel_lost" {
 		wg.Go(func() {
 			select {
@@ -267,7 +267,7 @@ func (w *World) crashAtSync(j journey, when string, n, per int) (fired bool, err
 	if j.online {
 		quit = w.Connect(d)
 	}
-	load := w.LoadFor([]string{d.Account}, per, 4, "")
+	load := w.LoadFor([]string{d.Account}, per, 4, nil)
 	select {
 	case <-died:
 		fired = true

@@ -51,6 +51,9 @@ type Device struct {
 	Ack            Ack    // AckAtOnce
 	// Pause is how long it stays away after a connection has ended; nil: 20 to 60 ms.
 	Pause func() time.Duration
+	// Messages makes it take messages, too; Reports, say at each connection and after
+	// each SetApp whether its app is in the foreground.
+	Messages, Reports bool
 	// Deaf makes it stop reading after that many copies on a connection, until it is
 	// told to Listen.
 	Deaf int
@@ -62,6 +65,8 @@ type Device struct {
 	mu     sync.Mutex
 	copies map[string]int
 	client *rawmqtt.Client
+	conn   *Connection
+	app    bool // in the foreground
 	number int
 	hears  chan struct{} // closed by Listen
 }
@@ -98,6 +103,27 @@ func (d *Device) SetAck(a Ack) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.Ack = a
+}
+
+// SetApp puts its app into the foreground or the background, and says so.
+func (d *Device) SetApp(foreground bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.app = foreground
+	if d.client != nil && d.Reports {
+		d.report()
+	}
+}
+
+// report says where the app is. mu is held, so that the reports go out in the order
+// in which they are noted.
+func (d *Device) report() {
+	state := "background"
+	if d.app {
+		state = "foreground"
+	}
+	id := d.conn.reporting(d.app)
+	_ = d.client.Publish(id, 1, "heartline/devices/"+d.ID+"/state", []byte(`{"app":"`+state+`"}`)) // the session sees a dead connection by itself
 }
 
 // Listen ends its deafness.
@@ -152,13 +178,13 @@ func (d *Device) session(ctx context.Context) error {
 	if d.Version == 5 {
 		o.SessionExpiry, o.ReceiveMaximum = 3600, d.ReceiveMaximum
 	}
+	dialled := time.Now()
 	if pk, err := c.Connect(o); err != nil || pk.ReasonCode != 0 {
 		return errors.Join(err, errRefused)
 	}
 	d.mu.Lock()
 	d.number++
-	l := &Connection{Device: d.ID, Number: d.number, ReceiveMaximum: int(d.ReceiveMaximum)}
-	d.client = c
+	l := &Connection{Device: d.ID, Number: d.number, ReceiveMaximum: int(d.ReceiveMaximum), Dialled: dialled, Up: time.Now()}
 	d.mu.Unlock()
 	defer func() {
 		d.mu.Lock()
@@ -170,16 +196,26 @@ func (d *Device) session(ctx context.Context) error {
 	d.Receipts.open(l)
 	// Not Subscribe, which would take a PUBLISH before the SUBACK for an answer: a
 	// server that resumes a session may send one.
-	if err := c.Send(packets.Packet{
-		FixedHeader: packets.FixedHeader{Type: packets.Subscribe, Qos: 1}, PacketID: 1,
-		Filters: packets.Subscriptions{{Filter: "heartline/devices/" + d.ID + "/notifications", Qos: 1}},
-	}); err != nil {
+	filters := packets.Subscriptions{{Filter: "heartline/devices/" + d.ID + "/notifications", Qos: 1}}
+	if d.Messages {
+		filters = append(filters, packets.Subscription{Filter: "heartline/devices/" + d.ID + "/messages", Qos: 1})
+	}
+	if err := c.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Subscribe, Qos: 1}, PacketID: 1, Filters: filters}); err != nil {
 		return err
 	}
+	d.mu.Lock()
+	d.client, d.conn = c, l
+	if d.Reports {
+		d.report()
+	}
+	d.mu.Unlock()
 	for n := 0; ; {
 		pk, err := c.Read(0)
 		if err != nil {
 			return err
+		}
+		if pk.FixedHeader.Type == packets.Puback {
+			l.confirmed(pk.PacketID)
 		}
 		if pk.FixedHeader.Type != packets.Publish {
 			continue
@@ -199,21 +235,26 @@ func (d *Device) session(ctx context.Context) error {
 }
 
 func (d *Device) take(l *Connection, c *rawmqtt.Client, pk packets.Packet) {
-	var p wire.Pseudo
-	if err := json.Unmarshal(pk.Payload, &p); err != nil || p.ID == "" || !strings.HasSuffix(pk.TopicName, "/notifications") {
+	var p struct { // of a pseudo-notification or of a message
+		wire.Pseudo
+		Data struct{ Of string }
+	}
+	message := strings.HasSuffix(pk.TopicName, "/messages")
+	if err := json.Unmarshal(pk.Payload, &p); err != nil || p.ID == "" || message && p.Data.Of != p.ID || !message && !strings.HasSuffix(pk.TopicName, "/notifications") {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.unasked = append(l.unasked, "got "+string(pk.Payload)+" on "+pk.TopicName)
 		return
 	}
-	x := Copy{ID: p.ID, PacketID: pk.PacketID, Redelivery: p.Redelivery, Pushed: p.Pushed, At: time.Now()}
+	x := Copy{ID: p.ID, Message: message, PacketID: pk.PacketID, Redelivery: p.Redelivery, Pushed: p.Pushed, At: time.Now()}
 	i := l.got(x)
 	if d.Seen != nil {
 		d.Seen(x)
 	}
 	d.mu.Lock()
-	d.copies[p.ID]++
-	nth, ack := d.copies[p.ID], d.Ack
+	key := pk.TopicName + " " + p.ID
+	d.copies[key]++
+	nth, ack := d.copies[key], d.Ack
 	d.mu.Unlock()
 	after, yes := ack(p.ID, nth)
 	if !yes {

@@ -1,15 +1,23 @@
 package faults
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
+	"github.com/mochi-mqtt/server/v2/packets"
+
 	"github.com/heartline-mqtt/heartline/fallback/apnssim"
+	"github.com/heartline-mqtt/heartline/internal/smalldisk"
+	"github.com/heartline-mqtt/heartline/wire"
 )
 
 // Row is a line of the table.
@@ -17,9 +25,13 @@ type Row struct {
 	Name   string
 	Env    []string
 	Faulty bool // needs the program of BuildFaulty
+	Clock  bool // and its clock
 	// Full and Short are how many notifications the run is to have, about.
 	Full, Short int
 	Run         func(w *World, size int, full bool) error
+	// Shows is how often what the row is about has happened; nil: not to be told
+	// from the counts. 0 means that the row shows nothing.
+	Shows func(Result) int
 }
 
 // errSkip says why a row cannot be had on this machine.
@@ -53,7 +65,13 @@ func Rows() []Row {
 			apnssim.Script{Action: apnssim.ActionRefuse}, apnssim.Script{Action: apnssim.ActionSilence})},
 		{Name: "disk full and freed", Env: append([]string{"HEARTLINE_STORE_MIN_FREE=8MiB"}, quick...), Full: 20_000, Short: 300, Run: diskFull},
 		{Name: "slow disk, 500 ms an fsync", Env: quick, Faulty: true, Full: 40_000, Short: 300, Run: slowDisk},
-		{Name: "clock steps, 1 h and 1 day", Env: quick, Faulty: true, Full: 20_000, Short: 200, Run: clockSteps},
+		{Name: "disk read-only and back", Env: quick, Faulty: true, Full: 20_000, Short: 300, Run: readOnly},
+		{Name: "clock steps, 1 h and 1 day", Env: quick, Faulty: true, Clock: true, Full: 20_000, Short: 200, Run: clockSteps},
+		{Name: "TTL runs out, kill -9", Env: quick, Full: 20_000, Short: 300, Run: expiry, Shows: func(r Result) int { return r.Expired }},
+		{Name: "collapse key, kill -9", Env: quick, Full: 40_000, Short: 400, Run: collapse, Shows: func(r Result) int { return r.Superseded }},
+		{Name: "cancelled, kill -9", Env: quick, Full: 20_000, Short: 300, Run: cancelled, Shows: func(r Result) int { return r.Cancelled }},
+		{Name: "messages, kill -9", Env: quick, Full: 40_000, Short: 400, Run: messages, Shows: func(r Result) int { return r.Messages }},
+		{Name: "ID asked for again, kill -9", Env: quick, Full: 40_000, Short: 300, Run: repeated},
 	}
 }
 
@@ -100,7 +118,7 @@ func killed(w *World, size int, full bool) error {
 	}
 	w.Heartbeats(time.Second)
 	w.Connect(devices[len(devices)/10:]...)
-	load := w.Load(0, 200, "")
+	load := w.Load(0, 200, nil)
 	for range rounds {
 		if err := w.Reach(1 + rand.IntN(2*size/rounds)); err != nil {
 			return err
@@ -139,7 +157,7 @@ func halfOpen(w *World, size int, full bool) error {
 	w.Heartbeats(500 * time.Millisecond)
 	w.Connect(devices...)
 	for done := 0; done < size; done += size / 10 {
-		load := w.Load(size/10, 50, "")
+		load := w.Load(size/10, 50, nil)
 		for range len(devices) / 4 {
 			if l := proxy.Any(); l != nil {
 				l.HalfOpen()
@@ -174,7 +192,7 @@ func lossAndDelay(w *World, size int, full bool) error {
 	}
 	w.Heartbeats(2 * time.Second)
 	w.Connect(devices...)
-	if err := w.Load(size, 500, "").Wait(); err != nil {
+	if err := w.Load(size, 500, nil).Wait(); err != nil {
 		return err
 	}
 	return w.Drain(3 * time.Minute)
@@ -204,7 +222,7 @@ func cutMidPacket(w *World, size int, full bool) error {
 	}
 	w.Heartbeats(time.Second)
 	w.Connect(devices...)
-	if err := w.Load(size, 200, "").Wait(); err != nil {
+	if err := w.Load(size, 200, nil).Wait(); err != nil {
 		return err
 	}
 	return w.Drain(2 * time.Minute)
@@ -220,7 +238,7 @@ func takeovers(w *World, size int, full bool) error {
 		return err
 	}
 	w.Heartbeats(time.Second)
-	load := w.Load(0, fleet(full, 100)/5, "")
+	load := w.Load(0, fleet(full, 100)/5, nil)
 	quit := w.Connect(devices...)
 	for range 60 {
 		if err := w.Reach(max(1, size/60)); err != nil {
@@ -258,7 +276,7 @@ func fight(w *World, size int, full bool) error {
 	}
 	w.Connect(devices...)
 	quit := w.Connect(w.twins(devices)...)
-	if err := w.Load(size, 100, "").Wait(); err != nil {
+	if err := w.Load(size, 100, nil).Wait(); err != nil {
 		return err
 	}
 	pause(w, time.Second) // the fight goes on over what is left
@@ -285,7 +303,7 @@ func receiveMaximum(n uint16) func(*World, int, bool) error {
 		}
 		w.Heartbeats(time.Second)
 		w.Connect(devices...)
-		if err := w.Load(size, 500, "").Wait(); err != nil {
+		if err := w.Load(size, 500, nil).Wait(); err != nil {
 			return err
 		}
 		for _, d := range devices {
@@ -309,7 +327,7 @@ func deafReaders(w *World, size int, full bool) error {
 	}
 	w.Heartbeats(time.Second)
 	w.Connect(devices...)
-	if err := w.Load(size, 500, "").Wait(); err != nil {
+	if err := w.Load(size, 500, nil).Wait(); err != nil {
 		return err
 	}
 	pause(w, 2*time.Second) // their windows elapse
@@ -328,7 +346,7 @@ func late(d time.Duration) func(*World, int, bool) error {
 		}
 		w.Heartbeats(5 * time.Second)
 		w.Connect(devices...)
-		if err := w.Load(size, 200, "").Wait(); err != nil {
+		if err := w.Load(size, 200, nil).Wait(); err != nil {
 			return err
 		}
 		return w.Drain(2 * time.Minute)
@@ -352,7 +370,7 @@ func apns(failures ...apnssim.Script) func(*World, int, bool) error {
 		w.Heartbeats(time.Second)
 		half := len(devices) / 2
 		w.Connect(devices[half:]...)
-		if err := w.Load(size, 200, "").Wait(); err != nil {
+		if err := w.Load(size, 200, nil).Wait(); err != nil {
 			return err
 		}
 		if err := w.pushedOut(); err != nil {
@@ -385,14 +403,11 @@ func (w *World) pushedOut() error {
 // diskFull: the store on a small file system of its own, filled by someone else in
 // the middle of the load, and freed. The program goes on without a restart.
 func diskFull(w *World, size int, _ bool) error {
-	mount := filepath.Join(w.dir, "disk")
-	if err := os.Mkdir(mount, 0o700); err != nil {
-		return err
+	mount, free, err := smalldisk.New(160 << 20)
+	if err != nil {
+		return errSkip("a small file system cannot be had here: " + err.Error())
 	}
-	if err := syscall.Mount("tmpfs", mount, "tmpfs", 0, "size=160m"); err != nil {
-		return errSkip("a small tmpfs cannot be mounted here: " + err.Error())
-	}
-	w.closer = append(w.closer, func() { _ = syscall.Unmount(mount, syscall.MNT_DETACH) }) // the directory goes with the row
+	w.closer = append(w.closer, free)
 	w.OnData(filepath.Join(mount, "data"))
 	devices, err := ready(w, 40, nil)
 	if err != nil {
@@ -400,7 +415,7 @@ func diskFull(w *World, size int, _ bool) error {
 	}
 	w.Heartbeats(time.Second)
 	w.Connect(devices[:30]...)
-	load := w.Load(0, 100, "")
+	load := w.Load(0, 100, nil)
 	for i := range 3 {
 		if err := w.Reach(size / 8); err != nil {
 			return err
@@ -451,6 +466,103 @@ func fill(file string, leave int64) error {
 	return errors.Join(err, f.Close())
 }
 
+// readOnly: the disk turns read-only under the program and writable again, as after
+// an error that makes the kernel remount it: everything that would change the data
+// directory fails. Backends are refused, and it goes on once it can, without a
+// restart.
+func readOnly(w *World, size int, _ bool) error {
+	devices, err := ready(w, 40, nil)
+	if err != nil {
+		return err
+	}
+	w.Heartbeats(time.Second)
+	w.Connect(devices[:30]...)
+	load := w.Load(0, 100, nil)
+	for i := range 3 {
+		if err := w.Reach(size / 8); err != nil {
+			return err
+		}
+		if err := w.Program.Tell(w.ctx, "read-only 1"); err != nil {
+			return err
+		}
+		if err := until(w.ctx, "the disk is read-only and nothing is refused", func() (bool, error) {
+			status, _, err := w.Call(http.MethodGet, "/readyz", "")
+			return load.Refused() > 0 && status == http.StatusServiceUnavailable, err
+		}); err != nil {
+			return err
+		}
+		if err := w.refuses(fmt.Sprintf("ro%d", i), devices[0].Account); err != nil {
+			return err
+		}
+		pause(w, time.Duration(i)*3*time.Second) // at first only as long as that took, then longer than the store's patience
+		if err := w.Program.Tell(w.ctx, "read-only 0"); err != nil {
+			return err
+		}
+		n := w.Acceptances.Len()
+		if err := until(w.ctx, "the disk is writable again and nothing is accepted", func() (bool, error) {
+			return w.Acceptances.Len() > n, nil
+		}); err != nil {
+			return err
+		}
+		w.Runs++
+	}
+	if err := load.Stop(); err != nil {
+		return err
+	}
+	w.Connect(devices[30:]...)
+	return w.Drain(2 * time.Minute)
+}
+
+// refuses asks for a notification both ways, and has to get a no.
+func (w *World) refuses(id, account string) error {
+	it := item{id: id, account: account}
+	status, body, err := w.Call(http.MethodPost, "/v1/notifications", string(it.body(true)))
+	if err == nil && status != http.StatusServiceUnavailable {
+		err = fmt.Errorf("the store takes no changes, and %s was answered with %d %s", id, status, body)
+	}
+	if err != nil {
+		return err
+	}
+	code, err := w.publish(it)
+	if err == nil && code != packets.ErrQuotaExceeded.Code {
+		err = fmt.Errorf("the store takes no changes, and %s was answered with reason code 0x%02x", id, code)
+	}
+	return err
+}
+
+// publish asks for a notification over MQTT, on a connection of its own.
+func (w *World) publish(it item) (code byte, err error) {
+	l, err := dialMQTT(w.ctx, w.Program, "once-"+it.id)
+	if err != nil {
+		return 0, err
+	}
+	defer l.close()
+	if err := l.send(it); err != nil {
+		return 0, err
+	}
+	return l.puback()
+}
+
+// until looks until something is so.
+func until(ctx context.Context, otherwise string, so func() (bool, error)) error {
+	for deadline := time.Now().Add(patience); ; {
+		yes, err := so()
+		switch {
+		case err != nil:
+			return err
+		case yes:
+			return nil
+		case time.Now().After(deadline):
+			return errors.New(otherwise)
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // slowDisk: every fsync takes 500 ms longer, from the first accept to the end of the
 // load.
 func slowDisk(w *World, size int, full bool) error {
@@ -463,7 +575,7 @@ func slowDisk(w *World, size int, full bool) error {
 	if err := w.Program.Tell(w.ctx, "sync 500000000"); err != nil {
 		return err
 	}
-	if err := w.Load(size, 2000, "").Wait(); err != nil {
+	if err := w.Load(size, 2000, nil).Wait(); err != nil {
 		return err
 	}
 	w.Connect(devices...)
@@ -487,7 +599,7 @@ func clockSteps(w *World, size int, full bool) error {
 	w.Heartbeats(time.Second)
 	w.Connect(devices[len(devices)/5:]...)
 	steps := []string{"step 3600", "step 0", "step -3600", "step 86400", "step -86400", "step 0", "step 3600"}
-	load := w.Load(0, 100, `,"ttl":"100h"`)
+	load := w.Load(0, 100, always(`,"ttl":"100h"`))
 	for i, step := range steps {
 		if err := w.Reach(size / len(steps)); err != nil {
 			return err
@@ -507,4 +619,287 @@ func clockSteps(w *World, size int, full bool) error {
 	}
 	w.Connect(devices[:len(devices)/5]...)
 	return w.Drain(2 * time.Minute)
+}
+
+// expiry: every other notification lives for two seconds, and half of the devices is
+// away for longer than that, or acknowledges nothing. The program is killed among
+// them, and is down while more of them run out.
+func expiry(w *World, size int, full bool) error {
+	devices, err := ready(w, fleet(full, 80), func(i int, d *Device) {
+		if i%4 == 1 {
+			d.Ack = AckNever
+		}
+	})
+	if err != nil {
+		return err
+	}
+	w.Heartbeats(time.Second)
+	half := len(devices) / 2
+	w.Connect(devices[:half]...)
+	load := w.Load(0, 200, func(_ string, n int) string {
+		if n/len(devices)%2 == 0 {
+			return `,"ttl":"2s"`
+		}
+		return ""
+	})
+	for i := range 4 {
+		if err := w.Reach(size / 4); err != nil {
+			return err
+		}
+		if err := w.Program.Kill(); err != nil {
+			return err
+		}
+		pause(w, time.Duration(i)*time.Second)
+		if err := w.Start(); err != nil {
+			return err
+		}
+		w.Runs++
+	}
+	if err := load.Stop(); err != nil {
+		return err
+	}
+	pause(w, 2500*time.Millisecond) // the last of them run out
+	for _, d := range devices {
+		d.SetAck(AckAtOnce)
+	}
+	w.Connect(devices[half:]...)
+	return w.Drain(2 * time.Minute)
+}
+
+// collapse: a device's notifications share two collapse keys, and many are still
+// open when a newer one comes: devices are away, slow, or let the first copy go by.
+func collapse(w *World, size int, full bool) error {
+	devices, err := ready(w, fleet(full, 80), func(i int, d *Device) {
+		switch i % 4 {
+		case 1:
+			d.Ack = AckLate(200 * time.Millisecond)
+		case 2:
+			d.Ack = AckFirstNever
+		}
+	})
+	if err != nil {
+		return err
+	}
+	w.Heartbeats(time.Second)
+	some := len(devices) * 3 / 4
+	w.Connect(devices[:some]...)
+	load := w.Load(0, 200, func(_ string, n int) string {
+		return fmt.Sprintf(`,"collapse_key":"k%d"`, n/len(devices)%2)
+	})
+	for range 4 {
+		if err := w.Reach(size / 4); err != nil {
+			return err
+		}
+		if err := w.Restart(); err != nil {
+			return err
+		}
+		w.Runs++
+	}
+	if err := load.Stop(); err != nil {
+		return err
+	}
+	w.Connect(devices[some:]...)
+	return w.Drain(2 * time.Minute)
+}
+
+// cancelled: what has been accepted is cancelled again, one in three, while it is on
+// its way and while the program dies.
+func cancelled(w *World, size int, full bool) error {
+	devices, err := ready(w, fleet(full, 80), func(i int, d *Device) {
+		if i%4 == 1 {
+			d.Ack = AckFirstNever
+		}
+	})
+	if err != nil {
+		return err
+	}
+	w.Heartbeats(time.Second)
+	half := len(devices) / 2
+	w.Connect(devices[:half]...)
+	load := w.Load(0, 50, nil)
+	ctx, cancel := context.WithCancel(w.ctx)
+	var cancelling sync.WaitGroup
+	defer cancelling.Wait()
+	defer cancel()
+	for i := range 4 {
+		cancelling.Go(func() {
+			for n := i; ; n += 4 {
+				for changed := w.Acceptances.reach(n*3 + 1); changed != nil; changed = w.Acceptances.reach(n*3 + 1) {
+					select {
+					case <-changed:
+					case <-ctx.Done():
+						return
+					}
+				}
+				if ctx.Err() != nil {
+					return
+				}
+				if err := w.withdraw(w.Acceptances.at(n * 3).ID); err != nil {
+					w.fail(err)
+					return
+				}
+			}
+		})
+	}
+	for range 4 {
+		if err := w.Reach(size / 4); err != nil {
+			return err
+		}
+		if err := w.Restart(); err != nil {
+			return err
+		}
+		w.Runs++
+	}
+	if err := load.Stop(); err != nil {
+		return err
+	}
+	cancel()
+	cancelling.Wait()
+	w.Connect(devices[half:]...)
+	return w.Drain(2 * time.Minute)
+}
+
+// withdraw asks for a notification to be cancelled. The program may die over it.
+func (w *World) withdraw(id string) error {
+	i := w.Cancels.asked(id)
+	status, body, err := w.Call(http.MethodDelete, "/v1/notifications/"+id, "")
+	switch {
+	case err != nil: // not answered: it may be cancelled, or not
+	case status == http.StatusNoContent:
+		w.Cancels.answered(i)
+	case status != http.StatusServiceUnavailable:
+		return fmt.Errorf("cancel %s: %d %s", id, status, body)
+	}
+	return nil
+}
+
+// messages: every notification has a message. A third of the devices never says
+// where its app is, the others put it into the foreground and the background; some
+// forget acks, of notifications and of messages.
+func messages(w *World, size int, full bool) error {
+	devices, err := ready(w, fleet(full, 60), func(i int, d *Device) {
+		d.Messages, d.Reports = true, i%3 > 0
+		if i%4 == 1 {
+			d.Ack = AckLossy(.02)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	w.Heartbeats(time.Second)
+	some := len(devices) * 3 / 4
+	w.Connect(devices[:some]...)
+	ctx, cancel := context.WithCancel(w.ctx)
+	var turning sync.WaitGroup
+	defer turning.Wait()
+	defer cancel()
+	turning.Go(func() {
+		for n := 0; ctx.Err() == nil; n++ {
+			for i, d := range devices {
+				d.SetApp((n+i)%2 == 0)
+			}
+			select {
+			case <-time.After(200 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		}
+	})
+	load := w.Load(0, 100, func(id string, _ int) string { return fmt.Sprintf(`,"data":{"of":%q}`, id) })
+	for range 4 {
+		if err := w.Reach(size / 4); err != nil {
+			return err
+		}
+		if err := w.Restart(); err != nil {
+			return err
+		}
+		w.Runs++
+	}
+	if err := load.Stop(); err != nil {
+		return err
+	}
+	cancel()
+	turning.Wait()
+	w.Connect(devices[some:]...)
+	for _, d := range devices {
+		d.SetAck(AckAtOnce)
+		d.SetApp(true)
+		d.Drop() // a forgotten message is sent again to the next connection
+	}
+	return w.Drain(2 * time.Minute)
+}
+
+// repeated: two backends ask for the same IDs at the same time, over HTTP and over
+// MQTT, and after every kill -9 some of what had been accepted is asked for again:
+// with the same content, which gets the first answer, and with other, which is
+// refused.
+func repeated(w *World, size int, full bool) error {
+	devices, err := ready(w, fleet(full, 80), nil)
+	if err != nil {
+		return err
+	}
+	w.Heartbeats(time.Second)
+	w.Connect(devices[len(devices)/4:]...)
+	var accounts []string
+	for _, d := range devices {
+		accounts = append(accounts, d.Account)
+	}
+	var backends []*Backend
+	for _, name := range []string{"h-one", "h-two", "m-one", "m-two"} {
+		backends = append(backends, &Backend{Name: name, Prefix: name[:1], Accounts: accounts, InFlight: 50, HTTP: name[0] == 'h'})
+	}
+	load := w.Backends(backends...)
+	for range 8 {
+		if err := w.Reach(size / 8); err != nil {
+			return err
+		}
+		all := w.Acceptances.All()
+		if err := w.Restart(); err != nil {
+			return err
+		}
+		for range 20 {
+			if err := w.again(all[rand.IntN(len(all))]); err != nil {
+				return err
+			}
+		}
+		w.Runs++
+	}
+	if err := load.Stop(); err != nil {
+		return err
+	}
+	w.Connect(devices[:len(devices)/4]...)
+	return w.Drain(2 * time.Minute)
+}
+
+// again asks for something that has been accepted.
+func (w *World) again(a Acceptance) error {
+	it := item{id: a.ID, account: a.Account}
+	other := item{id: a.ID, account: a.Account, more: `,"body":"another"`}
+	status, body, err := w.Call(http.MethodPost, "/v1/notifications", string(it.body(true)))
+	var said wire.Accepted
+	if err == nil && (status != http.StatusOK || json.Unmarshal(body, &said) != nil || said.AcceptedAt == "") {
+		err = fmt.Errorf("%s was asked for again and answered with %d %s", a.ID, status, body)
+	}
+	if err != nil {
+		return err
+	}
+	w.Acceptances.add(Acceptance{ID: a.ID, Account: a.Account, Link: "again", Again: true, Status: status, AcceptedAt: said.AcceptedAt})
+	status, body, err = w.Call(http.MethodPost, "/v1/notifications", string(other.body(true)))
+	if err == nil && status != http.StatusConflict {
+		err = fmt.Errorf("%s was asked for with other content and answered with %d %s", a.ID, status, body)
+	}
+	if err != nil {
+		return err
+	}
+	code, err := w.publish(it)
+	if err == nil && code >= 0x80 {
+		err = fmt.Errorf("%s was asked for again and answered with reason code 0x%02x", a.ID, code)
+	}
+	if err != nil {
+		return err
+	}
+	code, err = w.publish(other)
+	if err == nil && code < 0x80 {
+		err = fmt.Errorf("%s was asked for with other content and answered with reason code 0x%02x", a.ID, code)
+	}
+	return err
 }

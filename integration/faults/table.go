@@ -65,8 +65,8 @@ func Print(out io.Writer, lines []Line) error {
 		}
 		fmt.Fprintln(t, "\t"+strings.Join(text, "\t")+"\t") // tabwriter keeps the error for Flush
 	}
-	row("fault", "runs", "accepted", "acked", "expired", "unaccounted for", "duplicates in a connection", "order violations", "pushes above one")
-	row("---", "--:", "--:", "--:", "--:", "--:", "--:", "--:", "--:")
+	row("fault", "runs", "accepted", "acked", "expired", "superseded", "cancelled", "messages", "unaccounted for", "duplicates in a connection", "order violations", "pushes above one")
+	row("---", "--:", "--:", "--:", "--:", "--:", "--:", "--:", "--:", "--:", "--:", "--:")
 	var sum Result
 	runs := 0
 	for _, l := range lines {
@@ -74,10 +74,10 @@ func Print(out io.Writer, lines []Line) error {
 			row(l.Name, "skipped: "+l.Skipped, "", "", "", "", "", "", "")
 			continue
 		}
-		row(l.Name, l.Runs, l.Accepted, l.Acked, l.Expired, l.Unaccounted, l.Duplicates, l.Disorder, l.Pushes)
+		row(l.Name, l.Runs, l.Accepted, l.Acked, l.Expired, l.Superseded, l.Cancelled, l.Messages, l.Unaccounted, l.Duplicates, l.Disorder, l.Pushes)
 		sum.Add(l.Result)
 		runs += l.Runs
 	}
-	row("all", runs, sum.Accepted, sum.Acked, sum.Expired, sum.Unaccounted, sum.Duplicates, sum.Disorder, sum.Pushes)
+	row("all", runs, sum.Accepted, sum.Acked, sum.Expired, sum.Superseded, sum.Cancelled, sum.Messages, sum.Unaccounted, sum.Duplicates, sum.Disorder, sum.Pushes)
 	return t.Flush()
 }

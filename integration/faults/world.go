@@ -27,6 +27,7 @@ type World struct {
 	Devices     []*Device
 	Acceptances Acceptances
 	Receipts    Receipts
+	Cancels     Cancels
 	Runs        int  // of the fault; 0 counts as one
 	Unfinished  bool // deliveries may be left over
 	Log         func(format string, args ...any)
@@ -209,7 +210,7 @@ type Load struct {
 
 // Load starts two backends, one over HTTP and one over MQTT, that ask for total
 // notifications together, for all devices; 0: until Stop.
-func (w *World) Load(total, inFlight int, more string) *Load {
+func (w *World) Load(total, inFlight int, more More) *Load {
 	var accounts []string
 	for _, d := range w.Devices {
 		accounts = append(accounts, d.Account)
@@ -218,12 +219,12 @@ func (w *World) Load(total, inFlight int, more string) *Load {
 }
 
 // LoadFor is Load for some accounts.
-func (w *World) LoadFor(accounts []string, total, inFlight int, more string) *Load {
-	l := &Load{w: w}
+func (w *World) LoadFor(accounts []string, total, inFlight int, more More) *Load {
 	w.mu.Lock()
 	w.loads++ // makes names that are not used twice
 	n := w.loads
 	w.mu.Unlock()
+	var backends []*Backend
 	for i := range 2 {
 		share := total / 2
 		if i == 1 {
@@ -232,11 +233,18 @@ func (w *World) LoadFor(accounts []string, total, inFlight int, more string) *Lo
 		if total > 0 && share == 0 {
 			continue
 		}
-		b := &Backend{
-			Name: fmt.Sprintf("%s%d", []string{"h", "m"}[i], n), Program: w.Program, Accounts: accounts, Total: share, InFlight: inFlight,
-			HTTP: i == 0, More: more, Acceptances: &w.Acceptances,
-		}
-		l.backends = append(l.backends, b)
+		backends = append(backends, &Backend{
+			Name: fmt.Sprintf("%s%d", []string{"h", "m"}[i], n), Accounts: accounts, Total: share, InFlight: inFlight, HTTP: i == 0, More: more,
+		})
+	}
+	return w.Backends(backends...)
+}
+
+// Backends starts backends.
+func (w *World) Backends(backends ...*Backend) *Load {
+	l := &Load{w: w, backends: backends}
+	for _, b := range backends {
+		b.Program, b.Acceptances = w.Program, &w.Acceptances
 		w.wg.Add(1)
 		l.wg.Go(func() {
 			defer w.wg.Done()
@@ -358,7 +366,7 @@ func (w *World) Check() (Result, error) {
 // Evidence is what the ledgers say.
 func (w *World) Evidence() Evidence {
 	return Evidence{
-		Acceptances: w.Acceptances.All(), Connections: w.Receipts.All(), Pushes: w.Apple.Received(),
+		Acceptances: w.Acceptances.All(), Connections: w.Receipts.All(), Pushes: w.Apple.Received(), Cancels: w.Cancels.All(),
 		Kills: w.Program.kills, Devices: w.tokens, Unfinished: w.Unfinished,
 	}
 }
