@@ -1,11 +1,15 @@
 package faults
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -26,6 +30,7 @@ func TestFaults(t *testing.T) { //nolint:tparallel // nothing else of the packag
 
 	rows := Rows()
 	lines := make([]*Line, len(rows))
+	began := time.Now()
 	t.Cleanup(func() {
 		var ran []Line
 		for _, l := range lines {
@@ -33,8 +38,17 @@ func TestFaults(t *testing.T) { //nolint:tparallel // nothing else of the packag
 				ran = append(ran, *l)
 			}
 		}
-		if err := Print(os.Stdout, ran); err != nil {
+		origin, err := Origin(binary, time.Since(began))
+		var table strings.Builder
+		if err := errors.Join(err, Print(&table, ran)); err != nil {
 			t.Error(err)
+		}
+		fmt.Fprintln(&table, "\n"+origin)
+		fmt.Print(table.String())
+		if full && len(ran) == len(rows) {
+			if err := WritePage("../../docs/faults.md", table.String()); err != nil {
+				t.Error(err)
+			}
 		}
 	})
 	for i, row := range rows {
@@ -70,5 +84,41 @@ func TestFaults(t *testing.T) { //nolint:tparallel // nothing else of the packag
 				t.Error("what the row is about has not happened: it shows nothing")
 			}
 		})
+	}
+}
+
+// TestWritePage: the table is put where the page has one, and nothing else changes.
+func TestWritePage(t *testing.T) {
+	page, err := os.ReadFile("../../docs/faults.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "page.md")
+	if err := os.WriteFile(file, page, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var table strings.Builder
+	if err := Print(&table, []Line{{Row: Row{Name: "a fault"}, Runs: 2, Result: Result{Accepted: 3, Acked: 3}}}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time instead of the first
+		if err := WritePage(file, table.String()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _, _ := strings.Cut(string(page), pageBegin)
+	_, after, _ := strings.Cut(string(page), pageEnd)
+	if want := before + pageBegin + table.String() + pageEnd + after; string(got) != want {
+		t.Errorf("the page is now\n%s\nwant\n%s", got, want)
+	}
+	if !strings.Contains(table.String(), "| a fault | 2 | 3 | 3 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 |\n| all | 2 | 3 |") {
+		t.Errorf("the table is\n%s", table.String())
+	}
+	if WritePage(filepath.Join("..", "..", "go.mod"), "") == nil {
+		t.Error("a page without a place for the table was written to")
 	}
 }

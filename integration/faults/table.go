@@ -1,13 +1,15 @@
 package faults
 
 import (
+	"bufio"
 	"context"
+	"debug/buildinfo"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strings"
-	"text/tabwriter"
 	"time"
 )
 
@@ -55,29 +57,70 @@ func (row Row) Go(ctx context.Context, binary string, full bool, log func(string
 	return line, err
 }
 
-// Print writes the table.
+// Print writes the table as docs/faults.md has it.
 func Print(out io.Writer, lines []Line) error {
-	t := tabwriter.NewWriter(out, 0, 0, 1, ' ', tabwriter.AlignRight|tabwriter.Debug)
+	b := bufio.NewWriter(out)
 	row := func(cells ...any) {
-		text := make([]string, len(cells))
-		for i, c := range cells {
-			text[i] = " " + fmt.Sprint(c)
+		for _, c := range cells {
+			fmt.Fprint(b, "| ", c, " ") // bufio keeps the error for Flush
 		}
-		fmt.Fprintln(t, "\t"+strings.Join(text, "\t")+"\t") // tabwriter keeps the error for Flush
+		fmt.Fprintln(b, "|")
 	}
 	row("fault", "runs", "accepted", "acked", "expired", "superseded", "cancelled", "messages", "unaccounted for", "duplicates in a connection", "order violations", "pushes above one")
 	row("---", "--:", "--:", "--:", "--:", "--:", "--:", "--:", "--:", "--:", "--:", "--:")
+	counts := func(name string, runs int, r Result) {
+		row(name, runs, r.Accepted, r.Acked, r.Expired, r.Superseded, r.Cancelled, r.Messages, r.Unaccounted, r.Duplicates, r.Disorder, r.Pushes)
+	}
 	var sum Result
 	runs := 0
 	for _, l := range lines {
 		if l.Skipped != "" {
-			row(l.Name, "skipped: "+l.Skipped, "", "", "", "", "", "", "")
+			row(l.Name, "skipped: "+l.Skipped, "", "", "", "", "", "", "", "", "", "")
 			continue
 		}
-		row(l.Name, l.Runs, l.Accepted, l.Acked, l.Expired, l.Superseded, l.Cancelled, l.Messages, l.Unaccounted, l.Duplicates, l.Disorder, l.Pushes)
+		counts(l.Name, l.Runs, l.Result)
 		sum.Add(l.Result)
 		runs += l.Runs
 	}
-	row("all", runs, sum.Accepted, sum.Acked, sum.Expired, sum.Superseded, sum.Cancelled, sum.Messages, sum.Unaccounted, sum.Duplicates, sum.Disorder, sum.Pushes)
-	return t.Flush()
+	counts("all", runs, sum)
+	return b.Flush()
+}
+
+// Origin says what the table was measured on: the program's commit, and where.
+func Origin(binary string, took time.Duration) (string, error) {
+	info, err := buildinfo.ReadFile(binary)
+	if err != nil {
+		return "", err
+	}
+	commit, changed := "that is not known", ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			commit = s.Value[:min(12, len(s.Value))]
+		case s.Key == "vcs.modified" && s.Value == "true":
+			changed = " and changes that were not committed"
+		}
+	}
+	return fmt.Sprintf("Measured on %s by `make faults`, in %s on %d cores, all rows on one build: commit %s%s, %s.\n",
+		time.Now().UTC().Format(time.DateOnly), took.Round(time.Minute), runtime.NumCPU(), commit, changed, info.GoVersion), nil
+}
+
+// The table stands between these in a page.
+const (
+	pageBegin = "<!-- make faults writes from here -->\n"
+	pageEnd   = "<!-- to here -->\n"
+)
+
+// WritePage puts a table into a page that has one.
+func WritePage(file, table string) error {
+	page, err := os.ReadFile(file) //nolint:gosec // the page of this repository
+	if err != nil {
+		return err
+	}
+	before, rest, ok1 := strings.Cut(string(page), pageBegin)
+	_, after, ok2 := strings.Cut(rest, pageEnd)
+	if !ok1 || !ok2 {
+		return fmt.Errorf("%s has no place for the table: no %q with %q after it", file, pageBegin, pageEnd)
+	}
+	return os.WriteFile(file, []byte(before+pageBegin+table+pageEnd+after), 0o644) //nolint:gosec // as git has it
 }
