@@ -329,6 +329,7 @@ const (
 // openDB opens Pebble behind a fence of its own.
 func (s *Store) openDB(dir string, mode openMode) (err error) {
 	s.failed.Store(nil)
+	s.dbDir = dir
 	s.opening.Store(true)
 	defer s.opening.Store(false)
 	s.fence = newFence(s.opts.FS, s.writeFailed)
@@ -473,16 +474,24 @@ func (s *Store) verifyTable(path string) (err error) {
 // end of its log: it takes them for a crash that came before. Everything since
 // would be gone without a word.
 type watermark struct {
-	log    string // the newest log
-	writes uint64 // when it was begun, or the store closed: logs before it are synced
+	log      string // the newest log
+	writes   uint64 // when it was begun, or the store closed: logs before it are synced
+	manifest string // the newest MANIFEST
+	size     int64  // of it then: it only grows
 }
 
-const watermarkLine = "%-24s %20d" // then a checksum
+const watermarkLine = "%-24s %20d %-24s %20d" // then a checksum
 
 // writeWatermark overwrites the file in place: that needs no room on a full disk,
 // and no more than one sector.
 func (s *Store) writeWatermark() error {
-	line := fmt.Sprintf(watermarkLine, *s.newestLog.Load(), s.writes.Load())
+	manifest, size, err := s.newestManifest()
+	if err != nil {
+		err = fmt.Errorf("look at the MANIFEST: %w", err)
+		s.markBroken(err)
+		return err
+	}
+	line := fmt.Sprintf(watermarkLine, *s.newestLog.Load(), s.writes.Load(), manifest, size)
 	f, err := s.fence.OpenReadWrite(s.path(fileWatermark), vfs.WriteCategoryUnspecified)
 	if err == nil {
 		_, err = f.WriteAt(fmt.Appendf(nil, "%s %08x\n", line, crc32.ChecksumIEEE([]byte(line))), 0)
@@ -495,17 +504,40 @@ func (s *Store) writeWatermark() error {
 	return err
 }
 
-// readWatermark refuses a store whose newest log is missing.
+func (s *Store) newestManifest() (name string, size int64, err error) {
+	names, err := s.opts.FS.List(s.dbDir)
+	if err != nil {
+		return "", 0, err
+	}
+	for _, n := range names {
+		// Their numbers have leading zeros, and more digits from the millionth on.
+		if strings.HasPrefix(n, "MANIFEST-") && (len(n) > len(name) || len(n) == len(name) && n > name) {
+			name = n
+		}
+	}
+	info, err := s.opts.FS.Stat(s.opts.FS.PathJoin(s.dbDir, name))
+	if err != nil {
+		return "", 0, err
+	}
+	return name, info.Size(), nil
+}
+
+// readWatermark refuses a store whose newest log is missing, or the end of its
+// MANIFEST.
 func (s *Store) readWatermark() (m watermark, err error) {
 	text, err := s.readFile(fileWatermark)
 	if err != nil {
 		return m, s.refuse(fmt.Sprintf("file %s cannot be read (%v)", fileWatermark, cause(err)), todoDamaged)
 	}
 	var sum uint32
-	_, err = fmt.Sscanf(text, "%s %d %x", &m.log, &m.writes, &sum)
+	_, err = fmt.Sscanf(text, "%s %d %s %d %x", &m.log, &m.writes, &m.manifest, &m.size, &sum)
 	want, ok := walNumber(m.log)
-	if err != nil || !ok || sum != crc32.ChecksumIEEE(fmt.Appendf(nil, watermarkLine, m.log, m.writes)) {
+	if err != nil || !ok || sum != crc32.ChecksumIEEE(fmt.Appendf(nil, watermarkLine, m.log, m.writes, m.manifest, m.size)) {
 		return m, s.refuse(fmt.Sprintf("file %s is damaged", fileWatermark), todoDamaged)
+	}
+	// One that is not there has been replaced; Pebble knows whether it should be.
+	if info, err := s.opts.FS.Stat(s.path(dirDB, m.manifest)); err == nil && info.Size() < m.size {
+		return m, s.refuse(fmt.Sprintf("file %s is damaged (it has %d bytes, and had %d)", filepath.Join(dirDB, m.manifest), info.Size(), m.size), todoDamaged)
 	}
 	names, err := s.opts.FS.List(s.path(dirDB))
 	if err != nil {
