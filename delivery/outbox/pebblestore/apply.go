@@ -36,8 +36,9 @@ func (s *Store) Apply(b *delivery.Batch) (err error) {
 		a.batch = s.db.NewBatch()
 	}
 	defer func() { err = errors.Join(err, a.batch.Close()) }()
-	clear(s.live)
+	s.live.age()
 	if err := a.apply(b); err != nil {
+		s.live = liveness{} // it has learnt what is not so
 		return fmt.Errorf("apply to store %s: %w", s.dir, err)
 	}
 	if err := a.batch.Commit(&pebble.WriteOptions{Sync: b.Sync}); err != nil {
@@ -107,11 +108,15 @@ func (s *Store) has(key []byte) (bool, error) {
 
 // isLive reports whether a delivery has a Record, in the store or in this batch.
 func (a *application) isLive(k delivery.Key) (bool, error) {
-	if live, ok := a.live[k]; ok {
+	if live, known := a.live.get(k); known {
 		return live, nil
 	}
 	a.key = keyRecord(a.key[:0], k)
-	return a.has(a.key)
+	live, err := a.has(a.key)
+	if err == nil {
+		a.live.set(k, live)
+	}
+	return live, err
 }
 
 func (a *application) accept(acc *delivery.Acceptance) error {
@@ -148,10 +153,10 @@ func (a *application) accept(acc *delivery.Acceptance) error {
 	}
 	for _, device := range n.Devices {
 		k := delivery.Key{Seq: n.Seq, Device: device}
-		if a.live[k] {
+		if live, _ := a.live.get(k); live {
 			continue // named twice: one delivery
 		}
-		a.live[k] = true
+		a.live.set(k, true)
 		r := delivery.Record{
 			State: delivery.StatePending, Ack: n.Ack, Fallback: n.Fallback,
 			CollapseKey: n.CollapseKey, ExpiresAt: n.ExpiresAt,
@@ -224,7 +229,7 @@ func (a *application) finish(f *delivery.Finish) error {
 	if !live || err != nil {
 		return err
 	}
-	a.live[f.Key] = false
+	a.live.set(f.Key, false)
 	a.key = keyRecord(a.key[:0], f.Key)
 	if err := a.batch.Delete(a.key, nil); err != nil {
 		return err

@@ -24,7 +24,7 @@ type Options struct {
 	// CacheBytes is kept of uncompressed blocks (default 16 MiB).
 	CacheBytes int64
 	// MemTableBytes is how much is collected in memory, beside the log, before it
-	// becomes a table (default 8 MiB); at most four times that is held.
+	// becomes a table (default 32 MiB); at most four times that is held.
 	MemTableBytes uint64
 	// VerifyBytes of tables are read and their checksums verified when the store
 	// is opened (default 1 GiB, about a second; negative: none). A damaged block
@@ -41,7 +41,7 @@ func (o Options) withDefaults() Options {
 		o.CacheBytes = 16 << 20
 	}
 	if o.MemTableBytes == 0 {
-		o.MemTableBytes = 8 << 20
+		o.MemTableBytes = 32 << 20
 	}
 	if o.VerifyBytes == 0 {
 		o.VerifyBytes = 1 << 30
@@ -61,6 +61,7 @@ type Store struct {
 	opts      Options
 	fence     *fence
 	db        *pebble.DB
+	dbDir     string       // where it is
 	unlock    func() error // of the directory; safe to call more than once
 	failed    atomic.Pointer[error]
 	opening   atomic.Bool
@@ -69,7 +70,7 @@ type Store struct {
 
 	mu       sync.Mutex     // held by what changes the store
 	counters codec.Counters // as committed
-	live     map[delivery.Key]bool
+	live     liveness
 	key      []byte
 	value    []byte
 	scratch  []byte
@@ -88,7 +89,7 @@ const format = 1
 // damaged is refused with an error that names it and says what to do; nothing in
 // it is changed.
 func Open(dir string, o Options) (_ *Store, err error) {
-	s := &Store{dir: dir, opts: o.withDefaults(), live: map[delivery.Key]bool{}}
+	s := &Store{dir: dir, opts: o.withDefaults()}
 	if err := s.prepare(); err != nil {
 		return nil, err
 	}
@@ -116,7 +117,7 @@ func (s *Store) pebbleOptions(f *fence) *pebble.Options {
 		FormatMajorVersion:          pebble.FormatWALSyncChunks,
 		MemTableSize:                s.opts.MemTableBytes,
 		MemTableStopWritesThreshold: 4,
-		L0CompactionThreshold:       2,
+		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       1000, // a stall would hold up accepts; compaction catches up
 		MaxOpenFiles:                1000,
 		LBaseMaxBytes:               64 << 20,

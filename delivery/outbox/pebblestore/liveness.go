@@ -1,0 +1,35 @@
+package pebblestore
+
+import "github.com/heartline-mqtt/heartline/delivery"
+
+// liveness remembers which deliveries have a Record: those of the batch being
+// applied, whose changes cannot be read yet, and those touched lately, which are
+// the ones that change again. It saves a read of the store for each change of a
+// delivery's Record. Its zero value knows nothing.
+type liveness struct {
+	young, old map[delivery.Key]bool
+}
+
+// generation is how many deliveries are remembered, twice at most: a few MB.
+const generation = 1 << 15
+
+// age forgets what was not touched for long. It is called between batches.
+func (l *liveness) age() {
+	if len(l.young) >= generation {
+		l.old, l.young = l.young, nil
+	}
+}
+
+func (l *liveness) get(k delivery.Key) (live, known bool) {
+	if live, known = l.young[k]; !known {
+		live, known = l.old[k]
+	}
+	return live, known
+}
+
+func (l *liveness) set(k delivery.Key, live bool) {
+	if l.young == nil {
+		l.young = map[delivery.Key]bool{}
+	}
+	l.young[k] = live
+}
