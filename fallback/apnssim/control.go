@@ -51,11 +51,11 @@ func (s *Server) Control() http.Handler {
 	})
 	mux.HandleFunc("DELETE /scripts", s.do(s.ClearScripts))
 	mux.HandleFunc("GET /received", func(w http.ResponseWriter, r *http.Request) {
-		writeJSON(w, http.StatusOK, list(s.ReceivedFor(r.FormValue("token"))))
+		writeJSON(w, http.StatusOK, notNil(s.ReceivedFor(r.FormValue("token"))))
 	})
 	mux.HandleFunc("DELETE /received", s.do(s.Clear))
 	mux.HandleFunc("GET /shown", func(w http.ResponseWriter, r *http.Request) {
-		writeJSON(w, http.StatusOK, list(s.Shown(r.FormValue("token"))))
+		writeJSON(w, http.StatusOK, notNil(s.Shown(r.FormValue("token"))))
 	})
 	mux.HandleFunc("GET /wait", s.serveWait)
 	mux.HandleFunc("POST /streams", func(w http.ResponseWriter, r *http.Request) {
@@ -125,7 +125,7 @@ func (s *Server) serveWait(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusRequestTimeout, fmt.Errorf("%d of %d requests have come: %w", len(got), n, err))
 		return
 	}
-	writeJSON(w, http.StatusOK, list(got))
+	writeJSON(w, http.StatusOK, notNil(got))
 }
 
 func readScripts(r io.Reader) ([]Script, error) {
@@ -157,8 +157,8 @@ func readJSON(r *http.Request, v any) error {
 	return nil
 }
 
-// list makes an empty list [] and not null.
-func list(r []Received) []Received {
+// notNil makes an empty list [] and not null.
+func notNil(r []Received) []Received {
 	if r == nil {
 		return []Received{}
 	}

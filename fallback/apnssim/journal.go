@@ -1,6 +1,7 @@
 package apnssim
 
 import (
+	"container/list"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,9 +41,7 @@ type journal struct {
 	list    []*Received
 	total   int
 	byToken map[string]int
-	// shown is, per device, what it shows, by collapse ID, oldest first: a later
-	// one with the same collapse ID takes the place of the earlier.
-	shown   map[string][]*Received
+	shown   map[string]*screen // by token
 	changed chan struct{}
 	waiting int
 	closed  bool
@@ -57,7 +56,7 @@ func (j *journal) init(limit int) {
 func (j *journal) clear() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.list, j.total, j.byToken, j.shown = nil, 0, map[string]int{}, map[string][]*Received{}
+	j.list, j.total, j.byToken, j.shown = nil, 0, map[string]int{}, map[string]*screen{}
 }
 
 func (j *journal) add(r *Received) {
@@ -77,20 +76,32 @@ func (j *journal) add(r *Received) {
 	}
 }
 
+// screen is what one device shows, oldest first: a later notification with the
+// same collapse ID takes the place of the earlier.
+type screen struct {
+	list       list.List // of *Received
+	byCollapse map[string]*list.Element
+}
+
 // show is what the device does with an accepted notification. Of two with the
 // same apns-id it shows both, as far as is known, unless a collapse ID says
 // otherwise.
 func (j *journal) show(r *Received) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	show := j.shown[r.Token]
-	for i, old := range show {
-		if r.CollapseID != "" && old.CollapseID == r.CollapseID {
-			show = append(show[:i:i], show[i+1:]...)
-			break
-		}
+	s := j.shown[r.Token]
+	if s == nil {
+		s = &screen{byCollapse: map[string]*list.Element{}}
+		j.shown[r.Token] = s
 	}
-	j.shown[r.Token] = append(show, r)
+	shown := s.list.PushBack(r)
+	if r.CollapseID == "" {
+		return
+	}
+	if old := s.byCollapse[r.CollapseID]; old != nil {
+		s.list.Remove(old)
+	}
+	s.byCollapse[r.CollapseID] = shown
 }
 
 // wake ends all waiting, for good.
@@ -166,8 +177,10 @@ func (s *Server) Shown(token string) []Received {
 	s.journal.mu.Lock()
 	defer s.journal.mu.Unlock()
 	var out []Received
-	for _, r := range s.journal.shown[strings.ToLower(token)] {
-		out = append(out, *r)
+	if d := s.journal.shown[strings.ToLower(token)]; d != nil {
+		for e := d.list.Front(); e != nil; e = e.Next() {
+			out = append(out, *e.Value.(*Received))
+		}
 	}
 	return out
 }
