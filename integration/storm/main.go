@@ -1,7 +1,8 @@
 // Command storm measures a fallback storm: notifications for offline devices, made
 // durable and pushed by Heartline, beside a bare apns2 loop of the same concurrency
 // that pushes to the same simulator, in turn in one run; and what the storm does to
-// the acks of devices that are online.
+// the acks of devices that are online. The simulator and the devices are processes
+// of their own, as they would be: see peers.go.
 //
 //	make bench-storm
 package main
@@ -18,18 +19,15 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
-	"github.com/mochi-mqtt/server/v2/packets"
 	"github.com/sideshow/apns2"
 	"github.com/sideshow/apns2/token"
 	"golang.org/x/net/http2"
 
 	"github.com/heartline-mqtt/heartline/broker"
 	"github.com/heartline-mqtt/heartline/delivery"
-	"github.com/heartline-mqtt/heartline/demo"
-	"github.com/heartline-mqtt/heartline/fallback/apnssim"
-	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
 )
 
 const (
@@ -41,14 +39,28 @@ const (
 )
 
 func main() {
-	if err := run(); err != nil {
+	role := flag.String("role", "", "for the program's own use")
+	n := flag.Int("n", 50_000, "notifications in all")
+	rounds := flag.Int("rounds", 5, "rounds they are divided into")
+	profiles := flag.String("profiles", "", "directory for cpu, mutex and block profiles of the storms alone")
+	flag.Parse()
+	var err error
+	switch *role {
+	case "simulator":
+		err = simulate()
+	case "devices":
+		err = beDevices(flag.Arg(0))
+	default:
+		err = run(*n, *rounds, *profiles)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "storm:", err)
 		os.Exit(1)
 	}
 }
 
 type rig struct {
-	sim    *apnssim.Server
+	sim    simulator
 	broker *broker.Broker
 	bare   *apns2.Client
 	ctx    context.Context
@@ -61,27 +73,23 @@ type rig struct {
 	sent     map[delivery.Seq]time.Time // published, and not acknowledged yet
 }
 
-func run() error {
-	n := flag.Int("n", 50_000, "notifications in all")
-	rounds := flag.Int("rounds", 5, "rounds they are divided into")
-	profiles := flag.String("profiles", "", "directory for cpu, mutex and block profiles of the storms alone")
-	flag.Parse()
+func run(n, rounds int, profiles string) error {
 	dir, err := os.MkdirTemp("", "heartline-storm-")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	r := &rig{ctx: context.Background(), sent: map[delivery.Seq]time.Time{}}
-	if r.sim, err = apnssim.Start(apnssim.Options{MaxReceived: 1000, Topics: []string{topic}}); err != nil {
-		return err
-	}
-	defer r.sim.Close() //nolint:errcheck // the process ends
-	cfg, err := demo.Config(dir, r.sim)
+	end, err := startPeer(&r.sim, "simulator")
 	if err != nil {
 		return err
 	}
-	cfg.Fallback.APNs.MaxConcurrent = concurrency
-	cfg.Delivery.MaxOutstandingPerDevice = *n
+	defer end()
+	cfg, err := r.sim.config(dir)
+	if err != nil {
+		return err
+	}
+	cfg.Delivery.MaxOutstandingPerDevice = n
 	if r.broker, err = broker.New(cfg, slog.New(slog.DiscardHandler)); err != nil {
 		return err
 	}
@@ -93,10 +101,16 @@ func run() error {
 		return err
 	}
 	go r.watch(r.broker.Subscribe(1 << 20))
-	if err := r.devices(); err != nil {
+	if err := r.register(); err != nil {
 		return err
 	}
-	return r.measure(*n, *rounds, *profiles)
+	var ready struct{}
+	endDevices, err := startPeer(&ready, "devices", r.broker.MQTTAddr())
+	if err != nil {
+		return err
+	}
+	defer endDevices()
+	return r.measure(n, rounds, profiles)
 }
 
 func (r *rig) measure(n, rounds int, profiles string) error {
@@ -109,8 +123,9 @@ func (r *rig) measure(n, rounds int, profiles string) error {
 		return err
 	}
 	fmt.Fprintf(os.Stdout, "%d cores, %s, %s; %d notifications in %d rounds, %d at a time\n\n", runtime.NumCPU(), runtime.Version(), time.Now().Format("2006-01-02"), n, rounds, concurrency)
-	fmt.Fprintf(os.Stdout, "%-6s %-18s %-18s %-7s %-16s %s\n", "round", "heartline push/s", "bare apns2 push/s", "ratio", "p99 ack, calm", "p99 ack, storm")
-	var ratios, acks []float64
+	fmt.Fprintf(os.Stdout, "%-6s %-18s %-18s %-7s %-18s %-18s %-16s %s\n", "round", "heartline push/s", "bare apns2 push/s", "ratio", "heartline CPU/push", "bare CPU/push", "p99 ack, calm", "p99 ack, storm")
+	perPush := func(p period) time.Duration { return (p.cpu / time.Duration(part)).Round(100 * time.Nanosecond) }
+	var ratios, acks, cpus []float64
 	for round := range rounds {
 		calm := r.during(func() error { time.Sleep(3 * time.Second); return nil })
 		bare := r.during(func() error { return r.loop(part) })
@@ -126,18 +141,21 @@ func (r *rig) measure(n, rounds int, profiles string) error {
 		}
 		ours, theirs := float64(part)/storm.took.Seconds(), float64(part)/bare.took.Seconds()
 		ratios, acks = append(ratios, ours/theirs), append(acks, storm.p99.Seconds()/calm.p99.Seconds())
-		fmt.Fprintf(os.Stdout, "%-6d %-18.0f %-18.0f %-7.2f %-16s %s\n", round+1, ours, theirs, ours/theirs, calm.p99.Round(10*time.Microsecond), storm.p99.Round(10*time.Microsecond))
+		cpus = append(cpus, storm.cpu.Seconds()/bare.cpu.Seconds())
+		fmt.Fprintf(os.Stdout, "%-6d %-18.0f %-18.0f %-7.2f %-18s %-18s %-16s %s\n", round+1, ours, theirs, ours/theirs, perPush(storm), perPush(bare), calm.p99.Round(10*time.Microsecond), storm.p99.Round(10*time.Microsecond))
 	}
 	close(stop)
 	online.Wait()
 	slices.Sort(ratios)
 	slices.Sort(acks)
-	fmt.Fprintf(os.Stdout, "\nmedians: %.2f of the bare loop's rate; p99 of acks %.1f times that without a storm\n", ratios[len(ratios)/2], acks[len(acks)/2])
+	slices.Sort(cpus)
+	fmt.Fprintf(os.Stdout, "\nmedians: %.2f of the bare loop's rate; %.2f of its CPU time; p99 of acks %.1f times that without a storm\n", ratios[len(ratios)/2], cpus[len(cpus)/2], acks[len(acks)/2])
 	return nil
 }
 
 type period struct {
 	took time.Duration
+	cpu  time.Duration // of this process, without its peers
 	p99  time.Duration // publish to ack, of the devices that are online
 	err  error
 }
@@ -147,9 +165,9 @@ func (r *rig) during(do func() error) period {
 	r.mu.Lock()
 	r.ackTimes = nil
 	r.mu.Unlock()
-	start := time.Now()
+	start, cpu := time.Now(), cpuTime()
 	err := do()
-	p := period{took: time.Since(start), err: err}
+	p := period{took: time.Since(start), cpu: cpuTime() - cpu, err: err}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.ackTimes) > 0 {
@@ -244,35 +262,13 @@ func (r *rig) watch(s *delivery.Subscription) {
 	}
 }
 
-func (r *rig) devices() error {
+// register gives the devices that are offline their push tokens.
+func (r *rig) register() error {
 	for i := range offlineDevices {
 		token := &delivery.PushToken{Server: delivery.ServerAPNs, Token: deviceToken(i)}
 		if err := r.broker.Core().SetToken(offline(i), offline(i), token); err != nil {
 			return err
 		}
-	}
-	for i := range onlineDevices {
-		c, err := rawmqtt.Dial(r.broker.MQTTAddr(), 5)
-		if err != nil {
-			return err
-		}
-		if _, err := c.Connect(rawmqtt.Connect{ID: online(i), Username: online(i), Keepalive: 300}); err != nil {
-			return err
-		}
-		if _, err := c.Subscribe(1, 1, "heartline/devices/"+online(i)+"/notifications"); err != nil {
-			return err
-		}
-		go func() {
-			for {
-				pk, err := c.Read(0)
-				if err != nil {
-					return
-				}
-				if pk.FixedHeader.Type == packets.Publish && c.Puback(pk.PacketID) != nil {
-					return
-				}
-			}
-		}()
 	}
 	return r.broker.Core().Flush(r.ctx)
 }
@@ -291,21 +287,29 @@ func (r *rig) acks(stop chan struct{}) {
 	}
 }
 
+// cpuTime is what this process has used: Heartline, or the bare loop.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		panic(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 func offline(i int) string     { return fmt.Sprintf("offline-%04d", i%offlineDevices) }
 func online(i int) string      { return fmt.Sprintf("online-%02d", i) }
 func deviceToken(i int) string { return fmt.Sprintf("%064x", i%offlineDevices+1) }
 
 // bareClient is apns2 as its README shows it.
-func bareClient(sim *apnssim.Server) (*apns2.Client, error) {
-	k := sim.Key()
-	key, err := token.AuthKeyFromBytes(k.PEM)
+func bareClient(sim simulator) (*apns2.Client, error) {
+	key, err := token.AuthKeyFromBytes(sim.Key.PEM)
 	if err != nil {
 		return nil, err
 	}
 	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(sim.CAPEM())
-	c := apns2.NewTokenClient(&token.Token{AuthKey: key, KeyID: k.KeyID, TeamID: k.TeamID})
-	c.Host = sim.URL()
+	roots.AppendCertsFromPEM(sim.CA)
+	c := apns2.NewTokenClient(&token.Token{AuthKey: key, KeyID: sim.Key.KeyID, TeamID: sim.Key.TeamID})
+	c.Host = sim.URL
 	//nolint:staticcheck // apns2 comes with this transport and is measured as it comes
 	c.HTTPClient.Transport.(*http2.Transport).TLSClientConfig = &tls.Config{RootCAs: roots, NextProtos: []string{"h2"}}
 	return c, nil
