@@ -154,6 +154,10 @@ type device struct {
 	acks    []byte
 }
 
+// subscribeID is far from where brokers begin to count: mochi refuses a SUBSCRIBE
+// whose packet identifier it has given to a message under way to the same client.
+const subscribeID = 0x7fff
+
 // connect connects and subscribes.
 func (d *device) connect(ctx context.Context) error {
 	o := d.r.o
@@ -167,7 +171,7 @@ func (d *device) connect(ctx context.Context) error {
 	if err := d.dial(ctx, c); err != nil {
 		return err
 	}
-	if _, err := d.conn.Write(appendSubscribe(nil, o.Version, 1, d.filter)); err != nil {
+	if _, err := d.conn.Write(appendSubscribe(nil, o.Version, subscribeID, d.filter)); err != nil {
 		d.drop()
 		return fmt.Errorf("%s: send SUBSCRIBE: %w", d.name, err)
 	}

@@ -5,10 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // result is what is read of the answer of `heartline bench --json`.
@@ -64,15 +66,48 @@ func (p *program) load(ctx context.Context, s *server, flags ...string) (*result
 	cmd := exec.CommandContext(ctx, p.generator, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	begun, busy, own := time.Now(), machineBusy(), processBusy(s.cmd.Process.Pid)
 	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("%s under load: %w\n%s", s.name, err, stderr.String())
 	}
+	own = processBusy(s.cmd.Process.Pid) - own + cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	p.others = append(p.others, max(0, (machineBusy()-busy-own).Seconds()/time.Since(begun).Seconds()))
 	var r result
 	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
 		return nil, fmt.Errorf("%s under load: %w", s.name, err)
 	}
 	return &r, nil
 }
+
+// machineBusy is the CPU time that everything on this machine has used.
+func machineBusy() time.Duration {
+	stat, _ := os.ReadFile("/proc/stat") // proc_stat(5); without it the others are not told of
+	line, _, _ := strings.Cut(string(stat), "\n")
+	var busy int64
+	for i, field := range strings.Fields(line) {
+		if i == 0 || i == 4 || i == 5 || i > 8 { // its name, idle, waiting for disks; guests are in user
+			continue
+		}
+		ticks, _ := strconv.ParseInt(field, 10, 64)
+		busy += ticks
+	}
+	return time.Duration(busy) * time.Second / ticksPerSecond
+}
+
+// processBusy is the CPU time that a process has used.
+func processBusy(pid int) time.Duration {
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)) // one that has ended has used no more
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 13 {
+		return 0
+	}
+	user, _ := strconv.ParseInt(fields[11], 10, 64)
+	system, _ := strconv.ParseInt(fields[12], 10, 64)
+	return time.Duration(user+system) * time.Second / ticksPerSecond
+}
+
+// ticksPerSecond is what Linux counts in towards programs.
+const ticksPerSecond = 100
 
 // faults says what went wrong with the messages of some runs; "" is nothing.
 func faults(runs []*result) string {

@@ -34,7 +34,8 @@ type program struct {
 	generator string // binary of `heartline bench`
 	ours      []contestant
 	plain     contestant // mochi in memory, which the ratios are of
-	others    []contestant
+	beside    []contestant
+	others    []float64 // cores that were busy with something else, by run of the section
 	rounds    int
 	duration  time.Duration
 	backlog   int // of the outstanding section
@@ -135,22 +136,23 @@ func run() error {
 		p.ours = append(p.ours, heartline(name, path, "notifications"))
 	}
 	if *others {
-		p.others = []contestant{
+		p.beside = []contestant{
 			mochi("mochi, badger hook", "badger"), mochi("mochi, pebble hook", "pebble"),
 			mochi("mochi, pebble hook, synced", "pebble-sync"), mochi("mochi, bolt hook", "bolt"),
 		}
 		if _, err := exec.LookPath("mosquitto"); err == nil {
-			p.others = append(p.others, mosquitto("Mosquitto, in memory", "persistence false"),
+			p.beside = append(p.beside, mosquitto("Mosquitto, in memory", "persistence false"),
 				mosquitto("Mosquitto, autosave_on_changes", "persistence true", "autosave_on_changes true", "autosave_interval 1"))
 		} else {
 			fmt.Fprintln(os.Stderr, "compare: mosquitto is missing and left out: apt-get install mosquitto")
 		}
 	}
 	var err error
-	if p.report, err = newReport(*page); err != nil {
+	if p.report, err = newReport(*page, p); err != nil {
 		return err
 	}
 	for _, s := range todo {
+		p.others = nil
 		if err := s.run(p, ctx); err != nil {
 			return errors.Join(fmt.Errorf("%s: %w", s.name, err), ctx.Err())
 		}

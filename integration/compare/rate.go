@@ -13,7 +13,7 @@ var work = []string{"--devices", "200", "--publishers", "8", "--inflight", "64",
 
 // rate is how fast each contestant is, as fast as it goes, and what that costs.
 func (p *program) rate(ctx context.Context) error {
-	all := append(append(append([]contestant{}, p.ours...), p.plain), p.others...)
+	all := append(append(append([]contestant{}, p.ours...), p.plain), p.beside...)
 	for round := range p.rounds {
 		for _, c := range all {
 			r, err := p.once(ctx, c, append(work, "--duration", p.duration.String(), "--warmup", "1s")...)

@@ -15,10 +15,11 @@ import (
 type report struct {
 	page    string // "" is none
 	machine string
+	p       *program
 }
 
-func newReport(page string) (*report, error) {
-	r := &report{page: page, machine: machine()}
+func newReport(page string, p *program) (*report, error) {
+	r := &report{page: page, machine: machine(), p: p}
 	if page != "" {
 		if _, err := os.Stat(page); err != nil {
 			return nil, fmt.Errorf("-write: %w", err)
@@ -70,13 +71,16 @@ func ms(v float64) string { return fmt.Sprintf("%.2f ms", v) }
 // section prints a section and puts it into the page.
 func (r *report) section(name, text string, t table, aims []aim) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\n\n%s\n%s", text, t.String(), "")
+	fmt.Fprintf(&b, "%s\n\n%s", text, t.String())
 	if len(aims) > 0 {
 		at := table{head: []string{"aim", "first bar", "aim", "reached"}}
 		for _, a := range aims {
 			at.add(a.what, a.bar, a.aim, a.reached)
 		}
 		fmt.Fprintf(&b, "\n%s", at.String())
+	}
+	if others := median(r.p.others); others >= 0.05 {
+		fmt.Fprintf(&b, "\nOther programs kept %.1f of the %d cores busy meanwhile (median of the runs): rates and latencies suffer from it, ratios less.\n", others, runtime.NumCPU())
 	}
 	fmt.Fprintf(os.Stdout, "\n%s: %s\n", name, b.String())
 	if r.page == "" {

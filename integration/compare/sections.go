@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -190,9 +193,16 @@ func (p *program) reconnect(ctx context.Context) error {
 	all := map[string][]*result{}
 	for round := range p.rounds {
 		for _, c := range p.two() {
-			n := fmt.Sprint(stormDevices)
-			r, err := p.once(ctx, c, "--devices", n, "--offline", "1", "--count", n, "--return", "--patience", "30s")
+			s, err := c.start(ctx)
 			if err != nil {
+				return err
+			}
+			n := fmt.Sprint(stormDevices)
+			r, err := p.load(ctx, s, "--devices", n, "--offline", "1", "--count", n, "--return", "--patience", "30s")
+			if err == nil && s.http != "" {
+				err = finished(ctx, s)
+			}
+			if err = errors.Join(err, s.stop()); err != nil {
 				return err
 			}
 			all[c.name] = append(all[c.name], r)
@@ -212,12 +222,56 @@ func (p *program) reconnect(ctx context.Context) error {
 	return p.report.section("reconnect", text, t, aims)
 }
 
+// finished makes sure that nothing is left that Heartline waits for, once what is on
+// its way has come.
+func finished(ctx context.Context, s *server) error {
+	for tries := 0; ; tries++ {
+		left := ""
+		for _, state := range []string{"pending", "published", "pushing", "pushed", "waiting"} {
+			var list struct {
+				Notifications []struct {
+					ID string `json:"id"`
+				} `json:"notifications"`
+			}
+			if err := get(ctx, "http://"+s.http+"/v1/notifications?limit=1&state="+state, &list); err != nil {
+				return fmt.Errorf("%s: %w", s.name, err)
+			}
+			if len(list.Notifications) > 0 {
+				left = list.Notifications[0].ID + " is " + state
+			}
+		}
+		if left == "" {
+			return nil
+		}
+		if tries == 100 {
+			return fmt.Errorf("%s: notification %s, and its device has acknowledged all", s.name, left)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func get(ctx context.Context, address string, into any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("GET %s: %s", address, resp.Status)
+	}
+	return json.NewDecoder(resp.Body).Decode(into)
+}
+
 // outstanding is the throughput beside a million deliveries for others.
 func (p *program) outstanding(ctx context.Context) error {
 	t := table{head: []string{"broker", "none outstanding", fmt.Sprintf("%d outstanding", p.backlog), "ratio", "CPU ratio", "faults"}}
 	var aims []aim
 	for _, c := range p.ours {
-		without, with, err := p.beside(ctx, c)
+		without, with, err := p.sideBySide(ctx, c)
 		if err != nil {
 			return err
 		}
@@ -229,7 +283,7 @@ func (p *program) outstanding(ctx context.Context) error {
 	return p.report.section("outstanding", text, t, aims)
 }
 
-func (p *program) beside(ctx context.Context, c contestant) (without, with []*result, err error) {
+func (p *program) sideBySide(ctx context.Context, c contestant) (without, with []*result, err error) {
 	empty, err := c.start(ctx)
 	if err != nil {
 		return nil, nil, err
