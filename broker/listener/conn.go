@@ -24,13 +24,14 @@ type Conn struct {
 	addr   netip.Prefix
 	since  time.Time
 	tls    *tls.ConnectionState
-	link   pendingLink // the Gate's
+
+	// The Gate's.
+	waiting, arriving link
+	reserved          int64 // bytes, for the CONNECT until mochi has it
 
 	base   *sender
 	stream net.Conn // carries the MQTT: base, or the TLS or WebSocket over it
 	in     strict.Reader
-
-	connectSize int // bytes reserved for the CONNECT until mochi has it
 
 	given   atomic.Bool // to mochi
 	closed  atomic.Bool
@@ -107,8 +108,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if !c.read {
 		// The CONNECT, of which ReadConnect has left nothing else.
 		c.read = true
-		c.front.options.Gate.release(c.connectSize)
-		c.connectSize = 0
+		c.front.options.Gate.release(c)
 	}
 	n, err := c.in.Read(p)
 	if err == nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -244,21 +245,30 @@ func TestCaps(t *testing.T) {
 	})
 	t.Run("bytes of CONNECT", func(t *testing.T) {
 		gate := NewGate(Limits{ConnectBytes: 3000})
+		reserved := func() int64 {
+			gate.mu.Lock()
+			defer gate.mu.Unlock()
+			return gate.connectBytes
+		}
 		_, l := ours(t, nil, Options{Gate: gate})
-		large := connectPacket(string(bytes.Repeat([]byte("x"), 2000)), true)
+		large := connectPacket(strings.Repeat("x", 2000), true)
 		first := dial(t, l.Address(), true)
 		first.send(large[:1000]...)
-		eventually(t, "it has its bytes", func() bool { return gate.connectBytes.Load() == int64(len(large)) })
+		eventually(t, "it has its bytes", func() bool { return reserved() == int64(len(large)) })
+		// One that sends at once does not wait for one that does not.
+		dial(t, l.Address(), true).connect(strings.Repeat("y", 2000))
+		if !first.gone(patience) {
+			t.Error("the one that does not send has its bytes still")
+		}
 		second := dial(t, l.Address(), true)
-		second.send(large...)
+		second.send(connectPacket(strings.Repeat("x", 4000), true)...)
 		if p, err := second.packet(patience); err != nil || p[3] != 0x89 {
 			t.Errorf("%x, %v; want CONNACK with 0x89", p, err)
 		}
-		first.send(large[1000:]...)
-		if p, err := first.packet(patience); err != nil || p[3] != 0 {
-			t.Errorf("%x, %v", p, err)
+		eventually(t, "all are given back", func() bool { return reserved() == 0 })
+		if st := l.Stats(); st.Evicted != 1 {
+			t.Errorf("%d evicted, want 1", st.Evicted)
 		}
-		eventually(t, "they are given back", func() bool { return gate.connectBytes.Load() == 0 })
 	})
 }
 

@@ -118,7 +118,7 @@ func (f *front) run(c *Conn, prepare func(*Conn) error) {
 }
 
 func (f *front) forget(c *Conn) {
-	f.options.Gate.release(c.connectSize)
+	f.options.Gate.release(c)
 	f.options.Gate.leave(c.addr)
 	f.mu.Lock()
 	delete(f.conns, c)
@@ -136,11 +136,11 @@ func (f *front) greet(c *Conn, prepare func(*Conn) error) bool {
 		return false
 	}
 	err := c.in.ReadConnect(func(size int) bool {
-		if !f.options.Gate.reserve(size) {
-			return false
+		evict, ok := f.options.Gate.reserve(c, size)
+		for _, e := range evict {
+			f.evict(e)
 		}
-		c.connectSize = size
-		return true
+		return ok
 	})
 	if err == nil {
 		return true

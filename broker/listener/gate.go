@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 )
 
 // Limits of a Gate; 0 is no limit.
@@ -24,29 +23,52 @@ type Limits struct {
 	// something to say. Default: 10,000.
 	Pending int
 	// ConnectBytes is the memory that CONNECT packets of more than half a kilobyte
-	// may take in all while they arrive. Default: 16 MiB.
+	// may take in all while they arrive. One that has no room closes the oldest that
+	// has not arrived. Default: 16 MiB.
 	ConnectBytes int64
 }
 
 // Gate counts connections and lets no more in than it may. It is safe for
 // concurrent use and can be shared by fronts.
 type Gate struct {
-	limits       Limits
-	connectBytes atomic.Int64
+	limits Limits
 
-	mu      sync.Mutex
-	total   int
-	byAddr  map[netip.Prefix]int
-	pending int
-	// The pending connections, oldest first, linked through them: a ring with this
-	// as its end, so that any of them leaves it at once.
-	ring pendingLink
+	mu           sync.Mutex
+	total        int
+	byAddr       map[netip.Prefix]int
+	connectBytes int64
+	pending      int
+	waiting      link // those that have not sent their CONNECT, oldest first
+	arriving     link // of these, the ones that have bytes reserved for it
 }
 
-type pendingLink struct {
+// link is a connection's place in a ring, which has one of its own as its end: any
+// of them leaves it at once.
+type link struct {
 	conn       *Conn
-	prev, next *pendingLink
+	prev, next *link
 }
+
+func (end *link) init() { end.prev, end.next = end, end }
+
+// push puts l at the end of a ring.
+func (end *link) push(l *link, c *Conn) {
+	l.conn, l.prev, l.next = c, end.prev, end
+	l.prev.next, end.prev = l, l
+}
+
+// remove takes l out of its ring and reports whether it was in one.
+func (l *link) remove() bool {
+	if l.next == nil {
+		return false
+	}
+	l.prev.next, l.next.prev = l.next, l.prev
+	l.prev, l.next = nil, nil
+	return true
+}
+
+// oldest is the first in a ring, nil if there is none.
+func (end *link) oldest() *Conn { return end.next.conn }
 
 // NewGate returns a Gate.
 func NewGate(l Limits) *Gate {
@@ -58,7 +80,8 @@ func NewGate(l Limits) *Gate {
 	}
 	l.Connections = connectionsWithin(l.Connections, openFiles())
 	g := &Gate{limits: l, byAddr: make(map[netip.Prefix]int)}
-	g.ring.prev, g.ring.next = &g.ring, &g.ring
+	g.waiting.init()
+	g.arriving.init()
 	return g
 }
 
@@ -118,10 +141,7 @@ func (g *Gate) leave(addr netip.Prefix) {
 func (g *Gate) await(c *Conn) (evict *Conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	l := &c.link
-	l.conn = c
-	l.prev, l.next = g.ring.prev, &g.ring
-	l.prev.next, g.ring.prev = l, l
+	g.waiting.push(&c.waiting, c)
 	g.pending++
 	if g.pending > g.limits.Pending {
 		return g.evictLocked()
@@ -129,12 +149,11 @@ func (g *Gate) await(c *Conn) (evict *Conn) {
 	return nil
 }
 
-// arrived takes c from them. It reports whether c was one, which it is not when
-// it was evicted.
-func (g *Gate) arrived(c *Conn) bool {
+// arrived takes c from them, unless it was evicted.
+func (g *Gate) arrived(c *Conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.unlinkLocked(&c.link)
+	g.dropLocked(c)
 }
 
 // evict takes the oldest of them, nil if there is none.
@@ -145,35 +164,55 @@ func (g *Gate) evict() *Conn {
 }
 
 func (g *Gate) evictLocked() *Conn {
-	l := g.ring.next
-	if l == &g.ring {
-		return nil
+	c := g.waiting.oldest()
+	if c != nil {
+		g.dropLocked(c)
 	}
-	g.unlinkLocked(l)
-	return l.conn
+	return c
 }
 
-func (g *Gate) unlinkLocked(l *pendingLink) bool {
-	if l.next == nil {
-		return false
+func (g *Gate) dropLocked(c *Conn) {
+	if c.waiting.remove() {
+		g.pending--
 	}
-	l.prev.next, l.next.prev = l.next, l.prev
-	l.prev, l.next = nil, nil
-	g.pending--
-	return true
+	c.arriving.remove()
 }
 
-// reserve takes n bytes for a CONNECT that is about to be read; release gives
-// them back.
-func (g *Gate) reserve(n int) bool {
-	if g.connectBytes.Add(int64(n)) > g.limits.ConnectBytes {
-		g.connectBytes.Add(int64(-n))
-		return false
+// reserve takes n bytes for the CONNECT of c, which is about to be read; release
+// gives them back. Those in evict are to be closed, and have given theirs back.
+func (g *Gate) reserve(c *Conn, n int) (evict []*Conn, ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if int64(n) > g.limits.ConnectBytes {
+		return nil, false
 	}
-	return true
+	for g.connectBytes+int64(n) > g.limits.ConnectBytes {
+		oldest := g.arriving.oldest()
+		if oldest == nil {
+			return evict, false // all that is taken is by those that have arrived
+		}
+		g.dropLocked(oldest)
+		g.releaseLocked(oldest)
+		evict = append(evict, oldest)
+	}
+	c.reserved = int64(n)
+	g.connectBytes += c.reserved
+	if c.waiting.next != nil { // otherwise it has been evicted itself
+		g.arriving.push(&c.arriving, c)
+	}
+	return evict, true
 }
 
-func (g *Gate) release(n int) { g.connectBytes.Add(int64(-n)) }
+func (g *Gate) release(c *Conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.releaseLocked(c)
+}
+
+func (g *Gate) releaseLocked(c *Conn) {
+	g.connectBytes -= c.reserved
+	c.reserved = 0
+}
 
 // Open is the number of connections at present, those before their CONNECT
 // included; Pending is the number of these.

@@ -58,14 +58,16 @@ func silent(n int) attack {
 	}
 }
 
-// slowloris has n clients send a CONNECT of 60 KiB, a byte a second, and begin anew
-// when they are cut.
+// slowloris has n clients send a CONNECT of 60 KiB, every other one of 1,000 bytes, a
+// byte a second, and begin anew when they are cut.
 func slowloris(n int) attack {
 	return func(ctx context.Context, b *besiegers) error {
-		// CONNECT, 61,440 bytes to come, MQTT 5, and a client identifier without end.
-		begin := []byte{0x10, 0x80, 0xE0, 0x03, 0, 4, 'M', 'Q', 'T', 'T', 5, 2, 0, 60, 0, 0xEF, 0xF3}
+		// CONNECT, its length, MQTT 5, and a client identifier that does not end.
+		long := []byte{0x10, 0x80, 0xE0, 0x03, 0, 4, 'M', 'Q', 'T', 'T', 5, 2, 0, 60, 0, 0xEF, 0xF3}
+		short := []byte{0x10, 0xE8, 0x07, 0, 4, 'M', 'Q', 'T', 'T', 5, 2, 0, 60, 0, 0x03, 0xDB}
 		standing := make(chan struct{}, n)
-		for range n {
+		for i := range n {
+			begin := [][]byte{long, short}[i%2]
 			b.running.Go(func() {
 				first := true
 				for ctx.Err() == nil {

@@ -32,7 +32,7 @@ func rows(small bool) []row {
 	}
 	hold := 20 * time.Second
 	if small {
-		hold = 2 * time.Second
+		hold = 3 * time.Second
 	}
 	patient := "HEARTLINE_MQTT_CONNECT_TIMEOUT=5m" // so that they stay, and can be counted
 	return []row{

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -235,7 +236,12 @@ func come(ctx context.Context, address string) error {
 	}
 	m := rawmqtt.New(c, 5)
 	defer m.Close()
-	if _, err := m.Connect(rawmqtt.Connect{ID: "new-" + suffix(), Keepalive: 60, Clean: true}); err != nil {
+	// A password as long as a token, which has a CONNECT counted (listener.Limits).
+	pk, err := m.Connect(rawmqtt.Connect{ID: "new-" + suffix(), Username: "new", Password: strings.Repeat("x", 1000), Keepalive: 60, Clean: true})
+	if err == nil && pk.ReasonCode != 0 {
+		err = fmt.Errorf("CONNACK 0x%02x", pk.ReasonCode)
+	}
+	if err != nil {
 		return err
 	}
 	_, err = m.Subscribe(1, 1, "news")
