@@ -230,9 +230,14 @@ func (r *run) newDevice(i int) *device {
 		d.filter = o.TopicPrefix + "/devices/" + id + "/notifications"
 	}
 	// Shares are spread evenly: of every so many devices one is.
-	spread := func(share float64) bool { return int(float64(i+1)*share) > int(float64(i)*share) }
-	d.offline = spread(o.Offline)
-	d.silent = !d.offline && spread(o.Silent)
+	spread := func(share float64, i int) (before int, is bool) {
+		before = int(float64(i) * share)
+		return before, int(float64(i+1)*share) > before
+	}
+	var offline int
+	if offline, d.offline = spread(o.Offline, i); !d.offline {
+		_, d.silent = spread(o.Silent, i-offline)
+	}
 	r.account.kept[i] = d.offline || d.silent // a broker may stop sending to who never acknowledges
 	return d
 }
@@ -483,6 +488,11 @@ func (r *run) load(ctx context.Context, res *Result, online []*device) error {
 	r.o.Progress("waiting for what is under way")
 	if err := r.until(ctx, nil, r.settled); err != nil {
 		return err
+	}
+	for _, s := range r.senders {
+		if err := s.broken(); err != nil {
+			return err
+		}
 	}
 	if r.o.Duration == 0 {
 		if to = r.moment(); to.last > 0 {

@@ -108,6 +108,9 @@ func (r *run) newCaller(i int) *caller {
 // receive is nothing: send waits for each answer.
 func (c *caller) receive() {}
 
+// broken is nothing: send has returned it.
+func (c *caller) broken() error { return nil }
+
 func (c *caller) underWay() int { return int(c.out.Load()) }
 
 func (c *caller) send(stop <-chan struct{}) error {

@@ -32,6 +32,8 @@ type sender interface {
 	// send sends until the lane's share is sent, stop comes, or the connection fails.
 	send(stop <-chan struct{}) error
 	underWay() int
+	// broken is why its connection has ended, if it has.
+	broken() error
 	ping()
 	leave()
 }
