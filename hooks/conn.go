@@ -31,6 +31,8 @@ type conn struct {
 	outlet   outlet
 	ids      packetIDs // of the client's own packets
 	flow     flow
+	window   *window // nil: the client has set no Receive Maximum
+	aliases  aliases
 	inherits bool // a session is taken over; set before mochi does that
 
 	waiting chan struct{} // a slot for each publish of this client that waits for the disk
@@ -64,7 +66,16 @@ const (
 var errNoPacketID = errors.New("no packet identifier free")
 
 // Publish implements delivery.Channel. The core calls it with its mutex held.
-func (c *conn) Publish(p delivery.Publication) error { return c.send(item{pub: p}) }
+func (c *conn) Publish(p delivery.Publication) error {
+	if c.window != nil && !c.window.admitPublication(p) {
+		return nil
+	}
+	err := c.send(item{pub: p})
+	if err != nil && c.window != nil {
+		c.window.giveBack()
+	}
+	return err
+}
 
 func (c *conn) send(it item) error {
 	start, err := c.outlet.put(it)
@@ -136,6 +147,7 @@ func (c *conn) encodePublication(buf *bytes.Buffer, pub delivery.Publication) (d
 	}
 	if err != nil {
 		pub.Nacked("not sent: " + err.Error())
+		c.vacate()
 		return pub.Ref, false
 	}
 	return pub.Ref, true
@@ -254,6 +266,7 @@ func (c *conn) puback(pk packets.Packet) bool {
 	} else {
 		ref.Nacked(nackDetail(pk))
 	}
+	c.vacate()
 	return true
 }
 

@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"math"
 	"sync"
 	"time"
 
@@ -31,16 +32,18 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 
 	// mochi's own accounting of the client's Receive Maximum loses packets and can
 	// deadlock, and its topic aliases break at a resend: both are switched off.
-	receiveMaximum := int(cl.Properties.Props.ReceiveMaximum)
-	if v := pk.Properties.ReceiveMaximum; v > 0 {
-		receiveMaximum = int(v) // before mochi cut it down to its own limit
+	receiveMaximum := int(pk.Properties.ReceiveMaximum) // mochi has cut down the other one to a limit of its own
+	c := &conn{hook: h, client: cl, limits: limits{receiveMaximum: receiveMaximum}, waiting: make(chan struct{}, h.opts.MaxWaiting)}
+	c.flow.moved = make(chan struct{}, 1)
+	c.aliases.limit = min(int(cl.Properties.Props.TopicAliasMaximum), maxAliases)
+	if receiveMaximum > 0 && receiveMaximum < math.MaxUint16 {
+		c.window = newWindow(receiveMaximum)
+		cl.Net.Conn = quietConn{cl.Net.Conn} // nobody else has the client yet
 	}
 	cl.Properties.Props.ReceiveMaximum = 0
 	cl.Properties.Props.TopicAliasMaximum = 0
 	cl.State.Inflight.ResetSendQuota(0)
 
-	c := &conn{hook: h, client: cl, limits: limits{receiveMaximum: receiveMaximum}, waiting: make(chan struct{}, h.opts.MaxWaiting)}
-	c.flow.moved = make(chan struct{}, 1)
 	h.arrivals.add(h, c)
 	return nil
 }

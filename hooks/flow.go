@@ -71,6 +71,7 @@ func (h *Hook) OnPacketSent(cl *mqtt.Client, pk packets.Packet, _ []byte) {
 	if pk.FixedHeader.Type == packets.Publish {
 		if c := h.conn(cl); c != nil {
 			c.flow.wrote()
+			c.aliases.sent(&pk)
 		}
 	}
 }

@@ -200,6 +200,11 @@ func (h *Hook) OnPacketProcessed(cl *mqtt.Client, pk packets.Packet, _ error) {
 		}
 	case packets.Pubrec:
 		h.released(cl, pk.PacketID)
+		fallthrough
+	case packets.Puback, packets.Pubcomp:
+		if c := h.conn(cl); c != nil && c.window != nil {
+			c.acknowledged(pk.PacketID)
+		}
 	}
 }
 

@@ -48,6 +48,11 @@ func (c *conn) read(pk packets.Packet) packets.Packet {
 // OnPacketEncode has the last word on what mochi writes.
 func (h *Hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet {
 	switch pk.FixedHeader.Type {
+	case packets.Publish:
+		if c := h.conn(cl); c != nil && pk.ProtocolVersion == 5 {
+			return c.ordinary(pk)
+		}
+		return pk
 	case packets.Connack:
 		if cl.Properties.ProtocolVersion == 5 && pk.ReasonCode == packets.CodeSuccess.Code {
 			announce(&pk.Properties, h.server.Options.Capabilities)
@@ -78,6 +83,22 @@ func (h *Hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet
 	return pk
 }
 
+// ordinary is the last that is done to an ordinary message for an MQTT 5 client.
+func (c *conn) ordinary(pk packets.Packet) packets.Packet {
+	switch {
+	case pk.FixedHeader.Qos == 0:
+	case tooLarge(c.client, pk): // mochi does not write it, and would try so at each connection
+		c.discard(pk.PacketID)
+		c.flow.wrote()
+		return pk
+	case c.window != nil && !c.admit(&pk):
+		c.flow.wrote()
+		return hold()
+	}
+	c.aliases.shorten(c, &pk)
+	return pk
+}
+
 // announce says in the CONNACK what the server can and mochi keeps to itself.
 func announce(p *packets.Properties, c *mqtt.Capabilities) {
 	p.MaximumPacketSize = c.MaximumPacketSize // §3.2.2.3.6; 0 is not encoded
@@ -103,7 +124,11 @@ var errPanic = errors.New("a fault of the server ended the connection")
 func (h *Hook) Lost(nc net.Conn) {
 	h.conns.Range(func(key, _ any) bool {
 		cl := key.(*mqtt.Client)
-		if cl.Net.Conn != nc {
+		own := cl.Net.Conn
+		if q, ok := own.(quietConn); ok {
+			own = q.Conn
+		}
+		if own != nc {
 			return true
 		}
 		cl.Stop(errPanic)

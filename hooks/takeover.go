@@ -34,7 +34,13 @@ func orderOf(pk *packets.Packet) uint64 {
 // OnQosPublish comes when mochi has put a message in flight, before it is sent,
 // and again when it is sent again.
 func (h *Hook) OnQosPublish(cl *mqtt.Client, pk packets.Packet, _ int64, _ int) {
-	if pk.FixedHeader.Type != packets.Publish || orderOf(&pk) != 0 {
+	if pk.FixedHeader.Type != packets.Publish {
+		return
+	}
+	if orderOf(&pk) != 0 {
+		if c := h.conn(cl); c != nil {
+			c.flow.begun.Add(1) // OnPacketSent will count it
+		}
 		return
 	}
 	if cl.IsTakenOver() {
@@ -114,6 +120,7 @@ func (c *conn) adopt(pk packets.Packet) {
 	if c.client.State.Inflight.Set(pk) {
 		atomic.AddInt64(&c.hook.server.Info.Inflight, 1)
 	}
+	c.flow.begun.Add(1)
 	_ = c.client.WritePacket(pk) // it is in flight: the next connection gets it
 }
 
