@@ -83,8 +83,8 @@ func (s *stream) outbound(b []byte) (out []byte, final bool) {
 }
 
 // Shed takes the messages of QoS 0 out of b, whole packets to a client of that
-// version, for a connection that does not keep up. One with properties stays: it
-// may be what gives a topic alias its topic. b itself is not changed.
+// version, for a connection that does not keep up. One with properties and a topic
+// name stays: it may be what gives a topic alias its topic. b itself is not changed.
 func Shed(b []byte, version byte) (kept []byte, dropped int) {
 	from := 0 // of what is kept and not copied yet
 	for at := 0; at < len(b); {
@@ -93,7 +93,7 @@ func Shed(b []byte, version byte) (kept []byte, dropped int) {
 		if n <= 0 || end > len(b) {
 			break // no packet of ours; not for us to judge
 		}
-		if b[at]>>4 == packets.Publish && b[at]>>1&3 == 0 && (version < 5 || noProperties(b[at+1+n:end])) {
+		if b[at]>>4 == packets.Publish && b[at]>>1&3 == 0 && (version < 5 || definesNothing(b[at+1+n:end])) {
 			kept = append(kept, b[from:at]...)
 			from = end
 			dropped++
@@ -106,8 +106,9 @@ func Shed(b []byte, version byte) (kept []byte, dropped int) {
 	return append(kept, b[from:]...), dropped
 }
 
-// noProperties reports whether the body of a PUBLISH of QoS 0 has none.
-func noProperties(body []byte) bool {
+// definesNothing reports whether a PUBLISH of QoS 0, told by its body, has no
+// properties, or a topic alias in place of its topic name.
+func definesNothing(body []byte) bool {
 	topic, rest := field(body)
-	return topic != nil && len(rest) > 0 && rest[0] == 0
+	return topic != nil && len(rest) > 0 && (rest[0] == 0 || len(topic) == 0)
 }
