@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -42,7 +43,7 @@ type Options struct {
 	Version     byte        // of MQTT: 4 (3.1.1) or 5
 	API         *url.URL    // with ModeHTTP and ModeBatch
 	APITLS      *tls.Config // with https
-	APIToken    string
+	APIToken    []byte
 	Mode        string
 	TopicPrefix string // of Heartline's own topics
 	Prefix      string // what identifiers of clients begin with
@@ -123,6 +124,7 @@ func (o *Options) Validate() error {
 	check(o.Version == version311 || o.Version == version5, "--mqtt-version: must be 3.1.1 or 5")
 	check(slices.Contains(modes(), o.Mode), "--mode: must be one of %s, got %q", strings.Join(modes(), ", "), o.Mode)
 	check(!o.overHTTP() || o.API != nil && o.API.Host != "", "--http: name the API with this mode")
+	check(!bytes.ContainsFunc(o.APIToken, func(r rune) bool { return r <= ' ' || r >= 0x7f }), "--token-file: holds characters that no token has (the value is not shown)")
 	check(o.Window == WindowAccepted || o.Window == WindowDelivered, "--window: must be %s or %s, got %q", WindowAccepted, WindowDelivered, o.Window)
 	check(o.Window == WindowAccepted || o.Offline == 0, "--window delivered: would wait for the devices of --offline; leave one of them out")
 	check(o.Prefix != "" && len(o.Prefix) <= 64 && !strings.ContainsAny(o.Prefix, "/+#~\"\\"), "--prefix: must be 1 to 64 characters without / + # ~ \" and \\, got %q", o.Prefix)

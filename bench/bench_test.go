@@ -2,10 +2,16 @@ package bench
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"os"
 	"strings"
@@ -62,13 +68,15 @@ func serveMochi(t *testing.T, hooks ...mqtt.Hook) (address string, server *mqtt.
 	if err := server.Serve(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		for len(server.Clients.GetByListener("tcp")) > 0 { // mochi's Close can hang while clients leave
-			time.Sleep(time.Millisecond)
-		}
-		_ = server.Close()
-	})
+	t.Cleanup(func() { closeMochi(server) })
 	return tcp.Address(), server
+}
+
+func closeMochi(server *mqtt.Server) {
+	for len(server.Clients.GetByListener("tcp")) > 0 { // its Close can hang while clients leave
+		time.Sleep(time.Millisecond)
+	}
+	_ = server.Close()
 }
 
 // options are those of a small run.
@@ -187,6 +195,52 @@ func TestMochi(t *testing.T) {
 	o.Publishers, o.Count, o.Duration, o.ServerPID = 0, 0, time.Millisecond, os.Getpid()
 	if res := mustRun(t, o); res.Idle == nil || res.Idle.Resident < 1<<20 {
 		t.Errorf("idle: got %+v", res.Idle)
+	}
+}
+
+// TestTLSAndSecrets: over TLS, to a broker and an API that ask who is there.
+func TestTLSAndSecrets(t *testing.T) {
+	address, api := serveHeartline(t)
+	proxy := httputil.NewSingleHostReverseProxy(api)
+	front := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer token" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(front.Close)
+	trust := x509.NewCertPool()
+	trust.AddCert(front.Certificate())
+	client := &tls.Config{RootCAs: trust, MinVersion: tls.VersionTLS12, ServerName: "example.com"}
+
+	o := options(address, ModeHTTP)
+	o.APIToken, o.APITLS, o.Inflight, o.Count = []byte("token"), client, 1, 60
+	o.API, _ = url.Parse(front.URL)
+	checkAll(t, mustRun(t, o), 60)
+	o.APIToken = []byte("another")
+	if res := mustRun(t, o); res.Totals.Refused != 60 || res.Refused != "401 Unauthorized" {
+		t.Errorf("got %+v, %q", res.Totals, res.Refused)
+	}
+
+	server := mqtt.New(&mqtt.Options{Logger: slog.New(slog.DiscardHandler)})
+	ledger := &auth.Ledger{Auth: auth.AuthRules{{Username: "phones", Password: "p", Allow: true}, {Username: "backend", Password: "b", Allow: true}}}
+	tcp := listeners.NewTCP(listeners.Config{ID: "tcp", Address: "127.0.0.1:0", TLSConfig: &tls.Config{Certificates: front.TLS.Certificates, MinVersion: tls.VersionTLS12}})
+	if err := errors.Join(server.AddHook(new(auth.Hook), &auth.Options{Ledger: ledger}), server.AddListener(tcp), server.Serve()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeMochi(server) })
+	o = options(tcp.Address(), ModeTopics)
+	o.TLS, o.Username, o.Password, o.PublisherUsername, o.PublisherPassword = client, "phones", []byte("p"), "backend", []byte("b")
+	checkAll(t, mustRun(t, o), 600)
+	o.PublisherPassword = []byte("p")
+	if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "publisher ") || !strings.Contains(err.Error(), "bad user name or password (0x86)") {
+		t.Errorf("got %v", err)
+	}
+	o.Version = version311
+	o.Password = nil
+	if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "device bench-") || !strings.Contains(err.Error(), "not authorized (0x05)") {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -349,12 +403,12 @@ func TestValidate(t *testing.T) {
 	if err := o.Validate(); err != nil {
 		t.Error(err)
 	}
-	bad := Options{Address: "x", Mode: "x", Window: "x", Offline: 2, Silent: -1, Publishers: -1, Rate: -1, Count: 1, Duration: 1, Return: false, Prefix: "a/b"}
+	bad := Options{Address: "x", Mode: "x", Window: "x", Offline: 2, Silent: -1, Publishers: -1, Rate: -1, Count: 1, Duration: 1, Prefix: "a/b", APIToken: []byte("a b")}
 	err := bad.Validate()
 	if err == nil {
 		t.Fatal("all wrong, and no error")
 	}
-	for _, flag := range []string{"--server", "--mqtt-version", "--mode", "--window", "--prefix", "--keepalive", "--devices", "--offline", "--silent", "--publishers", "--inflight", "--rate", "--count and --duration", "--patience", "--dialers", "--payload"} {
+	for _, flag := range []string{"--server", "--mqtt-version", "--mode", "--window", "--prefix", "--keepalive", "--devices", "--offline", "--silent", "--publishers", "--inflight", "--rate", "--count and --duration", "--patience", "--dialers", "--payload", "--token-file"} {
 		if !strings.Contains(err.Error(), flag+":") {
 			t.Errorf("nothing about %s in:\n%v", flag, err)
 		}

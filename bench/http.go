@@ -75,7 +75,7 @@ func (l *httpLink) head(contentType, length string) []byte {
 	u := l.r.o.API
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "POST %s%s HTTP/1.1\r\nHost: %s\r\nContent-Type: %s\r\n", strings.TrimSuffix(u.EscapedPath(), "/"), l.path, u.Host, contentType)
-	if l.r.o.APIToken != "" {
+	if len(l.r.o.APIToken) > 0 {
 		fmt.Fprintf(&b, "Authorization: Bearer %s\r\n", l.r.o.APIToken)
 	}
 	b.WriteString(length)

@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -9,7 +10,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -89,25 +89,22 @@ beside the generator's own.`,
 			return usageError{err}
 		}
 		o.PublisherUsername = cmp.Or(o.PublisherUsername, o.Username)
-		for _, w := range []struct {
-			file string
-			to   *[]byte
-		}{{*passwordFile, &o.Password}, {cmp.Or(*publisherPasswordFile, *passwordFile), &o.PublisherPassword}} {
-			if w.file == "" {
+		for _, secret := range []struct {
+			flag, file string
+			to         *[]byte
+		}{
+			{"--password-file", *passwordFile, &o.Password},
+			{"--publisher-password-file", cmp.Or(*publisherPasswordFile, *passwordFile), &o.PublisherPassword},
+			{"--token-file", *tokenFile, &o.APIToken},
+		} {
+			if secret.file == "" {
 				continue
 			}
-			password, err := readPassword(w.file)
+			text, err := os.ReadFile(secret.file)
 			if err != nil {
-				return usageError{err}
+				return usageError{fmt.Errorf("%s: %w", secret.flag, err)}
 			}
-			*w.to = []byte(password)
-		}
-		if *tokenFile != "" {
-			token, err := os.ReadFile(*tokenFile)
-			if err != nil {
-				return usageError{fmt.Errorf("--token-file: %w", err)}
-			}
-			o.APIToken = strings.TrimSpace(string(token))
+			*secret.to = bytes.TrimRight(text, "\r\n")
 		}
 		if err := o.Validate(); err != nil {
 			return usageError{err}
