@@ -38,24 +38,29 @@ type Gate struct {
 	byAddr       map[netip.Prefix]int
 	connectBytes int64
 	pending      int
-	waiting      link // those that have not sent their CONNECT, oldest first
-	arriving     link // of these, the ones that have bytes reserved for it
+	waiting      ring // those that have not sent their CONNECT
+	arriving     ring // of these, the ones that have bytes reserved for it
 }
 
-// link is a connection's place in a ring, which has one of its own as its end: any
-// of them leaves it at once.
+// ring holds connections in the order in which they came. Any of them leaves it at
+// once.
+type ring struct{ end link }
+
+// link is a connection's place in a ring.
 type link struct {
 	conn       *Conn
 	prev, next *link
 }
 
-func (end *link) init() { end.prev, end.next = end, end }
+func (r *ring) init() { r.end.prev, r.end.next = &r.end, &r.end }
 
-// push puts l at the end of a ring.
-func (end *link) push(l *link, c *Conn) {
-	l.conn, l.prev, l.next = c, end.prev, end
-	l.prev.next, end.prev = l, l
+func (r *ring) push(l *link, c *Conn) {
+	l.conn, l.prev, l.next = c, r.end.prev, &r.end
+	l.prev.next, r.end.prev = l, l
 }
+
+// oldest is nil where there is none.
+func (r *ring) oldest() *Conn { return r.end.next.conn }
 
 // remove takes l out of its ring and reports whether it was in one.
 func (l *link) remove() bool {
@@ -66,9 +71,6 @@ func (l *link) remove() bool {
 	l.prev, l.next = nil, nil
 	return true
 }
-
-// oldest is the first in a ring, nil if there is none.
-func (end *link) oldest() *Conn { return end.next.conn }
 
 // NewGate returns a Gate.
 func NewGate(l Limits) *Gate {
