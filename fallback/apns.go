@@ -98,6 +98,7 @@ type apnsApp struct {
 	app      App
 	client   *apns2.Client
 	pool     *pool
+	turns    turns
 	token    *providerToken // nil: a certificate is used
 	expires  time.Time      // of the certificate
 	warnNext atomic.Int64   // when to warn of the expiry again, Unix seconds
@@ -293,14 +294,21 @@ func newAPNsApp(app App, endpoint *url.URL, roots *x509.CertPool, pt *providerTo
 			return nil
 		},
 	}
-	x := &apnsApp{app: app, token: pt}
+	x := &apnsApp{app: app, token: pt, turns: newTurns()}
 	if cert != nil {
 		tlsConfig.Certificates = []tls.Certificate{*cert}
 		x.expires = cert.Leaf.NotAfter
 	}
+	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
 	transport := &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            (&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext,
+		Proxy: http.ProxyFromEnvironment,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := dialer.DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return gather(c), nil
+		},
 		TLSClientConfig:        tlsConfig,
 		TLSHandshakeTimeout:    dialTimeout,
 		DisableCompression:     true,
@@ -308,7 +316,11 @@ func newAPNsApp(app App, endpoint *url.URL, roots *x509.CertPool, pt *providerTo
 		Protocols:              &http.Protocols{},
 		// A connection that has gone silent is found within 5 s, not after the 30
 		// of apns2's own transport.
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 3 * time.Second, PingTimeout: 2 * time.Second, WriteByteTimeout: 5 * time.Second},
+		//
+		// No table for headers: Apple's is small, and Apple asks not to fill it with
+		// what differs from request to request. net/http cannot tell, and would have
+		// the provider token thrown out of it all the time.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 3 * time.Second, PingTimeout: 2 * time.Second, MaxEncoderHeaderTableSize: 1},
 	}
 	transport.Protocols.SetHTTP2(true)
 	x.pool = newPool(connections, func(ctx context.Context) (*http.ClientConn, error) {
@@ -389,6 +401,10 @@ func checkHex(s string) error {
 
 // Fits implements Pusher.
 func (a *APNs) Fits(n *delivery.Notification) error {
+	// Escaped, no byte becomes more than six; the rest of a payload is below 512.
+	if texts := len(n.Title) + len(n.Body) + len(n.Sound) + len(n.Category) + 2*len(n.Account) + len(n.ID); 6*texts <= maxPayload-512 {
+		return nil
+	}
 	_, err := payload(n, maxPayload)
 	return err
 }
@@ -600,7 +616,8 @@ type exchangeKey struct{}
 // exchange makes one request. It is sent again, on another connection, only if
 // the server has said that it has not looked at it. A nil error means an answer.
 func (x *apnsApp) exchange(ctx context.Context, q *apns2.Notification, e *exchange) error {
-	ctx = context.WithValue(ctx, exchangeKey{}, e)
+	ctx, end := x.turns.take(context.WithValue(ctx, exchangeKey{}, e))
+	defer end()
 	q.Payload = emptyPayload
 	for try := 1; ; try++ {
 		_, err := x.client.PushWithContext(ctx, q)
