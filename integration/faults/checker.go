@@ -185,14 +185,14 @@ func Check(store Store, e Evidence) (Result, error) {
 			if said := wire.FormatTime(n.AcceptedAt); a.acceptedAt != "" && a.acceptedAt != said {
 				c.problem(&c.Unaccounted, "%s was accepted at %s, said the answer, and the store says %s", n.ID, a.acceptedAt, said)
 			}
-			switch {
-			case worst == delivery.StateAcked:
+			switch worst {
+			case delivery.StateAcked:
 				c.Acked++
-			case worst == delivery.StateExpired:
+			case delivery.StateExpired:
 				c.Expired++
-			case worst == delivery.StateSuperseded:
+			case delivery.StateSuperseded:
 				c.Superseded++
-			case worst == delivery.StateCancelled:
+			case delivery.StateCancelled:
 				c.Cancelled++
 			default:
 				c.Result.Unfinished++

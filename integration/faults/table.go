@@ -113,7 +113,7 @@ const (
 
 // WritePage puts a table into a page that has one.
 func WritePage(file, table string) error {
-	page, err := os.ReadFile(file) //nolint:gosec // the page of this repository
+	page, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
