@@ -1,6 +1,7 @@
 package persist
 
 import (
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -22,6 +23,8 @@ type Options struct {
 	// RetryInitial and RetryMax are the backoff after a write that failed
 	// (default 500 ms, 30 s).
 	RetryInitial, RetryMax time.Duration
+	// StallAfter is how long one write may take before it is told of (default 10 s).
+	StallAfter time.Duration
 	// StopTimeout bounds how long Stop waits for the disk (default 5 s).
 	StopTimeout time.Duration
 	// Logger gets what an operator should know; default: nothing.
@@ -37,6 +40,7 @@ func (o Options) withDefaults() Options {
 	or(&o.Gather, 5*time.Millisecond)
 	or(&o.RetryInitial, 500*time.Millisecond)
 	or(&o.RetryMax, 30*time.Second)
+	or(&o.StallAfter, 10*time.Second)
 	or(&o.StopTimeout, 5*time.Second)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -44,9 +48,10 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Stats is what a Hook has done. All but Waiting only grow.
+// Stats is what a Hook has done. All but Waiting and Stalled only grow.
 type Stats struct {
 	Waiting  int    // changes that are not written yet
+	Stalled  bool   // a write has not come back within Options.StallAfter
 	Written  uint64 // changes
 	Writes   uint64 // batches of them
 	Failed   uint64 // batches that the store did not take, each to be written again
@@ -68,8 +73,10 @@ type Hook struct {
 	writes  atomic.Uint64
 	failed  atomic.Uint64
 
-	mu    sync.Mutex
-	marks map[mark]struct{}
+	mu      sync.Mutex
+	marks   map[mark]struct{}
+	writing int       // marks that are being written
+	stalled time.Time // since when a write has not come back, once that is too long
 
 	wake chan struct{} // one slot: there are marks
 	quit chan struct{}
@@ -137,11 +144,48 @@ func (h *Hook) Stop() error {
 // Stats returns the present figures.
 func (h *Hook) Stats() Stats {
 	h.mu.Lock()
-	waiting := len(h.marks)
+	waiting, stalled := len(h.marks)+h.writing, !h.stalled.IsZero()
 	h.mu.Unlock()
 	return Stats{
-		Waiting: waiting, Written: h.written.Load(), Writes: h.writes.Load(), Failed: h.failed.Load(),
+		Waiting: waiting, Stalled: stalled, Written: h.written.Load(), Writes: h.writes.Load(), Failed: h.failed.Load(),
 		Restored: h.count.restored.Load(), Damaged: h.count.damaged.Load(),
+	}
+}
+
+// Ready returns an error while the store does not come back from a write: ordinary
+// MQTT goes on in memory, and a restart would lose what has changed since.
+func (h *Hook) Ready() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.stalled.IsZero() {
+		return nil
+	}
+	return fmt.Errorf("MQTT state: a write has not come back for %s; retained messages and sessions are not kept", time.Since(h.stalled).Round(time.Second))
+}
+
+// watch begins to wait for a write; end is called when it has come back. A store
+// can hang for ever where its disk does, and nothing else would say so: nobody but
+// the writer waits for it.
+func (h *Hook) watch() (end func()) {
+	began, over := time.Now(), false
+	t := time.AfterFunc(h.opts.StallAfter, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if over {
+			return
+		}
+		h.stalled = began
+		h.log.Error("MQTT state: the store does not come back from a write; retained messages and sessions are not kept for now", "after", h.opts.StallAfter)
+	})
+	return func() {
+		t.Stop()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		over = true
+		if !h.stalled.IsZero() {
+			h.stalled = time.Time{}
+			h.log.Info("MQTT state: the store is back from a write", "after", time.Since(began).Round(time.Millisecond))
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
+	"go.uber.org/goleak"
 
 	"github.com/heartline-mqtt/heartline/delivery/outbox"
 	"github.com/heartline-mqtt/heartline/hooks/persist"
@@ -22,6 +23,7 @@ type store struct {
 	mu   sync.Mutex
 	all  map[string][]byte
 	fail error
+	hang chan struct{} // a write waits for its end
 }
 
 func (s *store) ScanState(prefix string, fn func(string, []byte) error) error {
@@ -39,6 +41,12 @@ func (s *store) ScanState(prefix string, fn func(string, []byte) error) error {
 }
 
 func (s *store) ApplyState(changes []outbox.StateChange) error {
+	s.mu.Lock()
+	hang := s.hang
+	s.mu.Unlock()
+	if hang != nil {
+		<-hang
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fail != nil {
@@ -63,12 +71,17 @@ func (s *store) failing(err error) {
 	s.fail = err
 }
 
+func TestMain(m *testing.M) {
+	// mochi's event loop ends at Close without being waited for.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/mochi-mqtt/server/v2.(*Server).eventLoop"))
+}
+
 func start(t *testing.T, s *store) (*mqtt.Server, *persist.Hook) {
 	t.Helper()
 	caps := mqtt.NewDefaultServerCapabilities()
 	caps.MaximumMessageExpiryInterval = 0
 	server := mqtt.New(&mqtt.Options{InlineClient: true, Capabilities: caps, Logger: slog.New(slog.DiscardHandler)})
-	hook := persist.New(server, persist.Options{Store: s, Gather: time.Millisecond, RetryInitial: time.Millisecond, RetryMax: time.Millisecond})
+	hook := persist.New(server, persist.Options{Store: s, Gather: time.Millisecond, RetryInitial: time.Millisecond, RetryMax: time.Millisecond, StallAfter: 10 * time.Millisecond})
 	if err := server.AddHook(hook, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -113,6 +126,47 @@ func TestStoreThatFails(t *testing.T) {
 	}
 	if _, ok := server.Topics.Retained.Get("b"); ok {
 		t.Error("b was cleared, and is back")
+	}
+}
+
+// TestStoreThatHangs: a write that does not come back is told of, and holds nobody
+// up; what it leaves out is written when it has.
+func TestStoreThatHangs(t *testing.T) {
+	s := &store{all: map[string][]byte{}}
+	server, hook := start(t, s)
+	hang := make(chan struct{})
+	s.mu.Lock()
+	s.hang = hang
+	s.mu.Unlock()
+	retain(t, server, "a", "1")
+	for !hook.Stats().Stalled {
+		time.Sleep(time.Millisecond)
+	}
+	if err := hook.Ready(); err == nil || !strings.Contains(err.Error(), "has not come back") {
+		t.Errorf("Ready: %v", err)
+	}
+	retain(t, server, "b", "1") // goes on in memory
+	if n := hook.Stats().Waiting; n != 2 {
+		t.Errorf("%d changes wait, want the one being written and the one after it", n)
+	}
+	s.mu.Lock()
+	s.hang = nil
+	s.mu.Unlock()
+	close(hang)
+	for hook.Stats().Waiting > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if err := hook.Ready(); err != nil || hook.Stats().Stalled {
+		t.Errorf("the store is back: %v", err)
+	}
+	_ = server.Close()
+
+	server, _ = start(t, s)
+	defer server.Close()
+	for _, topicName := range []string{"a", "b"} {
+		if _, ok := server.Topics.Retained.Get(topicName); !ok {
+			t.Errorf("%s is gone", topicName)
+		}
 	}
 }
 

@@ -65,7 +65,7 @@ func (h *Hook) flush() error {
 		h.mu.Unlock()
 		return nil
 	}
-	h.marks = map[mark]struct{}{}
+	h.marks, h.writing = map[mark]struct{}{}, len(marks)
 	h.mu.Unlock()
 
 	w := batch{hook: h}
@@ -86,12 +86,13 @@ func (h *Hook) flush() error {
 		}
 		return w.apply()
 	}()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.writing = 0
 	if err != nil {
-		h.mu.Lock()
 		for m := range marks { // what was written already is written once more
 			h.marks[m] = struct{}{}
 		}
-		h.mu.Unlock()
 	}
 	return err
 }
@@ -138,7 +139,10 @@ func (w *batch) apply() error {
 	if len(w.changes) == 0 {
 		return nil
 	}
-	if err := w.hook.opts.Store.ApplyState(w.changes); err != nil {
+	end := w.hook.watch()
+	err := w.hook.opts.Store.ApplyState(w.changes)
+	end()
+	if err != nil {
 		return err
 	}
 	for i := range w.changes {
