@@ -262,7 +262,8 @@ func child(role string) {
 		c := dial(t, addr, true)
 		c.connect("x")
 		c.send(subscribeCut...)
-		time.Sleep(patience) // the process ends before
+		c.gone(patience)
+		time.Sleep(patience) // the process ends before, a moment after its connection
 	case "deadlock":
 		clients := mqtt.NewClients()
 		for range 4 {
@@ -289,10 +290,13 @@ func child(role string) {
 		}
 	case "emfile mochi":
 		_, addr := plain(t, nil)
-		emfile(t, addr)
+		emfile(t, addr, func() bool { // its loop has ended
+			b := make([]byte, 1<<20)
+			return !strings.Contains(string(b[:runtime.Stack(b, true)]), "listeners.(*TCP).Serve(")
+		})
 	case "emfile ours":
 		_, l := ours(t, nil, Options{})
-		emfile(t, l.Address())
+		emfile(t, l.Address(), func() bool { return l.Stats().AcceptErrors > 0 })
 	case "dial":
 		// Opens sockets until its input ends: address, number, first bytes.
 		in := bufio.NewScanner(os.Stdin)
@@ -332,8 +336,9 @@ func (*childT) Fatalf(f string, a ...any) {
 	os.Exit(1)
 }
 
-// emfile takes all file descriptors, gives them back, and sees who still hears.
-func emfile(t testing.TB, addr string) {
+// emfile takes all file descriptors, gives them back once accept has failed, and
+// sees who still hears.
+func emfile(t testing.TB, addr string, failed func() bool) {
 	var hold []net.Conn
 	_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 64, Max: 64})
 	for {
@@ -344,7 +349,7 @@ func emfile(t testing.TB, addr string) {
 		hold = append(hold, c)
 	}
 	// The last were accepted by the system and not by us: there is no descriptor.
-	time.Sleep(100 * time.Millisecond)
+	eventually(t, "accept fails", failed)
 	for _, c := range hold {
 		_ = c.Close()
 	}
