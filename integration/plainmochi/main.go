@@ -34,13 +34,12 @@ func (*hook) OnACLCheck(_ *mqtt.Client, topic string, write bool) bool {
 func (*hook) OnUnsubscribed(*mqtt.Client, packets.Packet) { time.Sleep(50 * time.Millisecond) }
 
 func main() {
-	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "plainmochi:", err)
-		os.Exit(1)
-	}
+	fmt.Fprintln(os.Stderr, "plainmochi:", serve())
+	os.Exit(1)
 }
 
-func run() error {
+// serve returns why it does not serve.
+func serve() error {
 	s := mqtt.New(&mqtt.Options{Logger: slog.New(slog.DiscardHandler)})
 	l := listeners.NewTCP(listeners.Config{ID: "tcp", Address: "127.0.0.1:0"})
 	if err := s.AddHook(new(hook), nil); err != nil {
