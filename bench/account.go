@@ -3,6 +3,7 @@ package bench
 import (
 	"math"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -131,7 +132,7 @@ func (l *lane) device(seq uint64) int { return (l.first + int(seq%uint64(l.devic
 func (l *lane) next() uint64 {
 	seq := l.sent
 	if chunks := *l.chunks.Load(); seq/chunkSize == uint64(len(chunks)) {
-		longer := append(chunks[:len(chunks):len(chunks)], new(chunk))
+		longer := append(slices.Clone(chunks), new(chunk)) // others are reading the one before
 		l.chunks.Store(&longer)
 	}
 	l.sent++

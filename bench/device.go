@@ -40,11 +40,11 @@ func (l *link) dial(ctx context.Context, c connect) error {
 		return l.r.dialError(l.name, err)
 	}
 	deadline, _ := ctx.Deadline()
-	_ = conn.SetDeadline(deadline) // a connection that cannot says so when it is used
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	_ = conn.SetDeadline(deadline)                              // a connection that cannot says so when it is used
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends what is under way
 	defer stop()
 	if _, err := conn.Write(appendConnect(nil, c)); err != nil {
-		conn.Close()
+		_ = conn.Close() // of no use any more
 		return fmt.Errorf("%s: send CONNECT to %s: %w", l.name, l.r.o.Address, err)
 	}
 	l.mu.Lock()
@@ -119,7 +119,7 @@ func (l *link) drop() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.conn != nil {
-		l.conn.Close()
+		_ = l.conn.Close() // gone is gone
 	}
 }
 
@@ -130,7 +130,7 @@ func (l *link) leave() {
 	if l.conn != nil {
 		_ = l.conn.SetWriteDeadline(time.Now().Add(time.Second))
 		_, _ = l.conn.Write([]byte{typeDisconnect << 4, 0}) // gone either way
-		l.conn.Close()
+		_ = l.conn.Close()
 	}
 }
 

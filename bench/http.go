@@ -63,7 +63,7 @@ func (l *httpLink) leave() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.conn != nil {
-		l.conn.Close()
+		_ = l.conn.Close() // gone is gone
 	}
 }
 
@@ -148,7 +148,7 @@ func (c *caller) send(stop <-chan struct{}) error {
 			body, err = io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 			c.r.refused(problemText(resp.StatusCode, body))
 		}
-		resp.Body.Close()
+		_ = resp.Body.Close() // it has been read
 		if err != nil {
 			return fmt.Errorf("%s: read the answer: %w", c.name, err)
 		}

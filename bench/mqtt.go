@@ -113,7 +113,8 @@ func appendPublishHead(b []byte, version byte, packetID uint16, topicName string
 	return b
 }
 
-// appendPuback is the short form of success, which both versions have. MQTT 5 §3.4.2.1
+// appendPuback is the short form of success, which both versions have (MQTT 5
+// §3.4.2.1).
 func appendPuback(b []byte, packetID uint16) []byte {
 	return append(b, typePuback<<4, 2, byte(packetID>>8), byte(packetID))
 }

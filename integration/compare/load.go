@@ -63,7 +63,7 @@ func (p *program) load(ctx context.Context, s *server, flags ...string) (*result
 	if s.http != "" {
 		args = append(args, "--http", "http://"+s.http)
 	}
-	cmd := exec.CommandContext(ctx, p.generator, args...)
+	cmd := exec.CommandContext(ctx, p.generator, args...) //nolint:gosec // a binary that was named on the command line
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	begun, busy, own := time.Now(), machineBusy(), processBusy(s.cmd.Process.Pid)

@@ -111,9 +111,9 @@ func run() error {
 		if err != nil {
 			return err
 		}
-		defer os.RemoveAll(temp)
+		defer func() { _ = os.RemoveAll(temp) }()
 		binary := filepath.Join(temp, "heartline")
-		build := exec.CommandContext(ctx, "go", "build", "-o", binary, ".")
+		build := exec.CommandContext(ctx, "go", "build", "-o", binary, ".") //nolint:gosec // the path is of our own making
 		build.Dir, build.Stderr = *root, os.Stderr
 		if err := build.Run(); err != nil {
 			return fmt.Errorf("build Heartline: %w", err)

@@ -102,7 +102,7 @@ func (r *report) write(name, text string) error {
 		return fmt.Errorf("-write: %s has no %s and %s to put the table between", r.page, bytes.TrimSpace(first), last)
 	}
 	i += len(first)
-	return os.WriteFile(r.page, bytes.Join([][]byte{page[:i], []byte(text), page[j:]}, nil), 0o644)
+	return os.WriteFile(r.page, bytes.Join([][]byte{page[:i], []byte(text), page[j:]}, nil), 0o644) //nolint:gosec // the page that was named on the command line
 }
 
 // machine describes what was measured on.
@@ -131,7 +131,7 @@ func disk() string {
 	if syscall.Statfs(dir, &fs) != nil || syscall.Stat(dir, &st) != nil {
 		return "an unknown disk"
 	}
-	name, ok := map[int64]string{0xef53: "ext4", 0x58465342: "xfs", 0x9123683e: "btrfs", 0x01021994: "tmpfs", 0x794c7630: "overlayfs", 0x2fc12fc1: "zfs"}[int64(fs.Type)]
+	name, ok := map[int64]string{0xef53: "ext4", 0x58465342: "xfs", 0x9123683e: "btrfs", 0x01021994: "tmpfs", 0x794c7630: "overlayfs", 0x2fc12fc1: "zfs"}[fs.Type]
 	if !ok {
 		name = fmt.Sprintf("file system %#x", fs.Type)
 	}

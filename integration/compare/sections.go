@@ -107,12 +107,12 @@ func fdatasync() (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	f, err := os.Create(filepath.Join(dir, "sync"))
 	if err != nil {
 		return 0, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it is thrown away
 	var all []float64
 	for range 500 {
 		start := time.Now()
@@ -288,12 +288,12 @@ func (p *program) sideBySide(ctx context.Context, c contestant) (without, with [
 	if err != nil {
 		return nil, nil, err
 	}
-	defer empty.stop()
+	defer empty.stop() //nolint:errcheck // there is nothing it could say
 	full, err := c.start(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer full.stop()
+	defer full.stop() //nolint:errcheck // likewise
 	p.report.progress("%s: %d for devices that are offline", c.name, p.backlog)
 	fill, err := p.load(ctx, full, "--prefix", "others", "--devices", fmt.Sprint(max(1, p.backlog/1000)), "--offline", "1", "--count", fmt.Sprint(p.backlog))
 	if err != nil {

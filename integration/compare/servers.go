@@ -20,15 +20,15 @@ type contestant struct {
 	name string
 	mode string // of `heartline bench`: what it is sent
 	// command starts it with its data in dir; ready finds its addresses.
-	command func(dir string) (*exec.Cmd, error)
+	command func(ctx context.Context, dir string) (*exec.Cmd, error)
 	ready   func(cmd *exec.Cmd, lines *bufio.Scanner) (mqtt, http string, err error)
 }
 
 func heartline(name, binary, mode string) contestant {
 	return contestant{
 		name: name, mode: mode,
-		command: func(dir string) (*exec.Cmd, error) {
-			cmd := exec.Command(binary, "serve")
+		command: func(ctx context.Context, dir string) (*exec.Cmd, error) {
+			cmd := exec.CommandContext(ctx, binary, "serve") //nolint:gosec // a binary that was named on the command line
 			cmd.Env = append(os.Environ(), "HEARTLINE_DATA_DIR="+filepath.Join(dir, "data"), "HEARTLINE_MQTT_ADDRESS=127.0.0.1:0", "HEARTLINE_HTTP_ADDRESS=127.0.0.1:0")
 			return cmd, nil
 		},
@@ -42,9 +42,9 @@ func heartline(name, binary, mode string) contestant {
 func mochi(name, store string) contestant {
 	return contestant{
 		name: name, mode: "topics",
-		command: func(dir string) (*exec.Cmd, error) {
+		command: func(ctx context.Context, dir string) (*exec.Cmd, error) {
 			self, err := os.Executable()
-			return exec.Command(self, "-mochi", store, "-dir", dir), err
+			return exec.CommandContext(ctx, self, "-mochi", store, "-dir", dir), err //nolint:gosec // this program itself
 		},
 		ready: func(_ *exec.Cmd, lines *bufio.Scanner) (string, string, error) {
 			line, err := lineWith(lines, "mochi is ready")
@@ -59,13 +59,13 @@ func mosquitto(name string, settings ...string) contestant {
 	var port string
 	return contestant{
 		name: name, mode: "topics",
-		command: func(dir string) (*exec.Cmd, error) {
+		command: func(ctx context.Context, dir string) (*exec.Cmd, error) {
 			free, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
 				return nil, err
 			}
 			_, port, _ = net.SplitHostPort(free.Addr().String()) // it has just been made
-			free.Close()
+			_ = free.Close() // nothing listens there until the broker does
 			file := filepath.Join(dir, "mosquitto.conf")
 			conf := append([]string{
 				"listener " + port + " 127.0.0.1", "allow_anonymous true", "user root", "log_dest stderr", "log_type error", "log_type warning",
@@ -74,14 +74,14 @@ func mosquitto(name string, settings ...string) contestant {
 			if err := os.WriteFile(file, []byte(strings.Join(conf, "\n")+"\n"), 0o600); err != nil {
 				return nil, err
 			}
-			return exec.Command("mosquitto", "-c", file), nil
+			return exec.CommandContext(ctx, "mosquitto", "-c", file), nil //nolint:gosec // the file is of our own making
 		},
 		ready: func(*exec.Cmd, *bufio.Scanner) (string, string, error) {
 			address := net.JoinHostPort("127.0.0.1", port)
 			for until := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 				conn, err := net.Dial("tcp", address)
 				if err == nil {
-					conn.Close()
+					_ = conn.Close() // it has answered
 					return address, "", nil
 				}
 				if time.Now().After(until) {
@@ -129,7 +129,7 @@ func (c contestant) start(ctx context.Context) (_ *server, err error) {
 			err = fmt.Errorf("start %s: %w", c.name, errors.Join(err, s.stop()))
 		}
 	}()
-	if s.cmd, err = c.command(dir); err != nil {
+	if s.cmd, err = c.command(ctx, dir); err != nil {
 		return nil, err
 	}
 	// Both of its outputs in one pipe.
@@ -139,18 +139,17 @@ func (c contestant) start(ctx context.Context) (_ *server, err error) {
 	}
 	s.cmd.Stdout, s.cmd.Stderr = in, in
 	if err := s.cmd.Start(); err != nil {
-		in.Close()
-		out.Close()
+		_, _ = in.Close(), out.Close()
 		s.cmd = nil
 		return nil, err
 	}
-	in.Close()
+	_ = in.Close() // the server has its own
 	lines := bufio.NewScanner(out)
 	s.mqtt, s.http, err = c.ready(s.cmd, lines)
 	go func() { // so that it is not held up by its log
 		defer close(s.read)
 		_, _ = io.Copy(io.Discard, out)
-		out.Close()
+		_ = out.Close() // nothing is left in it
 	}()
 	if err == nil && ctx.Err() != nil {
 		err = ctx.Err()
@@ -160,7 +159,7 @@ func (c contestant) start(ctx context.Context) (_ *server, err error) {
 
 // stop ends the server and takes its data away.
 func (s *server) stop() error {
-	defer os.RemoveAll(s.dir)
+	defer func() { _ = os.RemoveAll(s.dir) }()
 	if s.cmd == nil {
 		return nil
 	}
