@@ -65,7 +65,7 @@ func mosquitto(name string, settings ...string) contestant {
 				return nil, err
 			}
 			_, port, _ = net.SplitHostPort(free.Addr().String()) // it has just been made
-			_ = free.Close() // nothing listens there until the broker does
+			_ = free.Close()                                     // nothing listens there until the broker does
 			file := filepath.Join(dir, "mosquitto.conf")
 			conf := append([]string{
 				"listener " + port + " 127.0.0.1", "allow_anonymous true", "user root", "log_dest stderr", "log_type error", "log_type warning",
