@@ -137,3 +137,14 @@ func TestQuietConn(t *testing.T) {
 		}
 	}
 }
+
+// TestLostUnderQuietConn: a listener knows the connection without it.
+func TestLostUnderQuietConn(t *testing.T) {
+	c := ordinaryConn()
+	var s sink
+	c.client.Net.Conn = quietConn{&s}
+	c.hook.Lost(&s)
+	if !c.client.Closed() || c.hook.Connections() != 0 {
+		t.Error("it is still there")
+	}
+}

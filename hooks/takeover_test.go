@@ -1,0 +1,207 @@
+package hooks_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
+)
+
+// session connects a client whose session stays, subscribed to n.
+func (s *site) session() (*rawmqtt.Client, *mqtt.Client) {
+	s.Helper()
+	c := s.connect(5, rawmqtt.Connect{ID: "c", SessionExpiry: 3600})
+	_, err := c.Subscribe(1, 2, "n")
+	must(s.T, err)
+	cl, _ := s.server.Clients.Get("c")
+	return c, cl
+}
+
+func (s *site) again(o rawmqtt.Connect) *rawmqtt.Client {
+	s.Helper()
+	o.ID, o.SessionExpiry = "c", 3600
+	return s.connect(5, o)
+}
+
+// silent says that nothing is on its way to c.
+func silent(t *testing.T, c *rawmqtt.Client) {
+	t.Helper()
+	must(t, c.Ping())
+	if pk := next(t, c); pk.FixedHeader.Type != packets.Pingresp {
+		t.Errorf("got %+v %q", pk.FixedHeader, pk.Payload)
+	}
+}
+
+// TestTakeoverOrder: what is in flight comes in the order in which it came first,
+// and the PUBRELs in that of the PUBRECs [MQTT-4.6.0-3] [MQTT-4.6.0-6]. mochi knows
+// the second of each alone.
+func TestTakeoverOrder(t *testing.T) {
+	s := newSite(t)
+	c, _ := s.session()
+	var all []string
+	for i := range 20 {
+		all = append(all, fmt.Sprintf("%d twice", i))
+	}
+	s.publish(s.connect(5, rawmqtt.Connect{ID: "p", Clean: true}), "n", all...)
+	ids := map[string]uint16{}
+	for range all {
+		pk := next(t, c)
+		ids[string(pk.Payload)] = pk.PacketID
+	}
+	var wantRel, gotRel []uint16
+	for _, i := range []int{7, 3, 5, 1} {
+		wantRel = append(wantRel, ids[all[i]])
+		must(t, c.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pubrec}, PacketID: ids[all[i]]}))
+		next(t, c) // PUBREL
+	}
+	c = s.again(rawmqtt.Connect{})
+	var want, got []string
+	for i, p := range all {
+		if !slices.Contains([]int{7, 3, 5, 1}, i) {
+			want = append(want, p)
+		}
+	}
+	for range all {
+		switch pk := next(t, c); pk.FixedHeader.Type {
+		case packets.Publish:
+			got = append(got, string(pk.Payload))
+		case packets.Pubrel:
+			gotRel = append(gotRel, pk.PacketID)
+		}
+	}
+	if !slices.Equal(got, want) || !slices.Equal(gotRel, wantRel) {
+		t.Errorf("got %q and PUBRELs %v, want %q and %v", got, gotRel, want, wantRel)
+	}
+}
+
+// interloper publishes for mochi in the middle of a take-over.
+type interloper struct {
+	mqtt.HookBase
+	once sync.Once
+	act  func()
+	old  *mqtt.Client
+}
+
+func (*interloper) ID() string           { return "interloper" }
+func (*interloper) Provides(b byte) bool { return b == mqtt.OnQosPublish }
+
+// OnQosPublish comes for what the new client gets of the session.
+func (i *interloper) OnQosPublish(cl *mqtt.Client, _ packets.Packet, _ int64, _ int) {
+	if cl != i.old {
+		i.once.Do(i.act)
+	}
+}
+
+// TestTakeoverStrays: messages that mochi gives to the client that has just lost
+// its session reach the one that has it, once, behind what the session has.
+func TestTakeoverStrays(t *testing.T) {
+	s := newSite(t)
+	c, old := s.session()
+	s.publish(s.connect(5, rawmqtt.Connect{ID: "p", Clean: true}), "n", "0")
+	next(t, c)
+	inherited := old.State.Inflight.GetAll(false)[0]
+	stray := func(id uint16, payload string) packets.Packet {
+		return packets.Packet{
+			FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 1}, TopicName: "n", PacketID: id, Payload: []byte(payload),
+		}
+	}
+	must(t, s.server.AddHook(&interloper{old: old, act: func() {
+		one := stray(500, "1")
+		old.State.Inflight.Set(one)
+		s.hook.OnQosPublish(old, one, 0, 0)
+		s.hook.OnQosDropped(old, stray(501, "2"))
+		s.hook.OnQosDropped(old, inherited) // the session has it
+	}}, nil))
+	c = s.again(rawmqtt.Connect{})
+	for i := range 3 {
+		if pk := next(t, c); string(pk.Payload) != fmt.Sprint(i) {
+			t.Errorf("got %q, want %d", pk.Payload, i)
+		}
+	}
+	silent(t, c)
+	late := stray(502, "3")
+	old.State.Inflight.Set(late)
+	s.hook.OnQosPublish(old, late, 0, 0)
+	if pk := next(t, c); string(pk.Payload) != "3" {
+		t.Errorf("got %q, want 3", pk.Payload)
+	}
+	if n := s.hook.Counters.Strayed.Load(); n != 3 || old.State.Inflight.Len() != 0 {
+		t.Errorf("%d counted, %d left with the old client", n, old.State.Inflight.Len())
+	}
+}
+
+// TestTakeoverCleanStart: a new session gets nothing of the old one.
+func TestTakeoverCleanStart(t *testing.T) {
+	s := newSite(t)
+	_, old := s.session()
+	c := s.again(rawmqtt.Connect{Clean: true})
+	silent(t, c)
+	stray := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 1}, TopicName: "n", PacketID: 500}
+	old.State.Inflight.Set(stray)
+	s.hook.OnQosPublish(old, stray, 0, 0)
+	silent(t, c)
+	if n := s.hook.Counters.Strayed.Load(); n != 0 {
+		t.Errorf("%d counted", n)
+	}
+}
+
+// TestTakeoverTooLarge: a message that the client does not take any more does not
+// keep it from connecting, and is over.
+func TestTakeoverTooLarge(t *testing.T) {
+	s := newSite(t)
+	_, cl := s.session()
+	s.publish(s.connect(5, rawmqtt.Connect{ID: "p", Clean: true}), "n", strings.Repeat("x", 200), "small")
+	if n := cl.State.Inflight.Len(); n != 2 {
+		t.Fatalf("%d in flight", n)
+	}
+	c := s.again(rawmqtt.Connect{MaximumPacketSize: 100})
+	if pk := next(t, c); string(pk.Payload) != "small" {
+		t.Errorf("got %q", pk.Payload)
+	}
+	silent(t, c)
+	if n := s.hook.Counters.TooLarge.Load(); n != 1 {
+		t.Errorf("%d counted", n)
+	}
+}
+
+// TestTakeoverForgotten: a client that mochi has lost sight of is found again with
+// its next packet.
+func TestTakeoverForgotten(t *testing.T) {
+	s := newSite(t)
+	c, _ := s.session()
+	s.server.Topics.Unsubscribe("n", "c") // as mochi does at the end of a take-over with a clean start
+	s.server.Clients.Delete("c")
+	silent(t, c)
+	s.publish(s.connect(5, rawmqtt.Connect{ID: "p", Clean: true}), "n", "0")
+	if pk := next(t, c); string(pk.Payload) != "0" {
+		t.Errorf("got %q", pk.Payload)
+	}
+	if n := s.hook.Counters.Forgotten.Load(); n != 1 {
+		t.Errorf("%d counted", n)
+	}
+}
+
+// TestLost: a connection that ended in a panic takes its device's channel down.
+func TestLost(t *testing.T) {
+	s := newSite(t)
+	s.connect(5, rawmqtt.Connect{ID: "other", Clean: true})
+	c := s.device(5, rawmqtt.Connect{ID: "phone", Username: "anna"})
+	events := s.subscribe()
+	s.notify(delivery.Request{Account: "anna"})
+	next(t, c)
+	cl, _ := s.server.Clients.Get("phone")
+	s.hook.Lost(cl.Net.Conn)
+	if e := s.until(events, delivery.EventChannelLost); !strings.Contains(e.Detail, "a fault of the server") {
+		t.Errorf("detail %q", e.Detail)
+	}
+	if n := s.hook.Connections(); n != 1 || !cl.Closed() {
+		t.Errorf("%d connections, closed: %v", n, cl.Closed())
+	}
+}
