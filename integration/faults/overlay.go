@@ -14,7 +14,7 @@ const module = "github.com/heartline-mqtt/heartline"
 
 // Build builds the program.
 func Build(dir string, race bool) (string, error) {
-	return build(filepath.Join(dir, "heartline"), race, nil)
+	return build(filepath.Join(dir, "heartline"), race, nil, "-buildvcs=auto") // the table says which commit it is
 }
 
 func build(binary string, race bool, env []string, flags ...string) (string, error) {
