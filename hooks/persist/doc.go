@@ -17,7 +17,9 @@
 // a few milliseconds (at most the time of two writes to the disk) before. A change
 // is not waited for before a packet is answered: mochi acknowledges first.
 //
-// Start makes the goroutine; mochi calls Stop, which writes what is left, waits
+// A write that does not come back holds nobody up: Ready and Stats say so.
+//
+// Init makes the goroutine; mochi calls Stop, which writes what is left, waits
 // for the goroutine, and gives up after a while when the disk does not answer.
 // The package imports mochi and, for the names of the store, delivery/outbox.
 package persist
