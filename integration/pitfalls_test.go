@@ -227,7 +227,7 @@ func numbers(n int) []string {
 // unacked is a session with one message that has come and is not acknowledged.
 func (v *victim) unacked(version byte) (*rawmqtt.Client, packets.Packet) {
 	v.t.Helper()
-	c := v.connect(version, rawmqtt.Connect{ID: "device", SessionExpiry: 600})
+	c := v.connect(version, rawmqtt.Connect{ID: fmt.Sprint("device-", version), SessionExpiry: 600})
 	v.subscribe(c, 100, "n/#")
 	v.mustPublish("n/1", "message")
 	pk, err := v.message(c)
@@ -246,7 +246,7 @@ func sharedPacketIDs(v *victim) string {
 		v.t.Fatalf("a packet of type %d, %v; want PUBACK", pk.FixedHeader.Type, err)
 	}
 	c.Close()
-	c = v.connect(4, rawmqtt.Connect{ID: "device"})
+	c = v.connect(4, rawmqtt.Connect{ID: "device-4"})
 	if got := v.collect(c, 1); !slices.Equal(got, []string{"message"}) {
 		return fmt.Sprintf("the unacknowledged message is lost: %v", got)
 	}
@@ -293,10 +293,6 @@ func subscribeRefused(v *victim) string {
 		if codes, err := c.Subscribe(pk.PacketID, 1, "second/#"); err != nil || codes[0] > 2 {
 			return fmt.Sprintf("version %d: SUBACK %x, %v", version, codes, err)
 		}
-		if err := c.Puback(pk.PacketID); err != nil {
-			v.t.Fatal(err)
-		}
-		c.Close()
 	}
 	return ""
 }
@@ -524,7 +520,11 @@ func resendAlias(v *victim) string {
 	c := join()
 	v.subscribe(c, 100, "n/#")
 	v.mustPublish("n/1", numbers(3)...)
-	for range 3 { // unacknowledged
+	// The first, which gives an alias its topic, is acknowledged; the others are not.
+	if got := v.collect(c, 1); !slices.Equal(got, []string{"0"}) {
+		v.t.Fatal(got)
+	}
+	for range 2 {
 		if _, err := v.message(c); err != nil {
 			v.t.Fatal(err)
 		}
@@ -532,7 +532,7 @@ func resendAlias(v *victim) string {
 	c.Close()
 	c = join()
 	known := map[uint16]bool{}
-	for range 3 {
+	for range 2 {
 		pk, err := v.message(c)
 		if err != nil {
 			return err.Error()
