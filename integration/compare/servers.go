@@ -28,7 +28,7 @@ func heartline(name, binary, mode string) contestant {
 	return contestant{
 		name: name, mode: mode,
 		command: func(ctx context.Context, dir string) (*exec.Cmd, error) {
-			cmd := exec.CommandContext(ctx, binary, "serve") //nolint:gosec // a binary that was named on the command line
+			cmd := exec.CommandContext(ctx, binary, "serve")
 			cmd.Env = append(os.Environ(), "HEARTLINE_DATA_DIR="+filepath.Join(dir, "data"), "HEARTLINE_MQTT_ADDRESS=127.0.0.1:0", "HEARTLINE_HTTP_ADDRESS=127.0.0.1:0")
 			return cmd, nil
 		},
