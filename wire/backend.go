@@ -66,9 +66,12 @@ func (c Content) Request(account string) (delivery.Request, error) {
 
 // ParseContent reads what a backend has published.
 func ParseContent(payload []byte, account string) (delivery.Request, error) {
-	var c Content
-	if err := Decode(payload, &c); err != nil {
-		return delivery.Request{}, fmt.Errorf("%w: %w", delivery.ErrInvalid, err)
+	c, plain := plainContent(payload)
+	if !plain {
+		c = Content{}
+		if err := Decode(payload, &c); err != nil {
+			return delivery.Request{}, fmt.Errorf("%w: %w", delivery.ErrInvalid, err)
+		}
 	}
 	return c.Request(account)
 }

@@ -36,14 +36,6 @@ type Pseudo struct {
 	Ack        string `json:"ack"`
 }
 
-// NewPseudo makes the pseudo-notification of n.
-func NewPseudo(n *delivery.Notification, redelivery, pushed bool) Pseudo {
-	return Pseudo{
-		ID: n.ID, Account: n.Account, Title: n.Title, Body: n.Body, Badge: n.Badge, Sound: n.Sound, Category: n.Category,
-		AcceptedAt: FormatTime(n.AcceptedAt), Redelivery: redelivery, Pushed: pushed, HasMessage: n.HasMessage, Ack: AckName(n.Ack),
-	}
-}
-
 // Message is the full message (contract §3).
 type Message struct {
 	ID         string          `json:"id"`
