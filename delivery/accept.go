@@ -145,6 +145,7 @@ func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt
 	if err != nil {
 		return err
 	}
+	n.Devices = make([]string, 0, len(targets))
 	for _, d := range targets {
 		n.Devices = append(n.Devices, d.ID)
 		d.reserved++
@@ -157,7 +158,7 @@ func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt
 	if len(c.pending.putDevices) > 0 || len(c.pending.removed) > 0 {
 		c.commitPending() // a new device before its first notification
 	}
-	c.out.Commit(&Batch{Accept: []Acceptance{{Notification: n, Data: r.Data}}, Sync: true}, func(err error) {
+	c.out.Commit(acceptance(n, r.Data), func(err error) {
 		c.mu.Lock()
 		for _, d := range targets {
 			d.reserved--
@@ -174,6 +175,16 @@ func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt
 		done(Receipt{Notification: n}, err)
 	})
 	return nil
+}
+
+// acceptance is a batch with the room for its one notification beside it.
+func acceptance(n *Notification, data json.RawMessage) *Batch {
+	b := &struct {
+		Batch
+		one [1]Acceptance
+	}{Batch: Batch{Sync: true}, one: [1]Acceptance{{Notification: n, Data: data}}}
+	b.Accept = b.one[:]
+	return &b.Batch
 }
 
 // targets picks the devices that a notification goes to. A device that is full is
@@ -207,6 +218,10 @@ func (c *Core) targets(a *account, names []string) ([]*device, error) {
 	return slices.Clone(wanted), nil
 }
 
+// contentAtHand is for how many deliveries of a device that is up, and has no room
+// for them in its window, the content stays in memory: their turn comes soon.
+const contentAtHand = 64
+
 // begin sets the deliveries of a durable notification on their way.
 func (c *Core) begin(n *Notification, targets []*device, expires int64) {
 	c.observers.observe(n.Account, Event{Seq: n.Seq, Number: uint64(n.Seq), Time: n.AcceptedAt, Kind: EventAccepted})
@@ -234,7 +249,7 @@ func (c *Core) begin(n *Notification, targets []*device, expires int64) {
 			d.content = n
 			c.apply(d, inNoChannel, situation{})
 		}
-		if !d.pushUnderway {
+		if !d.pushUnderway && (!d.due || len(dev.queue) > contentAtHand) {
 			d.content = nil
 		}
 	}

@@ -126,7 +126,7 @@ func (c *Core) lose(d *device, why string, replaced bool) {
 		d.app = AppBackground
 	}
 	for _, x := range slices.Clone(d.queue) {
-		x.due = false
+		x.due, x.content = false, nil
 		c.apply(x, inChannelLost, situation{detail: why})
 		if !replaced {
 			c.apply(x, inNoChannel, situation{})
@@ -240,6 +240,7 @@ func (c *Core) publish(d *delivery) {
 		Redelivery:   d.attempts > 1,
 		Pushed:       d.pushAccepted,
 	}
+	d.content = nil
 	p.opened(d.seq, false)
 	if err := p.channel.Publish(pub); err != nil {
 		p.closed(d.seq, false)
