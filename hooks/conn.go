@@ -2,7 +2,6 @@ package hooks
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/delivery"
-	"github.com/heartline-mqtt/heartline/wire"
 )
 
 // conn is one MQTT connection. mochi makes a *mqtt.Client for each, also when it
@@ -27,6 +25,7 @@ type conn struct {
 	established atomic.Bool
 	device      bool // the identifier and the account can be a device
 	limits      limits
+	topicNames  topicNames // of a device that has been online
 
 	outlet   outlet
 	ids      packetIDs // of the client's own packets
@@ -80,14 +79,14 @@ func (c *conn) Publish(p delivery.Publication) error {
 func (c *conn) send(it item) error {
 	start, err := c.outlet.put(it)
 	if start {
-		c.hook.drains.Go(c.drain)
+		c.hook.startDrain(c)
 	}
 	return err
 }
 
 func (c *conn) uncork() {
 	if c.outlet.uncork() {
-		c.hook.drains.Go(c.drain)
+		c.hook.startDrain(c)
 	}
 }
 
@@ -123,84 +122,6 @@ func (c *conn) releaseID(id uint16) (delivery.Ref, bool) {
 	ref, ok := c.open[id]
 	delete(c.open, id)
 	return ref, ok
-}
-
-// encodePublication appends a PUBLISH. What cannot be sent is refused to the core,
-// at once and for itself alone.
-func (c *conn) encodePublication(buf *bytes.Buffer, pub delivery.Publication) (delivery.Ref, bool) {
-	pk, err := c.publishPacket(pub)
-	if err == nil {
-		pk.PacketID, err = c.claimID(pub.Ref)
-	}
-	before := buf.Len()
-	if err == nil {
-		if err = pk.PublishEncode(buf); err == nil {
-			// [MQTT-3.1.2-24] never more than the client's Maximum Packet Size.
-			if limit := c.client.Properties.Props.MaximumPacketSize; limit > 0 && uint32(buf.Len()-before) > limit {
-				err = fmt.Errorf("%d bytes are more than the client's Maximum Packet Size of %d", buf.Len()-before, limit)
-			}
-		}
-		if err != nil {
-			buf.Truncate(before)
-			c.releaseID(pk.PacketID)
-		}
-	}
-	if err != nil {
-		pub.Nacked("not sent: " + err.Error())
-		c.vacate()
-		return pub.Ref, false
-	}
-	return pub.Ref, true
-}
-
-func (c *conn) publishPacket(pub delivery.Publication) (packets.Packet, error) {
-	h := c.hook
-	pk := packets.Packet{
-		FixedHeader:     packets.FixedHeader{Type: packets.Publish, Qos: 1},
-		ProtocolVersion: c.client.Properties.ProtocolVersion,
-		Mods:            packets.Mods{AllowResponseInfo: true},
-	}
-	n := pub.Notification
-	if n == nil {
-		var err error
-		if n, err = h.core.Notification(pub.Seq); err != nil {
-			return pk, fmt.Errorf("read the notification: %w", err)
-		}
-	}
-	var body any
-	if pub.Message {
-		data, err := h.core.Data(pub.Seq)
-		if err != nil {
-			return pk, fmt.Errorf("read the message: %w", err)
-		}
-		pk.TopicName = h.topics.device(c.client.ID, kindMessages)
-		body = wire.Message{ID: n.ID, Account: n.Account, Data: data, AcceptedAt: wire.FormatTime(n.AcceptedAt)}
-	} else {
-		pk.TopicName = h.topics.device(c.client.ID, kindNotifications)
-		body = wire.NewPseudo(n, pub.Redelivery, pub.Pushed)
-	}
-	var text bytes.Buffer
-	enc := json.NewEncoder(&text)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(body); err != nil {
-		return pk, fmt.Errorf("encode: %w", err)
-	}
-	pk.Payload = bytes.TrimRight(text.Bytes(), "\n")
-	if pk.ProtocolVersion == 5 {
-		pk.Properties = packets.Properties{
-			ContentType:           "application/json",
-			PayloadFormat:         1, // UTF-8
-			PayloadFormatFlag:     true,
-			MessageExpiryInterval: uint32(max(1, int64(time.Until(n.ExpiresAt)/time.Second))),
-			User:                  []packets.UserProperty{{Key: "heartline-id", Val: n.ID}},
-		}
-		if !pub.Message {
-			pk.Properties.ResponseTopic = h.topics.device(c.client.ID, kindAcks)
-			pk.Properties.CorrelationData = []byte(n.ID)
-		}
-	}
-	c.mark(&pk, pub)
-	return pk, nil
 }
 
 func (c *conn) encodeAck(buf *bytes.Buffer, a *ack) {
@@ -310,6 +231,9 @@ func (c *conn) subscriptionsChanged() {
 }
 
 func (c *conn) online(messages bool) {
+	if c.topicNames.notifications == "" {
+		c.topicNames = c.hook.topics.names(c.client.ID)
+	}
 	keepalive := time.Duration(c.client.State.Keepalive) * time.Second
 	p, err := c.hook.core.Online(delivery.OnlineInfo{
 		Device: c.client.ID, Account: c.identity.Account, Channel: c, ReceiveMaximum: c.limits.receiveMaximum,

@@ -1,8 +1,6 @@
 package hooks
 
 import (
-	"slices"
-
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -40,20 +38,17 @@ func (c *conn) stand(filters map[string]packets.Subscription) {
 // had it, unacknowledged, over an earlier connection [MQTT-3.3.1-1]; another copy on
 // the same connection is a packet of its own, as a resend there is forbidden
 // [MQTT-4.4.0-1]. And the Subscription Identifiers [MQTT-3.3.4-3].
-func (c *conn) mark(pk *packets.Packet, pub delivery.Publication) {
+func (c *conn) mark(p *publication, pub delivery.Publication) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	pk.FixedHeader.Dup = pub.Redelivery && c.standing.resumed
+	p.dup = pub.Redelivery && c.standing.resumed
 	for _, ref := range c.open {
 		if ref.Seq == pub.Seq && ref.Message == pub.Message {
-			pk.FixedHeader.Dup = false
+			p.dup = false
 		}
 	}
-	if pk.ProtocolVersion == 5 {
-		ids := c.standing.notifications
-		if pub.Message {
-			ids = c.standing.messages
-		}
-		pk.Properties.SubscriptionIdentifier = slices.Clone(ids)
+	p.subscriptions = c.standing.notifications // replaced as a whole, never changed
+	if pub.Message {
+		p.subscriptions = c.standing.messages
 	}
 }

@@ -67,6 +67,7 @@ type Hook struct {
 	order      atomic.Uint64 // of ordinary messages in flight
 	successors sync.Map      // client identifier → *conn that is taking a session over
 	drains     sync.WaitGroup
+	drainable  chan *conn // taken by a goroutine that has drained another
 	ctx        context.Context
 	cancel     context.CancelFunc
 }

@@ -20,6 +20,13 @@ func (t topics) device(id string, k kind) string {
 	return t.prefix + "/devices/" + id + "/" + string(k)
 }
 
+// topicNames are the topic names of one device that the server writes.
+type topicNames struct{ notifications, messages, acks string }
+
+func (t topics) names(id string) topicNames {
+	return topicNames{t.device(id, kindNotifications), t.device(id, kindMessages), t.device(id, kindAcks)}
+}
+
 // within reports whether a topic name or filter lies below the prefix.
 func (t topics) within(name string) bool {
 	rest, ok := strings.CutPrefix(name, t.prefix)
@@ -33,15 +40,16 @@ func (t topics) parse(name string) (device, account string, k kind, ok bool) {
 	if !ok {
 		return "", "", "", false
 	}
-	levels := strings.Split(rest, "/")
-	if len(levels) != 3 || levels[1] == "" {
+	what, rest, _ := strings.Cut(rest, "/")
+	who, last, _ := strings.Cut(rest, "/")
+	if who == "" {
 		return "", "", "", false
 	}
-	switch k = kind(levels[2]); {
-	case levels[0] == "devices" && (k == kindNotifications || k == kindMessages || k == kindAcks || k == kindState || k == kindPushToken):
-		return levels[1], "", k, true
-	case levels[0] == "accounts" && k == kindNotifications:
-		return "", levels[1], k, true
+	switch k = kind(last); {
+	case what == "devices" && (k == kindNotifications || k == kindMessages || k == kindAcks || k == kindState || k == kindPushToken):
+		return who, "", k, true
+	case what == "accounts" && k == kindNotifications:
+		return "", who, k, true
 	}
 	return "", "", "", false
 }

@@ -1,0 +1,149 @@
+package hooks
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/wire"
+)
+
+// publication is a PUBLISH of ours on its way into bytes. It is written here and
+// not by mochi: it is the packet that is made for every notification, always of
+// one shape, and mochi's takes an allocation for every string in it.
+type publication struct {
+	topicName     string
+	responseTopic string
+	id            string // of the notification
+	expiry        uint32 // seconds
+	packetID      uint16
+	dup           bool
+	subscriptions []int // identifiers
+	payload       []byte
+	properties    []byte
+}
+
+var publications = sync.Pool{New: func() any { return new(publication) }}
+
+// keepPayload is how large a payload may be whose buffer is used again.
+const keepPayload = 16 << 10
+
+func (p *publication) recycle() {
+	if cap(p.payload) > keepPayload {
+		return
+	}
+	*p = publication{payload: p.payload[:0], properties: p.properties[:0]}
+	publications.Put(p)
+}
+
+// encodePublication appends a PUBLISH. What cannot be sent is refused to the core,
+// at once and for itself alone.
+func (c *conn) encodePublication(buf *bytes.Buffer, pub delivery.Publication) (delivery.Ref, bool) {
+	p := publications.Get().(*publication)
+	defer p.recycle()
+	err := c.prepare(p, pub)
+	if err == nil {
+		p.packetID, err = c.claimID(pub.Ref)
+	}
+	if err == nil {
+		before := buf.Len()
+		buf.Write(p.append(buf.AvailableBuffer(), c.client.Properties.ProtocolVersion))
+		// [MQTT-3.1.2-24] never more than the client's Maximum Packet Size.
+		if size, limit := buf.Len()-before, c.client.Properties.Props.MaximumPacketSize; limit > 0 && uint32(size) > limit {
+			err = fmt.Errorf("%d bytes are more than the client's Maximum Packet Size of %d", size, limit)
+			buf.Truncate(before)
+			c.releaseID(p.packetID)
+		}
+	}
+	if err != nil {
+		pub.Nacked("not sent: " + err.Error())
+		c.vacate()
+		return pub.Ref, false
+	}
+	return pub.Ref, true
+}
+
+// prepare fills in all but the packet identifier.
+func (c *conn) prepare(p *publication, pub delivery.Publication) error {
+	n := pub.Notification
+	if n == nil {
+		var err error
+		if n, err = c.hook.core.Notification(pub.Seq); err != nil {
+			return fmt.Errorf("read the notification: %w", err)
+		}
+	}
+	p.id = n.ID
+	p.expiry = uint32(max(1, int64(time.Until(n.ExpiresAt)/time.Second)))
+	if pub.Message {
+		data, err := c.hook.core.Data(pub.Seq)
+		if err != nil {
+			return fmt.Errorf("read the message: %w", err)
+		}
+		p.topicName = c.topicNames.messages
+		if p.payload, err = json.Marshal(wire.Message{ID: n.ID, Account: n.Account, Data: data, AcceptedAt: wire.FormatTime(n.AcceptedAt)}); err != nil {
+			return fmt.Errorf("encode: %w", err)
+		}
+	} else {
+		p.topicName, p.responseTopic = c.topicNames.notifications, c.topicNames.acks
+		p.payload = wire.AppendPseudo(p.payload, n, pub.Redelivery, pub.Pushed)
+	}
+	c.mark(p, pub)
+	return nil
+}
+
+// append appends the packet. MQTT 5 §3.3, MQTT 3.1.1 §3.3.
+func (p *publication) append(b []byte, version byte) []byte {
+	remaining := 2 + len(p.topicName) + 2 + len(p.payload)
+	if version == 5 {
+		p.appendProperties()
+		remaining += uvarintSize(len(p.properties)) + len(p.properties)
+	}
+	const qos1, dup = 0x02, 0x08
+	first := byte(0x30 | qos1)
+	if p.dup {
+		first |= dup
+	}
+	b = binary.AppendUvarint(append(b, first), uint64(remaining))
+	b = appendText(b, p.topicName)
+	b = binary.BigEndian.AppendUint16(b, p.packetID)
+	if version == 5 {
+		b = binary.AppendUvarint(b, uint64(len(p.properties)))
+		b = append(b, p.properties...)
+	}
+	return append(b, p.payload...)
+}
+
+// appendProperties writes the properties of contract §3. MQTT 5 §3.3.2.3.
+func (p *publication) appendProperties() {
+	b := append(p.properties[:0], 0x01, 1) // Payload Format Indicator: UTF-8
+	b = binary.BigEndian.AppendUint32(append(b, 0x02), p.expiry)
+	b = appendText(append(b, 0x03), "application/json")
+	if p.responseTopic != "" {
+		b = appendText(append(b, 0x08), p.responseTopic)
+		b = appendText(append(b, 0x09), p.id) // Correlation Data
+	}
+	for _, id := range p.subscriptions {
+		b = binary.AppendUvarint(append(b, 0x0b), uint64(id))
+	}
+	b = appendText(append(b, 0x26), "heartline-id") // User Property
+	p.properties = appendText(b, p.id)
+}
+
+// appendText writes a string as MQTT does, after its length. MQTT 5 §1.5.4.
+func appendText(b []byte, s string) []byte {
+	return append(binary.BigEndian.AppendUint16(b, uint16(len(s))), s...)
+}
+
+// uvarintSize is the length of a Variable Byte Integer, which is a uvarint of at
+// most four bytes. MQTT 5 §1.5.5.
+func uvarintSize(n int) int {
+	size := 1
+	for ; n >= 0x80; n >>= 7 {
+		size++
+	}
+	return size
+}
