@@ -93,17 +93,19 @@ func TestPitfalls(t *testing.T) {
 				if p.unseen != "" {
 					t.Skip(p.unseen)
 				}
-				m := launch(t, limited(p.files, environ(t), plain))
-				address, _, err := m.stdout.find(0, func(string) bool { return true })
-				if err != nil {
-					t.Fatal(err)
+				for range 5 { // some of the faults are races
+					m := launch(t, limited(p.files, environ(t), plain))
+					address, _, err := m.stdout.find(0, func(string) bool { return true })
+					if err != nil {
+						t.Fatal(err)
+					}
+					v := &victim{t: t, address: address, pid: m.cmd.Process.Pid, wait: 2 * time.Second}
+					if fault := p.script(v); fault != "" {
+						t.Log(fault)
+						return
+					}
 				}
-				v := &victim{t: t, address: address, pid: m.cmd.Process.Pid, wait: 2 * time.Second}
-				fault := p.script(v)
-				if fault == "" {
-					t.Error("mochi does not have the fault: the script does not see it, or Heartline's work-around can go")
-				}
-				t.Log(fault)
+				t.Error("mochi does not have the fault: the script does not see it, or Heartline's work-around can go")
 			})
 		})
 	}
@@ -598,8 +600,9 @@ func restart(v *victim) string {
 	v.ours.start()
 	v.address, v.backend = v.ours.mqtt, nil
 	c := v.connect(5, o)
-	v.mustPublish("n/1", "5")
-	if got := v.collect(c, 6); !slices.Equal(got, numbers(6)) {
+	got := v.collect(c, 5)
+	v.mustPublish("n/1", "5") // its identifier is none of theirs
+	if got = append(got, v.collect(c, 1)...); !slices.Equal(got, numbers(6)) {
 		return fmt.Sprintf("after kill -9 they come as %v", got)
 	}
 	return ""
