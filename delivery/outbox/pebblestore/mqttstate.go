@@ -1,8 +1,10 @@
 package pebblestore
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -49,6 +51,9 @@ func (s *Store) ApplyState(changes []outbox.StateChange) (err error) {
 		}
 	}()
 	b := s.db.NewBatch()
+	if slices.ContainsFunc(changes, func(c outbox.StateChange) bool { return c.Prefix }) {
+		b = s.db.NewIndexedBatch()
+	}
 	defer func() { err = errors.Join(err, b.Close()) }()
 	var key []byte
 	for i := range changes {
@@ -56,7 +61,7 @@ func (s *Store) ApplyState(changes []outbox.StateChange) (err error) {
 		key = append(append(key[:0], prefixMQTT), c.Key...)
 		switch {
 		case c.Remove && c.Prefix:
-			err = b.DeleteRange(key, successor(key), nil)
+			err = deleteAll(b, key)
 		case c.Remove:
 			err = b.Delete(key, nil)
 		default:
@@ -73,6 +78,27 @@ func (s *Store) ApplyState(changes []outbox.StateChange) (err error) {
 		s.stateFailed(fmt.Errorf("apply MQTT state: %w", err))
 	}
 	return s.broken()
+}
+
+// deleteAll deletes what begins with prefix, key by key. A range tombstone in the
+// memtable makes each read of the store look at all of them, and there is one for
+// each client that connects with a clean session, most of which left nothing.
+func deleteAll(b *pebble.Batch, prefix []byte) (err error) {
+	it, err := b.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: successor(prefix)})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	var keys [][]byte // an iterator does not see its batch change
+	for ok := it.First(); ok; ok = it.Next() {
+		keys = append(keys, bytes.Clone(it.Key()))
+	}
+	for _, key := range keys {
+		if err := b.Delete(key, nil); err != nil {
+			return err
+		}
+	}
+	return it.Error()
 }
 
 // stateFailed marks the store as one to be opened anew, as a failed Apply does.
