@@ -79,14 +79,14 @@ func (c *conn) Publish(p delivery.Publication) error {
 func (c *conn) send(it item) error {
 	start, err := c.outlet.put(it)
 	if start {
-		c.hook.startDrain(c)
+		c.hook.workers.start(c.hook.ctx, c.drain)
 	}
 	return err
 }
 
 func (c *conn) uncork() {
 	if c.outlet.uncork() {
-		c.hook.startDrain(c)
+		c.hook.workers.start(c.hook.ctx, c.drain)
 	}
 }
 

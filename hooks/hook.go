@@ -66,8 +66,7 @@ type Hook struct {
 
 	order      atomic.Uint64 // of ordinary messages in flight
 	successors sync.Map      // client identifier → *conn that is taking a session over
-	drains     sync.WaitGroup
-	drainable  chan *conn // taken by a goroutine that has drained another
+	workers    workers
 	ctx        context.Context
 	cancel     context.CancelFunc
 }
@@ -101,7 +100,7 @@ func (h *Hook) Shutdown() {
 		v.(*conn).outlet.close()
 		return true
 	})
-	h.drains.Wait()
+	h.workers.running.Wait()
 }
 
 // Connections returns how many clients are connected.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"sync"
-	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 )
@@ -103,35 +102,6 @@ func (o *outlet) close() []item {
 	left := o.items
 	o.items = nil
 	return left
-}
-
-// startDrain has c's queue written, by a goroutine that has just written another
-// where there is one: a new one would grow its stack anew each time.
-func (h *Hook) startDrain(c *conn) {
-	select {
-	case h.drainable <- c:
-	default:
-		h.drains.Go(func() { h.drainFrom(c) })
-	}
-}
-
-// drainIdle is how long a goroutine that drains waits for another connection.
-const drainIdle = time.Second
-
-func (h *Hook) drainFrom(c *conn) {
-	idle := time.NewTimer(drainIdle)
-	defer idle.Stop()
-	for {
-		c.drain()
-		idle.Reset(drainIdle)
-		select {
-		case c = <-h.drainable:
-		case <-idle.C:
-			return
-		case <-h.ctx.Done():
-			return
-		}
-	}
 }
 
 // drain writes until the queue is empty. It runs on one goroutine at a time for a
