@@ -91,6 +91,12 @@ func (c *Core) AckByID(id, device string, kind AckKind) error {
 	return c.ackFinished(seq, id, device, kind)
 }
 
+var errBusy = fmt.Errorf("%w: more waits to be written than the disk keeps up with", ErrUnavailable)
+
+// ackPatience is how long a device's read loop may wait for the store: as long as
+// a write may take before the store counts as failing.
+const ackPatience = 5 * time.Second
+
 // ackFinished adds `displayed` to the timeline of a delivery that asked only for
 // `received` and is over: nothing changes, but somebody may ask.
 func (c *Core) ackFinished(seq Seq, id, device string, kind AckKind) error {
@@ -104,8 +110,10 @@ func (c *Core) ackFinished(seq Seq, id, device string, kind AckKind) error {
 	if kind != AckDisplayed {
 		return nil
 	}
-	if err := c.Flush(context.Background()); err != nil { // or a repeated word would stand there twice
-		return err
+	ctx, cancel := context.WithTimeoutCause(context.Background(), ackPatience, errBusy)
+	defer cancel()
+	if err := c.Flush(ctx); err != nil { // or a repeated word would stand there twice
+		return fmt.Errorf("look for earlier acks of notification %s: %w", id, err)
 	}
 	timeline, err := c.out.Timeline(seq)
 	if err != nil {

@@ -127,7 +127,10 @@ func (c *Core) Stop(ctx context.Context) error {
 	return errors.Join(err, c.Flush(context.WithoutCancel(ctx)))
 }
 
-// Flush commits all changes so far and returns when the store shows them.
+// Flush commits all changes so far and returns when the store shows them. While the
+// store fails it does not wait: the error wraps ErrUnavailable, and the changes are
+// written once they can be. A read that needs them gives that error rather than a
+// timeline that lacks its latest lines: nobody could tell it from a whole one.
 func (c *Core) Flush(ctx context.Context) error {
 	done := make(chan error, 1)
 	c.mu.Lock()
@@ -138,7 +141,7 @@ func (c *Core) Flush(ctx context.Context) error {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 }
 

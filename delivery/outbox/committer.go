@@ -3,6 +3,7 @@ package outbox
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 	"time"
 
@@ -33,17 +34,17 @@ func (o *Outbox) commit(g *group) bool {
 		err := o.apply(g)
 		switch {
 		case err == nil:
-			o.teller.tell(g.commits, nil)
+			o.tell(g, nil)
 			*g = group{}
 		case errors.Is(err, ErrBroken):
-			o.troubled(fmt.Errorf("%w: the store failed and is being opened anew: %w", delivery.ErrUnavailable, err))
+			o.troubled(g, fmt.Errorf("%w: the store failed and is being opened anew: %w", delivery.ErrUnavailable, err))
 			if !o.reopen(g) {
 				return false
 			}
 		default:
 			// Nothing of it took effect.
 			cause := fmt.Errorf("%w: the store refused a write: %w", delivery.ErrUnavailable, err)
-			o.troubled(cause)
+			o.troubled(g, cause)
 			o.refuseAll(g.split(), cause)
 			// Not even if nothing is left of g: the next acceptance is the next
 			// try, and should not come at once.
@@ -59,7 +60,7 @@ func (o *Outbox) commit(g *group) bool {
 // giveUp tells a closing outbox's callers that g is not written. An acceptance in
 // it may be: whoever asks again with the same ID will know.
 func (o *Outbox) giveUp(g *group) {
-	o.teller.tell(g.commits, fmt.Errorf("the store was closed before it took this: %w", delivery.ErrStopped))
+	o.tell(g, fmt.Errorf("the store was closed before it took this: %w", delivery.ErrStopped))
 }
 
 // sleep waits for *wait, which it doubles, and reports whether to go on.
@@ -138,7 +139,7 @@ func (o *Outbox) applyTo(e Engine, b *delivery.Batch, g *group) error {
 	o.applying <- struct{}{}
 	defer func() { <-o.applying }()
 	began := time.Now()
-	end := o.watch(e)
+	end := o.watch(e, g)
 	err := e.Apply(b)
 	end()
 	took := time.Since(began)
@@ -149,13 +150,13 @@ func (o *Outbox) applyTo(e Engine, b *delivery.Batch, g *group) error {
 	return err
 }
 
-// watch begins to wait for a write; end is called when it has returned.
-func (o *Outbox) watch(e Engine) (end func()) {
+// watch begins to wait for the write of g; end is called when it has returned.
+func (o *Outbox) watch(e Engine, g *group) (end func()) {
 	returned := make(chan struct{})
 	finished := make(chan struct{})
 	t := time.AfterFunc(o.opts.CommitTimeout, func() {
 		defer close(finished)
-		o.overdue(e, returned)
+		o.overdue(e, g, returned)
 	})
 	return func() {
 		close(returned)
@@ -165,9 +166,10 @@ func (o *Outbox) watch(e Engine) (end func()) {
 	}
 }
 
-// overdue is run when a write has not returned in time.
-func (o *Outbox) overdue(e Engine, returned <-chan struct{}) {
-	o.troubled(fmt.Errorf("%w: a write to the store has not returned for %v", delivery.ErrUnavailable, o.opts.CommitTimeout))
+// overdue is run when the write of g has not returned in time. The committer waits
+// for its end.
+func (o *Outbox) overdue(e Engine, g *group, returned <-chan struct{}) {
+	o.troubled(g, fmt.Errorf("%w: a write to the store has not returned for %v", delivery.ErrUnavailable, o.opts.CommitTimeout))
 	o.guard()
 	o.mu.Lock()
 	full := o.full
@@ -184,17 +186,24 @@ func (o *Outbox) overdue(e Engine, returned <-chan struct{}) {
 	e.Abandon()
 }
 
-// troubled turns Ready off and refuses the acceptances that wait.
-func (o *Outbox) troubled(err error) {
+// troubled turns Ready off, and refuses the acceptances and the fences that wait.
+// g is in flight: its fences wait for what may take long, its acceptances are in
+// doubt.
+func (o *Outbox) troubled(g *group, err error) {
 	o.mu.Lock()
 	if o.refusing == nil {
 		o.opts.Logger.Error("outbox: notifications are refused", "error", err)
 	}
 	o.refusing = err
 	o.stats.LastError, o.stats.LastErrorAt = err.Error(), o.opts.Now()
+	for _, c := range g.commits {
+		if c.fences() && !c.told {
+			o.refuse(c, err)
+		}
+	}
 	kept := o.queue[:0]
 	for _, c := range o.queue {
-		if !c.accepts() {
+		if !c.accepts() && !c.fences() {
 			kept = append(kept, c)
 			continue
 		}
@@ -214,6 +223,15 @@ func (o *Outbox) recovered() {
 		o.refusing = nil
 		o.opts.Logger.Info("outbox: notifications are accepted again")
 	}
+}
+
+// tell has the callers of g told that have not been.
+func (o *Outbox) tell(g *group, err error) {
+	g.commits = slices.DeleteFunc(g.commits, func(c *commit) bool { return c.told })
+	for _, c := range g.commits {
+		c.told = true
+	}
+	o.teller.tell(g.commits, err)
 }
 
 func (o *Outbox) refuseAll(commits []*commit, err error) {
@@ -326,7 +344,7 @@ func (o *Outbox) settle(g *group, e Engine, writable bool) error {
 		// Told, but still to be replayed behind what was before it, which would
 		// otherwise undo it.
 		o.written(g, false)
-		o.teller.tell(g.commits, nil)
+		o.tell(g, nil)
 		*g = group{}
 	}
 	return nil

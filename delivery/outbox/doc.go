@@ -25,7 +25,9 @@
 // that did not is refused. So nothing that was refused ever takes effect, not
 // even across a crash in the middle of it, and nothing has to be undone. All
 // other changes are carried and applied again; that is harmless, since applying
-// a batch twice is the same as applying it once.
+// a batch twice is the same as applying it once. A fence, a batch that changes
+// nothing and only waits for those before it, is refused as soon as the trouble
+// shows: nobody knows how long that will last.
 //
 // # How it stops
 //

@@ -311,6 +311,87 @@ func TestHang(t *testing.T) {
 	})
 }
 
+func fence() *delivery.Batch { return &delivery.Batch{} }
+
+// TestFenceWhileHanging: an empty batch is answered within the commit timeout,
+// whether it shares the write that hangs, waits behind it, or comes later; and what
+// it waited for is carried all the same.
+func TestFenceWhileHanging(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, d *disk, o *outbox.Outbox) {
+		first, release := make(chan struct{}), make(chan struct{})
+		d.on(func(b *delivery.Batch, write func() error) error {
+			d.on(func(*delivery.Batch, func() error) error {
+				<-release
+				return outbox.ErrBroken
+			})
+			<-first
+			return write()
+		})
+		var got told
+		o.Commit(finish(1), got.as("before"))
+		synctest.Wait()
+		o.Commit(finish(2), got.as("carried"))
+		o.Commit(fence(), got.as("in flight"))
+		close(first) // these two share a write
+		synctest.Wait()
+		o.Commit(fence(), got.as("queued"))
+		synctest.Wait()
+		got.want(t, "before", nil)
+		got.nothing(t, "in flight")
+		got.nothing(t, "queued")
+		time.Sleep(5*time.Second + time.Millisecond)
+		got.want(t, "in flight", delivery.ErrUnavailable)
+		got.want(t, "queued", delivery.ErrUnavailable)
+
+		d.openable(errDisk)
+		close(release) // as Abandon has it do
+		for i := range 3 {
+			later := fmt.Sprint("later ", i)
+			o.Commit(fence(), got.as(later))
+			synctest.Wait()
+			got.want(t, later, delivery.ErrUnavailable)
+			time.Sleep(20 * time.Second)
+		}
+		got.nothing(t, "carried")
+
+		d.on(nil)
+		d.openable(nil)
+		time.Sleep(10 * time.Second)
+		got.want(t, "carried", nil)
+		if err := commit(o, fence()); err != nil {
+			t.Errorf("a fence of a store that works: %v", err)
+		}
+		if s := o.Stats(); s.Refused != 0 {
+			t.Errorf("%d fences are counted as acceptances", s.Refused)
+		}
+	})
+}
+
+// TestFenceWhileWritesFail: the same where the engine says so at once, broken or
+// not.
+func TestFenceWhileWritesFail(t *testing.T) {
+	for _, failure := range []error{errDisk, outbox.ErrBroken} {
+		t.Run(failure.Error(), func(t *testing.T) {
+			bubble(t, nil, func(t *testing.T, d *disk, o *outbox.Outbox) {
+				d.on(func(*delivery.Batch, func() error) error { return failure })
+				d.openable(errDisk)
+				var got told
+				o.Commit(finish(1), got.as("carried"))
+				o.Commit(fence(), got.as("behind it"))
+				synctest.Wait()
+				got.want(t, "behind it", delivery.ErrUnavailable)
+				got.nothing(t, "carried")
+				d.on(nil)
+				d.openable(nil)
+				if time.Sleep(10 * time.Second); commit(o, fence()) != nil {
+					t.Error("refused, and the store works")
+				}
+				got.want(t, "carried", nil)
+			})
+		})
+	}
+}
+
 // TestSlow: a write that is late, but returns, counts.
 func TestSlow(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, d *disk, o *outbox.Outbox) {
@@ -382,7 +463,7 @@ func TestLowSpace(t *testing.T) {
 		if err := commit(o, accept(2)); !errors.Is(err, delivery.ErrUnavailable) {
 			t.Errorf("accept on a full disk: %v", err)
 		}
-		if err := commit(o, finish(1)); err != nil {
+		if err := errors.Join(commit(o, finish(1)), commit(o, fence())); err != nil {
 			t.Errorf("what was begun cannot be ended: %v", err)
 		}
 		if o.Ready() == nil || o.Stats().FreeBytes != 10<<20 {

@@ -96,7 +96,7 @@ type Outbox struct {
 	mu          sync.Mutex
 	queue       []*commit
 	queuedBytes int
-	refusing    error // why acceptances are refused: trouble; nil: they are not
+	refusing    error // why acceptances and fences are refused: trouble; nil: they are not
 	low         error // likewise: too little room
 	full        bool  // less than a quarter of that
 	closing     bool
@@ -128,9 +128,13 @@ type commit struct {
 	batch *delivery.Batch
 	done  func(error)
 	bytes int
+	told  bool // the committer's own, and of those that it waits for
 }
 
 func (c *commit) accepts() bool { return len(c.batch.Accept) > 0 }
+
+// fences reports whether c changes nothing, and only waits for what is before it.
+func (c *commit) fences() bool { return c.batch.Empty() }
 
 // New opens the engine and starts the outbox. Close stops it.
 func New(opts Options) (*Outbox, error) {
@@ -153,8 +157,14 @@ func New(opts Options) (*Outbox, error) {
 
 // Commit implements delivery.Outbox. b must not be changed any more. A refusal may come sooner than the outcome
 // of batches committed before it: what cannot be stored is refused at once, even
-// while an earlier write hangs. After Close, done gets an error that wraps
-// delivery.ErrStopped.
+// while an earlier write hangs.
+//
+// So is an empty batch, which waits for those before it: who asks what the store
+// shows is told within CommitTimeout that it does not show everything
+// (delivery.ErrUnavailable), and does not wait for as long as the store fails. It
+// is not refused for too little room alone, where what was begun still goes in.
+//
+// After Close, done gets an error that wraps delivery.ErrStopped.
 func (o *Outbox) Commit(b *delivery.Batch, done func(error)) {
 	if done == nil {
 		done = func(error) {}
@@ -169,6 +179,9 @@ func (o *Outbox) Commit(b *delivery.Batch, done func(error)) {
 		return
 	case c.accepts() && err != nil:
 		o.refuse(c, err)
+		return
+	case c.fences() && o.refusing != nil:
+		o.refuse(c, o.refusing)
 		return
 	}
 	o.queue = append(o.queue, c)
@@ -191,7 +204,9 @@ func (o *Outbox) refusal() error {
 
 // refuse has c's caller told that nothing of it will ever take effect. mu is held.
 func (o *Outbox) refuse(c *commit, err error) {
-	o.stats.Refused++
+	if c.told = true; c.accepts() {
+		o.stats.Refused++
+	}
 	o.teller.tell([]*commit{c}, err)
 }
 
