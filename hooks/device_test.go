@@ -112,17 +112,23 @@ func (s *site) notify(r delivery.Request) *delivery.Notification {
 // until waits for an event of a notification.
 func (s *site) until(sub *delivery.Subscription, kind delivery.EventKind) delivery.Event {
 	s.Helper()
-	timeout := time.After(20 * time.Second)
 	for {
-		select {
-		case e := <-sub.C:
-			if e.Kind == kind {
-				return e.Event
-			}
-		case <-timeout:
-			s.Fatalf("%v did not come", kind)
+		if e := s.event(sub); e.Kind == kind {
+			return e
 		}
 	}
+}
+
+// event waits for the next event of a notification.
+func (s *site) event(sub *delivery.Subscription) delivery.Event {
+	s.Helper()
+	var u delivery.AccountEvent
+	select {
+	case u = <-sub.C:
+	case <-time.After(20 * time.Second):
+		s.Fatal("no event came")
+	}
+	return u.Event
 }
 
 func (s *site) subscribe() *delivery.Subscription {
