@@ -102,8 +102,8 @@ func (c *Core) Start() error {
 }
 
 // Stop ends the windows and timers, waits until pushes under way have their
-// answer or ctx ends, and commits what is pending. The Outbox may be closed
-// afterwards. It is safe to call twice.
+// answer or ctx ends, and commits what is pending: on a store that fails it is tried
+// until then. The Outbox may be closed afterwards. It is safe to call twice.
 func (c *Core) Stop(ctx context.Context) error {
 	c.mu.Lock()
 	if c.stopped {
@@ -124,7 +124,25 @@ func (c *Core) Stop(ctx context.Context) error {
 		err = fmt.Errorf("pushes without an answer are asked for again after the next start: %w", ctx.Err())
 	}
 	c.observers.close()
-	return errors.Join(err, c.Flush(context.WithoutCancel(ctx)))
+	return errors.Join(err, c.flushLast(ctx))
+}
+
+// flushLast flushes until the store has taken everything, or ctx ends: an outbox that
+// is closed while it fails gives up what it carries.
+func (c *Core) flushLast(ctx context.Context) error {
+	again := time.NewTicker(lingering)
+	defer again.Stop()
+	for {
+		err := c.Flush(context.WithoutCancel(ctx)) // at least once, and for no longer than a write may take
+		if !errors.Is(err, ErrUnavailable) {
+			return err
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return fmt.Errorf("the latest changes are not on record: %w", err)
+		}
+	}
 }
 
 // Flush commits all changes so far and returns when the store shows them. While the

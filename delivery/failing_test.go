@@ -63,6 +63,33 @@ func TestWhoAsksAFailingStoreIsTold(t *testing.T) {
 	})
 }
 
+// TestStopWhileTheStoreFails: a stop waits for a store that fails for as long as it
+// may, and says so where that was not enough.
+func TestStopWhileTheStoreFails(t *testing.T) {
+	inWorld(t, func(w *world) {
+		const patience = 5 * time.Second
+		for _, recovers := range []time.Duration{time.Second, time.Minute} {
+			w.store.fail(true)
+			id := "phone-" + recovers.String()
+			if err := w.core.SetToken(id, "a", &delivery.PushToken{Server: delivery.ServerAPNs, Token: id}); err != nil {
+				w.Fatal(err)
+			}
+			time.AfterFunc(recovers, func() { w.store.fail(false) })
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			err := w.core.Stop(ctx)
+			cancel()
+			if inTime := recovers < patience; inTime && err != nil || !inTime && !errors.Is(err, delivery.ErrUnavailable) {
+				w.Errorf("the store works again after %v: %v", recovers, err)
+			}
+			if _, err := w.store.Device(id); recovers < patience && err != nil {
+				w.Errorf("the store works again after %v, and has not the latest: %v", recovers, err)
+			}
+			time.Sleep(2 * time.Minute)
+			w.start(options())
+		}
+	})
+}
+
 // TestAckBehindABusyStore: a store that works, and has much to write, does not hold
 // a device's read loop up for as long as that takes.
 func TestAckBehindABusyStore(t *testing.T) {
