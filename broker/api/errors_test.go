@@ -115,13 +115,18 @@ func TestTooMuchOutstanding(t *testing.T) {
 func TestStoreFails(t *testing.T) {
 	s := serve(t)
 	s.device("alice", "phone")
+	s.want(s.do("POST", "/v1/notifications", `{"account":"alice","title":"x","id":"zero"}`), 202, nil)
 	s.store.engine.sick.Store(true)
-	r := s.do("POST", "/v1/notifications", `{"account":"alice","title":"x","id":"one"}`)
-	s.wantProblem(r, 503, "the store does not take changes now, nothing was accepted: try again")
-	if r.Header.Get("Retry-After") != "5" {
-		t.Error(r.Header)
+	for _, r := range []reply{
+		s.do("POST", "/v1/notifications", `{"account":"alice","title":"x","id":"one"}`),
+		s.do("PUT", "/v1/accounts/alice/devices/watch", ""), s.do("DELETE", "/v1/accounts/alice/devices/watch", ""),
+		s.do("DELETE", "/v1/notifications/zero", ""), s.do("GET", "/v1/notifications/zero", ""), s.do("GET", "/v1/notifications", ""),
+	} {
+		s.wantProblem(r, 503, "the store does not take changes now: no notification was accepted, no other change is on record yet,")
+		if r.Header.Get("Retry-After") != "5" {
+			t.Error(r.Header)
+		}
 	}
-	s.wantProblem(s.do("GET", "/v1/notifications/one", ""), 404, `there is no notification "one"`)
 	s.store.engine.sick.Store(false) // the device's own changes are to be kept
 }
 

@@ -70,7 +70,7 @@ func (a *API) problem(ctx context.Context, err error) *problem {
 		return p
 	case errors.Is(err, delivery.ErrUnavailable):
 		a.log.Error("store unavailable", "error", err)
-		p := newProblem(http.StatusServiceUnavailable, "the store does not take changes now, nothing was accepted: try again")
+		p := newProblem(http.StatusServiceUnavailable, "the store does not take changes now: no notification was accepted, no other change is on record yet, and what is asked about would lack its latest events; try again")
 		p.headers.Set("Retry-After", retryUnavailable)
 		return p
 	case ctx.Err() != nil: // nobody reads the answer
