@@ -494,6 +494,9 @@ func readOnly(w *World, size int, _ bool) error {
 		if err := w.refuses(fmt.Sprintf("ro%d", i), devices[0].Account); err != nil {
 			return err
 		}
+		if err := w.answers(devices[0]); err != nil {
+			return err
+		}
 		pause(w, time.Duration(i)*3*time.Second) // at first only as long as that took, then longer than the store's patience
 		if err := w.Program.Tell(w.ctx, "read-only 0"); err != nil {
 			return err
@@ -528,6 +531,28 @@ func (w *World) refuses(id, account string) error {
 		err = fmt.Errorf("the store takes no changes, and %s was answered with reason code 0x%02x", id, code)
 	}
 	return err
+}
+
+// answers makes the calls that wait for the store, which fails: each has to say so,
+// and soon.
+func (w *World) answers(d *Device) error {
+	const soon = 20 * time.Second // a write counts as overdue after 5 s
+	for _, c := range [][3]string{
+		{http.MethodGet, "/v1/notifications/" + w.Acceptances.at(0).ID, ""},
+		{http.MethodGet, "/v1/notifications?limit=1", ""},
+		{http.MethodPut, "/v1/accounts/" + d.Account + "/devices/" + d.ID, ""},
+	} {
+		begun := time.Now()
+		status, body, err := w.Call(c[0], c[1], c[2])
+		took := time.Since(begun).Round(time.Millisecond)
+		if err == nil && (status != http.StatusServiceUnavailable || took > soon) {
+			err = fmt.Errorf("%d %s", status, body)
+		}
+		if err != nil {
+			return fmt.Errorf("the store takes no changes, and %s %s was answered after %v: %w", c[0], c[1], took, err)
+		}
+	}
+	return nil
 }
 
 // publish asks for a notification over MQTT, on a connection of its own.
