@@ -26,6 +26,7 @@ const pushGrace = 5 * time.Second
 // Heartline is what Attach adds to a server. All its methods are safe for
 // concurrent use.
 type Heartline struct {
+	auth   *auth.Auth
 	core   *delivery.Core
 	outbox *outbox.Outbox
 	router *fallback.Router // nil: no notification server is configured
@@ -38,8 +39,10 @@ type Heartline struct {
 
 // Attach adds Heartline to a mochi server, before or after its Serve. Who may
 // connect, and who may use which ordinary topics, stays with the server's own hooks
-// where cfg.Auth.Mode is none; the topics below cfg.MQTT.TopicPrefix are Heartline's. The listeners and the HTTP
-// section of cfg are not used. Close it before the server.
+// where cfg.Auth.Mode is none. In the other modes Heartline decides; mochi lets in
+// whom any hook lets in, so that no other may authenticate then. The topics below
+// cfg.MQTT.TopicPrefix are Heartline's. The listeners and the HTTP section of cfg are
+// not used. Close it before the server.
 func Attach(server *mqtt.Server, cfg *config.Config) (*Heartline, error) {
 	if cfg.Auth.Mode == config.AuthNone && len(cfg.Auth.ACL) > 0 {
 		// mochi lets pass what any hook lets pass, so it would forbid nothing.
@@ -52,11 +55,8 @@ func Attach(server *mqtt.Server, cfg *config.Config) (*Heartline, error) {
 type attachment struct {
 	log     *slog.Logger
 	foreign bool // other hooks decide on connections
-	auth    authenticate
 	observe []delivery.Observer
 }
-
-type authenticate func(context.Context, auth.Credentials) (auth.Identity, error)
 
 func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartline, err error) {
 	h := &Heartline{server: server}
@@ -65,6 +65,9 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 			_ = h.close(context.Background()) // the first error is the one to report
 		}
 	}()
+	if h.auth, err = auth.New(cfg.Auth, with.log); err != nil {
+		return nil, err
+	}
 	if h.outbox, err = openOutbox(cfg, with.log); err != nil {
 		return nil, err
 	}
@@ -83,15 +86,18 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 	if err := h.core.Start(); err != nil {
 		return nil, err
 	}
-	h.hook = hooks.New(server, h.core, hooks.Options{
+	rules := hooks.Options{
 		TopicPrefix:  cfg.MQTT.TopicPrefix,
 		MaxKeepalive: cfg.MQTT.MaxKeepalive,
 		WriteTimeout: cfg.MQTT.WriteTimeout,
 		MaxWaiting:   int(server.Options.Capabilities.ReceiveMaximum),
-		Authenticate: with.auth,
 		ForeignAuth:  with.foreign,
 		Access:       accessRules(cfg.Auth.ACL),
-	}, with.log)
+	}
+	if !h.auth.Open() {
+		rules.Authenticate = h.auth.Connect
+	}
+	h.hook = hooks.New(server, h.core, rules, with.log)
 	if err := server.AddHook(h.hook, nil); err != nil {
 		return nil, fmt.Errorf("add the hook to the server: %w", err)
 	}
@@ -154,6 +160,9 @@ func (h *Heartline) closeParts(ctx context.Context) error {
 	}
 	if h.outbox != nil {
 		errs = append(errs, h.outbox.Close())
+	}
+	if h.auth != nil {
+		errs = append(errs, h.auth.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -14,7 +14,6 @@ import (
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 
-	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/broker/api"
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -28,7 +27,6 @@ type Broker struct {
 	cfg     *config.Config
 	log     *slog.Logger
 	server  *mqtt.Server
-	auth    *auth.Auth
 	fronts  fronts
 	persist *persist.Hook // nil: ordinary MQTT is not kept
 	metrics *api.Metrics
@@ -53,16 +51,9 @@ func New(cfg *config.Config, log *slog.Logger) (_ *Broker, err error) {
 			_ = b.Close(context.Background()) // the first error is the one to report
 		}
 	}()
-	if b.auth, err = auth.New(cfg.Auth, log); err != nil {
-		return nil, err
-	}
 	b.server = mqtt.New(serverOptions(cfg, log))
 	b.metrics = api.NewMetrics()
-	with := attachment{log: log, observe: []delivery.Observer{b.metrics}}
-	if cfg.Auth.Mode != config.AuthNone {
-		with.auth = b.auth.Connect
-	}
-	if b.Heartline, err = attach(b.server, cfg, with); err != nil {
+	if b.Heartline, err = attach(b.server, cfg, attachment{log: log, observe: []delivery.Observer{b.metrics}}); err != nil {
 		return nil, err
 	}
 	if err := b.keepMQTT(); err != nil {
@@ -179,9 +170,6 @@ func (b *Broker) Close(ctx context.Context) error {
 		}
 		if b.Heartline != nil {
 			errs = append(errs, b.Heartline.close(ctx))
-		}
-		if b.auth != nil {
-			errs = append(errs, b.auth.Close())
 		}
 		b.serving.Wait()
 		b.err = errors.Join(errs...)
