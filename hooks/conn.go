@@ -44,9 +44,12 @@ type conn struct {
 	mu     sync.Mutex
 	open   map[uint16]delivery.Ref // our unacknowledged packets
 	lastID uint16
-	strays []packets.Packet // ordinary messages that came during the take-over
-	// settled: strays are not gathered any more, but sent.
+	// Of a take-over: what the session has in flight, what comes of it until it is
+	// settled, and what new messages wait for meanwhile.
+	backlog  []uint16
+	strays   []packets.Packet
 	settled  bool
+	resuming chan struct{} // nil: nothing waits
 	standing standing
 }
 

@@ -38,8 +38,8 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 	c.aliases.limit = min(int(cl.Properties.Props.TopicAliasMaximum), maxAliases)
 	if receiveMaximum > 0 && receiveMaximum < math.MaxUint16 {
 		c.window = newWindow(receiveMaximum)
-		cl.Net.Conn = quietConn{cl.Net.Conn} // nobody else has the client yet
 	}
+	cl.Net.Conn = quietConn{cl.Net.Conn, c.proceed} // nobody else has the client yet
 	cl.Properties.Props.ReceiveMaximum = 0
 	cl.Properties.Props.TopicAliasMaximum = 0
 	cl.State.Inflight.ResetSendQuota(0)

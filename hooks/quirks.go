@@ -49,7 +49,12 @@ func (c *conn) read(pk packets.Packet) packets.Packet {
 func (h *Hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet {
 	switch pk.FixedHeader.Type {
 	case packets.Publish:
-		if c := h.conn(cl); c != nil && pk.ProtocolVersion == 5 {
+		c := h.conn(cl)
+		switch {
+		case c == nil:
+		case c.leftOut(&pk):
+			return hold()
+		case pk.ProtocolVersion == 5:
 			return c.ordinary(pk)
 		}
 		return pk
@@ -78,6 +83,9 @@ func (h *Hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet
 		return pk
 	}
 	if c := h.conn(cl); c != nil {
+		if pk.FixedHeader.Type == packets.Pubrel && c.leftOut(&pk) {
+			return hold()
+		}
 		c.outbound(&pk)
 	}
 	return pk
@@ -122,13 +130,10 @@ var errPanic = errors.New("a fault of the server ended the connection")
 // Lost forgets the client of a connection that ended without mochi's OnDisconnect:
 // in a panic that a listener has recovered.
 func (h *Hook) Lost(nc net.Conn) {
+	nc = unwrapped(nc)
 	h.conns.Range(func(key, _ any) bool {
 		cl := key.(*mqtt.Client)
-		own := cl.Net.Conn
-		if q, ok := own.(quietConn); ok {
-			own = q.Conn
-		}
-		if own != nc {
+		if unwrapped(cl.Net.Conn) != nc {
 			return true
 		}
 		cl.Stop(errPanic)

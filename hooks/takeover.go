@@ -4,24 +4,21 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
-	"math"
 	"slices"
 	"sync/atomic"
-	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
 // What is in flight to a client carries its place in the order in the field
-// ReasonCodes, which a PUBLISH and a PUBREL do not have: mochi sorts by the second
-// in which a message was published, and takes what falls into one in the order of
-// a Go map [MQTT-4.6.0-6]. After the place comes when it was really created.
-const orderBytes = 16
+// ReasonCodes, which a PUBLISH and a PUBREL do not have: mochi knows the second
+// alone in which a message was published, and takes what falls into one in the
+// order of a Go map.
+const orderBytes = 8
 
 func (h *Hook) ordered(pk *packets.Packet) {
-	b := binary.BigEndian.AppendUint64(make([]byte, 0, orderBytes), h.order.Add(1))
-	pk.ReasonCodes = binary.BigEndian.AppendUint64(b, uint64(pk.Created))
+	pk.ReasonCodes = binary.BigEndian.AppendUint64(make([]byte, 0, orderBytes), h.order.Add(1))
 }
 
 func orderOf(pk *packets.Packet) uint64 {
@@ -32,15 +29,9 @@ func orderOf(pk *packets.Packet) uint64 {
 }
 
 // OnQosPublish comes when mochi has put a message in flight, before it is sent,
-// and again when it is sent again.
+// and again, as DUP, when it means to send it again: see leftOut.
 func (h *Hook) OnQosPublish(cl *mqtt.Client, pk packets.Packet, _ int64, _ int) {
-	if pk.FixedHeader.Type != packets.Publish {
-		return
-	}
-	if orderOf(&pk) != 0 {
-		if c := h.conn(cl); c != nil {
-			c.flow.begun.Add(1) // OnPacketSent will count it
-		}
+	if pk.FixedHeader.Type != packets.Publish || pk.FixedHeader.Dup {
 		return
 	}
 	if cl.IsTakenOver() {
@@ -64,20 +55,41 @@ func (h *Hook) released(cl *mqtt.Client, id uint16) {
 	}
 }
 
-// OnQosDropped hears of a message that mochi gave to a client which had just been
-// taken over: its successor has a copy of all that came before.
+// OnQosDropped hears of all that a client had in flight which has just been taken
+// over: its successor has a copy of what came before that, and not of a message
+// that mochi gave to it after.
 func (h *Hook) OnQosDropped(cl *mqtt.Client, pk packets.Packet) {
-	if pk.FixedHeader.Type != packets.Publish || !cl.IsTakenOver() {
+	if !cl.IsTakenOver() {
 		return
 	}
-	v, ok := h.successors.Load(cl.ID)
+	if v, ok := h.successors.Load(cl.ID); ok && !v.(*conn).inherited(pk) && pk.FixedHeader.Type == packets.Publish {
+		h.strayed(cl, pk)
+	}
+}
+
+// inherited reports whether pk came over with the session, and notes it for settle.
+func (c *conn) inherited(pk packets.Packet) bool {
+	held, ok := c.client.State.Inflight.Get(pk.PacketID)
 	if !ok {
-		return
+		return false
 	}
-	if held, ok := v.(*conn).client.State.Inflight.Get(pk.PacketID); ok && bytes.Equal(held.ReasonCodes, pk.ReasonCodes) {
-		return
+	if orderOf(&held) == 0 && sameMessage(&held, &pk) { // copied just before it had its place
+		if held.ReasonCodes = pk.ReasonCodes; orderOf(&held) == 0 {
+			c.hook.ordered(&held)
+		}
+		c.client.State.Inflight.Set(held)
+	} else if !bytes.Equal(held.ReasonCodes, pk.ReasonCodes) {
+		return false
 	}
-	h.strayed(cl, pk)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.backlog = append(c.backlog, pk.PacketID)
+	return true
+}
+
+func sameMessage(a, b *packets.Packet) bool {
+	return a.FixedHeader.Type == b.FixedHeader.Type && a.Created == b.Created && a.Origin == b.Origin &&
+		a.TopicName == b.TopicName && bytes.Equal(a.Payload, b.Payload)
 }
 
 // strayed brings a message to the client that has the session now.
@@ -120,12 +132,11 @@ func (c *conn) adopt(pk packets.Packet) {
 	if c.client.State.Inflight.Set(pk) {
 		atomic.AddInt64(&c.hook.server.Info.Inflight, 1)
 	}
-	c.flow.begun.Add(1)
-	_ = c.client.WritePacket(pk) // it is in flight: the next connection gets it
+	c.sendNow(pk)
 }
 
 // inherit prepares the session of the client before for cl, which is about to get
-// it: what is in flight in its order, and nothing that cl cannot take.
+// it.
 func (h *Hook) inherit(cl, before *mqtt.Client) {
 	c := h.conn(cl)
 	if c == nil {
@@ -133,32 +144,77 @@ func (h *Hook) inherit(cl, before *mqtt.Client) {
 	}
 	_ = h.server.DisconnectClient(before, packets.ErrSessionTakenOver) // [MQTT-3.1.4-3]; mochi finds it done
 	h.successors.Store(cl.ID, c)
-	c.inherits = !cl.Properties.Clean
-	if !c.inherits {
+	if cl.Properties.Clean {
 		return
 	}
+	c.mu.Lock()
+	c.inherits, c.resuming = true, make(chan struct{})
+	c.mu.Unlock()
 	c.resume(before)
 	list := before.State.Inflight.GetAll(false)
-	slices.SortStableFunc(list, func(a, b packets.Packet) int { return cmp.Compare(orderOf(&a), orderOf(&b)) })
-	at := time.Now().Unix() - int64(len(list))
-	if int(uint16(at))+len(list) > math.MaxUint16 {
-		at = time.Now().Unix() &^ math.MaxUint16 // mochi compares 16 bits
+	if !slices.ContainsFunc(list, func(pk packets.Packet) bool { return orderOf(&pk) == 0 && flowsOut(&pk) }) {
+		return
 	}
+	// Another hook's store has kept it, in the order of mochi.
+	slices.SortStableFunc(list, byOrder)
 	for _, pk := range list {
-		if pk.FixedHeader.Type == packets.Publish && tooLarge(cl, pk) {
-			// [MQTT-3.1.2-25] It counts as sent. mochi would end every connection over it.
-			if before.State.Inflight.Delete(pk.PacketID) {
-				atomic.AddInt64(&h.server.Info.Inflight, -1)
-				h.Counters.TooLarge.Add(1)
-			}
-			continue
-		}
-		if held, ok := before.State.Inflight.Get(pk.PacketID); ok && held.FixedHeader.Type == pk.FixedHeader.Type {
-			at++
-			held.Created = at
+		if held, ok := before.State.Inflight.Get(pk.PacketID); ok && flowsOut(&held) && held.FixedHeader.Type == pk.FixedHeader.Type {
+			h.ordered(&held)
 			before.State.Inflight.Set(held)
 		}
 	}
+}
+
+func byOrder(a, b packets.Packet) int { return cmp.Compare(orderOf(&a), orderOf(&b)) }
+
+// flowsOut reports whether a packet in flight is of a message to the client.
+func flowsOut(pk *packets.Packet) bool {
+	return pk.FixedHeader.Type == packets.Publish || pk.FixedHeader.Type == packets.Pubrel
+}
+
+// leftOut reports whether mochi's packet is not to be written. What is in flight is
+// sent again by settle, in its order [MQTT-4.6.0-6], and nothing overtakes that:
+// mochi's own resend is left out, with what has been published meanwhile in it, and
+// its goroutine for new messages waits here. Before the CONNACK, too [MQTT-3.2.0-1].
+func (c *conn) leftOut(pk *packets.Packet) bool {
+	if !c.inherits || pk.Ignore {
+		return false
+	}
+	c.mu.Lock()
+	resuming := c.resuming
+	c.mu.Unlock()
+	switch {
+	case resuming == nil:
+		return false
+	case pk.FixedHeader.Dup || pk.FixedHeader.Type == packets.Pubrel:
+		return true
+	}
+	<-resuming
+	return false
+}
+
+// proceed ends the waiting for settle: it is done, or the connection is closed.
+func (c *conn) proceed() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.proceedLocked()
+}
+
+func (c *conn) proceedLocked() {
+	if c.resuming != nil {
+		close(c.resuming)
+		c.resuming = nil
+	}
+}
+
+// sendNow writes a packet that is in flight: if that fails, the next connection
+// gets it.
+func (c *conn) sendNow(pk packets.Packet) {
+	if pk.FixedHeader.Type == packets.Publish {
+		c.flow.begun.Add(1) // OnPacketSent will count it
+	}
+	pk.Ignore = true // without a meaning here: see leftOut
+	_ = c.client.WritePacket(pk)
 }
 
 func tooLarge(cl *mqtt.Client, pk packets.Packet) bool {
@@ -175,28 +231,46 @@ func tooLarge(cl *mqtt.Client, pk packets.Packet) bool {
 	return pk.PublishEncode(&buf) == nil && uint32(buf.Len()) > limit
 }
 
-// settle ends the take-over: everything that was in flight has been sent.
+// settle ends the take-over: it sends all that was in flight, then what the client
+// before was given by mistake, and lets go what waits.
 func (c *conn) settle() {
-	for _, pk := range c.client.State.Inflight.GetAll(false) {
-		if len(pk.ReasonCodes) == orderBytes {
-			pk.Created = int64(binary.BigEndian.Uint64(pk.ReasonCodes[8:]))
-			c.client.State.Inflight.Set(pk)
-		}
+	for _, pk := range c.takeBacklog() {
+		pk.FixedHeader.Dup = pk.FixedHeader.Type == packets.Publish // [MQTT-3.3.1-1]
+		c.sendNow(pk)
 	}
 	c.hook.successors.CompareAndDelete(c.client.ID, c)
 	for {
 		c.mu.Lock()
 		strays := c.strays
 		c.strays = nil
-		c.settled = len(strays) == 0
+		if c.settled = len(strays) == 0; c.settled {
+			c.proceedLocked()
+		}
 		c.mu.Unlock()
 		if len(strays) == 0 {
 			return
 		}
 		for _, pk := range strays {
+			if held, ok := c.client.State.Inflight.Get(pk.PacketID); ok && orderOf(&held) == 0 && sameMessage(&held, &pk) {
+				c.client.State.Inflight.Delete(pk.PacketID) // copied just before it was seen to have strayed
+			}
 			c.adopt(pk)
 		}
 	}
+}
+
+// takeBacklog returns what came over with the session, in its order.
+func (c *conn) takeBacklog() (list []packets.Packet) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range c.backlog {
+		if pk, ok := c.client.State.Inflight.Get(id); ok && flowsOut(&pk) {
+			list = append(list, pk)
+		}
+	}
+	c.backlog = nil
+	slices.SortFunc(list, byOrder)
+	return slices.CompactFunc(list, func(a, b packets.Packet) bool { return a.PacketID == b.PacketID })
 }
 
 // stillThere mends a take-over with a clean start, at whose end mochi can forget

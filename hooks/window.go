@@ -153,8 +153,7 @@ func (c *conn) giveOut() {
 			w.placed[p.id] = struct{}{}
 			w.mu.Unlock()
 			pk.FixedHeader.Dup = p.dup
-			c.flow.begun.Add(1)          // it counts as sent already, see hold
-			_ = c.client.WritePacket(pk) // it is in flight: the next connection gets it
+			c.sendNow(pk) // it counts as sent already, see hold
 			w.mu.Lock()
 		default:
 			return
@@ -186,7 +185,24 @@ func hold() packets.Packet {
 }
 
 // quietConn is a connection to a client that is never asked for a PINGRESP.
-type quietConn struct{ net.Conn }
+type quietConn struct {
+	net.Conn
+	closed func()
+}
+
+// Close implements net.Conn. mochi tells of a connection's end in no other way
+// before it is established.
+func (q quietConn) Close() error {
+	q.closed()
+	return q.Conn.Close()
+}
+
+func unwrapped(nc net.Conn) net.Conn {
+	if q, ok := nc.(quietConn); ok {
+		return q.Conn
+	}
+	return nc
+}
 
 const pingreq = packets.Pingreq << 4
 

@@ -40,7 +40,7 @@ func TestWindowOrder(t *testing.T) {
 	var s sink
 	cl := server.NewClient(&s, "t", "c", false)
 	cl.Properties.ProtocolVersion = 5
-	cl.Net.Conn = quietConn{&s}
+	cl.Net.Conn = quietConn{&s, func() {}}
 	c := &conn{hook: h, client: cl, window: newWindow(3)}
 	h.conns.Store(cl, c)
 	send := func(id uint16) {
@@ -128,7 +128,7 @@ func TestQuietConn(t *testing.T) {
 		var s sink
 		in, want := bytes.Join(tt.in, nil), bytes.Join(tt.want, nil)
 		before := bytes.Clone(in)
-		n, err := quietConn{&s}.Write(in)
+		n, err := quietConn{&s, func() {}}.Write(in)
 		if n != len(in) || err != nil || !bytes.Equal(s.got.Bytes(), want) || !bytes.Equal(in, before) {
 			t.Errorf("%d of %d bytes, %v: wrote %x, want %x", n, len(in), err, s.got.Bytes(), want)
 		}
@@ -142,7 +142,7 @@ func TestQuietConn(t *testing.T) {
 func TestLostUnderQuietConn(t *testing.T) {
 	c := ordinaryConn()
 	var s sink
-	c.client.Net.Conn = quietConn{&s}
+	c.client.Net.Conn = quietConn{&s, func() {}}
 	c.hook.Lost(&s)
 	if !c.client.Closed() || c.hook.Connections() != 0 {
 		t.Error("it is still there")
