@@ -319,7 +319,7 @@ func (c *Core) commitPending() {
 		}
 	}
 	pushes, put := p.pushes, p.putDevices
-	c.pending = pending{idle: p.idle}
+	c.pending = pending{idle: p.idle, events: make([]Event, 0, len(p.events))} // the next is much like this one
 	for i := range put {
 		c.pin(put[i].ID, 1)
 	}

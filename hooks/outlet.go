@@ -104,10 +104,18 @@ func (o *outlet) close() []item {
 	return left
 }
 
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
 // drain writes until the queue is empty. It runs on one goroutine at a time for a
 // connection.
 func (c *conn) drain() {
-	var buf bytes.Buffer
+	buf := buffers.Get().(*bytes.Buffer)
+	defer func() {
+		if buf.Cap() <= 2*flushAt {
+			buf.Reset()
+			buffers.Put(buf)
+		}
+	}()
 	var reuse []item
 	for {
 		taken := c.outlet.take(reuse)
@@ -119,9 +127,9 @@ func (c *conn) drain() {
 			it := &taken[i]
 			switch {
 			case it.ack != nil:
-				c.encodeAck(&buf, it.ack)
+				c.encodeAck(buf, it.ack)
 			case it.stop == nil:
-				if ref, ok := c.encodePublication(&buf, it.pub); ok {
+				if ref, ok := c.encodePublication(buf, it.pub); ok {
 					written = append(written, ref)
 				}
 			}
@@ -140,9 +148,6 @@ func (c *conn) drain() {
 		}
 		clear(taken)
 		reuse = taken
-		if buf.Cap() > 2*flushAt {
-			buf = bytes.Buffer{}
-		}
 	}
 }
 
