@@ -52,6 +52,7 @@ type Core struct {
 	stopped   bool
 
 	observers observers
+	answers   answers
 
 	kick   chan struct{} // the earliest deadline, or the linger, may have come nearer
 	quit   chan struct{}
@@ -334,8 +335,6 @@ func (c *Core) commitPending() {
 			}
 			c.mu.Unlock()
 		}
-		for _, d := range pushes {
-			c.startPush(d)
-		}
+		c.startPushes(pushes)
 	})
 }

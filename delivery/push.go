@@ -3,35 +3,108 @@ package delivery
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync"
 )
 
-// startPush asks the notification server, now that the request is on record. It
-// runs on the outbox's goroutine, without the mutex.
-func (c *Core) startPush(d *delivery) {
-	c.mu.Lock()
+// together is how many pushes are begun, or answers taken, with the mutex held
+// once: in a storm of them hundreds would otherwise queue for it, and acks behind
+// them.
+const together = 64
+
+// startPushes asks the notification server, now that the requests are on record.
+// It runs on the outbox's goroutine, without the mutex.
+func (c *Core) startPushes(ds []*delivery) {
+	for part := range slices.Chunk(ds, together) {
+		begun := make([]asked, 0, len(part))
+		c.mu.Lock()
+		for _, d := range part {
+			if a, ok := c.startPush(d); ok {
+				begun = append(begun, a)
+			}
+		}
+		c.settle()
+		c.mu.Unlock()
+		for _, a := range begun {
+			c.pusher.Push(a.ctx, a.push, func(r PushResult) {
+				a.cancel()
+				c.answered(answer{d: a.d, token: a.push.Token, result: r})
+			})
+		}
+	}
+}
+
+// asked is a push that has begun.
+type asked struct {
+	d      *delivery
+	push   Push
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+func (c *Core) startPush(d *delivery) (a asked, ok bool) {
 	if !d.pushUnderway || d.over || d.state != StatePushing || d.dev.Push == nil || c.stopped {
 		// What it was for has changed while it was recorded.
 		if d.pushUnderway && !d.over && !c.stopped {
 			c.apply(d, inPushRetry, situation{detail: pick(d.dev.Push == nil, "withdrawn: the push token is gone", "withdrawn: the channel is back")})
 		}
-		c.settle()
-		c.mu.Unlock()
-		return
+		return a, false
 	}
-	ctx, cancel := context.WithCancel(c.ctx)
-	d.withdraw = cancel
-	p := Push{
+	a.d = d
+	a.ctx, a.cancel = context.WithCancel(c.ctx)
+	d.withdraw = a.cancel
+	a.push = Push{
 		Seq: d.seq, Device: d.dev.ID, Token: *d.dev.Push, Attempt: int(d.pushAttempts),
 		ExpiresAt: c.clock.wall(d.expires), Notification: d.content,
 	}
 	d.content = nil
 	c.pushes.Add(1)
-	c.mu.Unlock()
-	c.pusher.Push(ctx, p, func(r PushResult) {
-		defer c.pushes.Done()
-		cancel()
-		c.pushed(d, p.Token, r)
-	})
+	return a, true
+}
+
+// answer is what a notification server has said.
+type answer struct {
+	d      *delivery
+	token  PushToken // that was asked
+	result PushResult
+}
+
+// answers is a queue that whoever finds it unattended attends to.
+type answers struct {
+	mu       sync.Mutex
+	queue    []answer
+	attended bool
+}
+
+// answered takes an answer, and those that come meanwhile.
+func (c *Core) answered(a answer) {
+	q := &c.answers
+	q.mu.Lock()
+	q.queue = append(q.queue, a)
+	if q.attended {
+		q.mu.Unlock()
+		return
+	}
+	q.attended = true
+	for len(q.queue) > 0 {
+		queue := q.queue
+		q.queue = nil
+		q.mu.Unlock()
+		for part := range slices.Chunk(queue, together) {
+			c.mu.Lock()
+			for i := range part {
+				c.pushed(part[i].d, part[i].token, part[i].result)
+			}
+			c.settle()
+			c.mu.Unlock()
+		}
+		for range queue {
+			c.pushes.Done()
+		}
+		q.mu.Lock()
+	}
+	q.attended = false
+	q.mu.Unlock()
 }
 
 func (d *delivery) withdrawPush() {
@@ -41,10 +114,8 @@ func (d *delivery) withdrawPush() {
 	}
 }
 
-// pushed takes the notification server's answer.
+// pushed takes the notification server's answer. The caller holds the mutex.
 func (c *Core) pushed(d *delivery, asked PushToken, r PushResult) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	d.withdraw = nil
 	if d.over {
 		// The end overtook the answer. That Apple took it belongs into the timeline.
@@ -52,7 +123,6 @@ func (c *Core) pushed(d *delivery, asked PushToken, r PushResult) {
 			d.pushAccepted = true
 			c.record(d, d.attempts, EventPushed, r.Detail)
 		}
-		c.settle()
 		return
 	}
 	if errors.Is(r.Err, context.Canceled) {
@@ -84,5 +154,4 @@ func (c *Core) pushed(d *delivery, asked PushToken, r PushResult) {
 	default:
 		c.apply(d, inPushRetry, situation{detail: r.Detail, after: r.RetryAfter})
 	}
-	c.settle()
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -26,6 +27,8 @@ type pool struct {
 	base   context.Context // of dials
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+
+	allowed atomic.Int64 // requests that may be under way now, those that are included
 
 	mu      sync.Mutex
 	conns   []*poolConn        // that take requests
@@ -59,18 +62,27 @@ type poolConn struct {
 	inFlight int
 	proven   bool // it has given a valid answer
 	errors   int  // 5xx answers in a row
+	limit    int  // requests that the server allowed when it was looked at
+	looked   time.Time
 }
 
-// limit is how many requests the server allows on c at this moment.
+// lookEvery is how old the limit of a connection may be. To look takes the lock
+// that every request on it takes. One that is sent too many has them wait.
+const lookEvery = 5 * time.Millisecond
+
+// look asks how many requests the server allows on c at this moment.
 //
 // ClientConn.Reserve would count for us, but requests that hold a reservation
 // block each other for good when the server lowers its limit below their number:
 // the first one waits for a stream, and the others' reservations are in its way.
-func (c *poolConn) limit() int { return c.cc.InFlight() + c.cc.Available() }
+func (c *poolConn) look(now time.Time) {
+	c.limit, c.looked = c.cc.InFlight()+c.cc.Available(), now
+}
 
 func newPool(limit int, dial func(context.Context) (*http.ClientConn, error)) *pool {
 	p := &pool{dial: dial, max: limit, old: map[*poolConn]bool{}, changed: make(chan struct{}), credit: dialBurst, creditAt: time.Now()}
 	p.base, p.cancel = context.WithCancel(context.Background())
+	p.allowed.Store(1) // the one that opens a connection
 	return p
 }
 
@@ -90,6 +102,7 @@ var errTooManyDials = errors.New("too many connections were opened and lost in a
 func (p *pool) acquire(ctx context.Context) (*poolConn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	defer p.reckonLocked()
 	for {
 		if p.closed {
 			return nil, ErrClosed
@@ -138,7 +151,10 @@ func (p *pool) pickLocked() *poolConn {
 		if !c.proven && c.inFlight > 0 {
 			continue
 		}
-		if c.inFlight < c.limit() {
+		if c.inFlight >= c.limit {
+			c.look(time.Now())
+		}
+		if c.inFlight < c.limit {
 			c.inFlight++
 			return c
 		}
@@ -158,6 +174,7 @@ func (p *pool) pickLocked() *poolConn {
 func (p *pool) release(c *poolConn, valid, serverError bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	defer p.reckonLocked()
 	c.inFlight--
 	switch {
 	case valid:
@@ -171,8 +188,11 @@ func (p *pool) release(c *poolConn, valid, serverError bool) {
 			p.retireLocked(c)
 		}
 	}
-	if c.cc.Err() != nil {
-		p.retireLocked(c)
+	if now := time.Now(); !valid || now.Sub(c.looked) >= lookEvery {
+		c.look(now)
+		if c.cc.Err() != nil {
+			p.retireLocked(c)
+		}
 	}
 	if p.old[c] && c.inFlight == 0 {
 		delete(p.old, c)
@@ -185,6 +205,7 @@ func (p *pool) release(c *poolConn, valid, serverError bool) {
 func (p *pool) retire(c *poolConn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	defer p.reckonLocked()
 	p.retireLocked(c)
 }
 
@@ -239,6 +260,7 @@ func (p *pool) startDialLocked() {
 		cc, err := p.dial(ctx)
 		p.mu.Lock()
 		defer p.mu.Unlock()
+		defer p.reckonLocked()
 		p.dialing = false
 		switch {
 		case err != nil:
@@ -247,7 +269,9 @@ func (p *pool) startDialLocked() {
 		case p.closed:
 			_ = cc.Close() // never used
 		default:
-			p.conns = append(p.conns, &poolConn{cc: cc})
+			c := &poolConn{cc: cc}
+			c.look(time.Now())
+			p.conns = append(p.conns, c)
 		}
 		p.wakeLocked()
 	})
@@ -268,13 +292,14 @@ func (p *pool) wakeLocked() {
 
 // concurrency is how many requests may be under way now, those that are
 // included.
-func (p *pool) concurrency() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+func (p *pool) concurrency() int { return int(p.allowed.Load()) }
+
+// reckonLocked brings that up to date.
+func (p *pool) reckonLocked() {
 	n, unproven := 0, p.dialing
 	for _, c := range p.conns {
 		if c.proven {
-			n += max(c.inFlight, c.limit())
+			n += max(c.inFlight, c.limit)
 		} else {
 			n++
 			unproven = true
@@ -286,7 +311,7 @@ func (p *pool) concurrency() int {
 	if len(p.conns) == 0 || (!unproven && len(p.conns) < p.max && p.dialWaitLocked() <= 0) {
 		n++ // the one that opens another connection
 	}
-	return n
+	p.allowed.Store(int64(n))
 }
 
 func (p *pool) open() int {
