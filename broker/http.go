@@ -85,6 +85,11 @@ func (b *Broker) Ready() (map[string]string, error) {
 		checks["store"] = err.Error()
 		errs = append(errs, err)
 	}
+	if b.persist != nil {
+		if err := b.persist.Ready(); err != nil { // notifications are accepted all the same
+			checks["mqtt state"] = err.Error()
+		}
+	}
 	if b.router != nil {
 		for _, s := range b.router.Status() {
 			checks["push "+s.App.String()] = s.State

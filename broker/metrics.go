@@ -84,7 +84,7 @@ func (b *Broker) mqttFigures(s scrape) {
 	counts := &b.hook.Counters
 	s.gauge("mqtt_clients", "Clients connected.", float64(b.hook.Connections()))
 	s.counter("mqtt_accepted_total", "Notifications accepted over MQTT.", float64(counts.Ingress.Load()))
-	s.counter("mqtt_refused_total", "Publishes below the topic prefix that were refused.", float64(counts.Refused.Load()))
+	s.counter("mqtt_refused_total", "Publishes refused: below the topic prefix, or by auth.acl.", float64(counts.Refused.Load()))
 	s.counter("mqtt_foreign_acks_total", "Acks of a notification that was never for the device.", float64(counts.ForeignID.Load()))
 	info := b.server.Info
 	s.counter("mqtt_ordinary_dropped_total", "Ordinary messages that mochi dropped: a client's outbound queue was full.", load(&info.MessagesDropped))
@@ -98,6 +98,7 @@ func (b *Broker) mqttFigures(s scrape) {
 	if b.persist != nil {
 		p := b.persist.Stats()
 		s.gauge("mqtt_state_waiting", "Changes of ordinary MQTT's state that are not on the disk yet.", float64(p.Waiting))
+		s.gauge("mqtt_state_stalled", "1 while a write of ordinary MQTT's state does not come back.", bit(p.Stalled))
 		s.counter("mqtt_state_changes_total", "Changes of ordinary MQTT's state written.", float64(p.Written))
 		s.counter("mqtt_state_failed_writes_total", "Writes of ordinary MQTT's state that failed, and are made again.", float64(p.Failed))
 		s.counter("mqtt_state_restored_total", "Sessions, subscriptions and messages taken up at the start.", float64(p.Restored))

@@ -1,0 +1,70 @@
+package broker
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/delivery/outbox"
+	"github.com/heartline-mqtt/heartline/hooks/persist"
+)
+
+// TestReadyWhileMQTTStateStalls: what ordinary MQTT does not get onto the disk is
+// told of, and does not make anyone send notifications elsewhere.
+func TestReadyWhileMQTTStateStalls(t *testing.T) {
+	cfg := config.Default()
+	cfg.Store.Engine, cfg.MQTT.Address, cfg.HTTP.Address = config.EngineMemory, "", "127.0.0.1:0"
+	b, err := New(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	hang := make(chan struct{})
+	b.persist = persist.New(b.server, persist.Options{Store: hanging(hang), Gather: time.Millisecond, StallAfter: time.Millisecond})
+	if err := b.server.AddHook(b.persist, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		close(hang)
+		if err := b.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}()
+	if checks, err := b.Ready(); err != nil || checks["mqtt state"] != "" {
+		t.Errorf("before: %v, %v", checks, err)
+	}
+	b.persist.OnRetainMessage(nil, packets.Packet{TopicName: "a"}, 1)
+	for !b.persist.Stats().Stalled {
+		time.Sleep(time.Millisecond)
+	}
+	if checks, err := b.Ready(); err != nil || !strings.Contains(checks["mqtt state"], "has not come back") {
+		t.Errorf("stalled: %v, %v", checks, err)
+	}
+	resp, err := http.Get("http://" + b.HTTPAddr() + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if body, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(body), "\nheartline_mqtt_state_stalled 1\n") {
+		t.Errorf("/metrics does not tell of it: %v", err)
+	}
+}
+
+// hanging is a store of MQTT's state whose writes come back when it is closed.
+type hanging chan struct{}
+
+func (hanging) ScanState(string, func(string, []byte) error) error { return nil }
+
+func (h hanging) ApplyState([]outbox.StateChange) error {
+	<-h
+	return nil
+}
