@@ -32,6 +32,7 @@ type Broker struct {
 	metrics *api.Metrics
 	api     *api.API // nil: off
 	web     *http.Server
+	callers *callers
 	socket  net.Listener // of web
 
 	serving sync.WaitGroup

@@ -44,10 +44,12 @@ func (b *Broker) bindHTTP() error {
 		opts.Bearer = b.auth.Bearer
 	}
 	b.api = api.New(opts)
+	b.callers = newCallers(b.cfg.MQTT.MaxConnections, openFiles())
 	b.web = &http.Server{
 		Handler:           b.api,
 		ReadHeaderTimeout: 10 * time.Second, // the API bounds the rest call by call
 		IdleTimeout:       2 * time.Minute,
+		ConnState:         b.callers.state,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(quiet{b.log.Handler()}, slog.LevelDebug),
 	}

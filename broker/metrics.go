@@ -104,6 +104,11 @@ func (b *Broker) mqttFigures(s scrape) {
 		s.counter("mqtt_state_restored_total", "Sessions, subscriptions and messages taken up at the start.", float64(p.Restored))
 		s.counter("mqtt_state_damaged_total", "Values of ordinary MQTT's state that could not be read at the start.", float64(p.Damaged))
 	}
+	if b.callers != nil {
+		open, ended := b.callers.figures()
+		s.gauge("http_connections", "Connections of the API and the web pages, without WebSockets.", float64(open))
+		s.counter("http_evicted_total", "Connections of the API and the web pages that were closed to make room for another.", float64(ended))
+	}
 	for front, stats := range b.fronts.stats() {
 		frontFigures(s, front, stats)
 	}

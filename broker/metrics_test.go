@@ -57,7 +57,7 @@ func TestMetrics(t *testing.T) {
 	text := scrape(t, "http://"+b.HTTPAddr()+"/metrics")
 	for _, want := range []string{
 		"heartline_unaccounted 0", "heartline_store_ready 1", "heartline_mqtt_clients 1", "heartline_mqtt_foreign_acks_total 1",
-		"heartline_mqtt_state_stalled 0",
+		"heartline_mqtt_state_stalled 0", "heartline_http_connections 1", "heartline_http_evicted_total 0",
 		`heartline_connections{listener="tcp"} 1`, `heartline_events_total{event="accepted"} 1`,
 	} {
 		if !strings.Contains(text, "\n"+want+"\n") {
