@@ -32,7 +32,8 @@ type conn struct {
 	flow     flow
 	window   *window // nil: the client has set no Receive Maximum
 	aliases  aliases
-	inherits bool // a session is taken over; set before mochi does that
+	inherits bool        // a session is taken over; set before mochi does that
+	shed     atomic.Bool // mochi may have messages for it that are not kept
 
 	waiting chan struct{} // a slot for each publish of this client that waits for the disk
 	replies replies       // to those publishes

@@ -7,7 +7,8 @@
 // queue), inbound.go (what devices and backends publish), replies.go (answers in
 // the order of the questions), reason.go (errors as reason codes). For ordinary
 // MQTT: access.go (who may use which topics), window.go (the client's Receive
-// Maximum), aliases.go, takeover.go, flow.go and quirks.go.
+// Maximum), load.go (its bytes in flight), aliases.go, takeover.go, flow.go and
+// quirks.go.
 //
 // Why the device's QoS 1 flow is ours and not mochi's is in docs/adr/0001: mochi
 // has one in-flight map for both directions, loses packets over the client's

@@ -66,6 +66,7 @@ type Hook struct {
 
 	order      atomic.Uint64 // of ordinary messages in flight
 	successors sync.Map      // client identifier → *conn that is taking a session over
+	loads      sync.Map      // *mqtt.Client → *load, of sessions with something in flight
 	workers    workers
 	ctx        context.Context
 	cancel     context.CancelFunc
@@ -140,6 +141,7 @@ func (h *Hook) OnDisconnect(cl *mqtt.Client, err error, _ bool) {
 	h.conns.Delete(cl)
 	h.successors.CompareAndDelete(cl.ID, c)
 	c.outlet.close()
+	h.unload(cl)
 	c.offline(whyLost(cl, err))
 }
 
@@ -202,6 +204,7 @@ func (h *Hook) OnPacketProcessed(cl *mqtt.Client, pk packets.Packet, _ error) {
 		h.released(cl, pk.PacketID)
 		fallthrough
 	case packets.Puback, packets.Pubcomp:
+		h.relieve(cl, pk.PacketID)
 		if c := h.conn(cl); c != nil && c.window != nil {
 			c.acknowledged(pk.PacketID)
 		}
@@ -220,6 +223,7 @@ func (h *Hook) OnUnsubscribed(cl *mqtt.Client, _ packets.Packet) {
 func (h *Hook) OnClientExpired(cl *mqtt.Client) {
 	h.server.UnsubscribeClient(cl)
 	cl.ClearInflights()
+	h.unload(cl)
 }
 
 // OnACLCheck decides on subscriptions, and again at each delivery. mochi lets pass

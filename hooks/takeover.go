@@ -45,6 +45,9 @@ func (h *Hook) OnQosPublish(cl *mqtt.Client, pk packets.Packet, _ int64, _ int) 
 		h.ordered(&held)
 		cl.State.Inflight.Set(held)
 	}
+	if c := h.conn(cl); !h.keep(cl, &pk) && c != nil {
+		c.shed.Store(true)
+	}
 }
 
 // released gives a PUBREL its place: mochi has put it where the PUBLISH was.
@@ -59,6 +62,7 @@ func (h *Hook) released(cl *mqtt.Client, id uint16) {
 // over: its successor has a copy of what came before that, and not of a message
 // that mochi gave to it after.
 func (h *Hook) OnQosDropped(cl *mqtt.Client, pk packets.Packet) {
+	h.relieve(cl, pk.PacketID)
 	if !cl.IsTakenOver() {
 		return
 	}
@@ -132,7 +136,9 @@ func (c *conn) adopt(pk packets.Packet) {
 	if c.client.State.Inflight.Set(pk) {
 		atomic.AddInt64(&c.hook.server.Info.Inflight, 1)
 	}
-	c.sendNow(pk)
+	if c.hook.keep(c.client, &pk) {
+		c.sendNow(pk)
+	}
 }
 
 // inherit prepares the session of the client before for cl, which is about to get
@@ -172,12 +178,20 @@ func flowsOut(pk *packets.Packet) bool {
 	return pk.FixedHeader.Type == packets.Publish || pk.FixedHeader.Type == packets.Pubrel
 }
 
-// leftOut reports whether mochi's packet is not to be written. What is in flight is
+// leftOut reports whether mochi's packet is not to be written: what has been dropped,
+// which mochi sends all the same, and what is sent here. What is in flight is
 // sent again by settle, in its order [MQTT-4.6.0-6], and nothing overtakes that:
 // mochi's own resend is left out, with what has been published meanwhile in it, and
 // its goroutine for new messages waits here. Before the CONNACK, too [MQTT-3.2.0-1].
 func (c *conn) leftOut(pk *packets.Packet) bool {
-	if !c.inherits || pk.Ignore {
+	if pk.Ignore {
+		return false
+	}
+	if c.shed.Load() && pk.FixedHeader.Type == packets.Publish && pk.FixedHeader.Qos > 0 && !isInFlight(c.client, pk.PacketID) {
+		c.flow.wrote()
+		return true
+	}
+	if !c.inherits {
 		return false
 	}
 	c.mu.Lock()

@@ -173,6 +173,7 @@ func (c *conn) discard(id uint16) {
 	if c.client.State.Inflight.Delete(id) {
 		atomic.AddInt64(&c.hook.server.Info.Inflight, -1)
 		c.hook.Counters.TooLarge.Add(1)
+		c.hook.relieve(c.client, id)
 	}
 }
 
