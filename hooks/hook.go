@@ -65,6 +65,7 @@ type Hook struct {
 	arrivals arrivals
 
 	order      atomic.Uint64 // of ordinary messages in flight
+	since      int64         // when it began to count, in Unix time
 	successors sync.Map      // client identifier → *conn that is taking a session over
 	loads      sync.Map      // *mqtt.Client → *load, of sessions with something in flight
 	workers    workers
@@ -75,7 +76,9 @@ type Hook struct {
 // New returns a hook for server that feeds core.
 func New(server *mqtt.Server, core *delivery.Core, opts Options, log *slog.Logger) *Hook {
 	h := &Hook{opts: opts, core: core, server: server, log: log, topics: topics{opts.TopicPrefix}, access: newAccess(opts.Access)}
-	h.order.Store(uint64(time.Now().UnixNano())) // after all that a store has kept
+	now := time.Now()
+	h.order.Store(uint64(now.UnixNano())) // after all that a store has kept
+	h.since = now.Unix()
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	return h
 }

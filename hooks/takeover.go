@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
+	"math"
 	"slices"
 	"sync/atomic"
 
@@ -157,21 +158,28 @@ func (h *Hook) inherit(cl, before *mqtt.Client) {
 	c.inherits, c.resuming = true, make(chan struct{})
 	c.mu.Unlock()
 	c.resume(before)
-	list := before.State.Inflight.GetAll(false)
-	if !slices.ContainsFunc(list, func(pk packets.Packet) bool { return orderOf(&pk) == 0 && flowsOut(&pk) }) {
-		return
-	}
-	// Another hook's store has kept it, in the order of mochi.
-	slices.SortStableFunc(list, byOrder)
+	list := slices.DeleteFunc(before.State.Inflight.GetAll(false), func(pk packets.Packet) bool { return !flowsOut(&pk) })
+	slices.SortStableFunc(list, func(a, b packets.Packet) int { return cmp.Compare(h.placeOf(&a), h.placeOf(&b)) })
+	older := len(list) > 0 && h.placeOf(&list[0]) == 0
 	for _, pk := range list {
-		if held, ok := before.State.Inflight.Get(pk.PacketID); ok && flowsOut(&held) && held.FixedHeader.Type == pk.FixedHeader.Type {
+		if held, ok := before.State.Inflight.Get(pk.PacketID); ok && held.FixedHeader.Type == pk.FixedHeader.Type && (older || orderOf(&held) == 0) {
 			h.ordered(&held)
 			before.State.Inflight.Set(held)
 		}
 	}
 }
 
-func byOrder(a, b packets.Packet) int { return cmp.Compare(orderOf(&a), orderOf(&b)) }
+// placeOf is the order of a packet. One without is from a store of another hook, and
+// older than all that have one, or mochi has just put it in flight.
+func (h *Hook) placeOf(pk *packets.Packet) uint64 {
+	switch order := orderOf(pk); {
+	case order != 0:
+		return order
+	case pk.Created < h.since:
+		return 0
+	}
+	return math.MaxUint64
+}
 
 // flowsOut reports whether a packet in flight is of a message to the client.
 func flowsOut(pk *packets.Packet) bool {
@@ -283,7 +291,7 @@ func (c *conn) takeBacklog() (list []packets.Packet) {
 		}
 	}
 	c.backlog = nil
-	slices.SortFunc(list, byOrder)
+	slices.SortFunc(list, func(a, b packets.Packet) int { return cmp.Compare(orderOf(&a), orderOf(&b)) })
 	return slices.CompactFunc(list, func(a, b packets.Packet) bool { return a.PacketID == b.PacketID })
 }
 

@@ -88,31 +88,43 @@ func TestTakeoverNothingOvertakes(t *testing.T) {
 	}
 }
 
-// TestTakeoverOfWhatHasNoOrder: what another hook's store has kept is sent, too,
-// before all that came after.
+// TestTakeoverOfWhatHasNoOrder: what another hook's store has kept is sent first, and
+// last what mochi has put in flight without having told of it yet.
 func TestTakeoverOfWhatHasNoOrder(t *testing.T) {
 	c, before := ordinaryConn(), ordinaryConn()
 	h := c.hook
-	for id := range uint16(3) {
-		pk := packet(packets.Publish, id+1, 1)
-		pk.Created = int64(10 - id)
-		if id == 2 {
-			pk.Created = 1
+	h.since = 100
+	inflight := func(id uint16, kind byte, created int64, ordered bool) {
+		pk := packet(kind, id, 1)
+		pk.Created = created
+		if ordered {
 			h.ordered(&pk)
 		}
 		before.client.State.Inflight.Set(pk)
 	}
-	h.conns.Store(c.client, c)
-	h.inherit(c.client, before.client)
-	c.client.State.Inflight = before.client.State.Inflight.Clone()
-	for _, pk := range c.client.State.Inflight.GetAll(false) {
-		c.inherited(pk)
+	handover := func() (got []uint16) {
+		h.conns.Store(c.client, c)
+		h.inherit(c.client, before.client)
+		c.client.State.Inflight = before.client.State.Inflight.Clone()
+		for _, pk := range c.client.State.Inflight.GetAll(false) {
+			c.inherited(pk)
+		}
+		for _, pk := range c.takeBacklog() {
+			got = append(got, pk.PacketID)
+		}
+		return got
 	}
-	var got []uint16
-	for _, pk := range c.takeBacklog() {
-		got = append(got, pk.PacketID)
+	inflight(1, packets.Publish, 200, true)
+	inflight(2, packets.Pubrel, 200, true)
+	inflight(3, packets.Pubrel, 100, false)
+	if got, want := handover(), []uint16{1, 2, 3}; !slices.Equal(got, want) {
+		t.Errorf("%v are sent, want %v", got, want)
 	}
-	if want := []uint16{2, 1, 3}; !slices.Equal(got, want) {
+	c, before = ordinaryConn(), c
+	before.hook, c.hook = h, h
+	inflight(4, packets.Publish, 51, false)
+	inflight(5, packets.Publish, 50, false)
+	if got, want := handover(), []uint16{5, 4, 1, 2, 3}; !slices.Equal(got, want) {
 		t.Errorf("%v are sent, want %v", got, want)
 	}
 }
