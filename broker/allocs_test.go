@@ -50,7 +50,7 @@ func journey(tb testing.TB, warm, n int) (allocations float64) {
 	if err := br.Start(); err != nil {
 		tb.Fatal(err)
 	}
-	defer br.Close(tb.Context()) //nolint:errcheck // nothing is asked of it any more
+	defer br.Close(tb.Context())
 
 	connect := func(id string) (net.Conn, *bufio.Reader) {
 		c, err := rawmqtt.Dial(br.MQTTAddr(), 5)

@@ -33,7 +33,8 @@ func (c *Core) supersede(dev *device, newer *delivery) {
 }
 
 // Cancel ends every delivery of a notification that is not final, and drops
-// messages that are not delivered. It returns when that is on record.
+// messages that are not delivered. It returns when that is on record; with
+// ErrUnavailable it is not yet, and will be unless a crash comes first.
 func (c *Core) Cancel(ctx context.Context, id string) error {
 	seq, err := c.out.Lookup(id)
 	if err != nil {

@@ -19,7 +19,9 @@ type Outbox interface {
 	// A batch that accepts is refused when the store fails: done gets an error
 	// that wraps ErrUnavailable and nothing of it will ever take effect. Every
 	// other batch describes what has already happened: it is kept, and tried
-	// again until the store takes it or is closed (done then gets ErrStopped).
+	// again until the store takes it or is closed (done then gets ErrStopped). An
+	// empty batch is refused, too, while the store fails: it only asks whether all
+	// before it is in.
 	Commit(b *Batch, done func(error))
 }
 
