@@ -119,7 +119,8 @@ func (p *publication) append(b []byte, version byte) []byte {
 
 // appendProperties writes the properties of contract §3. MQTT 5 §3.3.2.3.
 func (p *publication) appendProperties() {
-	b := append(p.properties[:0], 0x01, 1) // Payload Format Indicator: UTF-8
+	b := p.properties[:0]
+	b = append(b, 0x01, 1) // Payload Format Indicator: UTF-8
 	b = binary.BigEndian.AppendUint32(append(b, 0x02), p.expiry)
 	b = appendText(append(b, 0x03), "application/json")
 	if p.responseTopic != "" {
