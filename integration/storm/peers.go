@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -29,7 +30,7 @@ func startPeer(ready any, role string, args ...string) (end func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(self, append([]string{"-role", role}, args...)...) //nolint:gosec // this program itself
+	cmd := exec.CommandContext(context.Background(), self, append([]string{"-role", role}, args...)...) //nolint:gosec // this program itself
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
