@@ -88,7 +88,7 @@ func (b *Broker) mqttFigures(s scrape) {
 	s.counter("mqtt_foreign_acks_total", "Acks of a notification that was never for the device.", float64(counts.ForeignID.Load()))
 	info := b.server.Info
 	s.counter("mqtt_ordinary_dropped_total", "Ordinary messages that mochi dropped: a client's outbound queue was full.", load(&info.MessagesDropped))
-	s.counter("mqtt_ordinary_inflight_dropped_total", "Ordinary QoS 1 and 2 messages that mochi dropped: the in-flight limit, or no packet identifier.", load(&info.InflightDropped))
+	s.counter("mqtt_ordinary_inflight_dropped_total", "Ordinary QoS 1 and 2 messages dropped: over 8,192 or 4 MiB in flight to one session, or no packet identifier free.", load(&info.InflightDropped))
 	s.gauge("mqtt_ordinary_inflight", "Ordinary QoS 1 and 2 messages in flight.", load(&info.Inflight))
 	s.gauge("mqtt_retained", "Retained messages.", load(&info.Retained))
 	s.gauge("mqtt_subscriptions", "Subscriptions.", load(&info.Subscriptions))
