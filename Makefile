@@ -5,9 +5,12 @@ GO ?= go
 RACE ?= $(shell test "$$($(GO) env CGO_ENABLED)" = 1 && echo -race)
 GOLANGCI_LINT ?= $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 30s
+BASE ?= HEAD
+BENCHSTAT ?= $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
+HOT := Transition|Deadlines|ParseContent|AppendPseudo|Publication|Engine|Outbox|Journey
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench bench-compare bench-outstanding bench-storm faults siege fuzz fresh example web
+.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-storm faults siege fuzz fresh example web
 
 ## build: the program, ./heartline
 build: web
@@ -39,6 +42,16 @@ dev: web
 ## bench: the benchmarks, without tests
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem -timeout 30m ./...
+
+# In turn, so that both meet the same machine.
+## bench-stat: the hot pieces as they are in BASE, a commit, and as they are here, compared by benchstat
+bench-stat:
+	@set -e; dir=$$(mktemp -d); trap 'git worktree remove --force "$$dir/base"; rm -rf "$$dir"' EXIT; \
+	git worktree add --quiet --detach "$$dir/base" $(BASE); \
+	for round in 1 2 3 4 5 6; do for side in base here; do \
+		(test $$side = here || cd "$$dir/base"; $(GO) test -run '^$$' -bench '$(HOT)' -benchmem -benchtime 0.5s ./delivery/... ./wire ./hooks ./broker >> "$$dir/$$side.txt"); \
+	done; done; \
+	$(BENCHSTAT) "$$dir/base.txt" "$$dir/here.txt"
 
 ## bench-compare: Heartline beside mochi, its storage hooks and Mosquitto, into docs/performance.md; ARGS, such as -run rate, choose less
 bench-compare:
