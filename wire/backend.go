@@ -66,7 +66,7 @@ func (c Content) Request(account string) (delivery.Request, error) {
 
 // ParseContent reads what a backend has published.
 func ParseContent(payload []byte, account string) (delivery.Request, error) {
-	c, plain := plainContent(payload)
+	c, plain := plainContent(payload, nil)
 	if !plain {
 		c = Content{}
 		if err := Decode(payload, &c); err != nil {

@@ -5,11 +5,18 @@ import (
 	"unicode/utf8"
 )
 
-// plainContent reads the content that most backends send: one object of known
-// keys whose values are strings without escapes. What it does not understand, be
-// it wrong or only richer, it leaves to encoding/json, which reads all of it and
-// costs several times as much.
-func plainContent(b []byte) (c Content, ok bool) {
+// PlainNotification reads what most backends send: one object of known keys whose
+// values are strings, not empty and without escapes. What it does not understand,
+// be it wrong or only richer, it leaves to others (plain is false), which read all
+// of it and cost several times as much.
+func PlainNotification(body []byte) (n Notification, plain bool) {
+	n.Content, plain = plainContent(body, &n.Account)
+	return n, plain && n.Account != ""
+}
+
+// plainContent is PlainNotification for content; account is nil where the key is
+// not expected.
+func plainContent(b []byte, account *string) (c Content, ok bool) {
 	if !utf8.Valid(b) {
 		return c, false
 	}
@@ -30,10 +37,15 @@ func plainContent(b []byte) (c Content, ok bool) {
 		if b, ok = cutByte(b, ':'); !ok {
 			break
 		}
-		if value, b, ok = cutString(b); !ok {
+		if value, b, ok = cutString(b); !ok || len(value) == 0 {
 			break
 		}
 		switch string(key) {
+		case "account":
+			if account == nil {
+				return c, false
+			}
+			*account = string(value)
 		case "title":
 			c.Title = string(value)
 		case "body":

@@ -17,6 +17,8 @@ var plainCases = []struct {
 	{` {"title" : "Änna" , "ttl":"1h","ack":"displayed","urgency":"normal","id":"a","collapse_key":"k","sound":"s","category":"c"} ` + "\n", true},
 	{`{"title":"a","title":"b"}`, true},
 	{`{}`, false},
+	{`{"title":""}`, false},
+	{`{"title":"a","account":"anna"}`, false},
 	{`{"title":"a"} x`, false},
 	{`{"title":"a",}`, false},
 	{`{"title":"a"`, false},
@@ -34,7 +36,7 @@ var plainCases = []struct {
 
 func TestPlainContent(t *testing.T) {
 	for _, c := range plainCases {
-		if _, plain := plainContent([]byte(c.payload)); plain != c.plain {
+		if _, plain := plainContent([]byte(c.payload), nil); plain != c.plain {
 			t.Errorf("%s: plain %v", c.payload, plain)
 		}
 	}
@@ -46,17 +48,25 @@ func FuzzPlainContent(f *testing.F) {
 	for _, c := range plainCases {
 		f.Add([]byte(c.payload))
 	}
+	f.Add([]byte(`{"account":"anna","title":"Anna"}`))
 	f.Fuzz(func(t *testing.T, payload []byte) {
-		got, plain := plainContent(payload)
-		if !plain {
-			return
+		if got, plain := plainContent(payload, nil); plain {
+			var want Content
+			if err := Decode(payload, &want); err != nil {
+				t.Fatalf("%q is taken, and is wrong: %v", payload, err)
+			}
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("%q: %+v, want %+v", payload, got, want)
+			}
 		}
-		var want Content
-		if err := Decode(payload, &want); err != nil {
-			t.Fatalf("%q is taken, and is wrong: %v", payload, err)
-		}
-		if !reflect.DeepEqual(got, want) {
-			t.Errorf("%q: %+v, want %+v", payload, got, want)
+		if got, plain := PlainNotification(payload); plain {
+			var want Notification
+			if err := Decode(payload, &want); err != nil {
+				t.Fatalf("%q is taken, and is wrong: %v", payload, err)
+			}
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("%q: %+v, want %+v", payload, got, want)
+			}
 		}
 	})
 }

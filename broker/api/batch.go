@@ -106,7 +106,10 @@ func (a *API) batch(w http.ResponseWriter, r *http.Request, _ *struct{}) error {
 func (a *API) readLines(r *http.Request, rc *http.ResponseController, slots chan<- *batchSlot, grains chan<- struct{}, stop <-chan struct{}) (ended bool) {
 	lines := lineReader{r: bufio.NewReaderSize(r.Body, batchGrain)}
 	for n := 1; ; n++ {
-		_ = rc.SetReadDeadline(time.Now().Add(a.timing.read)) // not every writer can
+		waits := !lines.ready()
+		if waits {
+			_ = rc.SetReadDeadline(time.Now().Add(a.timing.read)) // not every writer can
+		}
 		// After that: it may have undone the deadline that ends the reading.
 		select {
 		case <-stop:
@@ -119,7 +122,9 @@ func (a *API) readLines(r *http.Request, rc *http.ResponseController, slots chan
 		text, err := lines.next()
 		// The server reads on by itself once the body has ended, to learn whether the
 		// client is still there, and would take a deadline for the connection's end.
-		_ = rc.SetReadDeadline(time.Time{})
+		if waits {
+			_ = rc.SetReadDeadline(time.Time{})
+		}
 		if errors.Is(err, io.EOF) {
 			return true
 		}
@@ -207,6 +212,7 @@ func idOf(text []byte) string {
 // there are no more, or when the client does not take them.
 func (a *API) writeResults(w http.ResponseWriter, rc *http.ResponseController, slots <-chan *batchSlot, grains <-chan struct{}) {
 	unflushed := false
+	var armed time.Time
 	flush := func() bool {
 		unflushed = false
 		return rc.Flush() == nil
@@ -243,7 +249,10 @@ func (a *API) writeResults(w http.ResponseWriter, rc *http.ResponseController, s
 			a.log.Error("batch result not written", "line", slot.line, "error", err)
 			return
 		}
-		_ = rc.SetWriteDeadline(time.Now().Add(a.timing.write)) // not every writer can
+		if now := time.Now(); now.Sub(armed) > a.timing.write/4 {
+			armed = now
+			_ = rc.SetWriteDeadline(now.Add(a.timing.write)) // not every writer can
+		}
 		if _, err := w.Write(append(text, '\n')); err != nil {
 			return
 		}
@@ -257,6 +266,13 @@ var errLongLine = errors.New("line too long")
 type lineReader struct {
 	r    *bufio.Reader
 	line []byte
+}
+
+// ready reports whether the next line is there, so that reading it waits for
+// nobody.
+func (l *lineReader) ready() bool {
+	there, _ := l.r.Peek(l.r.Buffered()) // no more than there is
+	return bytes.IndexByte(there, '\n') >= 0
 }
 
 // next returns a line without its end, good until the next call. A line that is too long is read

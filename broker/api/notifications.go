@@ -114,6 +114,11 @@ func (a *API) accept(w http.ResponseWriter, r *http.Request, _ *struct{}) error 
 // request reads a notification. Its rules are those of an MQTT backend's, but for
 // the account, which is in the topic there.
 func (a *API) request(body []byte) (delivery.Request, error) {
+	if n, plain := wire.PlainNotification(body); plain && max(len(n.Account), len(n.Sound), len(n.Category)) <= 128 { // the schema's lengths
+		if r, err := n.Request(n.Account); err == nil {
+			return r, nil
+		}
+	}
 	var n wire.Notification
 	if err := a.acceptBody.parse(body, &n); err != nil {
 		return delivery.Request{}, err
