@@ -1,33 +1,23 @@
 package fallback
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/sideshow/apns2"
-	"github.com/sideshow/apns2/certificate"
-	"github.com/sideshow/apns2/token"
-	"golang.org/x/net/http2"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 )
@@ -168,107 +158,6 @@ func NewAPNs(cfg APNsConfig) (*APNs, error) {
 		a.warnExpiry(a.apps[app], time.Now())
 	}
 	return a, nil
-}
-
-func rootCAs(cfg APNsConfig) (*x509.CertPool, error) {
-	pem := cfg.CAPEM
-	if cfg.CAFile != "" {
-		var err error
-		if pem, err = os.ReadFile(cfg.CAFile); err != nil {
-			return nil, fmt.Errorf("apns: read the CA file: %w", err)
-		}
-	}
-	if len(pem) == 0 {
-		return nil, nil // the system's
-	}
-	roots, err := x509.SystemCertPool()
-	if err != nil {
-		roots = x509.NewCertPool()
-	}
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, errors.New("apns: the CA file holds no PEM certificate")
-	}
-	return roots, nil
-}
-
-func (c *APNsApp) credentials(tokens map[string]*providerToken) (*providerToken, *tls.Certificate, error) {
-	hasKey := c.KeyFile != "" || len(c.KeyPEM) > 0
-	if hasKey == (c.CertificateFile != "") {
-		return nil, nil, errors.New("set either a key file with its key ID and team ID, or a certificate file")
-	}
-	if !hasKey {
-		cert, err := loadCertificate(c.CertificateFile, c.CertificatePassword)
-		if err != nil {
-			return nil, nil, fmt.Errorf("certificate file %s: %w", c.CertificateFile, err)
-		}
-		return nil, &cert, nil
-	}
-	if c.KeyID == "" || c.TeamID == "" {
-		return nil, nil, errors.New("a key file needs its key ID and team ID")
-	}
-	name := cmp.Or(c.KeyFile, "given as PEM")
-	pem := c.KeyPEM
-	if c.KeyFile != "" {
-		var err error
-		if pem, err = os.ReadFile(c.KeyFile); err != nil {
-			return nil, nil, fmt.Errorf("key file: %w", err)
-		}
-	}
-	key, err := token.AuthKeyFromBytes(pem)
-	if err != nil {
-		return nil, nil, fmt.Errorf("key file %s: not a .p8 key: %w", name, err)
-	}
-	if key.Curve != elliptic.P256() {
-		return nil, nil, fmt.Errorf("key file %s: APNs keys are P-256 keys, this one is %s", name, key.Params().Name)
-	}
-	id := c.TeamID + "/" + c.KeyID
-	if t := tokens[id]; t != nil {
-		if !t.key.Equal(key) {
-			return nil, nil, fmt.Errorf("key file %s: another key is configured with the same key ID %s", name, c.KeyID)
-		}
-		return t, nil, nil
-	}
-	t := newProviderToken(key, c.KeyID, c.TeamID)
-	tokens[id] = t
-	return t, nil, nil
-}
-
-func newProviderToken(key *ecdsa.PrivateKey, keyID, teamID string) *providerToken {
-	return &providerToken{key: key, keyID: keyID, teamID: teamID, clock: systemClock()}
-}
-
-func loadCertificate(file, password string) (tls.Certificate, error) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	var cert tls.Certificate
-	if bytes.Contains(b, []byte("-----BEGIN")) {
-		cert, err = certificate.FromPemBytes(b, password)
-	} else {
-		cert, err = certificate.FromP12Bytes(b, password)
-	}
-	if err != nil {
-		return cert, err
-	}
-	if cert.Leaf == nil {
-		return cert, errors.New("the certificate cannot be parsed")
-	}
-	return cert, nil
-}
-
-// certificateTopic is the UID of a push certificate's subject: its bundle ID.
-func certificateTopic(cert *tls.Certificate) string {
-	if cert == nil {
-		return ""
-	}
-	for _, name := range cert.Leaf.Subject.Names {
-		if name.Type.String() == "0.9.2342.19200300.100.1.1" {
-			s, _ := name.Value.(string)
-			return s
-		}
-	}
-	return ""
 }
 
 func newAPNsApp(app App, endpoint *url.URL, roots *x509.CertPool, pt *providerToken, cert *tls.Certificate, connections int) *apnsApp {
@@ -417,51 +306,6 @@ func (a *APNs) Concurrency(app App) int {
 	return 1
 }
 
-// certificateWarning is how long before its end a certificate is warned of.
-const certificateWarning = 30 * 24 * time.Hour
-
-// Credentials implements Credentialed.
-func (a *APNs) Credentials(app App) Credentials {
-	x := a.apps[app]
-	if x == nil {
-		return Credentials{}
-	}
-	c := Credentials{CertificateExpires: x.expires, Connections: x.pool.open()}
-	if x.token != nil {
-		issued, err := x.token.state()
-		c.TokenIssued = issued
-		if err != nil {
-			c.Warning = err.Error()
-		}
-	}
-	if w := expiryWarning(x.expires, time.Now()); w != "" {
-		c.Warning = w
-	}
-	return c
-}
-
-func expiryWarning(expires, now time.Time) string {
-	switch left := expires.Sub(now); {
-	case expires.IsZero() || left > certificateWarning:
-		return ""
-	case left <= 0:
-		return "the certificate expired on " + expires.UTC().Format(time.DateOnly)
-	default:
-		return fmt.Sprintf("the certificate expires on %s, in %d days", expires.UTC().Format(time.DateOnly), int(left/(24*time.Hour)))
-	}
-}
-
-// warnExpiry logs once a day that a certificate ends soon.
-func (a *APNs) warnExpiry(x *apnsApp, now time.Time) {
-	if x.expires.IsZero() || now.Add(certificateWarning).Before(x.expires) {
-		return
-	}
-	next := x.warnNext.Load()
-	if now.Unix() >= next && x.warnNext.CompareAndSwap(next, now.Add(24*time.Hour).Unix()) {
-		a.log.Warn("APNs certificate ends soon", "app", x.app.String(), "warning", expiryWarning(x.expires, now))
-	}
-}
-
 // Close implements Pusher.
 func (a *APNs) Close() error {
 	for _, x := range a.apps {
@@ -566,197 +410,4 @@ func (a *APNs) Push(ctx context.Context, r Request) error {
 		}
 		return pe
 	}
-}
-
-// connectionError is for a request without an answer.
-func connectionError(err error) *PushError {
-	pe := &PushError{Err: err}
-	var signing *signingError
-	var dial *dialError
-	var alert tls.AlertError
-	var unknown x509.UnknownAuthorityError
-	var host x509.HostnameError
-	var invalid x509.CertificateInvalidError
-	switch {
-	case errors.As(err, &signing):
-		pe.ConfigFault, pe.Reason = true, "SigningFailed"
-	case errors.As(err, &unknown), errors.As(err, &host), errors.As(err, &invalid):
-		pe.ConfigFault, pe.Reason, pe.Help = true, "BadServerCertificate", "the endpoint's certificate is not trusted: check endpoint and ca_file, and whether a proxy intercepts TLS"
-	case errors.Is(err, errNotHTTP2):
-		pe.ConfigFault, pe.Reason, pe.Help = true, "NotHTTP2", "check endpoint, and whether a proxy intercepts TLS"
-	case errors.As(err, &alert):
-		pe.ConfigFault, pe.Reason, pe.Help = true, "TLSRefused", "the server refuses the TLS handshake: check certificate_file"
-	case errors.As(err, &dial):
-		pe.RetryAfter = dial.after
-	}
-	return pe
-}
-
-// signingError is a provider token that could not be made.
-type signingError struct{ err error }
-
-func (e *signingError) Error() string { return e.err.Error() }
-func (e *signingError) Unwrap() error { return e.err }
-
-// exchange is what a round trip takes and gives beside what apns2 knows of. It
-// travels in the request's context.
-type exchange struct {
-	payload []byte
-
-	conn       *poolConn
-	bearer     string
-	status     int
-	reason     string
-	timestamp  time.Time
-	retryAfter time.Duration
-}
-
-type exchangeKey struct{}
-
-// exchange makes one request. It is sent again, on another connection, only if
-// the server has said that it has not looked at it. A nil error means an answer.
-func (x *apnsApp) exchange(ctx context.Context, q *apns2.Notification, e *exchange) error {
-	ctx, end := x.turns.take(context.WithValue(ctx, exchangeKey{}, e))
-	defer end()
-	q.Payload = emptyPayload
-	for try := 1; ; try++ {
-		_, err := x.client.PushWithContext(ctx, q)
-		if e.status != 0 {
-			return nil
-		}
-		// Its text names the URL, which ends in the device token.
-		if ue := (*url.Error)(nil); errors.As(err, &ue) {
-			err = ue.Err
-		}
-		if err == nil {
-			err = errors.New("no status")
-		}
-		refused, goingAway := unprocessed(err)
-		if try == maxUnprocessed || !(refused || goingAway) || ctx.Err() != nil {
-			return err
-		}
-		if goingAway {
-			x.pool.retire(e.conn)
-		}
-	}
-}
-
-// emptyPayload stands in for the payload while apns2 builds the request: it would
-// escape <, > and & on the way and so change the size. RoundTrip puts the real
-// one in.
-var emptyPayload = []byte("{}")
-
-// unprocessed reports whether the server has certainly not looked at a request:
-// its stream was refused, or its connection is going away and it came after the
-// last stream that counts.
-// RFC 9113 §8.7: such a request may be sent again.
-func unprocessed(err error) (refused, goingAway bool) {
-	if se := (http2.StreamError{}); errors.As(err, &se) {
-		return se.Code == http2.ErrCodeRefusedStream, false
-	}
-	// net/http does not export these errors. If it changes their text, these
-	// requests become ordinary retries, with the same apns-id, a second later.
-	switch err.Error() {
-	case "http2: Transport received Server's graceful shutdown GOAWAY",
-		"http2: client conn not usable",
-		"http2: client conn could not be established":
-		return false, true
-	}
-	return false, false
-}
-
-// maxUnprocessed is how often a request is sent that the server does not look
-// at. Each connection may go away under it once.
-const maxUnprocessed = 6
-
-// maxAnswer is what is read of an answer's body; Apple's are under 100 bytes.
-const maxAnswer = 4 << 10
-
-// RoundTrip implements http.RoundTripper for apns2's client: it makes up for what
-// that does not do. It puts in the provider token and the payload as it is, sends
-// on a connection of the pool, and reads the answer: of any size, JSON or not,
-// with what apns2 does not show.
-func (x *apnsApp) RoundTrip(q *http.Request) (*http.Response, error) {
-	e, _ := q.Context().Value(exchangeKey{}).(*exchange)
-	if e == nil {
-		return nil, errors.New("request was not made by Push")
-	}
-	if x.token != nil {
-		bearer, err := x.token.get()
-		if err != nil {
-			return nil, &signingError{err}
-		}
-		e.bearer = bearer
-		q.Header.Set("Authorization", "bearer "+bearer)
-	}
-	q.Body = io.NopCloser(bytes.NewReader(e.payload))
-	q.ContentLength = int64(len(e.payload))
-	q.GetBody = nil
-
-	c, err := x.pool.acquire(q.Context())
-	if err != nil {
-		return nil, err
-	}
-	e.conn = c
-	res, err := c.cc.RoundTrip(q)
-	if err != nil {
-		x.pool.release(c, false, false)
-		return nil, err
-	}
-	if res.ContentLength != 0 || res.StatusCode != http.StatusOK {
-		e.reason, e.timestamp = readAnswer(res.Body)
-	}
-	_ = res.Body.Close() // what was not read is not wanted
-	e.status = res.StatusCode
-	e.retryAfter = parseRetryAfter(res.Header.Get("Retry-After"), time.Now())
-	// 410, too, is only said to a valid provider token.
-	x.pool.release(c, e.status == http.StatusOK || e.status == http.StatusGone, e.status >= 500)
-	res.Body = http.NoBody
-	return res, nil
-}
-
-// readAnswer reads reason and timestamp of an answer, as far as there are any.
-func readAnswer(r io.Reader) (reason string, timestamp time.Time) {
-	b, err := io.ReadAll(io.LimitReader(r, maxAnswer))
-	if err != nil || len(b) == 0 {
-		return "", time.Time{}
-	}
-	var a struct {
-		Reason    string          `json:"reason"`
-		Timestamp json.RawMessage `json:"timestamp"` // milliseconds since 1970; a string has been seen
-	}
-	if json.Unmarshal(b, &a) != nil {
-		return "", time.Time{} // a proxy's page; the status says enough
-	}
-	if ms, err := strconv.ParseInt(strings.Trim(string(a.Timestamp), `"`), 10, 64); err == nil && ms > 0 {
-		timestamp = time.UnixMilli(ms)
-	}
-	return cleanReason(a.Reason), timestamp
-}
-
-// cleanReason keeps a reason fit for a log line and a metric's label.
-func cleanReason(s string) string {
-	if len(s) > 64 {
-		s = s[:64]
-	}
-	return strings.Map(func(r rune) rune {
-		if r == '_' || r == '-' || r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' {
-			return r
-		}
-		return -1
-	}, s)
-}
-
-// parseRetryAfter reads the header in both its forms. RFC 9110 §10.2.3.
-func parseRetryAfter(s string, now time.Time) time.Duration {
-	if s == "" {
-		return 0
-	}
-	if n, err := strconv.ParseInt(s, 10, 32); err == nil {
-		return max(0, time.Duration(n)*time.Second)
-	}
-	if t, err := http.ParseTime(s); err == nil {
-		return max(0, t.Sub(now))
-	}
-	return 0
 }
