@@ -117,10 +117,10 @@ func (s *Store) pebbleOptions(f *fence) *pebble.Options {
 		FormatMajorVersion:          pebble.FormatWALSyncChunks,
 		MemTableSize:                s.opts.MemTableBytes,
 		MemTableStopWritesThreshold: 4,
-		L0CompactionThreshold:       4,
+		L0CompactionThreshold:       8,
 		L0StopWritesThreshold:       1000, // a stall would hold up accepts; compaction catches up
 		MaxOpenFiles:                1000,
-		LBaseMaxBytes:               64 << 20,
+		LBaseMaxBytes:               256 << 20,
 		WALBytesPerSync:             0,
 		BytesPerSync:                512 << 10,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
