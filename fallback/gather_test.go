@@ -123,6 +123,12 @@ func TestTurns(t *testing.T) {
 		if waited := time.Since(began); waited != maxTurn {
 			t.Errorf("waited %v behind requests that cannot be written", waited)
 		}
+		over, cancel := context.WithCancel(context.Background())
+		cancel()
+		before := time.Now()
+		if turns.take(over); time.Since(before) != 0 {
+			t.Error("a request that is not wanted any more waited for its turn")
+		}
 		for _, end := range ends {
 			end()
 		}

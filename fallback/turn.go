@@ -33,6 +33,8 @@ func (t turns) take(ctx context.Context) (_ context.Context, end func()) {
 		case t <- struct{}{}:
 		case <-timer.C:
 			return ctx, func() {}
+		case <-ctx.Done():
+			return ctx, func() {}
 		}
 	}
 	var ended atomic.Bool
