@@ -86,6 +86,11 @@ func (a *API) batch(w http.ResponseWriter, r *http.Request, _ *struct{}) error {
 		case <-stop:
 		case <-a.closing:
 		}
+		select {
+		case <-read: // the writer has written all there was: the connection goes on
+			return
+		default:
+		}
 		_ = rc.SetReadDeadline(time.Now()) // a read under way ends; not every writer can
 	})
 	ended := a.readLines(r, rc, slots, grains, stop)

@@ -241,3 +241,19 @@ func TestConnectionAfterABatch(t *testing.T) {
 		s.want(s.do("POST", "/v1/notifications", `{"account":"alice","title":"x"}`), 202, nil)
 	}
 }
+
+// TestCallsBetweenBatches: the end of a batch does not end its connection, on which
+// the next call would be told that nobody awaits its answer.
+func TestCallsBetweenBatches(t *testing.T) {
+	s := serve(t, manyOutstanding)
+	s.device("alice", "phone")
+	s.server.Client().Transport.(*http.Transport).MaxConnsPerHost = 1
+	for range 300 {
+		if r := s.do("POST", "/v1/notifications/batch", `{"account":"alice","title":"x"}`, "Content-Type", "application/x-ndjson"); r.StatusCode != 200 {
+			t.Fatal(r.Status)
+		}
+		if r := s.do("POST", "/v1/notifications", `{"account":"alice","title":"x"}`); r.StatusCode != 202 {
+			t.Fatal(r.Status, r.text)
+		}
+	}
+}
