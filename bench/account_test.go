@@ -131,6 +131,7 @@ func TestCoordinatedOmission(t *testing.T) {
 	r := &run{o: &Options{Rate: 1000}, account: a}
 	l := a.lanes[0]
 	p := r.newPace(l)
+	defer p.close()
 	if n := p.wait(nil); n < 1 || n > 500 {
 		t.Fatalf("at the start %d are due", n)
 	}
@@ -177,6 +178,7 @@ func TestPaceOfLanes(t *testing.T) {
 	shares := []int{3, 2, 2}
 	for i, l := range r.account.lanes {
 		p := r.newPace(l)
+		defer p.close()
 		if n := p.wait(nil); n != shares[i] {
 			t.Errorf("lane %d: %d are due, want %d", i, n, shares[i])
 		}

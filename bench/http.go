@@ -116,6 +116,7 @@ func (c *caller) underWay() int { return int(c.out.Load()) }
 func (c *caller) send(stop <-chan struct{}) error {
 	a := c.r.account
 	pace := c.r.newPace(c.lane)
+	defer pace.close()
 	head := c.head("application/json", "Content-Length: "+strconv.Itoa(c.r.o.Payload)+"\r\n\r\n")
 	var buf []byte
 	for pace.wait(stop) > 0 {
@@ -189,6 +190,7 @@ func (b *batch) send(stop <-chan struct{}) error {
 	var ids []uint16
 	var due []int64
 	pace := b.r.newPace(b.lane)
+	defer pace.close()
 	for {
 		want := pace.wait(stop)
 		if want > 0 {

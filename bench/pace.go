@@ -15,6 +15,7 @@ type pace struct {
 	offset   float64 // ns, when its first is due: the lanes take turns
 	share    uint64  // of the lane; 0 is without end
 	next     uint64
+	alarm    alarm // at a fixed rate
 }
 
 func (r *run) newPace(l *lane) *pace {
@@ -23,6 +24,7 @@ func (r *run) newPace(l *lane) *pace {
 		lanes := float64(len(r.account.lanes))
 		p.interval = 1e9 / r.o.Rate * lanes
 		p.offset = float64(r.account.begun) + 1e9/r.o.Rate*float64(l.index)
+		p.alarm = newAlarm()
 	}
 	if r.o.Count > 0 {
 		p.share = uint64(r.o.Count / len(r.account.lanes))
@@ -63,7 +65,7 @@ func (p *pace) wait(stop <-chan struct{}) int {
 			}
 			continue
 		}
-		sleep(time.Duration(early))
+		p.alarm.sleep(time.Duration(early))
 	}
 }
 
@@ -75,5 +77,7 @@ func (p *pace) due() int64 {
 	}
 	return p.time(p.next - 1)
 }
+
+func (p *pace) close() { p.alarm.close() }
 
 func (p *pace) time(n uint64) int64 { return int64(p.offset + float64(n)*p.interval) }

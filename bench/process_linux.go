@@ -9,8 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // ticksPerSecond is what Linux counts in towards programs, on every architecture
@@ -46,11 +44,4 @@ func ownUsage() usage {
 		return usage{}
 	}
 	return usage{user: time.Duration(r.Utime.Nano()), system: time.Duration(r.Stime.Nano())}
-}
-
-// sleep is short and exact: the runtime's timers are a millisecond late on an idle
-// machine, which would count against the server.
-func sleep(d time.Duration) {
-	ts := unix.NsecToTimespec(int64(d))
-	_ = unix.Nanosleep(&ts, nil) // one that was cut short is followed by a look at the clock
 }

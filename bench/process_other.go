@@ -2,15 +2,10 @@
 
 package bench
 
-import (
-	"errors"
-	"time"
-)
+import "errors"
 
 func processUsage(int) (usage, error) {
 	return usage{}, errors.New("--server-pid: needs /proc, which only Linux has; leave it out")
 }
 
 func ownUsage() usage { return usage{} }
-
-func sleep(d time.Duration) { time.Sleep(d) }

@@ -45,6 +45,7 @@ func (p *publisher) send(stop <-chan struct{}) error {
 	var ids []uint16
 	var due []int64
 	pace := p.r.newPace(p.lane)
+	defer pace.close()
 	for {
 		want := pace.wait(stop)
 		if want == 0 {
