@@ -75,7 +75,7 @@ type Hook struct {
 
 // New returns a hook for server that feeds core.
 func New(server *mqtt.Server, core *delivery.Core, opts Options, log *slog.Logger) *Hook {
-	h := &Hook{opts: opts, core: core, server: server, log: log, topics: topics{opts.TopicPrefix}, access: newAccess(opts.Access)}
+	h := &Hook{opts: opts, core: core, server: server, log: log, topics: topics{opts.TopicPrefix}, access: newAccess(opts.Access), workers: newWorkers()}
 	now := time.Now()
 	h.order.Store(uint64(now.UnixNano())) // after all that a store has kept
 	h.since = now.Unix()

@@ -13,6 +13,8 @@ type workers struct {
 	running sync.WaitGroup
 }
 
+func newWorkers() workers { return workers{tasks: make(chan func())} }
+
 // workerIdle is how long a worker waits for another task.
 const workerIdle = time.Second
 
