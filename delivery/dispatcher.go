@@ -282,8 +282,9 @@ func (c *Core) markDirty(d *delivery) {
 	}
 }
 
-// pendingBound is how many changes may linger before they are committed anyway.
-const pendingBound = 1024
+// pendingBound is how many lines of timelines may linger before they are committed
+// anyway. Of a delivery that is over within that time all lines share a value.
+const pendingBound = 4096
 
 func (c *Core) touchPending() {
 	if c.pending.since == 0 {
