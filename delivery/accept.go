@@ -11,7 +11,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/cespare/xxhash/v2"
-	"github.com/google/uuid"
 )
 
 // Limits of contract §4.
@@ -151,6 +150,9 @@ func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt
 		d.reserved++
 	}
 	n.Seq = Seq(c.clock.next())
+	if r.ID == "" {
+		n.ID = NewID(n.Seq)
+	}
 	n.AcceptedAt = time.Now()
 	ttl := pick(r.TTL > 0, r.TTL, c.opts.TTL)
 	n.ExpiresAt = n.AcceptedAt.Add(ttl)
@@ -303,19 +305,15 @@ func (c *Core) notification(r Request) (*Notification, error) {
 		CollapseKey: r.CollapseKey, Ack: pick(r.Ack != 0, r.Ack, c.opts.Ack), Urgency: pick(r.Urgency != 0, r.Urgency, UrgencyHigh),
 		Fallback: !r.NoFallback, HasMessage: r.Data != nil,
 	}
+	if n.ID == "" {
+		n.ID = placeholderID // the one it gets tells its Seq, which it does not have yet
+	} else {
+		n.Fingerprint = fingerprint(r)
+	}
 	if c.opts.CheckContent != nil && n.Fallback {
 		if err := c.opts.CheckContent(n); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
-	}
-	if n.ID == "" {
-		id, err := uuid.NewV7()
-		if err != nil {
-			return nil, fmt.Errorf("make an id: %w", err)
-		}
-		n.ID = id.String()
-	} else {
-		n.Fingerprint = fingerprint(r)
 	}
 	return n, nil
 }

@@ -158,6 +158,7 @@ var cases = []struct {
 	{"PruneSeveralDevices", testPruneSeveralDevices},
 	{"PruneLimit", testPruneLimit},
 	{"PruneKeepsAnIDThatWasTakenOver", testPruneID},
+	{"IDsThatTellTheSeq", testIDsThatTellTheSeq},
 	{"NamesWithOddBytes", testOddNames},
 	{"ManyDevices", testManyDevices},
 	{"BatchIsNotKept", testBatchNotKept},
@@ -630,6 +631,35 @@ func testPruneID(t *testing.T, e outbox.Engine) {
 	apply(t, e, accept(notification(1, "same", "ann", "a")), accept(notification(2, "same", "ann", "a")), finish(at(1), 1, "a"))
 	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(2), 10)), 1)
 	equal(t, "lookup", must[delivery.Seq](t, "lookup")(e.Lookup("same")), delivery.Seq(2))
+}
+
+// testIDsThatTellTheSeq: those that the server makes, and those of backends that look
+// the same.
+func testIDsThatTellTheSeq(t *testing.T, e outbox.Engine) {
+	const first, second, third, never = 1_700_000_000_000_000_001, 1_700_000_000_000_000_002, 1_700_000_000_000_000_003, 1_700_000_000_000_000_004
+	lookup := func(id string) delivery.Seq {
+		t.Helper()
+		return must[delivery.Seq](t, "lookup")(e.Lookup(id))
+	}
+	id, other := delivery.NewID(first), delivery.NewID(first)
+	apply(t, e, accept(notification(first, id, "ann", "a")))
+	equal(t, "lookup", lookup(id), delivery.Seq(first))
+	for _, absent := range []string{other, delivery.NewID(never)} {
+		_, err := e.Lookup(absent)
+		missing(t, "lookup of "+absent, err)
+	}
+	apply(t, e, accept(notification(second, other, "ann", "a"), notification(third, id, "ann", "a")))
+	equal(t, "lookup", lookup(other), delivery.Seq(second))
+	equal(t, "lookup of what was taken over", lookup(id), delivery.Seq(third))
+	apply(t, e, finish(at(1), first, "a"))
+	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(2), 10)), 1)
+	equal(t, "lookup", lookup(id), delivery.Seq(third))
+	apply(t, e, finish(at(1), second, "a"), finish(at(1), third, "a"))
+	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(2), 10)), 2)
+	for _, gone := range []string{id, other} {
+		_, err := e.Lookup(gone)
+		missing(t, "lookup of "+gone, err)
+	}
 }
 
 func testOddNames(t *testing.T, e outbox.Engine) {

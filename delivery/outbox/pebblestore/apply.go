@@ -106,17 +106,19 @@ func (s *Store) has(key []byte) (bool, error) {
 	return true, c.Close()
 }
 
-// isLive reports whether a delivery has a Record, in the store or in this batch.
-func (a *application) isLive(k delivery.Key) (bool, error) {
-	if live, known := a.live.get(k); known {
-		return live, nil
+// lifeOf tells whether a delivery has a Record, in the store or in this batch. Whether
+// it is alone is not read.
+func (a *application) lifeOf(k delivery.Key) (life, error) {
+	if of, known := a.live.get(k); known {
+		return of, nil
 	}
 	a.key = keyRecord(a.key[:0], k)
 	live, err := a.has(a.key)
+	of := life{live: live}
 	if err == nil {
-		a.live.set(k, live)
+		a.live.set(k, of)
 	}
-	return live, err
+	return of, err
 }
 
 func (a *application) accept(acc *delivery.Acceptance) error {
@@ -138,10 +140,12 @@ func (a *application) accept(acc *delivery.Acceptance) error {
 			return err
 		}
 	}
-	a.key = keyID(a.key[:0], n.ID)
-	a.value = appendSeq(a.value[:0], n.Seq)
-	if err := a.batch.Set(a.key, a.value, nil); err != nil {
-		return err
+	if !tellsSeq(n) {
+		a.key = keyID(a.key[:0], n.ID)
+		a.value = appendSeq(a.value[:0], n.Seq)
+		if err := a.batch.Set(a.key, a.value, nil); err != nil {
+			return err
+		}
 	}
 	a.key = keyAccount(a.key[:0], n.Account, n.Seq)
 	if err := a.batch.Set(a.key, nil, nil); err != nil {
@@ -153,10 +157,10 @@ func (a *application) accept(acc *delivery.Acceptance) error {
 	}
 	for _, device := range n.Devices {
 		k := delivery.Key{Seq: n.Seq, Device: device}
-		if live, _ := a.live.get(k); live {
+		if of, _ := a.live.get(k); of.live {
 			continue // named twice: one delivery
 		}
-		a.live.set(k, true)
+		a.live.set(k, life{live: true, alone: len(n.Devices) == 1})
 		r := delivery.Record{
 			State: delivery.StatePending, Ack: n.Ack, Fallback: n.Fallback,
 			CollapseKey: n.CollapseKey, ExpiresAt: n.ExpiresAt,
@@ -172,6 +176,12 @@ func (a *application) accept(acc *delivery.Acceptance) error {
 	return nil
 }
 
+// tellsSeq reports whether the ID of n leads to it without an entry in the index.
+func tellsSeq(n *delivery.Notification) bool {
+	seq, ok := delivery.SeqOf(n.ID)
+	return ok && seq == n.Seq
+}
+
 func (a *application) setRecord(k delivery.Key, r *delivery.Record) error {
 	a.key = keyRecord(a.key[:0], k)
 	a.value = codec.AppendRecord(a.value[:0], r)
@@ -180,8 +190,8 @@ func (a *application) setRecord(k delivery.Key, r *delivery.Record) error {
 
 func (a *application) update(r *delivery.Record) error {
 	k := delivery.Key{Seq: r.Seq, Device: r.Device}
-	live, err := a.isLive(k)
-	if !live || err != nil {
+	of, err := a.lifeOf(k)
+	if !of.live || err != nil {
 		return err
 	}
 	return a.setRecord(k, r)
@@ -225,19 +235,21 @@ func (a *application) appendEvents(events []delivery.Event) error {
 }
 
 func (a *application) finish(f *delivery.Finish) error {
-	live, err := a.isLive(f.Key)
-	if !live || err != nil {
+	of, err := a.lifeOf(f.Key)
+	if !of.live || err != nil {
 		return err
 	}
-	a.live.set(f.Key, false)
+	a.live.set(f.Key, life{})
 	a.key = keyRecord(a.key[:0], f.Key)
 	if err := a.batch.Delete(a.key, nil); err != nil {
 		return err
 	}
-	a.key = keyFinish(a.key[:0], f.Seq, f.Device)
-	a.value = binary.BigEndian.AppendUint64(a.value[:0], sortableTime(f.At))
-	if err := a.batch.Set(a.key, a.value, nil); err != nil {
-		return err
+	if !of.alone {
+		a.key = keyFinish(a.key[:0], f.Seq, f.Device)
+		a.value = binary.BigEndian.AppendUint64(a.value[:0], sortableTime(f.At))
+		if err := a.batch.Set(a.key, a.value, nil); err != nil {
+			return err
+		}
 	}
 	a.key = keyFinished(a.key[:0], sortableTime(f.At), f.Seq, f.Device)
 	if err := a.batch.Set(a.key, nil, nil); err != nil {

@@ -15,8 +15,9 @@
 //	c seq                           content        all of a Notification but its Seq
 //	d seq                           data           as given, up to 256 KiB
 //	e seq number                    events         one or more Events; number is the first's
-//	f seq device                    time           when that delivery was finished
-//	i id                            seq            the backend's ID
+//	f seq device                    time           when that delivery was finished; need not be there
+//	                                               where it is its notification's only one
+//	i id                            seq            an ID that does not tell the Seq (delivery.SeqOf)
 //	m c                             counters       accepted, finished, last number, last pruned, writes
 //	m f                             number         the format, 1
 //	p server token                  device         who holds a push token

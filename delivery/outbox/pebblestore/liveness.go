@@ -7,7 +7,13 @@ import "github.com/heartline-mqtt/heartline/delivery"
 // the ones that change again. It saves a read of the store for each change of a
 // delivery's Record. Its zero value knows nothing.
 type liveness struct {
-	young, old map[delivery.Key]bool
+	young, old map[delivery.Key]life
+}
+
+// life is what is known of a delivery.
+type life struct {
+	live  bool // it has a Record
+	alone bool // no other delivery has the same notification
 }
 
 // generation is how many deliveries are remembered, twice at most: a few MB.
@@ -20,16 +26,17 @@ func (l *liveness) age() {
 	}
 }
 
-func (l *liveness) get(k delivery.Key) (live, known bool) {
-	if live, known = l.young[k]; !known {
-		live, known = l.old[k]
+func (l *liveness) get(k delivery.Key) (_ life, known bool) {
+	of, known := l.young[k]
+	if !known {
+		of, known = l.old[k]
 	}
-	return live, known
+	return of, known
 }
 
-func (l *liveness) set(k delivery.Key, live bool) {
+func (l *liveness) set(k delivery.Key, of life) {
 	if l.young == nil {
-		l.young = map[delivery.Key]bool{}
+		l.young = map[delivery.Key]life{}
 	}
-	l.young[k] = live
+	l.young[k] = of
 }

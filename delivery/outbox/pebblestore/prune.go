@@ -177,7 +177,7 @@ func (p *pruning) entry(key []byte) error {
 	del(keyContent(p.key[:0], seq))
 	// A later notification may have taken the ID over.
 	holder, gerr := p.get(keyID(nil, n.ID))
-	if errors.Is(gerr, pebble.ErrNotFound) {
+	if errors.Is(gerr, pebble.ErrNotFound) { // it may tell the Seq
 		gerr = nil
 	} else if gerr == nil && binary.BigEndian.Uint64(append(holder, make([]byte, 8)...)) == uint64(seq) {
 		del(keyID(p.key[:0], n.ID))

@@ -45,6 +45,15 @@ func (s *Store) Data(seq delivery.Seq) (json.RawMessage, error) {
 // Lookup implements delivery.Reader.
 func (s *Store) Lookup(id string) (delivery.Seq, error) {
 	v, err := s.lookup(keyID(nil, id), "notification", id)
+	if errors.Is(err, delivery.ErrNotFound) {
+		if seq, ok := delivery.SeqOf(id); ok {
+			if n, err := s.Notification(seq); err == nil && n.ID == id {
+				return seq, nil
+			} else if err != nil && !errors.Is(err, delivery.ErrNotFound) {
+				return 0, err
+			}
+		}
+	}
 	if err != nil {
 		return 0, err
 	}
