@@ -58,6 +58,7 @@ what --dev chooses; file and environment do not.`,
 
 func (p *program) runServer(ctx context.Context, cfg *config.Config, ready func(mqtt, http string)) error {
 	defer heapFloor()()
+	go new(trimmer).run(ctx)
 	err := p.serve(ctx, cfg, ServeOptions{Log: newLogger(p.Stderr, cfg.Log), Ready: ready})
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("%w: another process listens there; stop it, or choose another address with --mqtt-address, --mqtt-tls-address or --http-address", err)
