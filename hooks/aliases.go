@@ -51,7 +51,7 @@ func (a *aliases) shorten(c *conn, pk *packets.Packet) {
 	switch {
 	case x.sent:
 		with.TopicName = ""
-	case tooLarge(c.client, with): // by these bytes
+	case tooLarge(c.client, &with): // by these bytes
 		return
 	}
 	*pk = with

@@ -129,6 +129,15 @@ func (c *conn) releaseID(id uint16) (delivery.Ref, bool) {
 }
 
 func (c *conn) encodeAck(buf *bytes.Buffer, a *ack) {
+	if a.qos == 1 && a.code == packets.CodeSuccess.Code { // all but a few; in MQTT 5 the code is left out, too [§3.4.2.1]
+		id := c.ids.release(a.packetID)
+		buf.Write([]byte{packets.Puback << 4, 2, byte(id >> 8), byte(id)})
+		return
+	}
+	c.encodeOtherAck(buf, a)
+}
+
+func (c *conn) encodeOtherAck(buf *bytes.Buffer, a *ack) {
 	pk := packets.Packet{
 		FixedHeader:     packets.FixedHeader{Type: packets.Puback},
 		ProtocolVersion: c.client.Properties.ProtocolVersion,
@@ -178,7 +187,7 @@ func (c *conn) write(b []byte) error {
 }
 
 // puback takes the device's acknowledgement of one of our packets.
-func (c *conn) puback(pk packets.Packet) bool {
+func (c *conn) puback(pk *packets.Packet) bool {
 	if pk.PacketID < firstID {
 		return false
 	}
@@ -195,7 +204,7 @@ func (c *conn) puback(pk packets.Packet) bool {
 	return true
 }
 
-func nackDetail(pk packets.Packet) string {
+func nackDetail(pk *packets.Packet) string {
 	detail := fmt.Sprintf("0x%02x", pk.ReasonCode)
 	if pk.Properties.ReasonString != "" {
 		detail += " " + clip(pk.Properties.ReasonString)

@@ -172,19 +172,25 @@ func whyLost(cl *mqtt.Client, err error) string {
 // for us. OnQosComplete would not do: it fires for the client's own publishes and
 // for negative reason codes, too.
 func (h *Hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
+	h.read(cl, &pk)
+	return pk, nil
+}
+
+func (h *Hook) read(cl *mqtt.Client, pk *packets.Packet) {
 	c := h.conn(cl)
 	switch {
 	case pk.FixedHeader.Type == packets.Connect:
-		return readConnect(pk), nil
+		readConnect(pk)
+		return
 	case c == nil:
-		return pk, nil
+		return
 	}
 	if pk.FixedHeader.Type == packets.Puback && c.puback(pk) {
 		pk.PacketID = 0 // mochi may have a packet of its own under this identifier
 	} else if c.presence != nil {
 		c.presence.Heartbeat()
 	}
-	return c.read(pk), nil
+	c.read(pk)
 }
 
 // OnSubscribed comes before the SUBACK is written: what it brings about is held

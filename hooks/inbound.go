@@ -13,27 +13,31 @@ import (
 // OnPublish takes what devices and backends publish below the prefix; nothing of
 // it is routed further. It is the last place before mochi acknowledges.
 func (h *Hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
+	return pk, h.published(cl, &pk)
+}
+
+func (h *Hook) published(cl *mqtt.Client, pk *packets.Packet) error {
 	ours := h.topics.within(pk.TopicName)
 	if cl.Net.Inline || !ours && h.access.writes(cl, pk.TopicName) {
-		return pk, nil
+		return nil
 	}
 	c := h.conn(cl)
 	if c == nil {
-		return pk, packets.ErrRejectPacket
+		return packets.ErrRejectPacket
 	}
 	if !ours {
-		return pk, c.refuse(pk, refuse(packets.ErrNotAuthorized, "not allowed to publish to this topic"))
+		return c.refuse(pk, refuse(packets.ErrNotAuthorized, "not allowed to publish to this topic"))
 	}
 	device, account, kind, ok := h.topics.parse(pk.TopicName)
 	switch {
 	case !ok:
-		return pk, c.refuse(pk, refuse(packets.ErrTopicNameInvalid, "no such topic below "+h.topics.prefix))
+		return c.refuse(pk, refuse(packets.ErrTopicNameInvalid, "no such topic below "+h.topics.prefix))
 	case account != "":
-		return pk, c.ingress(pk, account)
+		return c.ingress(pk, account)
 	case kind == kindNotifications || kind == kindMessages:
-		return pk, c.refuse(pk, refuse(packets.ErrNotAuthorized, "only the server publishes here"))
+		return c.refuse(pk, refuse(packets.ErrNotAuthorized, "only the server publishes here"))
 	case !c.device || device != cl.ID:
-		return pk, c.refuse(pk, refuse(packets.ErrNotAuthorized, "a device publishes to its own topics only"))
+		return c.refuse(pk, refuse(packets.ErrNotAuthorized, "a device publishes to its own topics only"))
 	}
 	var err error
 	switch kind {
@@ -45,9 +49,9 @@ func (h *Hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 		err = c.pushToken(pk.Payload)
 	}
 	if err != nil {
-		return pk, c.refuse(pk, refusalFor(err))
+		return c.refuse(pk, refusalFor(err))
 	}
-	return pk, packets.CodeSuccessIgnore // acknowledged, and not fanned out
+	return packets.CodeSuccessIgnore // acknowledged, and not fanned out
 }
 
 func (c *conn) acks(payload []byte) error {
@@ -84,7 +88,7 @@ func (c *conn) pushToken(payload []byte) error {
 
 // ingress accepts a notification. Its acknowledgement goes out when the disk has
 // it; meanwhile the read loop goes on, for as many as there are slots.
-func (c *conn) ingress(pk packets.Packet, account string) error {
+func (c *conn) ingress(pk *packets.Packet, account string) error {
 	reply := c.replies.expect(ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos})
 	if !c.identity.Service {
 		return c.refuseIngress(reply, refuse(packets.ErrNotAuthorized, "only a service may notify an account"))
@@ -114,7 +118,7 @@ func (c *conn) ingress(pk packets.Packet, account string) error {
 }
 
 // refuse answers a publish that is not taken: mochi is to do nothing more with it.
-func (c *conn) refuse(pk packets.Packet, r refusal) error {
+func (c *conn) refuse(pk *packets.Packet, r refusal) error {
 	c.answer(ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos}, r, true)
 	return packets.ErrRejectPacket
 }

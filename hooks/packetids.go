@@ -34,6 +34,11 @@ func (c *conn) inbound(pk *packets.Packet) {
 	default:
 		return
 	}
+	c.rename(pk, unlessHeld)
+}
+
+// rename gives pk another identifier if its own is taken by anything but unlessHeld.
+func (c *conn) rename(pk *packets.Packet, unlessHeld byte) {
 	ids := &c.ids
 	ids.mu.Lock()
 	defer ids.mu.Unlock()
@@ -73,14 +78,33 @@ func (ids *packetIDs) set(client, server uint16) {
 
 // outbound gives an answer to such a packet the client's identifier.
 func (c *conn) outbound(pk *packets.Packet) {
-	over := true
 	switch pk.FixedHeader.Type {
 	case packets.Puback, packets.Pubcomp, packets.Suback, packets.Unsuback:
+		pk.PacketID = c.ids.release(pk.PacketID)
 	case packets.Pubrec:
-		over = pk.ReasonCode >= packets.ErrUnspecifiedError.Code
-	default:
-		return
+		if pk.ReasonCode >= packets.ErrUnspecifiedError.Code {
+			pk.PacketID = c.ids.release(pk.PacketID)
+		} else {
+			c.received(pk)
+		}
 	}
+}
+
+// release ends the use of an identifier and returns the client's.
+func (ids *packetIDs) release(alias uint16) uint16 {
+	ids.mu.Lock()
+	defer ids.mu.Unlock()
+	id, ok := ids.toClient[alias]
+	if !ok {
+		return alias
+	}
+	delete(ids.toServer, id)
+	delete(ids.toClient, alias)
+	return id
+}
+
+// received is outbound for a PUBREC that an exchange goes on after.
+func (c *conn) received(pk *packets.Packet) {
 	ids := &c.ids
 	ids.mu.Lock()
 	defer ids.mu.Unlock()
@@ -90,11 +114,6 @@ func (c *conn) outbound(pk *packets.Packet) {
 		return
 	}
 	pk.PacketID = id
-	if over {
-		delete(ids.toServer, id)
-		delete(ids.toClient, alias)
-		return
-	}
 	// The exchange may go on over another connection: the entry tells of it.
 	if held, ok := c.client.State.Inflight.Get(alias); ok && held.Connect.Keepalive != id {
 		held.Connect.Keepalive = id // a field of CONNECT, and free here

@@ -13,7 +13,7 @@ const emptyWill = "\x00"
 
 // readConnect has mochi take what MQTT allows and its check refuses: a will with
 // an empty payload, and an empty password.
-func readConnect(pk packets.Packet) packets.Packet {
+func readConnect(pk *packets.Packet) {
 	if pk.Connect.WillFlag && len(pk.Connect.WillPayload) == 0 {
 		pk.Connect.WillPayload = []byte(emptyWill)
 		pk.Ignore = true // without a meaning on a CONNECT: OnConnect takes the payload back
@@ -21,13 +21,12 @@ func readConnect(pk packets.Packet) packets.Packet {
 	if pk.Connect.PasswordFlag && len(pk.Connect.Password) == 0 {
 		pk.Connect.PasswordFlag = false
 	}
-	return pk
 }
 
 // read changes a packet into one that mochi answers as MQTT has it.
-func (c *conn) read(pk packets.Packet) packets.Packet {
+func (c *conn) read(pk *packets.Packet) {
 	c.stillThere()
-	c.inbound(&pk)
+	c.inbound(pk)
 	switch pk.FixedHeader.Type {
 	case packets.Publish:
 		if pk.TopicName != "" && !mqtt.IsValidFilter(pk.TopicName, true) {
@@ -36,33 +35,39 @@ func (c *conn) read(pk packets.Packet) packets.Packet {
 			pk.TopicName = c.hook.topics.prefix + "/$"
 		}
 	case packets.Pubrec:
-		if _, ok := c.client.State.Inflight.Get(pk.PacketID); !ok && pk.ReasonCode >= packets.ErrUnspecifiedError.Code {
+		if pk.ReasonCode >= packets.ErrUnspecifiedError.Code && inFlightType(c.client, pk.PacketID) == 0 {
 			// It ends an exchange that is over; a PUBREL, which mochi answers, is
 			// for a PUBREC without an error [MQTT-4.3.3-4].
 			pk.FixedHeader.Type, pk.PacketID = packets.Puback, 0
 		}
 	}
+}
+
+// OnPacketEncode has the last word on what mochi writes. Packets are large and mochi
+// hands them on by value, several to a stack: here they go by pointer, so that the
+// stack of an idle connection stays below 16 KiB.
+func (h *Hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet {
+	h.encode(cl, &pk)
 	return pk
 }
 
-// OnPacketEncode has the last word on what mochi writes.
-func (h *Hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet {
+func (h *Hook) encode(cl *mqtt.Client, pk *packets.Packet) {
 	switch pk.FixedHeader.Type {
 	case packets.Publish:
 		c := h.conn(cl)
 		switch {
 		case c == nil:
-		case c.leftOut(&pk):
-			return hold()
+		case c.leftOut(pk):
+			hold(pk)
 		case pk.ProtocolVersion == 5:
-			return c.ordinary(pk)
+			c.ordinary(pk)
 		}
-		return pk
+		return
 	case packets.Connack:
 		if cl.Properties.ProtocolVersion == 5 && pk.ReasonCode == packets.CodeSuccess.Code {
 			announce(&pk.Properties, h.server.Options.Capabilities)
 		}
-		return pk
+		return
 	case packets.Suback, packets.Unsuback:
 		pk.Properties.User = nil // they were the client's
 	case packets.Puback, packets.Pubrec, packets.Pubrel, packets.Pubcomp:
@@ -73,38 +78,38 @@ func (h *Hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet
 			}
 			if pk.Connect.Keepalive != 0 { // sent again; see outbound
 				pk.PacketID = pk.Connect.Keepalive
-				return pk
+				return
 			}
 		}
 		if pk.ReasonCode < packets.ErrUnspecifiedError.Code {
 			pk.Properties.ReasonString = ""
 		}
 	default:
-		return pk
+		return
 	}
 	if c := h.conn(cl); c != nil {
-		if pk.FixedHeader.Type == packets.Pubrel && c.leftOut(&pk) {
-			return hold()
+		if pk.FixedHeader.Type == packets.Pubrel && c.leftOut(pk) {
+			hold(pk)
+			return
 		}
-		c.outbound(&pk)
+		c.outbound(pk)
 	}
-	return pk
 }
 
 // ordinary is the last that is done to an ordinary message for an MQTT 5 client.
-func (c *conn) ordinary(pk packets.Packet) packets.Packet {
+func (c *conn) ordinary(pk *packets.Packet) {
 	switch {
 	case pk.FixedHeader.Qos == 0:
 	case tooLarge(c.client, pk): // mochi does not write it, and would try so at each connection
 		c.discard(pk.PacketID)
 		c.flow.wrote()
-		return pk
-	case c.window != nil && !c.admit(&pk):
+		return
+	case c.window != nil && !c.admit(pk):
 		c.flow.wrote()
-		return hold()
+		hold(pk)
+		return
 	}
-	c.aliases.shorten(c, &pk)
-	return pk
+	c.aliases.shorten(c, pk)
 }
 
 // announce says in the CONNACK what the server can and mochi keeps to itself.

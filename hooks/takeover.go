@@ -239,11 +239,15 @@ func (c *conn) sendNow(pk packets.Packet) {
 	_ = c.client.WritePacket(pk)
 }
 
-func tooLarge(cl *mqtt.Client, pk packets.Packet) bool {
+func tooLarge(cl *mqtt.Client, pk *packets.Packet) bool {
 	limit := cl.Properties.Props.MaximumPacketSize
 	if limit == 0 || int(limit) > len(pk.Payload)+len(pk.TopicName)+4096 && len(pk.Properties.User) == 0 && len(pk.Properties.CorrelationData) == 0 {
 		return false
 	}
+	return encodedTooLarge(cl, *pk, limit)
+}
+
+func encodedTooLarge(cl *mqtt.Client, pk packets.Packet, limit uint32) bool {
 	var buf bytes.Buffer
 	pk.ProtocolVersion = cl.Properties.ProtocolVersion
 	pk.Mods.AllowResponseInfo = true

@@ -145,7 +145,7 @@ func (c *conn) giveOut() {
 			if _, twice := w.placed[p.id]; !ok || twice {
 				continue
 			}
-			if tooLarge(c.client, pk) { // of the session's last client it was not
+			if tooLarge(c.client, &pk) { // of the session's last client it was not
 				c.discard(p.id)
 				continue
 			}
@@ -177,12 +177,12 @@ func (c *conn) discard(id uint16) {
 	}
 }
 
-// hold takes the place of a packet that is not to be sent yet. mochi has no way to
+// hold puts another in the place of a packet that is not to be sent yet. mochi has no way to
 // leave a packet out: an error ends a resend with its connection, and leaves what
 // is buffered before it unsent. So it writes a packet that no server ever sends,
 // and quietConn drops that.
-func hold() packets.Packet {
-	return packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pingreq}}
+func hold(pk *packets.Packet) {
+	*pk = packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pingreq}}
 }
 
 // quietConn is a connection to a client that is never asked for a PINGRESP.

@@ -109,7 +109,8 @@ func TestWindowOfWhatExpires(t *testing.T) {
 // stands, and nothing else is, though it holds the same bytes.
 func TestQuietConn(t *testing.T) {
 	var held, publish bytes.Buffer
-	pk := hold()
+	var pk packets.Packet
+	hold(&pk)
 	if err := pk.PingreqEncode(&held); err != nil {
 		t.Fatal(err)
 	}
