@@ -52,7 +52,7 @@ func newStore(t *testing.T) *store {
 
 func (s *store) open() {
 	var err error
-	s.Outbox, err = outbox.New(outbox.Options{Open: func(bool) (outbox.Engine, error) { return s.engine, nil }})
+	s.Outbox, err = outbox.New(outbox.Options{Gathering: -1, Open: func(bool) (outbox.Engine, error) { return s.engine, nil }})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"slices"
+	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 )
@@ -125,21 +126,39 @@ func size(b *delivery.Batch) int {
 	return n
 }
 
+// early is how long it is too early to write what is queued. mu is held.
+func (o *Outbox) early() time.Duration {
+	if o.closing || len(o.queue) == 0 || len(o.queue) >= o.opts.MaxGroup || slices.ContainsFunc(o.queue, (*commit).urgent) {
+		return 0
+	}
+	return o.opts.Gathering - time.Since(o.began)
+}
+
 // next takes from the queue what may share a write, and waits for something to
 // be there. nil: the outbox is closing and the queue is empty.
 func (o *Outbox) next() *group {
 	for {
 		o.mu.Lock()
-		if g := o.form(); g != nil {
-			o.mu.Unlock()
-			return g
+		early := o.early()
+		if early <= 0 {
+			if g := o.form(); g != nil {
+				o.mu.Unlock()
+				o.began = time.Now()
+				return g
+			}
 		}
 		closing := o.closing
 		o.mu.Unlock()
 		if closing {
 			return nil
 		}
-		<-o.wake
+		if early > 0 {
+			o.gather.Reset(early)
+		}
+		select {
+		case <-o.wake:
+		case <-o.gather.C:
+		}
 	}
 }
 

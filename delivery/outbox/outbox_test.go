@@ -209,3 +209,34 @@ func TestReadsOnAFullDisk(t *testing.T) {
 		}
 	})
 }
+
+// TestGathering: what nobody waits for shares a write with what comes a little later,
+// and goes with an acceptance, or what waits for it, at once.
+func TestGathering(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOutbox(t, outbox.Options{Open: memory.Open, Gathering: time.Second, GuardInterval: time.Hour})
+		writes := func(want uint64, when string) {
+			t.Helper()
+			synctest.Wait()
+			if got := o.Stats().Writes; got != want {
+				t.Fatalf("%s: %d writes, want %d", when, got, want)
+			}
+		}
+		o.Commit(finish(1), nil)
+		writes(1, "the first")
+		o.Commit(finish(2), nil)
+		o.Commit(finish(3), nil)
+		writes(1, "too early")
+		time.Sleep(time.Second)
+		writes(2, "a second after the first")
+		o.Commit(finish(4), nil)
+		writes(2, "too early again")
+		o.Commit(accept(5), nil)
+		writes(3, "with an acceptance")
+		o.Commit(finish(5), nil)
+		o.Commit(&delivery.Batch{}, nil)
+		writes(4, "with a fence")
+		time.Sleep(time.Hour)
+		writes(4, "later")
+	})
+}
