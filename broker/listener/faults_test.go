@@ -44,7 +44,7 @@ func TestReaderThatStops(t *testing.T) {
 		s, addr := plain(t, nil)
 		c := deaf(t, addr)
 		ended := make(chan struct{})
-		go func() { defer close(ended); flood(s, 200) }()
+		go func() { defer close(ended); flood(s, 400) }()
 		select {
 		case <-ended:
 			t.Error("mochi does not wait for the reader: our sender can go")
