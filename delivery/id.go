@@ -19,7 +19,7 @@ func NewID(seq Seq) string {
 	milliseconds, within := uint64(seq)/1e6, uint64(seq)%1e6
 	var id uuid.UUID
 	binary.BigEndian.PutUint64(id[:8], milliseconds<<16|7<<12|within>>8)
-	random := rand.Uint64() >> 10 //nolint:gosec // seq makes it unique in this store; this, most likely, elsewhere
+	random := rand.Uint64() >> 10 // seq makes it unique in this store; this, most likely, elsewhere
 	binary.BigEndian.PutUint64(id[8:], 2<<62|within&0xff<<54|random)
 	return id.String()
 }
