@@ -48,6 +48,18 @@ func TestNoAck(t *testing.T) {
 	})
 }
 
+// TestContentIsCheckedWithItsID: a push has the ID in it, whoever makes it.
+func TestContentIsCheckedWithItsID(t *testing.T) {
+	opts, length := options(), 0
+	opts.CheckContent = func(n *delivery.Notification) error { length = len(n.ID); return nil }
+	inWorldWith(t, opts, func(w *world) {
+		w.known("d", "aa")
+		if n := w.accept(delivery.Request{}); length != len(n.ID) {
+			t.Errorf("checked with an ID of %d bytes, and got %s", length, n.ID)
+		}
+	})
+}
+
 func TestOffline(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.known("d", "aa")
