@@ -74,9 +74,7 @@ func serveMochi(t *testing.T, hooks ...mqtt.Hook) (address string, server *mqtt.
 }
 
 func closeMochi(server *mqtt.Server) {
-	for len(server.Clients.GetByListener("tcp")) > 0 { // its Close can hang while clients leave
-		time.Sleep(time.Millisecond)
-	}
+	server.Listeners.ClientsWg.Wait() // Close and a client that leaves can block each other
 	_ = server.Close()
 }
 

@@ -78,7 +78,10 @@ func plain(t testing.TB, h *hook) (*mqtt.Server, string) {
 	t.Helper()
 	l := listeners.NewTCP(listeners.Config{ID: "plain", Address: "127.0.0.1:0"})
 	s := newServer(t, h, l)
-	t.Cleanup(func() { _ = s.Close() })
+	t.Cleanup(func() {
+		s.Listeners.ClientsWg.Wait() // Close and a client that comes or goes can block each other
+		_ = s.Close()
+	})
 	return s, l.Address()
 }
 
