@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ func TestMain(m *testing.M) {
 // site is a mochi server with the hook, on a core in memory.
 type site struct {
 	*testing.T
+	store   *store
 	core    *delivery.Core
 	hook    *hooks.Hook
 	server  *mqtt.Server
@@ -48,10 +50,11 @@ func newSite(t *testing.T, change ...func(*hooks.Options)) *site {
 	out, err := outbox.New(outbox.Options{Open: memory.Open})
 	must(t, err)
 	log := slog.New(slog.DiscardHandler)
-	s := &site{T: t, core: delivery.New(delivery.Options{
+	s := &site{T: t, store: &store{Outbox: out, tried: make(chan struct{})}}
+	s.core = delivery.New(delivery.Options{
 		Windows: delivery.Windows{Ack: 3 * time.Second, Fallback: 10 * time.Second}, Ack: delivery.AckReceived,
 		TTL: time.Hour, MaxOutstanding: 1000, MaxInflight: 16, ForgetDeviceAfter: time.Hour,
-	}, out, nil, log)}
+	}, s.store, nil, log)
 	must(t, s.core.Start())
 	s.server = mqtt.New(&mqtt.Options{Logger: log})
 	opts := hooks.Options{TopicPrefix: "heartline", MaxKeepalive: 5 * time.Minute, WriteTimeout: 10 * time.Second, MaxWaiting: 1024}
@@ -72,6 +75,50 @@ func newSite(t *testing.T, change ...func(*hooks.Options)) *site {
 		must(t, out.Close())
 	})
 	return s
+}
+
+// store can be one that is being opened anew, which nothing can be read from.
+type store struct {
+	delivery.Outbox
+	unreadable atomic.Bool
+	tried      chan struct{} // to read it meanwhile
+}
+
+func (s *store) readable() error {
+	if s.unreadable.Load() {
+		select {
+		case s.tried <- struct{}{}:
+		default:
+		}
+		return fmt.Errorf("%w: opened anew", delivery.ErrUnavailable)
+	}
+	return nil
+}
+
+func (s *store) Notification(seq delivery.Seq) (*delivery.Notification, error) {
+	if err := s.readable(); err != nil {
+		return nil, err
+	}
+	return s.Outbox.Notification(seq)
+}
+
+func (s *store) Data(seq delivery.Seq) (json.RawMessage, error) {
+	if err := s.readable(); err != nil {
+		return nil, err
+	}
+	return s.Outbox.Data(seq)
+}
+
+// triedToRead waits until the store, which cannot be read, has been asked n times.
+func (s *site) triedToRead(n int) {
+	s.Helper()
+	for range n {
+		select {
+		case <-s.store.tried:
+		case <-time.After(20 * time.Second):
+			s.Fatal("nothing was read")
+		}
+	}
 }
 
 func (s *site) connect(version byte, o rawmqtt.Connect) *rawmqtt.Client {

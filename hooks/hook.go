@@ -69,6 +69,7 @@ type Hook struct {
 	successors sync.Map      // client identifier → *conn that is taking a session over
 	loads      sync.Map      // *mqtt.Client → *load, of sessions with something in flight
 	workers    workers
+	stalled    stalled
 	ctx        context.Context
 	cancel     context.CancelFunc
 }
@@ -80,6 +81,7 @@ func New(server *mqtt.Server, core *delivery.Core, opts Options, log *slog.Logge
 	h.order.Store(uint64(now.UnixNano())) // after all that a store has kept
 	h.since = now.Unix()
 	h.ctx, h.cancel = context.WithCancel(context.Background())
+	h.stalled.hook = h
 	return h
 }
 

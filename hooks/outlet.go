@@ -3,6 +3,7 @@ package hooks
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -81,15 +82,19 @@ func (o *outlet) uncork() (start bool) {
 	return o.start()
 }
 
-// take gives the draining goroutine what there is; nothing ends it.
-func (o *outlet) take(reuse []item) []item {
+// take gives the draining goroutine what there is; nothing ends it. What it holds
+// is then back in the queue, which nobody else drains meanwhile.
+func (o *outlet) take(reuse, held []item) []item {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	taken := o.items
 	o.items = reuse[:0]
 	if len(taken) == 0 {
-		o.busy = false
+		o.busy = len(held) > 0 && !o.closed
 		o.items = nil // idle connections hold no queue
+		if o.busy {
+			o.items = held
+		}
 	}
 	return taken
 }
@@ -116,10 +121,13 @@ func (c *conn) drain() {
 			buffers.Put(buf)
 		}
 	}()
-	var reuse []item
+	var reuse, held []item
 	for {
-		taken := c.outlet.take(reuse)
+		taken := c.outlet.take(reuse, held)
 		if len(taken) == 0 {
+			if len(held) > 0 {
+				c.hook.stalled.add(c)
+			}
 			return
 		}
 		var written []delivery.Ref
@@ -128,16 +136,24 @@ func (c *conn) drain() {
 			switch {
 			case it.ack != nil:
 				c.encodeAck(buf, it.ack)
-			case it.stop == nil:
-				if ref, ok := c.encodePublication(buf, it.pub); ok {
-					written = append(written, ref)
+			case it.stop != nil:
+			case len(held) > 0: // order
+				held = c.hold(held, it)
+			default:
+				switch err := c.encodePublication(buf, it.pub); {
+				case err == nil:
+					written = append(written, it.pub.Ref)
+				case errors.Is(err, delivery.ErrUnavailable):
+					held = c.hold(held, it)
+				default: // at once, and for itself alone
+					c.unsent(it, err.Error())
 				}
 			}
 			if buf.Len() < flushAt && i < len(taken)-1 && it.stop == nil {
 				continue
 			}
 			if err := c.write(buf.Bytes()); err != nil {
-				c.failed(written, taken[i+1:], err)
+				c.failed(written, append(held, taken[i+1:]...), err)
 				return
 			}
 			buf.Reset()
@@ -149,6 +165,25 @@ func (c *conn) drain() {
 		clear(taken)
 		reuse = taken
 	}
+}
+
+// hold keeps a publication that the store cannot tell the content of now, or that
+// comes after one: those that follow do not overtake it. Of several copies the last
+// is kept, in the place of the first.
+func (c *conn) hold(held []item, it *item) []item {
+	i := slices.IndexFunc(held, func(h item) bool { return h.pub.Seq == it.pub.Seq && h.pub.Message == it.pub.Message })
+	if i < 0 {
+		return append(held, *it)
+	}
+	c.unsent(&held[i], "another copy follows")
+	held[i] = *it
+	return held
+}
+
+// unsent says to the core that a publication is not sent.
+func (c *conn) unsent(it *item, why string) {
+	it.pub.Nacked("not sent: " + why)
+	c.vacate()
 }
 
 // failed ends a connection whose write did not go through: what was to go out

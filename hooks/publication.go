@@ -40,31 +40,26 @@ func (p *publication) recycle() {
 	publications.Put(p)
 }
 
-// encodePublication appends a PUBLISH. What cannot be sent is refused to the core,
-// at once and for itself alone.
-func (c *conn) encodePublication(buf *bytes.Buffer, pub delivery.Publication) (delivery.Ref, bool) {
+// encodePublication appends a PUBLISH, or says why this one cannot be sent.
+func (c *conn) encodePublication(buf *bytes.Buffer, pub delivery.Publication) error {
 	p := publications.Get().(*publication)
 	defer p.recycle()
 	err := c.prepare(p, pub)
 	if err == nil {
 		p.packetID, err = c.claimID(pub.Ref)
 	}
-	if err == nil {
-		before := buf.Len()
-		buf.Write(p.append(buf.AvailableBuffer(), c.client.Properties.ProtocolVersion))
-		// [MQTT-3.1.2-24] never more than the client's Maximum Packet Size.
-		if size, limit := buf.Len()-before, c.client.Properties.Props.MaximumPacketSize; limit > 0 && uint32(size) > limit {
-			err = fmt.Errorf("%d bytes are more than the client's Maximum Packet Size of %d", size, limit)
-			buf.Truncate(before)
-			c.releaseID(p.packetID)
-		}
-	}
 	if err != nil {
-		pub.Nacked("not sent: " + err.Error())
-		c.vacate()
-		return pub.Ref, false
+		return err
 	}
-	return pub.Ref, true
+	before := buf.Len()
+	buf.Write(p.append(buf.AvailableBuffer(), c.client.Properties.ProtocolVersion))
+	// [MQTT-3.1.2-24] never more than the client's Maximum Packet Size.
+	if size, limit := buf.Len()-before, c.client.Properties.Props.MaximumPacketSize; limit > 0 && uint32(size) > limit {
+		buf.Truncate(before)
+		c.releaseID(p.packetID)
+		return fmt.Errorf("%d bytes are more than the client's Maximum Packet Size of %d", size, limit)
+	}
+	return nil
 }
 
 // prepare fills in all but the packet identifier.

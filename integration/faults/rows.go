@@ -476,7 +476,7 @@ func readOnly(w *World, size int, _ bool) error {
 		return err
 	}
 	w.Heartbeats(time.Second)
-	w.Connect(devices[:30]...)
+	w.Connect(devices[:15]...)
 	load := w.Load(0, 100, nil)
 	for i := range 3 {
 		if err := w.Reach(size / 8); err != nil {
@@ -485,6 +485,7 @@ func readOnly(w *World, size int, _ bool) error {
 		if err := w.Program.Tell(w.ctx, "read-only 1"); err != nil {
 			return err
 		}
+		w.Connect(devices[15+5*i : 20+5*i]...)
 		if err := until(w.ctx, "the disk is read-only and nothing is refused", func() (bool, error) {
 			status, _, err := w.Call(http.MethodGet, "/readyz", "")
 			return load.Refused() > 0 && status == http.StatusServiceUnavailable, err
