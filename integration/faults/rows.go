@@ -425,12 +425,8 @@ func diskFull(w *World, size int, _ bool) error {
 		if err := fill(ballast, leave); err != nil {
 			return err
 		}
-		refused := load.Refused()
-		for deadline := time.Now().Add(patience); load.Refused() == refused; {
-			if time.Now().After(deadline) {
-				return errors.New("the disk is full and nothing is refused")
-			}
-			pause(w, 10*time.Millisecond)
+		if err := w.refuses(fmt.Sprintf("full%d", i), devices[0].Account); err != nil {
+			return err
 		}
 		pause(w, time.Duration(i)*3*time.Second) // at first freed at once, then after the commit timeout
 		if err := os.Remove(ballast); err != nil {
@@ -486,12 +482,6 @@ func readOnly(w *World, size int, _ bool) error {
 			return err
 		}
 		w.Connect(devices[15+5*i : 20+5*i]...)
-		if err := until(w.ctx, "the disk is read-only and nothing is refused", func() (bool, error) {
-			status, _, err := w.Call(http.MethodGet, "/readyz", "")
-			return load.Refused() > 0 && status == http.StatusServiceUnavailable, err
-		}); err != nil {
-			return err
-		}
 		if err := w.refuses(fmt.Sprintf("ro%d", i), devices[0].Account); err != nil {
 			return err
 		}
@@ -517,8 +507,16 @@ func readOnly(w *World, size int, _ bool) error {
 	return w.Drain(2 * time.Minute)
 }
 
-// refuses asks for a notification both ways, and has to get a no.
+// refuses waits until the program says that it is not ready, asks for a notification
+// both ways, and has to get a no. The load may get no answer at all: in front of what
+// is refused may be what is in doubt until the store works again.
 func (w *World) refuses(id, account string) error {
+	if err := until(w.ctx, "the store takes no changes, and /readyz says that all is well", func() (bool, error) {
+		status, _, err := w.Call(http.MethodGet, "/readyz", "")
+		return status == http.StatusServiceUnavailable, err
+	}); err != nil {
+		return err
+	}
 	it := item{id: id, account: account}
 	status, body, err := w.Call(http.MethodPost, "/v1/notifications", string(it.body(true)))
 	if err == nil && status != http.StatusServiceUnavailable {

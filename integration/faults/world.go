@@ -270,14 +270,6 @@ func (l *Load) Stop() error {
 	return l.Wait()
 }
 
-// Refused is how often the program said: not now.
-func (l *Load) Refused() (n int64) {
-	for _, b := range l.backends {
-		n += b.Refused.Load()
-	}
-	return n
-}
-
 func (w *World) fail(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
