@@ -123,7 +123,7 @@ func (r *rig) measure(n, rounds int, profiles string) error {
 		return err
 	}
 	fmt.Fprintf(os.Stdout, "%d cores, %s, %s; %d notifications in %d rounds, %d at a time\n\n", runtime.NumCPU(), runtime.Version(), time.Now().Format("2006-01-02"), n, rounds, concurrency)
-	fmt.Fprintf(os.Stdout, "%-6s %-18s %-18s %-7s %-18s %-18s %-16s %s\n", "round", "heartline push/s", "bare apns2 push/s", "ratio", "heartline CPU/push", "bare CPU/push", "p99 ack, calm", "p99 ack, storm")
+	fmt.Fprintf(os.Stdout, "%-6s %-18s %-18s %-7s %-18s %-18s %-16s %-16s %s\n", "round", "heartline push/s", "bare apns2 push/s", "ratio", "heartline CPU/push", "bare CPU/push", "p99 ack, calm", "p99 ack, bare", "p99 ack, storm")
 	perPush := func(p period) time.Duration { return (p.cpu / time.Duration(part)).Round(100 * time.Nanosecond) }
 	var ratios, acks, cpus []float64
 	for round := range rounds {
@@ -142,7 +142,7 @@ func (r *rig) measure(n, rounds int, profiles string) error {
 		ours, theirs := float64(part)/storm.took.Seconds(), float64(part)/bare.took.Seconds()
 		ratios, acks = append(ratios, ours/theirs), append(acks, storm.p99.Seconds()/calm.p99.Seconds())
 		cpus = append(cpus, storm.cpu.Seconds()/bare.cpu.Seconds())
-		fmt.Fprintf(os.Stdout, "%-6d %-18.0f %-18.0f %-7.2f %-18s %-18s %-16s %s\n", round+1, ours, theirs, ours/theirs, perPush(storm), perPush(bare), calm.p99.Round(10*time.Microsecond), storm.p99.Round(10*time.Microsecond))
+		fmt.Fprintf(os.Stdout, "%-6d %-18.0f %-18.0f %-7.2f %-18s %-18s %-16s %-16s %s\n", round+1, ours, theirs, ours/theirs, perPush(storm), perPush(bare), calm.p99.Round(10*time.Microsecond), bare.p99.Round(10*time.Microsecond), storm.p99.Round(10*time.Microsecond))
 	}
 	close(stop)
 	online.Wait()
