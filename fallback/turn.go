@@ -15,7 +15,7 @@ import (
 // everything else in the program from running, acks over the channel among it.
 type turns chan struct{}
 
-func newTurns() turns { return make(turns, 2*runtime.GOMAXPROCS(0)) }
+func newTurns() turns { return make(turns, runtime.GOMAXPROCS(0)) }
 
 // maxTurn is how long to wait for a turn: a connection that takes nothing holds
 // the others up no longer than that.
