@@ -534,7 +534,7 @@ func TestFlappingApp(t *testing.T) {
 		events.until("message_received", id)
 	}
 	var notifications, messages []string
-	for i := range d.stdout.len() {
+	for i := 0; len(messages) < len(want) || i < d.stdout.len(); i++ {
 		line, _, err := d.stdout.find(i, func(string) bool { return true })
 		if err != nil {
 			t.Fatal(err)
