@@ -161,22 +161,42 @@ func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt
 		c.commitPending() // a new device before its first notification
 	}
 	c.out.Commit(acceptance(n, r.Data), func(err error) {
-		c.mu.Lock()
-		for _, d := range targets {
-			d.reserved--
-		}
-		if err == nil {
-			c.begin(n, targets, expires)
-		}
-		c.pending.idle = append(c.pending.idle, a)
-		c.settle()
-		c.mu.Unlock()
-		if err != nil {
-			err = fmt.Errorf("accept notification %s: %w", n.ID, err)
-		}
-		done(Receipt{Notification: n}, err)
+		c.outcomes.put(outcome{account: a, notification: n, targets: targets, expires: expires, err: err, done: done})
 	})
 	return nil
+}
+
+// outcome is what has become of an acceptance.
+type outcome struct {
+	account      *account
+	notification *Notification
+	targets      []*device
+	expires      int64
+	err          error // nil: it is durable
+	done         func(Receipt, error)
+}
+
+func (c *Core) accepted(os []outcome) {
+	c.mu.Lock()
+	for i := range os {
+		o := &os[i]
+		for _, d := range o.targets {
+			d.reserved--
+		}
+		if o.err == nil {
+			c.begin(o.notification, o.targets, o.expires)
+		}
+		c.pending.idle = append(c.pending.idle, o.account)
+	}
+	c.settle()
+	c.mu.Unlock()
+	for i := range os {
+		o := &os[i]
+		if o.err != nil {
+			o.err = fmt.Errorf("accept notification %s: %w", o.notification.ID, o.err)
+		}
+		o.done(Receipt{Notification: o.notification}, o.err)
+	}
 }
 
 // acceptance is a batch with the room for its one notification beside it.

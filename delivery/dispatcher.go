@@ -52,7 +52,9 @@ type Core struct {
 	stopped   bool
 
 	observers observers
-	answers   answers
+	outcomes  inbox[outcome]   // of acceptances
+	recorded  inbox[*delivery] // whose push may begin
+	answers   inbox[answer]    // of notification servers
 
 	kick   chan struct{} // the earliest deadline, or the linger, may have come nearer
 	quit   chan struct{}
@@ -84,6 +86,7 @@ func New(opts Options, out Outbox, pusher Pusher, log *slog.Logger) *Core {
 		kick: make(chan struct{}, 1), quit: make(chan struct{}),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	out.OnTold(c.told)
 	return c
 }
 
@@ -336,6 +339,12 @@ func (c *Core) commitPending() {
 			}
 			c.mu.Unlock()
 		}
-		c.startPushes(pushes)
+		c.recorded.put(pushes...)
 	})
+}
+
+// told deals with what the outbox has told of one write.
+func (c *Core) told() {
+	c.outcomes.attend(c.accepted)
+	c.recorded.attend(c.startPushes)
 }

@@ -23,6 +23,11 @@ type Outbox interface {
 	// empty batch is refused, too, while the store fails: it only asks whether all
 	// before it is in.
 	Commit(b *Batch, done func(error))
+
+	// OnTold has fn called whenever the done functions of all that shared a write,
+	// or a refusal, have been called, on the goroutine that called them. What
+	// follows from them can then be done together. It replaces the fn before.
+	OnTold(fn func())
 }
 
 // Reader is what is asked of a store. Reads see every batch whose done has been

@@ -3,34 +3,26 @@ package delivery
 import (
 	"context"
 	"errors"
-	"slices"
-	"sync"
 )
 
-// together is how many pushes are begun, or answers taken, with the mutex held
-// once: in a storm of them hundreds would otherwise queue for it, and acks behind
-// them.
-const together = 64
-
 // startPushes asks the notification server, now that the requests are on record.
-// It runs on the outbox's goroutine, without the mutex.
 func (c *Core) startPushes(ds []*delivery) {
-	for part := range slices.Chunk(ds, together) {
-		begun := make([]asked, 0, len(part))
-		c.mu.Lock()
-		for _, d := range part {
-			if a, ok := c.startPush(d); ok {
-				begun = append(begun, a)
+	begun := make([]asked, 0, len(ds))
+	c.mu.Lock()
+	for _, d := range ds {
+		if a, ok := c.startPush(d); ok {
+			begun = append(begun, a)
+		}
+	}
+	c.settle()
+	c.mu.Unlock()
+	for _, a := range begun {
+		c.pusher.Push(a.ctx, a.push, func(r PushResult) {
+			a.cancel()
+			if c.answers.put(answer{d: a.d, token: a.push.Token, result: r}) {
+				c.answers.attend(c.answered)
 			}
-		}
-		c.settle()
-		c.mu.Unlock()
-		for _, a := range begun {
-			c.pusher.Push(a.ctx, a.push, func(r PushResult) {
-				a.cancel()
-				c.answered(answer{d: a.d, token: a.push.Token, result: r})
-			})
-		}
+		})
 	}
 }
 
@@ -69,42 +61,14 @@ type answer struct {
 	result PushResult
 }
 
-// answers is a queue that whoever finds it unattended attends to.
-type answers struct {
-	mu       sync.Mutex
-	queue    []answer
-	attended bool
-}
-
-// answered takes an answer, and those that come meanwhile.
-func (c *Core) answered(a answer) {
-	q := &c.answers
-	q.mu.Lock()
-	q.queue = append(q.queue, a)
-	if q.attended {
-		q.mu.Unlock()
-		return
+func (c *Core) answered(as []answer) {
+	c.mu.Lock()
+	for i := range as {
+		c.pushed(as[i].d, as[i].token, as[i].result)
 	}
-	q.attended = true
-	for len(q.queue) > 0 {
-		queue := q.queue
-		q.queue = nil
-		q.mu.Unlock()
-		for part := range slices.Chunk(queue, together) {
-			c.mu.Lock()
-			for i := range part {
-				c.pushed(part[i].d, part[i].token, part[i].result)
-			}
-			c.settle()
-			c.mu.Unlock()
-		}
-		for range queue {
-			c.pushes.Done()
-		}
-		q.mu.Lock()
-	}
-	q.attended = false
-	q.mu.Unlock()
+	c.settle()
+	c.mu.Unlock()
+	c.pushes.Add(-len(as))
 }
 
 func (d *delivery) withdrawPush() {

@@ -12,7 +12,8 @@
 // Four goroutines live from New to Close. The committer takes all that callers
 // have queued, applies it as one batch and hands the outcome on; where nobody waits
 // for it, it lets more come first (Options.Gathering). The teller calls
-// the done functions, in order, while the committer is already at the next batch.
+// the done functions, in order, and after those of a write whoever asked for that
+// (OnTold), while the committer is already at the next batch.
 // The guard looks at the free space. The housekeeper prunes and audits. A timer
 // watches each Apply; when it is overdue, its goroutine refuses what can be
 // refused and abandons the engine.

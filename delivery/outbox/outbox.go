@@ -186,7 +186,7 @@ func (o *Outbox) Commit(b *delivery.Batch, done func(error)) {
 	switch err := o.refusal(); {
 	case o.closing:
 		// Not from here: the caller may hold what done takes.
-		go done(fmt.Errorf("commit after close: %w", delivery.ErrStopped))
+		go o.teller.call(outcome{[]*commit{c}, fmt.Errorf("commit after close: %w", delivery.ErrStopped)})
 		return
 	case c.accepts() && err != nil:
 		o.refuse(c, err)
@@ -199,6 +199,9 @@ func (o *Outbox) Commit(b *delivery.Batch, done func(error)) {
 	o.queuedBytes += c.bytes
 	o.signal()
 }
+
+// OnTold implements delivery.Outbox.
+func (o *Outbox) OnTold(fn func()) { o.teller.then.Store(&fn) }
 
 // refusal says why an acceptance cannot be taken now; nil: it can. mu is held.
 func (o *Outbox) refusal() error {
@@ -312,6 +315,7 @@ type teller struct {
 	told    sync.Cond
 	waiting []outcome
 	ending  bool
+	then    atomic.Pointer[func()]
 	running sync.WaitGroup
 }
 
@@ -346,10 +350,17 @@ func (t *teller) run() {
 		t.waiting = nil
 		t.mu.Unlock()
 		for _, w := range waiting {
-			for _, c := range w.commits {
-				c.done(w.err)
-			}
+			t.call(w)
 		}
+	}
+}
+
+func (t *teller) call(w outcome) {
+	for _, c := range w.commits {
+		c.done(w.err)
+	}
+	if then := t.then.Load(); then != nil {
+		(*then)()
 	}
 }
 

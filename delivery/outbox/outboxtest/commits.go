@@ -1,6 +1,7 @@
 package outboxtest
 
 import (
+	"sync/atomic"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -20,6 +21,10 @@ func RunCommits[O delivery.Outbox](t *testing.T, open func(t *testing.T) O, end 
 			}
 		}()
 		m := newModel()
+		var called atomic.Int64 // done functions
+		all := int64(0)
+		told := make(chan int64, 100)
+		o.OnTold(func() { told <- called.Load() })
 		next := uint64(10)
 		for range rapid.IntRange(1, 4).Draw(rt, "bursts") {
 			n := rapid.IntRange(1, 12).Draw(rt, "burst")
@@ -34,6 +39,7 @@ func RunCommits[O delivery.Outbox](t *testing.T, open func(t *testing.T) O, end 
 					if err != nil {
 						t.Errorf("commit: %v", err)
 					}
+					called.Add(1)
 					done <- i
 				})
 			}
@@ -41,6 +47,8 @@ func RunCommits[O delivery.Outbox](t *testing.T, open func(t *testing.T) O, end 
 				if got := <-done; got != i {
 					rt.Fatalf("done of commit %d came at place %d", got, i)
 				}
+			}
+			for all += int64(n); <-told < all; { // after the last of them, too
 			}
 			if got, want := look(rt, o), m.picture(); show(got) != show(want) {
 				rt.Fatalf("the store has\n%s\nand the model\n%s", indent(got), indent(want))
