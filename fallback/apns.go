@@ -89,6 +89,7 @@ type apnsApp struct {
 	client   *apns2.Client
 	pool     *pool
 	turns    turns
+	looker   looker
 	token    *providerToken // nil: a certificate is used
 	expires  time.Time      // of the certificate
 	warnNext atomic.Int64   // when to warn of the expiry again, Unix seconds
@@ -310,6 +311,7 @@ func (a *APNs) Concurrency(app App) int {
 func (a *APNs) Close() error {
 	for _, x := range a.apps {
 		x.pool.close()
+		x.looker.close()
 	}
 	return nil
 }

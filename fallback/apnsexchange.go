@@ -68,6 +68,7 @@ type exchangeKey struct{}
 func (x *apnsApp) exchange(ctx context.Context, q *apns2.Notification, e *exchange) error {
 	ctx, end := x.turns.take(context.WithValue(ctx, exchangeKey{}, e))
 	defer end()
+	x.looker.look()
 	q.Payload = emptyPayload
 	for try := 1; ; try++ {
 		_, err := x.client.PushWithContext(ctx, q)

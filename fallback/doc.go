@@ -6,7 +6,8 @@
 // who waits), then the Apple side: apns.go (what is asked), apnsexchange.go (one
 // request and its answer), reason.go (every answer Apple can give and the one right
 // reaction), payload.go, apnscredentials.go, providertoken.go, pool.go
-// (connections), turn.go and gather.go (how hundreds at a time get out).
+// (connections), turn.go, look.go and gather.go (how hundreds at a time get out, and
+// nobody else waits for them).
 //
 // # Who runs what
 //

@@ -66,9 +66,9 @@ type poolConn struct {
 	looked   time.Time
 }
 
-// lookEvery is how old the limit of a connection may be. To look takes the lock
+// limitAge is how old the limit of a connection may be. To look takes the lock
 // that every request on it takes. One that is sent too many has them wait.
-const lookEvery = 5 * time.Millisecond
+const limitAge = 5 * time.Millisecond
 
 // look asks how many requests the server allows on c at this moment.
 //
@@ -188,7 +188,7 @@ func (p *pool) release(c *poolConn, valid, serverError bool) {
 			p.retireLocked(c)
 		}
 	}
-	if now := time.Now(); !valid || now.Sub(c.looked) >= lookEvery {
+	if now := time.Now(); !valid || now.Sub(c.looked) >= limitAge {
 		c.look(now)
 		if c.cc.Err() != nil {
 			p.retireLocked(c)
