@@ -160,19 +160,41 @@ func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt
 	if len(c.pending.putDevices) > 0 || len(c.pending.removed) > 0 {
 		c.commitPending() // a new device before its first notification
 	}
-	c.out.Commit(acceptance(n, r.Data), func(err error) {
-		c.outcomes.put(outcome{account: a, notification: n, targets: targets, expires: expires, err: err, done: done})
+	b := acceptance(n, r.Data)
+	deliveries := make([]*delivery, len(targets))
+	for i, dev := range targets {
+		deliveries[i] = &delivery{
+			progress: progress{state: StatePending, ack: n.Ack, fallback: n.Fallback, message: pick(n.HasMessage, MessageHeld, MessageNone)},
+			dev:      dev, seq: n.Seq, expires: expires, collapse: n.CollapseKey,
+		}
+		if dev.presence == nil {
+			c.beginOffline(deliveries[i], n, b)
+		}
+	}
+	c.out.Commit(b, func(err error) {
+		c.outcomes.put(outcome{account: a, notification: n, deliveries: deliveries, begun: b.Events, err: err, done: done})
 	})
 	return nil
+}
+
+// beginOffline takes the first step of a delivery to a device that is offline, and
+// has it recorded with the acceptance: its push leaves a write sooner.
+func (c *Core) beginOffline(d *delivery, n *Notification, b *Batch) {
+	var st step
+	d.progress, st = transition(d.progress, inNoChannel, c.around(d, situation{}))
+	for _, e := range st.events[:st.n] {
+		b.Events = append(b.Events, Event{Seq: d.seq, Number: c.clock.next(), Time: n.AcceptedAt, Kind: e.kind, Device: d.dev.ID, Detail: e.detail})
+	}
+	b.Update = append(b.Update, d.recordNow(c.clock))
 }
 
 // outcome is what has become of an acceptance.
 type outcome struct {
 	account      *account
 	notification *Notification
-	targets      []*device
-	expires      int64
-	err          error // nil: it is durable
+	deliveries   []*delivery
+	begun        []Event // of those to devices that were offline
+	err          error   // nil: it is durable
 	done         func(Receipt, error)
 }
 
@@ -180,11 +202,11 @@ func (c *Core) accepted(os []outcome) {
 	c.mu.Lock()
 	for i := range os {
 		o := &os[i]
-		for _, d := range o.targets {
-			d.reserved--
+		for _, d := range o.deliveries {
+			d.dev.reserved--
 		}
 		if o.err == nil {
-			c.begin(o.notification, o.targets, o.expires)
+			c.begin(o.notification, o.deliveries, o.begun)
 		}
 		c.pending.idle = append(c.pending.idle, o.account)
 	}
@@ -245,15 +267,24 @@ func (c *Core) targets(a *account, names []string) ([]*device, error) {
 const contentAtHand = 64
 
 // begin sets the deliveries of a durable notification on their way.
-func (c *Core) begin(n *Notification, targets []*device, expires int64) {
+func (c *Core) begin(n *Notification, deliveries []*delivery, begun []Event) {
 	c.observers.observe(n.Account, Event{Seq: n.Seq, Number: uint64(n.Seq), Time: n.AcceptedAt, Kind: EventAccepted})
-	for _, dev := range targets {
-		d := &delivery{
-			progress: progress{state: StatePending, ack: n.Ack, fallback: n.Fallback, message: pick(n.HasMessage, MessageHeld, MessageNone)},
-			dev:      dev, seq: n.Seq, expires: expires, collapse: n.CollapseKey,
-		}
+	for _, e := range begun {
+		c.observers.observe(n.Account, e)
+	}
+	for _, d := range deliveries {
+		dev := d.dev
 		full := len(dev.queue) >= c.opts.MaxOutstanding
 		dev.queue = append(dev.queue, d)
+		d.content = n
+		if d.pushUnderway {
+			c.recorded.put(d)
+		}
+		if d.state == StatePending {
+			// Without room it waits no longer than an ack window without progress.
+			d.deadline = c.clock.steady() + int64(c.opts.Windows.Ack)
+		}
+		c.deadlines.schedule(d)
 		if d.collapse != "" {
 			c.supersede(dev, d)
 		}
@@ -261,15 +292,10 @@ func (c *Core) begin(n *Notification, targets []*device, expires int64) {
 		case full:
 			c.apply(d, inCancel, situation{detail: fmt.Sprintf("the device has %d unfinished notifications (delivery.max_outstanding_per_device)", c.opts.MaxOutstanding)})
 		case dev.presence != nil:
-			d.content = n
-			// Without room it waits no longer than an ack window without progress.
-			d.deadline = c.clock.steady() + int64(c.opts.Windows.Ack)
-			c.deadlines.schedule(d)
 			d.makeDue()
 			c.feed(dev)
 		default:
-			d.content = n
-			c.apply(d, inNoChannel, situation{})
+			c.apply(d, inNoChannel, situation{}) // if it was online a moment ago
 		}
 		if !d.pushUnderway && (!d.due || len(dev.queue) > contentAtHand) {
 			d.content = nil

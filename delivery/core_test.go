@@ -72,6 +72,54 @@ func TestOffline(t *testing.T) {
 	})
 }
 
+// TestPushIsRecordedWithTheAcceptance: a push leaves as soon as its notification is
+// on the disk, and a crash at that moment knows of it.
+func TestPushIsRecordedWithTheAcceptance(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "token")
+		synctest.Wait()
+		writes := len(w.store.engine.log)
+		w.apple.hold = true
+		n := w.accept(delivery.Request{})
+		synctest.Wait()
+		if len(w.apple.asked) != 1 {
+			t.Fatalf("%d pushes", len(w.apple.asked))
+		}
+		log := w.store.engine.log[writes:]
+		if len(log) != 1 || len(log[0].Accept) != 1 || len(log[0].Update) != 1 || log[0].Update[0].State != delivery.StatePushing {
+			t.Errorf("written before the push: %+v", log)
+		}
+		w.wantTimeline(n, "accepted, push_requested")
+	})
+}
+
+// TestChannelChangesWhileItIsAccepted: what a device is when its notification has
+// reached the disk counts, not what it was before.
+func TestChannelChangesWhileItIsAccepted(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "token")
+		accept := func(meanwhile func()) *delivery.Notification {
+			release := w.store.hold()
+			accepted := make(chan *delivery.Notification, 1)
+			go func() { accepted <- w.accept(delivery.Request{}) }()
+			synctest.Wait()
+			meanwhile()
+			synctest.Wait()
+			release()
+			return <-accepted
+		}
+		var ch *channel
+		n := accept(func() { ch = w.up("phone", acking) })
+		w.wantTimeline(n, "accepted, push_requested, published, push_retry, received")
+		ch.wantIDs(false, n.ID)
+		if len(w.apple.asked) != 0 {
+			t.Errorf("%d pushes to a device that is there", len(w.apple.asked))
+		}
+		n = accept(func() { ch.presence.Offline("gone") })
+		w.wantTimeline(n, "accepted, push_requested, pushed")
+	})
+}
+
 func TestOfflineWithoutToken(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.known("d", "")

@@ -224,8 +224,7 @@ func (c *Core) wake() {
 // apply runs one transition and everything that follows from it. The caller
 // holds the mutex.
 func (c *Core) apply(d *delivery, in input, s situation) {
-	s.now, s.windows = c.clock.steady(), &c.opts.Windows
-	s.up, s.hasToken = d.dev.presence != nil, d.dev.Push != nil && c.pusher != nil
+	s = c.around(d, s)
 	before := d.progress
 	var st step
 	d.progress, st = transition(d.progress, in, s)
@@ -263,6 +262,13 @@ func (c *Core) apply(d *delivery, in input, s situation) {
 	if st.publish {
 		c.publish(d)
 	}
+}
+
+// around completes the situation of d.
+func (c *Core) around(d *delivery, s situation) situation {
+	s.now, s.windows = c.clock.steady(), &c.opts.Windows
+	s.up, s.hasToken = d.dev.presence != nil, d.dev.Push != nil && c.pusher != nil
+	return s
 }
 
 // record puts a line into the timeline and tells the observers.

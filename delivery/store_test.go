@@ -22,11 +22,15 @@ type store struct {
 type sickly struct {
 	*memory.Engine
 	sick   atomic.Bool
+	gate   atomic.Pointer[chan struct{}] // a write waits until it is closed
 	log    []delivery.Batch
 	synced int // batches of the log that a power cut leaves
 }
 
 func (s *sickly) Apply(b *delivery.Batch) error {
+	if gate := s.gate.Load(); gate != nil {
+		<-*gate
+	}
 	if s.sick.Load() {
 		return errors.New("no room")
 	}
@@ -72,6 +76,13 @@ func (s *store) powerCut(kept int) {
 		}
 	}
 	s.open()
+}
+
+// hold has writes wait until release is called.
+func (s *store) hold() (release func()) {
+	gate := make(chan struct{})
+	s.engine.gate.Store(&gate)
+	return func() { s.engine.gate.Store(nil); close(gate) }
 }
 
 func (s *store) fail(sick bool) { s.engine.sick.Store(sick) }
