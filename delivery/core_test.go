@@ -217,6 +217,20 @@ func TestTakeover(t *testing.T) {
 	})
 }
 
+// TestClosedChannelIsNotBroughtUp: it is late, and another may have come since.
+func TestClosedChannelIsNotBroughtUp(t *testing.T) {
+	inWorld(t, func(w *world) {
+		ch := w.up("phone", acking)
+		late := &channel{w: w, closed: true}
+		if _, err := w.core.Online(delivery.OnlineInfo{Device: "phone", Account: "a", Channel: late}); !errors.Is(err, delivery.ErrChannelClosed) {
+			t.Errorf("got %v", err)
+		}
+		n := w.accept(delivery.Request{})
+		w.wantState(n, delivery.StateAcked)
+		ch.wantIDs(false, n.ID)
+	})
+}
+
 func TestHeartbeatAfterAMissedAck(t *testing.T) {
 	inWorld(t, func(w *world) {
 		ch := w.up("d")

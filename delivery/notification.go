@@ -285,6 +285,8 @@ var (
 	ErrInvalid = errors.New("invalid")
 	// ErrUnavailable: the store does not take changes now; nothing was accepted.
 	ErrUnavailable = errors.New("store unavailable")
+	// ErrChannelClosed: the channel was closed before it could be brought up.
+	ErrChannelClosed = errors.New("channel closed")
 	// ErrStopped: the core has been stopped.
 	ErrStopped = errors.New("stopped")
 )

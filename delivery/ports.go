@@ -79,6 +79,9 @@ type Channel interface {
 	// waiting for the network. An error means that it was not queued and never
 	// will be: the ack window ends at once.
 	Publish(Publication) error
+	// Closed reports whether the connection has ended, or another has its session.
+	// Once true it stays so, and is so before another for the device is brought up.
+	Closed() bool
 }
 
 // Ref tells one packet to a device from all others: what its PUBACK is for. The

@@ -67,13 +67,17 @@ type OnlineInfo struct {
 // Online says that a device's channel has come up: connected, and subscribed at
 // QoS 1 or more to its notifications topic. Everything outstanding is published
 // again, in the order of acceptance. A channel that was up for the device, on
-// another connection, is gone with this.
+// another connection, is gone with this. A channel that is Closed by now is not brought
+// up (ErrChannelClosed): another may be.
 func (c *Core) Online(info OnlineInfo) (*Presence, error) {
 	if info.ReceiveMaximum <= 0 {
 		info.ReceiveMaximum = 65535
 	}
 	p := &Presence{core: c, channel: info.Channel, info: info, since: time.Now(), messages: info.Messages}
 	err := c.withDevice(info.Device, info.Account, func(d *device) error {
+		if info.Channel.Closed() {
+			return ErrChannelClosed
+		}
 		if d.presence != nil {
 			c.lose(d, "session taken over", true)
 		}

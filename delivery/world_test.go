@@ -145,6 +145,7 @@ type channel struct {
 	presence *delivery.Presence
 	acks     bool  // acknowledge at once
 	refuse   error // what Publish answers
+	closed   bool
 	mu       sync.Mutex
 	got      []delivery.Publication
 }
@@ -174,6 +175,8 @@ func (w *world) up(id string, change ...func(*delivery.OnlineInfo, *channel)) *c
 }
 
 func acking(_ *delivery.OnlineInfo, ch *channel) { ch.acks = true }
+
+func (ch *channel) Closed() bool { return ch.closed }
 
 func (ch *channel) Publish(p delivery.Publication) error {
 	if ch.refuse != nil {

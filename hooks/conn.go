@@ -80,6 +80,9 @@ func (c *conn) Publish(p delivery.Publication) error {
 	return err
 }
 
+// Closed implements delivery.Channel.
+func (c *conn) Closed() bool { return c.client.Closed() || c.client.IsTakenOver() }
+
 func (c *conn) send(it item) error {
 	start, err := c.outlet.put(it)
 	if start {
@@ -252,7 +255,10 @@ func (c *conn) online(messages bool) {
 		Device: c.client.ID, Account: c.identity.Account, Channel: c, ReceiveMaximum: c.limits.receiveMaximum,
 		Messages: messages, App: c.app, Keepalive: keepalive, Remote: c.client.Net.Remote,
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, delivery.ErrChannelClosed):
+		return
+	case err != nil:
 		c.hook.log.Error("bring a device's channel up", "device", c.client.ID, "account", c.identity.Account, "error", err)
 		return
 	}

@@ -50,7 +50,7 @@ func newSite(t *testing.T, change ...func(*hooks.Options)) *site {
 	out, err := outbox.New(outbox.Options{Open: memory.Open})
 	must(t, err)
 	log := slog.New(slog.DiscardHandler)
-	s := &site{T: t, store: &store{Outbox: out, tried: make(chan struct{})}}
+	s := &site{T: t, store: &store{Outbox: out, tried: make(chan struct{}), held: make(chan struct{})}}
 	s.core = delivery.New(delivery.Options{
 		Windows: delivery.Windows{Ack: 3 * time.Second, Fallback: 10 * time.Second}, Ack: delivery.AckReceived,
 		TTL: time.Hour, MaxOutstanding: 1000, MaxInflight: 16, ForgetDeviceAfter: time.Hour,
@@ -81,7 +81,17 @@ func newSite(t *testing.T, change ...func(*hooks.Options)) *site {
 type store struct {
 	delivery.Outbox
 	unreadable atomic.Bool
-	tried      chan struct{} // to read it meanwhile
+	tried      chan struct{}                 // to read it meanwhile
+	slow       atomic.Pointer[chan struct{}] // what holds up the next look for a device
+	held       chan struct{}                 // one is held up
+}
+
+func (s *store) Device(id string) (*delivery.Device, error) {
+	if slow := s.slow.Swap(nil); slow != nil {
+		s.held <- struct{}{}
+		<-*slow
+	}
+	return s.Outbox.Device(id)
 }
 
 func (s *store) readable() error {

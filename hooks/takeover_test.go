@@ -2,6 +2,7 @@ package hooks_test
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -203,5 +204,29 @@ func TestLost(t *testing.T) {
 	}
 	if n := s.hook.Connections(); n != 1 || !cl.Closed() {
 		t.Errorf("%d connections, closed: %v", n, cl.Closed())
+	}
+}
+
+// TestLateSubscribeOfTheOldConnection: a SUBSCRIBE that is still being handled when
+// its connection has been taken over does not take the channel from the new one.
+func TestLateSubscribeOfTheOldConnection(t *testing.T) {
+	s := newSite(t)
+	goOn := make(chan struct{})
+	old := s.connect(5, rawmqtt.Connect{ID: "phone", Username: "anna", SessionExpiry: 60})
+	s.store.slow.Store(&goOn)
+	must(t, old.Send(packets.Packet{
+		FixedHeader: packets.FixedHeader{Type: packets.Subscribe, Qos: 1}, PacketID: 1,
+		Filters: packets.Subscriptions{{Filter: topicOf("phone", "notifications"), Qos: 1}},
+	}))
+	<-s.store.held
+
+	dev := s.device(5, rawmqtt.Connect{ID: "phone", Username: "anna", SessionExpiry: 60})
+	close(goOn)
+	for s.hook.Connections() > 1 {
+		runtime.Gosched()
+	}
+	n := s.notify(delivery.Request{Account: "anna"})
+	if p := pseudo(t, next(t, dev)); p.ID != n.ID {
+		t.Errorf("got %s, want %s", p.ID, n.ID)
 	}
 }

@@ -21,6 +21,8 @@ import (
 // obedient is the channel of a device that acknowledges all that it gets.
 type obedient struct{}
 
+func (obedient) Closed() bool { return false }
+
 func (obedient) Publish(p delivery.Publication) error {
 	go p.Acked() // the core is not to be called from under its mutex
 	return nil
