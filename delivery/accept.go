@@ -289,6 +289,8 @@ func (c *Core) begin(n *Notification, deliveries []*delivery, begun []Event) {
 			c.supersede(dev, d)
 		}
 		switch {
+		case dev.dropped != "": // since it was accepted
+			c.apply(d, inCancel, situation{detail: dev.dropped})
 		case full:
 			c.apply(d, inCancel, situation{detail: fmt.Sprintf("the device has %d unfinished notifications (delivery.max_outstanding_per_device)", c.opts.MaxOutstanding)})
 		case dev.presence != nil:

@@ -98,25 +98,55 @@ func TestPushIsRecordedWithTheAcceptance(t *testing.T) {
 func TestChannelChangesWhileItIsAccepted(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.known("phone", "token")
-		accept := func(meanwhile func()) *delivery.Notification {
-			release := w.store.hold()
-			accepted := make(chan *delivery.Notification, 1)
-			go func() { accepted <- w.accept(delivery.Request{}) }()
-			synctest.Wait()
-			meanwhile()
-			synctest.Wait()
-			release()
-			return <-accepted
-		}
 		var ch *channel
-		n := accept(func() { ch = w.up("phone", acking) })
+		n := w.acceptWhile(func() { ch = w.up("phone", acking) })
 		w.wantTimeline(n, "accepted, push_requested, published, push_retry, received")
 		ch.wantIDs(false, n.ID)
 		if len(w.apple.asked) != 0 {
 			t.Errorf("%d pushes to a device that is there", len(w.apple.asked))
 		}
-		n = accept(func() { ch.presence.Offline("gone") })
+		n = w.acceptWhile(func() { ch.presence.Offline("gone") })
 		w.wantTimeline(n, "accepted, push_requested, pushed")
+	})
+}
+
+// TestDeviceIsGoneWhileItIsAccepted: what was accepted for a device that has moved
+// to another account, or was removed, is not shown to whoever has it now.
+func TestDeviceIsGoneWhileItIsAccepted(t *testing.T) {
+	inWorld(t, func(w *world) {
+		token := &delivery.PushToken{Server: delivery.ServerAPNs, Token: "token", App: "app"}
+		for name, meanwhile := range map[string]func() error{
+			"moved":   func() error { return w.core.PutDevice(context.Background(), "b", "phone", token) },
+			"removed": func() error { return w.core.ForgetDevice(context.Background(), "a", "phone") },
+		} {
+			w.known("phone", "token")
+			done := make(chan error, 1)
+			n := w.acceptWhile(func() { go func() { done <- meanwhile() }() })
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			w.wantTimeline(n, "accepted, push_requested, cancelled")
+			if len(w.apple.asked) != 0 {
+				t.Errorf("%s: %d pushes", name, len(w.apple.asked))
+			}
+			w.restart(options())
+		}
+	})
+	inWorld(t, func(w *world) { // and the power goes before that is on record
+		w.known("phone", "token")
+		done := make(chan error, 1)
+		n := w.acceptWhile(func() { go func() { done <- w.core.ForgetDevice(context.Background(), "a", "phone") }() })
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		w.core.Crash()
+		w.store.powerCut(0)
+		if timeline, err := w.store.Timeline(n.Seq); err != nil || len(timeline) != 1 {
+			t.Fatalf("the store has %v, %v", timeline, err)
+		}
+		w.start(options())
+		w.wantTimeline(n, "accepted, push_requested, cancelled")
+		w.wantState(n, delivery.StateCancelled)
 	})
 }
 

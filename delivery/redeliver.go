@@ -1,7 +1,9 @@
 package delivery
 
 import (
+	"errors"
 	"fmt"
+	"time"
 )
 
 // retryMissed publishes again what the device had not acknowledged, now that it
@@ -41,7 +43,13 @@ func (c *Core) recover() error {
 	var failed error
 	err := c.out.Unfinished(func(r *Record) bool {
 		if dev == nil || dev.ID != r.Device {
-			if dev, failed = c.recoverDevice(r.Device); failed != nil {
+			if dev, failed = c.recoverDevice(r.Device); errors.Is(failed, ErrNotFound) {
+				// Accepted while the device was removed, and cut off before it was cancelled.
+				failed = nil
+				c.pending.finished = append(c.pending.finished, Finish{Key: Key{Seq: r.Seq, Device: r.Device}, At: time.Now()})
+				c.event(Event{Seq: r.Seq, Time: time.Now(), Kind: EventCancelled, Device: r.Device, Attempt: r.Attempts, Detail: "device removed"}, "")
+				return true
+			} else if failed != nil {
 				return false
 			}
 		}

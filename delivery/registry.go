@@ -25,6 +25,7 @@ type device struct {
 	queue    []*delivery // unfinished, in the order of acceptance
 	due      int         // how many of the queue want the channel
 	reserved int         // deliveries of accepts that are being committed
+	dropped  string      // why it is not registered any more; "": it is
 	pins     int         // changes on their way into the store
 	app      AppState
 	since    time.Time // of the channel's state
@@ -280,6 +281,7 @@ func (c *Core) removeDevice(accountName, id, why string) error {
 // drop ends everything of a device. Its entry is removed in a commit of its own:
 // a batch puts devices before it removes any.
 func (c *Core) drop(d *device, why string) {
+	d.dropped = why
 	for len(d.queue) > 0 {
 		c.apply(d.queue[0], inCancel, situation{detail: why})
 	}

@@ -84,6 +84,18 @@ func (w *world) accept(r delivery.Request) *delivery.Notification {
 	return receipt.Notification
 }
 
+// acceptWhile calls meanwhile when a notification is on its way into the store.
+func (w *world) acceptWhile(meanwhile func()) *delivery.Notification {
+	release := w.store.hold()
+	accepted := make(chan *delivery.Notification, 1)
+	go func() { accepted <- w.accept(delivery.Request{}) }()
+	synctest.Wait()
+	meanwhile()
+	synctest.Wait()
+	release()
+	return <-accepted
+}
+
 // timeline waits until everything has settled and returns the events by name.
 func (w *world) timeline(n *delivery.Notification) []string {
 	w.Helper()
