@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -454,6 +455,45 @@ func TestCancel(t *testing.T) {
 			t.Errorf("cancel of nothing: %v", err)
 		}
 	})
+}
+
+// TestCancelWhileItIsAccepted: a notification that can be found can be cancelled,
+// also when its backend has no answer yet.
+func TestCancelWhileItIsAccepted(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "")
+		w.stop()
+		out := &answersLate{Outbox: w.store, gate: make(chan struct{})}
+		w.core = delivery.New(options(), out, nil, slog.New(slog.DiscardHandler))
+		if err := w.core.Start(); err != nil {
+			t.Fatal(err)
+		}
+		accepted := make(chan *delivery.Notification, 1)
+		go func() { accepted <- w.accept(delivery.Request{ID: "one"}) }()
+		synctest.Wait()
+		cancelled := make(chan error, 1)
+		go func() { cancelled <- w.core.Cancel(context.Background(), "one") }()
+		synctest.Wait()
+		close(out.gate)
+		if err := <-cancelled; err != nil {
+			t.Fatal(err)
+		}
+		w.wantState(<-accepted, delivery.StateCancelled)
+	})
+}
+
+// answersLate tells of acceptances when its gate is open.
+type answersLate struct {
+	delivery.Outbox
+	gate chan struct{}
+}
+
+func (o *answersLate) Commit(b *delivery.Batch, done func(error)) {
+	if len(b.Accept) > 0 {
+		answer := done
+		done = func(err error) { <-o.gate; answer(err) }
+	}
+	o.Outbox.Commit(b, done)
 }
 
 func TestSameIDAgain(t *testing.T) {

@@ -44,20 +44,41 @@ func (c *Core) Cancel(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("read notification %s: %w", id, err)
 	}
-	c.mu.Lock()
-	if c.stopped {
-		c.mu.Unlock()
-		return ErrStopped
+	begun, err := c.cancelBegun(n)
+	if err != nil {
+		return err
 	}
-	for _, name := range n.Devices {
-		if dev := c.devices[name]; dev != nil {
-			if d := dev.find(seq); d != nil {
-				c.pending.sync = true // the caller is told that it is cancelled
-				c.apply(d, inCancel, situation{})
-				c.feed(dev)
-			}
-		}
+	if err := c.Flush(ctx); err != nil || begun {
+		return err
 	}
-	c.mu.Unlock()
+	// It was in the store, and its acceptance not dealt with. Now it is.
+	if _, err := c.cancelBegun(n); err != nil {
+		return err
+	}
 	return c.Flush(ctx)
+}
+
+// cancelBegun ends the deliveries of n that have begun. begun: all have that will.
+func (c *Core) cancelBegun(n *Notification) (begun bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stopped {
+		return false, ErrStopped
+	}
+	begun = true
+	for _, name := range n.Devices {
+		dev := c.devices[name]
+		if dev == nil {
+			continue
+		}
+		d := dev.find(n.Seq)
+		if d == nil {
+			begun = begun && dev.reserved == 0
+			continue
+		}
+		c.pending.sync = true // the caller is told that it is cancelled
+		c.apply(d, inCancel, situation{})
+		c.feed(dev)
+	}
+	return begun, nil
 }
