@@ -13,9 +13,9 @@ import (
 // comes back when it has asked. Requests go on meanwhile, but not for long.
 type looker struct {
 	mu     sync.Mutex
-	pipe   *pipe // from the first request on
-	sent   time.Time
-	away   bool // the byte has not been seen to come back
+	pipe   *pipe     // from the first request on
+	began  time.Time // the last look
+	away   bool      // the byte has not been seen to come back
 	closed bool
 }
 
@@ -31,12 +31,13 @@ type pipe struct {
 func (l *looker) look() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed || time.Since(l.sent) < lookEvery {
+	if l.closed || time.Since(l.began) < lookEvery {
 		return
 	}
 	if l.pipe == nil {
 		r, w, err := os.Pipe()
 		if err != nil {
+			l.began = time.Now()
 			return // no file descriptor is left for what is only a courtesy
 		}
 		l.pipe = &pipe{r: r, w: w, came: make(chan struct{}, 1)}
@@ -46,7 +47,7 @@ func (l *looker) look() {
 		<-l.pipe.came
 	}
 	_, err := l.pipe.w.Write([]byte{0})
-	l.sent, l.away = time.Now(), err == nil
+	l.began, l.away = time.Now(), err == nil
 }
 
 func (p *pipe) read() {

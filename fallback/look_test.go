@@ -64,7 +64,7 @@ func TestLook(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 2 { // a look that begins, and one that waits for it
-			l.sent = time.Time{}
+			l.began = time.Time{}
 			l.look()
 		}
 		others()
@@ -78,7 +78,7 @@ func TestLookAfterClose(t *testing.T) {
 	var l looker
 	l.look()
 	l.close()
-	l.sent = time.Time{}
+	l.began = time.Time{}
 	l.look()
 	if _, err := l.pipe.r.Read(make([]byte, 1)); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("the pipe is open: %v", err)
