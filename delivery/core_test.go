@@ -151,6 +151,68 @@ func TestDeviceIsGoneWhileItIsAccepted(t *testing.T) {
 	})
 }
 
+// TestDeviceIsBackWhileItIsRemoved: it is registered anew, although the store still
+// has its old entry.
+func TestDeviceIsBackWhileItIsRemoved(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "token")
+		synctest.Wait()
+		release := w.store.hold()
+		removed := make(chan error, 1)
+		go func() { removed <- w.core.ForgetDevice(context.Background(), "a", "phone") }()
+		synctest.Wait()
+		ch := w.up("phone", acking)
+		release()
+		if err := <-removed; err != nil {
+			t.Fatal(err)
+		}
+		n := w.accept(delivery.Request{})
+		w.wantState(n, delivery.StateAcked)
+		ch.presence.Offline("gone")
+		w.restart(options())
+		if account, err := w.core.AccountOf("phone"); account != "a" {
+			t.Errorf("the phone is of account %q, %v", account, err)
+		}
+	})
+}
+
+// TestDeviceIsRemovedWhileItsAccountIsRead: what was read is not true any more.
+func TestDeviceIsRemovedWhileItsAccountIsRead(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "token")
+		w.stop()
+		out := &readsLate{Outbox: w.store}
+		w.core = delivery.New(options(), out, nil, slog.New(slog.DiscardHandler))
+		if err := w.core.Start(); err != nil {
+			t.Fatal(err)
+		}
+		out.meanwhile = func() {
+			if err := w.core.ForgetDevice(context.Background(), "a", "phone"); err != nil {
+				t.Error(err)
+			}
+			synctest.Wait()
+		}
+		if _, err := w.core.Accept(context.Background(), delivery.Request{Account: "a", Title: "t"}); !errors.Is(err, delivery.ErrNotFound) {
+			t.Errorf("accepted for a device that is gone: %v", err)
+		}
+	})
+}
+
+// readsLate has something happen between a read of an account and its answer.
+type readsLate struct {
+	delivery.Outbox
+	meanwhile func()
+}
+
+func (o *readsLate) AccountDevices(account string) ([]delivery.Device, error) {
+	devices, err := o.Outbox.AccountDevices(account)
+	if meanwhile := o.meanwhile; meanwhile != nil {
+		o.meanwhile = nil
+		meanwhile()
+	}
+	return devices, err
+}
+
 func TestOfflineWithoutToken(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.known("d", "")

@@ -51,6 +51,8 @@ type Core struct {
 	pending   pending
 	stopped   bool
 
+	registryChanges uint64 // committed, so far
+
 	observers observers
 	outcomes  inbox[outcome]   // of acceptances
 	recorded  inbox[*delivery] // whose push may begin
@@ -71,6 +73,7 @@ type pending struct {
 	dirty      []*delivery // whose Record is to be written
 	putDevices []Device
 	removed    []string
+	registry   []*account  // of those two
 	pushes     []*delivery // to be asked for once their Records are on the disk
 	idle       []*account  // that may have nothing to do any more
 	sync       bool
@@ -329,19 +332,21 @@ func (c *Core) commitPending() {
 			b.Update = append(b.Update, d.recordNow(c.clock))
 		}
 	}
-	pushes, put := p.pushes, p.putDevices
+	pushes, changed := p.pushes, p.registry
 	c.pending = pending{idle: p.idle, events: make([]Event, 0, len(p.events))} // the next is much like this one
-	for i := range put {
-		c.pin(put[i].ID, 1)
+	for _, a := range changed {
+		a.pins++
+		c.registryChanges++
 	}
 	c.out.Commit(b, func(err error) {
 		if err != nil {
 			return // the store is being closed; what was asked is asked again after the next start
 		}
-		if len(put) > 0 {
+		if len(changed) > 0 {
 			c.mu.Lock()
-			for i := range put {
-				c.pin(put[i].ID, -1)
+			for _, a := range changed {
+				a.pins--
+				c.release(a)
 			}
 			c.mu.Unlock()
 		}

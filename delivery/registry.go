@@ -26,7 +26,6 @@ type device struct {
 	due      int         // how many of the queue want the channel
 	reserved int         // deliveries of accepts that are being committed
 	dropped  string      // why it is not registered any more; "": it is
-	pins     int         // changes on their way into the store
 	app      AppState
 	since    time.Time // of the channel's state
 }
@@ -49,10 +48,11 @@ func (a AppState) String() string {
 type account struct {
 	name    string
 	devices []*device // by ID
+	pins    int       // commits on their way into the store that change its registry entries
 }
 
 func (d *device) idle() bool {
-	return d.presence == nil && len(d.queue) == 0 && d.reserved == 0 && d.pins == 0
+	return d.presence == nil && len(d.queue) == 0 && d.reserved == 0
 }
 
 // withAccount calls fn under the mutex with the account in memory, which is empty
@@ -71,6 +71,7 @@ func (c *Core) withAccount(name string, fn func(*account) error) error {
 			c.mu.Unlock()
 			return err
 		}
+		changes := c.registryChanges
 		c.mu.Unlock()
 		// Read outside the mutex. No change of this account can be on its way into
 		// the store: one that was would hold a pin, and the account in memory.
@@ -79,7 +80,7 @@ func (c *Core) withAccount(name string, fn func(*account) error) error {
 			return fmt.Errorf("read the devices of account %s: %w", name, err)
 		}
 		c.mu.Lock()
-		if c.accounts[name] == nil {
+		if c.accounts[name] == nil && c.registryChanges == changes { // else: again
 			c.load(name, stored)
 		}
 		c.mu.Unlock()
@@ -107,8 +108,12 @@ func (c *Core) addDevice(a *account, rec Device) *device {
 	return d
 }
 
-// release takes an account out of memory when nothing of it is going on.
+// release takes an account out of memory when nothing of it is going on. Until the
+// store has its changes the store does not tell the truth about it.
 func (c *Core) release(a *account) {
+	if a.pins > 0 {
+		return
+	}
 	for _, d := range a.devices {
 		if !d.idle() {
 			return
@@ -118,15 +123,6 @@ func (c *Core) release(a *account) {
 		delete(c.devices, d.ID)
 	}
 	delete(c.accounts, a.name)
-}
-
-// pin keeps a device in memory while a change of it is on its way into the store.
-func (c *Core) pin(id string, by int) {
-	if d := c.devices[id]; d != nil {
-		if d.pins += by; d.pins == 0 {
-			c.release(d.account)
-		}
-	}
 }
 
 func (a *account) device(id string) *device {
@@ -186,6 +182,7 @@ func (c *Core) putDevice(d *device) {
 		rec.Push = &token
 	}
 	c.pending.putDevices = append(c.pending.putDevices, rec)
+	c.pending.registry = append(c.pending.registry, d.account)
 	c.pending.sync = true
 	c.touchPending()
 }
@@ -291,6 +288,7 @@ func (c *Core) drop(d *device, why string) {
 	}
 	c.commitPending()
 	c.pending.removed = append(c.pending.removed, d.ID)
+	c.pending.registry = append(c.pending.registry, d.account)
 	c.pending.sync = true
 	c.touchPending()
 	c.commitPending()
