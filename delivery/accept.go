@@ -167,7 +167,7 @@ func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt
 			progress: progress{state: StatePending, ack: n.Ack, fallback: n.Fallback, message: pick(n.HasMessage, MessageHeld, MessageNone)},
 			dev:      dev, seq: n.Seq, expires: expires, collapse: n.CollapseKey,
 		}
-		if dev.presence == nil {
+		if dev.presence == nil && n.CollapseKey == "" { // else those before it end first
 			c.beginOffline(deliveries[i], n, b)
 		}
 	}

@@ -505,6 +505,29 @@ func TestCollapse(t *testing.T) {
 	})
 }
 
+// TestCollapseOffline: what takes another's place begins when that has ended.
+func TestCollapseOffline(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "token")
+		w.apple.hold = true
+		older := w.accept(delivery.Request{CollapseKey: "k"})
+		newer := w.accept(delivery.Request{CollapseKey: "k"})
+		w.wantTimeline(older, "accepted, push_requested, superseded")
+		w.wantTimeline(newer, "accepted, push_requested")
+		ended, err := w.store.Timeline(older.Seq)
+		if err != nil {
+			t.Fatal(err)
+		}
+		began, err := w.store.Timeline(newer.Seq)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ended[1].Number > began[0].Number {
+			t.Errorf("the older one ended at %d, the newer began at %d", ended[1].Number, began[0].Number)
+		}
+	})
+}
+
 func TestCancel(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.known("d", "")
