@@ -20,7 +20,7 @@ type looker struct {
 }
 
 // lookEvery is how often the network is to be looked at.
-const lookEvery = 500 * time.Microsecond
+const lookEvery = time.Millisecond
 
 type pipe struct {
 	r, w *os.File
