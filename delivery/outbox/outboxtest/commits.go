@@ -48,7 +48,9 @@ func RunCommits[O delivery.Outbox](t *testing.T, open func(t *testing.T) O, end 
 					rt.Fatalf("done of commit %d came at place %d", got, i)
 				}
 			}
-			for all += int64(n); <-told < all; { // after the last of them, too
+			all += int64(n)
+			for toldOf := int64(0); toldOf < all; { // the last, too
+				toldOf = <-told
 			}
 			if got, want := look(rt, o), m.picture(); show(got) != show(want) {
 				rt.Fatalf("the store has\n%s\nand the model\n%s", indent(got), indent(want))
