@@ -567,6 +567,26 @@ func TestCancelWhileItIsAccepted(t *testing.T) {
 	})
 }
 
+// TestCancelledIsOnTheDisk: also where the ack came first. What a cancellation was
+// answered for does not go on after a power cut.
+func TestCancelledIsOnTheDisk(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.up("phone", acking)
+		n := w.accept(delivery.Request{})
+		synctest.Wait()
+		if err := w.core.Flush(context.Background()); err != nil { // the ack is in the store, and may not be on the disk
+			t.Fatal(err)
+		}
+		if err := w.core.Cancel(context.Background(), n.ID); err != nil {
+			t.Fatal(err)
+		}
+		w.core.Crash()
+		w.store.powerCut(0)
+		w.start(options())
+		w.wantTimeline(n, "accepted, published, received")
+	})
+}
+
 // answersLate tells of acceptances when its gate is open.
 type answersLate struct {
 	delivery.Outbox

@@ -156,11 +156,14 @@ func (c *Core) flushLast(ctx context.Context) error {
 // store fails it does not wait: the error wraps ErrUnavailable, and the changes are
 // written once they can be. A read that needs them gives that error rather than a
 // timeline that lacks its latest lines: nobody could tell it from a whole one.
-func (c *Core) Flush(ctx context.Context) error {
+func (c *Core) Flush(ctx context.Context) error { return c.flush(ctx, false) }
+
+// flush is Flush, and with sync what the store shows is on the disk.
+func (c *Core) flush(ctx context.Context, sync bool) error {
 	done := make(chan error, 1)
 	c.mu.Lock()
 	c.commitPending()
-	c.out.Commit(&Batch{}, func(err error) { done <- err })
+	c.out.Commit(&Batch{Sync: sync}, func(err error) { done <- err })
 	c.mu.Unlock()
 	select {
 	case err := <-done:

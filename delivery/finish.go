@@ -48,14 +48,15 @@ func (c *Core) Cancel(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Flush(ctx); err != nil || begun {
+	// On the disk, also where an ack came first: a crash must not bring it back.
+	if err := c.flush(ctx, true); err != nil || begun {
 		return err
 	}
 	// It was in the store, and its acceptance not dealt with. Now it is.
 	if _, err := c.cancelBegun(n); err != nil {
 		return err
 	}
-	return c.Flush(ctx)
+	return c.flush(ctx, true)
 }
 
 // cancelBegun ends the deliveries of n that have begun. begun: all have that will.
@@ -76,7 +77,6 @@ func (c *Core) cancelBegun(n *Notification) (begun bool, err error) {
 			begun = begun && dev.reserved == 0
 			continue
 		}
-		c.pending.sync = true // the caller is told that it is cancelled
 		c.apply(d, inCancel, situation{})
 		c.feed(dev)
 	}

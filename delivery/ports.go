@@ -21,7 +21,7 @@ type Outbox interface {
 	// other batch describes what has already happened: it is kept, and tried
 	// again until the store takes it or is closed (done then gets ErrStopped). An
 	// empty batch is refused, too, while the store fails: it only asks whether all
-	// before it is in.
+	// before it is in, and on the disk if it is to be synced.
 	Commit(b *Batch, done func(error))
 
 	// OnTold has fn called whenever the done functions of all that shared a write,

@@ -133,7 +133,7 @@ func (o *Outbox) replay(e Engine) error {
 }
 
 func (o *Outbox) applyTo(e Engine, b *delivery.Batch, g *group) error {
-	if b.Empty() {
+	if b.Empty() && !b.Sync {
 		return nil
 	}
 	o.applying <- struct{}{}
