@@ -27,8 +27,9 @@ type Engine interface {
 	delivery.Reader
 
 	// Apply makes all changes of b, or none, and if b.Sync has them on the disk, with
-	// all that was applied before, when it returns; b may be empty then. It is never called concurrently with itself. It must
-	// not keep b's slices, nor change what b points to.
+	// all that was applied before, when it returns; b may be empty then. It is never
+	// called concurrently with itself. It must not keep b's slices, nor change what b
+	// points to.
 	//
 	// Within b the kinds apply in the order of the fields, and each kind in the
 	// order of its slice:
