@@ -68,7 +68,7 @@ bench-storm:
 ## faults: the table of faults, with a million notifications, then the other tests that kill and fill disks
 faults:
 	HEARTLINE_FAULTS=full $(GO) test -count 1 -timeout 60m -parallel 4 -v ./integration/faults
-	$(GO) test $(RACE) -count 1 -timeout 30m -v -run 'Kill|Fault|Crash' ./integration ./delivery/outbox/...
+	$(GO) test $(RACE) -count 1 -timeout 30m -v -run 'Kill|Fault|Crash' ./integration ./store/...
 
 ## siege: thousands of clients that mean harm, and what becomes of the others; takes minutes
 siege:

@@ -15,9 +15,9 @@ import (
 	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
-	"github.com/heartline-mqtt/heartline/delivery/outbox"
 	"github.com/heartline-mqtt/heartline/fallback"
 	"github.com/heartline-mqtt/heartline/hooks"
+	"github.com/heartline-mqtt/heartline/store"
 )
 
 // pushGrace is how long running pushes may take to finish at a stop.
@@ -28,7 +28,7 @@ const pushGrace = 5 * time.Second
 type Heartline struct {
 	auth   *auth.Auth
 	core   *delivery.Core
-	outbox *outbox.Outbox
+	outbox *store.Outbox
 	router *fallback.Router // nil: no notification server is configured
 	hook   *hooks.Hook
 	server *mqtt.Server

@@ -12,8 +12,8 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/heartline-mqtt/heartline/config"
-	"github.com/heartline-mqtt/heartline/delivery/outbox"
 	"github.com/heartline-mqtt/heartline/hooks/persist"
+	"github.com/heartline-mqtt/heartline/store"
 )
 
 // TestReadyWhileMQTTStateStalls: what ordinary MQTT does not get onto the disk is
@@ -64,7 +64,7 @@ type hanging chan struct{}
 
 func (hanging) ScanState(string, func(string, []byte) error) error { return nil }
 
-func (h hanging) ApplyState([]outbox.StateChange) error {
+func (h hanging) ApplyState([]store.StateChange) error {
 	<-h
 	return nil
 }

@@ -6,13 +6,13 @@ import (
 	"testing"
 
 	"github.com/heartline-mqtt/heartline/delivery"
-	"github.com/heartline-mqtt/heartline/delivery/outbox"
-	"github.com/heartline-mqtt/heartline/delivery/outbox/memory"
+	"github.com/heartline-mqtt/heartline/store"
+	"github.com/heartline-mqtt/heartline/store/memory"
 )
 
 // store is the real outbox on the memory engine, which can be told to fail.
-type store struct {
-	*outbox.Outbox
+type testStore struct {
+	*store.Outbox
 	t      *testing.T
 	engine *sickly
 }
@@ -48,15 +48,15 @@ func copyOf(b *delivery.Batch) delivery.Batch {
 	return c
 }
 
-func newStore(t *testing.T) *store {
-	s := &store{t: t, engine: &sickly{Engine: memory.New()}}
+func newStore(t *testing.T) *testStore {
+	s := &testStore{t: t, engine: &sickly{Engine: memory.New()}}
 	s.open()
 	return s
 }
 
-func (s *store) open() {
+func (s *testStore) open() {
 	var err error
-	s.Outbox, err = outbox.New(outbox.Options{Gathering: -1, Open: func(bool) (outbox.Engine, error) { return s.engine, nil }})
+	s.Outbox, err = store.New(store.Options{Gathering: -1, Open: func(bool) (store.Engine, error) { return s.engine, nil }})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func (s *store) open() {
 
 // powerCut loses all but the first `kept` of the batches that were not synced, and
 // opens the store again.
-func (s *store) powerCut(kept int) {
+func (s *testStore) powerCut(kept int) {
 	if err := s.Close(); err != nil {
 		s.t.Error(err)
 	}
@@ -79,15 +79,15 @@ func (s *store) powerCut(kept int) {
 }
 
 // hold has writes wait until release is called.
-func (s *store) hold() (release func()) {
+func (s *testStore) hold() (release func()) {
 	gate := make(chan struct{})
 	s.engine.gate.Store(&gate)
 	return func() { s.engine.gate.Store(nil); close(gate) }
 }
 
-func (s *store) fail(sick bool) { s.engine.sick.Store(sick) }
+func (s *testStore) fail(sick bool) { s.engine.sick.Store(sick) }
 
-func (s *store) close() {
+func (s *testStore) close() {
 	if err := s.Close(); err != nil {
 		s.t.Error(err)
 	}

@@ -19,7 +19,7 @@ import (
 type world struct {
 	*testing.T
 	core  *delivery.Core
-	store *store
+	store *testStore
 	apple *apple
 	sub   *delivery.Subscription
 }

@@ -17,10 +17,10 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/heartline-mqtt/heartline/delivery"
-	"github.com/heartline-mqtt/heartline/delivery/outbox"
-	"github.com/heartline-mqtt/heartline/delivery/outbox/memory"
 	"github.com/heartline-mqtt/heartline/hooks"
 	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
+	"github.com/heartline-mqtt/heartline/store"
+	"github.com/heartline-mqtt/heartline/store/memory"
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 // site is a mochi server with the hook, on a core in memory.
 type site struct {
 	*testing.T
-	store   *store
+	store   *testStore
 	core    *delivery.Core
 	hook    *hooks.Hook
 	server  *mqtt.Server
@@ -47,10 +47,10 @@ type site struct {
 
 func newSite(t *testing.T, change ...func(*hooks.Options)) *site {
 	t.Helper()
-	out, err := outbox.New(outbox.Options{Open: memory.Open})
+	out, err := store.New(store.Options{Open: memory.Open})
 	must(t, err)
 	log := slog.New(slog.DiscardHandler)
-	s := &site{T: t, store: &store{Outbox: out, tried: make(chan struct{}), held: make(chan struct{})}}
+	s := &site{T: t, store: &testStore{Outbox: out, tried: make(chan struct{}), held: make(chan struct{})}}
 	s.core = delivery.New(delivery.Options{
 		Windows: delivery.Windows{Ack: 3 * time.Second, Fallback: 10 * time.Second}, Ack: delivery.AckReceived,
 		TTL: time.Hour, MaxOutstanding: 1000, MaxInflight: 16, ForgetDeviceAfter: time.Hour,
@@ -78,7 +78,7 @@ func newSite(t *testing.T, change ...func(*hooks.Options)) *site {
 }
 
 // store can be one that is being opened anew, which nothing can be read from.
-type store struct {
+type testStore struct {
 	delivery.Outbox
 	unreadable atomic.Bool
 	tried      chan struct{}                 // to read it meanwhile
@@ -86,7 +86,7 @@ type store struct {
 	held       chan struct{}                 // one is held up
 }
 
-func (s *store) Device(id string) (*delivery.Device, error) {
+func (s *testStore) Device(id string) (*delivery.Device, error) {
 	if slow := s.slow.Swap(nil); slow != nil {
 		s.held <- struct{}{}
 		<-*slow
@@ -94,7 +94,7 @@ func (s *store) Device(id string) (*delivery.Device, error) {
 	return s.Outbox.Device(id)
 }
 
-func (s *store) readable() error {
+func (s *testStore) readable() error {
 	if s.unreadable.Load() {
 		select {
 		case s.tried <- struct{}{}:
@@ -105,14 +105,14 @@ func (s *store) readable() error {
 	return nil
 }
 
-func (s *store) Notification(seq delivery.Seq) (*delivery.Notification, error) {
+func (s *testStore) Notification(seq delivery.Seq) (*delivery.Notification, error) {
 	if err := s.readable(); err != nil {
 		return nil, err
 	}
 	return s.Outbox.Notification(seq)
 }
 
-func (s *store) Data(seq delivery.Seq) (json.RawMessage, error) {
+func (s *testStore) Data(seq delivery.Seq) (json.RawMessage, error) {
 	if err := s.readable(); err != nil {
 		return nil, err
 	}

@@ -21,10 +21,10 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/heartline-mqtt/heartline/delivery"
-	"github.com/heartline-mqtt/heartline/delivery/outbox"
-	"github.com/heartline-mqtt/heartline/delivery/outbox/memory"
 	"github.com/heartline-mqtt/heartline/hooks"
 	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
+	"github.com/heartline-mqtt/heartline/store"
+	"github.com/heartline-mqtt/heartline/store/memory"
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
@@ -467,7 +467,7 @@ func TestWhatADeviceMayNotSay(t *testing.T) {
 // TestForeignAcksAreCounted on the hook itself: no metric shows it yet.
 func TestForeignAcksAreCounted(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
-	out, err := outbox.New(outbox.Options{Open: memory.Open, Logger: log, History: time.Hour})
+	out, err := store.New(store.Options{Open: memory.Open, Logger: log, History: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}

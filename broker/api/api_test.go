@@ -28,7 +28,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type service struct {
 	*testing.T
 	core    *delivery.Core
-	store   *store
+	store   *testStore
 	api     *api.API
 	metrics *api.Metrics
 	server  *httptest.Server

@@ -6,13 +6,13 @@ import (
 	"testing"
 
 	"github.com/heartline-mqtt/heartline/delivery"
-	"github.com/heartline-mqtt/heartline/delivery/outbox"
-	"github.com/heartline-mqtt/heartline/delivery/outbox/memory"
+	"github.com/heartline-mqtt/heartline/store"
+	"github.com/heartline-mqtt/heartline/store/memory"
 )
 
-// store is the real outbox on the memory engine, which can be told to fail.
-type store struct {
-	*outbox.Outbox
+// testStore is the real outbox on the memory engine, which can be told to fail.
+type testStore struct {
+	*store.Outbox
 	engine *sickly
 }
 
@@ -32,11 +32,11 @@ func (s *sickly) Apply(b *delivery.Batch) error {
 	return s.Engine.Apply(b)
 }
 
-func newStore(t *testing.T) *store {
+func newStore(t *testing.T) *testStore {
 	t.Helper()
-	s := &store{engine: &sickly{Engine: memory.New()}}
+	s := &testStore{engine: &sickly{Engine: memory.New()}}
 	var err error
-	s.Outbox, err = outbox.New(outbox.Options{Open: func(bool) (outbox.Engine, error) { return s.engine, nil }})
+	s.Outbox, err = store.New(store.Options{Open: func(bool) (store.Engine, error) { return s.engine, nil }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,5 +21,5 @@
 //
 // Init makes the goroutine; mochi calls Stop, which writes what is left, waits
 // for the goroutine, and gives up after a while when the disk does not answer.
-// The package imports mochi and, for the names of the store, delivery/outbox.
+// The package imports mochi and, for the names of the store, store.
 package persist

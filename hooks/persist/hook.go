@@ -11,13 +11,13 @@ import (
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 
-	"github.com/heartline-mqtt/heartline/delivery/outbox"
+	"github.com/heartline-mqtt/heartline/store"
 )
 
 // Options configure a Hook.
 type Options struct {
 	// Store is where everything is kept. Required.
-	Store outbox.State
+	Store store.State
 	// Gather is how long changes are gathered for one write (default 5 ms).
 	Gather time.Duration
 	// RetryInitial and RetryMax are the backoff after a write that failed

@@ -14,19 +14,19 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 	"go.uber.org/goleak"
 
-	"github.com/heartline-mqtt/heartline/delivery/outbox"
 	"github.com/heartline-mqtt/heartline/hooks/persist"
+	"github.com/heartline-mqtt/heartline/store"
 )
 
-// store is an outbox.State in memory, whose writes can be made to fail.
-type store struct {
+// testStore is an store.State in memory, whose writes can be made to fail.
+type testStore struct {
 	mu   sync.Mutex
 	all  map[string][]byte
 	fail error
 	hang chan struct{} // a write waits for its end
 }
 
-func (s *store) ScanState(prefix string, fn func(string, []byte) error) error {
+func (s *testStore) ScanState(prefix string, fn func(string, []byte) error) error {
 	s.mu.Lock()
 	all := maps.Clone(s.all)
 	s.mu.Unlock()
@@ -40,7 +40,7 @@ func (s *store) ScanState(prefix string, fn func(string, []byte) error) error {
 	return nil
 }
 
-func (s *store) ApplyState(changes []outbox.StateChange) error {
+func (s *testStore) ApplyState(changes []store.StateChange) error {
 	s.mu.Lock()
 	hang := s.hang
 	s.mu.Unlock()
@@ -65,7 +65,7 @@ func (s *store) ApplyState(changes []outbox.StateChange) error {
 	return nil
 }
 
-func (s *store) failing(err error) {
+func (s *testStore) failing(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fail = err
@@ -76,7 +76,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/mochi-mqtt/server/v2.(*Server).eventLoop"))
 }
 
-func start(t *testing.T, s *store) (*mqtt.Server, *persist.Hook) {
+func start(t *testing.T, s *testStore) (*mqtt.Server, *persist.Hook) {
 	t.Helper()
 	caps := mqtt.NewDefaultServerCapabilities()
 	caps.MaximumMessageExpiryInterval = 0
@@ -101,7 +101,7 @@ func retain(t *testing.T, server *mqtt.Server, topicName, payload string) {
 // TestStoreThatFails: a store that does not take a write for a while holds nobody
 // up, and has everything when it is back.
 func TestStoreThatFails(t *testing.T) {
-	s := &store{all: map[string][]byte{"rdamaged": {0xff}}}
+	s := &testStore{all: map[string][]byte{"rdamaged": {0xff}}}
 	server, hook := start(t, s)
 	if d := hook.Stats().Damaged; d != 1 {
 		t.Errorf("%d damaged values", d)
@@ -132,7 +132,7 @@ func TestStoreThatFails(t *testing.T) {
 // TestStoreThatHangs: a write that does not come back is told of, and holds nobody
 // up; what it leaves out is written when it has.
 func TestStoreThatHangs(t *testing.T) {
-	s := &store{all: map[string][]byte{}}
+	s := &testStore{all: map[string][]byte{}}
 	server, hook := start(t, s)
 	hang := make(chan struct{})
 	s.mu.Lock()
@@ -173,7 +173,7 @@ func TestStoreThatHangs(t *testing.T) {
 // TestWhatIsKeptOfAPacket: the identifier, the place in the order, the expiry and
 // the version, which mochi's own storage loses; and a session's expiry.
 func TestWhatIsKeptOfAPacket(t *testing.T) {
-	s := &store{all: map[string][]byte{}}
+	s := &testStore{all: map[string][]byte{}}
 	server, hook := start(t, s)
 	cl := server.NewClient(nil, "t", "phone", false)
 	cl.Properties.ProtocolVersion, cl.Properties.Props.SessionExpiryInterval = 5, 100

@@ -7,7 +7,7 @@ import (
 
 	"github.com/mochi-mqtt/server/v2/hooks/storage"
 
-	"github.com/heartline-mqtt/heartline/delivery/outbox"
+	"github.com/heartline-mqtt/heartline/store"
 )
 
 // StoredClients is the first thing that mochi asks for at the start. What has
@@ -16,7 +16,7 @@ import (
 func (h *Hook) StoredClients() (out []storage.Client, err error) {
 	now := time.Now().Unix()
 	limit := int64(h.server.Options.Capabilities.MaximumSessionExpiryInterval)
-	var over []outbox.StateChange
+	var over []store.StateChange
 	err = h.scan(kindClient, func(m mark, value []byte) error {
 		var s session
 		if _, err := decode(value, &s); err != nil {
@@ -34,7 +34,7 @@ func (h *Hook) StoredClients() (out []storage.Client, err error) {
 		left := s.Gone + life - now
 		if left <= 0 {
 			for _, k := range []string{m.key(), ofClient(kindSubscription, m.client), ofClient(kindInflight, m.client)} {
-				over = append(over, outbox.StateChange{Key: k, Remove: true, Prefix: k[0] != kindClient})
+				over = append(over, store.StateChange{Key: k, Remove: true, Prefix: k[0] != kindClient})
 			}
 			return nil
 		}

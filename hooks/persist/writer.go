@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/heartline-mqtt/heartline/delivery/outbox"
+	"github.com/heartline-mqtt/heartline/store"
 )
 
 // maxWrite bounds a batch, in bytes and in changes.
@@ -100,7 +100,7 @@ func (h *Hook) flush() error {
 // batch is a write in the making.
 type batch struct {
 	hook    *Hook
-	changes []outbox.StateChange
+	changes []store.StateChange
 	bytes   int
 }
 
@@ -113,21 +113,21 @@ func (w *batch) add(m mark) error {
 	switch {
 	case there && m.kind == kindInflight:
 		w.hook.stored[key] = struct{}{} // even where the write fails: it may have been made
-		w.changes = append(w.changes, outbox.StateChange{Key: key, Value: value})
+		w.changes = append(w.changes, store.StateChange{Key: key, Value: value})
 	case there:
-		w.changes = append(w.changes, outbox.StateChange{Key: key, Value: value})
+		w.changes = append(w.changes, store.StateChange{Key: key, Value: value})
 	case m.kind == kindInflight:
 		if _, stored := w.hook.stored[key]; !stored {
 			return nil // come and gone between two writes
 		}
-		w.changes = append(w.changes, outbox.StateChange{Key: key, Remove: true})
+		w.changes = append(w.changes, store.StateChange{Key: key, Remove: true})
 	case m.kind == kindClient:
 		w.changes = append(w.changes,
-			outbox.StateChange{Key: key, Remove: true},
-			outbox.StateChange{Key: ofClient(kindSubscription, m.client), Remove: true, Prefix: true},
-			outbox.StateChange{Key: ofClient(kindInflight, m.client), Remove: true, Prefix: true})
+			store.StateChange{Key: key, Remove: true},
+			store.StateChange{Key: ofClient(kindSubscription, m.client), Remove: true, Prefix: true},
+			store.StateChange{Key: ofClient(kindInflight, m.client), Remove: true, Prefix: true})
 	default:
-		w.changes = append(w.changes, outbox.StateChange{Key: key, Remove: true})
+		w.changes = append(w.changes, store.StateChange{Key: key, Remove: true})
 	}
 	if w.bytes += len(key) + len(value); w.bytes >= maxWriteBytes || len(w.changes) >= maxWriteCount {
 		return w.apply()

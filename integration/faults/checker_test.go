@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
-	"github.com/heartline-mqtt/heartline/delivery/outbox/memory"
 	"github.com/heartline-mqtt/heartline/fallback/apnssim"
+	"github.com/heartline-mqtt/heartline/store/memory"
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
@@ -22,12 +22,12 @@ func push(id, apnsID string) apnssim.Received {
 // over the channel, the second after a push.
 func story(t *testing.T) (Store, *Evidence) {
 	t.Helper()
-	store, err := memory.Open(false)
+	kept, err := memory.Open(false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := store.Close(); err != nil {
+		if err := kept.Close(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -52,10 +52,10 @@ func story(t *testing.T) (Store, *Evidence) {
 		e.Acceptances = append(e.Acceptances, Acceptance{ID: id, Account: "a", Link: "b/1", Place: i + 1})
 		c.acking(c.got(Copy{ID: id, PacketID: uint16(i + 1)}))
 	}
-	if err := store.Apply(b); err != nil {
+	if err := kept.Apply(b); err != nil {
 		t.Fatal(err)
 	}
-	return store, e
+	return kept, e
 }
 
 // TestCheckerCatches: each doctored ledger is found out, in its column and no other.
@@ -110,9 +110,9 @@ func TestCheckerCatches(t *testing.T) {
 		}, counts{other: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			store, e := story(t)
+			kept, e := story(t)
 			tt.doctor(e, e.Connections[0])
-			r, err := Check(store, *e)
+			r, err := Check(kept, *e)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -132,8 +132,8 @@ func TestCheckerCatchesStores(t *testing.T) {
 		"doubles": func(s *spoilt) { s.doubles, s.finished = true, 3 }, // and counts them, too
 	} {
 		t.Run(name, func(t *testing.T) {
-			store, e := story(t)
-			s := &spoilt{Store: store}
+			kept, e := story(t)
+			s := &spoilt{Store: kept}
 			spoil(s)
 			r, err := Check(s, *e)
 			if err != nil {
@@ -375,16 +375,16 @@ func TestCheckerCatchesEnds(t *testing.T) {
 		{"a repeated ID with another first answer", func(x *ending) { x.e.Acceptances[7].AcceptedAt = wire.FormatTime(x.at(99)) }, counts{unaccounted: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			store, err := memory.Open(false)
+			kept, err := memory.Open(false)
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer store.Close()
+			defer kept.Close()
 			b, e := ends(tt.doctor)
-			if err := store.Apply(b); err != nil {
+			if err := kept.Apply(b); err != nil {
 				t.Fatal(err)
 			}
-			r, err := Check(store, *e)
+			r, err := Check(kept, *e)
 			if err != nil {
 				t.Fatal(err)
 			}

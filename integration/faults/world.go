@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
-	"github.com/heartline-mqtt/heartline/delivery/outbox/pebblestore"
 	"github.com/heartline-mqtt/heartline/fallback/apnssim"
+	"github.com/heartline-mqtt/heartline/store/pebblestore"
 	"github.com/heartline-mqtt/heartline/wire"
 )
 

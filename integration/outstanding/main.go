@@ -28,9 +28,9 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/heartline-mqtt/heartline/delivery"
-	"github.com/heartline-mqtt/heartline/delivery/outbox"
-	"github.com/heartline-mqtt/heartline/delivery/outbox/pebblestore"
 	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
+	"github.com/heartline-mqtt/heartline/store"
+	"github.com/heartline-mqtt/heartline/store/pebblestore"
 )
 
 func main() {
@@ -120,7 +120,7 @@ func measure(ctx context.Context, dir, binary string, n, each, rounds int) (resu
 
 // fill accepts n notifications of 256 bytes for offline devices without a token.
 func fill(data string, n, each int) error {
-	out, err := outbox.New(outbox.Options{Open: func(readOnly bool) (outbox.Engine, error) {
+	out, err := store.New(store.Options{Open: func(readOnly bool) (store.Engine, error) {
 		return pebblestore.Open(data, pebblestore.Options{ReadOnly: readOnly})
 	}})
 	if err != nil {

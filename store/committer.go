@@ -1,0 +1,351 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// commitAll is the committer: it writes group after group until the outbox is
+// closed and the queue is empty.
+func (o *Outbox) commitAll() {
+	going := true
+	for {
+		g := o.next()
+		if g == nil {
+			return
+		}
+		if going = going && o.commit(g); !going {
+			o.giveUp(g)
+		}
+		reset(&o.merged)
+	}
+}
+
+// commit writes g, however often it takes. Its acceptances are tried once. False:
+// the outbox is closing, the store does not work, and g holds what is not written.
+func (o *Outbox) commit(g *group) bool {
+	wait := o.opts.RetryInitial
+	for len(g.commits) > 0 {
+		err := o.apply(g)
+		switch {
+		case err == nil:
+			o.tell(g, nil)
+			*g = group{}
+		case errors.Is(err, ErrBroken):
+			o.troubled(g, fmt.Errorf("%w: the store failed and is being opened anew: %w", delivery.ErrUnavailable, err))
+			if !o.reopen(g) {
+				return false
+			}
+		default:
+			// Nothing of it took effect.
+			cause := fmt.Errorf("%w: the store refused a write: %w", delivery.ErrUnavailable, err)
+			o.troubled(g, cause)
+			o.refuseAll(g.split(), cause)
+			// Not even if nothing is left of g: the next acceptance is the next
+			// try, and should not come at once.
+			if !o.sleep(&wait) {
+				return false
+			}
+		}
+	}
+	o.recovered()
+	return true
+}
+
+// giveUp tells a closing outbox's callers that g is not written. An acceptance in
+// it may be: whoever asks again with the same ID will know.
+func (o *Outbox) giveUp(g *group) {
+	o.tell(g, fmt.Errorf("the store was closed before it took this: %w", delivery.ErrStopped))
+}
+
+// sleep waits for *wait, which it doubles, and reports whether to go on.
+func (o *Outbox) sleep(wait *time.Duration) bool {
+	t := time.NewTimer(*wait)
+	defer t.Stop()
+	*wait = min(2**wait, o.opts.RetryMax)
+	select {
+	case <-t.C:
+		return true
+	case <-o.stop:
+		return false
+	}
+}
+
+// apply writes g once, watched.
+func (o *Outbox) apply(g *group) error {
+	if o.sinceGuard += g.bytes; uint64(o.sinceGuard) > o.opts.MinFreeBytes/8 {
+		o.sinceGuard = 0
+		o.guard()
+		o.mu.Lock()
+		low := o.low
+		o.mu.Unlock()
+		if low != nil {
+			o.refuseAll(g.split(), low)
+		}
+	}
+	b := g.merge(&o.merged)
+	if !b.Sync && (o.unsyncedBytes > o.opts.MaxGroupBytes || len(o.unsynced) > 8*o.opts.MaxGroup) {
+		synced := *b
+		synced.Sync = true
+		b = &synced
+	}
+	h := o.engine.Load() // only the committer changes it
+	if err := o.applyTo(h.engine, b, g); err != nil {
+		return err
+	}
+	o.written(g, b.Sync)
+	return nil
+}
+
+// written remembers what an engine that breaks may lose, though it has been told:
+// it is applied again then. What is synced vouches for all before it.
+func (o *Outbox) written(g *group, synced bool) {
+	if synced {
+		clear(o.unsynced)
+		o.unsynced, o.unsyncedBytes = o.unsynced[:0], 0
+		return
+	}
+	o.unsynced = append(o.unsynced, g.commits...)
+	o.unsyncedBytes += g.bytes
+}
+
+// replay applies to a new engine what the one before it may have lost.
+func (o *Outbox) replay(e Engine) error {
+	for rest := o.unsynced; len(rest) > 0; {
+		g := &group{}
+		for len(rest) > 0 && len(g.commits) < o.opts.MaxGroup && g.admits(rest[0].batch) {
+			g.add(rest[0])
+			rest = rest[1:]
+		}
+		b := *g.merge(&o.merged)
+		b.Sync = len(rest) == 0
+		if err := o.applyTo(e, &b, g); err != nil {
+			return fmt.Errorf("apply again what was not synced: %w", err)
+		}
+	}
+	o.written(nil, true)
+	return nil
+}
+
+func (o *Outbox) applyTo(e Engine, b *delivery.Batch, g *group) error {
+	if b.Empty() && !b.Sync {
+		return nil
+	}
+	o.applying <- struct{}{}
+	defer func() { <-o.applying }()
+	began := time.Now()
+	end := o.watch(e, g)
+	err := e.Apply(b)
+	end()
+	took := time.Since(began)
+
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.stats.note(g, b.Sync, took, err)
+	return err
+}
+
+// watch begins to wait for the write of g; end is called when it has returned.
+func (o *Outbox) watch(e Engine, g *group) (end func()) {
+	returned := make(chan struct{})
+	finished := make(chan struct{})
+	t := time.AfterFunc(o.opts.CommitTimeout, func() {
+		defer close(finished)
+		o.overdue(e, g, returned)
+	})
+	return func() {
+		close(returned)
+		if !t.Stop() {
+			<-finished
+		}
+	}
+}
+
+// overdue is run when the write of g has not returned in time. The committer waits
+// for its end.
+func (o *Outbox) overdue(e Engine, g *group, returned <-chan struct{}) {
+	o.troubled(g, fmt.Errorf("%w: a write to the store has not returned for %v", delivery.ErrUnavailable, o.opts.CommitTimeout))
+	o.guard()
+	o.mu.Lock()
+	full := o.full
+	o.mu.Unlock()
+	if !full { // it may only be slow
+		t := time.NewTimer(max(o.opts.AbandonAfter-o.opts.CommitTimeout, 0))
+		defer t.Stop()
+		select {
+		case <-returned:
+			return
+		case <-t.C:
+		}
+	}
+	e.Abandon()
+}
+
+// troubled turns Ready off, and refuses the acceptances and the fences that wait.
+// g is in flight: its fences wait for what may take long, its acceptances are in
+// doubt.
+func (o *Outbox) troubled(g *group, err error) {
+	o.mu.Lock()
+	if o.refusing == nil {
+		o.opts.Logger.Error("outbox: notifications are refused", "error", err)
+	}
+	o.refusing = err
+	o.stats.LastError, o.stats.LastErrorAt = err.Error(), o.opts.Now()
+	for _, c := range g.commits {
+		if c.fences() && !c.told {
+			o.refuse(c, err)
+		}
+	}
+	kept := o.queue[:0]
+	for _, c := range o.queue {
+		if !c.accepts() && !c.fences() {
+			kept = append(kept, c)
+			continue
+		}
+		o.queuedBytes -= c.bytes
+		o.refuse(c, err)
+	}
+	clear(o.queue[len(kept):])
+	o.queue = kept
+	o.mu.Unlock()
+}
+
+// recovered turns Ready on again.
+func (o *Outbox) recovered() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.refusing != nil {
+		o.refusing = nil
+		o.opts.Logger.Info("outbox: notifications are accepted again")
+	}
+}
+
+// tell has the callers of g told that have not been.
+func (o *Outbox) tell(g *group, err error) {
+	g.commits = slices.DeleteFunc(g.commits, func(c *commit) bool { return c.told })
+	for _, c := range g.commits {
+		c.told = true
+	}
+	o.teller.tell(g.commits, err)
+}
+
+func (o *Outbox) refuseAll(commits []*commit, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, c := range commits {
+		o.refuse(c, err)
+	}
+}
+
+// detach takes the engine away from the readers.
+func (o *Outbox) detach() *handle { return o.engine.Swap(nil) }
+
+// bury closes an engine once its last reader has left. It is not waited for: an
+// engine that was abandoned holds nothing that the next one needs.
+func (o *Outbox) bury(h *handle) {
+	o.burials.Go(func() {
+		h.drain()
+		if err := h.engine.Close(); err != nil {
+			o.opts.Logger.Warn("outbox: close of an abandoned engine", "error", err)
+		}
+	})
+}
+
+// reopen replaces a broken engine. g was in flight: when reopen returns true, an
+// engine is there, and g holds what is still to be applied; it may be empty.
+// Before that, as soon as it is known, its callers are told. False: the outbox is
+// closing.
+func (o *Outbox) reopen(g *group) bool {
+	old := o.detach()
+	old.engine.Abandon()
+	o.bury(old)
+	o.mu.Lock()
+	o.stats.Reopened++
+	o.mu.Unlock()
+
+	wait := o.opts.RetryInitial
+	var last string
+	full, left := false, uint64(0) // the last try found no room, and left this much
+	for {
+		// Less room than the guard wants is what it keeps for ending what was begun,
+		// and may be enough. Where it was not, readers keep their engine until
+		// there is more.
+		if low, free := o.room(); !low || !full || free > left {
+			if h := o.detach(); h != nil { // the one for reading
+				h.drain()
+				if err := h.engine.Close(); err != nil {
+					o.opts.Logger.Warn("outbox: close after reading", "error", err)
+				}
+			}
+			e, err := o.opts.Open(false)
+			if err == nil {
+				if err = o.settle(g, e, true); err == nil {
+					err = o.replay(e)
+				}
+				if err == nil {
+					o.engine.Store(newHandle(e))
+					o.opts.Logger.Info("outbox: the store was opened anew")
+					return true
+				}
+				err = errors.Join(err, e.Close())
+			}
+			o.reopenFailed(err, &last)
+			full = errors.Is(err, syscall.ENOSPC)
+			_, left = o.room() // after it: what it wrote may still be there
+		}
+		if o.engine.Load() == nil {
+			if e, err := o.opts.Open(true); err == nil && e != nil {
+				if err := o.settle(g, e, false); err != nil {
+					o.reopenFailed(err, &last)
+				}
+				o.engine.Store(newHandle(e))
+			}
+		}
+		if !o.sleep(&wait) {
+			return false
+		}
+	}
+}
+
+func (o *Outbox) reopenFailed(err error, last *string) {
+	o.mu.Lock()
+	o.stats.LastError, o.stats.LastErrorAt = err.Error(), o.opts.Now()
+	o.mu.Unlock()
+	if err.Error() != *last { // it is tried every few seconds
+		*last = err.Error()
+		o.opts.Logger.Error("outbox: the store cannot be opened anew yet", "error", err)
+	}
+}
+
+// settle finds out in e whether g took effect before its engine was abandoned.
+// Where it did not, it never will: its acceptances are refused, and the rest
+// stays in g. Where it did, all of it did; its callers are told once it is on the
+// disk for certain, which an engine opened for writing has seen to.
+func (o *Outbox) settle(g *group, e Engine, writable bool) error {
+	seq, accepts := g.accept()
+	if !accepts {
+		return nil
+	}
+	_, err := e.Notification(seq)
+	switch {
+	case errors.Is(err, delivery.ErrNotFound):
+		o.mu.Lock()
+		cause := o.refusing
+		o.mu.Unlock()
+		o.refuseAll(g.split(), cause)
+	case err != nil:
+		return fmt.Errorf("look for what was in flight: %w", err)
+	case writable:
+		// Told, but still to be replayed behind what was before it, which would
+		// otherwise undo it.
+		o.written(g, false)
+		o.tell(g, nil)
+		*g = group{}
+	}
+	return nil
+}

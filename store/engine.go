@@ -1,0 +1,74 @@
+package store
+
+import (
+	"errors"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// ErrBroken is wrapped by the error of an Apply after which the engine cannot go
+// on: the outcome of that batch is unknown, and the engine has to be abandoned
+// and opened anew.
+var ErrBroken = errors.New("engine broken")
+
+// Engine is what a store implements. Grouping callers, timeouts, retries and the
+// watch over free space are not its business: package outbox does them in front
+// of it. Package storetest holds the conformance suite.
+//
+// The reading methods are those of delivery.Reader. They may run at any time and
+// beside each other and beside Apply; they see every batch whose Apply has
+// returned. What they return belongs to the caller, with one exception: the
+// Record that Unfinished passes to fn may be reused for the next, of which there
+// may be a million; fn must copy what it keeps. Unfinished, List and Devices
+// iterate over the store as it is when they are called, before the first fn; fn
+// may call any other method.
+type Engine interface {
+	delivery.Reader
+
+	// Apply makes all changes of b, or none, and if b.Sync has them on the disk, with
+	// all that was applied before, when it returns; b may be empty then. It is never
+	// called concurrently with itself. It must not keep b's slices, nor change what b
+	// points to.
+	//
+	// Within b the kinds apply in the order of the fields, and each kind in the
+	// order of its slice:
+	//
+	//   - Accept of a Seq that the store has changes nothing. Otherwise it
+	//     stores the notification, its data and its ID, and a pending Record per
+	//     device: Ack, Fallback, CollapseKey and ExpiresAt copied, Message held
+	//     if there is data. Totals.Accepted grows by the number of devices.
+	//   - Update of a delivery that has no Record changes nothing: it is over.
+	//   - Events are stored under their notification; one whose Number is there
+	//     already changes nothing, nor does one for a notification that is not
+	//     there.
+	//   - Finish of a delivery that has no Record changes nothing. Otherwise the
+	//     Record goes, At is kept for Prune, and Totals.Finished grows by one.
+	//   - PutDevices replaces an entry. A push token that another device holds
+	//     moves: the other's entry loses it.
+	//   - RemoveDevices of an unknown device changes nothing.
+	//
+	// So a batch that is applied twice has the same outcome as one applied once.
+	//
+	// An error means that nothing of b has taken effect or ever will, unless it
+	// wraps ErrBroken; then that is unknown.
+	Apply(b *delivery.Batch) error
+
+	// Prune removes up to limit notifications (content, data, ID, timeline and
+	// all indexes) whose deliveries are all finished, the last of them before
+	// finishedBefore, and returns how many it removed. It may run beside Apply
+	// and must not hold it up for long. Less than limit: there are no more.
+	Prune(finishedBefore time.Time, limit int) (n int, err error)
+
+	// Abandon gives up an engine whose Apply is broken or does not return. When
+	// Abandon has returned, nothing that this engine was asked to do can reach
+	// the store any more, the store can be opened anew, and an Apply that was
+	// under way returns soon, with an error that wraps ErrBroken. Reads may go
+	// on until Close. Abandon may run beside every other method; it may take as
+	// long as the operating system holds a call of this engine.
+	Abandon()
+
+	// Close frees the engine, abandoned or not. No other method is running or
+	// called after it.
+	Close() error
+}

@@ -1,0 +1,396 @@
+// Package memory is the engine of the outbox that keeps everything in memory and
+// nothing beyond it: for tests and demos. It behaves as a durable engine does up
+// to Close, after which all is gone.
+//
+// One mutex guards the maps; there are no goroutines. It imports delivery and
+// outbox and nothing else of ours.
+package memory
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/store"
+)
+
+// Engine is an store.Engine in memory. See store.Engine for its methods.
+type Engine struct {
+	mu            sync.RWMutex
+	notifications map[delivery.Seq]*entry
+	order         []delivery.Seq            // all of them, ascending
+	accounts      map[string][]delivery.Seq // likewise, per account
+	ids           map[string]delivery.Seq
+	records       map[delivery.Key]delivery.Record
+	devices       map[string]delivery.Device
+	tokens        map[token]string
+	totals        delivery.Totals
+	last          uint64
+	abandoned     bool
+}
+
+type entry struct {
+	content  *delivery.Notification
+	data     json.RawMessage
+	events   []delivery.Event // by Number
+	finished time.Time        // the latest of its deliveries
+}
+
+type token struct{ server, token string }
+
+var _ store.Engine = (*Engine)(nil)
+
+// New makes an empty engine.
+func New() *Engine {
+	return &Engine{
+		notifications: map[delivery.Seq]*entry{},
+		accounts:      map[string][]delivery.Seq{},
+		ids:           map[string]delivery.Seq{},
+		records:       map[delivery.Key]delivery.Record{},
+		devices:       map[string]delivery.Device{},
+		tokens:        map[token]string{},
+	}
+}
+
+// Open suits store.Options.Open. What it opens is empty each time.
+func Open(bool) (store.Engine, error) { return New(), nil }
+
+// Apply implements store.Engine.
+func (e *Engine) Apply(b *delivery.Batch) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.abandoned {
+		return fmt.Errorf("memory engine abandoned: %w", store.ErrBroken)
+	}
+	for i := range b.Accept {
+		e.accept(&b.Accept[i])
+	}
+	for _, r := range b.Update {
+		k := delivery.Key{Seq: r.Seq, Device: r.Device}
+		if _, live := e.records[k]; live {
+			e.records[k] = r
+		}
+	}
+	for _, ev := range b.Events {
+		e.event(ev)
+	}
+	for _, f := range b.Finish {
+		if _, live := e.records[f.Key]; !live {
+			continue
+		}
+		delete(e.records, f.Key)
+		e.totals.Finished++
+		if n := e.notifications[f.Seq]; n.finished.IsZero() || f.At.After(n.finished) {
+			n.finished = f.At
+		}
+	}
+	for _, d := range b.PutDevices {
+		e.putDevice(d)
+	}
+	for _, id := range b.RemoveDevices {
+		e.unlink(id)
+		delete(e.devices, id)
+	}
+	return nil
+}
+
+func insert(seqs []delivery.Seq, s delivery.Seq) []delivery.Seq {
+	i, there := slices.BinarySearch(seqs, s) // nearly always at the end
+	if there {
+		return seqs
+	}
+	return slices.Insert(seqs, i, s)
+}
+
+func remove(seqs []delivery.Seq, s delivery.Seq) []delivery.Seq {
+	i, there := slices.BinarySearch(seqs, s)
+	if !there {
+		return seqs
+	}
+	return slices.Delete(seqs, i, i+1)
+}
+
+func (e *Engine) accept(a *delivery.Acceptance) {
+	n := clone(a.Notification)
+	if _, there := e.notifications[n.Seq]; there {
+		return
+	}
+	e.last = max(e.last, uint64(n.Seq))
+	en := &entry{content: n, data: slices.Clone(a.Data)}
+	e.notifications[n.Seq] = en
+	e.order = insert(e.order, n.Seq)
+	e.accounts[n.Account] = insert(e.accounts[n.Account], n.Seq)
+	e.ids[n.ID] = n.Seq
+	if len(n.Devices) == 0 {
+		en.finished = n.AcceptedAt
+	}
+	for _, device := range n.Devices {
+		r := delivery.Record{
+			Seq: n.Seq, Device: device, State: delivery.StatePending, Ack: n.Ack, Fallback: n.Fallback,
+			CollapseKey: n.CollapseKey, ExpiresAt: n.ExpiresAt,
+		}
+		if n.HasMessage {
+			r.Message = delivery.MessageHeld
+		}
+		k := delivery.Key{Seq: n.Seq, Device: device}
+		if _, twice := e.records[k]; twice {
+			continue
+		}
+		e.records[k] = r
+		e.totals.Accepted++
+	}
+}
+
+func (e *Engine) event(ev delivery.Event) {
+	e.last = max(e.last, ev.Number)
+	n := e.notifications[ev.Seq]
+	if n == nil {
+		return
+	}
+	i, there := slices.BinarySearchFunc(n.events, ev.Number, func(x delivery.Event, number uint64) int {
+		return cmp.Compare(x.Number, number)
+	})
+	if !there {
+		n.events = slices.Insert(n.events, i, ev)
+	}
+}
+
+func (e *Engine) putDevice(d delivery.Device) {
+	e.unlink(d.ID)
+	if d.Push != nil {
+		p := *d.Push
+		d.Push = &p
+		t := token{p.Server, p.Token}
+		if holder, held := e.tokens[t]; held {
+			other := e.devices[holder]
+			other.Push = nil
+			e.devices[holder] = other
+		}
+		e.tokens[t] = d.ID
+	}
+	e.devices[d.ID] = d
+}
+
+// unlink frees the push token that a device holds.
+func (e *Engine) unlink(id string) {
+	if d, there := e.devices[id]; there && d.Push != nil {
+		delete(e.tokens, token{d.Push.Server, d.Push.Token})
+	}
+}
+
+// Prune implements store.Engine.
+func (e *Engine) Prune(finishedBefore time.Time, limit int) (n int, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.abandoned {
+		return 0, fmt.Errorf("memory engine abandoned: %w", store.ErrBroken)
+	}
+	for _, seq := range slices.Clone(e.order) {
+		if n == limit {
+			break
+		}
+		en := e.notifications[seq]
+		if !e.over(en) || !en.finished.Before(finishedBefore) {
+			continue
+		}
+		c := en.content
+		delete(e.notifications, seq)
+		e.order = remove(e.order, seq)
+		if e.accounts[c.Account] = remove(e.accounts[c.Account], seq); len(e.accounts[c.Account]) == 0 {
+			delete(e.accounts, c.Account)
+		}
+		if e.ids[c.ID] == seq {
+			delete(e.ids, c.ID)
+		}
+		n++
+	}
+	return n, nil
+}
+
+func (e *Engine) over(en *entry) bool {
+	return !slices.ContainsFunc(en.content.Devices, func(device string) bool {
+		_, live := e.records[delivery.Key{Seq: en.content.Seq, Device: device}]
+		return live
+	})
+}
+
+// Abandon implements store.Engine.
+func (e *Engine) Abandon() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.abandoned = true
+}
+
+// Close implements store.Engine.
+func (e *Engine) Close() error { return nil }
+
+func missing(what string, name any) error {
+	return fmt.Errorf("%s %v: %w", what, name, delivery.ErrNotFound)
+}
+
+func clone(n *delivery.Notification) *delivery.Notification {
+	c := *n
+	c.Devices = slices.Clone(n.Devices)
+	if n.Badge != nil {
+		badge := *n.Badge
+		c.Badge = &badge
+	}
+	return &c
+}
+
+func cloneDevice(d delivery.Device) delivery.Device {
+	if d.Push != nil {
+		p := *d.Push
+		d.Push = &p
+	}
+	return d
+}
+
+// Notification implements delivery.Reader.
+func (e *Engine) Notification(seq delivery.Seq) (*delivery.Notification, error) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if en := e.notifications[seq]; en != nil {
+		return clone(en.content), nil
+	}
+	return nil, missing("notification", seq)
+}
+
+// Data implements delivery.Reader.
+func (e *Engine) Data(seq delivery.Seq) (json.RawMessage, error) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if en := e.notifications[seq]; en != nil && en.data != nil {
+		return slices.Clone(en.data), nil
+	}
+	return nil, missing("data of notification", seq)
+}
+
+// Lookup implements delivery.Reader.
+func (e *Engine) Lookup(id string) (delivery.Seq, error) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if seq, there := e.ids[id]; there {
+		return seq, nil
+	}
+	return 0, missing("notification", id)
+}
+
+// Timeline implements delivery.Reader.
+func (e *Engine) Timeline(seq delivery.Seq) ([]delivery.Event, error) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if en := e.notifications[seq]; en != nil {
+		return slices.Clone(en.events), nil
+	}
+	return nil, missing("notification", seq)
+}
+
+// List implements delivery.Reader.
+func (e *Engine) List(account string, before delivery.Seq, fn func(*delivery.Notification) bool) error {
+	e.mu.RLock()
+	seqs := e.order
+	if account != "" {
+		seqs = e.accounts[account]
+	}
+	if before != 0 {
+		i, _ := slices.BinarySearch(seqs, before)
+		seqs = seqs[:i]
+	}
+	list := make([]*delivery.Notification, len(seqs))
+	for i, s := range seqs {
+		list[len(seqs)-1-i] = e.notifications[s].content
+	}
+	e.mu.RUnlock() // fn may call back
+	for _, n := range list {
+		if !fn(clone(n)) {
+			break
+		}
+	}
+	return nil
+}
+
+// Device implements delivery.Reader.
+func (e *Engine) Device(id string) (*delivery.Device, error) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if d, there := e.devices[id]; there {
+		d = cloneDevice(d)
+		return &d, nil
+	}
+	return nil, missing("device", id)
+}
+
+// sorted returns the registry entries that match, by ID.
+func (e *Engine) sorted(match func(*delivery.Device) bool) []delivery.Device {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	var out []delivery.Device
+	for d := range maps.Values(e.devices) {
+		if match(&d) {
+			out = append(out, cloneDevice(d))
+		}
+	}
+	slices.SortFunc(out, func(a, b delivery.Device) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+// AccountDevices implements delivery.Reader.
+func (e *Engine) AccountDevices(account string) ([]delivery.Device, error) {
+	return e.sorted(func(d *delivery.Device) bool { return d.Account == account }), nil
+}
+
+// Devices implements delivery.Reader.
+func (e *Engine) Devices(fn func(*delivery.Device) bool) error {
+	for _, d := range e.sorted(func(*delivery.Device) bool { return true }) {
+		if !fn(&d) {
+			break
+		}
+	}
+	return nil
+}
+
+// TokenOwner implements delivery.Reader.
+func (e *Engine) TokenOwner(server, tok string) (string, error) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if id, there := e.tokens[token{server, tok}]; there {
+		return id, nil
+	}
+	return "", missing("holder of a push token of", server)
+}
+
+// Unfinished implements delivery.Reader.
+func (e *Engine) Unfinished(fn func(*delivery.Record) bool) error {
+	e.mu.RLock()
+	all := slices.Collect(maps.Values(e.records))
+	e.mu.RUnlock()
+	slices.SortFunc(all, func(a, b delivery.Record) int {
+		return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Seq, b.Seq))
+	})
+	for i := range all {
+		if !fn(&all[i]) {
+			break
+		}
+	}
+	return nil
+}
+
+// LastSeq implements delivery.Reader.
+func (e *Engine) LastSeq() (uint64, error) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.last, nil
+}
+
+// Totals implements delivery.Reader.
+func (e *Engine) Totals() (delivery.Totals, error) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.totals, nil
+}

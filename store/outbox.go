@@ -1,0 +1,374 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// Options say how an Outbox is made. Only Open is required.
+type Options struct {
+	// Open opens the engine: at first, and again after it had to be abandoned.
+	// readOnly asks for one that changes nothing on the disk; it is asked for
+	// after a failure, while none can be opened for writing, so that reads still
+	// work and what was in flight can be told. An error is an answer to it. One
+	// for writing that wraps syscall.ENOSPC is asked for again once there is more
+	// room, any other after a while.
+	Open func(readOnly bool) (Engine, error)
+	// FreeBytes returns the room that is left to the store. Nil: not watched.
+	FreeBytes func() (uint64, error)
+	// MinFreeBytes is the room below which acceptances are refused (default
+	// 64 MiB). All else still goes in, to end what was begun, if need be into an
+	// engine that is opened anew.
+	MinFreeBytes uint64
+	// GuardInterval is how often the room is looked at (default 1s). It is also
+	// looked at after each MinFreeBytes/8 written.
+	GuardInterval time.Duration
+	// CommitTimeout is how long a write may take before acceptances are refused
+	// and Ready says so (default 5s).
+	CommitTimeout time.Duration
+	// AbandonAfter is how long it may take before the engine is abandoned and
+	// opened anew (default 4 * CommitTimeout). A write that is overdue on a full
+	// disk waits for nothing else, and is abandoned at CommitTimeout.
+	AbandonAfter time.Duration
+	// History is how long finished notifications are kept (default 72h).
+	History time.Duration
+	// HousekeepingInterval is the time between two rounds of pruning and
+	// accounting (default 1h).
+	HousekeepingInterval time.Duration
+	// Gathering is how long after a write has begun the next one begins, where that
+	// holds no acceptance and nothing that waits for those before it: more comes to
+	// share it (default 5 ms; negative: none). It is what an engine whose disk syncs
+	// in less than that saves its CPU time by.
+	Gathering time.Duration
+	// MaxGroup and MaxGroupBytes bound what shares one write (default 512
+	// batches, 4 MiB).
+	MaxGroup      int
+	MaxGroupBytes int
+	// MaxQueuedBytes bounds what may wait to be written; beyond it acceptances
+	// are refused (default 64 MiB).
+	MaxQueuedBytes int
+	// RetryInitial and RetryMax are the backoff of writing and of opening
+	// (default 100ms, 5s).
+	RetryInitial, RetryMax time.Duration
+	// Now replaces the wall clock that History is counted by.
+	Now func() time.Time
+	// Logger gets what an operator should know; default: nothing.
+	Logger *slog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	orDefault(&o.MinFreeBytes, 64<<20)
+	orDefault(&o.GuardInterval, time.Second)
+	orDefault(&o.CommitTimeout, 5*time.Second)
+	orDefault(&o.AbandonAfter, 4*o.CommitTimeout)
+	orDefault(&o.History, 72*time.Hour)
+	orDefault(&o.HousekeepingInterval, time.Hour)
+	orDefault(&o.MaxGroup, 512)
+	orDefault(&o.Gathering, 5*time.Millisecond)
+	orDefault(&o.MaxGroupBytes, 4<<20)
+	orDefault(&o.MaxQueuedBytes, 64<<20)
+	orDefault(&o.RetryInitial, 100*time.Millisecond)
+	orDefault(&o.RetryMax, 5*time.Second)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+func orDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// Outbox is a delivery.Outbox on an Engine. All methods are safe for concurrent
+// use.
+type Outbox struct {
+	opts Options
+
+	engine   atomic.Pointer[handle] // nil while there is none to read from
+	applying chan struct{}          // one slot, taken during Apply and by the audit's first look
+
+	mu          sync.Mutex
+	queue       []*commit
+	queuedBytes int
+	refusing    error // why acceptances and fences are refused: trouble; nil: they are not
+	low         error // likewise: too little room
+	full        bool  // less than a quarter of that
+	closing     bool
+	stats       Stats
+
+	wake   chan struct{} // one slot: the queue has grown, or the end has come
+	stop   chan struct{} // closed by Close
+	teller teller
+
+	spaceMu sync.Mutex // one look at the room at a time
+
+	// The committer's own.
+	began         time.Time // the latest write
+	gather        *time.Timer
+	merged        delivery.Batch
+	sinceGuard    int       // bytes written since it last had the room looked at
+	unsynced      []*commit // written, and told, but not known to be on the disk
+	unsyncedBytes int
+
+	background  sync.WaitGroup // the guard and the housekeeper
+	committer   sync.WaitGroup
+	burials     sync.WaitGroup // engines being closed aside
+	closeOnce   sync.Once
+	closeResult error
+}
+
+var _ delivery.Outbox = (*Outbox)(nil)
+
+// commit is one batch on its way.
+type commit struct {
+	batch *delivery.Batch
+	done  func(error)
+	bytes int
+	told  bool // the committer's own, and of those that it waits for
+}
+
+func (c *commit) accepts() bool { return len(c.batch.Accept) > 0 }
+
+// fences reports whether c changes nothing, and only waits for what is before it.
+func (c *commit) fences() bool { return c.batch.Empty() }
+
+// urgent reports whether somebody waits for the outcome of c and for nothing else.
+func (c *commit) urgent() bool { return c.accepts() || c.fences() }
+
+// New opens the engine and starts the outbox. Close stops it.
+func New(opts Options) (*Outbox, error) {
+	o := &Outbox{gather: time.NewTimer(0), opts: opts.withDefaults(), applying: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: make(chan struct{})}
+	if o.opts.Open == nil {
+		return nil, errors.New("open the outbox: no engine given")
+	}
+	e, err := o.opts.Open(false)
+	if err != nil {
+		return nil, fmt.Errorf("open the outbox: %w", err)
+	}
+	o.engine.Store(newHandle(e))
+	o.guard()
+	o.teller.start()
+	o.committer.Go(o.commitAll)
+	o.background.Go(o.guardRoom)
+	o.background.Go(o.keepHouse)
+	return o, nil
+}
+
+// Commit implements delivery.Outbox. b must not be changed any more. A refusal may come sooner than the outcome
+// of batches committed before it: what cannot be stored is refused at once, even
+// while an earlier write hangs.
+//
+// So is an empty batch, which waits for those before it: who asks what the store
+// shows is told within CommitTimeout that it does not show everything
+// (delivery.ErrUnavailable), and does not wait for as long as the store fails. It
+// is not refused for too little room alone, where what was begun still goes in.
+//
+// After Close, done gets an error that wraps delivery.ErrStopped.
+func (o *Outbox) Commit(b *delivery.Batch, done func(error)) {
+	if done == nil {
+		done = func(error) {}
+	}
+	c := &commit{batch: b, done: done, bytes: size(b)}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch err := o.refusal(); {
+	case o.closing:
+		// Not from here: the caller may hold what done takes.
+		go o.teller.call(outcome{[]*commit{c}, fmt.Errorf("commit after close: %w", delivery.ErrStopped)})
+		return
+	case c.accepts() && err != nil:
+		o.refuse(c, err)
+		return
+	case c.fences() && o.refusing != nil:
+		o.refuse(c, o.refusing)
+		return
+	}
+	o.queue = append(o.queue, c)
+	o.queuedBytes += c.bytes
+	o.signal()
+}
+
+// OnTold implements delivery.Outbox.
+func (o *Outbox) OnTold(fn func()) { o.teller.then.Store(&fn) }
+
+// refusal says why an acceptance cannot be taken now; nil: it can. mu is held.
+func (o *Outbox) refusal() error {
+	switch {
+	case o.refusing != nil:
+		return o.refusing
+	case o.low != nil:
+		return o.low
+	case o.queuedBytes > o.opts.MaxQueuedBytes:
+		return fmt.Errorf("%w: %d bytes wait to be written already, the disk does not keep up", delivery.ErrUnavailable, o.queuedBytes)
+	}
+	return nil
+}
+
+// refuse has c's caller told that nothing of it will ever take effect. mu is held.
+func (o *Outbox) refuse(c *commit, err error) {
+	if c.told = true; c.accepts() {
+		o.stats.Refused++
+	}
+	o.teller.tell([]*commit{c}, err)
+}
+
+func (o *Outbox) signal() {
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Ready returns nil while the store works and has room, and otherwise what is
+// wrong; acceptances are then refused.
+func (o *Outbox) Ready() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closing {
+		return fmt.Errorf("outbox closed: %w", delivery.ErrStopped)
+	}
+	if o.refusing != nil {
+		return o.refusing
+	}
+	return o.low // a long queue is no fault of the store
+}
+
+// Close writes what is queued, closes the engine and returns when all has
+// stopped. What cannot be written gets delivery.ErrStopped. It is safe to call
+// twice.
+func (o *Outbox) Close() error {
+	o.closeOnce.Do(func() {
+		o.mu.Lock()
+		o.closing = true
+		close(o.stop)
+		o.signal()
+		o.mu.Unlock()
+		o.background.Wait()
+		o.committer.Wait()
+		o.teller.stop()
+		o.burials.Wait()
+		if h := o.engine.Swap(nil); h != nil {
+			h.drain()
+			if err := h.engine.Close(); err != nil {
+				o.closeResult = fmt.Errorf("close the outbox: %w", err)
+			}
+		}
+	})
+	return o.closeResult
+}
+
+// handle counts who reads from an engine, so that it is closed under nobody.
+type handle struct {
+	engine Engine
+	mu     sync.Mutex
+	users  int
+	closed bool
+	idle   chan struct{} // closed when closed and without users
+}
+
+func newHandle(e Engine) *handle { return &handle{engine: e, idle: make(chan struct{})} }
+
+func (h *handle) acquire() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return false
+	}
+	h.users++
+	return true
+}
+
+func (h *handle) release() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.users--; h.closed && h.users == 0 {
+		close(h.idle)
+	}
+}
+
+// drain lets no one in any more and waits for those who are.
+func (h *handle) drain() {
+	h.mu.Lock()
+	h.closed = true
+	if h.users == 0 {
+		close(h.idle)
+	}
+	h.mu.Unlock()
+	<-h.idle
+}
+
+// teller calls the done functions, one at a time, beside the committer.
+type teller struct {
+	mu      sync.Mutex
+	told    sync.Cond
+	waiting []outcome
+	ending  bool
+	then    atomic.Pointer[func()]
+	running sync.WaitGroup
+}
+
+type outcome struct {
+	commits []*commit
+	err     error
+}
+
+func (t *teller) start() {
+	t.told.L = &t.mu
+	t.running.Go(t.run)
+}
+
+func (t *teller) tell(commits []*commit, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.waiting = append(t.waiting, outcome{commits, err})
+	t.told.Signal()
+}
+
+func (t *teller) run() {
+	for {
+		t.mu.Lock()
+		for len(t.waiting) == 0 {
+			if t.ending {
+				t.mu.Unlock()
+				return
+			}
+			t.told.Wait()
+		}
+		waiting := t.waiting
+		t.waiting = nil
+		t.mu.Unlock()
+		for _, w := range waiting {
+			t.call(w)
+		}
+	}
+}
+
+func (t *teller) call(w outcome) {
+	for _, c := range w.commits {
+		c.done(w.err)
+	}
+	if then := t.then.Load(); then != nil {
+		(*then)()
+	}
+}
+
+// stop returns when all have been told.
+func (t *teller) stop() {
+	t.mu.Lock()
+	t.ending = true
+	t.told.Signal()
+	t.mu.Unlock()
+	t.running.Wait()
+}

@@ -1,0 +1,132 @@
+package pebblestore_test
+
+import (
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/store"
+	"github.com/heartline-mqtt/heartline/store/pebblestore"
+)
+
+// batches of one notification's way: accepted, then received and finished.
+func journey(seq delivery.Seq, device string) (accept, finish *delivery.Batch) {
+	n := &delivery.Notification{
+		Seq: seq, ID: fmt.Sprintf("0193a5b2-7e11-7000-8000-%012x", uint64(seq)), Account: "ann@example.com",
+		Title: "Front door", Body: "The front door has been open for five minutes.", Ack: delivery.AckReceived,
+		Urgency: delivery.UrgencyHigh, Fallback: true, AcceptedAt: start, ExpiresAt: start.Add(24 * time.Hour),
+		Devices: []string{device}, Fingerprint: uint64(seq) * 0x9e3779b97f4a7c15,
+	}
+	accept = &delivery.Batch{Accept: []delivery.Acceptance{{Notification: n}}, Sync: true}
+	finish = &delivery.Batch{
+		Events: []delivery.Event{
+			{Seq: seq, Number: uint64(seq) + 1, Time: start, Kind: delivery.EventPublished, Device: device, Attempt: 1},
+			{Seq: seq, Number: uint64(seq) + 2, Time: start, Kind: delivery.EventReceived, Device: device, Attempt: 1},
+		},
+		Finish: []delivery.Finish{{Key: delivery.Key{Seq: seq, Device: device}, At: start}},
+	}
+	return accept, finish
+}
+
+// BenchmarkEngine is the engine's own work for one notification: in memory files,
+// 64 in a group, as under load.
+func BenchmarkEngine(b *testing.B) {
+	s, err := pebblestore.Open("data", pebblestore.Options{FS: vfs.NewMem()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	b.ReportAllocs()
+	var accepts, finishes delivery.Batch
+	for i := 0; b.Loop(); i++ {
+		a, f := journey(delivery.Seq(3*i+3), fmt.Sprintf("device-%05d", i%10000))
+		accepts.Merge(a)
+		finishes.Merge(f)
+		if i%64 == 63 {
+			for _, m := range []*delivery.Batch{&accepts, &finishes} {
+				if err := s.Apply(m); err != nil {
+					b.Fatal(err)
+				}
+				*m = delivery.Batch{Accept: m.Accept[:0], Events: m.Events[:0], Finish: m.Finish[:0]}
+			}
+		}
+	}
+}
+
+// BenchmarkOutbox is the whole of it on a disk: each notification accepted, synced,
+// and then finished, by 256 callers at once.
+func BenchmarkOutbox(b *testing.B) {
+	o, err := store.New(store.Options{Open: opener(b.TempDir(), pebblestore.Options{})})
+	if err != nil {
+		b.Fatal(err)
+	}
+	var last atomic.Uint64
+	b.ReportAllocs()
+	b.SetParallelism(max(1, 256/runtime.GOMAXPROCS(0)))
+	b.RunParallel(func(pb *testing.PB) {
+		done := make(chan error, 1)
+		for pb.Next() {
+			i := last.Add(1)
+			a, f := journey(delivery.Seq(3*i), fmt.Sprintf("device-%05d", i%10000))
+			o.Commit(a, func(err error) { done <- err })
+			if err := <-done; err != nil {
+				b.Error(err)
+			}
+			o.Commit(f, nil)
+		}
+	})
+	s := o.Stats()
+	b.ReportMetric(float64(s.Commits)/float64(s.Writes), "batches/write")
+	b.ReportMetric(float64(s.SyncTime.Microseconds())/float64(s.Synced), "µs/sync")
+	if err := o.Close(); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// BenchmarkStart opens a store with a million unfinished deliveries of 10,000
+// devices and iterates over them. Run it with -benchtime=1x.
+func BenchmarkStart(b *testing.B) {
+	dir := b.TempDir()
+	const n = 1_000_000
+	s, err := pebblestore.Open(dir, pebblestore.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	var batch delivery.Batch
+	for i := range n {
+		a, _ := journey(delivery.Seq(i+1), fmt.Sprintf("device-%05d", i%10000))
+		batch.Merge(a)
+		if batch.Sync = false; len(batch.Accept) == 1000 {
+			if err := s.Apply(&batch); err != nil {
+				b.Fatal(err)
+			}
+			batch.Accept = batch.Accept[:0]
+		}
+	}
+	if err := s.Close(); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		began := time.Now()
+		s, err := pebblestore.Open(dir, pebblestore.Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		opened := time.Since(began)
+		count := 0
+		if err := s.Unfinished(func(*delivery.Record) bool { count++; return true }); err != nil || count != n {
+			b.Fatalf("%d records (error %v)", count, err)
+		}
+		b.ReportMetric(opened.Seconds(), "s/open")
+		b.ReportMetric((time.Since(began) - opened).Seconds(), "s/iterate")
+		if err := s.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,573 @@
+package pebblestore
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/sstable"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/heartline-mqtt/heartline/store"
+	"github.com/heartline-mqtt/heartline/store/codec"
+)
+
+const (
+	fileFormat    = "FORMAT"
+	fileLock      = "LOCK"
+	fileWatermark = "WATERMARK"
+	dirDB         = "db"
+	dirNew        = "db.new" // a store being made; removed and made again after a crash
+)
+
+// The first line of FORMAT. What follows it is for people.
+const formatLine = "heartline outbox, format "
+
+// tableDelay is how long a table's ENOSPC is kept from Pebble.
+const tableDelay = 500 * time.Millisecond
+
+func (s *Store) path(elem ...string) string {
+	return s.opts.FS.PathJoin(append([]string{s.dir}, elem...)...)
+}
+
+// refuse is an error of the directory with the way out.
+func (s *Store) refuse(what, todo string) error {
+	return fmt.Errorf("data directory %s: %s; %s", s.dir, what, todo)
+}
+
+const (
+	todoDamaged = "restore the directory from a backup, or move it away to begin with an empty store"
+	todoForeign = "name an empty directory, or one that Heartline has made"
+)
+
+// prepare makes the directory if need be, and locks it.
+func (s *Store) prepare() error {
+	vf := s.opts.FS
+	s.unlock = func() error { return nil }
+	info, err := vf.Stat(s.dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && s.opts.ReadOnly:
+		return s.refuse("is not there", "name the directory of a store")
+	case errors.Is(err, fs.ErrNotExist):
+		if err := s.makeDir(); err != nil {
+			return s.refuse(fmt.Sprintf("cannot be made (%v)", cause(err)), "make it, or name one that can be")
+		}
+	case errors.Is(err, syscall.ENOTDIR):
+		return s.refuse("a part of the path is a file", "name a directory")
+	case err != nil:
+		return s.refuse(fmt.Sprintf("cannot be looked at (%v)", cause(err)), "check its permissions")
+	case !info.IsDir():
+		return s.refuse("is a file", "name a directory")
+	}
+	if _, err := vf.Stat(s.path(fileLock)); errors.Is(err, fs.ErrNotExist) {
+		// A directory that is somebody else's is refused before anything is put
+		// into it, the lock included.
+		if _, err := s.identify(); err != nil {
+			return err
+		}
+	}
+	lock, err := vf.Lock(s.path(fileLock))
+	switch {
+	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EACCES) && s.lockable(),
+		err != nil && strings.Contains(err.Error(), "held by current process"):
+		return s.refuse("is in use by another Heartline", "stop that one, or name another directory")
+	case errors.Is(err, syscall.EROFS) && s.opts.ReadOnly:
+		return nil // nobody can write here: there is nothing to be locked against
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return s.refuse(fmt.Sprintf("is not writable (%v)", cause(err)), "give this user the right to write there, or name another directory")
+	case err != nil:
+		return s.refuse(fmt.Sprintf("cannot be locked (%v)", cause(err)), "check the file system")
+	}
+	s.unlock = sync.OnceValue(lock.Close)
+	return nil
+}
+
+// makeDir makes the directory so that a loss of power cannot take it away again
+// with all that was synced in it.
+func (s *Store) makeDir() error {
+	vf := s.opts.FS
+	unsynced := []string{}
+	for d := s.dir; ; {
+		parent := vf.PathDir(d)
+		if parent == d {
+			break
+		}
+		unsynced = append(unsynced, parent)
+		if _, err := vf.Stat(parent); err == nil {
+			break
+		}
+		d = parent
+	}
+	if err := vf.MkdirAll(s.dir, 0o700); err != nil {
+		return err
+	}
+	for _, d := range unsynced {
+		f, err := vf.OpenDir(d)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lockable tells the two meanings of EACCES apart: fcntl may answer it for a
+// lock that is held, open does for a file that may not be written.
+func (s *Store) lockable() bool {
+	f, err := os.OpenFile(s.path(fileLock), os.O_WRONLY, 0)
+	if err != nil {
+		return false
+	}
+	return f.Close() == nil
+}
+
+// cause strips the path, which the message around it has already.
+func cause(err error) error {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return pe.Err
+	}
+	return err
+}
+
+// open finds out whose directory this is, makes a store in an empty one, and
+// opens it. The directory is locked.
+func (s *Store) open() error {
+	fresh, err := s.identify()
+	if err != nil {
+		return err
+	}
+	if fresh && s.opts.ReadOnly {
+		return s.refuse("holds no store", "name the directory of a store")
+	}
+	if fresh {
+		if err := s.create(); err != nil {
+			return err
+		}
+	}
+	// First without changing anything: opened for writing, Pebble deletes what it
+	// does not know, and after damage that may be what is missing.
+	if err := s.openWhole(); err != nil || s.opts.ReadOnly {
+		return err
+	}
+	if err := s.db.Close(); err != nil {
+		return s.damaged(err)
+	}
+	if err := s.openDB(s.path(dirDB), openWrite); err != nil {
+		return s.damaged(err)
+	}
+	err = s.load()
+	if err == nil {
+		err = s.writeWatermark()
+	}
+	if err != nil {
+		return errors.Join(err, s.db.Close())
+	}
+	return nil
+}
+
+// openWhole opens the store for reading, and refuses one that is not whole.
+func (s *Store) openWhole() error {
+	mark, err := s.readWatermark()
+	if err != nil {
+		return err
+	}
+	if err := s.openDB(s.path(dirDB), openRead); err != nil {
+		return s.damaged(err)
+	}
+	err = s.verify()
+	if err == nil {
+		err = s.load()
+	}
+	if err == nil && s.counters.Writes < mark.writes {
+		err = s.refuse(fmt.Sprintf("file %s, or another log or MANIFEST in folder %s, is damaged (the store is at write %d, and was at %d)",
+			filepath.Join(dirDB, mark.log), dirDB, s.counters.Writes, mark.writes), todoDamaged)
+	}
+	if err != nil {
+		return errors.Join(err, s.db.Close())
+	}
+	return nil
+}
+
+// identify reads FORMAT. fresh: there is nothing here.
+func (s *Store) identify() (fresh bool, err error) {
+	names, err := s.opts.FS.List(s.dir)
+	if err != nil {
+		return false, s.refuse(fmt.Sprintf("cannot be listed (%v)", cause(err)), "check its permissions")
+	}
+	has := map[string]bool{}
+	foreign := ""
+	for _, n := range names {
+		switch n = filepath.Base(n); n {
+		case fileFormat, fileFormat + ".new", fileLock, fileWatermark, dirDB, dirNew, "lost+found":
+			has[n] = true
+		default:
+			foreign = n
+		}
+	}
+	text, err := s.readFile(fileFormat)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !has[dirDB] && foreign == "":
+		return true, nil
+	case errors.Is(err, fs.ErrNotExist) && !has[dirDB]:
+		return false, s.refuse(fmt.Sprintf("holds other files (%s) and no store", foreign), todoForeign)
+	case errors.Is(err, fs.ErrNotExist):
+		return false, s.refuse("file "+fileFormat+" is missing", todoDamaged)
+	case err != nil:
+		return false, s.refuse(fmt.Sprintf("file %s cannot be read (%v)", fileFormat, cause(err)), "check its permissions")
+	}
+	line, _, _ := strings.Cut(text, "\n")
+	number, ok := strings.CutPrefix(line, formatLine)
+	v, err := strconv.Atoi(number)
+	switch {
+	case !ok || err != nil:
+		return false, s.refuse(fmt.Sprintf("file %s is damaged or not Heartline's (it begins %.40q)", fileFormat, line), todoDamaged)
+	case v != format:
+		return false, s.refuse(fmt.Sprintf("has format %d, this Heartline reads format %d", v, format), "use the version of Heartline that wrote it, or a newer one")
+	case !has[dirDB] && has[dirNew]:
+		// The crash came between the two renames of create.
+		if err := s.opts.FS.Rename(s.path(dirNew), s.path(dirDB)); err != nil {
+			return false, s.refuse(fmt.Sprintf("folder %s cannot be renamed (%v)", dirNew, cause(err)), "check its permissions")
+		}
+	case !has[dirDB]:
+		return false, s.refuse("folder "+dirDB+" is missing", todoDamaged)
+	}
+	return false, nil
+}
+
+func (s *Store) readFile(name string) (string, error) {
+	f, err := s.opts.FS.Open(s.path(name))
+	if err != nil {
+		return "", err
+	}
+	b, err := io.ReadAll(io.LimitReader(f, 1<<16))
+	return string(b), errors.Join(err, f.Close())
+}
+
+// create makes an empty store so that a crash at any point leaves either nothing
+// that counts or a whole one: all is built aside, and FORMAT, without which it is
+// no store, comes last but for the rename.
+func (s *Store) create() error {
+	vf := s.opts.FS
+	fail := func(act string, err error) error {
+		return fmt.Errorf("data directory %s: %s: %w", s.dir, act, err)
+	}
+	if err := vf.RemoveAll(s.path(dirNew)); err != nil {
+		return fail("remove an unfinished store", err)
+	}
+	if err := s.openDB(s.path(dirNew), openCreate); err != nil {
+		return fail("make the store", err)
+	}
+	if err := s.writeWatermark(); err != nil {
+		return fail("write "+fileWatermark, errors.Join(err, s.db.Close()))
+	}
+	err := s.db.Set(keyFormat, binary.BigEndian.AppendUint64(nil, format), pebble.Sync)
+	if err = errors.Join(err, s.broken(), s.db.Close()); err != nil {
+		return fail("make the store", err)
+	}
+	if err := s.writeFile(fileFormat+".new", fmt.Sprintf("%s%d\nMade and locked by Heartline. Everything in this directory belongs together: back it up, move it and restore it as a whole.\n", formatLine, format)); err != nil {
+		return fail("write "+fileFormat, err)
+	}
+	// All names must be on the disk before the one that makes a store of them.
+	if err := s.syncDir(fail); err != nil {
+		return err
+	}
+	if err := vf.Rename(s.path(fileFormat+".new"), s.path(fileFormat)); err != nil {
+		return fail("write "+fileFormat, err)
+	}
+	if err := s.syncDir(fail); err != nil {
+		return err
+	}
+	if err := vf.Rename(s.path(dirNew), s.path(dirDB)); err != nil {
+		return fail("put the store in its place", err)
+	}
+	return s.syncDir(fail)
+}
+
+func (s *Store) syncDir(fail func(string, error) error) error {
+	d, err := s.opts.FS.OpenDir(s.dir)
+	if err != nil {
+		return fail("sync", err)
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return fail("sync", err)
+	}
+	return nil
+}
+
+func (s *Store) writeFile(name, text string) error {
+	f, err := s.opts.FS.Create(s.path(name), vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write([]byte(text))
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+type openMode int
+
+const (
+	openRead openMode = iota
+	openWrite
+	openCreate
+)
+
+// openDB opens Pebble behind a fence of its own.
+func (s *Store) openDB(dir string, mode openMode) (err error) {
+	s.failed.Store(nil)
+	s.dbDir = dir
+	s.opening.Store(true)
+	defer s.opening.Store(false)
+	s.fence = newFence(s.opts.FS, s.writeFailed)
+	o := s.pebbleOptions(s.fence)
+	o.ReadOnly = mode == openRead
+	o.ErrorIfExists = mode == openCreate
+	o.ErrorIfNotExists = mode != openCreate
+	// Pebble panics on some damage, and on some full disks.
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("open: %v", r)
+		}
+		if err != nil {
+			s.fence.raise()
+		}
+	}()
+	if s.db, err = pebble.Open(dir, o); err != nil {
+		return err
+	}
+	if err := s.broken(); err != nil {
+		_ = s.db.Close() // in the void
+		return err
+	}
+	return nil
+}
+
+// writeFailed decides what a failed change of a file means. fatal: the store is
+// broken, and Pebble is not told.
+func (s *Store) writeFailed(name string, err error) (fatal bool) {
+	if !s.opening.Load() && strings.HasSuffix(name, ".sst") {
+		// Pebble tries a flush or a compaction again, but at once and for ever,
+		// hundreds of times a second. While Open recovers a log it does so too,
+		// and would never come back from it.
+		t := time.NewTimer(tableDelay)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-s.fence.down:
+		}
+		return false
+	}
+	s.markBroken(fmt.Errorf("write %s: %w", name, cause(err)))
+	return true
+}
+
+// damaged says what to do about an error of opening Pebble.
+func (s *Store) damaged(err error) error {
+	switch {
+	case errors.Is(err, syscall.ENOSPC):
+		return fmt.Errorf("data directory %s: the disk is full; free some space: %w", s.dir, err)
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return s.refuse(fmt.Sprintf("is not writable (%v)", err), "give this user the right to write there, or name another directory")
+	case errors.Is(err, store.ErrBroken):
+		return fmt.Errorf("data directory %s: cannot be written; check the disk: %w", s.dir, err)
+	}
+	return fmt.Errorf("data directory %s: damaged (%w); %s", s.dir, oneLine{err}, todoDamaged)
+}
+
+// oneLine is an error whose text is its first line: Pebble adds stacks.
+type oneLine struct{ error }
+
+func (o oneLine) Error() string {
+	line, _, _ := strings.Cut(o.error.Error(), "\n")
+	return line
+}
+func (o oneLine) Unwrap() error { return o.error }
+
+// load reads what the store keeps in memory.
+func (s *Store) load() error {
+	v, err := s.get(keyFormat)
+	if err != nil {
+		return s.damaged(fmt.Errorf("format: %w", err))
+	}
+	if len(v) != 8 || binary.BigEndian.Uint64(v) != format {
+		return s.refuse(fmt.Sprintf("has format %x, this Heartline reads format %d", v, format), "use the version of Heartline that wrote it")
+	}
+	v, err = s.get(keyCounters)
+	if errors.Is(err, pebble.ErrNotFound) {
+		s.counters = codec.Counters{} // nothing has ever been applied
+		return nil
+	}
+	if err == nil {
+		s.counters, err = codec.DecodeCounters(v)
+		s.writes.Store(s.counters.Writes)
+	}
+	if err != nil {
+		return s.damaged(fmt.Errorf("counters: %w", err))
+	}
+	return nil
+}
+
+// verify reads the tables and compares their checksums, so that a damaged one is
+// noticed here and not by whoever asks for what was in it.
+func (s *Store) verify() error {
+	if s.opts.VerifyBytes < 0 {
+		return nil
+	}
+	levels, err := s.db.SSTables()
+	if err != nil {
+		return s.damaged(err)
+	}
+	budget := s.opts.VerifyBytes
+	for _, tables := range levels {
+		for _, t := range tables {
+			if budget -= int64(t.Size); budget < 0 {
+				return nil
+			}
+			name := fmt.Sprintf("%06d.sst", uint64(t.BackingSSTNum))
+			if err := s.verifyTable(s.path(dirDB, name)); err != nil {
+				return s.damaged(fmt.Errorf("file %s: %w", filepath.Join(dirDB, name), err))
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Store) verifyTable(path string) (err error) {
+	defer func() {
+		if r := recover(); r != nil { // a footer that points outside the file, say
+			err = fmt.Errorf("%v", r)
+		}
+	}()
+	f, err := s.opts.FS.Open(path, vfs.SequentialReadsOption)
+	if err != nil {
+		return err
+	}
+	readable, err := sstable.NewSimpleReadable(f)
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	o := new(pebble.Options)
+	o.EnsureDefaults()
+	r, err := sstable.NewReader(context.Background(), readable, o.MakeReaderOptions())
+	if err != nil {
+		return err // NewReader has closed it
+	}
+	return errors.Join(r.ValidateBlockChecksums(), r.Close())
+}
+
+// watermark is what must be in the store at least. Pebble does not notice that a
+// log is missing, nor that the end of its MANIFEST is, nor a flipped bit near the
+// end of its log: it takes them for a crash that came before. Everything since
+// would be gone without a word.
+type watermark struct {
+	log      string // the newest log
+	writes   uint64 // when it was begun, or the store closed: logs before it are synced
+	manifest string // the newest MANIFEST
+	size     int64  // of it then: it only grows
+}
+
+const watermarkLine = "%-24s %20d %-24s %20d" // then a checksum
+
+// writeWatermark overwrites the file in place: that needs no room on a full disk,
+// and no more than one sector.
+func (s *Store) writeWatermark() error {
+	manifest, size, err := s.newestManifest()
+	if err != nil {
+		err = fmt.Errorf("look at the MANIFEST: %w", err)
+		s.markBroken(err)
+		return err
+	}
+	line := fmt.Sprintf(watermarkLine, *s.newestLog.Load(), s.writes.Load(), manifest, size)
+	f, err := s.fence.OpenReadWrite(s.path(fileWatermark), vfs.WriteCategoryUnspecified)
+	if err == nil {
+		_, err = f.WriteAt(fmt.Appendf(nil, "%s %08x\n", line, crc32.ChecksumIEEE([]byte(line))), 0)
+		err = errors.Join(err, f.SyncData(), f.Close())
+	}
+	if err != nil {
+		err = fmt.Errorf("write %s: %w", fileWatermark, err)
+		s.markBroken(err)
+	}
+	return err
+}
+
+func (s *Store) newestManifest() (name string, size int64, err error) {
+	names, err := s.opts.FS.List(s.dbDir)
+	if err != nil {
+		return "", 0, err
+	}
+	for _, n := range names {
+		// Their numbers have leading zeros, and more digits from the millionth on.
+		if strings.HasPrefix(n, "MANIFEST-") && (len(n) > len(name) || len(n) == len(name) && n > name) {
+			name = n
+		}
+	}
+	info, err := s.opts.FS.Stat(s.opts.FS.PathJoin(s.dbDir, name))
+	if err != nil {
+		return "", 0, err
+	}
+	return name, info.Size(), nil
+}
+
+// readWatermark refuses a store whose newest log is missing, or the end of its
+// MANIFEST.
+func (s *Store) readWatermark() (m watermark, err error) {
+	text, err := s.readFile(fileWatermark)
+	if err != nil {
+		return m, s.refuse(fmt.Sprintf("file %s cannot be read (%v)", fileWatermark, cause(err)), todoDamaged)
+	}
+	var sum uint32
+	_, err = fmt.Sscanf(text, "%s %d %s %d %x", &m.log, &m.writes, &m.manifest, &m.size, &sum)
+	want, ok := walNumber(m.log)
+	if err != nil || !ok || sum != crc32.ChecksumIEEE(fmt.Appendf(nil, watermarkLine, m.log, m.writes, m.manifest, m.size)) {
+		return m, s.refuse(fmt.Sprintf("file %s is damaged", fileWatermark), todoDamaged)
+	}
+	// One that is not there has been replaced; Pebble knows whether it should be.
+	if info, err := s.opts.FS.Stat(s.path(dirDB, m.manifest)); err == nil && info.Size() < m.size {
+		return m, s.refuse(fmt.Sprintf("file %s is damaged (it has %d bytes, and had %d)", filepath.Join(dirDB, m.manifest), info.Size(), m.size), todoDamaged)
+	}
+	names, err := s.opts.FS.List(s.path(dirDB))
+	if err != nil {
+		return m, s.refuse(fmt.Sprintf("folder %s cannot be listed (%v)", dirDB, cause(err)), "check its permissions")
+	}
+	for _, n := range names {
+		// A newer one is as good: the crash came before its name was written.
+		if have, ok := walNumber(filepath.Base(n)); ok && have >= want {
+			return m, nil
+		}
+	}
+	return m, s.refuse(fmt.Sprintf("file %s is missing", filepath.Join(dirDB, m.log)), todoDamaged)
+}
+
+func walNumber(name string) (uint64, bool) {
+	digits, ok := strings.CutSuffix(name, ".log")
+	if !ok {
+		return 0, false
+	}
+	digits, _, _ = strings.Cut(digits, "-") // 000012-001.log is a part of 12
+	n, err := strconv.ParseUint(digits, 10, 64)
+	return n, err == nil
+}
+
+// get returns a copy of a value.
+func (s *Store) get(key []byte) ([]byte, error) {
+	v, c, err := s.db.Get(key)
+	if err != nil {
+		return nil, err
+	}
+	v = bytes.Clone(v)
+	return v, c.Close()
+}

@@ -1,0 +1,276 @@
+package pebblestore
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/store/codec"
+)
+
+// lookup returns a copy of a value, or an error that wraps ErrNotFound.
+func (s *Store) lookup(key []byte, what string, name any) ([]byte, error) {
+	v, err := s.get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, fmt.Errorf("%s %v: %w", what, name, delivery.ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s %v: %w", what, name, oneLine{err})
+	}
+	return v, nil
+}
+
+// Notification implements delivery.Reader.
+func (s *Store) Notification(seq delivery.Seq) (*delivery.Notification, error) {
+	v, err := s.lookup(keyContent(nil, seq), "notification", seq)
+	if err != nil {
+		return nil, err
+	}
+	n := new(delivery.Notification)
+	if err := codec.DecodeNotification(n, seq, v); err != nil {
+		return nil, fmt.Errorf("read notification %d: %w", seq, err)
+	}
+	return n, nil
+}
+
+// Data implements delivery.Reader.
+func (s *Store) Data(seq delivery.Seq) (json.RawMessage, error) {
+	return s.lookup(keyData(nil, seq), "data of notification", seq)
+}
+
+// Lookup implements delivery.Reader.
+func (s *Store) Lookup(id string) (delivery.Seq, error) {
+	v, err := s.lookup(keyID(nil, id), "notification", id)
+	if errors.Is(err, delivery.ErrNotFound) {
+		if seq, ok := delivery.SeqOf(id); ok {
+			if n, err := s.Notification(seq); err == nil && n.ID == id {
+				return seq, nil
+			} else if err != nil && !errors.Is(err, delivery.ErrNotFound) {
+				return 0, err
+			}
+		}
+	}
+	if err != nil {
+		return 0, err
+	}
+	seq, _, err := cutSeq(v)
+	if err != nil {
+		return 0, fmt.Errorf("read notification %s: %w", id, err)
+	}
+	return seq, nil
+}
+
+// Timeline implements delivery.Reader.
+func (s *Store) Timeline(seq delivery.Seq) ([]delivery.Event, error) {
+	there, err := s.has(keyContent(nil, seq))
+	if err != nil {
+		return nil, fmt.Errorf("read timeline of notification %d: %w", seq, oneLine{err})
+	}
+	if !there {
+		return nil, fmt.Errorf("notification %d: %w", seq, delivery.ErrNotFound)
+	}
+	var events []delivery.Event
+	err = s.scan(keySeqPrefix(prefixEvents, seq), func(_, value []byte) (_ bool, err error) {
+		events, err = codec.DecodeEvents(events, seq, value)
+		return true, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read timeline of notification %d: %w", seq, oneLine{err})
+	}
+	// By Number across values; one that was applied twice, in another company
+	// the second time, counts once.
+	slices.SortStableFunc(events, func(a, b delivery.Event) int {
+		switch {
+		case a.Number < b.Number:
+			return -1
+		case a.Number > b.Number:
+			return 1
+		}
+		return 0
+	})
+	return slices.CompactFunc(events, func(a, b delivery.Event) bool { return a.Number == b.Number }), nil
+}
+
+func keySeqPrefix(prefix byte, seq delivery.Seq) []byte { return appendSeq([]byte{prefix}, seq) }
+
+// scan calls fn with every key that begins with prefix, without it, until fn
+// returns false.
+func (s *Store) scan(prefix []byte, fn func(rest, value []byte) (bool, error)) (err error) {
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: successor(prefix)})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for ok := it.First(); ok; ok = it.Next() {
+		v, err := it.ValueAndErr()
+		if err != nil {
+			return err
+		}
+		if more, err := fn(it.Key()[len(prefix):], v); err != nil || !more {
+			return err
+		}
+	}
+	return nil // it.Close has the iterator's own error
+}
+
+// List implements delivery.Reader.
+func (s *Store) List(account string, before delivery.Seq, fn func(*delivery.Notification) bool) (err error) {
+	prefix := []byte{prefixContent}
+	if account != "" {
+		prefix = codec.AppendName([]byte{prefixAccount}, account)
+	}
+	end := successor(prefix)
+	if before != 0 {
+		end = appendSeq(slices.Clone(prefix), before)
+	}
+	// One snapshot for the index and the content: a notification pruned in
+	// between is not missing.
+	snap := s.db.NewSnapshot()
+	defer func() {
+		if err = errors.Join(err, snap.Close()); err != nil {
+			err = fmt.Errorf("list notifications: %w", oneLine{err})
+		}
+	}()
+	it, err := snap.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: end})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for ok := it.Last(); ok; ok = it.Prev() {
+		seq, _, err := cutSeq(it.Key()[len(prefix):])
+		if err != nil {
+			return err
+		}
+		n := new(delivery.Notification)
+		if account == "" {
+			v, err := it.ValueAndErr()
+			if err != nil {
+				return err
+			}
+			if err := codec.DecodeNotification(n, seq, v); err != nil {
+				return fmt.Errorf("notification %d: %w", seq, err)
+			}
+		} else {
+			v, c, err := snap.Get(keyContent(nil, seq))
+			if err != nil {
+				return fmt.Errorf("notification %d: %w", seq, err)
+			}
+			if err := errors.Join(codec.DecodeNotification(n, seq, v), c.Close()); err != nil {
+				return fmt.Errorf("notification %d: %w", seq, err)
+			}
+		}
+		if !fn(n) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// Device implements delivery.Reader.
+func (s *Store) Device(id string) (*delivery.Device, error) {
+	v, err := s.lookup(keyDevice(id), "device", id)
+	if err != nil {
+		return nil, err
+	}
+	d := new(delivery.Device)
+	if err := codec.DecodeDevice(d, id, v); err != nil {
+		return nil, fmt.Errorf("read device %s: %w", id, err)
+	}
+	return d, nil
+}
+
+// AccountDevices implements delivery.Reader.
+func (s *Store) AccountDevices(account string) (devices []delivery.Device, err error) {
+	err = s.scan(codec.AppendName([]byte{prefixOfAccount}, account), func(rest, _ []byte) (bool, error) {
+		d, err := s.Device(string(rest))
+		if errors.Is(err, delivery.ErrNotFound) {
+			return true, nil // removed since the scan began
+		}
+		if err == nil && d.Account == account {
+			devices = append(devices, *d)
+		}
+		return true, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read devices of account %s: %w", account, oneLine{err})
+	}
+	return devices, nil
+}
+
+// Devices implements delivery.Reader.
+func (s *Store) Devices(fn func(*delivery.Device) bool) error {
+	err := s.scan([]byte{prefixDevice}, func(rest, value []byte) (bool, error) {
+		d := new(delivery.Device)
+		if err := codec.DecodeDevice(d, string(rest), value); err != nil {
+			return false, fmt.Errorf("device %s: %w", rest, err)
+		}
+		return fn(d), nil
+	})
+	if err != nil {
+		return fmt.Errorf("read the registry: %w", oneLine{err})
+	}
+	return nil
+}
+
+// TokenOwner implements delivery.Reader.
+func (s *Store) TokenOwner(server, token string) (string, error) {
+	// The token itself is a secret of the device: no error names it.
+	v, err := s.lookup(keyToken(server, token), "holder of a push token of", server)
+	return string(v), err
+}
+
+// Unfinished implements delivery.Reader.
+func (s *Store) Unfinished(fn func(*delivery.Record) bool) error {
+	var (
+		r      delivery.Record
+		device string // shared by the device's Records
+	)
+	err := s.scan([]byte{prefixRecord}, func(rest, value []byte) (bool, error) {
+		name, rest, err := codec.CutName(rest)
+		if err != nil {
+			return false, err
+		}
+		if string(name) != device {
+			device = string(name)
+		}
+		seq, _, err := cutSeq(rest)
+		if err != nil {
+			return false, err
+		}
+		if err := codec.DecodeRecord(&r, delivery.Key{Seq: seq, Device: device}, value); err != nil {
+			return false, fmt.Errorf("record %d of device %s: %w", seq, device, err)
+		}
+		return fn(&r), nil
+	})
+	if err != nil {
+		return fmt.Errorf("read unfinished deliveries: %w", oneLine{err})
+	}
+	return nil
+}
+
+func (s *Store) readCounters() (codec.Counters, error) {
+	v, err := s.get(keyCounters)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return codec.Counters{}, nil
+	}
+	if err != nil {
+		return codec.Counters{}, fmt.Errorf("read counters: %w", oneLine{err})
+	}
+	return codec.DecodeCounters(v)
+}
+
+// LastSeq implements delivery.Reader.
+func (s *Store) LastSeq() (uint64, error) {
+	c, err := s.readCounters()
+	return c.Last, err
+}
+
+// Totals implements delivery.Reader.
+func (s *Store) Totals() (delivery.Totals, error) {
+	c, err := s.readCounters()
+	return delivery.Totals{Accepted: c.Accepted, Finished: c.Finished}, err
+}

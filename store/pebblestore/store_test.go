@@ -1,0 +1,35 @@
+package pebblestore_test
+
+import (
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.uber.org/goleak"
+
+	"github.com/heartline-mqtt/heartline/store"
+	"github.com/heartline-mqtt/heartline/store/pebblestore"
+	"github.com/heartline-mqtt/heartline/store/storetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func open(t *testing.T, dir string, o pebblestore.Options) *pebblestore.Store {
+	t.Helper()
+	s, err := pebblestore.Open(dir, o)
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	return s
+}
+
+func TestConformance(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) store.Engine { return open(t, "data", pebblestore.Options{FS: vfs.NewMem()}) })
+}
+
+func TestDurability(t *testing.T) {
+	storetest.RunDurable(t, func(t *testing.T) func() store.Engine {
+		// Small, so that tables are written and merged all the time.
+		o := pebblestore.Options{FS: vfs.NewMem(), MemTableBytes: 64 << 10}
+		return func() store.Engine { return open(t, "data", o) }
+	})
+}

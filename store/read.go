@@ -1,0 +1,91 @@
+package store
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// read runs fn with the present engine, which stays open for so long.
+func (o *Outbox) read(fn func(Engine) error) error {
+	h := o.engine.Load()
+	if h == nil || !h.acquire() {
+		select {
+		case <-o.stop:
+			return fmt.Errorf("outbox closed: %w", delivery.ErrStopped)
+		default:
+			return fmt.Errorf("%w: the store is being opened anew", delivery.ErrUnavailable)
+		}
+	}
+	defer h.release()
+	return fn(h.engine)
+}
+
+func get[T any](o *Outbox, fn func(Engine) (T, error)) (v T, err error) {
+	err = o.read(func(e Engine) error {
+		v, err = fn(e)
+		return err
+	})
+	return v, err
+}
+
+// Notification implements delivery.Reader.
+func (o *Outbox) Notification(seq delivery.Seq) (*delivery.Notification, error) {
+	return get(o, func(e Engine) (*delivery.Notification, error) { return e.Notification(seq) })
+}
+
+// Data implements delivery.Reader.
+func (o *Outbox) Data(seq delivery.Seq) (json.RawMessage, error) {
+	return get(o, func(e Engine) (json.RawMessage, error) { return e.Data(seq) })
+}
+
+// Lookup implements delivery.Reader.
+func (o *Outbox) Lookup(id string) (delivery.Seq, error) {
+	return get(o, func(e Engine) (delivery.Seq, error) { return e.Lookup(id) })
+}
+
+// Timeline implements delivery.Reader.
+func (o *Outbox) Timeline(seq delivery.Seq) ([]delivery.Event, error) {
+	return get(o, func(e Engine) ([]delivery.Event, error) { return e.Timeline(seq) })
+}
+
+// List implements delivery.Reader.
+func (o *Outbox) List(account string, before delivery.Seq, fn func(*delivery.Notification) bool) error {
+	return o.read(func(e Engine) error { return e.List(account, before, fn) })
+}
+
+// Device implements delivery.Reader.
+func (o *Outbox) Device(id string) (*delivery.Device, error) {
+	return get(o, func(e Engine) (*delivery.Device, error) { return e.Device(id) })
+}
+
+// AccountDevices implements delivery.Reader.
+func (o *Outbox) AccountDevices(account string) ([]delivery.Device, error) {
+	return get(o, func(e Engine) ([]delivery.Device, error) { return e.AccountDevices(account) })
+}
+
+// Devices implements delivery.Reader.
+func (o *Outbox) Devices(fn func(*delivery.Device) bool) error {
+	return o.read(func(e Engine) error { return e.Devices(fn) })
+}
+
+// TokenOwner implements delivery.Reader.
+func (o *Outbox) TokenOwner(server, token string) (string, error) {
+	return get(o, func(e Engine) (string, error) { return e.TokenOwner(server, token) })
+}
+
+// Unfinished implements delivery.Reader. fn must copy what it keeps.
+func (o *Outbox) Unfinished(fn func(*delivery.Record) bool) error {
+	return o.read(func(e Engine) error { return e.Unfinished(fn) })
+}
+
+// LastSeq implements delivery.Reader.
+func (o *Outbox) LastSeq() (uint64, error) {
+	return get(o, func(e Engine) (uint64, error) { return e.LastSeq() })
+}
+
+// Totals implements delivery.Reader.
+func (o *Outbox) Totals() (delivery.Totals, error) {
+	return get(o, func(e Engine) (delivery.Totals, error) { return e.Totals() })
+}

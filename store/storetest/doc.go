@@ -1,0 +1,12 @@
+// Package storetest is the conformance suite of store.Engine: what a store must
+// do to be one.
+//
+//	func TestConformance(t *testing.T) {
+//		storetest.Run(t, func(t *testing.T) store.Engine { … })
+//	}
+//
+// A durable engine also runs RunDurable, whose function opens the same store each
+// time it is called within a test. Read suite.go (one test a rule), durable.go,
+// model.go (the whole of an engine's behaviour on a page, and a property test
+// against it).
+package storetest

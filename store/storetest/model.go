@@ -1,0 +1,353 @@
+package storetest
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/store"
+)
+
+// model is what an engine does, told in the simplest way: lists that are searched
+// from end to end.
+type model struct {
+	notes   []*note // by Seq
+	live    map[delivery.Key]delivery.Record
+	ids     map[string]delivery.Seq // the latest to come with the ID
+	devices map[string]delivery.Device
+	totals  delivery.Totals
+	last    uint64
+}
+
+type note struct {
+	delivery.Acceptance
+	events   []delivery.Event
+	finished time.Time
+}
+
+func newModel() *model {
+	return &model{live: map[delivery.Key]delivery.Record{}, ids: map[string]delivery.Seq{}, devices: map[string]delivery.Device{}}
+}
+
+func (m *model) note(seq delivery.Seq) *note {
+	for _, n := range m.notes {
+		if n.Notification.Seq == seq {
+			return n
+		}
+	}
+	return nil
+}
+
+func (m *model) apply(b *delivery.Batch) {
+	for _, a := range b.Accept {
+		n := a.Notification
+		if m.note(n.Seq) != nil {
+			continue
+		}
+		m.last = max(m.last, uint64(n.Seq))
+		m.ids[n.ID] = n.Seq
+		m.notes = append(m.notes, &note{Acceptance: a, finished: n.AcceptedAt})
+		slices.SortFunc(m.notes, func(a, b *note) int { return cmp.Compare(a.Notification.Seq, b.Notification.Seq) })
+		for _, d := range n.Devices {
+			m.live[delivery.Key{Seq: n.Seq, Device: d}] = pending(n, d)
+			m.totals.Accepted++
+		}
+	}
+	for _, r := range b.Update {
+		if k := (delivery.Key{Seq: r.Seq, Device: r.Device}); m.isLive(k) {
+			m.live[k] = r
+		}
+	}
+	for _, e := range b.Events {
+		m.last = max(m.last, e.Number)
+		if n := m.note(e.Seq); n != nil && !slices.Contains(n.events, e) {
+			n.events = append(n.events, e)
+			slices.SortFunc(n.events, func(a, b delivery.Event) int { return cmp.Compare(a.Number, b.Number) })
+		}
+	}
+	for _, f := range b.Finish {
+		if m.isLive(f.Key) {
+			delete(m.live, f.Key)
+			m.totals.Finished++
+			n := m.note(f.Seq)
+			if n.finished.Equal(n.Notification.AcceptedAt) || f.At.After(n.finished) {
+				n.finished = f.At
+			}
+		}
+	}
+	for _, d := range b.PutDevices {
+		for id, other := range m.devices {
+			if d.Push != nil && other.Push != nil && other.Push.Token == d.Push.Token {
+				other.Push = nil
+				m.devices[id] = other
+			}
+		}
+		m.devices[d.ID] = d
+	}
+	for _, id := range b.RemoveDevices {
+		delete(m.devices, id)
+	}
+}
+
+func (m *model) isLive(k delivery.Key) bool { _, ok := m.live[k]; return ok }
+
+// prunable returns the notifications that Prune may remove.
+func (m *model) prunable(before time.Time) (seqs []delivery.Seq) {
+	for _, n := range m.notes {
+		over := !slices.ContainsFunc(n.Notification.Devices, func(d string) bool {
+			return m.isLive(delivery.Key{Seq: n.Notification.Seq, Device: d})
+		})
+		if over && n.finished.Before(before) {
+			seqs = append(seqs, n.Notification.Seq)
+		}
+	}
+	return seqs
+}
+
+// picture is all that can be read from a store.
+type picture struct {
+	Notes    []string // newest first, with data and timeline
+	Lists    map[string][]delivery.Seq
+	IDs      map[string]delivery.Seq
+	Records  []delivery.Record
+	Registry []delivery.Device
+	Accounts map[string][]string
+	Owners   map[string]string
+	Totals   delivery.Totals
+	Last     uint64
+}
+
+var (
+	modelAccounts = []string{"a", "ab", "b"}
+	modelDevices  = []string{"d", "d1", "d10", "e"}
+	modelTokens   = []string{"00", "01"}
+	modelIDs      = []string{"i0", "i1", "i2", "i3", "i4", "i5", "i6"}
+)
+
+func (m *model) picture() picture {
+	p := picture{
+		Notes: []string{}, Lists: map[string][]delivery.Seq{}, IDs: m.ids, Records: []delivery.Record{},
+		Registry: []delivery.Device{}, Accounts: map[string][]string{}, Owners: map[string]string{}, Totals: m.totals, Last: m.last,
+	}
+	for _, n := range slices.Backward(m.notes) {
+		c := n.Notification
+		p.Notes = append(p.Notes, show(c)+string(n.Data)+fmt.Sprint(n.events))
+		p.Lists[c.Account] = append(p.Lists[c.Account], c.Seq)
+	}
+	p.Records = slices.AppendSeq(p.Records, maps.Values(m.live))
+	slices.SortFunc(p.Records, func(a, b delivery.Record) int {
+		return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Seq, b.Seq))
+	})
+	for _, id := range slices.Sorted(maps.Keys(m.devices)) {
+		d := m.devices[id]
+		p.Registry = append(p.Registry, d)
+		p.Accounts[d.Account] = append(p.Accounts[d.Account], id)
+		if d.Push != nil {
+			p.Owners[d.Push.Token] = id
+		}
+	}
+	return p
+}
+
+// look reads everything from an engine, each thing by each way that leads to it.
+func look(t rapid.TB, e delivery.Reader) picture {
+	p := picture{
+		Notes: []string{}, Lists: map[string][]delivery.Seq{}, IDs: map[string]delivery.Seq{}, Records: []delivery.Record{},
+		Registry: []delivery.Device{}, Accounts: map[string][]string{}, Owners: map[string]string{},
+	}
+	ok := func(err error) {
+		if err != nil {
+			t.Fatalf("read: %v", err)
+		}
+	}
+	found := func(err error) bool {
+		if errors.Is(err, delivery.ErrNotFound) {
+			return false
+		}
+		ok(err)
+		return true
+	}
+	ok(e.List("", 0, func(n *delivery.Notification) bool {
+		same, err := e.Notification(n.Seq)
+		ok(err)
+		if show(same) != show(n) {
+			t.Fatalf("listed %s, read %s", show(n), show(same))
+		}
+		data, err := e.Data(n.Seq)
+		if found(err) != n.HasMessage {
+			t.Fatalf("notification %d: has a message: %v, and its data: %v", n.Seq, n.HasMessage, err)
+		}
+		events, err := e.Timeline(n.Seq)
+		ok(err)
+		p.Notes = append(p.Notes, show(n)+string(data)+fmt.Sprint(events))
+		return true
+	}))
+	for _, a := range modelAccounts {
+		ok(e.List(a, 0, func(n *delivery.Notification) bool { p.Lists[a] = append(p.Lists[a], n.Seq); return true }))
+		devices, err := e.AccountDevices(a)
+		ok(err)
+		for _, d := range devices {
+			p.Accounts[a] = append(p.Accounts[a], d.ID)
+		}
+	}
+	for _, id := range modelIDs {
+		if seq, err := e.Lookup(id); found(err) {
+			p.IDs[id] = seq
+		}
+	}
+	for _, tok := range modelTokens {
+		if id, err := e.TokenOwner(delivery.ServerAPNs, tok); found(err) {
+			p.Owners[tok] = id
+		}
+	}
+	ok(e.Devices(func(d *delivery.Device) bool {
+		same, err := e.Device(d.ID)
+		ok(err)
+		if show(same) != show(d) {
+			t.Fatalf("listed device %s, read %s", show(d), show(same))
+		}
+		p.Registry = append(p.Registry, *d)
+		return true
+	}))
+	ok(e.Unfinished(func(r *delivery.Record) bool { p.Records = append(p.Records, *r); return true }))
+	var err error
+	p.Totals, err = e.Totals()
+	ok(err)
+	p.Last, err = e.LastSeq()
+	ok(err)
+	return p
+}
+
+// drawBatch makes a batch of changes to what is in the model and a little more.
+func drawBatch(t *rapid.T, m *model, next *uint64) *delivery.Batch {
+	b := &delivery.Batch{Sync: rapid.Bool().Draw(t, "sync")}
+	some := func(what string) int { return rapid.SampledFrom([]int{0, 0, 1, 1, 2, 3}).Draw(t, what) }
+	when := func() time.Time { return at(time.Duration(rapid.IntRange(1, 9).Draw(t, "time"))) }
+	device := func() string { return rapid.SampledFrom(modelDevices).Draw(t, "device") }
+	seqs := []delivery.Seq{1 << 40} // one that is never accepted
+	for _, n := range m.notes {
+		seqs = append(seqs, n.Notification.Seq)
+	}
+	seq := func() delivery.Seq { return rapid.SampledFrom(seqs).Draw(t, "seq") }
+	for range some("accepts") {
+		if s := seq(); m.note(s) != nil && rapid.IntRange(0, 3).Draw(t, "again") == 0 {
+			b.Accept = append(b.Accept, m.note(s).Acceptance)
+			continue
+		}
+		*next++
+		n := notification(delivery.Seq(*next), rapid.SampledFrom(modelIDs).Draw(t, "id"), rapid.SampledFrom(modelAccounts).Draw(t, "account"))
+		n.Devices = rapid.SliceOfNDistinct(rapid.SampledFrom(modelDevices), 0, 3, rapid.ID).Draw(t, "devices")
+		n.AcceptedAt = at(0)
+		if len(n.Devices) == 0 {
+			n.Devices = nil
+		}
+		a := acceptance(n)
+		if n.HasMessage = rapid.Bool().Draw(t, "message"); n.HasMessage {
+			a.Data = json.RawMessage(fmt.Sprintf(`{"of":%d}`, n.Seq))
+		}
+		b.Accept = append(b.Accept, a)
+		seqs = append(seqs, n.Seq)
+	}
+	for range some("updates") {
+		b.Update = append(b.Update, delivery.Record{
+			Seq: seq(), Device: device(), State: delivery.State(rapid.IntRange(1, 5).Draw(t, "state")),
+			Attempts: rapid.IntRange(0, 300).Draw(t, "attempts"), Deadline: when(),
+		})
+	}
+	for range some("events") {
+		*next++
+		b.Events = append(b.Events, delivery.Event{Seq: seq(), Number: *next, Time: when(), Kind: delivery.EventPublished, Device: device()})
+	}
+	for range some("finishes") {
+		b.Finish = append(b.Finish, delivery.Finish{Key: delivery.Key{Seq: seq(), Device: device()}, At: when()})
+	}
+	for range some("devices") {
+		d := delivery.Device{ID: device(), Account: rapid.SampledFrom(modelAccounts).Draw(t, "account"), SeenAt: when()}
+		if rapid.Bool().Draw(t, "pushes") {
+			d.Push = push(rapid.SampledFrom(modelTokens).Draw(t, "token"))
+		}
+		b.PutDevices = append(b.PutDevices, d)
+	}
+	for range some("removals") / 2 {
+		b.RemoveDevices = append(b.RemoveDevices, device())
+	}
+	return b
+}
+
+// runModel applies random batches to an engine and to the model, and looks at both
+// now and then. reopen closes the engine and opens its store again; nil: it cannot.
+func runModel(t *testing.T, open func(t *testing.T) store.Engine, reopen func(store.Engine) store.Engine) {
+	rapid.Check(t, func(rt *rapid.T) {
+		e := open(t)
+		defer func() {
+			if err := e.Close(); err != nil {
+				rt.Errorf("close: %v", err)
+			}
+		}()
+		m := newModel()
+		next := uint64(10)
+		same := func() {
+			got, want := look(rt, e), m.picture()
+			if g, w := show(got), show(want); g != w {
+				rt.Fatalf("the store has\n%s\nand the model\n%s", indent(got), indent(want))
+			}
+		}
+		defer same()
+		rt.Repeat(map[string]func(*rapid.T){
+			"look": func(*rapid.T) { same() },
+			"apply": func(rt *rapid.T) {
+				b := drawBatch(rt, m, &next)
+				m.apply(b)
+				times := rapid.IntRange(1, 2).Draw(rt, "times")
+				for range times {
+					if err := e.Apply(b); err != nil {
+						rt.Fatalf("apply: %v", err)
+					}
+				}
+			},
+			"prune": func(rt *rapid.T) {
+				before := at(time.Duration(rapid.IntRange(0, 10).Draw(rt, "before")))
+				limit := rapid.SampledFrom([]int{1, 3, 1000}).Draw(rt, "limit")
+				may := m.prunable(before)
+				n, err := e.Prune(before, limit)
+				if err != nil || n != min(limit, len(may)) {
+					rt.Fatalf("pruned %d of %d, at most %d (error %v)", n, len(may), limit, err)
+				}
+				// Which ones is the engine's choice.
+				for _, seq := range may {
+					if _, err := e.Notification(seq); errors.Is(err, delivery.ErrNotFound) {
+						maps.DeleteFunc(m.ids, func(_ string, s delivery.Seq) bool { return s == seq })
+						m.notes = slices.DeleteFunc(m.notes, func(x *note) bool { return x.Notification.Seq == seq })
+						n--
+					}
+				}
+				if n != 0 {
+					rt.Fatalf("%d more are gone, or fewer, than it said", n)
+				}
+			},
+			"reopen": func(rt *rapid.T) {
+				if reopen == nil {
+					rt.Skip("not durable")
+				}
+				if rapid.IntRange(0, 9).Draw(rt, "now") == 0 { // it takes the most time by far
+					e = reopen(e)
+				}
+			},
+		})
+	})
+}
+
+func indent(v any) string {
+	var b bytes.Buffer
+	_ = json.Indent(&b, []byte(show(v)), "", " ")
+	return b.String()
+}

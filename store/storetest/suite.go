@@ -1,0 +1,739 @@
+package storetest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/store"
+)
+
+// start is when the suite's notifications are accepted: any day, with
+// nanoseconds that a store must not lose.
+var start = time.Date(2026, 11, 3, 9, 30, 0, 123456789, time.UTC)
+
+func at(d time.Duration) time.Time { return start.Add(d) }
+
+// notification makes one with every field set.
+func notification(seq delivery.Seq, id, account string, devices ...string) *delivery.Notification {
+	badge := 3
+	return &delivery.Notification{
+		Seq: seq, ID: id, Account: account, Title: "Tür offen", Body: "seit 5 min", Badge: &badge,
+		Sound: "default", Category: "DOOR", CollapseKey: "door-" + id, Ack: delivery.AckDisplayed,
+		Urgency: delivery.UrgencyHigh, Fallback: true, AcceptedAt: at(0), ExpiresAt: at(24 * time.Hour),
+		Devices: devices, Fingerprint: 0xfedcba9876543210,
+	}
+}
+
+func acceptance(n *delivery.Notification) delivery.Acceptance {
+	return delivery.Acceptance{Notification: n}
+}
+
+func accept(ns ...*delivery.Notification) *delivery.Batch {
+	b := &delivery.Batch{Sync: true}
+	for _, n := range ns {
+		b.Accept = append(b.Accept, acceptance(n))
+	}
+	return b
+}
+
+func finish(at time.Time, seq delivery.Seq, devices ...string) *delivery.Batch {
+	b := &delivery.Batch{}
+	for _, d := range devices {
+		b.Finish = append(b.Finish, delivery.Finish{Key: delivery.Key{Seq: seq, Device: d}, At: at})
+	}
+	return b
+}
+
+func apply(t testing.TB, e store.Engine, bs ...*delivery.Batch) {
+	t.Helper()
+	for _, b := range bs {
+		if err := e.Apply(b); err != nil {
+			t.Fatalf("apply: %v", err)
+		}
+	}
+}
+
+func equal(t testing.TB, what string, got, want any) {
+	t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%s:\n got %s\nwant %s", what, show(got), show(want))
+	}
+}
+
+func show(v any) string {
+	if b, err := json.Marshal(v); err == nil {
+		return string(b)
+	}
+	return fmt.Sprintf("%+v", v)
+}
+
+func missing(t testing.TB, what string, err error) {
+	t.Helper()
+	if !errors.Is(err, delivery.ErrNotFound) {
+		t.Errorf("%s: got error %v, want one that wraps ErrNotFound", what, err)
+	}
+}
+
+func must[T any](t testing.TB, what string) func(T, error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		return v
+	}
+}
+
+func records(t testing.TB, e delivery.Reader) []delivery.Record {
+	t.Helper()
+	out := []delivery.Record{}
+	if err := e.Unfinished(func(r *delivery.Record) bool { out = append(out, *r); return true }); err != nil {
+		t.Fatalf("unfinished: %v", err)
+	}
+	return out
+}
+
+func list(t testing.TB, e delivery.Reader, account string, before delivery.Seq) []string {
+	t.Helper()
+	ids := []string{}
+	if err := e.List(account, before, func(n *delivery.Notification) bool { ids = append(ids, n.ID); return true }); err != nil {
+		t.Fatalf("list: %v", err)
+	}
+	return ids
+}
+
+func totals(t testing.TB, e delivery.Reader) delivery.Totals {
+	t.Helper()
+	return must[delivery.Totals](t, "totals")(e.Totals())
+}
+
+// Run tests the engines that open makes, each of them new and empty. Run closes
+// them.
+func Run(t *testing.T, open func(t *testing.T) store.Engine) {
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			e := open(t)
+			t.Cleanup(func() {
+				if err := e.Close(); err != nil {
+					t.Errorf("close: %v", err)
+				}
+			})
+			c.run(t, e)
+		})
+	}
+	t.Run("Model", func(t *testing.T) { runModel(t, open, nil) })
+}
+
+var cases = []struct {
+	name string
+	run  func(*testing.T, store.Engine)
+}{
+	{"Empty", testEmpty},
+	{"Accept", testAccept},
+	{"AcceptTwiceChangesNothing", testAcceptTwice},
+	{"AcceptWithoutDevices", testAcceptWithoutDevices},
+	{"Data", testData},
+	{"Update", testUpdate},
+	{"UpdateAfterFinishChangesNothing", testUpdateAfterFinish},
+	{"FinishTwiceCountsOnce", testFinishTwice},
+	{"AllKindsInOneBatch", testAllKinds},
+	{"Events", testEvents},
+	{"EventsOfManyInOneBatch", testEventsOfMany},
+	{"List", testList},
+	{"UnfinishedByDeviceAndSeq", testUnfinishedOrder},
+	{"CallbackMayRead", testCallbackMayRead},
+	{"Registry", testRegistry},
+	{"TokenMoves", testTokenMoves},
+	{"TokenMovesWithinOneBatch", testTokenMovesInBatch},
+	{"LastSeq", testLastSeq},
+	{"Prune", testPrune},
+	{"PruneSeveralDevices", testPruneSeveralDevices},
+	{"PruneLimit", testPruneLimit},
+	{"PruneKeepsAnIDThatWasTakenOver", testPruneID},
+	{"IDsThatTellTheSeq", testIDsThatTellTheSeq},
+	{"NamesWithOddBytes", testOddNames},
+	{"ManyDevices", testManyDevices},
+	{"BatchIsNotKept", testBatchNotKept},
+	{"Abandon", testAbandon},
+}
+
+func testEmpty(t *testing.T, e store.Engine) {
+	_, err := e.Notification(1)
+	missing(t, "Notification", err)
+	_, err = e.Data(1)
+	missing(t, "Data", err)
+	_, err = e.Lookup("a")
+	missing(t, "Lookup", err)
+	_, err = e.Timeline(1)
+	missing(t, "Timeline", err)
+	_, err = e.Device("a")
+	missing(t, "Device", err)
+	_, err = e.TokenOwner(delivery.ServerAPNs, "00")
+	missing(t, "TokenOwner", err)
+	equal(t, "list", list(t, e, "", 0), []string{})
+	equal(t, "list of an account", list(t, e, "ann", 0), []string{})
+	equal(t, "devices of an account", len(must[[]delivery.Device](t, "account devices")(e.AccountDevices("ann"))), 0)
+	equal(t, "unfinished", records(t, e), []delivery.Record{})
+	equal(t, "totals", totals(t, e), delivery.Totals{})
+	equal(t, "last", must[uint64](t, "last seq")(e.LastSeq()), uint64(0))
+	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(0), 10)), 0)
+	apply(t, e, &delivery.Batch{Sync: true})
+}
+
+func pending(n *delivery.Notification, device string) delivery.Record {
+	r := delivery.Record{
+		Seq: n.Seq, Device: device, State: delivery.StatePending, Ack: n.Ack, Fallback: n.Fallback,
+		CollapseKey: n.CollapseKey, ExpiresAt: n.ExpiresAt,
+	}
+	if n.HasMessage {
+		r.Message = delivery.MessageHeld
+	}
+	return r
+}
+
+func testAccept(t *testing.T, e store.Engine) {
+	full := notification(10, "n-1", "ann", "phone", "watch")
+	bare := &delivery.Notification{Seq: 11, ID: "n-2", Account: "bob", Devices: []string{"bob-1"}, AcceptedAt: at(1), ExpiresAt: at(2)}
+	zero := 0
+	zeroBadge := notification(12, "n-3", "bob", "bob-1")
+	zeroBadge.Badge = &zero
+	apply(t, e, accept(full, bare, zeroBadge))
+	for _, n := range []*delivery.Notification{full, bare, zeroBadge} {
+		equal(t, "notification "+n.ID, must[*delivery.Notification](t, "notification")(e.Notification(n.Seq)), n)
+		equal(t, "lookup "+n.ID, must[delivery.Seq](t, "lookup")(e.Lookup(n.ID)), n.Seq)
+		equal(t, "timeline "+n.ID, len(must[[]delivery.Event](t, "timeline")(e.Timeline(n.Seq))), 0)
+		_, err := e.Data(n.Seq)
+		missing(t, "data "+n.ID, err)
+	}
+	equal(t, "unfinished", records(t, e), []delivery.Record{
+		pending(bare, "bob-1"), pending(zeroBadge, "bob-1"), pending(full, "phone"), pending(full, "watch"),
+	})
+	equal(t, "totals", totals(t, e), delivery.Totals{Accepted: 4})
+}
+
+func testAcceptTwice(t *testing.T, e store.Engine) {
+	n := notification(10, "n-1", "ann", "phone", "watch")
+	other := notification(20, "n-2", "ann", "phone")
+	b := accept(n)
+	apply(t, e, b, b)
+	equal(t, "unfinished", len(records(t, e)), 2)
+	equal(t, "totals", totals(t, e), delivery.Totals{Accepted: 2})
+	// Neither does it bring back what is over.
+	apply(t, e, finish(at(1), 10, "phone"), accept(other), b)
+	equal(t, "unfinished", records(t, e), []delivery.Record{pending(other, "phone"), pending(n, "watch")})
+	equal(t, "totals", totals(t, e), delivery.Totals{Accepted: 3, Finished: 1})
+	equal(t, "list", list(t, e, "ann", 0), []string{"n-2", "n-1"})
+}
+
+func testAcceptWithoutDevices(t *testing.T, e store.Engine) {
+	n := notification(10, "n-1", "ann")
+	apply(t, e, accept(n))
+	equal(t, "id", must[*delivery.Notification](t, "notification")(e.Notification(10)).ID, "n-1")
+	equal(t, "totals", totals(t, e), delivery.Totals{})
+	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(1), 10)), 1)
+	_, err := e.Notification(10)
+	missing(t, "notification", err)
+}
+
+func testData(t *testing.T, e store.Engine) {
+	b := &delivery.Batch{Sync: true}
+	var want []json.RawMessage
+	for i, size := range []int{2, 1000, 256 << 10} {
+		n := notification(delivery.Seq(i+1), fmt.Sprintf("n-%d", i), "ann", "phone")
+		n.HasMessage = true
+		data := json.RawMessage(`"` + strings.Repeat("x", size-2) + `"`)
+		want = append(want, data)
+		b.Accept = append(b.Accept, delivery.Acceptance{Notification: n, Data: data})
+	}
+	apply(t, e, b)
+	for i, w := range want {
+		if got := must[json.RawMessage](t, "data")(e.Data(delivery.Seq(i + 1))); !bytes.Equal(got, w) {
+			t.Errorf("data of %d bytes came back as %d others", len(w), len(got))
+		}
+	}
+	for _, r := range records(t, e) {
+		equal(t, "message", r.Message, delivery.MessageHeld)
+	}
+}
+
+func testUpdate(t *testing.T, e store.Engine) {
+	n := notification(10, "n-1", "ann", "phone", "watch")
+	full := delivery.Record{
+		Seq: 10, Device: "phone", State: delivery.StatePushed, Attempts: 7, PushAttempts: 3, PushAccepted: true,
+		PushRefused: true, Received: true, Ack: delivery.AckDisplayed, Fallback: true, Message: delivery.MessageSent,
+		CollapseKey: "other", Deadline: at(3 * time.Second), ExpiresAt: at(24 * time.Hour),
+	}
+	bare := delivery.Record{Seq: 10, Device: "watch", State: delivery.StateWaiting}
+	unknown := delivery.Record{Seq: 99, Device: "phone", State: delivery.StateWaiting}
+	b := &delivery.Batch{Update: []delivery.Record{bare, full, unknown}}
+	apply(t, e, accept(n), b, b)
+	equal(t, "unfinished", records(t, e), []delivery.Record{full, bare})
+	// The last of several counts.
+	full.State, bare.State = delivery.StateWaiting, delivery.StatePushing
+	apply(t, e, &delivery.Batch{Update: []delivery.Record{{Seq: 10, Device: "phone", State: delivery.StatePending}, bare, full}})
+	equal(t, "unfinished", records(t, e), []delivery.Record{full, bare})
+	equal(t, "totals", totals(t, e), delivery.Totals{Accepted: 2})
+}
+
+func testUpdateAfterFinish(t *testing.T, e store.Engine) {
+	n := notification(10, "n-1", "ann", "phone")
+	apply(t, e, accept(n), finish(at(1), 10, "phone"))
+	apply(t, e, &delivery.Batch{Update: []delivery.Record{pending(n, "phone")}})
+	equal(t, "unfinished", records(t, e), []delivery.Record{})
+	equal(t, "totals", totals(t, e), delivery.Totals{Accepted: 1, Finished: 1})
+}
+
+func testFinishTwice(t *testing.T, e store.Engine) {
+	n := notification(10, "n-1", "ann", "phone", "watch")
+	b := finish(at(1), 10, "phone", "phone")
+	apply(t, e, accept(n), b, b, finish(at(1), 99, "phone"))
+	equal(t, "unfinished", records(t, e), []delivery.Record{pending(n, "watch")})
+	equal(t, "totals", totals(t, e), delivery.Totals{Accepted: 2, Finished: 1})
+}
+
+// testAllKinds has every kind in one batch, for the same delivery too: they apply
+// in the order of the fields.
+func testAllKinds(t *testing.T, e store.Engine) {
+	old := notification(5, "old", "ann", "phone")
+	n := notification(10, "new", "ann", "phone", "watch")
+	n.HasMessage = true
+	event := delivery.Event{Seq: 10, Number: 12, Time: at(1), Kind: delivery.EventPublished, Device: "phone", Attempt: 1}
+	update := pending(n, "phone")
+	update.State, update.Attempts = delivery.StatePublished, 1
+	token := &delivery.PushToken{Server: delivery.ServerAPNs, Token: "00ff", App: "com.example", Environment: "sandbox", RegisteredAt: at(0)}
+	b := &delivery.Batch{
+		Accept: []delivery.Acceptance{{Notification: n, Data: json.RawMessage(`{"a":1}`)}},
+		Update: []delivery.Record{update, pending(n, "watch")},
+		Events: []delivery.Event{event},
+		Finish: []delivery.Finish{
+			{Key: delivery.Key{Seq: 5, Device: "phone"}, At: at(1)},
+			{Key: delivery.Key{Seq: 10, Device: "watch"}, At: at(1)},
+		},
+		PutDevices:    []delivery.Device{{ID: "phone", Account: "ann", Push: token, SeenAt: at(0)}, {ID: "gone", Account: "ann"}},
+		RemoveDevices: []string{"gone"},
+		Sync:          true,
+	}
+	apply(t, e, accept(old))
+	for range 2 { // once is as good as twice
+		apply(t, e, b)
+		equal(t, "unfinished", records(t, e), []delivery.Record{update})
+		equal(t, "totals", totals(t, e), delivery.Totals{Accepted: 3, Finished: 2})
+		equal(t, "timeline", must[[]delivery.Event](t, "timeline")(e.Timeline(10)), []delivery.Event{event})
+		equal(t, "devices", must[[]delivery.Device](t, "devices")(e.AccountDevices("ann")), b.PutDevices[:1])
+		equal(t, "owner", must[string](t, "owner")(e.TokenOwner(delivery.ServerAPNs, "00ff")), "phone")
+		equal(t, "last", must[uint64](t, "last")(e.LastSeq()), uint64(12))
+	}
+}
+
+func testEvents(t *testing.T, e store.Engine) {
+	apply(t, e, accept(notification(10, "n-1", "ann", "phone"), notification(11, "n-2", "ann", "phone")))
+	event := func(seq delivery.Seq, number uint64) delivery.Event {
+		return delivery.Event{
+			Seq: seq, Number: number, Time: at(time.Duration(number)), Kind: delivery.EventPushFailed,
+			Device: "phone", Attempt: int(number % 5), Detail: fmt.Sprintf("detail %d", number),
+		}
+	}
+	bare := delivery.Event{Seq: 10, Number: 900}
+	first := &delivery.Batch{Events: []delivery.Event{event(10, 22), event(10, 21), event(11, 24), event(10, 23)}}
+	second := &delivery.Batch{Events: []delivery.Event{event(10, 30), bare, event(11, 31)}}
+	// A batch that is applied again in other company, as a group may be.
+	both := &delivery.Batch{Events: append(slices.Clone(first.Events), second.Events...)}
+	apply(t, e, first, second, both, first)
+	equal(t, "timeline", must[[]delivery.Event](t, "timeline")(e.Timeline(10)),
+		[]delivery.Event{event(10, 21), event(10, 22), event(10, 23), event(10, 30), bare})
+	equal(t, "timeline", must[[]delivery.Event](t, "timeline")(e.Timeline(11)),
+		[]delivery.Event{event(11, 24), event(11, 31)})
+	apply(t, e, &delivery.Batch{Events: []delivery.Event{event(77, 1000)}})
+	_, err := e.Timeline(77)
+	missing(t, "timeline of none", err)
+}
+
+func testEventsOfMany(t *testing.T, e store.Engine) {
+	const n = 300
+	b := &delivery.Batch{}
+	number := uint64(10_000)
+	for round := range 3 {
+		for i := range n {
+			if round == 0 {
+				b.Accept = append(b.Accept, acceptance(notification(delivery.Seq(i+1), fmt.Sprintf("n-%d", i), "ann", "phone")))
+			}
+			number++
+			b.Events = append(b.Events, delivery.Event{Seq: delivery.Seq(i + 1), Number: number, Time: at(0), Kind: delivery.EventPublished})
+		}
+	}
+	apply(t, e, b)
+	for i := range n {
+		var got []uint64
+		for _, ev := range must[[]delivery.Event](t, "timeline")(e.Timeline(delivery.Seq(i + 1))) {
+			got = append(got, ev.Number)
+		}
+		equal(t, fmt.Sprintf("numbers of %d", i), got, []uint64{10_001 + uint64(i), 10_001 + n + uint64(i), 10_001 + 2*n + uint64(i)})
+	}
+}
+
+func testList(t *testing.T, e store.Engine) {
+	b := &delivery.Batch{}
+	// Accounts of which one is the beginning of another must not mix.
+	for i, account := range []string{"a", "ab", "a", "b", "ab", "a", "a b"} {
+		n := notification(delivery.Seq(i+1), fmt.Sprintf("n%d", i+1), account, account+"-phone")
+		n.HasMessage = true
+		b.Accept = append(b.Accept, delivery.Acceptance{Notification: n, Data: json.RawMessage(`1`)})
+	}
+	apply(t, e, b)
+	equal(t, "all", list(t, e, "", 0), []string{"n7", "n6", "n5", "n4", "n3", "n2", "n1"})
+	equal(t, "all before 4", list(t, e, "", 4), []string{"n3", "n2", "n1"})
+	equal(t, "a", list(t, e, "a", 0), []string{"n6", "n3", "n1"})
+	equal(t, "a before 6", list(t, e, "a", 6), []string{"n3", "n1"})
+	equal(t, "a before 1", list(t, e, "a", 1), []string{})
+	equal(t, "ab", list(t, e, "ab", 0), []string{"n5", "n2"})
+	var some []*delivery.Notification
+	err := e.List("", 0, func(n *delivery.Notification) bool {
+		some = append(some, n)
+		return len(some) < 2
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "first two", some, []*delivery.Notification{b.Accept[6].Notification, b.Accept[5].Notification})
+}
+
+func testUnfinishedOrder(t *testing.T, e store.Engine) {
+	apply(t, e, accept(
+		notification(3, "n3", "ann", "d10", "d1"),
+		notification(1, "n1", "ann", "d1", "d2"),
+		notification(1<<40, "n4", "ann", "d1", "d"),
+	))
+	var got []delivery.Key
+	for _, r := range records(t, e) {
+		got = append(got, delivery.Key{Seq: r.Seq, Device: r.Device})
+	}
+	equal(t, "order", got, []delivery.Key{
+		{Seq: 1 << 40, Device: "d"}, {Seq: 1, Device: "d1"}, {Seq: 3, Device: "d1"}, {Seq: 1 << 40, Device: "d1"}, {Seq: 3, Device: "d10"}, {Seq: 1, Device: "d2"},
+	})
+	n := 0
+	if err := e.Unfinished(func(*delivery.Record) bool { n++; return n < 2 }); err != nil || n != 2 {
+		t.Errorf("told to stop after 2, it called %d times (error %v)", n, err)
+	}
+}
+
+func testCallbackMayRead(t *testing.T, e store.Engine) {
+	apply(t, e, accept(notification(1, "n1", "ann", "phone")), &delivery.Batch{PutDevices: []delivery.Device{{ID: "phone", Account: "ann"}}})
+	inside := func() bool {
+		_, err1 := e.Notification(1)
+		_, err2 := e.Device("phone")
+		if err := errors.Join(err1, err2, e.Apply(&delivery.Batch{Update: []delivery.Record{{Seq: 1, Device: "phone", State: delivery.StateWaiting}}})); err != nil {
+			t.Error(err)
+		}
+		return true
+	}
+	if err := errors.Join(
+		e.Unfinished(func(*delivery.Record) bool { return inside() }),
+		e.List("", 0, func(*delivery.Notification) bool { return inside() }),
+		e.List("ann", 0, func(*delivery.Notification) bool { return inside() }),
+		e.Devices(func(*delivery.Device) bool { return inside() }),
+	); err != nil {
+		t.Error(err)
+	}
+}
+
+func push(token string) *delivery.PushToken {
+	return &delivery.PushToken{Server: delivery.ServerAPNs, Token: token, App: "com.example.app", Environment: "production", RegisteredAt: at(0)}
+}
+
+func registry(t testing.TB, e delivery.Reader) []delivery.Device {
+	t.Helper()
+	out := []delivery.Device{}
+	if err := e.Devices(func(d *delivery.Device) bool { out = append(out, *d); return true }); err != nil {
+		t.Fatalf("devices: %v", err)
+	}
+	return out
+}
+
+func testRegistry(t *testing.T, e store.Engine) {
+	phone := delivery.Device{ID: "phone", Account: "ann", Push: push("aa"), ReportsApp: true, SeenAt: at(5)}
+	watch := delivery.Device{ID: "watch", Account: "ann"}
+	lamp := delivery.Device{ID: "lamp", Account: "an", SeenAt: at(6)}
+	b := &delivery.Batch{PutDevices: []delivery.Device{watch, phone, lamp}, Sync: true}
+	apply(t, e, b, b)
+	equal(t, "registry", registry(t, e), []delivery.Device{lamp, phone, watch})
+	equal(t, "phone", must[*delivery.Device](t, "device")(e.Device("phone")), &phone)
+	equal(t, "ann's", must[[]delivery.Device](t, "account")(e.AccountDevices("ann")), []delivery.Device{phone, watch})
+	equal(t, "an's", must[[]delivery.Device](t, "account")(e.AccountDevices("an")), []delivery.Device{lamp})
+	// It moves to another account and loses its token.
+	phone = delivery.Device{ID: "phone", Account: "bob"}
+	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{phone}})
+	equal(t, "ann's", must[[]delivery.Device](t, "account")(e.AccountDevices("ann")), []delivery.Device{watch})
+	equal(t, "bob's", must[[]delivery.Device](t, "account")(e.AccountDevices("bob")), []delivery.Device{phone})
+	_, err := e.TokenOwner(delivery.ServerAPNs, "aa")
+	missing(t, "holder of a token that was given up", err)
+	gone := &delivery.Batch{RemoveDevices: []string{"phone", "unknown"}}
+	apply(t, e, gone, gone)
+	_, err = e.Device("phone")
+	missing(t, "removed device", err)
+	equal(t, "bob's", len(must[[]delivery.Device](t, "account")(e.AccountDevices("bob"))), 0)
+	equal(t, "registry", registry(t, e), []delivery.Device{lamp, watch})
+	n := 0
+	if err := e.Devices(func(*delivery.Device) bool { n++; return false }); err != nil || n != 1 {
+		t.Errorf("told to stop after 1, it called %d times (error %v)", n, err)
+	}
+}
+
+func testTokenMoves(t *testing.T, e store.Engine) {
+	owner := func(token string) string {
+		return must[string](t, "owner")(e.TokenOwner(delivery.ServerAPNs, token))
+	}
+	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "old", Account: "ann", Push: push("aa"), SeenAt: at(1)}}})
+	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "new", Account: "bob", Push: push("aa")}}})
+	equal(t, "owner", owner("aa"), "new")
+	equal(t, "the other's entry", must[*delivery.Device](t, "device")(e.Device("old")), &delivery.Device{ID: "old", Account: "ann", SeenAt: at(1)})
+	// What the other does from now on does not touch the token.
+	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "old", Account: "ann"}}}, &delivery.Batch{RemoveDevices: []string{"old"}})
+	equal(t, "owner", owner("aa"), "new")
+	// The same token of another server is another token.
+	other := push("aa")
+	other.Server = "gcm"
+	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "third", Account: "ann", Push: other}}})
+	equal(t, "owner", owner("aa"), "new")
+	equal(t, "owner", must[string](t, "owner")(e.TokenOwner("gcm", "aa")), "third")
+	// A new token frees the one before it.
+	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "new", Account: "bob", Push: push("bb")}}})
+	equal(t, "owner", owner("bb"), "new")
+	_, err := e.TokenOwner(delivery.ServerAPNs, "aa")
+	missing(t, "token that was replaced", err)
+	apply(t, e, &delivery.Batch{RemoveDevices: []string{"new"}})
+	_, err = e.TokenOwner(delivery.ServerAPNs, "bb")
+	missing(t, "token of a removed device", err)
+}
+
+func testTokenMovesInBatch(t *testing.T, e store.Engine) {
+	b := &delivery.Batch{
+		PutDevices: []delivery.Device{
+			{ID: "a", Account: "ann", Push: push("aa")},
+			{ID: "b", Account: "ann", Push: push("aa")},
+			{ID: "c", Account: "ann", Push: push("cc")},
+			{ID: "c", Account: "bob", Push: push("dd")},
+			{ID: "d", Account: "bob", Push: push("dd")},
+		},
+		RemoveDevices: []string{"a", "d"},
+	}
+	for range 2 {
+		apply(t, e, b)
+		equal(t, "registry", registry(t, e), []delivery.Device{
+			{ID: "b", Account: "ann", Push: push("aa")},
+			{ID: "c", Account: "bob"},
+		})
+		equal(t, "owner", must[string](t, "owner")(e.TokenOwner(delivery.ServerAPNs, "aa")), "b")
+		for _, token := range []string{"cc", "dd"} {
+			_, err := e.TokenOwner(delivery.ServerAPNs, token)
+			missing(t, "token "+token, err)
+		}
+		equal(t, "ann's", len(must[[]delivery.Device](t, "account")(e.AccountDevices("ann"))), 1)
+	}
+}
+
+func testLastSeq(t *testing.T, e store.Engine) {
+	last := func() uint64 { return must[uint64](t, "last")(e.LastSeq()) }
+	apply(t, e, accept(notification(500, "n1", "ann", "phone")))
+	equal(t, "last", last(), uint64(500))
+	apply(t, e, accept(notification(400, "n2", "ann", "phone")))
+	equal(t, "last", last(), uint64(500))
+	apply(t, e, &delivery.Batch{Events: []delivery.Event{{Seq: 400, Number: 700}, {Seq: 400, Number: 600}}})
+	equal(t, "last", last(), uint64(700))
+	apply(t, e, finish(at(0), 400, "phone"), finish(at(0), 500, "phone"))
+	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(1), 10)), 2)
+	equal(t, "last, after all is pruned", last(), uint64(700))
+}
+
+func testPrune(t *testing.T, e store.Engine) {
+	for i, id := range []string{"early", "late", "open", "never"} {
+		n := notification(delivery.Seq(i+1), id, "ann", "phone")
+		n.HasMessage = true
+		apply(t, e, &delivery.Batch{Accept: []delivery.Acceptance{{Notification: n, Data: json.RawMessage(`1`)}}})
+		apply(t, e, &delivery.Batch{Events: []delivery.Event{{Seq: n.Seq, Number: 100 + uint64(i), Time: at(0), Kind: delivery.EventReceived}}})
+	}
+	apply(t, e, finish(at(time.Hour), 1, "phone"), finish(at(2*time.Hour), 2, "phone"))
+	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(time.Hour), 10)), 0)
+	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(time.Hour+1), 10)), 1)
+	equal(t, "pruned again", must[int](t, "prune")(e.Prune(at(time.Hour+1), 10)), 0)
+	_, err := e.Notification(1)
+	missing(t, "notification", err)
+	_, err = e.Data(1)
+	missing(t, "data", err)
+	_, err = e.Lookup("early")
+	missing(t, "lookup", err)
+	_, err = e.Timeline(1)
+	missing(t, "timeline", err)
+	equal(t, "list", list(t, e, "", 0), []string{"never", "open", "late"})
+	equal(t, "list of ann", list(t, e, "ann", 0), []string{"never", "open", "late"})
+	// An event that comes too late does not come back with the ID.
+	apply(t, e, &delivery.Batch{Events: []delivery.Event{{Seq: 1, Number: 200, Time: at(0), Kind: delivery.EventDisplayed}}})
+	_, err = e.Timeline(1)
+	missing(t, "timeline", err)
+	equal(t, "unfinished", len(records(t, e)), 2)
+	equal(t, "totals", totals(t, e), delivery.Totals{Accepted: 4, Finished: 2})
+	equal(t, "the others", len(must[[]delivery.Event](t, "timeline")(e.Timeline(2))), 1)
+	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(100*time.Hour), 10)), 1)
+	equal(t, "unfinished", len(records(t, e)), 2)
+}
+
+// testPruneSeveralDevices: it counts from the last finish, in whatever order the
+// devices finish and the times come.
+func testPruneSeveralDevices(t *testing.T, e store.Engine) {
+	apply(t, e, accept(notification(1, "n1", "ann", "a", "b", "c"), notification(2, "n2", "ann", "a", "b")))
+	prune := func(before time.Duration, want int) {
+		t.Helper()
+		equal(t, fmt.Sprintf("pruned before %v", before), must[int](t, "prune")(e.Prune(at(before), 10)), want)
+	}
+	apply(t, e, finish(at(10), 1, "a"))
+	prune(20, 0)
+	apply(t, e, finish(at(30), 1, "c"))
+	prune(40, 0)
+	apply(t, e, finish(at(5), 1, "b")) // the clock was set back
+	prune(20, 0)
+	prune(30, 0)
+	equal(t, "list", list(t, e, "", 0), []string{"n2", "n1"})
+	prune(31, 1)
+	equal(t, "list", list(t, e, "", 0), []string{"n2"})
+	apply(t, e, finish(at(50), 2, "a", "b"))
+	prune(50, 0)
+	prune(51, 1)
+	prune(1000, 0)
+	equal(t, "totals", totals(t, e), delivery.Totals{Accepted: 5, Finished: 5})
+}
+
+func testPruneLimit(t *testing.T, e store.Engine) {
+	const n = 700
+	b, f := &delivery.Batch{}, &delivery.Batch{}
+	for i := range n {
+		seq := delivery.Seq(i + 1)
+		b.Accept = append(b.Accept, acceptance(notification(seq, fmt.Sprintf("n%d", i), "ann", "a", "b")))
+		for _, d := range []string{"a", "b"} {
+			f.Finish = append(f.Finish, delivery.Finish{Key: delivery.Key{Seq: seq, Device: d}, At: at(time.Duration(i))})
+		}
+	}
+	apply(t, e, b, f)
+	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(n), 1)), 1)
+	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(n), 300)), 300)
+	equal(t, "left", len(list(t, e, "", 0)), n-301)
+	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(n), n)), n-301)
+	equal(t, "left", len(list(t, e, "", 0)), 0)
+}
+
+func testPruneID(t *testing.T, e store.Engine) {
+	apply(t, e, accept(notification(1, "same", "ann", "a")), accept(notification(2, "same", "ann", "a")), finish(at(1), 1, "a"))
+	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(2), 10)), 1)
+	equal(t, "lookup", must[delivery.Seq](t, "lookup")(e.Lookup("same")), delivery.Seq(2))
+}
+
+// testIDsThatTellTheSeq: those that the server makes, and those of backends that look
+// the same.
+func testIDsThatTellTheSeq(t *testing.T, e store.Engine) {
+	const first, second, third, never = 1_700_000_000_000_000_001, 1_700_000_000_000_000_002, 1_700_000_000_000_000_003, 1_700_000_000_000_000_004
+	lookup := func(id string) delivery.Seq {
+		t.Helper()
+		return must[delivery.Seq](t, "lookup")(e.Lookup(id))
+	}
+	id, other := delivery.NewID(first), delivery.NewID(first)
+	apply(t, e, accept(notification(first, id, "ann", "a")))
+	equal(t, "lookup", lookup(id), delivery.Seq(first))
+	for _, absent := range []string{other, delivery.NewID(never)} {
+		_, err := e.Lookup(absent)
+		missing(t, "lookup of "+absent, err)
+	}
+	apply(t, e, accept(notification(second, other, "ann", "a"), notification(third, id, "ann", "a")))
+	equal(t, "lookup", lookup(other), delivery.Seq(second))
+	equal(t, "lookup of what was taken over", lookup(id), delivery.Seq(third))
+	apply(t, e, finish(at(1), first, "a"))
+	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(2), 10)), 1)
+	equal(t, "lookup", lookup(id), delivery.Seq(third))
+	apply(t, e, finish(at(1), second, "a"), finish(at(1), third, "a"))
+	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(2), 10)), 2)
+	for _, gone := range []string{id, other} {
+		_, err := e.Lookup(gone)
+		missing(t, "lookup of "+gone, err)
+	}
+}
+
+func testOddNames(t *testing.T, e store.Engine) {
+	names := []string{"a", "a\x00", "a\x00\x01", "a\x00\xff", "a\x00b", "a\x01", "a\xff", "\xff", "ä", strings.Repeat("n", 128)}
+	b := &delivery.Batch{}
+	for i, name := range names {
+		n := notification(delivery.Seq(i+1), fmt.Sprintf("n%d", i), name, names...)
+		b.Accept = append(b.Accept, acceptance(n))
+		b.PutDevices = append(b.PutDevices, delivery.Device{ID: name, Account: name, Push: push(name)})
+	}
+	apply(t, e, b)
+	for i, name := range names {
+		equal(t, "list", list(t, e, name, 0), []string{fmt.Sprintf("n%d", i)})
+		equal(t, "devices", must[[]delivery.Device](t, "account")(e.AccountDevices(name)), []delivery.Device{{ID: name, Account: name, Push: push(name)}})
+		equal(t, "owner", must[string](t, "owner")(e.TokenOwner(delivery.ServerAPNs, name)), name)
+	}
+	sorted := slices.Clone(names)
+	slices.Sort(sorted)
+	var order []string
+	for _, r := range records(t, e) {
+		if len(order) == 0 || order[len(order)-1] != r.Device {
+			order = append(order, r.Device)
+		}
+	}
+	equal(t, "order of devices", order, sorted)
+	f := &delivery.Batch{}
+	for i := range names {
+		f.Finish = append(f.Finish, finish(at(1), delivery.Seq(i+1), names...).Finish...)
+	}
+	apply(t, e, f)
+	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(2), 100)), len(names))
+}
+
+func testManyDevices(t *testing.T, e store.Engine) {
+	const n = 1000
+	devices := make([]string, n)
+	b := &delivery.Batch{}
+	for i := range devices {
+		devices[i] = fmt.Sprintf("d%04d", i)
+		b.PutDevices = append(b.PutDevices, delivery.Device{ID: devices[i], Account: "ann", Push: push(fmt.Sprintf("%04x", i))})
+	}
+	b.Accept = []delivery.Acceptance{acceptance(notification(1, "n1", "ann", devices...))}
+	apply(t, e, b)
+	equal(t, "unfinished", len(records(t, e)), n)
+	equal(t, "devices", len(must[[]delivery.Device](t, "account")(e.AccountDevices("ann"))), n)
+	apply(t, e, finish(at(1), 1, devices[1:]...))
+	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(2), 10)), 0)
+	apply(t, e, finish(at(1), 1, devices[0]))
+	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(2), 10)), 1)
+	equal(t, "totals", totals(t, e), delivery.Totals{Accepted: n, Finished: n})
+}
+
+// testBatchNotKept: the group committer reuses its slices.
+func testBatchNotKept(t *testing.T, e store.Engine) {
+	b := accept(notification(1, "n1", "ann", "phone"))
+	b.Events = []delivery.Event{{Seq: 1, Number: 2, Kind: delivery.EventPublished, Time: at(0)}}
+	b.PutDevices = []delivery.Device{{ID: "phone", Account: "ann"}}
+	apply(t, e, b)
+	clear(b.Accept)
+	clear(b.Events)
+	clear(b.PutDevices)
+	equal(t, "id", must[*delivery.Notification](t, "notification")(e.Notification(1)).ID, "n1")
+	equal(t, "number", must[[]delivery.Event](t, "timeline")(e.Timeline(1))[0].Number, uint64(2))
+	equal(t, "device", must[*delivery.Device](t, "device")(e.Device("phone")).ID, "phone")
+}
+
+func testAbandon(t *testing.T, e store.Engine) {
+	apply(t, e, accept(notification(1, "n1", "ann", "phone")))
+	e.Abandon()
+	e.Abandon()
+	if err := e.Apply(accept(notification(2, "n2", "ann", "phone"))); !errors.Is(err, store.ErrBroken) {
+		t.Errorf("apply to an abandoned engine: got error %v, want one that wraps ErrBroken", err)
+	}
+	equal(t, "id", must[*delivery.Notification](t, "notification")(e.Notification(1)).ID, "n1")
+	_, err := e.Notification(2)
+	missing(t, "notification that came too late", err)
+}
