@@ -99,9 +99,9 @@ example:
 
 # The pages need Node.js 18 or newer and npm to be built. `go build` works without
 # them; the page then says what is missing.
-WEB := broker/web
+WEB := broker/internal/web
 
-## web: the web terminal, into broker/web/dist, which the program embeds
+## web: the web terminal, into broker/internal/web/dist, which the program embeds
 web: $(WEB)/dist/index.html
 
 $(WEB)/dist/index.html: $(WEB)/node_modules/.package-lock.json $(WEB)/build.mjs $(wildcard $(WEB)/*tsconfig.json $(WEB)/src/* $(WEB)/src/worker/*)

@@ -4,7 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,6 +14,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -24,9 +25,9 @@ import (
 	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"go.uber.org/goleak"
+	"golang.org/x/crypto/bcrypt"
 
 	"github.com/heartline-mqtt/heartline/broker"
-	"github.com/heartline-mqtt/heartline/broker/listener"
 	"github.com/heartline-mqtt/heartline/config"
 )
 
@@ -222,16 +223,7 @@ func TestTLSAndSecrets(t *testing.T) {
 		t.Errorf("got %+v, %q", res.Totals, res.Refused)
 	}
 
-	server := mqtt.New(&mqtt.Options{Logger: slog.New(slog.DiscardHandler)})
-	ledger := &auth.Ledger{Auth: auth.AuthRules{{Username: "phones", Password: "p", Allow: true}, {Username: "backend", Password: "b", Allow: true}}}
-	// Heartline's listener: with its own, mochi's Close races with the connections
-	// that a refused run leaves in the accept queue.
-	tcp := listener.New(listener.Options{Address: "127.0.0.1:0", TLS: &tls.Config{Certificates: front.TLS.Certificates, MinVersion: tls.VersionTLS12}})
-	if err := errors.Join(server.AddHook(new(auth.Hook), &auth.Options{Ledger: ledger}), server.AddListener(tcp), server.Serve()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Close() }) // nothing is asked of it any more
-	o = options(tcp.Address(), ModeTopics)
+	o = options(serveTLS(t, front.TLS.Certificates[0]), ModeTopics)
 	o.TLS, o.Username, o.Password, o.PublisherUsername, o.PublisherPassword = client, "phones", []byte("p"), "backend", []byte("b")
 	checkAll(t, mustRun(t, o), 600)
 	o.PublisherPassword = []byte("p")
@@ -243,6 +235,50 @@ func TestTLSAndSecrets(t *testing.T) {
 	if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "device bench-") || !strings.Contains(err.Error(), "not authorized (0x05)") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// serveTLS runs Heartline with two users, phones and backend, on a TLS listener.
+func serveTLS(t *testing.T, cert tls.Certificate) (address string) {
+	t.Helper()
+	dir := t.TempDir()
+	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name string, content []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	hash := func(password string) string {
+		h, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(h)
+	}
+	cfg := config.Default()
+	cfg.DataDir, cfg.Store.Engine = dir, config.EngineMemory
+	cfg.MQTT.Address, cfg.HTTP.Address, cfg.MQTT.TLS.Address = "", "", "127.0.0.1:0"
+	cfg.MQTT.TLS.CertFile = write("cert.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}))
+	cfg.MQTT.TLS.KeyFile = write("key.pem", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}))
+	cfg.Auth.Mode = config.AuthFile
+	cfg.Auth.File.Path = write("users.yaml", fmt.Appendf(nil, "users:\n  - {name: phones, password_hash: %q, role: service}\n  - {name: backend, password_hash: %q, role: service}\n", hash("p"), hash("b")))
+	b, err := broker.New(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return b.TLSAddr()
 }
 
 // saboteur is a broker that errs on purpose, by the number of a message.

@@ -14,7 +14,8 @@ import (
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 
-	"github.com/heartline-mqtt/heartline/broker/api"
+	"github.com/heartline-mqtt/heartline/broker/internal/api"
+	"github.com/heartline-mqtt/heartline/broker/internal/metrics"
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/hooks/persist"
@@ -29,7 +30,7 @@ type Broker struct {
 	server  *mqtt.Server
 	fronts  fronts
 	persist *persist.Hook // nil: ordinary MQTT is not kept
-	metrics *api.Metrics
+	metrics *metrics.Metrics
 	api     *api.API // nil: off
 	web     *http.Server
 	callers *callers
@@ -53,7 +54,7 @@ func New(cfg *config.Config, log *slog.Logger) (_ *Broker, err error) {
 		}
 	}()
 	b.server = mqtt.New(serverOptions(cfg, log))
-	b.metrics = api.NewMetrics()
+	b.metrics = metrics.New()
 	if b.Heartline, err = attach(b.server, cfg, attachment{log: log, observe: []delivery.Observer{b.metrics}}); err != nil {
 		return nil, err
 	}

@@ -9,7 +9,7 @@ import (
 	"os"
 	"syscall"
 
-	"github.com/heartline-mqtt/heartline/broker/listener"
+	"github.com/heartline-mqtt/heartline/broker/internal/listener"
 	"github.com/heartline-mqtt/heartline/hooks/strict"
 )
 

@@ -9,8 +9,8 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/heartline-mqtt/heartline/broker/api"
-	"github.com/heartline-mqtt/heartline/broker/web"
+	"github.com/heartline-mqtt/heartline/broker/internal/api"
+	"github.com/heartline-mqtt/heartline/broker/internal/web"
 	"github.com/heartline-mqtt/heartline/config"
 )
 

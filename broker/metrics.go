@@ -5,7 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/heartline-mqtt/heartline/broker/listener"
+	"github.com/heartline-mqtt/heartline/broker/internal/listener"
 )
 
 // figures is a collector of what the parts count themselves: each scrape asks them.

@@ -23,9 +23,9 @@ func arrows() [][]string {
 		{"demo", "broker", "config", "delivery", "fallback/apnssim", "internal/rawmqtt", "wire"},
 		{"terminal", "delivery", "wire"},
 		{"broker", "auth", "broker/...", "config", "delivery/...", "fallback", "hooks/...", "wire"},
-		{"broker/api", "auth", "delivery", "wire"},
-		{"broker/listener", "config", "hooks/strict"},
-		{"broker/web"},
+		{"broker/internal/api", "auth", "delivery", "wire"},
+		{"broker/internal/listener", "config", "hooks/strict"},
+		{"broker/internal/web"},
 		{"hooks", "auth", "config", "delivery", "hooks/...", "wire"},
 		{"hooks/strict"},
 		{"hooks/persist", "store"},
@@ -50,12 +50,12 @@ func arrows() [][]string {
 // their surprises are known. A line with ! forbids.
 func owners() [][]string {
 	return [][]string{
-		{"github.com/mochi-mqtt/server", "hooks/...", "broker", "broker/listener", "demo", "internal/rawmqtt", "integration", "integration/..."},
+		{"github.com/mochi-mqtt/server", "hooks/...", "broker", "broker/internal/listener", "demo", "internal/rawmqtt", "integration", "integration/..."},
 		{"github.com/sideshow/apns2", "fallback", "integration/storm"},
 		{"github.com/cockroachdb/pebble", "store/pebblestore"},
 		{"github.com/spf13/viper", "config"},
 		{"github.com/spf13/cobra", "cmd"},
-		{"github.com/danielgtaylor/huma", "broker/api"},
+		{"github.com/danielgtaylor/huma", "broker/internal/api"},
 		// The core knows no packet, no HTTP and no disk.
 		{"net", "!delivery"},
 		{"os", "!delivery"},
@@ -174,7 +174,7 @@ func checkOwner(t *testing.T, pkg, imported string) {
 func TestLayoutIsOneOfThePackages(t *testing.T) {
 	all := packages(t)
 	for _, l := range arrows() {
-		if slices.Contains([]string{"broker/web", "integration"}, l[0]) {
+		if slices.Contains([]string{"broker/internal/web", "integration"}, l[0]) {
 			continue
 		}
 		if !slices.ContainsFunc(all, func(p listed) bool { pkg, _ := short(p.ImportPath); return covers(l[0], pkg) }) {
@@ -200,7 +200,7 @@ func TestRulesWork(t *testing.T) {
 			t.Errorf("%s covers %s: %v", tt.pattern, tt.pkg, got)
 		}
 	}
-	for _, pair := range [][2]string{{"hooks", "fallback"}, {"fallback", "hooks"}, {"delivery", "hooks"}, {"delivery", "wire"}, {"config", "delivery"}, {"broker/api", "hooks"}, {"cmd", "delivery"}} {
+	for _, pair := range [][2]string{{"hooks", "fallback"}, {"fallback", "hooks"}, {"delivery", "hooks"}, {"delivery", "wire"}, {"config", "delivery"}, {"broker/internal/api", "hooks"}, {"cmd", "delivery"}} {
 		l := line(arrows(), pair[0])
 		if slices.ContainsFunc(l[1:], func(pattern string) bool { return covers(pattern, pair[1]) }) {
 			t.Errorf("%s may import %s", pair[0], pair[1])

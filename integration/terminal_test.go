@@ -168,8 +168,8 @@ type jsDevice struct {
 func newJSDevice(s *server, version byte, base string) other {
 	s.t.Helper()
 	cmd := exec.Command(tool(s.t, "node", "nodejs"), "device.mjs", base, fmt.Sprint(version), "alice", "phone")
-	cmd.Dir = "../broker/web/test"
-	if _, err := os.Stat("../broker/web/node_modules/mqtt"); err != nil {
+	cmd.Dir = "../broker/internal/web/test"
+	if _, err := os.Stat("../broker/internal/web/node_modules/mqtt"); err != nil {
 		s.t.Fatal("MQTT.js is missing: run make web (it needs the package npm)")
 	}
 	in, err := cmd.StdinPipe()

@@ -9,8 +9,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/heartline-mqtt/heartline/hooks/strict"
 	"github.com/mochi-mqtt/server/v2/listeners"
+
+	"github.com/heartline-mqtt/heartline/hooks/strict"
 )
 
 // front is what every front is: it takes connections in, brings them to mochi,

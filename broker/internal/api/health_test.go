@@ -8,7 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/heartline-mqtt/heartline/broker/api"
+	"github.com/heartline-mqtt/heartline/broker/internal/api"
 	"github.com/heartline-mqtt/heartline/delivery"
 )
 

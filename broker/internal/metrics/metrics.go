@@ -1,4 +1,4 @@
-package api
+package metrics
 
 import (
 	"net/http"
@@ -30,9 +30,9 @@ type Metrics struct {
 
 var _ delivery.Observer = (*Metrics)(nil)
 
-// NewMetrics returns Metrics that count from 0, of the Go runtime and the process
+// New returns Metrics that count from 0, of the Go runtime and the process
 // as well.
-func NewMetrics() *Metrics {
+func New() *Metrics {
 	m := &Metrics{registry: prometheus.NewRegistry(), acks: map[delivery.EventKind]prometheus.Observer{}}
 	events := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "heartline_events_total", Help: "Timeline events by kind.",
@@ -71,6 +71,9 @@ func NewMetrics() *Metrics {
 	return m
 }
 
+// Handler serves the metrics in the Prometheus text format.
+func (m *Metrics) Handler() http.Handler { return m.handler }
+
 // Register adds collectors of other parts. It panics where two have one name.
 func (m *Metrics) Register(cs ...prometheus.Collector) { m.registry.MustRegister(cs...) }
 
@@ -88,7 +91,8 @@ func (m *Metrics) Observe(_ string, e delivery.Event) {
 	}
 }
 
-func (m *Metrics) accepted(took time.Duration, repeated bool) {
+// Accepted counts a notification that came over HTTP and how long its acceptance took.
+func (m *Metrics) Accepted(took time.Duration, repeated bool) {
 	if repeated {
 		m.repeats.Inc()
 		return
@@ -96,9 +100,9 @@ func (m *Metrics) accepted(took time.Duration, repeated bool) {
 	m.accepts.Observe(took.Seconds())
 }
 
-// served counts a request. The labels are bounded: a route is a pattern, a method
+// Served counts a request. The labels are bounded: a route is a pattern, a method
 // one that it takes.
-func (m *Metrics) served(method, pattern string, status int, took time.Duration) {
+func (m *Metrics) Served(method, pattern string, status int, took time.Duration) {
 	_, route, ok := strings.Cut(pattern, " ")
 	if !ok {
 		route = pattern

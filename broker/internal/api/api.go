@@ -17,6 +17,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/heartline-mqtt/heartline/auth"
+	"github.com/heartline-mqtt/heartline/broker/internal/metrics"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/wire"
 )
@@ -52,7 +53,7 @@ type Options struct {
 	// it is not ready. nil: ready.
 	Ready func() (map[string]string, error)
 	// Metrics count what goes through the API; nil makes new ones.
-	Metrics *Metrics
+	Metrics *metrics.Metrics
 	// Handlers are served beside the API, by their ServeMux patterns: the MQTT
 	// WebSocket, the web pages. No token is asked of them.
 	Handlers map[string]http.Handler
@@ -65,7 +66,7 @@ type API struct {
 	log     *slog.Logger
 	version string
 	ready   func() (map[string]string, error)
-	metrics *Metrics
+	metrics *metrics.Metrics
 
 	mux   *http.ServeMux // the calls
 	other *http.ServeMux // Options.Handlers
@@ -103,7 +104,7 @@ func New(o Options) *API {
 		timing: timing{heartbeat: 15 * time.Second, write: 10 * time.Second, answer: time.Minute, read: 30 * time.Second},
 	}
 	if a.metrics == nil {
-		a.metrics = NewMetrics()
+		a.metrics = metrics.New()
 	}
 	if a.version == "" {
 		a.version = "0"
@@ -262,7 +263,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cache-Control", "no-store") // what is shown is someone's, and of this moment
 	begun := time.Now()
 	sw := &statusWriter{ResponseWriter: w}
-	defer func() { a.metrics.served(r.Method, pattern, sw.status, time.Since(begun)) }()
+	defer func() { a.metrics.Served(r.Method, pattern, sw.status, time.Since(begun)) }()
 	defer a.recover(sw, r)
 	if err := a.authorize(r, pattern); err != nil {
 		writeProblem(sw, a.problem(r.Context(), err))

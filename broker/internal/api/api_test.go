@@ -18,7 +18,8 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/heartline-mqtt/heartline/broker/api"
+	"github.com/heartline-mqtt/heartline/broker/internal/api"
+	"github.com/heartline-mqtt/heartline/broker/internal/metrics"
 	"github.com/heartline-mqtt/heartline/delivery"
 )
 
@@ -30,7 +31,7 @@ type service struct {
 	core    *delivery.Core
 	store   *testStore
 	api     *api.API
-	metrics *api.Metrics
+	metrics *metrics.Metrics
 	server  *httptest.Server
 	log     *logBuffer
 	buffer  atomic.Int64 // of the server's side of new connections, in bytes; 0: as it is
@@ -63,7 +64,7 @@ func (l *logBuffer) String() string {
 
 func serve(t *testing.T, change ...func(*api.Options, *delivery.Options)) *service {
 	t.Helper()
-	s := &service{T: t, store: newStore(t), metrics: api.NewMetrics(), log: &logBuffer{}}
+	s := &service{T: t, store: newStore(t), metrics: metrics.New(), log: &logBuffer{}}
 	rules := delivery.Options{
 		Windows: delivery.Windows{Ack: 3 * time.Second, Fallback: 10 * time.Second}, Ack: delivery.AckReceived, TTL: 24 * time.Hour,
 		MaxOutstanding: 1000, MaxInflight: 16, ForgetDeviceAfter: 60 * 24 * time.Hour,

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/heartline-mqtt/heartline/broker/api"
+	"github.com/heartline-mqtt/heartline/broker/internal/api"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/wire"
 )

@@ -68,7 +68,7 @@ func (a *API) registerHealth() {
 		}},
 		Errors: []int{http.StatusUnauthorized, http.StatusForbidden},
 	}, nil, func(w http.ResponseWriter, r *http.Request, _ *struct{}) error {
-		a.metrics.handler.ServeHTTP(w, r)
+		a.metrics.Handler().ServeHTTP(w, r)
 		return nil
 	})
 }

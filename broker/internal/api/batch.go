@@ -191,7 +191,7 @@ func (a *API) acceptLine(r *http.Request, slot *batchSlot, text []byte) {
 			slot.result <- a.refused(r, slot.line, request.ID, err)
 			return
 		}
-		a.metrics.accepted(time.Since(begun), receipt.Repeated)
+		a.metrics.Accepted(time.Since(begun), receipt.Repeated)
 		n := wire.NewAccepted(receipt.Notification)
 		slot.result <- wire.BatchResult{
 			Line: slot.line, Status: statusOf(receipt), ID: n.ID, Account: n.Account, State: n.State, AcceptedAt: n.AcceptedAt, Deliveries: n.Deliveries,

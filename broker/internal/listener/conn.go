@@ -12,8 +12,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/heartline-mqtt/heartline/hooks/strict"
 	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/heartline-mqtt/heartline/hooks/strict"
 )
 
 // Conn is a connection as mochi sees it, in Client.Net.Conn: a hook that knows

@@ -10,9 +10,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/heartline-mqtt/heartline/hooks/strict"
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/heartline-mqtt/heartline/hooks/strict"
 )
 
 // connOf is the Conn of a client that mochi serves.

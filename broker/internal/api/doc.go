@@ -3,8 +3,7 @@
 //
 // Read api.go (what it is made of, and the way of a request), access.go (who may
 // call), problem.go (how errors are told), body.go (how bodies are read), then
-// the calls: notifications.go, batch.go, devices.go, events.go, health.go;
-// metrics.go counts.
+// the calls: notifications.go, batch.go, devices.go, events.go, health.go.
 //
 // An API is an http.Handler. It starts no goroutine of its own; each call runs on
 // its request's, and a batch has two more while it lasts. Close ends the streams
@@ -12,5 +11,5 @@
 // RegisterOnShutdown. The types of the calls make the OpenAPI document, and
 // bodies are checked against it.
 //
-// It may import delivery, wire and auth.
+// It may import delivery, wire, auth and broker/internal/metrics.
 package api

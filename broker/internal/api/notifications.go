@@ -107,7 +107,7 @@ func (a *API) accept(w http.ResponseWriter, r *http.Request, _ *struct{}) error 
 	if err != nil {
 		return err
 	}
-	a.metrics.accepted(time.Since(begun), receipt.Repeated)
+	a.metrics.Accepted(time.Since(begun), receipt.Repeated)
 	return writeJSON(w, statusOf(receipt), wire.NewAccepted(receipt.Notification))
 }
 

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/heartline-mqtt/heartline/auth"
-	"github.com/heartline-mqtt/heartline/broker/api"
+	"github.com/heartline-mqtt/heartline/broker/internal/api"
 	"github.com/heartline-mqtt/heartline/delivery"
 )
 
