@@ -55,15 +55,15 @@ bench-stat:
 
 ## bench-compare: Heartline beside mochi, its storage hooks and Mosquitto, into docs/performance.md; ARGS, such as -run rate, choose less
 bench-compare:
-	cd integration/compare && $(GO) run . -root ../.. -write ../../docs/performance.md $(ARGS)
+	cd bench/compare && $(GO) run . -root ../.. -write ../../docs/performance.md $(ARGS)
 
 ## bench-outstanding: what a million deliveries for offline devices cost; takes minutes
 bench-outstanding:
-	$(GO) run ./integration/outstanding
+	$(GO) run ./bench/outstanding
 
 ## bench-storm: pushes for offline devices beside a bare apns2 loop
 bench-storm:
-	$(GO) run ./integration/storm
+	$(GO) run ./bench/storm
 
 ## faults: the table of faults, with a million notifications, then the other tests that kill and fill disks
 faults:

@@ -4,7 +4,7 @@
 // returns (contract §2; patent CN104125141A).
 //
 // Read notification.go (the words), transition.go (the state machine, one pure
-// function), dispatcher.go (who runs it), then the steps: accept.go, publish.go,
+// function), core.go (who runs it), then the steps: accept.go, publish.go,
 // ack.go, window.go, push.go, redeliver.go, message.go, finish.go. registry.go
 // keeps the devices, view.go answers questions, observer.go tells of every
 // transition. ports.go holds what the core asks of others: an Outbox, a Channel

@@ -58,7 +58,7 @@ type Notification struct {
 type State uint8
 
 const (
-	// StatePending is accepted and durable, not yet tried. The dispatcher moves
+	// StatePending is accepted and durable, not yet tried. The core moves
 	// it on at once, or as soon as the device's window has room. A crash: tried
 	// after the restart.
 	StatePending State = iota + 1
@@ -178,7 +178,7 @@ const (
 )
 
 // Record is a delivery that is not finished, as the store keeps it: what the
-// dispatcher needs to go on after a restart, and no content.
+// core needs to go on after a restart, and no content.
 type Record struct {
 	Seq          Seq
 	Device       string

@@ -59,7 +59,7 @@ const (
 	inCancel
 )
 
-// step is what a transition asks of the dispatcher, and what it puts into the
+// step is what a transition asks of the core, and what it puts into the
 // timeline.
 type step struct {
 	events   [3]timelineEntry

@@ -215,7 +215,7 @@ func TestTransitionProperties(t *testing.T) {
 				s.room = s.up && rapid.Bool().Draw(t, "room")
 				answer := in == inPushAccepted || in == inPushRetry || in == inPushRefused
 				if answer && !underway || in == inOffer && !s.room || in == inNoChannel && s.up {
-					t.Skip("the dispatcher never says this")
+					t.Skip("the core never says this")
 				}
 				if in == inElapsed {
 					if j.deadline == 0 && j.state != StatePending {

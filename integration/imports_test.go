@@ -20,10 +20,13 @@ func arrows() [][]string {
 		{".", "cmd"},
 		{"cmd", "bench", "broker", "config", "demo", "fallback/apnssim", "terminal", "wire"},
 		{"bench"},
+		{"bench/outstanding", "delivery", "internal/rawmqtt", "store", "store/pebblestore", "wire"},
+		{"bench/storm", "broker", "config", "delivery", "fallback", "fallback/apnssim", "internal/rawmqtt"},
 		{"demo", "broker", "config", "delivery", "fallback/apnssim", "internal/rawmqtt", "wire"},
 		{"terminal", "delivery", "wire"},
-		{"broker", "auth", "broker/...", "config", "delivery/...", "fallback", "hooks/...", "wire"},
-		{"broker/internal/api", "auth", "delivery", "wire"},
+		{"broker", "auth", "broker/internal/...", "config", "delivery", "fallback", "hooks", "hooks/persist", "hooks/strict", "store", "store/memory", "store/pebblestore", "wire"},
+		{"broker/internal/api", "auth", "broker/internal/metrics", "delivery", "wire"},
+		{"broker/internal/metrics", "delivery"},
 		{"broker/internal/listener", "config", "hooks/strict"},
 		{"broker/internal/web"},
 		{"hooks", "auth", "config", "delivery", "hooks/...", "wire"},
@@ -50,8 +53,8 @@ func arrows() [][]string {
 // their surprises are known. A line with ! forbids.
 func owners() [][]string {
 	return [][]string{
-		{"github.com/mochi-mqtt/server", "hooks/...", "broker", "broker/internal/listener", "demo", "internal/rawmqtt", "integration", "integration/..."},
-		{"github.com/sideshow/apns2", "fallback", "integration/storm"},
+		{"github.com/mochi-mqtt/server", "hooks/...", "broker", "broker/internal/listener", "bench/...", "demo", "internal/rawmqtt", "integration", "integration/..."},
+		{"github.com/sideshow/apns2", "fallback", "bench/storm"},
 		{"github.com/cockroachdb/pebble", "store/pebblestore"},
 		{"github.com/spf13/viper", "config"},
 		{"github.com/spf13/cobra", "cmd"},

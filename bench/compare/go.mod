@@ -1,4 +1,4 @@
-module github.com/heartline-mqtt/heartline/integration/compare
+module github.com/heartline-mqtt/heartline/bench/compare
 
 go 1.26.0
 
