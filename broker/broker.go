@@ -25,16 +25,16 @@ import (
 // its listeners and the HTTP side.
 type Broker struct {
 	*Heartline
-	cfg     *config.Config
-	log     *slog.Logger
-	server  *mqtt.Server
-	fronts  fronts
-	persist *persist.Hook // nil: ordinary MQTT is not kept
-	metrics *metrics.Metrics
-	api     *api.API // nil: off
-	web     *http.Server
-	callers *callers
-	socket  net.Listener // of web
+	cfg       *config.Config
+	log       *slog.Logger
+	server    *mqtt.Server
+	listeners listeners
+	persist   *persist.Hook // nil: ordinary MQTT is not kept
+	metrics   *metrics.Metrics
+	api       *api.API // nil: off
+	web       *http.Server
+	httpConns *httpConns
+	socket    net.Listener // of web
 
 	serving sync.WaitGroup
 	failed  chan error // of something that should have gone on serving

@@ -33,7 +33,7 @@ func (b *Broker) bindHTTP() error {
 	}
 	opts := api.Options{
 		Core: b.core, Logger: b.log, Version: Version(), Ready: b.Ready, Metrics: b.metrics,
-		Handlers: map[string]http.Handler{"/mqtt": b.fronts.ws},
+		Handlers: map[string]http.Handler{"/mqtt": b.listeners.ws},
 	}
 	if b.cfg.HTTP.WebTerminal {
 		opts.Handlers[web.TerminalPath] = web.Terminal(web.TerminalOptions{
@@ -44,12 +44,12 @@ func (b *Broker) bindHTTP() error {
 		opts.Bearer = b.auth.Bearer
 	}
 	b.api = api.New(opts)
-	b.callers = newCallers(b.cfg.MQTT.MaxConnections, openFiles())
+	b.httpConns = newHTTPConns(b.cfg.MQTT.MaxConnections, openFiles())
 	b.web = &http.Server{
 		Handler:           b.api,
 		ReadHeaderTimeout: 10 * time.Second, // the API bounds the rest call by call
 		IdleTimeout:       2 * time.Minute,
-		ConnState:         b.callers.state,
+		ConnState:         b.httpConns.onState,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(quiet{b.log.Handler()}, slog.LevelDebug),
 	}

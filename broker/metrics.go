@@ -104,47 +104,47 @@ func (b *Broker) mqttFigures(s scrape) {
 		s.counter("mqtt_state_restored_total", "Sessions, subscriptions and messages taken up at the start.", float64(p.Restored))
 		s.counter("mqtt_state_damaged_total", "Values of ordinary MQTT's state that could not be read at the start.", float64(p.Damaged))
 	}
-	if b.callers != nil {
-		open, ended := b.callers.figures()
+	if b.httpConns != nil {
+		open, evicted := b.httpConns.figures()
 		s.gauge("http_connections", "Connections of the API and the web pages, without WebSockets.", float64(open))
-		s.counter("http_evicted_total", "Connections of the API and the web pages that were closed to make room for another.", float64(ended))
+		s.counter("http_evicted_total", "Connections of the API and the web pages that were closed to make room for another.", float64(evicted))
 	}
-	for front, stats := range b.fronts.stats() {
-		frontFigures(s, front, stats)
+	for id, stats := range b.listeners.stats() {
+		listenerFigures(s, id, stats)
 	}
 }
 
-func frontFigures(s scrape, front string, st listener.Stats) {
-	s.gauge("connections", "Connections, those before their CONNECT included.", float64(st.Open), "listener", front)
-	s.gauge("connections_pending", "Connections that have not sent their CONNECT.", float64(st.Pending), "listener", front)
-	s.counter("connections_total", "Connections let in.", float64(st.Accepted), "listener", front)
+func listenerFigures(s scrape, id string, st listener.Stats) {
+	s.gauge("connections", "Connections, those before their CONNECT included.", float64(st.Open), "listener", id)
+	s.gauge("connections_pending", "Connections that have not sent their CONNECT.", float64(st.Pending), "listener", id)
+	s.counter("connections_total", "Connections let in.", float64(st.Accepted), "listener", id)
 	for why, n := range map[string]uint64{
 		"full": st.RefusedFull, "address": st.RefusedAddress, "evicted": st.Evicted, "accept_error": st.AcceptErrors,
 		"connect_timeout": st.ConnectTimeouts, "handshake": st.HandshakeFailures, "handshake_timeout": st.HandshakeTimeouts,
 		"text_frame": st.TextFrames, "write_timeout": st.WriteTimeouts, "slow": st.SlowConsumers, "kicked": st.Kicked,
 	} {
-		s.counter("connections_ended_total", "Connections that the server refused or ended, by reason.", float64(n), "listener", front, "reason", why)
+		s.counter("connections_ended_total", "Connections that the server refused or ended, by reason.", float64(n), "listener", id, "reason", why)
 	}
-	s.counter("mqtt_slow_qos0_dropped_total", "QoS 0 messages not sent to a client that does not keep up.", float64(st.DroppedQoS0), "listener", front)
+	s.counter("mqtt_slow_qos0_dropped_total", "QoS 0 messages not sent to a client that does not keep up.", float64(st.DroppedQoS0), "listener", id)
 	for packet, n := range st.Panics {
-		s.counter("mqtt_panics_total", "Panics under a connection that were recovered, by the packet being processed.", float64(n), "listener", front, "packet", packet)
+		s.counter("mqtt_panics_total", "Panics under a connection that were recovered, by the packet being processed.", float64(n), "listener", id, "packet", packet)
 	}
 	for m, n := range st.Malformed {
-		s.counter("mqtt_malformed_total", "Connections closed for a packet that MQTT forbids.", float64(n), "listener", front, "packet", m.Packet, "rule", m.Rule)
+		s.counter("mqtt_malformed_total", "Connections closed for a packet that MQTT forbids.", float64(n), "listener", id, "packet", m.Packet, "rule", m.Rule)
 	}
 }
 
-// stats is what each front that is on has counted.
-func (f fronts) stats() map[string]listener.Stats {
+// stats returns the counters of each listener that is on, by its ID.
+func (l listeners) stats() map[string]listener.Stats {
 	all := map[string]listener.Stats{}
-	if f.tcp != nil {
-		all[f.tcp.ID()] = f.tcp.Stats()
+	if l.tcp != nil {
+		all[l.tcp.ID()] = l.tcp.Stats()
 	}
-	if f.tls != nil {
-		all[f.tls.ID()] = f.tls.Stats()
+	if l.tls != nil {
+		all[l.tls.ID()] = l.tls.Stats()
 	}
-	if f.ws != nil {
-		all[f.ws.ID()] = f.ws.Stats()
+	if l.ws != nil {
+		all[l.ws.ID()] = l.ws.Stats()
 	}
 	return all
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/heartline-mqtt/heartline/hooks/strict"
 )
 
-// fronts are where MQTT clients come in; nil is off.
-type fronts struct {
+// listeners accept MQTT clients; nil means off.
+type listeners struct {
 	gate *listener.Gate
 	tcp  *listener.Listener
 	tls  *listener.Listener
@@ -25,14 +25,14 @@ type fronts struct {
 // them at Start.
 func (b *Broker) bindMQTT() error {
 	m := b.cfg.MQTT
-	b.fronts.gate = listener.NewGate(listener.Limits{Connections: m.MaxConnections, PerAddress: m.MaxConnectionsPerAddress})
+	b.listeners.gate = listener.NewGate(listener.Limits{Connections: m.MaxConnections, PerAddress: m.MaxConnectionsPerAddress})
 	if m.Address != "" {
 		socket, err := bind("mqtt.address", m.Address)
 		if err != nil {
 			return err
 		}
-		b.fronts.tcp = listener.New(b.frontOptions("tcp", socket))
-		if err := b.server.AddListener(b.fronts.tcp); err != nil {
+		b.listeners.tcp = listener.New(b.listenerOptions("tcp", socket))
+		if err := b.server.AddListener(b.listeners.tcp); err != nil {
 			return fmt.Errorf("mqtt.address: %w", err)
 		}
 	}
@@ -45,28 +45,28 @@ func (b *Broker) bindMQTT() error {
 		if err != nil {
 			return err
 		}
-		opts := b.frontOptions("tls", socket)
+		opts := b.listenerOptions("tls", socket)
 		opts.TLS = certificates
-		b.fronts.tls = listener.New(opts)
-		if err := b.server.AddListener(b.fronts.tls); err != nil {
+		b.listeners.tls = listener.New(opts)
+		if err := b.server.AddListener(b.listeners.tls); err != nil {
 			return fmt.Errorf("mqtt.tls.address: %w", err)
 		}
 	}
 	if b.cfg.HTTP.Address != "" {
-		opts := b.frontOptions("ws", nil)
+		opts := b.listenerOptions("ws", nil)
 		opts.Address = b.cfg.HTTP.Address
-		b.fronts.ws = listener.NewWebSocket(opts)
-		if err := b.server.AddListener(b.fronts.ws); err != nil {
+		b.listeners.ws = listener.NewWebSocket(opts)
+		if err := b.server.AddListener(b.listeners.ws); err != nil {
 			return fmt.Errorf("http.address: %w", err)
 		}
 	}
 	return nil
 }
 
-func (b *Broker) frontOptions(id string, socket net.Listener) listener.Options {
+func (b *Broker) listenerOptions(id string, socket net.Listener) listener.Options {
 	m := b.cfg.MQTT
 	return listener.Options{
-		ID: id, Socket: socket, Gate: b.fronts.gate,
+		ID: id, Socket: socket, Gate: b.listeners.gate,
 		Strict:         strict.Options{MaxPacketSize: int(m.MaxPacketSize)},
 		ConnectTimeout: m.ConnectTimeout, WriteTimeout: m.WriteTimeout,
 		OnPanic: func(c *listener.Conn) { b.hook.Lost(c) },
@@ -75,12 +75,12 @@ func (b *Broker) frontOptions(id string, socket net.Listener) listener.Options {
 
 // MQTTAddr is where MQTT is spoken over TCP, "" for nowhere. It tells the port
 // that was found for port 0.
-func (b *Broker) MQTTAddr() string { return frontAddr(b.fronts.tcp) }
+func (b *Broker) MQTTAddr() string { return listenerAddr(b.listeners.tcp) }
 
 // TLSAddr is where MQTT is spoken over TLS, "" for nowhere.
-func (b *Broker) TLSAddr() string { return frontAddr(b.fronts.tls) }
+func (b *Broker) TLSAddr() string { return listenerAddr(b.listeners.tls) }
 
-func frontAddr(l *listener.Listener) string {
+func listenerAddr(l *listener.Listener) string {
 	if l == nil {
 		return ""
 	}

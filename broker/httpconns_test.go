@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-func TestCallersWithin(t *testing.T) {
+func TestHTTPConnLimit(t *testing.T) {
 	for _, c := range []struct{ mqtt, files, want int }{
 		{100_000, 0, 0},
 		{100_000, 256, 32},
@@ -23,21 +23,21 @@ func TestCallersWithin(t *testing.T) {
 		{0, 1 << 20, 512},
 		{1, 16, 1},
 	} {
-		if got := callersWithin(c.mqtt, c.files); got != c.want {
-			t.Errorf("%d MQTT connections, %d files: %d callers, want %d", c.mqtt, c.files, got, c.want)
+		if got := httpConnLimit(c.mqtt, c.files); got != c.want {
+			t.Errorf("%d MQTT connections, %d files: %d connections, want %d", c.mqtt, c.files, got, c.want)
 		}
 	}
 }
 
-// TestCallers: two connections may be had. The one that has been silent for longest
-// gives way, before its first call or after its last; a call under way never does.
-func TestCallers(t *testing.T) {
+// TestHTTPConns sets a limit of two. The connection that has been idle for longest is
+// evicted, before its first request or after its last; one that serves a request is not.
+func TestHTTPConns(t *testing.T) {
 	socket, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	callers := newCallers(0, 0)
-	callers.most = 2
+	conns := newHTTPConns(0, 0)
+	conns.limit = 2
 	finish := map[string]chan struct{}{"/1": make(chan struct{}), "/2": make(chan struct{})}
 	mux := http.NewServeMux()
 	for path, end := range finish {
@@ -58,7 +58,7 @@ func TestCallers(t *testing.T) {
 	mux.HandleFunc("/", func(http.ResponseWriter, *http.Request) {})
 	idled := make(chan struct{}, 16)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute, ConnState: func(c net.Conn, s http.ConnState) {
-		if callers.state(c, s); s == http.StateIdle {
+		if conns.onState(c, s); s == http.StateIdle {
 			idled <- struct{}{}
 		}
 	}}
@@ -71,7 +71,7 @@ func TestCallers(t *testing.T) {
 		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 			t.Error(err)
 		}
-		for open := 1; open > 0; open, _ = callers.figures() {
+		for open := 1; open > 0; open, _ = conns.figures() {
 			time.Sleep(time.Millisecond) // the server tells of their end in its own time
 		}
 	}()
@@ -102,7 +102,7 @@ func TestCallers(t *testing.T) {
 	second.call("/", http.StatusOK)
 	<-idled
 	<-idled
-	if _, ended := callers.figures(); ended != 4 {
+	if _, ended := conns.figures(); ended != 4 {
 		t.Errorf("%d were ended", ended)
 	}
 }
