@@ -77,7 +77,7 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 		if h.router, err = newRouter(cfg.Fallback.APNs, h.outbox.Notification, with.log); err != nil {
 			return nil, err
 		}
-		pusher, opts.NormalizeToken, opts.CheckContent = h.router, h.router.Normalize, h.router.CheckPayload
+		pusher, opts.CompleteRegistration, opts.CheckContent = h.router, h.router.Normalize, h.router.CheckPayload
 	}
 	h.core = delivery.New(opts, h.outbox, pusher, with.log)
 	for _, o := range with.observe {
@@ -184,8 +184,7 @@ func deliveryOptions(cfg *config.Config) delivery.Options {
 		Windows: delivery.Windows{Ack: d.AckWindow, Fallback: d.FallbackWindow},
 		Ack:     delivery.AckReceived, TTL: d.TTL,
 		MaxOutstanding: d.MaxOutstandingPerDevice, MaxInflight: d.MaxInflightPerDevice,
-		ForgetDeviceAfter: d.ForgetDeviceAfter,
-		NormalizeToken:    keepToken,
+		ForgetDeviceAfter: d.ForgetDeviceAfter, CompleteRegistration: keepToken,
 	}
 	if d.Ack == config.AckDisplayed {
 		opts.Ack = delivery.AckDisplayed
@@ -195,7 +194,7 @@ func deliveryOptions(cfg *config.Config) delivery.Options {
 
 // keepToken takes tokens in while no notification server is configured, so that
 // they are there when one is.
-func keepToken(t delivery.PushToken) (delivery.PushToken, error) {
+func keepToken(t delivery.Registration) (delivery.Registration, error) {
 	t.Token = strings.ToLower(t.Token)
 	if _, err := hex.DecodeString(t.Token); err != nil || t.Token == "" {
 		return t, errors.New("apns.token: must be an even number of hexadecimal digits")

@@ -30,7 +30,8 @@ type Request struct {
 	Data        json.RawMessage // any JSON value; nil: none
 	ID          string          // "": the server makes a UUIDv7
 	CollapseKey string
-	TTL         time.Duration
+	TTL         *time.Duration // nil: the configured one; 0: one attempt and no more
+	AckWindow   *time.Duration // of the first attempt, up to 1h; nil: the configured one; 0: a push at once
 	Ack         AckKind
 	Urgency     Urgency
 	NoFallback  bool
@@ -38,6 +39,19 @@ type Request struct {
 	Badge       *int
 	Sound       string
 	Category    string
+
+	Subtitle  string
+	Thread    string
+	Link      string
+	Image     string
+	Level     Level
+	Localized *Localized
+	Extra     json.RawMessage // a JSON object
+	BadgeAuto bool
+	Kind      string // of the registration that a push goes to; "": KindAlert
+	PushType  string
+	Overlay   *Overlay
+	Mark      *RequestMark // of a publish over MQTT without an ID
 }
 
 // Receipt answers an accepted Request.
@@ -154,7 +168,10 @@ func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt
 		n.ID = NewID(n.Seq)
 	}
 	n.AcceptedAt = time.Now()
-	ttl := pick(r.TTL > 0, r.TTL, c.opts.TTL)
+	ttl := c.opts.TTL
+	if r.TTL != nil {
+		ttl = *r.TTL
+	}
 	n.ExpiresAt = n.AcceptedAt.Add(ttl)
 	expires := c.clock.steady() + int64(ttl)
 	if len(c.pending.putDevices) > 0 || len(c.pending.removed) > 0 {
@@ -165,7 +182,7 @@ func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt
 	for i, dev := range targets {
 		deliveries[i] = &delivery{
 			progress: progress{state: StatePending, ack: n.Ack, fallback: n.Fallback, message: pick(n.HasMessage, MessageHeld, MessageNone)},
-			dev:      dev, seq: n.Seq, expires: expires, collapse: n.CollapseKey,
+			dev:      dev, seq: n.Seq, urgency: n.Urgency, kind: n.Kind, expires: expires, collapse: n.CollapseKey,
 		}
 		if dev.presence == nil && n.CollapseKey == "" { // else those before it end first
 			c.beginOffline(deliveries[i], n, b)
@@ -235,7 +252,7 @@ func acceptance(n *Notification, data json.RawMessage) *Batch {
 // passed over as long as another is not: a dead device holds only its own queue.
 func (c *Core) targets(a *account, names []string) ([]*device, error) {
 	if len(a.devices) == 0 {
-		return nil, fmt.Errorf("%w: account %s has no device; a device is registered by its first subscription to its notifications topic, its first push token, or PUT /v1/accounts/{account}/devices/{device}", ErrNotFound, a.name)
+		return nil, fmt.Errorf("%w: account %s has no device; a device is registered by its first subscription to its notifications topic, its first push token, or PUT /v1/accounts/{account}/devices/{device}", ErrUnknownAccount, a.name)
 	}
 	wanted := a.devices
 	if len(names) > 0 {
@@ -243,7 +260,7 @@ func (c *Core) targets(a *account, names []string) ([]*device, error) {
 		for _, name := range names {
 			d := a.device(name)
 			if d == nil {
-				return nil, fmt.Errorf("%w: account %s has no device %s", ErrNotFound, a.name, name)
+				return nil, fmt.Errorf("%w: account %s has no device %s", ErrUnknownDevice, a.name, name)
 			}
 			if !slices.Contains(wanted, d) {
 				wanted = append(wanted, d)
@@ -331,7 +348,7 @@ func (c *Core) notification(r Request) (*Notification, error) {
 	if len(r.Sound) > maxName || len(r.Category) > maxName {
 		invalid("sound and category: at most %d bytes each", maxName)
 	}
-	if r.TTL < 0 || r.TTL > maxTTL {
+	if r.TTL != nil && (*r.TTL <= 0 || *r.TTL > maxTTL) {
 		invalid("ttl: must be above 0 and at most 720h (30 days), got %s", r.TTL)
 	}
 	if r.Badge != nil && *r.Badge < 0 {
@@ -352,6 +369,8 @@ func (c *Core) notification(r Request) (*Notification, error) {
 		ID: r.ID, Account: r.Account, Title: r.Title, Body: r.Body, Badge: r.Badge, Sound: r.Sound, Category: r.Category,
 		CollapseKey: r.CollapseKey, Ack: pick(r.Ack != 0, r.Ack, c.opts.Ack), Urgency: pick(r.Urgency != 0, r.Urgency, UrgencyHigh),
 		Fallback: !r.NoFallback, HasMessage: r.Data != nil,
+		Subtitle: r.Subtitle, Thread: r.Thread, Link: r.Link, Image: r.Image, Level: r.Level, Localized: r.Localized, Extra: r.Extra,
+		BadgeAuto: r.BadgeAuto, AckWindow: r.AckWindow, Kind: r.Kind, PushType: r.PushType, Overlay: r.Overlay, Request: r.Mark,
 	}
 	if n.ID == "" {
 		n.ID = placeholderID // the one it gets tells its Seq, which it does not have yet

@@ -59,9 +59,6 @@ func (r Ref) Nacked(reason string) {
 	c.settle()
 }
 
-// ErrNotYours: the device acknowledged a notification that was never for it.
-var ErrNotYours = errors.New("not a notification of this device")
-
 // AckByID takes what a device says on its acks topic. Repeating it is harmless.
 func (c *Core) AckByID(id, device string, kind AckKind) error {
 	seq, err := c.out.Lookup(id)

@@ -17,9 +17,14 @@ type Options struct {
 	MaxOutstanding    int           // unfinished deliveries a device may have
 	MaxInflight       int           // unacknowledged packets a device may have
 	ForgetDeviceAfter time.Duration
-	// NormalizeToken completes a push token and refuses one that no notification
-	// server can serve; nil takes it as it is.
-	NormalizeToken func(PushToken) (PushToken, error)
+	// CheckRegistration refuses a registration whose form no notification server
+	// could have given out (length, alphabet, names). It needs no configuration. Nil
+	// accepts all.
+	CheckRegistration func(Registration) error
+	// CompleteRegistration fills in what a registration leaves out (APNs: topic and
+	// environment) and refuses one that the configured servers cannot serve. It is
+	// called while its server is switched on. Nil takes a registration as it is.
+	CompleteRegistration func(Registration) (Registration, error)
 	// CheckContent refuses content that a notification server cannot carry; nil
 	// accepts all.
 	CheckContent func(*Notification) error
@@ -89,7 +94,7 @@ func New(opts Options, out Outbox, pusher Pusher, log *slog.Logger) *Core {
 		kick: make(chan struct{}, 1), quit: make(chan struct{}),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	out.OnTold(c.told)
+	out.OnGroupDone(c.onGroupDone)
 	return c
 }
 
@@ -273,7 +278,7 @@ func (c *Core) apply(d *delivery, in input, s situation) {
 // around completes the situation of d.
 func (c *Core) around(d *delivery, s situation) situation {
 	s.now, s.windows = c.clock.steady(), &c.opts.Windows
-	s.up, s.hasToken = d.dev.presence != nil, d.dev.Push != nil && c.pusher != nil
+	s.up, s.hasToken = d.dev.presence != nil, c.pusher != nil && d.registration().Usable(time.Now())
 	return s
 }
 
@@ -357,8 +362,8 @@ func (c *Core) commitPending() {
 	})
 }
 
-// told deals with what the outbox has told of one write.
-func (c *Core) told() {
+// onGroupDone handles the results of one write of the outbox.
+func (c *Core) onGroupDone() {
 	c.outcomes.attend(c.accepted)
 	c.recorded.attend(c.startPushes)
 }

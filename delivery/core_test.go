@@ -115,7 +115,7 @@ func TestChannelChangesWhileItIsAccepted(t *testing.T) {
 // to another account, or was removed, is not shown to whoever has it now.
 func TestDeviceIsGoneWhileItIsAccepted(t *testing.T) {
 	inWorld(t, func(w *world) {
-		token := &delivery.PushToken{Server: delivery.ServerAPNs, Token: "token", App: "app"}
+		token := &delivery.Registration{Server: delivery.ServerAPNs, Token: "token", App: "app"}
 		for name, meanwhile := range map[string]func() error{
 			"moved":   func() error { return w.core.PutDevice(context.Background(), "b", "phone", token) },
 			"removed": func() error { return w.core.ForgetDevice(context.Background(), "a", "phone") },
@@ -458,8 +458,8 @@ func TestTokenGone(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if (d.Push != nil) != c.kept {
-					t.Errorf("token %v, kept should be %v", d.Push, c.kept)
+				if d.Registration(delivery.KindAlert).Usable(time.Now()) != c.kept {
+					t.Errorf("registrations %v, kept should be %v", d.Registrations, c.kept)
 				}
 			})
 		})
@@ -474,7 +474,7 @@ func TestTokenIsOfOneDevice(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if old.Push != nil {
+		if old.Registrations != nil {
 			t.Error("the former device still has the token")
 		}
 		n := w.accept(delivery.Request{})
@@ -485,7 +485,7 @@ func TestTokenIsOfOneDevice(t *testing.T) {
 func TestExpiry(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.known("d", "")
-		n := w.accept(delivery.Request{TTL: time.Minute})
+		n := w.accept(delivery.Request{TTL: new(time.Minute)})
 		time.Sleep(time.Minute)
 		w.wantTimeline(n, "accepted, waiting, expired")
 		ch := w.up("d")
@@ -783,7 +783,7 @@ func TestMessageIsSentAgainOnReconnect(t *testing.T) {
 func TestMessageExpires(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.up("d", acking)
-		n := w.accept(delivery.Request{Data: json.RawMessage(`1`), TTL: time.Minute})
+		n := w.accept(delivery.Request{Data: json.RawMessage(`1`), TTL: new(time.Minute)})
 		time.Sleep(2 * time.Minute)
 		w.wantTimeline(n, "accepted, published, received, expired")
 		w.wantState(n, delivery.StateAcked)

@@ -37,7 +37,7 @@ func TestWhoAsksAFailingStoreIsTold(t *testing.T) {
 			"AckByID":      func() error { return w.core.AckByID(acked.ID, "phone", delivery.AckDisplayed) },
 		} {
 			// Something that the store is asked to write, and cannot.
-			if err := w.core.SetToken("watch", "c", &delivery.PushToken{Server: delivery.ServerAPNs, Token: what}); err != nil {
+			if err := w.core.SetRegistration("watch", "c", delivery.Registration{Server: delivery.ServerAPNs, Token: what}); err != nil {
 				w.Fatal(err)
 			}
 			synctest.Wait()
@@ -71,7 +71,7 @@ func TestStopWhileTheStoreFails(t *testing.T) {
 		for _, recovers := range []time.Duration{time.Second, time.Minute} {
 			w.store.fail(true)
 			id := "phone-" + recovers.String()
-			if err := w.core.SetToken(id, "a", &delivery.PushToken{Server: delivery.ServerAPNs, Token: id}); err != nil {
+			if err := w.core.SetRegistration(id, "a", delivery.Registration{Server: delivery.ServerAPNs, Token: id}); err != nil {
 				w.Fatal(err)
 			}
 			time.AfterFunc(recovers, func() { w.store.fail(false) })

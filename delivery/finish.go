@@ -2,7 +2,6 @@ package delivery
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 )
@@ -16,7 +15,9 @@ func (c *Core) finish(d *delivery) {
 	if i, found := d.dev.index(d.seq); found {
 		d.dev.queue = slices.Delete(d.dev.queue, i, i+1)
 	}
-	c.pending.finished = append(c.pending.finished, Finish{Key: Key{Seq: d.seq, Device: d.dev.ID}, At: time.Now()})
+	c.pending.finished = append(c.pending.finished, Finish{
+		Key: Key{Seq: d.seq, Device: d.dev.ID}, At: time.Now(), State: d.state, Attempts: int(d.attempts), Pushed: d.pushAccepted,
+	})
 	c.touchPending()
 	if d.dev.idle() {
 		c.pending.idle = append(c.pending.idle, d.dev.account)
@@ -36,13 +37,9 @@ func (c *Core) supersede(dev *device, newer *delivery) {
 // messages that are not delivered. It returns when that is on record; with
 // ErrUnavailable it is not yet, and will be unless a crash comes first.
 func (c *Core) Cancel(ctx context.Context, id string) error {
-	seq, err := c.out.Lookup(id)
+	n, err := c.find(id)
 	if err != nil {
-		return fmt.Errorf("notification %s: %w", id, err)
-	}
-	n, err := c.out.Notification(seq)
-	if err != nil {
-		return fmt.Errorf("read notification %s: %w", id, err)
+		return err
 	}
 	begun, err := c.cancelBegun(n)
 	if err != nil {

@@ -113,7 +113,7 @@ func (m *model) accept(t *rapid.T) {
 	m.ids++
 	r := delivery.Request{
 		Account: "a", ID: fmt.Sprint(m.ids), Title: "t",
-		TTL:         time.Duration(rapid.IntRange(1, 300).Draw(t, "ttl")) * time.Second,
+		TTL:         new(time.Duration(rapid.IntRange(1, 300).Draw(t, "ttl")) * time.Second),
 		CollapseKey: rapid.SampledFrom([]string{"", "", "k"}).Draw(t, "key"),
 		Ack:         rapid.SampledFrom([]delivery.AckKind{delivery.AckReceived, delivery.AckDisplayed}).Draw(t, "ack"),
 		NoFallback:  rapid.IntRange(0, 4).Draw(t, "fallback") == 0,
@@ -235,7 +235,7 @@ func (m *model) apple(t *rapid.T) {
 
 func (m *model) token(t *rapid.T) {
 	id := rapid.SampledFrom(devices).Draw(t, "device")
-	if err := m.w.core.SetToken(id, "a", &delivery.PushToken{Server: delivery.ServerAPNs, Token: rapid.SampledFrom([]string{"aa", "bb", "cc"}).Draw(t, "token"), App: "app"}); err != nil {
+	if err := m.w.core.SetRegistration(id, "a", delivery.Registration{Server: delivery.ServerAPNs, Token: rapid.SampledFrom([]string{"aa", "bb", "cc"}).Draw(t, "token"), App: "app"}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -2,7 +2,6 @@ package delivery
 
 import (
 	"encoding/json"
-	"errors"
 	"time"
 )
 
@@ -51,6 +50,86 @@ type Notification struct {
 	ExpiresAt   time.Time
 	Devices     []string // one delivery each, in the order of the registry
 	Fingerprint uint64   // of the content, to tell a repeat from a conflict
+
+	Subtitle  string
+	Thread    string // shown as one conversation; "": the account
+	Link      string // a URL or deep link that a tap opens
+	Image     string // an https URL
+	Level     Level  // 0: LevelActive
+	Localized *Localized
+	Extra     json.RawMessage // a JSON object of the app's own, in every copy
+	BadgeAuto bool            // the server counts; Badge is nil
+	AckWindow *time.Duration  // of the first attempt; nil: delivery.ack_window
+	TTLZero   bool            // ttl was 0: one attempt and no more
+	Kind      string          // of the registration that a push goes to; "": KindAlert
+	PushType  string          // APNs: apns-push-type; "": alert. Any other is always pushed
+	Overlay   *Overlay        // what only one notification server knows
+	Request   *RequestMark    // of a publish over MQTT without an id
+}
+
+// RegistrationKind is the kind of registration that a push of n goes to.
+func (n *Notification) RegistrationKind() string {
+	if n.Kind == "" {
+		return KindAlert
+	}
+	return n.Kind
+}
+
+// Level is how much a notification may disturb (Apple's interruption levels). The
+// numbers are stored.
+type Level uint8
+
+// The levels.
+const (
+	LevelPassive Level = iota + 1
+	LevelActive
+	LevelTimeSensitive
+	LevelCritical
+)
+
+var levelNames = [...]string{"", "passive", "active", "time-sensitive", "critical"}
+
+func (l Level) String() string {
+	if int(l) < len(levelNames) {
+		return levelNames[l]
+	}
+	return "unknown"
+}
+
+// ParseLevel is the inverse of Level.String; ok is false for any other text.
+func ParseLevel(name string) (l Level, ok bool) {
+	for i, n := range levelNames {
+		if i > 0 && n == name {
+			return Level(i), true
+		}
+	}
+	return 0, false
+}
+
+// Localized names texts that the app holds in its user's language.
+type Localized struct {
+	TitleKey     string   `json:"title_key,omitempty"`
+	TitleArgs    []string `json:"title_args,omitempty"`
+	SubtitleKey  string   `json:"subtitle_key,omitempty"`
+	SubtitleArgs []string `json:"subtitle_args,omitempty"`
+	BodyKey      string   `json:"body_key,omitempty"`
+	BodyArgs     []string `json:"body_args,omitempty"`
+}
+
+// Overlay is what a backend puts over the requests that Heartline makes, a JSON
+// object each; nil: nothing.
+type Overlay struct {
+	APNs    json.RawMessage
+	FCM     json.RawMessage
+	WebPush json.RawMessage
+}
+
+// RequestMark tells the publish of a notification from its repetition (MQTT 5
+// §4.4): the client may send it again with DUP, the same packet ID and payload.
+type RequestMark struct {
+	Client   string
+	PacketID uint16
+	Payload  uint64 // hash of the payload
 }
 
 // State is where a delivery stands (contract §2). Who moves it on is said at
@@ -135,12 +214,17 @@ const (
 	EventExpired
 	EventSuperseded
 	EventCancelled
+	EventTokenSuspended
+	EventDismissalSent
+	EventDismissed
+	EventRead
 )
 
 var eventNames = [...]string{
 	"", "accepted", "published", "redelivered", "ack_timeout", "channel_lost", "nacked",
 	"push_requested", "pushed", "push_failed", "push_retry", "token_removed", "fallback_timeout",
 	"waiting", "received", "displayed", "message_sent", "message_received", "expired", "superseded", "cancelled",
+	"token_suspended", "dismissal_sent", "dismissed", "read",
 }
 
 func (k EventKind) String() string {
@@ -185,44 +269,53 @@ type Record struct {
 	State        State
 	Attempts     int
 	PushAttempts int
-	PushAccepted bool    // at most one accepted push (guarantee 2)
-	PushRefused  bool    // refused for good: never asked again
-	Received     bool    // the PUBACK came, `displayed` is still asked for
-	Ack          AckKind // copied from the notification, so that a start reads no content
-	Fallback     bool    // likewise
+	PushAccepted bool        // at most one accepted push (guarantee 2)
+	PushRefused  RefusedKind // why none is asked for
+	Received     bool        // the PUBACK came, `displayed` is still asked for
+	Ack          AckKind     // copied from the notification, so that a start reads no content
+	Fallback     bool        // likewise
 	Message      MessageState
 	CollapseKey  string    // likewise
 	Deadline     time.Time // end of the window or of the backoff; zero: none
 	ExpiresAt    time.Time
+	Urgency      Urgency        // copied; 0: UrgencyHigh
+	AckWindow    *time.Duration // likewise; nil: delivery.ack_window
+	TTLZero      bool           // likewise
+	Kind         string         // likewise: of the registration; "": KindAlert
+	Dismissed    bool           // taken off the screen
+	Read         bool           // the device has said `read`
 }
+
+// NewRecord is what a store keeps of a delivery that has just been accepted.
+func NewRecord(n *Notification, device string) Record {
+	return Record{
+		Seq: n.Seq, Device: device, State: StatePending, Ack: n.Ack, Fallback: n.Fallback,
+		Message: pick(n.HasMessage, MessageHeld, MessageNone), CollapseKey: n.CollapseKey, ExpiresAt: n.ExpiresAt,
+		Urgency: n.Urgency, AckWindow: n.AckWindow, TTLZero: n.TTLZero, Kind: n.Kind,
+	}
+}
+
+// RefusedKind says why a push was refused, and so when it is asked for again. The
+// numbers are stored.
+type RefusedKind uint8
+
+const (
+	// RefusedNot: it was not.
+	RefusedNot RefusedKind = iota
+	// RefusedContent: the server cannot take this content. Final.
+	RefusedContent
+	// RefusedRegistration: the registration has ended or is suspended. Asked for
+	// again when another one comes.
+	RefusedRegistration
+	// RefusedApp: the app was not configured, or its server off. Asked for again
+	// when that changes.
+	RefusedApp
+)
 
 // Key names one delivery.
 type Key struct {
 	Seq    Seq
 	Device string
-}
-
-// ServerAPNs is Apple's push service as a PushToken names it.
-const ServerAPNs = "apns"
-
-// PushToken is where a notification server finds a device.
-type PushToken struct {
-	Server       string // ServerAPNs; another server brings its own name
-	Token        string // APNs: lower-case hex
-	App          string // APNs: the topic, a bundle ID; never empty once registered
-	Environment  string // APNs: "production" or "sandbox"
-	RegisteredAt time.Time
-}
-
-// Device is one entry of the registry (contract §1).
-type Device struct {
-	ID      string
-	Account string
-	Push    *PushToken // nil: none
-	// ReportsApp: the device has reported an app state at least once, so that
-	// its messages wait for the foreground.
-	ReportsApp bool
-	SeenAt     time.Time // last subscription, token or PUT; it is forgotten 60 days after
 }
 
 // Acceptance is a notification and its content on the way into the store.
@@ -252,7 +345,10 @@ type Batch struct {
 // Finish ends a delivery in the store.
 type Finish struct {
 	Key
-	At time.Time // its history is kept for store.history from here
+	At       time.Time // its history is kept for store.history from here
+	State    State     // the final one
+	Attempts int       // publishes
+	Pushed   bool      // a notification server has accepted a push
 }
 
 // Merge appends the changes of o to b.
@@ -271,22 +367,3 @@ func (b *Batch) Empty() bool {
 	return len(b.Accept) == 0 && len(b.Update) == 0 && len(b.Events) == 0 && len(b.Finish) == 0 &&
 		len(b.PutDevices) == 0 && len(b.RemoveDevices) == 0
 }
-
-// Errors of the core that its callers tell apart.
-var (
-	// ErrNotFound: no such notification, device or account.
-	ErrNotFound = errors.New("not found")
-	// ErrConflict: the ID was used before for other content.
-	ErrConflict = errors.New("id already used with other content")
-	// ErrTooMuchOutstanding: every addressed device has as many unfinished
-	// deliveries as delivery.max_outstanding_per_device allows.
-	ErrTooMuchOutstanding = errors.New("too much outstanding")
-	// ErrInvalid: the request breaks a rule; the text says which.
-	ErrInvalid = errors.New("invalid")
-	// ErrUnavailable: the store does not take changes now; nothing was accepted.
-	ErrUnavailable = errors.New("store unavailable")
-	// ErrChannelClosed: the channel was closed before it could be brought up.
-	ErrChannelClosed = errors.New("channel closed")
-	// ErrStopped: the core has been stopped.
-	ErrStopped = errors.New("stopped")
-)

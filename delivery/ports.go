@@ -24,10 +24,10 @@ type Outbox interface {
 	// before it is in, and on the disk if it is to be synced.
 	Commit(b *Batch, done func(error))
 
-	// OnTold has fn called whenever the done functions of all that shared a write,
+	// OnGroupDone has fn called whenever the done functions of all that shared a write,
 	// or a refusal, have been called, on the goroutine that called them. What
 	// follows from them can then be done together. It replaces the fn before.
-	OnTold(fn func())
+	OnGroupDone(fn func())
 }
 
 // Reader is what is asked of a store. Reads see every batch whose done has been
@@ -42,6 +42,9 @@ type Reader interface {
 	// Timeline returns the events of a notification by Number. It does not hold
 	// EventAccepted, which Notification.AcceptedAt stands for.
 	Timeline(seq Seq) ([]Event, error)
+	// Deliveries returns where each delivery of a notification stands, in the order
+	// of Notification.Devices.
+	Deliveries(seq Seq) ([]DeliveryState, error)
 	// List calls fn with notifications, newest first, beginning below `before`
 	// (0: the newest), until fn returns false. account "" means every account.
 	List(account string, before Seq, fn func(*Notification) bool) error
@@ -51,7 +54,8 @@ type Reader interface {
 	AccountDevices(account string) ([]Device, error)
 	// Devices calls fn with every registry entry by ID until it returns false.
 	Devices(fn func(*Device) bool) error
-	// TokenOwner finds the device that holds a push token of a server.
+	// TokenOwner finds the device that holds a token of a server. It decides nothing:
+	// who holds a token is decided by the order of PutDevices.
 	TokenOwner(server, token string) (device string, err error)
 
 	// Unfinished calls fn with every Record, by device and Seq, until it returns
@@ -63,6 +67,14 @@ type Reader interface {
 	LastSeq() (uint64, error)
 	// Totals counts deliveries over the life of the store.
 	Totals() (Totals, error)
+}
+
+// DeliveryState is where a delivery stands, finished or not.
+type DeliveryState struct {
+	Device   string
+	State    State
+	Attempts int // publishes
+	Pushed   bool
 }
 
 // Totals is the store's own account: Accepted = Finished + the Records that
@@ -118,10 +130,22 @@ type Pusher interface {
 type Push struct {
 	Seq          Seq
 	Device       string
-	Token        PushToken
-	Attempt      int // 1 for the first
+	Account      string
+	Registration Registration // when the push was asked for; it chooses queue and lane
+	Attempt      int          // 1 for the first
+	Urgency      Urgency
+	CollapseKey  string
 	ExpiresAt    time.Time
-	Notification *Notification // nil: to be fetched by Seq
+	Notification *Notification // nil: fetched by Seq
+	// Dismiss asks for a background push that takes the notification off the
+	// screen.
+	Dismiss bool
+	// Current is called when the push's turn has come, just before the request. It
+	// returns the registration to use now, or an error that wraps ErrPushNotWanted:
+	// signed out, registration removed, device moved to another account,
+	// notification final, delivery back on the channel. It takes the core's mutex:
+	// never call it with a lane's mutex held.
+	Current func() (Registration, error)
 }
 
 // PushOutcome sorts a notification server's answers by what to do next.
@@ -132,20 +156,33 @@ const (
 	PushAccepted PushOutcome = iota + 1
 	// PushRetry: again after RetryAfter; the outcome may be unknown.
 	PushRetry
-	// PushTokenGone: never again with this token, which is to be removed if it
-	// was registered before GoneSince.
+	// PushTokenGone: the server has proved that the registration is no more. It
+	// ends if the device still holds it and registered it before GoneSince.
 	PushTokenGone
-	// PushRefused: never again for this delivery.
+	// PushRefused: never again for this delivery; its content is at fault.
 	PushRefused
+	// PushTokenSuspended: the server does not take the registration, which a slip in
+	// the configuration can cause for all at once. It is kept, and not asked again
+	// until it is registered anew, the configuration changes or a probe is due.
+	PushTokenSuspended
+	// PushUnserved: no server is configured for the registration's app, or it is
+	// switched off. Asked again when Core.PushPossible says so.
+	PushUnserved
+	// PushWithdrawn: Push.Current returned an error.
+	PushWithdrawn
 )
 
 // PushResult is the outcome of a Push.
 type PushResult struct {
 	Outcome    PushOutcome
 	RetryAfter time.Duration // with PushRetry; what the server or the backoff says
-	GoneSince  time.Time     // with PushTokenGone; zero: now
-	Detail     string        // for the timeline: "200", "410 Unregistered", "timeout after 10s"
-	Err        error
+	GoneSince  time.Time     // with PushTokenGone; zero: since the request
+	// Registration is the one that was asked; zero: Push.Registration.
+	Registration Registration
+	Config       string // with PushTokenSuspended: fingerprint of the app's configuration
+	Receipt      string // the server's ID of the message
+	Detail       string // for the timeline: "200", "410 Unregistered", "timeout after 10s"
+	Err          error
 }
 
 // Observer is told of every transition, after it has happened, in order for each

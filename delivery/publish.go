@@ -17,6 +17,8 @@ type delivery struct {
 	key       int64 // its place in the order of deadlines
 	notBefore int64 // no try over the channel before
 	collapse  string
+	kind      string // of the registration that a push goes to; "": KindAlert
+	urgency   Urgency
 	content   *Notification // until the first try, so that it need not be read again
 	withdraw  func()        // tells the pusher that the push under way is not wanted any more
 	place     int32         // in the heap, from 1; 0: not in

@@ -3,6 +3,8 @@ package delivery
 import (
 	"context"
 	"errors"
+	"fmt"
+	"time"
 )
 
 // startPushes asks the notification server, now that the requests are on record.
@@ -19,7 +21,7 @@ func (c *Core) startPushes(ds []*delivery) {
 	for _, a := range begun {
 		c.pusher.Push(a.ctx, a.push, func(r PushResult) {
 			a.cancel()
-			if c.answers.put(answer{d: a.d, token: a.push.Token, result: r}) {
+			if c.answers.put(answer{d: a.d, asked: a.push.Registration, result: r}) {
 				c.answers.attend(c.answered)
 			}
 		})
@@ -35,10 +37,10 @@ type asked struct {
 }
 
 func (c *Core) startPush(d *delivery) (a asked, ok bool) {
-	if !d.pushUnderway || d.over || d.state != StatePushing || d.dev.Push == nil || c.stopped {
+	if !d.pushUnderway || d.over || d.state != StatePushing || !d.registration().Usable(time.Now()) || c.stopped {
 		// What it was for has changed while it was recorded.
 		if d.pushUnderway && !d.over && !c.stopped {
-			c.apply(d, inPushRetry, situation{detail: pick(d.dev.Push == nil, "withdrawn: the push token is gone", "withdrawn: the channel is back")})
+			c.apply(d, inPushRetry, situation{detail: pick(!d.registration().Usable(time.Now()), "withdrawn: the push token is gone", "withdrawn: the channel is back")})
 		}
 		return a, false
 	}
@@ -46,10 +48,13 @@ func (c *Core) startPush(d *delivery) (a asked, ok bool) {
 	a.ctx, a.cancel = context.WithCancel(c.ctx)
 	d.withdraw = a.cancel
 	a.push = Push{
-		Seq: d.seq, Device: d.dev.ID, Token: *d.dev.Push, Attempt: int(d.pushAttempts),
+		Seq: d.seq, Device: d.dev.ID, Account: d.dev.Account, Registration: d.registration().Clone(), Attempt: int(d.pushAttempts),
+		Urgency: d.urgency, CollapseKey: d.collapse,
 		ExpiresAt: c.clock.wall(d.expires), Notification: d.content,
 	}
 	d.content = nil
+	attempt := d.pushAttempts
+	a.push.Current = func() (Registration, error) { return c.current(d, attempt) }
 	c.pushes.Add(1)
 	return a, true
 }
@@ -57,14 +62,14 @@ func (c *Core) startPush(d *delivery) (a asked, ok bool) {
 // answer is what a notification server has said.
 type answer struct {
 	d      *delivery
-	token  PushToken // that was asked
+	asked  Registration
 	result PushResult
 }
 
 func (c *Core) answered(as []answer) {
 	c.mu.Lock()
 	for i := range as {
-		c.pushed(as[i].d, as[i].token, as[i].result)
+		c.pushed(as[i].d, as[i].asked, as[i].result)
 	}
 	c.settle()
 	c.mu.Unlock()
@@ -79,7 +84,7 @@ func (d *delivery) withdrawPush() {
 }
 
 // pushed takes the notification server's answer. The caller holds the mutex.
-func (c *Core) pushed(d *delivery, asked PushToken, r PushResult) {
+func (c *Core) pushed(d *delivery, asked Registration, r PushResult) {
 	d.withdraw = nil
 	if d.over {
 		// The end overtook the answer. That Apple took it belongs into the timeline.
@@ -95,27 +100,70 @@ func (c *Core) pushed(d *delivery, asked PushToken, r PushResult) {
 		}
 		r = PushResult{Outcome: PushRetry, Detail: "withdrawn: the channel is back"}
 	}
-	replaced := d.dev.Push != nil && (d.dev.Push.Token != asked.Token || d.dev.Push.App != asked.App)
+	if r.Registration.Token != "" {
+		asked = r.Registration
+	}
+	held := d.registration()
 	switch r.Outcome {
 	case PushAccepted:
 		c.pending.sync = true // a crash must not push again what was accepted
 		c.apply(d, inPushAccepted, situation{detail: r.Detail})
 	case PushTokenGone:
-		if replaced { // the device has registered another since: ask there
+		if held != nil && held.Ended == nil && !held.SameAddress(&asked) { // another was registered since: ask there
 			c.apply(d, inPushRetry, situation{detail: r.Detail + ", a newer token is registered"})
 			break
 		}
-		if d.dev.Push != nil && (r.GoneSince.IsZero() || !r.GoneSince.Before(d.dev.Push.RegisteredAt)) {
-			d.dev.Push = nil
-			c.putDevice(d.dev)
-			c.apply(d, inPushRefused, situation{detail: r.Detail})
-			c.record(d, d.attempts, EventTokenRemoved, r.Detail)
+		since := pick(r.GoneSince.IsZero(), asked.RegisteredAt, r.GoneSince)
+		if held == nil || held.Ended != nil || held.RegisteredAt.After(since) {
+			c.apply(d, inPushRefused, situation{detail: r.Detail + ", but the token was registered after that", refused: RefusedRegistration})
 			break
 		}
-		c.apply(d, inPushRefused, situation{detail: r.Detail + ", but the token was registered after that"})
+		held.Token, held.P256dh, held.Auth = "", nil, nil
+		held.Suspended, held.Ended = nil, &Ending{At: time.Now(), Reason: r.Detail}
+		c.putDevice(d.dev)
+		c.apply(d, inPushRefused, situation{detail: r.Detail, refused: RefusedRegistration})
+		c.record(d, d.attempts, EventTokenRemoved, r.Detail)
+	case PushTokenSuspended:
+		if held != nil && held.Ended == nil && held.SameAddress(&asked) {
+			now := time.Now()
+			held.Suspended = &Suspension{Since: now, Reason: r.Detail, Config: r.Config, NextProbe: now.Add(probeEvery)}
+			c.putDevice(d.dev)
+		}
+		c.apply(d, inPushRefused, situation{detail: r.Detail, refused: RefusedRegistration})
+		c.record(d, d.attempts, EventTokenSuspended, r.Detail)
+	case PushUnserved:
+		c.apply(d, inPushRefused, situation{detail: r.Detail, refused: RefusedApp})
+	case PushWithdrawn:
+		c.apply(d, inPushRetry, situation{detail: r.Detail})
 	case PushRefused:
-		c.apply(d, inPushRefused, situation{detail: r.Detail})
+		c.apply(d, inPushRefused, situation{detail: r.Detail, refused: RefusedContent})
 	default:
 		c.apply(d, inPushRetry, situation{detail: r.Detail, after: r.RetryAfter})
 	}
+}
+
+// probeEvery is how often a suspended registration is tried again.
+const probeEvery = 24 * time.Hour
+
+// registration is what a push of d goes to; nil: the device has none of the kind.
+func (d *delivery) registration() *Registration {
+	return d.dev.Registration(pick(d.kind == "", KindAlert, d.kind))
+}
+
+// current is Push.Current.
+func (c *Core) current(d *delivery, attempt uint16) (Registration, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := d.registration()
+	switch {
+	case d.over || d.state.Final():
+		return Registration{}, fmt.Errorf("%w: the delivery is over", ErrPushNotWanted)
+	case d.state != StatePushing || d.pushAttempts != attempt:
+		return Registration{}, fmt.Errorf("%w: the channel is back", ErrPushNotWanted)
+	case d.dev.dropped != "":
+		return Registration{}, fmt.Errorf("%w: %s", ErrPushNotWanted, d.dev.dropped)
+	case !r.Usable(time.Now()):
+		return Registration{}, fmt.Errorf("%w: the device has no usable registration", ErrPushNotWanted)
+	}
+	return r.Clone(), nil
 }

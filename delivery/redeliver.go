@@ -46,7 +46,9 @@ func (c *Core) recover() error {
 			if dev, failed = c.recoverDevice(r.Device); errors.Is(failed, ErrNotFound) {
 				// Accepted while the device was removed, and cut off before it was cancelled.
 				failed = nil
-				c.pending.finished = append(c.pending.finished, Finish{Key: Key{Seq: r.Seq, Device: r.Device}, At: time.Now()})
+				c.pending.finished = append(c.pending.finished, Finish{
+					Key: Key{Seq: r.Seq, Device: r.Device}, At: time.Now(), State: StateCancelled, Attempts: r.Attempts, Pushed: r.PushAccepted,
+				})
 				c.event(Event{Seq: r.Seq, Time: time.Now(), Kind: EventCancelled, Device: r.Device, Attempt: r.Attempts, Detail: "device removed"}, "")
 				return true
 			} else if failed != nil {
@@ -101,11 +103,11 @@ func (c *Core) fromRecord(r *Record, dev *device) *delivery {
 	d := &delivery{
 		progress: progress{
 			state: r.State, ack: r.Ack, message: r.Message, fallback: r.Fallback,
-			received: r.Received, pushAccepted: r.PushAccepted, pushRefused: r.PushRefused,
+			received: r.Received, pushAccepted: r.PushAccepted, refused: r.PushRefused,
 			attempts: uint16(r.Attempts), pushAttempts: uint16(r.PushAttempts),
 			deadline: c.clock.at(r.Deadline),
 		},
-		dev: dev, seq: r.Seq, collapse: r.CollapseKey, expires: c.clock.at(r.ExpiresAt),
+		dev: dev, seq: r.Seq, urgency: max(r.Urgency, UrgencyHigh), kind: r.Kind, collapse: r.CollapseKey, expires: c.clock.at(r.ExpiresAt),
 	}
 	if d.state == StatePending { // an ack window's time for the device to come back before the fallback
 		d.deadline = c.clock.steady() + int64(c.opts.Windows.Ack)
@@ -121,8 +123,9 @@ func (d *delivery) recordNow(c *clock) Record {
 	return Record{
 		Seq: d.seq, Device: d.dev.ID, State: d.state,
 		Attempts: int(d.attempts), PushAttempts: int(d.pushAttempts),
-		PushAccepted: d.pushAccepted, PushRefused: d.pushRefused, Received: d.received,
+		PushAccepted: d.pushAccepted, PushRefused: d.refused, Received: d.received,
 		Ack: d.ack, Fallback: d.fallback, Message: d.message, CollapseKey: d.collapse,
 		Deadline: c.wall(d.deadline), ExpiresAt: c.wall(d.expires),
+		Urgency: d.urgency, Kind: d.kind,
 	}
 }

@@ -176,12 +176,7 @@ func (c *Core) seen(d *device) {
 
 // putDevice has the registry entry of d written, before the mutex is given up.
 func (c *Core) putDevice(d *device) {
-	rec := d.Device
-	if d.Push != nil {
-		token := *d.Push
-		rec.Push = &token
-	}
-	c.pending.putDevices = append(c.pending.putDevices, rec)
+	c.pending.putDevices = append(c.pending.putDevices, d.Device.Clone())
 	c.pending.registry = append(c.pending.registry, d.account)
 	c.pending.sync = true
 	c.touchPending()
@@ -202,55 +197,67 @@ func (c *Core) AccountOf(id string) (string, error) {
 	return rec.Account, nil
 }
 
-// PutDevice registers a device, or renews its registration. A nil token leaves
-// the one it has.
-func (c *Core) PutDevice(ctx context.Context, accountName, id string, token *PushToken) error {
+// PutDevice registers a device for a service, or renews its entry, and moves it
+// here if another account holds it. A nil r leaves its registrations as they are.
+func (c *Core) PutDevice(ctx context.Context, accountName, id string, r *Registration) error {
 	if err := ValidName("device", id); err != nil {
 		return err
 	}
 	if err := ValidName("account", accountName); err != nil {
 		return err
 	}
-	if token == nil {
+	if r == nil {
 		if err := c.withDevice(id, accountName, func(*device) error { return nil }); err != nil {
 			return err
 		}
-	} else if err := c.SetToken(id, accountName, token); err != nil {
+	} else if err := c.SetRegistration(id, accountName, *r); err != nil {
 		return err
 	}
 	return c.Flush(ctx)
 }
 
-// SetToken gives a device its push token; nil takes it away. A token that another
-// device holds moves: it is one physical device, handed on or logged in again.
-func (c *Core) SetToken(id, accountName string, token *PushToken) error {
-	if token == nil {
-		return c.withDevice(id, accountName, func(d *device) error {
-			if d.Push != nil {
-				d.Push = nil
-				c.putDevice(d)
-			}
-			return nil
-		})
+// SetRegistration gives a device a registration in the place of the one of its
+// kind. A token that another device holds moves: it is one physical device, handed
+// on or signed in again.
+func (c *Core) SetRegistration(id, accountName string, r Registration) error {
+	if r.Kind == "" {
+		r.Kind = KindAlert
 	}
-	t := *token
-	if c.opts.NormalizeToken != nil {
+	if c.opts.CheckRegistration != nil {
+		if err := c.opts.CheckRegistration(r); err != nil {
+			return fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
+	}
+	if c.opts.CompleteRegistration != nil {
 		var err error
-		if t, err = c.opts.NormalizeToken(t); err != nil {
+		if r, err = c.opts.CompleteRegistration(r); err != nil {
 			return fmt.Errorf("%w: push token of device %s: %w", ErrInvalid, id, err)
 		}
 	}
-	t.RegisteredAt = time.Now()
-	holder, err := c.out.TokenOwner(t.Server, t.Token)
+	r.RegisteredAt, r.Suspended, r.Ended = time.Now(), nil, nil
+	holder, err := c.out.TokenOwner(r.Server, r.Token)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return fmt.Errorf("find the holder of the push token of device %s: %w", id, err)
 	}
 	return c.withDevice(id, accountName, func(d *device) error {
-		if other := c.devices[holder]; other != nil && other != d && other.Push != nil && other.Push.Token == t.Token {
-			other.Push = nil // the store moves it by itself
+		if other := c.devices[holder]; other != nil && other != d {
+			// The store moves it by itself.
+			other.RemoveRegistrations(func(x *Registration) bool { return x.Server == r.Server && x.Token == r.Token })
 		}
-		d.Push, d.SeenAt = &t, t.RegisteredAt
+		d.SetRegistration(r)
+		d.SeenAt = r.RegisteredAt
 		c.putDevice(d)
+		return nil
+	})
+}
+
+// RemoveRegistrations removes a device's registrations of a server, with kind "" of
+// every kind.
+func (c *Core) RemoveRegistrations(id, accountName, server, kind string) error {
+	return c.withDevice(id, accountName, func(d *device) error {
+		if d.RemoveRegistrations(func(r *Registration) bool { return r.Server == server && (kind == "" || r.Kind == kind) }) {
+			c.putDevice(d)
+		}
 		return nil
 	})
 }
@@ -268,7 +275,7 @@ func (c *Core) removeDevice(accountName, id, why string) error {
 	return c.withAccount(accountName, func(a *account) error {
 		d := a.device(id)
 		if d == nil {
-			return fmt.Errorf("device %s of account %s: %w", id, accountName, ErrNotFound)
+			return fmt.Errorf("%w: device %s of account %s", ErrUnknownDevice, id, accountName)
 		}
 		c.drop(d, why)
 		return nil

@@ -12,8 +12,8 @@ type progress struct {
 	received     bool // the PUBACK came, AckDisplayed is still to come
 	displayed    bool // said once; saying it again is nothing new
 	pushAccepted bool
-	pushRefused  bool
-	pushUnderway bool // asked for and not answered yet; never stored
+	refused      RefusedKind // why no push is asked for
+	pushUnderway bool        // asked for and not answered yet; never stored
 	attempts     uint16
 	pushAttempts uint16
 	deadline     int64 // the window, backoff or retry in force elapses
@@ -29,6 +29,7 @@ type situation struct {
 	late     bool   // with an ack: its window had elapsed
 	detail   string // for the timeline
 	after    time.Duration
+	refused  RefusedKind // with inPushRefused
 	windows  *Windows
 }
 
@@ -136,7 +137,7 @@ func transition(p progress, in input, s situation) (progress, step) {
 		}
 	case inPushRefused:
 		out.event(EventPushFailed, s.detail)
-		p.pushRefused, p.pushUnderway = true, false
+		p.refused, p.pushUnderway = max(s.refused, RefusedContent), false
 		if p.state == StatePushing {
 			wait(&p, "", &out)
 		}
@@ -189,7 +190,7 @@ func fallBack(p *progress, s situation, out *step) {
 	switch {
 	case p.pushAccepted:
 		wait(p, "a push was accepted before", out)
-	case p.pushRefused:
+	case p.refused != RefusedNot:
 		wait(p, "the push was refused before", out)
 	case !p.fallback:
 		wait(p, "no fallback asked for", out)

@@ -63,7 +63,7 @@ func TestTransitionTable(t *testing.T) {
 		{"published, displayed", in(StatePublished, nil), inDisplayed, up, StateAcked, []EventKind{EventDisplayed}},
 		{"published, window over", in(StatePublished, nil), inElapsed, token, StatePushing, []EventKind{EventAckTimeout, EventPushRequested}},
 		{"published, window over, pushed before", in(StatePublished, accepted), inElapsed, token, StateWaiting, []EventKind{EventAckTimeout, EventWaiting}},
-		{"published, window over, refused before", in(StatePublished, func(p *progress) { p.pushRefused = true }), inElapsed, token, StateWaiting, []EventKind{EventAckTimeout, EventWaiting}},
+		{"published, window over, refused before", in(StatePublished, func(p *progress) { p.refused = RefusedContent }), inElapsed, token, StateWaiting, []EventKind{EventAckTimeout, EventWaiting}},
 		{"published, window over, no token", in(StatePublished, nil), inElapsed, situation{up: true}, StateWaiting, []EventKind{EventAckTimeout, EventWaiting}},
 		{"published, window over, push under way", in(StatePublished, func(p *progress) { p.pushUnderway = true }), inElapsed, token, StatePushing, []EventKind{EventAckTimeout}},
 		{"published, channel lost", in(StatePublished, nil), inChannelLost, token, StatePublished, []EventKind{EventChannelLost}},

@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -11,16 +12,8 @@ import (
 type View struct {
 	*Notification
 	State      State // the furthest from final among the deliveries
-	Deliveries []DeliveryView
+	Deliveries []DeliveryState
 	Timeline   []Event
-}
-
-// DeliveryView is the state of one delivery.
-type DeliveryView struct {
-	Device   string
-	State    State
-	Attempts int
-	Pushed   bool
 }
 
 // Get returns a notification by its ID.
@@ -28,15 +21,26 @@ func (c *Core) Get(ctx context.Context, id string) (*View, error) {
 	if err := c.Flush(ctx); err != nil {
 		return nil, err
 	}
-	seq, err := c.out.Lookup(id)
+	n, err := c.find(id)
 	if err != nil {
-		return nil, fmt.Errorf("notification %s: %w", id, err)
-	}
-	n, err := c.out.Notification(seq)
-	if err != nil {
-		return nil, fmt.Errorf("read notification %s: %w", id, err)
+		return nil, err
 	}
 	return c.view(n)
+}
+
+// find reads a notification by its ID.
+func (c *Core) find(id string) (*Notification, error) {
+	seq, err := c.out.Lookup(id)
+	if err == nil {
+		var n *Notification
+		if n, err = c.out.Notification(seq); err == nil {
+			return n, nil
+		}
+	}
+	if errors.Is(err, ErrNotFound) { // pruned in between, too
+		return nil, fmt.Errorf("%w: %s", ErrUnknownNotification, id)
+	}
+	return nil, fmt.Errorf("read notification %s: %w", id, err)
 }
 
 // Notification returns the content of a notification. Channels and pushers read
@@ -55,19 +59,13 @@ func (c *Core) view(n *Notification) (*View, error) {
 	v.Timeline = append(v.Timeline, Event{Seq: n.Seq, Number: uint64(n.Seq), Time: n.AcceptedAt, Kind: EventAccepted})
 	v.Timeline = append(v.Timeline, stored...)
 	v.State = StateCancelled
-	for _, device := range n.Devices {
-		dv := DeliveryView{Device: device}
-		var own []Event
-		for _, e := range stored {
-			if e.Device == device {
-				own = append(own, e)
-				dv.Attempts = max(dv.Attempts, e.Attempt)
-				dv.Pushed = dv.Pushed || e.Kind == EventPushed
-			}
-		}
-		dv.State = StateAfter(own, n.Ack)
-		v.State = min(v.State, dv.State)
-		v.Deliveries = append(v.Deliveries, dv)
+	deliveries, err := c.out.Deliveries(n.Seq)
+	if err != nil {
+		return nil, fmt.Errorf("read the deliveries of notification %s: %w", n.ID, err)
+	}
+	for _, d := range deliveries {
+		v.State = min(v.State, d.State)
+		v.Deliveries = append(v.Deliveries, d)
 	}
 	return v, nil
 }
@@ -167,7 +165,7 @@ func (c *Core) Device(accountName, id string) (DeviceView, error) {
 	err := c.withAccount(accountName, func(a *account) error {
 		d := a.device(id)
 		if d == nil {
-			return fmt.Errorf("account %s has no device %s: %w", accountName, id, ErrNotFound)
+			return fmt.Errorf("%w: account %s has no device %s", ErrUnknownDevice, accountName, id)
 		}
 		view = c.deviceView(d)
 		return nil
@@ -201,11 +199,7 @@ func (c *Core) AllDevices(after string, limit int) ([]DeviceView, error) {
 }
 
 func (c *Core) deviceView(d *device) DeviceView {
-	v := DeviceView{Device: d.Device, App: d.app, Since: d.since, Outstanding: len(d.queue)}
-	if d.Push != nil {
-		token := *d.Push
-		v.Push = &token
-	}
+	v := DeviceView{Device: d.Device.Clone(), App: d.app, Since: d.since, Outstanding: len(d.queue)}
 	if p := d.presence; p != nil {
 		v.Up, v.Keepalive, v.Remote = true, p.info.Keepalive, p.info.Remote
 		v.LastHeartbeat = c.clock.wall(p.heartbeat.Load())

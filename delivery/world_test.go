@@ -142,9 +142,9 @@ func (w *world) known(id, token string) {
 
 func (w *world) knownOf(account, id, token string) {
 	w.Helper()
-	var t *delivery.PushToken
+	var t *delivery.Registration
 	if token != "" {
-		t = &delivery.PushToken{Server: delivery.ServerAPNs, Token: token, App: "app"}
+		t = &delivery.Registration{Server: delivery.ServerAPNs, Token: token, App: "app"}
 	}
 	if err := w.core.PutDevice(context.Background(), account, id, t); err != nil {
 		w.Fatal(err)

@@ -174,7 +174,7 @@ func (s *stage) run(p path) {
 
 // register makes the device known, with its push token.
 func (s *stage) register() error {
-	token := &delivery.PushToken{Server: delivery.ServerAPNs, Token: s.token}
+	token := &delivery.Registration{Server: delivery.ServerAPNs, Token: s.token}
 	return s.broker.Core().PutDevice(s.ctx, s.dev.account, s.dev.id, token)
 }
 

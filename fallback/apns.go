@@ -235,7 +235,7 @@ const maxTokenLength = 256
 
 // Normalize implements Pusher: hex digits in lower case, a configured topic and
 // environment.
-func (a *APNs) Normalize(t delivery.PushToken) (delivery.PushToken, error) {
+func (a *APNs) Normalize(t delivery.Registration) (delivery.Registration, error) {
 	t.Server = delivery.ServerAPNs
 	if err := checkHex(t.Token); err != nil {
 		return t, err

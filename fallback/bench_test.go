@@ -62,7 +62,7 @@ func BenchmarkStorm(b *testing.B) {
 			wg.Go(func() {
 				for p := range work {
 					res, err := bare.PushWithContext(context.Background(), &apns2.Notification{
-						ApnsID: apnsID(p.Notification.ID, p.Device), CollapseID: p.Notification.ID, DeviceToken: p.Token.Token,
+						ApnsID: apnsID(p.Notification.ID, p.Device), CollapseID: p.Notification.ID, DeviceToken: p.Registration.Token,
 						Topic: topic, Expiration: p.ExpiresAt, Priority: 10, PushType: apns2.PushTypeAlert, Payload: body,
 					})
 					if err != nil || !res.Sent() {

@@ -178,7 +178,7 @@ func TestNormalize(t *testing.T) {
 		{"aabb", "com.a", EnvironmentProduction, "aabb com.a production"},
 		{"aabb", "com.b", "", "aabb com.b production"},
 	} {
-		got, err := r.Normalize(delivery.PushToken{Token: c.token, App: c.app, Environment: c.env})
+		got, err := r.Normalize(delivery.Registration{Token: c.token, App: c.app, Environment: c.env})
 		if err != nil || got.Server != delivery.ServerAPNs || got.Token+" "+got.App+" "+got.Environment != c.want {
 			t.Errorf("%v: %+v %v", c, got, err)
 		}
@@ -198,7 +198,7 @@ func TestNormalize(t *testing.T) {
 		{"aabb", "com.b", EnvironmentSandbox, true, []string{"com.b", "production only", "development builds"}},
 		{"aabb", "com.a", "development", false, []string{`"development"`, "sandbox"}},
 	} {
-		err := r.Validate(delivery.PushToken{Token: c.token, App: c.app, Environment: c.env})
+		err := r.Validate(delivery.Registration{Token: c.token, App: c.app, Environment: c.env})
 		if err == nil || errors.Is(err, ErrNotConfigured) != c.notConfigured {
 			t.Errorf("%v: %v", c, err)
 			continue

@@ -27,8 +27,8 @@ func TestAPNsConforms(t *testing.T) {
 			}
 			return a
 		},
-		Token: delivery.PushToken{Token: "00FFAA"},
-		Bad: []delivery.PushToken{
+		Token: delivery.Registration{Token: "00FFAA"},
+		Bad: []delivery.Registration{
 			{}, {Token: "xyz"}, {Token: "00ff0"}, {Token: "00ffaa/.."},
 			{Token: "00ffaa", App: "com.example.else"}, {Token: "00ffaa", Environment: "moon"},
 		},

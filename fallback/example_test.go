@@ -35,14 +35,14 @@ func Example() {
 	}
 	defer func() { _ = router.Close(context.Background()) }()
 
-	token, err := router.Normalize(delivery.PushToken{Token: "00FFAA"})
+	token, err := router.Normalize(delivery.Registration{Token: "00FFAA"})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	done := make(chan delivery.PushResult, 1)
 	router.Push(context.Background(), delivery.Push{
-		Device: "phone", Token: token, Attempt: 1,
+		Device: "phone", Registration: token, Attempt: 1,
 		Notification: &delivery.Notification{ID: "n1", Account: "anna", Title: "Hello", ExpiresAt: time.Now().Add(time.Hour)},
 	}, func(r delivery.PushResult) { done <- r })
 	fmt.Println((<-done).Detail)

@@ -40,7 +40,7 @@ func (s *sender) again(p delivery.Push) {
 		defer s.mu.Unlock()
 		switch res.Outcome {
 		case delivery.PushAccepted:
-			s.accepted[p.Token.Token]++
+			s.accepted[p.Registration.Token]++
 			s.wg.Done()
 		case delivery.PushRetry:
 			if res.Detail == "" {
@@ -323,7 +323,7 @@ func TestConfigFaultOfOneApp(t *testing.T) {
 	a := apnsFor(t, sim, topic, "com.example.other")
 	r := newRouter(t, Options{Pushers: []Pusher{a}})
 	other := pushTo(deviceToken, "n")
-	other.Token.App = "com.example.other"
+	other.Registration.App = "com.example.other"
 	if res := do(t, r, other); res.Outcome != delivery.PushRetry || !strings.Contains(res.Detail, "TopicDisallowed") {
 		t.Errorf("%+v", res)
 	}

@@ -81,7 +81,7 @@ func pushTo(token, id string) delivery.Push {
 	n := note(id)
 	return delivery.Push{
 		Device: "phone", Attempt: 1, Notification: n, ExpiresAt: n.ExpiresAt,
-		Token: delivery.PushToken{Server: delivery.ServerAPNs, Token: token, App: topic, Environment: EnvironmentProduction},
+		Registration: delivery.Registration{Server: delivery.ServerAPNs, Token: token, App: topic, Environment: EnvironmentProduction},
 	}
 }
 

@@ -157,7 +157,7 @@ func (l *lane) refuseLocked(it *item) (delivery.PushResult, bool) {
 	if !it.push.ExpiresAt.IsZero() && !now.Before(it.push.ExpiresAt) {
 		return delivery.PushResult{Outcome: delivery.PushRefused, Detail: reasonExpired, Err: errors.New("notification expired before its push")}, true
 	}
-	if t, ok := l.throttled[it.push.Token.Token]; ok {
+	if t, ok := l.throttled[it.push.Registration.Token]; ok {
 		if wait := t.until.Sub(now); wait > 0 {
 			return delivery.PushResult{
 				Outcome: delivery.PushRetry, RetryAfter: wait + spread(l.r.opts.RetryInitial), Detail: reasonThrottled,
@@ -199,7 +199,7 @@ func (l *lane) push(ctx context.Context, it *item) error {
 	ctx, cancel := context.WithTimeout(ctx, l.r.opts.Timeout)
 	defer cancel()
 	return l.pusher.Push(ctx, Request{
-		App: l.app, Device: it.push.Device, Token: it.push.Token.Token,
+		App: l.app, Device: it.push.Device, Token: it.push.Registration.Token,
 		Notification: n, Attempt: it.push.Attempt,
 	})
 }
@@ -230,7 +230,7 @@ func (l *lane) settleLocked(it *item, err error, started time.Time) delivery.Pus
 	now := time.Now()
 	if err == nil {
 		l.recoverLocked()
-		delete(l.throttled, it.push.Token.Token)
+		delete(l.throttled, it.push.Registration.Token)
 		l.tokenLocked(false)
 		l.countLocked(delivery.PushAccepted, reasonAccepted)
 		return delivery.PushResult{Outcome: delivery.PushAccepted, Detail: "200"}
@@ -263,7 +263,7 @@ func (l *lane) settleLocked(it *item, err error, started time.Time) delivery.Pus
 	case pe.TokenGone:
 		// The server has looked at the token, so it works.
 		l.recoverLocked()
-		delete(l.throttled, it.push.Token.Token)
+		delete(l.throttled, it.push.Registration.Token)
 		l.tokenLocked(pe.GoneSince.IsZero())
 		res.Outcome, res.GoneSince = delivery.PushTokenGone, pe.GoneSince
 		if pe.Help != "" {
@@ -280,7 +280,7 @@ func (l *lane) settleLocked(it *item, err error, started time.Time) delivery.Pus
 	case pe.Throttled:
 		l.recoverLocked()
 		res.Outcome = delivery.PushRetry
-		res.RetryAfter = l.throttleLocked(now, it.push.Token.Token, pe.RetryAfter)
+		res.RetryAfter = l.throttleLocked(now, it.push.Registration.Token, pe.RetryAfter)
 	default:
 		res.Outcome = delivery.PushRetry
 		if errors.Is(err, context.Canceled) && l.r.base.Err() != nil {

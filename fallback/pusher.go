@@ -29,7 +29,7 @@ func (a App) String() string {
 	return strings.Join(parts, "/")
 }
 
-func appOf(t delivery.PushToken) App {
+func appOf(t delivery.Registration) App {
 	return App{Server: t.Server, Name: t.App, Environment: t.Environment}
 }
 
@@ -61,7 +61,7 @@ type Pusher interface {
 	// are equal strings. The error is for the device's developer: it says what is
 	// wrong and what would be right, and does not repeat the token, which is a
 	// secret.
-	Normalize(t delivery.PushToken) (delivery.PushToken, error)
+	Normalize(t delivery.Registration) (delivery.Registration, error)
 
 	// Fits refuses content that no request can carry, even shortened, so that it
 	// is refused to the backend and not found out later. It is asked before the

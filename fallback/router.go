@@ -118,11 +118,11 @@ func New(opts Options) (*Router, error) {
 // way is not cut off by ctx; see Close.
 func (r *Router) Push(ctx context.Context, p delivery.Push, done func(delivery.PushResult)) {
 	it := item{ctx: ctx, push: p, done: done}
-	l := r.lanes[appOf(p.Token)]
+	l := r.lanes[appOf(p.Registration)]
 	if l == nil {
 		// The token was checked when it was registered: the configuration has
 		// changed since.
-		err := r.notConfigured(p.Token)
+		err := r.notConfigured(p.Registration)
 		r.refuse(it, delivery.PushResult{Outcome: delivery.PushRefused, Detail: reasonNotConfigured, Err: err})
 		return
 	}
@@ -145,7 +145,7 @@ func (r *Router) refuse(it item, res delivery.PushResult) {
 // Normalize checks a token that a device registers and returns it as it is to be
 // stored: complete, in one spelling. See Pusher.Normalize. Of a token without a
 // Server the server is the only one there is.
-func (r *Router) Normalize(t delivery.PushToken) (delivery.PushToken, error) {
+func (r *Router) Normalize(t delivery.Registration) (delivery.Registration, error) {
 	if t.Server == "" && len(r.servers) == 1 {
 		for s := range r.servers {
 			t.Server = s
@@ -159,12 +159,12 @@ func (r *Router) Normalize(t delivery.PushToken) (delivery.PushToken, error) {
 }
 
 // Validate is Normalize for a caller that only wants to know.
-func (r *Router) Validate(t delivery.PushToken) error {
+func (r *Router) Validate(t delivery.Registration) error {
 	_, err := r.Normalize(t)
 	return err
 }
 
-func (r *Router) notConfigured(t delivery.PushToken) error {
+func (r *Router) notConfigured(t delivery.Registration) error {
 	if len(r.lanes) == 0 {
 		return fmt.Errorf("%w: no notification server is configured", ErrNotConfigured)
 	}

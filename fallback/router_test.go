@@ -28,7 +28,7 @@ type fakePusher struct {
 
 func (f *fakePusher) Apps() []App { return f.apps }
 
-func (f *fakePusher) Normalize(t delivery.PushToken) (delivery.PushToken, error) { return t, nil }
+func (f *fakePusher) Normalize(t delivery.Registration) (delivery.Registration, error) { return t, nil }
 
 func (f *fakePusher) Fits(n *delivery.Notification) error {
 	if len(n.Body) > 10 {
@@ -64,7 +64,7 @@ func fake(name string, limit int, push func(context.Context, Request) error) *fa
 }
 
 func fakePush(server, token string) delivery.Push {
-	return delivery.Push{Device: "d", Attempt: 1, Notification: note("n"), Token: delivery.PushToken{Server: server, App: "app", Token: token}}
+	return delivery.Push{Device: "d", Attempt: 1, Notification: note("n"), Registration: delivery.Registration{Server: server, App: "app", Token: token}}
 }
 
 // results collects what done is called with.
@@ -513,11 +513,11 @@ func TestNotConfigured(t *testing.T) {
 	if res := <-c; res.Outcome != delivery.PushRefused || !errors.Is(res.Err, ErrNotConfigured) || !strings.Contains(res.Err.Error(), "configured: s/app") {
 		t.Errorf("%+v", res)
 	}
-	if err := r.Validate(delivery.PushToken{Server: "elsewhere", App: "x"}); !errors.Is(err, ErrNotConfigured) {
+	if err := r.Validate(delivery.Registration{Server: "elsewhere", App: "x"}); !errors.Is(err, ErrNotConfigured) {
 		t.Error(err)
 	}
 	none := newRouter(t, Options{})
-	if err := none.Validate(delivery.PushToken{Server: "s"}); !errors.Is(err, ErrNotConfigured) {
+	if err := none.Validate(delivery.Registration{Server: "s"}); !errors.Is(err, ErrNotConfigured) {
 		t.Error(err)
 	}
 	if _, err := New(Options{Pushers: []Pusher{fake("s", 1, nil), fake("s", 1, nil)}}); err == nil {

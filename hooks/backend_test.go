@@ -152,7 +152,7 @@ func TestNothingBelowThePrefixIsFannedOut(t *testing.T) {
 	}
 	d, err := s.core.Device("anna", "phone")
 	must(t, err)
-	if d.App != delivery.AppForeground || d.Push == nil || d.Push.Token != "ab" {
+	if d.App != delivery.AppForeground || len(d.Registrations) != 1 || d.Registrations[0].Token != "ab" {
 		t.Errorf("device %+v", d)
 	}
 }

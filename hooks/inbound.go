@@ -83,7 +83,10 @@ func (c *conn) pushToken(payload []byte) error {
 	if err != nil {
 		return invalid(err)
 	}
-	return c.hook.core.SetToken(c.client.ID, c.identity.Account, token)
+	if token == nil {
+		return c.hook.core.RemoveRegistrations(c.client.ID, c.identity.Account, delivery.ServerAPNs, "")
+	}
+	return c.hook.core.SetRegistration(c.client.ID, c.identity.Account, *token)
 }
 
 // ingress accepts a notification. Its acknowledgement goes out when the disk has

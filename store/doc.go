@@ -13,7 +13,7 @@
 // have queued, applies it as one batch and hands the outcome on; where nobody waits
 // for it, it lets more come first (Options.Gathering). The teller calls
 // the done functions, in order, and after those of a write whoever asked for that
-// (OnTold), while the committer is already at the next batch.
+// (OnGroupDone), while the committer is already at the next batch.
 // The guard looks at the free space. The housekeeper prunes and audits. A timer
 // watches each Apply; when it is overdue, its goroutine refuses what can be
 // refused and abandons the engine.

@@ -200,8 +200,8 @@ func (o *Outbox) Commit(b *delivery.Batch, done func(error)) {
 	o.signal()
 }
 
-// OnTold implements delivery.Outbox.
-func (o *Outbox) OnTold(fn func()) { o.teller.then.Store(&fn) }
+// OnGroupDone implements delivery.Outbox.
+func (o *Outbox) OnGroupDone(fn func()) { o.teller.then.Store(&fn) }
 
 // refusal says why an acceptance cannot be taken now; nil: it can. mu is held.
 func (o *Outbox) refusal() error {

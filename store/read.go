@@ -50,6 +50,11 @@ func (o *Outbox) Timeline(seq delivery.Seq) ([]delivery.Event, error) {
 	return get(o, func(e Engine) ([]delivery.Event, error) { return e.Timeline(seq) })
 }
 
+// Deliveries implements delivery.Reader.
+func (o *Outbox) Deliveries(seq delivery.Seq) ([]delivery.DeliveryState, error) {
+	return get(o, func(e Engine) ([]delivery.DeliveryState, error) { return e.Deliveries(seq) })
+}
+
 // List implements delivery.Reader.
 func (o *Outbox) List(account string, before delivery.Seq, fn func(*delivery.Notification) bool) error {
 	return o.read(func(e Engine) error { return e.List(account, before, fn) })

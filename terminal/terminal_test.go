@@ -301,7 +301,7 @@ func TestAway(t *testing.T) {
 	if err := term.RegisterPushToken(ctx, nil); err != nil {
 		t.Fatal(err)
 	}
-	if view, err := s.Core().Device("alice", "phone"); err != nil || view.Push != nil {
+	if view, err := s.Core().Device("alice", "phone"); err != nil || view.Registrations != nil {
 		t.Errorf("got %+v, %v", view, err)
 	}
 	s.until(t, ids[2], delivery.EventMessageReceived) // its PUBACK goes out after that

@@ -43,10 +43,12 @@ func (c Content) Request(account string) (delivery.Request, error) {
 	var errs []error
 	var err error
 	if c.TTL != "" {
-		if r.TTL, err = time.ParseDuration(c.TTL); err != nil {
+		if ttl, err := time.ParseDuration(c.TTL); err != nil {
 			errs = append(errs, fmt.Errorf("%w: ttl: must be a duration such as 90s or 24h, got %q", delivery.ErrInvalid, clip(c.TTL)))
-		} else if r.TTL <= 0 {
+		} else if ttl <= 0 {
 			errs = append(errs, fmt.Errorf("%w: ttl: must be above 0 and at most 720h (30 days), got %s", delivery.ErrInvalid, c.TTL))
+		} else {
+			r.TTL = &ttl
 		}
 	}
 	if r.Ack, err = ParseAckName(c.Ack); err != nil {

@@ -69,11 +69,11 @@ type APNsToken struct {
 }
 
 // Registered is the token as the core keeps it; nil for nil.
-func (t *APNsToken) Registered() *delivery.PushToken {
+func (t *APNsToken) Registered() *delivery.Registration {
 	if t == nil {
 		return nil
 	}
-	return &delivery.PushToken{Server: delivery.ServerAPNs, Token: strings.ToLower(t.Token), App: t.Topic, Environment: t.Environment}
+	return &delivery.Registration{Server: delivery.ServerAPNs, Kind: delivery.KindAlert, Token: strings.ToLower(t.Token), App: t.Topic, Environment: t.Environment}
 }
 
 // AckName is the name of an ack kind, as in Pseudo.Ack.
@@ -128,7 +128,7 @@ func ParseAck(payload []byte) (id string, kind delivery.AckKind, err error) {
 }
 
 // ParsePushToken reads the payload of a push-token topic; nil removes the token.
-func ParsePushToken(payload []byte) (*delivery.PushToken, error) {
+func ParsePushToken(payload []byte) (*delivery.Registration, error) {
 	var members map[string]json.RawMessage
 	if err := Decode(payload, &members); err != nil {
 		return nil, err

@@ -27,7 +27,7 @@ func FuzzPayloads(f *testing.F) {
 			t.Error("a token of no server")
 		}
 		if r, err := wire.ParseContent(payload, "a"); err == nil {
-			if r.TTL < 0 || r.Account != "a" || r.Data != nil && !json.Valid(r.Data) {
+			if r.TTL != nil && *r.TTL <= 0 || r.Account != "a" || r.Data != nil && !json.Valid(r.Data) {
 				t.Errorf("took %+v", r)
 			}
 		}

@@ -167,7 +167,7 @@ type ChannelView struct {
 // NewDeviceView shows v.
 func NewDeviceView(v delivery.DeviceView) DeviceView {
 	d := DeviceView{Device: v.ID, Account: v.Account, Outstanding: v.Outstanding, Channel: ChannelView{State: "down"}}
-	if t := v.Push; t != nil && t.Server == delivery.ServerAPNs {
+	if t := v.Registration(delivery.KindAlert); t != nil && t.Ended == nil && t.Server == delivery.ServerAPNs {
 		d.APNs = &RegisteredAPNs{
 			APNsToken:    APNsToken{Token: t.Token, Topic: t.App, Environment: t.Environment},
 			RegisteredAt: FormatTime(t.RegisteredAt),

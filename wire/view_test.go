@@ -20,7 +20,7 @@ func TestViews(t *testing.T) {
 	bare := &delivery.Notification{ID: "n2", Account: "bob", Ack: delivery.AckReceived, Urgency: delivery.UrgencyHigh, Fallback: true, AcceptedAt: at, ExpiresAt: at}
 	view := &delivery.View{
 		Notification: full, State: delivery.StatePushed,
-		Deliveries: []delivery.DeliveryView{{Device: "phone", State: delivery.StatePushed, Attempts: 2, Pushed: true}},
+		Deliveries: []delivery.DeliveryState{{Device: "phone", State: delivery.StatePushed, Attempts: 2, Pushed: true}},
 		Timeline: []delivery.Event{
 			{Time: at, Kind: delivery.EventAccepted},
 			{Time: at.Add(time.Second), Kind: delivery.EventPushed, Device: "phone", Attempt: 2, Detail: "200"},
@@ -36,11 +36,11 @@ func TestViews(t *testing.T) {
 		"bare":                {wire.NewNotificationView(&delivery.View{Notification: bare, State: delivery.StateCancelled}, false), `{"id":"n2","account":"bob","ack":"received","urgency":"high","accepted_at":"2026-11-23T05:30:00.001Z","expires_at":"2026-11-23T05:30:00.001Z","state":"cancelled","deliveries":[]}`},
 		"event":               {wire.NewStreamEvent(delivery.AccountEvent{Account: "alice", Event: delivery.Event{Time: at, Kind: delivery.EventWaiting, Device: "phone", Detail: "why"}}, "n1"), `{"time":"2026-11-23T05:30:00.001Z","event":"waiting","id":"n1","account":"alice","device":"phone","detail":"why"}`},
 		"device up": {wire.NewDeviceView(delivery.DeviceView{
-			Device: delivery.Device{ID: "phone", Account: "alice", Push: &delivery.PushToken{Server: "apns", Token: "ab", App: "t", Environment: "sandbox", RegisteredAt: at}},
+			Device: delivery.Device{ID: "phone", Account: "alice", Registrations: []delivery.Registration{{Server: "apns", Kind: delivery.KindAlert, Token: "ab", App: "t", Environment: "sandbox", RegisteredAt: at}}},
 			App:    delivery.AppBackground, Up: true, Since: at, LastHeartbeat: at, Keepalive: 90 * time.Second, Remote: "10.0.0.1:9", Outstanding: 3,
 		}), `{"device":"phone","account":"alice","apns":{"token":"ab","topic":"t","environment":"sandbox","registered_at":"2026-11-23T05:30:00.001Z"},"app":"background","channel":{"state":"up","since":"2026-11-23T05:30:00.001Z","last_heartbeat":"2026-11-23T05:30:00.001Z","keepalive":90,"remote":"10.0.0.1:9"},"outstanding":3}`},
 		"device down": {wire.NewDeviceView(delivery.DeviceView{
-			Device: delivery.Device{ID: "phone", Account: "alice", Push: &delivery.PushToken{Server: "other"}}, Since: at,
+			Device: delivery.Device{ID: "phone", Account: "alice", Registrations: []delivery.Registration{{Server: "other", Kind: delivery.KindAlert}}}, Since: at,
 		}), `{"device":"phone","account":"alice","channel":{"state":"down","since":"2026-11-23T05:30:00.001Z"},"outstanding":0}`},
 		"device not in memory": {wire.NewDeviceView(delivery.DeviceView{Device: delivery.Device{ID: "phone", Account: "alice"}}), `{"device":"phone","account":"alice","channel":{"state":"down"},"outstanding":0}`},
 		"refused line":         {wire.BatchResult{Line: 3, Status: 422, Title: "Unprocessable Entity", Detail: "d"}, `{"line":3,"status":422,"title":"Unprocessable Entity","detail":"d"}`},

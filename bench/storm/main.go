@@ -265,8 +265,8 @@ func (r *rig) watch(s *delivery.Subscription) {
 // register gives the devices that are offline their push tokens.
 func (r *rig) register() error {
 	for i := range offlineDevices {
-		token := &delivery.PushToken{Server: delivery.ServerAPNs, Token: deviceToken(i)}
-		if err := r.broker.Core().SetToken(offline(i), offline(i), token); err != nil {
+		token := delivery.Registration{Server: delivery.ServerAPNs, Token: deviceToken(i)}
+		if err := r.broker.Core().SetRegistration(offline(i), offline(i), token); err != nil {
 			return err
 		}
 	}

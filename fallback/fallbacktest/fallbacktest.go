@@ -5,6 +5,7 @@ package fallbacktest
 import (
 	"context"
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -18,9 +19,9 @@ type Harness struct {
 	// New makes a Pusher whose server accepts what is right.
 	New func(t *testing.T) fallback.Pusher
 	// Token is a good one as a device would register it.
-	Token delivery.PushToken
+	Token delivery.Registration
 	// Bad are tokens that must not be registered.
-	Bad []delivery.PushToken
+	Bad []delivery.Registration
 	// Hang makes the server take requests and not answer them, from now on.
 	Hang func()
 	// Sent tells the identities of the requests that the server has accepted: what
@@ -80,7 +81,7 @@ func Run(t *testing.T, h Harness) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if twice, err := p.Normalize(once); err != nil || twice != once {
+		if twice, err := p.Normalize(once); err != nil || !reflect.DeepEqual(twice, once) {
 			t.Errorf("a token has two spellings: %+v, %+v, %v", once, twice, err)
 		}
 		known := false

@@ -52,7 +52,7 @@ func FuzzNotification(f *testing.F) {
 
 func FuzzRecord(f *testing.F) {
 	f.Add(AppendRecord(nil, &delivery.Record{
-		State: delivery.StatePushed, Attempts: 300, PushAttempts: 2, PushAccepted: true, PushRefused: true, Received: true,
+		State: delivery.StatePushed, Attempts: 300, PushAttempts: 2, PushAccepted: true, PushRefused: delivery.RefusedRegistration, Received: true,
 		Ack: delivery.AckReceived, Fallback: true, Message: delivery.MessageSent, CollapseKey: "k", Deadline: when, ExpiresAt: when,
 	}))
 	f.Add([]byte{})
@@ -86,10 +86,10 @@ func FuzzEvents(f *testing.F) {
 }
 
 func FuzzDevice(f *testing.F) {
-	f.Add(AppendDevice(nil, &delivery.Device{Account: "ann", ReportsApp: true, SeenAt: when, Push: &delivery.PushToken{
-		Server: "apns", Token: "00", App: "com.example", Environment: "sandbox", RegisteredAt: when,
-	}}))
-	f.Add(AppendDevice(nil, &delivery.Device{Push: &delivery.PushToken{}}))
+	f.Add(AppendDevice(nil, &delivery.Device{Account: "ann", ReportsApp: true, SeenAt: when, Registrations: []delivery.Registration{{
+		Server: "apns", Token: "00", App: "com.example", Environment: "sandbox", Kind: delivery.KindAlert, RegisteredAt: when,
+	}}}))
+	f.Add(AppendDevice(nil, &delivery.Device{}))
 	decode := func(b []byte) (*delivery.Device, error) {
 		d := new(delivery.Device)
 		return d, DecodeDevice(d, "d", b)

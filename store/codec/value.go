@@ -194,6 +194,13 @@ const (
 	recordCollapseKey
 	recordDeadline
 	recordExpiresAt
+	recordRefusedKind
+	recordUrgency
+	recordAckWindow
+	recordTTLZero
+	recordKind
+	recordDismissed
+	recordRead
 )
 
 // AppendRecord appends a record's value, without its Seq and Device, which are its key.
@@ -202,7 +209,7 @@ func AppendRecord(b []byte, r *delivery.Record) []byte {
 	b = appendUint(b, recordAttempts, uint64(max(r.Attempts, 0)))
 	b = appendUint(b, recordPushAttempts, uint64(max(r.PushAttempts, 0)))
 	b = appendBool(b, recordPushAccepted, r.PushAccepted)
-	b = appendBool(b, recordPushRefused, r.PushRefused)
+	b = appendUint(b, recordRefusedKind, uint64(r.PushRefused))
 	b = appendBool(b, recordReceived, r.Received)
 	b = appendUint(b, recordAck, uint64(r.Ack))
 	b = appendBool(b, recordFallback, r.Fallback)
@@ -210,6 +217,15 @@ func AppendRecord(b []byte, r *delivery.Record) []byte {
 	b = appendString(b, recordCollapseKey, r.CollapseKey)
 	b = appendTime(b, recordDeadline, r.Deadline)
 	b = appendTime(b, recordExpiresAt, r.ExpiresAt)
+	b = appendUint(b, recordUrgency, uint64(r.Urgency))
+	if r.AckWindow != nil { // 0 is not "none"
+		b = protowire.AppendTag(b, recordAckWindow, protowire.VarintType)
+		b = protowire.AppendVarint(b, uint64(max(*r.AckWindow, 0)))
+	}
+	b = appendBool(b, recordTTLZero, r.TTLZero)
+	b = appendString(b, recordKind, r.Kind)
+	b = appendBool(b, recordDismissed, r.Dismissed)
+	b = appendBool(b, recordRead, r.Read)
 	return b
 }
 
@@ -232,7 +248,24 @@ func DecodeRecord(r *delivery.Record, key delivery.Key, b []byte) error {
 		case recordPushAccepted:
 			r.PushAccepted = f.v != 0
 		case recordPushRefused:
-			r.PushRefused = f.v != 0
+			if f.v != 0 { // format 1 did not say why
+				r.PushRefused = delivery.RefusedRegistration
+			}
+		case recordRefusedKind:
+			r.PushRefused = delivery.RefusedKind(f.v)
+		case recordUrgency:
+			r.Urgency = delivery.Urgency(f.v)
+		case recordAckWindow:
+			window := time.Duration(f.int())
+			r.AckWindow = &window
+		case recordTTLZero:
+			r.TTLZero = f.v != 0
+		case recordKind:
+			r.Kind = string(f.s)
+		case recordDismissed:
+			r.Dismissed = f.v != 0
+		case recordRead:
+			r.Read = f.v != 0
 		case recordReceived:
 			r.Received = f.v != 0
 		case recordAck:
@@ -330,7 +363,8 @@ func AppendDevice(b []byte, d *delivery.Device) []byte {
 	b = appendString(b, deviceAccount, d.Account)
 	b = appendBool(b, deviceReportsApp, d.ReportsApp)
 	b = appendTime(b, deviceSeenAt, d.SeenAt)
-	if p := d.Push; p != nil {
+	// One registration for now: format 1.
+	if p := d.Registration(delivery.KindAlert); p != nil {
 		b = appendBool(b, devicePush, true)
 		b = appendString(b, deviceServer, p.Server)
 		b = appendString(b, deviceToken, p.Token)
@@ -344,7 +378,8 @@ func AppendDevice(b []byte, d *delivery.Device) []byte {
 // DecodeDevice is the inverse of AppendDevice.
 func DecodeDevice(d *delivery.Device, id string, b []byte) error {
 	*d = delivery.Device{ID: id}
-	var push delivery.PushToken
+	push := delivery.Registration{Kind: delivery.KindAlert}
+	given := false
 	for len(b) > 0 {
 		f, rest, err := nextField(b)
 		if err != nil {
@@ -359,7 +394,7 @@ func DecodeDevice(d *delivery.Device, id string, b []byte) error {
 		case deviceSeenAt:
 			d.SeenAt = unixTime(f.v)
 		case devicePush:
-			d.Push = &push
+			given = true
 		case deviceServer:
 			push.Server = string(f.s)
 		case deviceToken:
@@ -371,6 +406,9 @@ func DecodeDevice(d *delivery.Device, id string, b []byte) error {
 		case deviceRegisteredAt:
 			push.RegisteredAt = unixTime(f.v)
 		}
+	}
+	if given && push.Token != "" { // one that has ended is not kept yet
+		d.Registrations = []delivery.Registration{push}
 	}
 	return nil
 }

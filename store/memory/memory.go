@@ -39,6 +39,7 @@ type entry struct {
 	data     json.RawMessage
 	events   []delivery.Event // by Number
 	finished time.Time        // the latest of its deliveries
+	finishes map[string]delivery.Finish
 }
 
 type token struct{ server, token string }
@@ -85,7 +86,12 @@ func (e *Engine) Apply(b *delivery.Batch) error {
 		}
 		delete(e.records, f.Key)
 		e.totals.Finished++
-		if n := e.notifications[f.Seq]; n.finished.IsZero() || f.At.After(n.finished) {
+		n := e.notifications[f.Seq]
+		if n.finishes == nil {
+			n.finishes = map[string]delivery.Finish{}
+		}
+		n.finishes[f.Device] = f
+		if n.finished.IsZero() || f.At.After(n.finished) {
 			n.finished = f.At
 		}
 	}
@@ -130,18 +136,11 @@ func (e *Engine) accept(a *delivery.Acceptance) {
 		en.finished = n.AcceptedAt
 	}
 	for _, device := range n.Devices {
-		r := delivery.Record{
-			Seq: n.Seq, Device: device, State: delivery.StatePending, Ack: n.Ack, Fallback: n.Fallback,
-			CollapseKey: n.CollapseKey, ExpiresAt: n.ExpiresAt,
-		}
-		if n.HasMessage {
-			r.Message = delivery.MessageHeld
-		}
 		k := delivery.Key{Seq: n.Seq, Device: device}
 		if _, twice := e.records[k]; twice {
 			continue
 		}
-		e.records[k] = r
+		e.records[k] = delivery.NewRecord(n, device)
 		e.totals.Accepted++
 	}
 }
@@ -162,13 +161,15 @@ func (e *Engine) event(ev delivery.Event) {
 
 func (e *Engine) putDevice(d delivery.Device) {
 	e.unlink(d.ID)
-	if d.Push != nil {
-		p := *d.Push
-		d.Push = &p
-		t := token{p.Server, p.Token}
+	d = d.Clone()
+	for _, r := range d.Registrations {
+		if r.Token == "" {
+			continue
+		}
+		t := token{r.Server, r.Token}
 		if holder, held := e.tokens[t]; held {
-			other := e.devices[holder]
-			other.Push = nil
+			other := e.devices[holder].Clone()
+			other.RemoveRegistrations(func(x *delivery.Registration) bool { return x.Server == r.Server && x.Token == r.Token })
 			e.devices[holder] = other
 		}
 		e.tokens[t] = d.ID
@@ -176,10 +177,12 @@ func (e *Engine) putDevice(d delivery.Device) {
 	e.devices[d.ID] = d
 }
 
-// unlink frees the push token that a device holds.
+// unlink frees the tokens that a device holds.
 func (e *Engine) unlink(id string) {
-	if d, there := e.devices[id]; there && d.Push != nil {
-		delete(e.tokens, token{d.Push.Server, d.Push.Token})
+	for _, r := range e.devices[id].Registrations {
+		if t := (token{r.Server, r.Token}); e.tokens[t] == id {
+			delete(e.tokens, t)
+		}
 	}
 }
 
@@ -243,14 +246,6 @@ func clone(n *delivery.Notification) *delivery.Notification {
 	return &c
 }
 
-func cloneDevice(d delivery.Device) delivery.Device {
-	if d.Push != nil {
-		p := *d.Push
-		d.Push = &p
-	}
-	return d
-}
-
 // Notification implements delivery.Reader.
 func (e *Engine) Notification(seq delivery.Seq) (*delivery.Notification, error) {
 	e.mu.RLock()
@@ -291,6 +286,28 @@ func (e *Engine) Timeline(seq delivery.Seq) ([]delivery.Event, error) {
 	return nil, missing("notification", seq)
 }
 
+// Deliveries implements delivery.Reader.
+func (e *Engine) Deliveries(seq delivery.Seq) ([]delivery.DeliveryState, error) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	en := e.notifications[seq]
+	if en == nil {
+		return nil, missing("notification", seq)
+	}
+	out := make([]delivery.DeliveryState, 0, len(en.content.Devices))
+	for _, device := range en.content.Devices {
+		d := delivery.DeliveryState{Device: device}
+		if r, live := e.records[delivery.Key{Seq: seq, Device: device}]; live {
+			d.State, d.Attempts, d.Pushed = r.State, r.Attempts, r.PushAccepted
+		} else {
+			f := en.finishes[device]
+			d.State, d.Attempts, d.Pushed = f.State, f.Attempts, f.Pushed
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}
+
 // List implements delivery.Reader.
 func (e *Engine) List(account string, before delivery.Seq, fn func(*delivery.Notification) bool) error {
 	e.mu.RLock()
@@ -320,7 +337,7 @@ func (e *Engine) Device(id string) (*delivery.Device, error) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	if d, there := e.devices[id]; there {
-		d = cloneDevice(d)
+		d = d.Clone()
 		return &d, nil
 	}
 	return nil, missing("device", id)
@@ -333,7 +350,7 @@ func (e *Engine) sorted(match func(*delivery.Device) bool) []delivery.Device {
 	var out []delivery.Device
 	for d := range maps.Values(e.devices) {
 		if match(&d) {
-			out = append(out, cloneDevice(d))
+			out = append(out, d.Clone())
 		}
 	}
 	slices.SortFunc(out, func(a, b delivery.Device) int { return cmp.Compare(a.ID, b.ID) })

@@ -161,13 +161,7 @@ func (a *application) accept(acc *delivery.Acceptance) error {
 			continue // named twice: one delivery
 		}
 		a.live.set(k, life{live: true, alone: len(n.Devices) == 1})
-		r := delivery.Record{
-			State: delivery.StatePending, Ack: n.Ack, Fallback: n.Fallback,
-			CollapseKey: n.CollapseKey, ExpiresAt: n.ExpiresAt,
-		}
-		if n.HasMessage {
-			r.Message = delivery.MessageHeld
-		}
+		r := delivery.NewRecord(n, device)
 		if err := a.setRecord(k, &r); err != nil {
 			return err
 		}
@@ -298,7 +292,10 @@ func (a *application) putDevice(d *delivery.Device) error {
 			return err
 		}
 	}
-	if p := d.Push; p != nil {
+	for _, p := range d.Registrations {
+		if p.Token == "" {
+			continue
+		}
 		holder, err := a.read(keyToken(p.Server, p.Token))
 		if err != nil {
 			return err
@@ -308,8 +305,7 @@ func (a *application) putDevice(d *delivery.Device) error {
 			if err != nil {
 				return err
 			}
-			if other != nil && other.Push != nil {
-				other.Push = nil
+			if other != nil && other.RemoveRegistrations(func(x *delivery.Registration) bool { return x.Server == p.Server && x.Token == p.Token }) {
 				if err := a.setEntry(other); err != nil {
 					return err
 				}
@@ -327,7 +323,7 @@ func (a *application) putDevice(d *delivery.Device) error {
 
 // unlink removes a registry entry from the indexes.
 func (a *application) unlink(d *delivery.Device) error {
-	if p := d.Push; p != nil {
+	for _, p := range d.Registrations {
 		key := keyToken(p.Server, p.Token)
 		holder, err := a.read(key)
 		if err != nil {

@@ -95,6 +95,33 @@ func (s *Store) Timeline(seq delivery.Seq) ([]delivery.Event, error) {
 	return slices.CompactFunc(events, func(a, b delivery.Event) bool { return a.Number == b.Number }), nil
 }
 
+// Deliveries implements delivery.Reader.
+func (s *Store) Deliveries(seq delivery.Seq) ([]delivery.DeliveryState, error) {
+	n, err := s.Notification(seq)
+	if err != nil {
+		return nil, err
+	}
+	timeline, err := s.Timeline(seq)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]delivery.DeliveryState, 0, len(n.Devices))
+	for _, device := range n.Devices {
+		d := delivery.DeliveryState{Device: device}
+		var own []delivery.Event
+		for _, e := range timeline {
+			if e.Device == device {
+				own = append(own, e)
+				d.Attempts = max(d.Attempts, e.Attempt)
+				d.Pushed = d.Pushed || e.Kind == delivery.EventPushed
+			}
+		}
+		d.State = delivery.StateAfter(own, n.Ack)
+		out = append(out, d)
+	}
+	return out, nil
+}
+
 func keySeqPrefix(prefix byte, seq delivery.Seq) []byte { return appendSeq([]byte{prefix}, seq) }
 
 // scan calls fn with every key that begins with prefix, without it, until fn

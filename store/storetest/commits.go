@@ -24,7 +24,7 @@ func RunCommits[O delivery.Outbox](t *testing.T, open func(t *testing.T) O, end 
 		var called atomic.Int64 // done functions
 		all := int64(0)
 		told := make(chan int64, 100)
-		o.OnTold(func() { told <- called.Load() })
+		o.OnGroupDone(func() { told <- called.Load() })
 		next := uint64(10)
 		for range rapid.IntRange(1, 4).Draw(rt, "bursts") {
 			n := rapid.IntRange(1, 12).Draw(rt, "burst")

@@ -86,8 +86,8 @@ func (m *model) apply(b *delivery.Batch) {
 	}
 	for _, d := range b.PutDevices {
 		for id, other := range m.devices {
-			if d.Push != nil && other.Push != nil && other.Push.Token == d.Push.Token {
-				other.Push = nil
+			if len(d.Registrations) > 0 && len(other.Registrations) > 0 && other.Registrations[0].Token == d.Registrations[0].Token {
+				other.Registrations = nil
 				m.devices[id] = other
 			}
 		}
@@ -151,8 +151,8 @@ func (m *model) picture() picture {
 		d := m.devices[id]
 		p.Registry = append(p.Registry, d)
 		p.Accounts[d.Account] = append(p.Accounts[d.Account], id)
-		if d.Push != nil {
-			p.Owners[d.Push.Token] = id
+		if len(d.Registrations) > 0 {
+			p.Owners[d.Registrations[0].Token] = id
 		}
 	}
 	return p
@@ -273,7 +273,7 @@ func drawBatch(t *rapid.T, m *model, next *uint64) *delivery.Batch {
 	for range some("devices") {
 		d := delivery.Device{ID: device(), Account: rapid.SampledFrom(modelAccounts).Draw(t, "account"), SeenAt: when()}
 		if rapid.Bool().Draw(t, "pushes") {
-			d.Push = push(rapid.SampledFrom(modelTokens).Draw(t, "token"))
+			d.Registrations = push(rapid.SampledFrom(modelTokens).Draw(t, "token"))
 		}
 		b.PutDevices = append(b.PutDevices, d)
 	}

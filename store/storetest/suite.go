@@ -189,14 +189,7 @@ func testEmpty(t *testing.T, e store.Engine) {
 }
 
 func pending(n *delivery.Notification, device string) delivery.Record {
-	r := delivery.Record{
-		Seq: n.Seq, Device: device, State: delivery.StatePending, Ack: n.Ack, Fallback: n.Fallback,
-		CollapseKey: n.CollapseKey, ExpiresAt: n.ExpiresAt,
-	}
-	if n.HasMessage {
-		r.Message = delivery.MessageHeld
-	}
-	return r
+	return delivery.NewRecord(n, device)
 }
 
 func testAccept(t *testing.T, e store.Engine) {
@@ -268,7 +261,7 @@ func testUpdate(t *testing.T, e store.Engine) {
 	n := notification(10, "n-1", "ann", "phone", "watch")
 	full := delivery.Record{
 		Seq: 10, Device: "phone", State: delivery.StatePushed, Attempts: 7, PushAttempts: 3, PushAccepted: true,
-		PushRefused: true, Received: true, Ack: delivery.AckDisplayed, Fallback: true, Message: delivery.MessageSent,
+		PushRefused: delivery.RefusedRegistration, Received: true, Ack: delivery.AckDisplayed, Fallback: true, Message: delivery.MessageSent,
 		CollapseKey: "other", Deadline: at(3 * time.Second), ExpiresAt: at(24 * time.Hour),
 	}
 	bare := delivery.Record{Seq: 10, Device: "watch", State: delivery.StateWaiting}
@@ -308,7 +301,7 @@ func testAllKinds(t *testing.T, e store.Engine) {
 	event := delivery.Event{Seq: 10, Number: 12, Time: at(1), Kind: delivery.EventPublished, Device: "phone", Attempt: 1}
 	update := pending(n, "phone")
 	update.State, update.Attempts = delivery.StatePublished, 1
-	token := &delivery.PushToken{Server: delivery.ServerAPNs, Token: "00ff", App: "com.example", Environment: "sandbox", RegisteredAt: at(0)}
+	token := push("00ff")
 	b := &delivery.Batch{
 		Accept: []delivery.Acceptance{{Notification: n, Data: json.RawMessage(`{"a":1}`)}},
 		Update: []delivery.Record{update, pending(n, "watch")},
@@ -317,7 +310,7 @@ func testAllKinds(t *testing.T, e store.Engine) {
 			{Key: delivery.Key{Seq: 5, Device: "phone"}, At: at(1)},
 			{Key: delivery.Key{Seq: 10, Device: "watch"}, At: at(1)},
 		},
-		PutDevices:    []delivery.Device{{ID: "phone", Account: "ann", Push: token, SeenAt: at(0)}, {ID: "gone", Account: "ann"}},
+		PutDevices:    []delivery.Device{{ID: "phone", Account: "ann", Registrations: token, SeenAt: at(0)}, {ID: "gone", Account: "ann"}},
 		RemoveDevices: []string{"gone"},
 		Sync:          true,
 	}
@@ -444,8 +437,10 @@ func testCallbackMayRead(t *testing.T, e store.Engine) {
 	}
 }
 
-func push(token string) *delivery.PushToken {
-	return &delivery.PushToken{Server: delivery.ServerAPNs, Token: token, App: "com.example.app", Environment: "production", RegisteredAt: at(0)}
+func push(token string) []delivery.Registration {
+	return []delivery.Registration{{
+		Server: delivery.ServerAPNs, Token: token, App: "com.example.app", Environment: "production", Kind: delivery.KindAlert, RegisteredAt: at(0),
+	}}
 }
 
 func registry(t testing.TB, e delivery.Reader) []delivery.Device {
@@ -458,7 +453,7 @@ func registry(t testing.TB, e delivery.Reader) []delivery.Device {
 }
 
 func testRegistry(t *testing.T, e store.Engine) {
-	phone := delivery.Device{ID: "phone", Account: "ann", Push: push("aa"), ReportsApp: true, SeenAt: at(5)}
+	phone := delivery.Device{ID: "phone", Account: "ann", Registrations: push("aa"), ReportsApp: true, SeenAt: at(5)}
 	watch := delivery.Device{ID: "watch", Account: "ann"}
 	lamp := delivery.Device{ID: "lamp", Account: "an", SeenAt: at(6)}
 	b := &delivery.Batch{PutDevices: []delivery.Device{watch, phone, lamp}, Sync: true}
@@ -490,8 +485,8 @@ func testTokenMoves(t *testing.T, e store.Engine) {
 	owner := func(token string) string {
 		return must[string](t, "owner")(e.TokenOwner(delivery.ServerAPNs, token))
 	}
-	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "old", Account: "ann", Push: push("aa"), SeenAt: at(1)}}})
-	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "new", Account: "bob", Push: push("aa")}}})
+	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "old", Account: "ann", Registrations: push("aa"), SeenAt: at(1)}}})
+	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "new", Account: "bob", Registrations: push("aa")}}})
 	equal(t, "owner", owner("aa"), "new")
 	equal(t, "the other's entry", must[*delivery.Device](t, "device")(e.Device("old")), &delivery.Device{ID: "old", Account: "ann", SeenAt: at(1)})
 	// What the other does from now on does not touch the token.
@@ -499,12 +494,12 @@ func testTokenMoves(t *testing.T, e store.Engine) {
 	equal(t, "owner", owner("aa"), "new")
 	// The same token of another server is another token.
 	other := push("aa")
-	other.Server = "gcm"
-	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "third", Account: "ann", Push: other}}})
+	other[0].Server = "gcm"
+	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "third", Account: "ann", Registrations: other}}})
 	equal(t, "owner", owner("aa"), "new")
 	equal(t, "owner", must[string](t, "owner")(e.TokenOwner("gcm", "aa")), "third")
 	// A new token frees the one before it.
-	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "new", Account: "bob", Push: push("bb")}}})
+	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "new", Account: "bob", Registrations: push("bb")}}})
 	equal(t, "owner", owner("bb"), "new")
 	_, err := e.TokenOwner(delivery.ServerAPNs, "aa")
 	missing(t, "token that was replaced", err)
@@ -516,18 +511,18 @@ func testTokenMoves(t *testing.T, e store.Engine) {
 func testTokenMovesInBatch(t *testing.T, e store.Engine) {
 	b := &delivery.Batch{
 		PutDevices: []delivery.Device{
-			{ID: "a", Account: "ann", Push: push("aa")},
-			{ID: "b", Account: "ann", Push: push("aa")},
-			{ID: "c", Account: "ann", Push: push("cc")},
-			{ID: "c", Account: "bob", Push: push("dd")},
-			{ID: "d", Account: "bob", Push: push("dd")},
+			{ID: "a", Account: "ann", Registrations: push("aa")},
+			{ID: "b", Account: "ann", Registrations: push("aa")},
+			{ID: "c", Account: "ann", Registrations: push("cc")},
+			{ID: "c", Account: "bob", Registrations: push("dd")},
+			{ID: "d", Account: "bob", Registrations: push("dd")},
 		},
 		RemoveDevices: []string{"a", "d"},
 	}
 	for range 2 {
 		apply(t, e, b)
 		equal(t, "registry", registry(t, e), []delivery.Device{
-			{ID: "b", Account: "ann", Push: push("aa")},
+			{ID: "b", Account: "ann", Registrations: push("aa")},
 			{ID: "c", Account: "bob"},
 		})
 		equal(t, "owner", must[string](t, "owner")(e.TokenOwner(delivery.ServerAPNs, "aa")), "b")
@@ -668,12 +663,12 @@ func testOddNames(t *testing.T, e store.Engine) {
 	for i, name := range names {
 		n := notification(delivery.Seq(i+1), fmt.Sprintf("n%d", i), name, names...)
 		b.Accept = append(b.Accept, acceptance(n))
-		b.PutDevices = append(b.PutDevices, delivery.Device{ID: name, Account: name, Push: push(name)})
+		b.PutDevices = append(b.PutDevices, delivery.Device{ID: name, Account: name, Registrations: push(name)})
 	}
 	apply(t, e, b)
 	for i, name := range names {
 		equal(t, "list", list(t, e, name, 0), []string{fmt.Sprintf("n%d", i)})
-		equal(t, "devices", must[[]delivery.Device](t, "account")(e.AccountDevices(name)), []delivery.Device{{ID: name, Account: name, Push: push(name)}})
+		equal(t, "devices", must[[]delivery.Device](t, "account")(e.AccountDevices(name)), []delivery.Device{{ID: name, Account: name, Registrations: push(name)}})
 		equal(t, "owner", must[string](t, "owner")(e.TokenOwner(delivery.ServerAPNs, name)), name)
 	}
 	sorted := slices.Clone(names)
@@ -699,7 +694,7 @@ func testManyDevices(t *testing.T, e store.Engine) {
 	b := &delivery.Batch{}
 	for i := range devices {
 		devices[i] = fmt.Sprintf("d%04d", i)
-		b.PutDevices = append(b.PutDevices, delivery.Device{ID: devices[i], Account: "ann", Push: push(fmt.Sprintf("%04x", i))})
+		b.PutDevices = append(b.PutDevices, delivery.Device{ID: devices[i], Account: "ann", Registrations: push(fmt.Sprintf("%04x", i))})
 	}
 	b.Accept = []delivery.Acceptance{acceptance(notification(1, "n1", "ann", devices...))}
 	apply(t, e, b)

@@ -35,8 +35,8 @@ type Core interface {
 	Devices(account string) ([]delivery.DeviceView, error)
 	Device(account, id string) (delivery.DeviceView, error)
 	AllDevices(after string, limit int) ([]delivery.DeviceView, error)
-	PutDevice(ctx context.Context, account, id string, token *delivery.PushToken) error
-	SetToken(id, account string, token *delivery.PushToken) error
+	PutDevice(ctx context.Context, account, id string, r *delivery.Registration) error
+	RemoveRegistrations(id, account, server, kind string) error
 	ForgetDevice(ctx context.Context, account, id string) error
 }
 

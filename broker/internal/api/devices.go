@@ -140,7 +140,7 @@ func (a *API) putDevice(w http.ResponseWriter, r *http.Request, in *byDevice) er
 		status = http.StatusCreated
 	}
 	if _, named := given["apns"]; named && put.APNs == nil {
-		if err := a.core.SetToken(in.Device, in.Account, nil); err != nil {
+		if err := a.core.RemoveRegistrations(in.Device, in.Account, delivery.ServerAPNs, ""); err != nil {
 			return err
 		}
 	}

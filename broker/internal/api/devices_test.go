@@ -82,7 +82,7 @@ func TestDeviceThatIsUp(t *testing.T) {
 
 func TestDevicePutThatIsBroken(t *testing.T) {
 	s := serve(t, func(_ *api.Options, rules *delivery.Options) {
-		rules.NormalizeToken = func(p delivery.PushToken) (delivery.PushToken, error) {
+		rules.CompleteRegistration = func(p delivery.Registration) (delivery.Registration, error) {
 			if p.App == "com.example.unknown" {
 				return p, errors.New("no credentials for com.example.unknown")
 			}

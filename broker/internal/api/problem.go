@@ -57,7 +57,7 @@ func (a *API) problem(ctx context.Context, err error) *problem {
 	case errors.Is(err, delivery.ErrInvalid):
 		return brokenBody(partsOf(err))
 	case errors.Is(err, delivery.ErrNotFound):
-		return newProblem(http.StatusNotFound, "%s", plain(err, delivery.ErrNotFound))
+		return newProblem(http.StatusNotFound, "%s", plain(err, delivery.ErrUnknownAccount, delivery.ErrUnknownDevice, delivery.ErrUnknownNotification, delivery.ErrNotFound))
 	case errors.Is(err, delivery.ErrConflict):
 		return newProblem(http.StatusConflict, "%s, with other content: use another id, or none", plain(err, delivery.ErrConflict))
 	case errors.Is(err, delivery.ErrTooMuchOutstanding):
@@ -80,8 +80,14 @@ func (a *API) problem(ctx context.Context, err error) *problem {
 	return newProblem(http.StatusInternalServerError, "the server failed at this call; its log says more")
 }
 
-// plain is an error without the word that sorts it, where it begins with it.
-func plain(err, kind error) string { return strings.TrimPrefix(err.Error(), kind.Error()+": ") }
+// plain is an error without the words that sort it, where it begins with them.
+func plain(err error, kinds ...error) string {
+	text := err.Error()
+	for _, kind := range kinds {
+		text = strings.TrimPrefix(text, kind.Error()+": ")
+	}
+	return text
+}
 
 // contentFields are the fields that an error of the core can begin with, and
 // where they are.

@@ -1,0 +1,154 @@
+package delivery
+
+import (
+	"slices"
+	"time"
+)
+
+// The notification servers as a Registration names them.
+const (
+	ServerAPNs    = "apns"    // Apple Push Notification service
+	ServerFCM     = "fcm"     // Firebase Cloud Messaging
+	ServerWebPush = "webpush" // a browser's push service (RFC 8030)
+)
+
+// KindAlert is the kind of registration that a notification goes to unless it
+// names another.
+const KindAlert = "alert"
+
+// The forms of an FCM registration.
+const (
+	FormToken = "token" // a registration token
+	FormFID   = "fid"   // a Firebase installation ID
+)
+
+// Registration is how a notification server reaches a device (contract §1).
+// Token, P256dh and Auth are secrets: String leaves them out.
+type Registration struct {
+	Server       string // ServerAPNs, ServerFCM or ServerWebPush
+	App          string // APNs: the topic; FCM: the project ID; Web Push: the first characters of the application server key
+	Environment  string // APNs: "production" or "sandbox"; "" elsewhere
+	Kind         string // KindAlert, "voip", "liveactivity:…", "pushtotalk", "location", "widgets", "complication"
+	Token        string // APNs: lower-case hex; FCM: token or installation ID; Web Push: the endpoint URL
+	Form         string // FCM: FormToken or FormFID; "" elsewhere
+	P256dh, Auth []byte // Web Push: the subscription's keys, 65 and 16 bytes
+	RegisteredAt time.Time
+	Suspended    *Suspension // nil: in use
+	// Ended is not nil once a notification server has proved that the registration
+	// is no more. Token, P256dh and Auth are empty then; the rest says what there
+	// was.
+	Ended *Ending
+}
+
+// Suspension says why a registration is not asked for now. A slip in the
+// configuration can suspend every registration of an app, so that none is deleted.
+type Suspension struct {
+	Since     time.Time
+	Reason    string    // the server's word, such as "BadDeviceToken"
+	Config    string    // fingerprint of the app's configuration at that time, without secrets
+	NextProbe time.Time // from then on one delivery may try again
+}
+
+// Ending says why a registration is no more.
+type Ending struct {
+	At     time.Time
+	Reason string // the server's word, such as "410 Unregistered"
+}
+
+// Usable reports whether a push may be sent to r at the time now: it has not ended,
+// and is in use or due for a probe. A nil r is not usable.
+func (r *Registration) Usable(now time.Time) bool {
+	return r != nil && r.Ended == nil && (r.Suspended == nil || !now.Before(r.Suspended.NextProbe))
+}
+
+// SameAddress reports whether r and o reach the same app on the same device.
+func (r *Registration) SameAddress(o *Registration) bool {
+	return r.Server == o.Server && r.App == o.App && r.Environment == o.Environment && r.Token == o.Token
+}
+
+// String names r without its secrets.
+func (r Registration) String() string {
+	s := r.Server + " " + r.App + " " + r.Kind
+	if r.Environment != "" {
+		s += " " + r.Environment
+	}
+	return s
+}
+
+// Clone returns a copy that shares nothing with r.
+func (r Registration) Clone() Registration {
+	r.P256dh, r.Auth = slices.Clone(r.P256dh), slices.Clone(r.Auth)
+	if r.Suspended != nil {
+		s := *r.Suspended
+		r.Suspended = &s
+	}
+	if r.Ended != nil {
+		e := *r.Ended
+		r.Ended = &e
+	}
+	return r
+}
+
+// Device is one entry of the registry (contract §1).
+type Device struct {
+	ID            string
+	Account       string
+	Registrations []Registration // at most one of each kind, in the order of their first registration
+	// ReportsApp: the device has reported an app state at least once, so that
+	// its messages wait for the foreground.
+	ReportsApp bool
+	SeenAt     time.Time // last sign of life (contract §3)
+	Via        string    // "" or ViaMQTT: an MQTT client; ViaXMPP: an XMPP client
+	Address    string    // ViaXMPP: the full JID
+	Unread     int64     // what badge "auto" shows; it outlives the history of what was counted
+}
+
+// How a device is connected.
+const (
+	ViaMQTT = "mqtt"
+	ViaXMPP = "xmpp"
+)
+
+// Registration returns the device's registration of a kind, nil for none. It may
+// have ended: see Usable.
+func (d *Device) Registration(kind string) *Registration {
+	for i := range d.Registrations {
+		if d.Registrations[i].Kind == kind {
+			return &d.Registrations[i]
+		}
+	}
+	return nil
+}
+
+// SetRegistration puts r in the place of the device's registration of its kind.
+func (d *Device) SetRegistration(r Registration) {
+	if old := d.Registration(r.Kind); old != nil {
+		*old = r
+		return
+	}
+	d.Registrations = append(d.Registrations, r)
+}
+
+// RemoveRegistrations removes every registration that match returns true for, and
+// reports whether there was one.
+func (d *Device) RemoveRegistrations(match func(*Registration) bool) bool {
+	n := len(d.Registrations)
+	d.Registrations = slices.DeleteFunc(d.Registrations, func(r Registration) bool { return match(&r) })
+	removed := len(d.Registrations) < n
+	if len(d.Registrations) == 0 {
+		d.Registrations = nil
+	}
+	return removed
+}
+
+// Clone returns a copy that shares nothing with d.
+func (d Device) Clone() Device {
+	if d.Registrations != nil {
+		list := make([]Registration, len(d.Registrations))
+		for i := range list {
+			list[i] = d.Registrations[i].Clone()
+		}
+		d.Registrations = list
+	}
+	return d
+}
