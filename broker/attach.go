@@ -56,6 +56,8 @@ type attachment struct {
 	log     *slog.Logger
 	foreign bool // other hooks decide on connections
 	observe []delivery.Observer
+	// sessionEnded runs when the hook has removed a kept session; nil: nobody needs to know.
+	sessionEnded func(*mqtt.Client)
 }
 
 func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartline, err error) {
@@ -93,6 +95,7 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 		MaxWaiting:   int(server.Options.Capabilities.ReceiveMaximum),
 		ForeignAuth:  with.foreign,
 		Access:       accessRules(cfg.Auth.ACL),
+		SessionEnded: with.sessionEnded,
 	}
 	if !h.auth.Open() {
 		rules.Authenticate = h.auth.Connect

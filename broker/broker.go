@@ -55,7 +55,7 @@ func New(cfg *config.Config, log *slog.Logger) (_ *Broker, err error) {
 	}()
 	b.server = mqtt.New(serverOptions(cfg, log))
 	b.metrics = metrics.New()
-	if b.Heartline, err = attach(b.server, cfg, attachment{log: log, observe: []delivery.Observer{b.metrics}}); err != nil {
+	if b.Heartline, err = attach(b.server, cfg, attachment{log: log, observe: []delivery.Observer{b.metrics}, sessionEnded: b.sessionEnded}); err != nil {
 		return nil, err
 	}
 	if err := b.keepMQTT(); err != nil {
@@ -86,6 +86,13 @@ func (b *Broker) keepMQTT() error {
 		return fmt.Errorf("mqtt.persistence: %w", err)
 	}
 	return nil
+}
+
+// sessionEnded has the stored copy of a session removed that the hook has ended.
+func (b *Broker) sessionEnded(cl *mqtt.Client) {
+	if b.persist != nil {
+		b.persist.OnClientExpired(cl)
+	}
 }
 
 // serverOptions are mochi's capabilities as Heartline needs them.

@@ -52,6 +52,9 @@ type conn struct {
 	settled  bool
 	resuming chan struct{} // nil: nothing waits
 	standing standing
+	claimed  string // the client identifier that the connection claims until it is established; see ownership.go
+
+	rejected atomic.Bool // refused in OnSessionEstablish
 }
 
 // limits is what the client said in CONNECT and mochi is kept from acting upon.

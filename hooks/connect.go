@@ -39,7 +39,7 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 	if receiveMaximum > 0 && receiveMaximum < math.MaxUint16 {
 		c.window = newWindow(receiveMaximum)
 	}
-	cl.Net.Conn = quietConn{cl.Net.Conn, c.proceed} // nobody else has the client yet
+	cl.Net.Conn = quietConn{cl.Net.Conn, c.onConnClosed} // nobody else has the client yet
 	cl.Properties.Props.ReceiveMaximum = 0
 	cl.Properties.Props.TopicAliasMaximum = 0
 	cl.State.Inflight.ResetSendQuota(0)
@@ -50,8 +50,13 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 
 // refuse answers a CONNECT: mochi closes without a CONNACK when OnConnect fails.
 func (h *Hook) refuse(cl *mqtt.Client, code packets.Code) error {
-	if code == packets.ErrNotAuthorized && cl.Properties.ProtocolVersion < 5 {
-		code = packets.Err3NotAuthorized // which mochi has for other codes, and not for this one
+	if cl.Properties.ProtocolVersion < 5 { // mochi's table lacks the first, and knows the second by its own reason only
+		switch code.Code {
+		case packets.ErrNotAuthorized.Code:
+			code = packets.Err3NotAuthorized
+		case packets.ErrServerUnavailable.Code:
+			code = packets.ErrServerUnavailable
+		}
 	}
 	_ = h.server.SendConnack(cl, code, false, nil) // the connection is closed in any case
 	return code
@@ -123,13 +128,21 @@ func (h *Hook) accountOf(clientID string) string {
 }
 
 // OnSessionEstablish comes before mochi hands the session of the same identifier
-// on. A session of another account is dropped: its subscriptions and its messages
-// are nobody else's.
+// on. It refuses a client whose identifier belongs to another account. Where nobody
+// proves who a client is, and where a service has moved the device here, the session
+// of the other account is dropped: its subscriptions and messages are nobody else's.
 func (h *Hook) OnSessionEstablish(cl *mqtt.Client, _ packets.Packet) {
 	// Not in OnConnectAuthenticate: mochi asks nobody after the first hook that
 	// says yes, and someone else's may come before this one.
-	if c := h.conn(cl); c != nil && h.opts.ForeignAuth {
+	c := h.conn(cl)
+	if c != nil && h.opts.ForeignAuth {
 		c.identify(h.byName(cl))
+	}
+	if c != nil {
+		if code, refused := h.claim(c); refused {
+			h.rejectEstablish(c, code)
+			return
+		}
 	}
 	existing, ok := h.server.Clients.Get(cl.ID)
 	if !ok || existing == cl {

@@ -36,6 +36,9 @@ type Options struct {
 	ForeignAuth bool
 	// Access is the rules about ordinary topics.
 	Access []AccessRule
+	// SessionEnded runs when the hook has removed the kept session of a client that
+	// is not connected: mochi calls no hook then. nil: nobody needs to know.
+	SessionEnded func(*mqtt.Client)
 }
 
 // Counters counts what nobody else can see. Read them at any time.
@@ -46,6 +49,8 @@ type Counters struct {
 	Strayed   atomic.Int64 // ordinary messages brought back that a take-over had lost
 	TooLarge  atomic.Int64 // ordinary messages not sent again: over the client's Maximum Packet Size
 	Forgotten atomic.Int64 // clients that mochi had forgotten at a take-over
+	// RefusedConnects counts CONNECTs under an identifier of another account.
+	RefusedConnects atomic.Int64
 }
 
 // Hook connects a mochi server with a core. Make it with New, add it with
@@ -63,6 +68,9 @@ type Hook struct {
 
 	conns    sync.Map // *mqtt.Client → *conn
 	arrivals arrivals
+	claims   claims
+
+	rejections atomic.Uint64 // numbers the identifiers of rejected connections
 
 	order      atomic.Uint64 // of ordinary messages in flight
 	since      int64         // when it began to count, in Unix time
@@ -129,6 +137,11 @@ func (h *Hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 	if c == nil {
 		return
 	}
+	if c.rejected.Load() {
+		cl.Stop(packets.ErrNotAuthorized)
+		return
+	}
+	c.releaseClaim()
 	c.settle()
 	c.established.Store(true)
 	c.standing.resumed = cl.State.Subscriptions.Len() > 0 // of a new session there are none yet

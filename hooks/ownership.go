@@ -1,0 +1,200 @@
+package hooks
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// A device belongs to its account, and so does a session (contract §3). This file
+// refuses a CONNECT under an identifier of another account before mochi takes the
+// session over, and ends sessions whose device is released.
+
+// claims holds the account of every client identifier between OnSessionEstablish and
+// OnSessionEstablished. mochi adds the client to its list in between: without the
+// claim two accounts could pass the check for one identifier at the same moment.
+type claims struct {
+	mu   sync.Mutex
+	byID map[string]*claim
+}
+
+type claim struct {
+	account string
+	conns   int
+}
+
+// take claims id for account. It reports false if another account holds a claim.
+func (s *claims) take(id, account string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.byID[id]
+	if c == nil {
+		if s.byID == nil {
+			s.byID = map[string]*claim{}
+		}
+		c = &claim{account: account}
+		s.byID[id] = c
+	}
+	if c.account != account {
+		return false
+	}
+	c.conns++
+	return true
+}
+
+func (s *claims) release(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.byID[id]; c != nil {
+		if c.conns--; c.conns == 0 {
+			delete(s.byID, id)
+		}
+	}
+}
+
+// accountsAreProven reports whether somebody checks who a client is: Heartline's own
+// authentication or the other hooks of the server.
+func (h *Hook) accountsAreProven() bool { return h.opts.Authenticate != nil || h.opts.ForeignAuth }
+
+// claim checks that the connection's account may use its client identifier, and
+// claims it until the connection is established. If it may not, refused is true and
+// code says why.
+func (h *Hook) claim(c *conn) (code packets.Code, refused bool) {
+	if !h.accountsAreProven() {
+		return code, false
+	}
+	if !h.claims.take(c.client.ID, c.identity.Account) {
+		return errOtherSession, true
+	}
+	c.mu.Lock()
+	c.claimed = c.client.ID
+	c.mu.Unlock()
+	if code, refused = h.mayNotUse(c); refused {
+		c.releaseClaim()
+	}
+	return code, refused
+}
+
+func (c *conn) releaseClaim() {
+	c.mu.Lock()
+	id := c.claimed
+	c.claimed = ""
+	c.mu.Unlock()
+	if id != "" {
+		c.hook.claims.release(id)
+	}
+}
+
+// Why a CONNECT is refused. The reasons name no other account.
+var (
+	errOtherDevice  = packets.Code{Code: packets.ErrNotAuthorized.Code, Reason: "this device belongs to another account; it must sign out, or a service must release it"}
+	errOtherSession = packets.Code{Code: packets.ErrNotAuthorized.Code, Reason: "this client identifier has a session of another account"}
+	errNoRegistry   = packets.Code{Code: packets.ErrServerUnavailable.Code, Reason: "the registry of devices cannot be read now; try again later"}
+)
+
+func (h *Hook) mayNotUse(c *conn) (why packets.Code, refused bool) {
+	owner, err := h.core.AccountOf(c.client.ID)
+	switch {
+	case errors.Is(err, delivery.ErrNotFound):
+	case err != nil:
+		return errNoRegistry, true
+	case owner != c.identity.Account:
+		return errOtherDevice, true
+	default:
+		// A service has moved the device here: a session of the former account is
+		// stale, and OnSessionEstablish drops it.
+		return why, false
+	}
+	if existing, ok := h.server.Clients.Get(c.client.ID); ok && existing != c.client && keepsSession(existing) &&
+		string(existing.Properties.Username) != string(c.client.Properties.Username) {
+		return errOtherSession, true
+	}
+	return why, false
+}
+
+// keepsSession reports whether a client is connected or its session outlives the
+// connection. mochi removes one that does neither a moment after it has closed.
+func keepsSession(cl *mqtt.Client) bool {
+	if !cl.Closed() {
+		return true
+	}
+	if cl.Properties.ProtocolVersion == 5 {
+		return cl.Properties.Props.SessionExpiryInterval > 0
+	}
+	return !cl.Properties.Clean
+}
+
+// rejectEstablish refuses a connection from OnSessionEstablish, which cannot return
+// an error: mochi would go on and take the session over. It gets an identifier that
+// nobody has, so that mochi finds no session, and a closed connection, so that mochi
+// gives up at its CONNACK. forgetRejected removes what mochi has added until then.
+func (h *Hook) rejectEstablish(c *conn, code packets.Code) {
+	id := c.client.ID
+	h.Counters.RefusedConnects.Add(1)
+	h.log.Info("connection refused", "client", id, "account", c.identity.Account, "remote", c.client.Net.Remote, "error", code.Reason)
+	_ = h.refuse(c.client, code)
+	c.rejected.Store(true)
+	c.client.ID = fmt.Sprintf("\x00refused/%d", h.rejections.Add(1))
+	_ = c.client.Net.Conn.Close() // not Stop: quietConn hears the Close of mochi's Stop, after Clients.Add
+}
+
+// onConnClosed runs when mochi closes the connection, also one that it never
+// established.
+func (c *conn) onConnClosed() {
+	c.proceed()
+	c.releaseClaim()
+	if c.rejected.Load() {
+		c.hook.server.Clients.Delete(c.client.ID)
+	}
+}
+
+// Disconnect ends the connection of a client and leaves its session. It reports
+// false if the client is not connected.
+func (h *Hook) Disconnect(clientID string) bool {
+	cl, ok := h.server.Clients.Get(clientID)
+	if !ok || cl.Net.Inline || cl.Closed() {
+		return false
+	}
+	_ = h.server.DisconnectClient(cl, packets.ErrAdministrativeAction) // returns the code it was given
+	return true
+}
+
+// EndSession ends the connection and the session of a client, so that another
+// account can use the identifier. It reports false if there was neither.
+func (h *Hook) EndSession(clientID string) bool {
+	cl, ok := h.server.Clients.Get(clientID)
+	if !ok || cl.Net.Inline {
+		return false
+	}
+	h.endSession(cl, packets.ErrAdministrativeAction)
+	return true
+}
+
+func (h *Hook) endSession(cl *mqtt.Client, code packets.Code) {
+	if c := h.conn(cl); c != nil && !cl.Closed() {
+		c.expireWithConnection()
+		_ = h.server.DisconnectClient(cl, code)
+		return
+	}
+	h.server.UnsubscribeClient(cl)
+	cl.ClearInflights()
+	h.unload(cl)
+	h.server.Clients.Delete(cl.ID)
+	if h.opts.SessionEnded != nil {
+		h.opts.SessionEnded(cl)
+	}
+}
+
+// expireWithConnection makes mochi drop the session when the connection ends.
+func (c *conn) expireWithConnection() {
+	if c.client.Properties.ProtocolVersion == 5 {
+		c.client.Properties.Props.SessionExpiryInterval, c.client.Properties.Props.SessionExpiryIntervalFlag = 0, true
+	} else {
+		c.client.Properties.Clean = true
+	}
+}
