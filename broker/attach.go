@@ -33,8 +33,8 @@ type Heartline struct {
 	hook   *hooks.Hook
 	server *mqtt.Server
 
-	once sync.Once
-	err  error // of close
+	stopCore, stopRest sync.Once
+	stopErr, closeErr  error
 }
 
 // Attach adds Heartline to a mochi server, before or after its Serve. Who may
@@ -42,7 +42,7 @@ type Heartline struct {
 // where cfg.Auth.Mode is none. In the other modes Heartline decides; mochi lets in
 // whom any hook lets in, so that no other may authenticate then. The topics below
 // cfg.MQTT.TopicPrefix are Heartline's. The listeners and the HTTP section of cfg are
-// not used. Close it before the server.
+// not used. It may be closed before the server or after it.
 func Attach(server *mqtt.Server, cfg *config.Config) (*Heartline, error) {
 	if cfg.Auth.Mode == config.AuthNone && len(cfg.Auth.ACL) > 0 {
 		// mochi lets pass what any hook lets pass, so it would forbid nothing.
@@ -64,7 +64,7 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 	h := &Heartline{server: server}
 	defer func() {
 		if err != nil {
-			_ = h.close(context.Background()) // the first error is the one to report
+			_ = h.Close(context.Background()) // the first error is the one to report
 		}
 	}()
 	if h.auth, err = auth.New(cfg.Auth, with.log); err != nil {
@@ -132,28 +132,36 @@ func (h *Heartline) Subscribe(buffer int) *delivery.Subscription { return h.core
 func (h *Heartline) Core() *delivery.Core { return h.core }
 
 // Close stops Heartline: nothing more is accepted, running pushes get 5 s, and
-// everything is on the disk when it returns. The server goes on without it. It is
-// safe to call twice.
+// everything is on the disk when it returns. It may be called before or after the
+// server is closed. Called before, the server goes on with ordinary MQTT, and
+// publishes below the prefix are refused. It is safe to call twice, and twice at once:
+// each call returns when all has stopped.
 func (h *Heartline) Close(ctx context.Context) error {
 	return errors.Join(h.quiesce(ctx), h.close(ctx))
 }
 
 // quiesce stops accepting and waits for running pushes; acks still count.
 func (h *Heartline) quiesce(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, pushGrace)
-	defer cancel()
-	return h.core.Stop(ctx)
+	h.stopCore.Do(func() {
+		if h.core == nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(ctx, pushGrace)
+		defer cancel()
+		h.stopErr = h.core.Stop(ctx)
+	})
+	return h.stopErr
 }
 
 func (h *Heartline) close(ctx context.Context) error {
-	h.once.Do(func() { h.err = h.closeParts(ctx) })
-	return h.err
+	h.stopRest.Do(func() { h.closeErr = h.closeParts(ctx) })
+	return h.closeErr
 }
 
 func (h *Heartline) closeParts(ctx context.Context) error {
 	var errs []error
 	if h.hook != nil {
-		h.hook.Shutdown()
+		errs = append(errs, h.hook.Stop())
 	}
 	if h.router != nil {
 		errs = append(errs, h.router.Close(ctx))

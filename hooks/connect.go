@@ -183,4 +183,7 @@ func (a *arrivals) add(h *Hook, c *conn) {
 	a.list = kept
 	a.list = append(a.list, c)
 	h.conns.Store(c.client, c)
+	if h.stopped.Load() { // after Store, so that Stop misses no connection
+		c.outlet.finish()
+	}
 }

@@ -70,7 +70,7 @@ func newSite(t *testing.T, change ...func(*hooks.Options)) *site {
 	t.Cleanup(func() {
 		must(t, s.core.Stop(context.Background()))
 		closeServer(t, s.server)
-		s.hook.Shutdown()
+		must(t, s.hook.Stop())
 		must(t, s.core.Flush(context.Background()))
 		must(t, out.Close())
 	})

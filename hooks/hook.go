@@ -53,8 +53,8 @@ type Counters struct {
 	RefusedConnects atomic.Int64
 }
 
-// Hook connects a mochi server with a core. Make it with New, add it with
-// server.AddHook, and call Stop after server.Close.
+// Hook connects a mochi server with a core. Make it with New and add it with
+// server.AddHook. It may be stopped before or after the server closes.
 type Hook struct {
 	mqtt.HookBase
 	Counters Counters
@@ -76,7 +76,8 @@ type Hook struct {
 	since      int64         // when it began to count, in Unix time
 	successors sync.Map      // client identifier → *conn that is taking a session over
 	loads      sync.Map      // *mqtt.Client → *load, of sessions with something in flight
-	workers    workers
+	workers    *workers
+	stopped    atomic.Bool
 	stalled    stalled
 	ctx        context.Context
 	cancel     context.CancelFunc
@@ -106,15 +107,20 @@ func (h *Hook) Provides(b byte) bool {
 	}, b)
 }
 
-// Shutdown returns when nothing is being written any more. Call it after
-// server.Close, which ends the connections.
-func (h *Hook) Shutdown() {
+// Stop ends the hook's part of every connection and returns when no goroutine of the
+// hook runs any more. It is safe on a Hook that was never added to a server, twice,
+// and twice at once. mochi calls it at the end of server.Close; called earlier, the
+// server goes on with ordinary MQTT, and publishes below the prefix are refused. The
+// error is always nil. It implements mqtt.Hook.
+func (h *Hook) Stop() error {
+	h.stopped.Store(true)
 	h.cancel()
 	h.conns.Range(func(_, v any) bool {
-		v.(*conn).outlet.close()
+		v.(*conn).outlet.finish()
 		return true
 	})
-	h.workers.running.Wait()
+	h.workers.stop()
+	return nil
 }
 
 // Connections returns how many clients are connected.

@@ -25,6 +25,9 @@ func (h *Hook) published(cl *mqtt.Client, pk *packets.Packet) error {
 	if c == nil {
 		return packets.ErrRejectPacket
 	}
+	if h.stopped.Load() {
+		return c.refuseStopped(pk)
+	}
 	if !ours {
 		return c.refuse(pk, refuse(packets.ErrNotAuthorized, "not allowed to publish to this topic"))
 	}
@@ -125,6 +128,23 @@ func (c *conn) refuse(pk *packets.Packet, r refusal) error {
 	c.answer(ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos}, r, true)
 	return packets.ErrRejectPacket
 }
+
+// refuseStopped answers a publish after Stop, when nothing is written by the hook any
+// more. mochi writes the answer where it can: a PUBACK of MQTT 5 to QoS 1. Elsewhere
+// the connection ends, because an acknowledgement would promise a delivery.
+func (c *conn) refuseStopped(pk *packets.Packet) error {
+	c.hook.Counters.Refused.Add(1)
+	switch {
+	case pk.FixedHeader.Qos == 0:
+	case pk.FixedHeader.Qos == 1 && c.client.Properties.ProtocolVersion == 5:
+		return errStopped // mochi panics if this is wrapped
+	default:
+		c.client.Stop(errStopped)
+	}
+	return packets.ErrRejectPacket
+}
+
+var errStopped = packets.Code{Code: packets.ErrImplementationSpecificError.Code, Reason: "heartline is stopped"}
 
 func (c *conn) refuseIngress(reply *reply, r refusal) error {
 	reply.item = c.answerTo(&reply.ack, r, false)

@@ -99,7 +99,14 @@ func (o *outlet) take(reuse, held []item) []item {
 	return taken
 }
 
-// close refuses everything from now on and returns what has not been written.
+// finish refuses new items. Those in the queue are still written.
+func (o *outlet) finish() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closed = true
+}
+
+// close refuses new items and returns those that have not been written.
 func (o *outlet) close() []item {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -100,6 +100,7 @@ var (
 func (h *Hook) mayNotUse(c *conn) (why packets.Code, refused bool) {
 	owner, err := h.core.AccountOf(c.client.ID)
 	switch {
+	case h.stopped.Load(): // no registry to protect: everything below the prefix is refused
 	case errors.Is(err, delivery.ErrNotFound):
 	case err != nil:
 		return errNoRegistry, true

@@ -21,7 +21,7 @@ func TestWorkersAreUsedAgain(t *testing.T) {
 		if len(ran) != 1 {
 			t.Errorf("goroutines and their tasks: %v", ran)
 		}
-		w.running.Wait() // it ends when it has been idle for long enough
+		w.running.Wait() // the worker ends when it has been idle for long enough
 	})
 }
 

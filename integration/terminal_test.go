@@ -493,7 +493,7 @@ func TestForeignAcksAreCounted(t *testing.T) {
 	}
 	defer func() {
 		_ = m.Close()
-		hook.Shutdown()
+		_ = hook.Stop()
 		_ = core.Stop(t.Context())
 	}()
 	s := &server{t: t, mqtt: l.Address()}
