@@ -196,6 +196,7 @@ func deliveryOptions(cfg *config.Config) delivery.Options {
 		Ack:     delivery.AckReceived, TTL: d.TTL,
 		MaxOutstanding: d.MaxOutstandingPerDevice, MaxInflight: d.MaxInflightPerDevice,
 		ForgetDeviceAfter: d.ForgetDeviceAfter, CompleteRegistration: keepToken,
+		AnyAccount: cfg.Auth.Mode == config.AuthNone,
 	}
 	if d.Ack == config.AckDisplayed {
 		opts.Ack = delivery.AckDisplayed

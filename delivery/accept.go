@@ -1,24 +1,14 @@
 package delivery
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
-
-	"github.com/cespare/xxhash/v2"
-)
-
-// Limits of contract §4.
-const (
-	maxText = 2 << 10   // title and body together, bytes
-	maxData = 256 << 10 // data, bytes
-	maxTTL  = 30 * 24 * time.Hour
-	maxID   = 64
 )
 
 // Request is what a backend asks for (contract §4, POST /v1/notifications). Zero
@@ -52,93 +42,190 @@ type Request struct {
 	PushType  string
 	Overlay   *Overlay
 	Mark      *RequestMark // of a publish over MQTT without an ID
+	Again     bool         // it may be a repetition of the publish that Mark names (DUP)
 }
 
 // Receipt answers an accepted Request.
 type Receipt struct {
 	Notification *Notification
-	// Repeated: the same ID with the same content had been accepted before; this
-	// is that notification.
+	// State is the furthest from final among Deliveries; waiting where the
+	// notification is held for an account without devices.
+	State State
+	// Deliveries are the states that the answer to the request shows: pending, or
+	// final where a delivery ended at once. Nil with Repeated.
+	Deliveries []DeliveryState
+	// Repeated: the same ID with the same meaning had been accepted before; this is
+	// that notification.
 	Repeated bool
 }
 
-// accepting is an ID on its way into the store, and who waits for it.
-type accepting struct {
-	done chan struct{}
+// FullError is returned where every addressed device has as many unfinished
+// deliveries as delivery.max_outstanding_per_device allows. It wraps
+// ErrTooMuchOutstanding.
+type FullError struct {
+	Limit      int
+	RetryAfter time.Duration // a tenth of the time that a device has been away, 2 s to 10 min
 }
 
+func (e *FullError) Error() string {
+	return fmt.Sprintf("%v: every device addressed has %d unfinished notifications (delivery.max_outstanding_per_device)", ErrTooMuchOutstanding, e.Limit)
+}
+
+// Unwrap returns ErrTooMuchOutstanding.
+func (e *FullError) Unwrap() error { return ErrTooMuchOutstanding }
+
 // Accept makes a notification durable and sets it on its way. It returns when it
-// is on the disk. The errors wrap ErrInvalid, ErrNotFound (unknown account or
-// device), ErrConflict, ErrTooMuchOutstanding, ErrUnavailable or ErrStopped; with
-// any of them nothing was accepted.
+// is on the disk. The errors wrap ErrInvalid, ErrUnknownAccount, ErrUnknownDevice,
+// ErrConflict, ErrTooMuchOutstanding, ErrUnavailable or ErrStopped; with any of them
+// nothing was accepted.
 func (c *Core) Accept(ctx context.Context, r Request) (Receipt, error) {
-	type answer struct {
+	type result struct {
 		Receipt
 		error
 	}
-	answered := make(chan answer, 1)
-	c.AcceptAsync(r, func(receipt Receipt, err error) { answered <- answer{receipt, err} })
+	done := make(chan result, 1)
+	c.AcceptAsync(r, func(receipt Receipt, err error) { done <- result{receipt, err} })
 	select {
-	case a := <-answered:
+	case a := <-done:
 		return a.Receipt, a.error
 	case <-ctx.Done():
 		return Receipt{}, fmt.Errorf("the answer was not awaited, the notification may have been accepted: %w", ctx.Err())
 	}
 }
 
-// AcceptAsync is Accept for a caller that must not wait: done is called once, from
-// another goroutine or from this one, and must not block.
+// AcceptAsync is Accept for a caller that must not wait: it neither reads the store
+// nor waits for another acceptance. done is called once, from another goroutine or
+// from this one, and must not block. Requests of one caller for one account are
+// accepted in the order of the calls.
 func (c *Core) AcceptAsync(r Request, done func(Receipt, error)) {
 	n, err := c.notification(r)
 	if err != nil {
 		done(Receipt{}, err)
 		return
 	}
-	if r.ID != "" {
-		repeat, err := c.claim(n)
-		if err != nil || repeat != nil {
-			done(Receipt{Notification: repeat, Repeated: true}, err)
-			return
-		}
-		answer := done
-		done = func(receipt Receipt, err error) { c.unclaim(n.ID); answer(receipt, err) }
-	}
-	err = c.withAccount(n.Account, func(a *account) error {
-		return c.enqueue(a, r, n, done)
-	})
+	c.mu.Lock()
+	err = c.acceptLocked(r, n, done)
+	c.mu.Unlock()
 	if err != nil {
 		done(Receipt{}, err)
 	}
 }
 
+// acceptLocked enqueues n if that needs nothing from the store: the account is in
+// memory, and the server makes the ID. Otherwise a goroutine opens the account's
+// way, and whatever comes for the account meanwhile queues behind n.
+func (c *Core) acceptLocked(r Request, n *Notification, done func(Receipt, error)) error {
+	if c.stopped {
+		return ErrStopped
+	}
+	o := c.openings[n.Account]
+	a := c.accounts[n.Account]
+	if o == nil && a != nil && r.ID == "" && !r.Again {
+		err := c.enqueue(a, r, n, done)
+		c.settle()
+		c.release(a)
+		return err
+	}
+	if o == nil {
+		o = &opening{}
+		c.openings[n.Account] = o
+		c.loops.Go(func() { c.open(n.Account, o) })
+	}
+	o.requests = append(o.requests, openRequest{r, n, done})
+	return nil
+}
+
+// opening is the acceptances of one account that need the store first, in order.
+type opening struct{ requests []openRequest }
+
+type openRequest struct {
+	request      Request
+	notification *Notification
+	done         func(Receipt, error)
+}
+
+// open handles the requests of an opening until there are no more.
+func (c *Core) open(account string, o *opening) {
+	for {
+		c.mu.Lock()
+		if len(o.requests) == 0 {
+			delete(c.openings, account)
+			c.mu.Unlock()
+			return
+		}
+		requests := o.requests
+		o.requests = nil
+		c.mu.Unlock()
+		for _, q := range requests {
+			if err := c.accept(q.request, q.notification, q.done); err != nil {
+				q.done(Receipt{}, err)
+			}
+		}
+	}
+}
+
+// accept is Accept for a caller that may wait for the store.
+func (c *Core) accept(r Request, n *Notification, done func(Receipt, error)) error {
+	if r.ID != "" {
+		repeat, err := c.claim(r, n)
+		if err != nil {
+			return err
+		}
+		if repeat != nil {
+			done(Receipt{Notification: repeat, Repeated: true}, nil)
+			return nil
+		}
+		answer := done
+		done = func(receipt Receipt, err error) { c.unclaim(n.ID); answer(receipt, err) }
+	} else if r.Again && r.Mark != nil {
+		repeat, err := c.marked(n.Account, *r.Mark)
+		if err != nil {
+			return err
+		}
+		if repeat != nil {
+			done(Receipt{Notification: repeat, Repeated: true}, nil)
+			return nil
+		}
+	}
+	err := c.withAccount(n.Account, func(a *account) error { return c.enqueue(a, r, n, done) })
+	if err != nil && r.ID != "" {
+		c.unclaim(n.ID)
+	}
+	return err
+}
+
 // claim makes sure that an ID is accepted once. It returns the notification that
-// has it already, if its content is the same.
-func (c *Core) claim(n *Notification) (*Notification, error) {
+// has it already, if it means the same as r.
+func (c *Core) claim(r Request, n *Notification) (*Notification, error) {
 	for {
 		c.mu.Lock()
 		other := c.accepting[n.ID]
 		if other == nil {
-			c.accepting[n.ID] = &accepting{done: make(chan struct{})}
+			c.accepting[n.ID] = make(chan struct{})
 		}
 		c.mu.Unlock()
 		if other == nil {
 			break
 		}
-		<-other.done // a commit away
+		select {
+		case <-other: // a commit away
+		case <-c.quit:
+			return nil, ErrStopped
+		}
 	}
-	seq, err := c.out.Lookup(n.ID)
+	first, err := c.find(n.ID)
 	if errors.Is(err, ErrNotFound) {
 		return nil, nil
 	}
 	defer c.unclaim(n.ID)
 	if err != nil {
-		return nil, fmt.Errorf("%w: find notification %s: %w", ErrUnavailable, n.ID, err)
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	first, err := c.out.Notification(seq)
+	same, err := c.sameMeaning(first, n, r)
 	if err != nil {
 		return nil, fmt.Errorf("%w: read notification %s: %w", ErrUnavailable, n.ID, err)
 	}
-	if first.Fingerprint != n.Fingerprint {
+	if !same {
 		return nil, fmt.Errorf("%w: notification %s was accepted at %s", ErrConflict, n.ID, first.AcceptedAt.Format(time.RFC3339Nano))
 	}
 	return first, nil
@@ -147,14 +234,37 @@ func (c *Core) claim(n *Notification) (*Notification, error) {
 func (c *Core) unclaim(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	close(c.accepting[id].done)
+	close(c.accepting[id])
 	delete(c.accepting, id)
 }
 
+// marked finds the notification of an account that was accepted from the publish
+// that m marks; nil: none.
+func (c *Core) marked(account string, m RequestMark) (first *Notification, err error) {
+	// What is on its way into the store is not in a list yet.
+	if err := c.Flush(c.ctx); err != nil {
+		return nil, err
+	}
+	looked := 0
+	err = c.out.List(account, 0, func(n *Notification) bool {
+		looked++
+		if n.Mark != nil && *n.Mark == m {
+			first = n
+			return false
+		}
+		return looked < scanBound
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: list the notifications of account %s: %w", ErrUnavailable, account, err)
+	}
+	return first, nil
+}
+
 // enqueue hands a notification to the outbox. The caller holds the mutex, so that
-// the order of the commits is the order of acceptance.
+// the order of the commits is the order of acceptance. On an error done is not
+// called.
 func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt, error)) error {
-	targets, err := c.targets(a, r.Devices)
+	targets, err := c.targets(a, n, r.Devices)
 	if err != nil {
 		return err
 	}
@@ -173,25 +283,37 @@ func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt
 		ttl = *r.TTL
 	}
 	n.ExpiresAt = n.AcceptedAt.Add(ttl)
-	expires := c.clock.steady() + int64(ttl)
 	if len(c.pending.putDevices) > 0 || len(c.pending.removed) > 0 {
 		c.commitPending() // a new device before its first notification
 	}
 	b := acceptance(n, r.Data)
 	deliveries := make([]*delivery, len(targets))
 	for i, dev := range targets {
-		deliveries[i] = &delivery{
-			progress: progress{state: StatePending, ack: n.Ack, fallback: n.Fallback, message: pick(n.HasMessage, MessageHeld, MessageNone)},
-			dev:      dev, seq: n.Seq, urgency: n.Urgency, kind: n.Kind, expires: expires, collapse: n.CollapseKey,
-		}
-		if dev.presence == nil && n.CollapseKey == "" { // else those before it end first
+		deliveries[i] = c.newDelivery(n, dev, ttl)
+		if dev.presence == nil && n.CollapseKey == "" && !n.TTLZero { // else those before it end first
 			c.beginOffline(deliveries[i], n, b)
 		}
 	}
 	c.out.Commit(b, func(err error) {
-		c.outcomes.put(outcome{account: a, notification: n, deliveries: deliveries, begun: b.Events, err: err, done: done})
+		c.committed.put(commitResult{account: a, notification: n, deliveries: deliveries, begun: b.Events, err: err, done: done})
 	})
 	return nil
+}
+
+func (c *Core) newDelivery(n *Notification, dev *device, ttl time.Duration) *delivery {
+	d := &delivery{
+		progress: progress{
+			state: StatePending, ack: n.Ack, fallback: n.Fallback, once: n.TTLZero,
+			message: pick(n.HasMessage, MessageHeld, MessageNone),
+		},
+		dev: dev, seq: n.Seq, urgency: n.Urgency, kind: kindOf(n.Kind), collapse: n.CollapseKey,
+	}
+	d.setWindows(n.AckWindow, ttl, c.opts.Windows)
+	if n.TTLZero { // time for its one attempt, and no more
+		ttl = max(time.Duration(d.window)*time.Millisecond, c.opts.Windows.Ack) + c.opts.Windows.Fallback
+	}
+	d.expires = c.clock.steady() + int64(ttl)
+	return d
 }
 
 // beginOffline takes the first step of a delivery to a device that is offline, and
@@ -202,11 +324,16 @@ func (c *Core) beginOffline(d *delivery, n *Notification, b *Batch) {
 	for _, e := range st.events[:st.n] {
 		b.Events = append(b.Events, Event{Seq: d.seq, Number: c.clock.next(), Time: n.AcceptedAt, Kind: e.kind, Device: d.dev.ID, Detail: e.detail})
 	}
+	if st.push {
+		c.probing(d)
+	} else if d.state == StateWaiting {
+		d.deadline = c.nextProbe(d)
+	}
 	b.Update = append(b.Update, d.recordNow(c.clock))
 }
 
-// outcome is what has become of an acceptance.
-type outcome struct {
+// commitResult is what has become of an acceptance.
+type commitResult struct {
 	account      *account
 	notification *Notification
 	deliveries   []*delivery
@@ -215,30 +342,48 @@ type outcome struct {
 	done         func(Receipt, error)
 }
 
-func (c *Core) accepted(os []outcome) {
+// onAccepted handles acceptances that the outbox has stored or refused.
+func (c *Core) onAccepted(rs []commitResult) {
+	receipts := make([]Receipt, len(rs))
 	c.mu.Lock()
-	for i := range os {
-		o := &os[i]
-		for _, d := range o.deliveries {
+	for i := range rs {
+		r := &rs[i]
+		for _, d := range r.deliveries {
 			d.dev.reserved--
 		}
-		if o.err == nil {
-			c.begin(o.notification, o.deliveries, o.begun)
+		if r.err == nil {
+			c.begin(r.notification, r.deliveries, r.begun)
+			receipts[i] = receiptOf(r)
 		}
-		c.pending.idle = append(c.pending.idle, o.account)
+		c.pending.idle = append(c.pending.idle, r.account)
 	}
 	c.settle()
 	c.mu.Unlock()
-	for i := range os {
-		o := &os[i]
-		if o.err != nil {
-			o.err = fmt.Errorf("accept notification %s: %w", o.notification.ID, o.err)
+	for i := range rs {
+		r := &rs[i]
+		if r.err != nil {
+			r.err = fmt.Errorf("accept notification %s: %w", r.notification.ID, r.err)
 		}
-		o.done(Receipt{Notification: o.notification}, o.err)
+		r.done(receipts[i], r.err)
 	}
 }
 
-// acceptance is a batch with the room for its one notification beside it.
+// receiptOf is the answer to a request that is durable and has begun.
+func receiptOf(r *commitResult) Receipt {
+	receipt := Receipt{Notification: r.notification, State: StateCancelled, Deliveries: make([]DeliveryState, 0, len(r.deliveries))}
+	for _, d := range r.deliveries {
+		if d.dev.ID == "" { // held: there is no device yet
+			receipt.State = StateWaiting
+			continue
+		}
+		state := pick(d.state == StateCancelled, d.state, StatePending)
+		receipt.State = min(receipt.State, state)
+		receipt.Deliveries = append(receipt.Deliveries, DeliveryState{Device: d.dev.ID, State: state})
+	}
+	return receipt
+}
+
+// acceptance is a batch that is allocated together with its one notification.
 func acceptance(n *Notification, data json.RawMessage) *Batch {
 	b := &struct {
 		Batch
@@ -249,12 +394,15 @@ func acceptance(n *Notification, data json.RawMessage) *Batch {
 }
 
 // targets picks the devices that a notification goes to. A device that is full is
-// passed over as long as another is not: a dead device holds only its own queue.
-func (c *Core) targets(a *account, names []string) ([]*device, error) {
-	if len(a.devices) == 0 {
+// named too as long as another is not: a dead device holds only its own queue.
+func (c *Core) targets(a *account, n *Notification, names []string) ([]*device, error) {
+	wanted := a.devices
+	switch {
+	case len(a.devices) == 0 && c.opts.HoldUnknown && len(names) == 0:
+		wanted = []*device{a.heldFor()}
+	case len(a.devices) == 0:
 		return nil, fmt.Errorf("%w: account %s has no device; a device is registered by its first subscription to its notifications topic, its first push token, or PUT /v1/accounts/{account}/devices/{device}", ErrUnknownAccount, a.name)
 	}
-	wanted := a.devices
 	if len(names) > 0 {
 		wanted = nil
 		for _, name := range names {
@@ -267,16 +415,57 @@ func (c *Core) targets(a *account, names []string) ([]*device, error) {
 			}
 		}
 	}
-	full := 0
+	retry := time.Duration(0)
 	for _, d := range wanted {
-		if len(d.queue)+d.reserved >= c.opts.MaxOutstanding {
-			full++
+		if c.hasRoom(d, n) {
+			return slices.Clone(wanted), nil
+		}
+		if away := c.retryAfter(d); retry == 0 || away < retry {
+			retry = away
 		}
 	}
-	if full == len(wanted) {
-		return nil, fmt.Errorf("%w: every device addressed has %d unfinished notifications (delivery.max_outstanding_per_device)", ErrTooMuchOutstanding, c.opts.MaxOutstanding)
+	return nil, &FullError{Limit: c.opts.MaxOutstanding, RetryAfter: retry}
+}
+
+// hasRoom reports whether d may have one delivery more: it is not full, n replaces
+// one by its collapse key, or n is urgent and one that is not can be displaced.
+func (c *Core) hasRoom(d *device, n *Notification) bool {
+	over := len(d.queue) + d.reserved - c.opts.MaxOutstanding
+	if over < 0 {
+		return true
 	}
-	return slices.Clone(wanted), nil
+	for _, x := range d.queue {
+		if x.state.Final() {
+			continue
+		}
+		if n.CollapseKey != "" && x.collapse == n.CollapseKey {
+			return true
+		}
+		if n.Urgency == UrgencyHigh && x.urgency == UrgencyNormal {
+			if over--; over < 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Bounds of FullError.RetryAfter.
+const (
+	minRetryAfter = 2 * time.Second
+	maxRetryAfter = 10 * time.Minute
+)
+
+// retryAfter is a tenth of the time that d has been away.
+func (c *Core) retryAfter(d *device) time.Duration {
+	if d.presence != nil {
+		return minRetryAfter
+	}
+	gone := d.since
+	if gone.IsZero() { // not since the start
+		gone = d.SeenAt
+	}
+	return min(max(time.Since(gone)/10, minRetryAfter), maxRetryAfter)
 }
 
 // contentAtHand is for how many deliveries of a device that is up, and has no room
@@ -289,9 +478,12 @@ func (c *Core) begin(n *Notification, deliveries []*delivery, begun []Event) {
 	for _, e := range begun {
 		c.observers.observe(n.Account, e)
 	}
-	for _, d := range deliveries {
+	for i := 0; i < len(deliveries); i++ {
+		d := deliveries[i]
+		if d.dev.ID == "" && len(d.dev.account.devices) > 0 && d.dev.dropped == "" { // a device has come meanwhile
+			c.assign(d, d.dev.account.devices[0])
+		}
 		dev := d.dev
-		full := len(dev.queue) >= c.opts.MaxOutstanding
 		dev.queue = append(dev.queue, d)
 		d.content = n
 		if d.pushUnderway {
@@ -299,16 +491,19 @@ func (c *Core) begin(n *Notification, deliveries []*delivery, begun []Event) {
 		}
 		if d.state == StatePending {
 			// Without room it waits no longer than an ack window without progress.
-			d.deadline = c.clock.steady() + int64(c.opts.Windows.Ack)
+			d.deadline = c.clock.steady() + ackWindow(&d.progress, situation{windows: &c.opts.Windows})
 		}
 		c.deadlines.schedule(d)
 		if d.collapse != "" {
 			c.supersede(dev, d)
 		}
+		if len(dev.queue) > c.opts.MaxOutstanding && d.urgency == UrgencyHigh {
+			c.displace(dev)
+		}
 		switch {
 		case dev.dropped != "": // since it was accepted
 			c.apply(d, inCancel, situation{detail: dev.dropped})
-		case full:
+		case len(dev.queue) > c.opts.MaxOutstanding:
 			c.apply(d, inCancel, situation{detail: fmt.Sprintf("the device has %d unfinished notifications (delivery.max_outstanding_per_device)", c.opts.MaxOutstanding)})
 		case dev.presence != nil:
 			d.makeDue()
@@ -322,60 +517,35 @@ func (c *Core) begin(n *Notification, deliveries []*delivery, begun []Event) {
 	}
 }
 
-// notification checks a request and makes what is to be stored of it.
-func (c *Core) notification(r Request) (*Notification, error) {
-	if err := ValidName("account", r.Account); err != nil {
-		return nil, err
-	}
-	var errs []error
-	invalid := func(format string, args ...any) {
-		errs = append(errs, fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...))
-	}
-	if r.ID != "" && !validID(r.ID) {
-		invalid("id: must be 1 to 64 of A-Za-z0-9._:-, got %q", clip(r.ID))
-	}
-	if r.CollapseKey != "" && !validID(r.CollapseKey) {
-		invalid("collapse_key: must be 1 to 64 of A-Za-z0-9._:-, got %q", clip(r.CollapseKey))
-	}
-	if len(r.Title)+len(r.Body) > maxText {
-		invalid("title and body: at most %d bytes together, got %d; put the rest into data", maxText, len(r.Title)+len(r.Body))
-	}
-	for name, text := range map[string]string{"title": r.Title, "body": r.Body, "sound": r.Sound, "category": r.Category} {
-		if !utf8.ValidString(text) {
-			invalid("%s: must be UTF-8", name)
+// displace ends the oldest normal delivery of a full device.
+func (c *Core) displace(dev *device) {
+	for _, d := range dev.queue {
+		if d.urgency == UrgencyNormal && !d.state.Final() {
+			c.apply(d, inCancel, situation{detail: "displaced"})
+			return
 		}
 	}
-	if len(r.Sound) > maxName || len(r.Category) > maxName {
-		invalid("sound and category: at most %d bytes each", maxName)
-	}
-	if r.TTL != nil && (*r.TTL <= 0 || *r.TTL > maxTTL) {
-		invalid("ttl: must be above 0 and at most 720h (30 days), got %s", r.TTL)
-	}
-	if r.Badge != nil && *r.Badge < 0 {
-		invalid("badge: must be 0 or more, got %d", *r.Badge)
-	}
-	if len(r.Data) > maxData {
-		invalid("data: at most %d bytes of JSON, got %d", maxData, len(r.Data))
-	} else if r.Data != nil && !json.Valid(r.Data) {
-		invalid("data: must be a JSON value")
-	}
-	if r.Title == "" && r.Body == "" && r.Data == nil {
-		invalid("title, body and data: at least one must be given")
-	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
+}
+
+// notification checks a request and makes what is to be stored of it.
+func (c *Core) notification(r Request) (*Notification, error) {
+	if err := checkRequest(&r); err != nil {
+		return nil, err
 	}
 	n := &Notification{
 		ID: r.ID, Account: r.Account, Title: r.Title, Body: r.Body, Badge: r.Badge, Sound: r.Sound, Category: r.Category,
 		CollapseKey: r.CollapseKey, Ack: pick(r.Ack != 0, r.Ack, c.opts.Ack), Urgency: pick(r.Urgency != 0, r.Urgency, UrgencyHigh),
 		Fallback: !r.NoFallback, HasMessage: r.Data != nil,
-		Subtitle: r.Subtitle, Thread: r.Thread, Link: r.Link, Image: r.Image, Level: r.Level, Localized: r.Localized, Extra: r.Extra,
-		BadgeAuto: r.BadgeAuto, AckWindow: r.AckWindow, Kind: r.Kind, PushType: r.PushType, Overlay: r.Overlay, Request: r.Mark,
+		Subtitle: r.Subtitle, Thread: r.Thread, Link: r.Link, Image: r.Image, Level: pick(r.Level == LevelActive, 0, r.Level),
+		Localized: r.Localized, Extra: r.Extra, BadgeAuto: r.BadgeAuto, AckWindow: r.AckWindow,
+		TTLZero: r.TTL != nil && *r.TTL == 0, Kind: pick(r.Kind == KindAlert, "", r.Kind), PushType: pick(r.PushType == KindAlert, "", r.PushType),
+		Overlay: r.Overlay, Mark: r.Mark,
+	}
+	if n.PushType != "" { // always pushed
+		n.AckWindow = new(time.Duration(0))
 	}
 	if n.ID == "" {
 		n.ID = placeholderID // the one it gets tells its Seq, which it does not have yet
-	} else {
-		n.Fingerprint = fingerprint(r)
 	}
 	if c.opts.CheckContent != nil && n.Fallback {
 		if err := c.opts.CheckContent(n); err != nil {
@@ -385,20 +555,80 @@ func (c *Core) notification(r Request) (*Notification, error) {
 	return n, nil
 }
 
-// fingerprint tells whether two requests ask for the same.
-func fingerprint(r Request) uint64 {
-	var data bytes.Buffer
-	if r.Data != nil {
-		_ = json.Compact(&data, r.Data) // it is valid
+// checkRequest returns what is wrong with a request: a FieldError for each fault, in
+// the order of the fields in contract §4.
+func checkRequest(r *Request) error {
+	var errs []error
+	fault := func(wrong bool, field, rule string, got any) {
+		if wrong {
+			errs = append(errs, fieldErrorf(field, rule, got))
+		}
 	}
-	r.Data = data.Bytes()
-	r.Devices = slices.Sorted(slices.Values(r.Devices))
-	text, _ := json.Marshal(r) // strings, numbers and valid JSON
-	return xxhash.Sum64(text)
+	atMost := func(limit, size int, field string) {
+		fault(size > limit, field, fmt.Sprintf("at most %d bytes", limit), size)
+	}
+	text := func(field, value string) { fault(!utf8.ValidString(value), field, "must be UTF-8", nil) }
+	id := func(field, value string) {
+		fault(value != "" && !validID(value), field, "must be 1 to 64 of A-Za-z0-9._:-", value)
+	}
+
+	if err := ValidAccount(r.Account); err != nil {
+		errs = append(errs, err)
+	}
+	text("title", r.Title)
+	both := len(r.Title) + len(r.Body)
+	fault(both > MaxText && len(r.Title) > len(r.Body), "title", fmt.Sprintf("at most %d bytes together with body; put the rest into data", MaxText), both)
+	text("body", r.Body)
+	fault(both > MaxText && len(r.Title) <= len(r.Body), "body", fmt.Sprintf("at most %d bytes together with title; put the rest into data", MaxText), both)
+	atMost(MaxData, len(r.Data), "data")
+	fault(r.Data != nil && len(r.Data) <= MaxData && !json.Valid(r.Data), "data", "must be a JSON value", nil)
+	fault(r.Title == "" && r.Body == "" && r.Data == nil && r.Localized == nil, "title", "title, body or data must be given", nil)
+	id("id", r.ID)
+	id("collapse_key", r.CollapseKey)
+	if r.TTL != nil {
+		fault(*r.TTL < 0 || *r.TTL > MaxTTL, "ttl", "must be 0 to 720h (30 days)", *r.TTL)
+	}
+	if r.Badge != nil {
+		fault(*r.Badge < 0, "badge", "must be 0 or more", *r.Badge)
+	}
+	text("sound", r.Sound)
+	atMost(MaxName, len(r.Sound), "sound")
+	text("category", r.Category)
+	atMost(MaxName, len(r.Category), "category")
+	text("subtitle", r.Subtitle)
+	atMost(MaxSubtitle, len(r.Subtitle), "subtitle")
+	text("thread", r.Thread)
+	atMost(MaxName, len(r.Thread), "thread")
+	text("link", r.Link)
+	atMost(MaxLink, len(r.Link), "link")
+	text("image", r.Image)
+	atMost(MaxLink, len(r.Image), "image")
+	fault(r.Image != "" && !strings.HasPrefix(r.Image, "https://"), "image", "must be an https URL", nil)
+	fault(r.Level > LevelCritical, "level", "must be passive, active, time-sensitive or critical", int(r.Level))
+	if r.Localized != nil {
+		size, _ := json.Marshal(r.Localized) // strings
+		atMost(MaxLocalized, len(size), "localized")
+	}
+	atMost(MaxExtra, len(r.Extra), "extra")
+	fault(r.Extra != nil && !isObject(r.Extra), "extra", "must be a JSON object", nil)
+	if r.AckWindow != nil {
+		fault(*r.AckWindow < 0 || *r.AckWindow > MaxAckWindow, "ack_window", "must be 0 to 1h", *r.AckWindow)
+	}
+	if o := r.Overlay; o != nil {
+		fault(o.APNs != nil && !isObject(o.APNs), "apns", "must be a JSON object", nil)
+		fault(o.FCM != nil && !isObject(o.FCM), "fcm", "must be a JSON object", nil)
+		fault(o.WebPush != nil && !isObject(o.WebPush), "webpush", "must be a JSON object", nil)
+	}
+	return errors.Join(errs...)
+}
+
+func isObject(b json.RawMessage) bool {
+	var object map[string]json.RawMessage
+	return json.Unmarshal(b, &object) == nil && object != nil
 }
 
 func validID(id string) bool {
-	if len(id) > maxID {
+	if len(id) > MaxID {
 		return false
 	}
 	for _, b := range []byte(id) {
@@ -413,8 +643,8 @@ func validID(id string) bool {
 
 // clip keeps an error readable.
 func clip(s string) string {
-	if len(s) > maxID {
-		return s[:maxID] + "…"
+	if len(s) > MaxID {
+		return strings.ToValidUTF8(s[:MaxID], "") + "…"
 	}
 	return s
 }

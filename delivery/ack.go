@@ -28,7 +28,7 @@ func (r Ref) Acked() {
 	defer c.mu.Unlock()
 	p.closed(r.Seq, r.Message)
 	// A late ack counts, even from a connection that has been taken over.
-	if d := p.dev.find(r.Seq); d != nil {
+	if d := p.dev.delivery(r.Seq); d != nil {
 		if r.Message {
 			c.apply(d, inMessageReceived, situation{})
 		} else {
@@ -47,7 +47,7 @@ func (r Ref) Nacked(reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p.closed(r.Seq, r.Message)
-	if d := p.dev.find(r.Seq); d != nil && !p.gone {
+	if d := p.dev.delivery(r.Seq); d != nil && !p.gone {
 		if r.Message {
 			c.apply(d, inChannelLost, situation{}) // held again, until the device's next return
 			d.messageRefused = true
@@ -59,8 +59,10 @@ func (r Ref) Nacked(reason string) {
 	c.settle()
 }
 
-// AckByID takes what a device says on its acks topic. Repeating it is harmless.
-func (c *Core) AckByID(id, device string, kind AckKind) error {
+// AckByID handles what a device says of a notification: on its acks topic, or over
+// HTTP. A repetition is harmless. The error wraps ErrNotYours if the notification
+// was not for this device of this account.
+func (c *Core) AckByID(id, deviceID, accountName string, kind AckKind) error {
 	seq, err := c.out.Lookup(id)
 	if errors.Is(err, ErrNotFound) {
 		return fmt.Errorf("%w: notification %s: %w", ErrNotYours, id, err)
@@ -68,8 +70,12 @@ func (c *Core) AckByID(id, device string, kind AckKind) error {
 		return fmt.Errorf("find notification %s: %w", id, err)
 	}
 	c.mu.Lock()
-	if dev := c.devices[device]; dev != nil {
-		if d := dev.find(seq); d != nil {
+	if dev := c.devices[deviceID]; dev != nil {
+		if dev.Account != accountName {
+			c.mu.Unlock()
+			return fmt.Errorf("%w: notification %s, device %s", ErrNotYours, id, deviceID)
+		}
+		if d := dev.delivery(seq); d != nil {
 			in := inReceived
 			if kind == AckDisplayed {
 				in = inDisplayed
@@ -78,6 +84,7 @@ func (c *Core) AckByID(id, device string, kind AckKind) error {
 				d.misses = 0
 				c.apply(d, in, situation{})
 			}
+			c.seen(dev)
 			c.feed(dev)
 			c.settle()
 			c.mu.Unlock()
@@ -85,59 +92,75 @@ func (c *Core) AckByID(id, device string, kind AckKind) error {
 		}
 	}
 	c.mu.Unlock()
-	return c.ackFinished(seq, id, device, kind)
+	if err := c.ackFinished(seq, id, deviceID, accountName, kind); err != nil {
+		return err
+	}
+	return c.seenByID(deviceID, accountName)
 }
 
-var errBusy = fmt.Errorf("%w: more waits to be written than the disk keeps up with", ErrUnavailable)
+// seenByID notes a sign of life of a device that is known.
+func (c *Core) seenByID(deviceID, accountName string) error {
+	return c.withDevice(deviceID, accountName, func(a *account, d *device) error {
+		if d != nil && d.account == a {
+			c.seen(d)
+		}
+		return nil
+	})
+}
+
+var errBusy = fmt.Errorf("%w: write queue full: the disk is too slow", ErrUnavailable)
 
 // ackPatience is how long a device's read loop may wait for the store: as long as
 // a write may take before the store counts as failing.
 const ackPatience = 5 * time.Second
 
-// ackFinished adds `displayed` to the timeline of a delivery that asked only for
-// `received` and is over: nothing changes, but somebody may ask.
-func (c *Core) ackFinished(seq Seq, id, device string, kind AckKind) error {
+// ackFinished adds an ack to the timeline of a delivery that is over: `displayed`
+// where `received` was asked for, or what comes after its end. Nothing else changes.
+func (c *Core) ackFinished(seq Seq, id, deviceID, accountName string, kind AckKind) error {
 	n, err := c.out.Notification(seq)
 	if err != nil {
 		return fmt.Errorf("read notification %s: %w", id, err)
 	}
-	if !slices.Contains(n.Devices, device) {
-		return fmt.Errorf("%w: notification %s, device %s", ErrNotYours, id, device)
-	}
-	if kind != AckDisplayed {
-		return nil
+	if n.Account != accountName || !slices.Contains(n.Devices, deviceID) {
+		return fmt.Errorf("%w: notification %s, device %s", ErrNotYours, id, deviceID)
 	}
 	ctx, cancel := context.WithTimeoutCause(context.Background(), ackPatience, errBusy)
 	defer cancel()
-	if err := c.Flush(ctx); err != nil { // or a repeated word would stand there twice
+	if err := c.Flush(ctx); err != nil { // or a repeated ack would stand there twice
 		return fmt.Errorf("look for earlier acks of notification %s: %w", id, err)
 	}
 	timeline, err := c.out.Timeline(seq)
 	if err != nil {
 		return fmt.Errorf("read the timeline of notification %s: %w", id, err)
 	}
-	attempt, acked := 0, false
+	attempt, received := 0, false
 	for _, e := range timeline {
-		if e.Device != device {
+		if e.Device != deviceID {
 			continue
 		}
 		if e.Kind == EventDisplayed {
 			return nil
 		}
-		acked = acked || e.Kind == EventReceived
+		received = received || e.Kind == EventReceived
 		attempt = e.Attempt
+	}
+	if kind == AckReceived && received {
+		return nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.stopped {
-		c.event(Event{Seq: seq, Time: time.Now(), Kind: EventDisplayed, Device: device, Attempt: attempt, Detail: pick(acked, "", "late")}, n.Account)
+		c.event(Event{
+			Seq: seq, Time: time.Now(), Kind: pick(kind == AckReceived, EventReceived, EventDisplayed),
+			Device: deviceID, Attempt: attempt, Detail: pick(received, "", "late"),
+		}, n.Account)
 		c.settle()
 	}
 	return nil
 }
 
-// find returns the unfinished delivery of a notification, nil for none.
-func (dev *device) find(seq Seq) *delivery {
+// delivery returns the unfinished delivery of a notification, nil for none.
+func (dev *device) delivery(seq Seq) *delivery {
 	if i, found := dev.index(seq); found {
 		return dev.queue[i]
 	}

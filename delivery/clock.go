@@ -7,19 +7,53 @@ import (
 
 // clock gives the three times that the core needs.
 type clock struct {
-	start time.Time
-	last  atomic.Uint64 // the highest number given out
+	start     time.Time
+	boot      func() time.Duration // CLOCK_BOOTTIME
+	bootStart time.Duration
+	asleep    atomic.Int64  // how long the machine has been suspended since the start
+	last      atomic.Uint64 // the highest number given out
+	offset    int64         // of the wall clock to the steady one; guarded by the core's mutex
 }
 
-func newClock(last uint64) *clock {
-	c := &clock{start: time.Now()}
+func newClock(last uint64, boot func() time.Duration) *clock {
+	if boot == nil {
+		boot = boottime
+	}
+	c := &clock{start: time.Now(), boot: boot, bootStart: boot()}
 	c.last.Store(last)
+	c.offset = c.wallOffset()
 	return c
 }
 
 // steady is the time since the start, in nanoseconds, from 1. Deadlines run on
 // it: a step of the wall clock neither elapses nor stretches a window.
-func (c *clock) steady() int64 { return int64(time.Since(c.start)) + 1 }
+func (c *clock) steady() int64 { return int64(time.Since(c.start)) + c.asleep.Load() + 1 }
+
+// sleepResolution is the shortest suspension that counts. Below it the two system
+// clocks, which are read one after the other, may differ by chance.
+const sleepResolution = 2 * time.Second
+
+// resync adds a suspension of the machine to the steady time, and reports whether
+// there was one since the last call.
+func (c *clock) resync() bool {
+	asleep := int64(c.boot()-c.bootStart) - int64(time.Since(c.start))
+	if asleep-c.asleep.Load() < int64(sleepResolution) {
+		return false
+	}
+	c.asleep.Store(asleep)
+	return true
+}
+
+func (c *clock) wallOffset() int64 { return time.Now().UnixNano() - c.steady() }
+
+// wallStep returns how far the wall clock has been set forward (or back, below 0)
+// since the last call.
+func (c *clock) wallStep() time.Duration {
+	now := c.wallOffset()
+	step := now - c.offset
+	c.offset = now
+	return time.Duration(step)
+}
 
 // at turns a wall-clock time from the store into a reading of the steady clock.
 // The zero time becomes 0, one in the past becomes now.

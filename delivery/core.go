@@ -16,18 +16,34 @@ type Options struct {
 	TTL               time.Duration // given to a notification that names none
 	MaxOutstanding    int           // unfinished deliveries a device may have
 	MaxInflight       int           // unacknowledged packets a device may have
-	ForgetDeviceAfter time.Duration
+	ForgetDeviceAfter time.Duration // without a sign of life
+	// ForgetInterval is how often devices to forget are searched for; 0: 1 h.
+	ForgetInterval time.Duration
+	// HoldUnknown keeps a notification for an account without devices until the
+	// first one registers (delivery.unknown_accounts: hold).
+	HoldUnknown bool
+	// AnyAccount lets a device move to whichever account uses it: where nobody
+	// checks who a client is (auth.mode none).
+	AnyAccount bool
 	// CheckRegistration refuses a registration whose form no notification server
 	// could have given out (length, alphabet, names). It needs no configuration. Nil
 	// accepts all.
 	CheckRegistration func(Registration) error
 	// CompleteRegistration fills in what a registration leaves out (APNs: topic and
-	// environment) and refuses one that the configured servers cannot serve. It is
-	// called while its server is switched on. Nil takes a registration as it is.
+	// environment) and refuses one that the configured servers cannot serve. A
+	// registration whose server is off comes back as it is. Nil takes all as they
+	// are.
 	CompleteRegistration func(Registration) (Registration, error)
+	// AppConfig returns the fingerprint of the configuration that serves a
+	// registration, without secrets. A different one lifts a suspension. Nil: it
+	// never changes.
+	AppConfig func(Registration) string
 	// CheckContent refuses content that a notification server cannot carry; nil
 	// accepts all.
 	CheckContent func(*Notification) error
+	// Boottime is a clock that goes on while the machine is suspended; nil:
+	// CLOCK_BOOTTIME. For tests.
+	Boottime func() time.Duration
 }
 
 // lingering is how long a change that nobody waits for may stay in memory in the
@@ -49,26 +65,31 @@ type Core struct {
 	clock  *clock
 
 	mu        sync.Mutex
-	devices   map[string]*device  // with a connection, something unfinished or a pending change
-	accounts  map[string]*account // of those devices
-	accepting map[string]*accepting
+	devices   map[string]*device       // with a connection, something unfinished or a pending change
+	accounts  map[string]*account      // of those devices
+	accepting map[string]chan struct{} // IDs on their way into the store
 	deadlines deadlines
 	pending   pending
 	stopped   bool
 
-	registryChanges uint64 // committed, so far
+	holders   map[address]*device // of registrations, among the devices in memory
+	versions  versions            // of the registry
+	wallSetAt int64               // steady time at which the wall clock was set far; 0: it was not
 
 	observers observers
-	outcomes  inbox[outcome]   // of acceptances
-	recorded  inbox[*delivery] // whose push may begin
-	answers   inbox[answer]    // of notification servers
+	committed inbox[commitResult] // of acceptances
+	recorded  inbox[*delivery]    // whose push may begin
+	answers   inbox[pushAnswer]   // of notification servers
+	openings  map[string]*opening // by account: acceptances that need the store first
 
-	kick   chan struct{} // the earliest deadline, or the linger, may have come nearer
-	quit   chan struct{}
-	loops  sync.WaitGroup
-	pushes sync.WaitGroup
-	ctx    context.Context // ends when pushes that have not begun are not wanted any more
-	cancel context.CancelFunc
+	kick      chan struct{}   // the earliest deadline, or the linger, may have come nearer
+	quit      chan struct{}   // closed by Stop
+	stopDone  chan struct{}   // closed when the first Stop returns
+	loops     sync.WaitGroup  // the loop, and what reads the store for acceptances
+	pushing   int             // pushes that the pusher has not answered
+	noPushing chan struct{}   // closed when that is 0 and the core is stopped
+	ctx       context.Context // ends when pushes that have not begun are not wanted any more
+	cancel    context.CancelFunc
 }
 
 // pending gathers what has changed since the last commit.
@@ -78,7 +99,9 @@ type pending struct {
 	dirty      []*delivery // whose Record is to be written
 	putDevices []Device
 	removed    []string
+	assign     []Key       // held deliveries, to their devices
 	registry   []*account  // of those two
+	slots      []uint16    // of versions, likewise
 	pushes     []*delivery // to be asked for once their Records are on the disk
 	idle       []*account  // that may have nothing to do any more
 	sync       bool
@@ -90,8 +113,10 @@ type pending struct {
 func New(opts Options, out Outbox, pusher Pusher, log *slog.Logger) *Core {
 	c := &Core{
 		opts: opts, out: out, pusher: pusher, log: log,
-		devices: map[string]*device{}, accounts: map[string]*account{}, accepting: map[string]*accepting{},
-		kick: make(chan struct{}, 1), quit: make(chan struct{}),
+		devices: map[string]*device{}, accounts: map[string]*account{}, accepting: map[string]chan struct{}{}, holders: map[address]*device{},
+		openings: map[string]*opening{},
+		kick:     make(chan struct{}, 1), quit: make(chan struct{}), stopDone: make(chan struct{}), noPushing: make(chan struct{}),
+		clock: newClock(0, opts.Boottime),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	out.OnGroupDone(c.onGroupDone)
@@ -105,7 +130,7 @@ func (c *Core) Start() error {
 	if err != nil {
 		return fmt.Errorf("read the last number of the store: %w", err)
 	}
-	c.clock = newClock(last)
+	c.clock = newClock(last, c.opts.Boottime)
 	if err := c.recover(); err != nil {
 		return fmt.Errorf("recover unfinished deliveries: %w", err)
 	}
@@ -113,25 +138,39 @@ func (c *Core) Start() error {
 	return nil
 }
 
-// Stop ends the windows and timers, waits until pushes under way have their
-// answer or ctx ends, and commits what is pending: on a store that fails it is tried
-// until then. The Outbox may be closed afterwards. It is safe to call twice.
+// Stop ends the windows and timers, waits until the pusher has answered the pushes
+// under way, and commits what is pending; on a store that fails it tries until ctx
+// ends. It returns when everything has stopped; the Outbox may be closed
+// afterwards. It is safe on a Core that was never started, twice, and twice at
+// once: the second call waits for the first.
+//
+// If ctx ends before all pushes are answered, the error says so; they are asked for
+// again after the next start.
 func (c *Core) Stop(ctx context.Context) error {
 	c.mu.Lock()
-	if c.stopped {
-		c.mu.Unlock()
-		return nil
+	first := !c.stopped
+	if first {
+		c.stopped = true
+		if c.pushing == 0 {
+			close(c.noPushing)
+		}
 	}
-	c.stopped = true
 	c.mu.Unlock()
+	if !first {
+		select {
+		case <-c.stopDone:
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("another stop goes on: %w", ctx.Err())
+		}
+	}
+	defer close(c.stopDone)
 	c.cancel()
 	close(c.quit)
 	c.loops.Wait()
-	answered := make(chan struct{})
-	go func() { c.pushes.Wait(); close(answered) }()
 	var err error
 	select {
-	case <-answered:
+	case <-c.noPushing:
 	case <-ctx.Done():
 		err = fmt.Errorf("pushes without an answer are asked for again after the next start: %w", ctx.Err())
 	}
@@ -183,10 +222,11 @@ func (c *Core) flush(ctx context.Context, sync bool) error {
 func (c *Core) run() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	forget := time.NewTicker(forgetEvery)
+	forget := time.NewTicker(pick(c.opts.ForgetInterval > 0, c.opts.ForgetInterval, time.Hour))
 	defer forget.Stop()
 	for {
 		c.mu.Lock()
+		c.clock.resync()
 		next := c.elapseDue()
 		c.mu.Unlock()
 		timer.Reset(next)
@@ -249,12 +289,16 @@ func (c *Core) apply(d *delivery, in input, s situation) {
 	if missed := in == inElapsed || in == inNacked; missed && before.state == StatePublished {
 		d.missed(s.now)
 	}
+	if d.state == StateWaiting && d.deadline == 0 {
+		d.deadline = c.nextProbe(d)
+	}
 	if before != d.progress && !st.finished {
 		c.markDirty(d)
 	}
 	if st.push {
 		c.pending.pushes = append(c.pending.pushes, d)
 		c.pending.sync = true
+		c.probing(d)
 	}
 	if st.finished {
 		c.finish(d)
@@ -264,11 +308,11 @@ func (c *Core) apply(d *delivery, in input, s situation) {
 			c.wake()
 		}
 	}
-	if d.pushUnderway && (d.state.Final() || st.publish) {
+	if d.pushUnderway && (d.state.Final() || st.publish && d.state != StatePushing) {
 		d.withdrawPush()
 	}
 	if p := d.dev.presence; p != nil && d.state == StateAcked && before.state != StateAcked {
-		p.vacate(d.seq, false)
+		p.freeSlot(d.seq, false)
 	}
 	if st.publish {
 		c.publish(d)
@@ -278,7 +322,7 @@ func (c *Core) apply(d *delivery, in input, s situation) {
 // around completes the situation of d.
 func (c *Core) around(d *delivery, s situation) situation {
 	s.now, s.windows = c.clock.steady(), &c.opts.Windows
-	s.up, s.hasToken = d.dev.presence != nil, c.pusher != nil && d.registration().Usable(time.Now())
+	s.up, s.hasToken = d.dev.presence != nil, c.canPush(d)
 	return s
 }
 
@@ -333,18 +377,20 @@ func (c *Core) commitPending() {
 	if p.since == 0 {
 		return
 	}
-	b := &Batch{Events: p.events, Finish: p.finished, PutDevices: p.putDevices, RemoveDevices: p.removed, Sync: p.sync}
+	b := &Batch{Events: p.events, Finish: p.finished, PutDevices: p.putDevices, RemoveDevices: p.removed, Assign: p.assign, Sync: p.sync}
 	for _, d := range p.dirty {
 		d.dirty = false
 		if !d.over {
 			b.Update = append(b.Update, d.recordNow(c.clock))
 		}
 	}
-	pushes, changed := p.pushes, p.registry
+	pushes, changed, slots := p.pushes, p.registry, p.slots
 	c.pending = pending{idle: p.idle, events: make([]Event, 0, len(p.events))} // the next is much like this one
 	for _, a := range changed {
 		a.pins++
-		c.registryChanges++
+	}
+	for _, i := range slots {
+		c.versions[i]++
 	}
 	c.out.Commit(b, func(err error) {
 		if err != nil {
@@ -352,6 +398,9 @@ func (c *Core) commitPending() {
 		}
 		if len(changed) > 0 {
 			c.mu.Lock()
+			for _, i := range slots {
+				c.versions[i]++
+			}
 			for _, a := range changed {
 				a.pins--
 				c.release(a)
@@ -364,6 +413,6 @@ func (c *Core) commitPending() {
 
 // onGroupDone handles the results of one write of the outbox.
 func (c *Core) onGroupDone() {
-	c.outcomes.attend(c.accepted)
-	c.recorded.attend(c.startPushes)
+	c.committed.drain(c.onAccepted)
+	c.recorded.drain(c.startPushes)
 }

@@ -721,6 +721,7 @@ func TestStopWhilePushing(t *testing.T) {
 		}
 		w.apple.release() // too late: nobody knows whether Apple took it
 		w.start(options())
+		time.Sleep(options().Windows.Ack) // the device's time to come back
 		synctest.Wait()
 		if len(w.apple.asked) != 2 {
 			t.Fatalf("%d requests, want the push asked for again after the restart", len(w.apple.asked))
@@ -797,11 +798,11 @@ func TestAckByID(t *testing.T) {
 		n := w.accept(delivery.Request{Ack: delivery.AckDisplayed, Devices: []string{"d"}})
 		ch.ack(0)
 		w.wantState(n, delivery.StatePublished)
-		if err := w.core.AckByID(n.ID, "other", delivery.AckDisplayed); !errors.Is(err, delivery.ErrNotYours) {
+		if err := w.core.AckByID(n.ID, "other", "a", delivery.AckDisplayed); !errors.Is(err, delivery.ErrNotYours) {
 			t.Errorf("another device's word: %v", err)
 		}
 		for range 2 {
-			if err := w.core.AckByID(n.ID, "d", delivery.AckDisplayed); err != nil {
+			if err := w.core.AckByID(n.ID, "d", "a", delivery.AckDisplayed); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -816,7 +817,7 @@ func TestDisplayedWhileTheMessageIsHeld(t *testing.T) {
 		n := w.accept(delivery.Request{Data: json.RawMessage(`1`)})
 		synctest.Wait()
 		for range 5 {
-			if err := w.core.AckByID(n.ID, "d", delivery.AckDisplayed); err != nil {
+			if err := w.core.AckByID(n.ID, "d", "a", delivery.AckDisplayed); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -830,7 +831,7 @@ func TestDisplayedAfterTheEnd(t *testing.T) {
 		n := w.accept(delivery.Request{})
 		w.wantState(n, delivery.StateAcked)
 		for range 2 {
-			if err := w.core.AckByID(n.ID, "d", delivery.AckDisplayed); err != nil {
+			if err := w.core.AckByID(n.ID, "d", "a", delivery.AckDisplayed); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait()
@@ -839,14 +840,18 @@ func TestDisplayedAfterTheEnd(t *testing.T) {
 	})
 }
 
+// TestDeviceMovesToAnotherAccount: where nobody checks names, whoever uses a device
+// has it.
 func TestDeviceMovesToAnotherAccount(t *testing.T) {
-	inWorld(t, func(w *world) {
+	opts := options()
+	opts.AnyAccount = true
+	inWorldWith(t, opts, func(w *world) {
 		w.known("d", "")
 		n := w.accept(delivery.Request{})
 		ch := w.up("d", func(i *delivery.OnlineInfo, _ *channel) { i.Account = "b" })
 		ch.wantIDs(false) // not the former user's
 		w.wantTimeline(n, "accepted, waiting, cancelled")
-		if _, err := w.core.Accept(context.Background(), delivery.Request{Account: "a", Title: "t"}); !errors.Is(err, delivery.ErrNotFound) {
+		if _, err := w.core.Accept(context.Background(), delivery.Request{Account: "a", Title: "t"}); !errors.Is(err, delivery.ErrUnknownAccount) {
 			t.Errorf("the former account: %v", err)
 		}
 	})

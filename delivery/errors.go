@@ -11,12 +11,12 @@ var (
 	// which; a Reader answers with this one.
 	ErrNotFound = errors.New("not found")
 	// ErrUnknownAccount: no device of the account is known. It wraps ErrNotFound.
-	ErrUnknownAccount error = &kindOf{"unknown account", ErrNotFound}
+	ErrUnknownAccount error = &subError{"unknown account", ErrNotFound}
 	// ErrUnknownDevice: the account has no such device. It wraps ErrNotFound.
-	ErrUnknownDevice error = &kindOf{"unknown device", ErrNotFound}
+	ErrUnknownDevice error = &subError{"unknown device", ErrNotFound}
 	// ErrUnknownNotification: no such notification, or its history is gone. It
 	// wraps ErrNotFound.
-	ErrUnknownNotification error = &kindOf{"unknown notification", ErrNotFound}
+	ErrUnknownNotification error = &subError{"unknown notification", ErrNotFound}
 	// ErrConflict: the ID was used before for other content.
 	ErrConflict = errors.New("id already used with other content")
 	// ErrTooMuchOutstanding: every addressed device has as many unfinished
@@ -39,14 +39,14 @@ var (
 	ErrPushNotWanted = errors.New("push not wanted any more")
 )
 
-// kindOf is an error that is also another one.
-type kindOf struct {
+// subError is an error that is also another one.
+type subError struct {
 	text string
 	of   error
 }
 
-func (k *kindOf) Error() string { return k.text }
-func (k *kindOf) Unwrap() error { return k.of }
+func (k *subError) Error() string { return k.text }
+func (k *subError) Unwrap() error { return k.of }
 
 // FieldError is a fault of one field of a request. It wraps ErrInvalid. Several
 // are joined (errors.Join), in the order of the fields in contract §4.

@@ -8,10 +8,14 @@ func (c *Core) Crash() {
 		return
 	}
 	c.stopped = true
+	if c.pushing == 0 {
+		close(c.noPushing)
+	}
 	c.pending = pending{}
 	c.mu.Unlock()
 	c.cancel()
 	close(c.quit)
 	c.loops.Wait()
 	c.observers.close()
+	close(c.stopDone)
 }

@@ -34,7 +34,7 @@ func TestWhoAsksAFailingStoreIsTold(t *testing.T) {
 			"Cancel":       func() error { return w.core.Cancel(ctx, open.ID) },
 			"PutDevice":    func() error { return w.core.PutDevice(ctx, "b", "tablet", nil) },
 			"ForgetDevice": func() error { return w.core.ForgetDevice(ctx, "a", "phone") },
-			"AckByID":      func() error { return w.core.AckByID(acked.ID, "phone", delivery.AckDisplayed) },
+			"AckByID":      func() error { return w.core.AckByID(acked.ID, "phone", "a", delivery.AckDisplayed) },
 		} {
 			// Something that the store is asked to write, and cannot.
 			if err := w.core.SetRegistration("watch", "c", delivery.Registration{Server: delivery.ServerAPNs, Token: what}); err != nil {
@@ -105,7 +105,7 @@ func TestAckBehindABusyStore(t *testing.T) {
 		}
 		busy.on.Store(true)
 		begun := time.Now()
-		if err := w.core.AckByID(n.ID, "phone", delivery.AckDisplayed); !errors.Is(err, delivery.ErrUnavailable) {
+		if err := w.core.AckByID(n.ID, "phone", "a", delivery.AckDisplayed); !errors.Is(err, delivery.ErrUnavailable) {
 			w.Errorf("got %v", err)
 		}
 		if took := time.Since(begun); took != 5*time.Second {

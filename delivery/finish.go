@@ -11,6 +11,7 @@ import (
 func (c *Core) finish(d *delivery) {
 	d.notDue()
 	d.over = true
+	c.endProbe(d.dev, d)
 	c.deadlines.remove(d)
 	if i, found := d.dev.index(d.seq); found {
 		d.dev.queue = slices.Delete(d.dev.queue, i, i+1)
@@ -69,7 +70,7 @@ func (c *Core) cancelBegun(n *Notification) (begun bool, err error) {
 		if dev == nil {
 			continue
 		}
-		d := dev.find(n.Seq)
+		d := dev.delivery(n.Seq)
 		if d == nil {
 			begun = begun && dev.reserved == 0
 			continue

@@ -27,6 +27,7 @@ type model struct {
 	former   []*line                           // connections that were
 	answered map[delivery.Key]bool             // an ack of some kind has come
 	ids      int
+	began    time.Time // of the core that runs
 }
 
 // line is a connection and what has come down it.
@@ -199,7 +200,7 @@ func (m *model) displayed(t *rapid.T) {
 		if n := m.accepted[id]; n != nil {
 			m.answered[delivery.Key{Seq: n.Seq, Device: device}] = true
 		}
-		_ = m.w.core.AckByID(id, device, delivery.AckDisplayed) // it may not be theirs
+		_ = m.w.core.AckByID(id, device, "a", delivery.AckDisplayed) // it may not be theirs
 	}
 }
 
@@ -287,6 +288,7 @@ func (m *model) restart(*rapid.T) {
 }
 
 func (m *model) begin() {
+	m.began = time.Now()
 	m.channels, m.former = map[string]*line{}, nil
 	m.w.core = delivery.New(modelOptions(), m.w.store, m.w.apple, slog.New(slog.DiscardHandler))
 	if err := m.w.core.Start(); err != nil {
@@ -353,6 +355,9 @@ func (m *model) goesOn(r delivery.Record) bool {
 	case delivery.StatePublished, delivery.StatePushed:
 		return !r.Deadline.IsZero()
 	case delivery.StatePushing:
+		if time.Since(m.began) <= modelOptions().Windows.Ack { // the device's time to come back after a start
+			return true
+		}
 		return !r.Deadline.IsZero() || slices.ContainsFunc(m.w.apple.held, func(h heldPush) bool {
 			return h.push.Seq == r.Seq && h.push.Device == r.Device
 		})
@@ -410,7 +415,7 @@ func (m *model) settle() {
 	synctest.Wait()
 	for id := range m.accepted {
 		for _, d := range devices {
-			_ = m.w.core.AckByID(id, d, delivery.AckDisplayed) // it may not be theirs
+			_ = m.w.core.AckByID(id, d, "a", delivery.AckDisplayed) // it may not be theirs
 		}
 	}
 	time.Sleep(time.Second)

@@ -64,7 +64,7 @@ type Notification struct {
 	Kind      string          // of the registration that a push goes to; "": KindAlert
 	PushType  string          // APNs: apns-push-type; "": alert. Any other is always pushed
 	Overlay   *Overlay        // what only one notification server knows
-	Request   *RequestMark    // of a publish over MQTT without an id
+	Mark      *RequestMark    // of a publish over MQTT without an id
 }
 
 // RegistrationKind is the kind of registration that a push of n goes to.
@@ -330,12 +330,20 @@ type Acceptance struct {
 // the order of the fields.
 type Batch struct {
 	Accept []Acceptance // content, its ID, and a pending Record per device
-	Update []Record     // replaces the Record of a delivery that is not finished
-	Events []Event      // appended to timelines
-	Finish []Finish     // removes the Record: the delivery is over
+	// Assign names the device of a Record that has none, and in
+	// Notification.Devices, too: a notification was held for an account without
+	// devices. Without such a Record it changes nothing.
+	Assign []Key
+	Update []Record // replaces the Record of a delivery that is not finished
+	Events []Event  // appended to timelines
+	Finish []Finish // removes the Record: the delivery is over
 
-	PutDevices    []Device // replaces registry entries, moving their push tokens
+	PutDevices    []Device // replaces registry entries, moving their tokens
 	RemoveDevices []string // forgets them; deliveries are finished separately
+
+	// Erase removes notifications with everything of theirs: content, data, ID,
+	// timeline. Their Records count as finished.
+	Erase []Seq
 
 	// Sync asks that the batch be on the disk, not only in the page cache,
 	// before its commit returns.
@@ -354,16 +362,18 @@ type Finish struct {
 // Merge appends the changes of o to b.
 func (b *Batch) Merge(o *Batch) {
 	b.Accept = append(b.Accept, o.Accept...)
+	b.Assign = append(b.Assign, o.Assign...)
 	b.Update = append(b.Update, o.Update...)
 	b.Events = append(b.Events, o.Events...)
 	b.Finish = append(b.Finish, o.Finish...)
 	b.PutDevices = append(b.PutDevices, o.PutDevices...)
 	b.RemoveDevices = append(b.RemoveDevices, o.RemoveDevices...)
+	b.Erase = append(b.Erase, o.Erase...)
 	b.Sync = b.Sync || o.Sync
 }
 
 // Empty reports whether b changes nothing.
 func (b *Batch) Empty() bool {
 	return len(b.Accept) == 0 && len(b.Update) == 0 && len(b.Events) == 0 && len(b.Finish) == 0 &&
-		len(b.PutDevices) == 0 && len(b.RemoveDevices) == 0
+		len(b.PutDevices) == 0 && len(b.RemoveDevices) == 0 && len(b.Erase) == 0 && len(b.Assign) == 0
 }

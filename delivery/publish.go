@@ -17,7 +17,7 @@ type delivery struct {
 	key       int64 // its place in the order of deadlines
 	notBefore int64 // no try over the channel before
 	collapse  string
-	kind      string // of the registration that a push goes to; "": KindAlert
+	kind      *string // of the registration that a push goes to; nil: KindAlert
 	urgency   Urgency
 	content   *Notification // until the first try, so that it need not be read again
 	withdraw  func()        // tells the pusher that the push under way is not wanted any more
@@ -29,6 +29,21 @@ type delivery struct {
 
 	messageRefused bool // by this connection: kept for the next
 	messageSent    bool // at least once
+}
+
+// kindOf returns a registration kind as a delivery keeps it.
+func kindOf(name string) *string {
+	if name == "" || name == KindAlert {
+		return nil
+	}
+	return &name
+}
+
+func (d *delivery) kindName() string {
+	if d.kind == nil {
+		return ""
+	}
+	return *d.kind
 }
 
 // Presence is one stretch of a device's channel being up: from Online to Offline.
@@ -76,9 +91,12 @@ func (c *Core) Online(info OnlineInfo) (*Presence, error) {
 		info.ReceiveMaximum = 65535
 	}
 	p := &Presence{core: c, channel: info.Channel, info: info, since: time.Now(), messages: info.Messages}
-	err := c.withDevice(info.Device, info.Account, func(d *device) error {
+	err := c.asDevice(info.Device, info.Account, false, func(d *device) error {
 		if info.Channel.Closed() {
 			return ErrChannelClosed
+		}
+		if c.clock.resync() { // nothing stale goes out before the loop has run
+			c.elapseDue()
 		}
 		if d.presence != nil {
 			c.lose(d, "session taken over", true)
@@ -102,12 +120,6 @@ func (c *Core) Online(info OnlineInfo) (*Presence, error) {
 	return p, nil
 }
 
-// Register makes a device known without a channel. It is what a subscription
-// below QoS 1 amounts to.
-func (c *Core) Register(id, accountName string) error {
-	return c.withDevice(id, accountName, func(*device) error { return nil })
-}
-
 // Offline says that the channel is down. Only the last Presence of a device can
 // take it down: an old connection's end does not hurt the new one.
 func (p *Presence) Offline(why string) {
@@ -128,6 +140,7 @@ func (p *Presence) Offline(why string) {
 func (c *Core) lose(d *device, why string, replaced bool) {
 	d.presence.gone = true
 	d.presence, d.since, d.due = nil, time.Now(), 0
+	c.seen(d) // it was here until now
 	if d.app == AppForeground {
 		d.app = AppBackground
 	}
@@ -194,16 +207,16 @@ func (p *Presence) closed(seq Seq, message bool) {
 	}
 }
 
-// vacate gives up the place in the window of what is acked: a device that
-// acknowledges a later copy, and never the first, is not to be starved by it. The
+// freeSlot gives an acked delivery's slot in the in-flight window back: a device that
+// acknowledges a later copy, and never the first, must not be starved by it. The
 // packet goes on counting against the client's Receive Maximum.
-func (p *Presence) vacate(seq Seq, message bool) {
+func (p *Presence) freeSlot(seq Seq, message bool) {
 	p.open = slices.DeleteFunc(p.open, func(o openPackets) bool { return o.seq == seq && o.message == message })
 }
 
 // makeDue marks d as wanting the channel.
 func (d *delivery) makeDue() {
-	if !d.due && !d.state.Final() {
+	if !d.due && !d.state.Final() && !(d.once && d.attempts+d.pushAttempts > 0) {
 		d.due = true
 		d.dev.due++
 	}

@@ -4,12 +4,54 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
+// registration is what a push of d goes to; nil: the device has none of the kind.
+func (d *delivery) registration() *Registration {
+	return d.dev.Registration(pick(d.kind == nil, KindAlert, d.kindName()))
+}
+
+// canPush reports whether a notification server can be asked for d: there is a
+// registration in use, or d may probe one that is suspended.
+func (c *Core) canPush(d *delivery) bool {
+	if c.pusher == nil || d.dev.dropped != "" {
+		return false
+	}
+	r := d.registration()
+	if r == nil || r.Suspended == nil || c.renewed(r) {
+		return r != nil && r.Ended == nil
+	}
+	return d.dev.probe == d || d.dev.probe == nil && r.Usable(time.Now())
+}
+
+// probeInterval is how long a suspended registration rests between two probes.
+const probeInterval = 24 * time.Hour
+
+// probing notes that d, whose push has been asked for, is the one that tries a
+// suspended registration.
+func (c *Core) probing(d *delivery) {
+	if r := d.registration(); r != nil && r.Suspended != nil && d.dev.probe == nil {
+		d.dev.probe = d
+		r.Suspended.NextProbe = time.Now().Add(probeInterval)
+		c.putDevice(d.dev)
+	}
+}
+
+// nextProbe is when d may try its suspended registration, in steady time; 0: it
+// does not wait for that.
+func (c *Core) nextProbe(d *delivery) int64 {
+	r := d.registration()
+	if c.pusher == nil || r == nil || r.Ended != nil || r.Suspended == nil || d.pushAccepted || d.refused == RefusedContent || !d.fallback {
+		return 0
+	}
+	return c.clock.at(r.Suspended.NextProbe) + 1
+}
+
 // startPushes asks the notification server, now that the requests are on record.
 func (c *Core) startPushes(ds []*delivery) {
-	begun := make([]asked, 0, len(ds))
+	begun := make([]startedPush, 0, len(ds))
 	c.mu.Lock()
 	for _, d := range ds {
 		if a, ok := c.startPush(d); ok {
@@ -21,59 +63,91 @@ func (c *Core) startPushes(ds []*delivery) {
 	for _, a := range begun {
 		c.pusher.Push(a.ctx, a.push, func(r PushResult) {
 			a.cancel()
-			if c.answers.put(answer{d: a.d, asked: a.push.Registration, result: r}) {
-				c.answers.attend(c.answered)
+			if c.answers.put(pushAnswer{d: a.d, asked: a.push.Registration, result: r}) {
+				c.answers.drain(c.onPushResults)
 			}
 		})
 	}
 }
 
-// asked is a push that has begun.
-type asked struct {
+// startedPush is a push on its way to the pusher.
+type startedPush struct {
 	d      *delivery
 	push   Push
 	ctx    context.Context
 	cancel context.CancelFunc
 }
 
-func (c *Core) startPush(d *delivery) (a asked, ok bool) {
-	if !d.pushUnderway || d.over || d.state != StatePushing || !d.registration().Usable(time.Now()) || c.stopped {
-		// What it was for has changed while it was recorded.
-		if d.pushUnderway && !d.over && !c.stopped {
-			c.apply(d, inPushRetry, situation{detail: pick(!d.registration().Usable(time.Now()), "withdrawn: the push token is gone", "withdrawn: the channel is back")})
-		}
+func (c *Core) startPush(d *delivery) (a startedPush, ok bool) {
+	if c.stopped || d.over || !d.pushUnderway {
+		return a, false
+	}
+	r, err := c.pushTarget(d, d.pushAttempts)
+	if err != nil { // it changed while the request was recorded
+		c.apply(d, inPushRetry, situation{detail: withdrawn(err)})
 		return a, false
 	}
 	a.d = d
 	a.ctx, a.cancel = context.WithCancel(c.ctx)
 	d.withdraw = a.cancel
+	attempt := d.pushAttempts
 	a.push = Push{
-		Seq: d.seq, Device: d.dev.ID, Account: d.dev.Account, Registration: d.registration().Clone(), Attempt: int(d.pushAttempts),
-		Urgency: d.urgency, CollapseKey: d.collapse,
-		ExpiresAt: c.clock.wall(d.expires), Notification: d.content,
+		Seq: d.seq, Device: d.dev.ID, Account: d.dev.Account, Registration: r, Attempt: int(attempt),
+		Urgency: d.urgency, CollapseKey: d.collapse, ExpiresAt: c.clock.wall(d.expires), Notification: d.content,
+		Current: func() (Registration, error) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.pushTarget(d, attempt)
+		},
 	}
 	d.content = nil
-	attempt := d.pushAttempts
-	a.push.Current = func() (Registration, error) { return c.current(d, attempt) }
-	c.pushes.Add(1)
+	c.pushing++
 	return a, true
 }
 
-// answer is what a notification server has said.
-type answer struct {
+// pushTarget returns where the push of d goes now, or why it must not be sent. It
+// is what Push.Current answers with.
+func (c *Core) pushTarget(d *delivery, attempt uint16) (Registration, error) {
+	unwanted := func(why string) (Registration, error) {
+		return Registration{}, fmt.Errorf("%w: %s", ErrPushNotWanted, why)
+	}
+	switch {
+	case d.dev.dropped != "":
+		return unwanted(d.dev.dropped)
+	case d.over || d.state.Final():
+		return unwanted("the delivery is " + d.state.String())
+	case d.state != StatePushing || !d.pushUnderway || d.pushAttempts != attempt:
+		return unwanted("the channel is back")
+	case !c.canPush(d):
+		return unwanted("the registration is gone")
+	}
+	return d.registration().Clone(), nil
+}
+
+// withdrawn is a timeline's line for an error of pushTarget.
+func withdrawn(err error) string {
+	why := strings.TrimPrefix(err.Error(), ErrPushNotWanted.Error()+": ")
+	return "withdrawn: " + why
+}
+
+// pushAnswer is what a notification server has answered.
+type pushAnswer struct {
 	d      *delivery
 	asked  Registration
 	result PushResult
 }
 
-func (c *Core) answered(as []answer) {
+func (c *Core) onPushResults(as []pushAnswer) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	for i := range as {
-		c.pushed(as[i].d, as[i].asked, as[i].result)
+		c.onPushResult(as[i].d, as[i].asked, as[i].result)
 	}
 	c.settle()
-	c.mu.Unlock()
-	c.pushes.Add(-len(as))
+	c.pushing -= len(as)
+	if c.pushing == 0 && c.stopped {
+		close(c.noPushing)
+	}
 }
 
 func (d *delivery) withdrawPush() {
@@ -83,15 +157,27 @@ func (d *delivery) withdrawPush() {
 	}
 }
 
-// pushed takes the notification server's answer. The caller holds the mutex.
-func (c *Core) pushed(d *delivery, asked Registration, r PushResult) {
+// onPushResult handles the notification server's answer. The caller holds the
+// mutex.
+func (c *Core) onPushResult(d *delivery, asked Registration, r PushResult) {
 	d.withdraw = nil
+	if r.Registration.Token != "" {
+		asked = r.Registration
+	}
+	held := d.registration() // nil, or maybe another by now
+	if held != nil && (held.Ended != nil || !held.SameAddress(&asked)) {
+		held = nil
+	}
+	if r.Outcome == PushAccepted {
+		c.pushAccepted(d, held)
+	}
 	if d.over {
-		// The end overtook the answer. That Apple took it belongs into the timeline.
+		// The end overtook the answer. That it was accepted belongs into the timeline.
 		if r.Outcome == PushAccepted && !d.pushAccepted {
 			d.pushAccepted = true
-			c.record(d, d.attempts, EventPushed, r.Detail)
+			c.record(d, d.attempts, EventPushed, r.detail())
 		}
+		c.endRegistration(d, held, asked, r)
 		return
 	}
 	if errors.Is(r.Err, context.Canceled) {
@@ -100,41 +186,24 @@ func (c *Core) pushed(d *delivery, asked Registration, r PushResult) {
 		}
 		r = PushResult{Outcome: PushRetry, Detail: "withdrawn: the channel is back"}
 	}
-	if r.Registration.Token != "" {
-		asked = r.Registration
-	}
-	held := d.registration()
 	switch r.Outcome {
 	case PushAccepted:
 		c.pending.sync = true // a crash must not push again what was accepted
-		c.apply(d, inPushAccepted, situation{detail: r.Detail})
-	case PushTokenGone:
-		if held != nil && held.Ended == nil && !held.SameAddress(&asked) { // another was registered since: ask there
-			c.apply(d, inPushRetry, situation{detail: r.Detail + ", a newer token is registered"})
+		c.apply(d, inPushAccepted, situation{detail: r.detail()})
+	case PushTokenGone, PushTokenSuspended:
+		if held == nil && c.canPush(d) { // another was registered meanwhile: ask there
+			c.apply(d, inPushRetry, situation{detail: r.Detail + ", another token is registered"})
 			break
 		}
-		since := pick(r.GoneSince.IsZero(), asked.RegisteredAt, r.GoneSince)
-		if held == nil || held.Ended != nil || held.RegisteredAt.After(since) {
-			c.apply(d, inPushRefused, situation{detail: r.Detail + ", but the token was registered after that", refused: RefusedRegistration})
-			break
+		ended := c.endRegistration(d, held, asked, r)
+		c.apply(d, inPushRefused, situation{detail: pick(ended, r.Detail, r.Detail+", but the token was registered after that"), refused: RefusedRegistration})
+		if ended {
+			c.record(d, d.attempts, pick(r.Outcome == PushTokenGone, EventTokenRemoved, EventTokenSuspended), r.Detail)
 		}
-		held.Token, held.P256dh, held.Auth = "", nil, nil
-		held.Suspended, held.Ended = nil, &Ending{At: time.Now(), Reason: r.Detail}
-		c.putDevice(d.dev)
-		c.apply(d, inPushRefused, situation{detail: r.Detail, refused: RefusedRegistration})
-		c.record(d, d.attempts, EventTokenRemoved, r.Detail)
-	case PushTokenSuspended:
-		if held != nil && held.Ended == nil && held.SameAddress(&asked) {
-			now := time.Now()
-			held.Suspended = &Suspension{Since: now, Reason: r.Detail, Config: r.Config, NextProbe: now.Add(probeEvery)}
-			c.putDevice(d.dev)
-		}
-		c.apply(d, inPushRefused, situation{detail: r.Detail, refused: RefusedRegistration})
-		c.record(d, d.attempts, EventTokenSuspended, r.Detail)
 	case PushUnserved:
 		c.apply(d, inPushRefused, situation{detail: r.Detail, refused: RefusedApp})
 	case PushWithdrawn:
-		c.apply(d, inPushRetry, situation{detail: r.Detail})
+		c.apply(d, inPushRetry, situation{detail: pick(r.Err != nil && errors.Is(r.Err, ErrPushNotWanted), withdrawn(r.Err), r.Detail)})
 	case PushRefused:
 		c.apply(d, inPushRefused, situation{detail: r.Detail, refused: RefusedContent})
 	default:
@@ -142,28 +211,64 @@ func (c *Core) pushed(d *delivery, asked Registration, r PushResult) {
 	}
 }
 
-// probeEvery is how often a suspended registration is tried again.
-const probeEvery = 24 * time.Hour
-
-// registration is what a push of d goes to; nil: the device has none of the kind.
-func (d *delivery) registration() *Registration {
-	return d.dev.Registration(pick(d.kind == "", KindAlert, d.kind))
+// detail is the answer as a timeline shows it.
+func (r *PushResult) detail() string {
+	if r.Receipt != "" {
+		return r.Detail + " " + r.Receipt
+	}
+	return r.Detail
 }
 
-// current is Push.Current.
-func (c *Core) current(d *delivery, attempt uint16) (Registration, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	r := d.registration()
-	switch {
-	case d.over || d.state.Final():
-		return Registration{}, fmt.Errorf("%w: the delivery is over", ErrPushNotWanted)
-	case d.state != StatePushing || d.pushAttempts != attempt:
-		return Registration{}, fmt.Errorf("%w: the channel is back", ErrPushNotWanted)
-	case d.dev.dropped != "":
-		return Registration{}, fmt.Errorf("%w: %s", ErrPushNotWanted, d.dev.dropped)
-	case !r.Usable(time.Now()):
-		return Registration{}, fmt.Errorf("%w: the device has no usable registration", ErrPushNotWanted)
+// pushAccepted notes what an accepted push says of the registration: it works, and
+// its device gives a sign of life.
+func (c *Core) pushAccepted(d *delivery, held *Registration) {
+	if held == nil || d.dev.dropped != "" {
+		return
 	}
-	return r.Clone(), nil
+	c.seen(d.dev)
+	if held.Suspended != nil {
+		held.Suspended = nil
+		c.endProbe(d.dev, d)
+		c.putDevice(d.dev)
+		c.pushPossible(d.dev, func(r *Registration) bool { return r == held })
+	}
+}
+
+// endRegistration ends or suspends the registration that was asked, if the device
+// still holds it and the verdict is about it: it was not registered again since.
+// It reports whether it did.
+func (c *Core) endRegistration(d *delivery, held *Registration, asked Registration, r PushResult) bool {
+	if r.Outcome != PushTokenGone && r.Outcome != PushTokenSuspended || held == nil || d.dev.dropped != "" {
+		return false
+	}
+	since := pick(r.GoneSince.IsZero(), asked.RegisteredAt, r.GoneSince)
+	if held.RegisteredAt.After(since) {
+		return false
+	}
+	c.endProbe(d.dev, d)
+	now := time.Now()
+	if r.Outcome == PushTokenSuspended {
+		config := r.Config
+		if config == "" && c.opts.AppConfig != nil {
+			config = c.opts.AppConfig(asked)
+		}
+		since := now
+		if held.Suspended != nil {
+			since = held.Suspended.Since
+		}
+		held.Suspended = &Suspension{Since: since, Reason: r.Detail, Config: config, NextProbe: now.Add(probeInterval)}
+		c.putDevice(d.dev)
+		return true
+	}
+	c.changeRegistrations(d.dev, func() {
+		held.Token, held.P256dh, held.Auth = "", nil, nil
+		held.Suspended, held.Ended = nil, &Ending{At: now, Reason: r.Detail}
+	})
+	return true
+}
+
+func (c *Core) endProbe(dev *device, d *delivery) {
+	if dev.probe == d {
+		dev.probe = nil
+	}
 }

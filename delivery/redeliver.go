@@ -42,8 +42,8 @@ func (c *Core) recover() error {
 	var dev *device
 	var failed error
 	err := c.out.Unfinished(func(r *Record) bool {
-		if dev == nil || dev.ID != r.Device {
-			if dev, failed = c.recoverDevice(r.Device); errors.Is(failed, ErrNotFound) {
+		if dev == nil || dev.ID != r.Device || r.Device == "" {
+			if dev, failed = c.recoverDevice(r); errors.Is(failed, ErrNotFound) {
 				// Accepted while the device was removed, and cut off before it was cancelled.
 				failed = nil
 				c.pending.finished = append(c.pending.finished, Finish{
@@ -63,40 +63,48 @@ func (c *Core) recover() error {
 		}
 		return true
 	})
-	if err != nil || failed != nil {
-		return pick(failed != nil, failed, err)
-	}
-	// A push whose outcome a crash has hidden is asked for again, with the same
-	// apns-id and apns-collapse-id (guarantee 2).
-	for _, dev := range c.devices {
-		for _, d := range dev.queue {
-			if d.state == StatePushing && d.deadline == 0 {
-				d.deadline = c.clock.steady()
-				c.deadlines.schedule(d)
-			}
-		}
-	}
 	c.settle()
-	return nil
+	return pick(failed != nil, failed, err)
 }
 
-func (c *Core) recoverDevice(id string) (*device, error) {
-	if d := c.devices[id]; d != nil {
+// recoverDevice returns the device of a Record, reading its account into memory.
+func (c *Core) recoverDevice(r *Record) (*device, error) {
+	if r.Device == "" { // held for an account without devices
+		n, err := c.out.Notification(r.Seq)
+		if err != nil {
+			return nil, fmt.Errorf("read notification %d, which is held: %w", r.Seq, err)
+		}
+		a, err := c.recoverAccount(n.Account)
+		if err != nil {
+			return nil, err
+		}
+		return a.heldFor(), nil
+	}
+	if d := c.devices[r.Device]; d != nil {
 		return d, nil
 	}
-	rec, err := c.out.Device(id)
+	rec, err := c.out.Device(r.Device)
 	if err != nil {
-		return nil, fmt.Errorf("read device %s, which has unfinished deliveries: %w", id, err)
+		return nil, fmt.Errorf("read device %s, which has unfinished deliveries: %w", r.Device, err)
 	}
-	stored, err := c.out.AccountDevices(rec.Account)
-	if err != nil {
-		return nil, fmt.Errorf("read the devices of account %s: %w", rec.Account, err)
+	if _, err := c.recoverAccount(rec.Account); err != nil {
+		return nil, err
 	}
-	c.load(rec.Account, stored)
-	if d := c.devices[id]; d != nil {
+	if d := c.devices[r.Device]; d != nil {
 		return d, nil
 	}
-	return nil, fmt.Errorf("device %s is missing from its account %s", id, rec.Account)
+	return nil, fmt.Errorf("device %s is missing from its account %s", r.Device, rec.Account)
+}
+
+func (c *Core) recoverAccount(name string) (*account, error) {
+	if a := c.accounts[name]; a != nil {
+		return a, nil
+	}
+	stored, err := c.out.AccountDevices(name)
+	if err != nil {
+		return nil, fmt.Errorf("read the devices of account %s: %w", name, err)
+	}
+	return c.loadLocked(name, stored), nil
 }
 
 func (c *Core) fromRecord(r *Record, dev *device) *delivery {
@@ -105,12 +113,22 @@ func (c *Core) fromRecord(r *Record, dev *device) *delivery {
 			state: r.State, ack: r.Ack, message: r.Message, fallback: r.Fallback,
 			received: r.Received, pushAccepted: r.PushAccepted, refused: r.PushRefused,
 			attempts: uint16(r.Attempts), pushAttempts: uint16(r.PushAttempts),
+			once:     r.TTLZero,
 			deadline: c.clock.at(r.Deadline),
 		},
-		dev: dev, seq: r.Seq, urgency: max(r.Urgency, UrgencyHigh), kind: r.Kind, collapse: r.CollapseKey, expires: c.clock.at(r.ExpiresAt),
+		dev: dev, seq: r.Seq, urgency: max(r.Urgency, UrgencyHigh), kind: kindOf(r.Kind), collapse: r.CollapseKey, expires: c.clock.at(r.ExpiresAt),
 	}
-	if d.state == StatePending { // an ack window's time for the device to come back before the fallback
-		d.deadline = c.clock.steady() + int64(c.opts.Windows.Ack)
+	// The ack window depends on the TTL, and a Seq tells when it began.
+	d.setWindows(r.AckWindow, r.ExpiresAt.Sub(time.Unix(0, int64(r.Seq))), c.opts.Windows)
+	grace := c.clock.steady() + int64(c.opts.Windows.Ack)
+	if d.once { // its one attempt may have been made: that is not known
+		d.expires = max(d.expires, grace+int64(c.opts.Windows.Fallback))
+	}
+	// Devices get an ack window's time to come back before anything falls back. A
+	// push whose answer a crash has hidden is asked for again after it, with the same
+	// apns-id and apns-collapse-id (guarantee 2).
+	if d.deadline != 0 || d.state == StatePending || d.state == StatePushing || d.once {
+		d.deadline = max(d.deadline, grace)
 	}
 	if d.message == MessageSent {
 		d.message = MessageHeld
@@ -118,14 +136,39 @@ func (c *Core) fromRecord(r *Record, dev *device) *delivery {
 	return d
 }
 
+// setWindows works out the ack window of a delivery. own is that of its
+// notification, nil for none.
+func (p *progress) setWindows(own *time.Duration, ttl time.Duration, configured Windows) {
+	window := configured.Ack
+	if own != nil {
+		p.atOnce = *own == 0
+		if *own > 0 {
+			window = *own
+			p.window = milliseconds(window)
+		}
+	}
+	if ttl > 0 && ttl <= window { // half of it is left for a push
+		p.window = milliseconds(ttl / 2)
+	}
+}
+
+func milliseconds(d time.Duration) uint32 { return uint32(max(d.Milliseconds(), 1)) }
+
 // recordNow is what the store is to know of d.
 func (d *delivery) recordNow(c *clock) Record {
-	return Record{
+	r := Record{
 		Seq: d.seq, Device: d.dev.ID, State: d.state,
 		Attempts: int(d.attempts), PushAttempts: int(d.pushAttempts),
 		PushAccepted: d.pushAccepted, PushRefused: d.refused, Received: d.received,
 		Ack: d.ack, Fallback: d.fallback, Message: d.message, CollapseKey: d.collapse,
 		Deadline: c.wall(d.deadline), ExpiresAt: c.wall(d.expires),
-		Urgency: d.urgency, Kind: d.kind,
+		Urgency: d.urgency, Kind: d.kindName(), TTLZero: d.once,
 	}
+	switch {
+	case d.atOnce:
+		r.AckWindow = new(time.Duration(0))
+	case d.window > 0:
+		r.AckWindow = new(time.Duration(d.window) * time.Millisecond)
+	}
+	return r
 }

@@ -8,16 +8,19 @@ type progress struct {
 	state        State
 	ack          AckKind // the asked-for ack
 	message      MessageState
-	fallback     bool // a push is allowed
-	received     bool // the PUBACK came, AckDisplayed is still to come
-	displayed    bool // said once; saying it again is nothing new
-	pushAccepted bool
+	fallback     bool        // a push is allowed
+	received     bool        // the PUBACK came, AckDisplayed is still to come
+	displayed    bool        // said once; saying it again is nothing new
+	pushAccepted bool        // never ask for another
 	refused      RefusedKind // why no push is asked for
 	pushUnderway bool        // asked for and not answered yet; never stored
+	atOnce       bool        // ack_window 0: the first attempt asks for a push, too
+	once         bool        // ttl 0: one attempt and no more
 	attempts     uint16
 	pushAttempts uint16
-	deadline     int64 // the window, backoff or retry in force elapses
-	pushAfter    int64 // no push before: a Retry-After outlives a try over the channel
+	window       uint32 // ack window of its own, in milliseconds; 0: the configured one
+	deadline     int64  // the window, backoff or retry in force elapses
+	pushAfter    int64  // no push before: a Retry-After outlives a try over the channel
 }
 
 // situation is what surrounds a delivery at the moment of an input.
@@ -53,6 +56,7 @@ const (
 	inPushAccepted                  // answers of the notification server
 	inPushRetry                     //
 	inPushRefused                   //
+	inPushPossible                  // a registration has come, or its app was configured
 	inMessageSent
 	inMessageReceived
 	inExpire
@@ -90,9 +94,7 @@ func transition(p progress, in input, s situation) (progress, step) {
 	}
 	switch in {
 	case inOffer:
-		out.event(pick(p.attempts == 0, EventPublished, EventRedelivered), "")
-		p.state, p.deadline, out.publish = StatePublished, s.now+int64(s.windows.Ack), true
-		p.attempts++
+		offer(&p, s, &out)
 	case inNoChannel:
 		if p.state == StatePending {
 			fallBack(&p, s, &out)
@@ -119,6 +121,7 @@ func transition(p progress, in input, s situation) (progress, step) {
 	case inNacked:
 		if p.state == StatePublished {
 			out.event(EventNacked, s.detail)
+			p.deadline = 0
 			fallBack(&p, s, &out)
 		}
 	case inElapsed:
@@ -126,12 +129,20 @@ func transition(p progress, in input, s situation) (progress, step) {
 	case inPushAccepted:
 		out.event(EventPushed, s.detail)
 		p.pushAccepted, p.pushUnderway = true, false
-		if p.state == StatePushing {
+		if p.once {
+			p.state = StatePushed
+			endOnce(&p, s, &out)
+		} else if p.state == StatePushing {
 			p.state, p.deadline = StatePushed, s.now+int64(s.windows.Fallback)
 		}
 	case inPushRetry:
-		out.event(EventPushRetry, s.detail)
 		p.pushUnderway, p.pushAfter = false, s.now+int64(s.after)
+		if p.once {
+			out.event(EventPushFailed, s.detail)
+			endOnce(&p, s, &out)
+			break
+		}
+		out.event(EventPushRetry, s.detail)
 		if p.state == StatePushing {
 			p.deadline = p.pushAfter
 		}
@@ -139,8 +150,10 @@ func transition(p progress, in input, s situation) (progress, step) {
 		out.event(EventPushFailed, s.detail)
 		p.refused, p.pushUnderway = max(s.refused, RefusedContent), false
 		if p.state == StatePushing {
-			wait(&p, "", &out)
+			wait(&p, s, "", &out)
 		}
+	case inPushPossible:
+		pushPossible(&p, s, &out)
 	case inExpire:
 		out.event(EventExpired, s.detail)
 		finish(&p, StateExpired, &out)
@@ -154,8 +167,36 @@ func transition(p progress, in input, s situation) (progress, step) {
 	return p, out
 }
 
+// offer publishes. The first attempt of a notification with an ack window of 0, or
+// of a TTL of 0, asks for a push at the same time.
+func offer(p *progress, s situation, out *step) {
+	first := p.attempts == 0 && p.pushAttempts == 0
+	if p.once && !first {
+		return
+	}
+	out.event(pick(p.attempts == 0, EventPublished, EventRedelivered), "")
+	p.attempts++
+	out.publish = true
+	if first && (p.atOnce || p.once) && mayPush(p, s) {
+		askForPush(p, out)
+		if p.once { // final after its window, or at the answer
+			p.deadline = s.now + ackWindow(p, s)
+		}
+		return
+	}
+	p.state, p.deadline = StatePublished, s.now+ackWindow(p, s)
+}
+
+func ackWindow(p *progress, s situation) int64 {
+	if p.window > 0 {
+		return int64(p.window) * int64(time.Millisecond)
+	}
+	return int64(s.windows.Ack)
+}
+
 // elapsed is the end of a window or of a backoff.
 func elapsed(p *progress, s situation, out *step) {
+	p.deadline = 0
 	switch p.state {
 	case StatePending:
 		if s.up { // the in-flight window had no room, and no ack made any
@@ -168,48 +209,85 @@ func elapsed(p *progress, s situation, out *step) {
 	case StatePushing: // the backoff is over
 		fallBack(p, s, out)
 	case StatePushed: // patent claim 4: look at the channel again
+		if p.once {
+			endOnce(p, s, out)
+			return
+		}
 		out.event(EventFallbackTimeout, "")
 		if s.up && s.room {
 			out.event(EventRedelivered, "")
 			if p.attempts == 0 {
 				out.events[out.n-1].kind = EventPublished
 			}
-			p.state, p.deadline, out.publish = StatePublished, s.now+int64(s.windows.Ack), true
+			p.state, p.deadline, out.publish = StatePublished, s.now+ackWindow(p, s), true
 			p.attempts++
 			return
 		}
-		wait(p, pick(s.up, "in-flight window full", ""), out)
-	default:
-		p.deadline = 0
+		wait(p, s, pick(s.up, "in-flight window full", ""), out)
 	}
+}
+
+// mayPush reports whether a push may be asked for now.
+func mayPush(p *progress, s situation) bool {
+	return p.fallback && s.hasToken && !p.pushAccepted && p.refused == RefusedNot && !p.pushUnderway && p.pushAfter <= s.now
+}
+
+func askForPush(p *progress, out *step) {
+	p.pushAttempts++
+	out.event(EventPushRequested, "")
+	p.state, p.deadline, p.pushUnderway, out.push = StatePushing, 0, true, true
 }
 
 // fallBack leaves the channel for the notification server, or waits where that is
 // not to be had, or not again.
 func fallBack(p *progress, s situation, out *step) {
 	switch {
+	case p.once && p.attempts+p.pushAttempts > 0: // that was the one attempt
+		endOnce(p, s, out)
 	case p.pushAccepted:
-		wait(p, "a push was accepted before", out)
+		wait(p, s, "a push was accepted before", out)
 	case p.refused != RefusedNot:
-		wait(p, "the push was refused before", out)
+		wait(p, s, "the push was refused before", out)
 	case !p.fallback:
-		wait(p, "no fallback asked for", out)
-	case !s.hasToken:
-		wait(p, "no push token, or no notification server configured", out)
+		wait(p, s, "no fallback asked for", out)
 	case p.pushUnderway:
 		p.state, p.deadline = StatePushing, 0
+	case !s.hasToken:
+		wait(p, s, "no push token, or no notification server configured", out)
 	case p.pushAfter > s.now:
 		p.state, p.deadline = StatePushing, p.pushAfter
 	default:
-		p.pushAttempts++
-		out.event(EventPushRequested, "")
-		p.state, p.deadline, p.pushUnderway, out.push = StatePushing, 0, true, true
+		askForPush(p, out)
 	}
 }
 
-func wait(p *progress, detail string, out *step) {
+// pushPossible lets a push be asked for that had no way before.
+func pushPossible(p *progress, s situation, out *step) {
+	if p.refused == RefusedContent || p.pushAccepted || !s.hasToken {
+		return
+	}
+	p.refused = RefusedNot
+	if p.state == StateWaiting && p.fallback && !p.pushUnderway {
+		fallBack(p, s, out)
+	}
+}
+
+func wait(p *progress, s situation, detail string, out *step) {
+	if p.once {
+		endOnce(p, s, out)
+		return
+	}
 	out.event(EventWaiting, detail)
 	p.state, p.deadline = StateWaiting, 0
+}
+
+// endOnce ends a delivery of a TTL of 0, unless its ack window or its push goes on.
+func endOnce(p *progress, s situation, out *step) {
+	if p.pushUnderway || p.deadline > s.now {
+		return
+	}
+	out.event(EventExpired, "ttl 0")
+	finish(p, StateExpired, out)
 }
 
 // finish ends a delivery. An acked one is not over before its message is.
@@ -267,40 +345,4 @@ func pick[T any](cond bool, yes, no T) T {
 		return yes
 	}
 	return no
-}
-
-// StateAfter returns the state that a timeline tells of: what transition leaves
-// behind, read back from its events. ack is the notification's asked-for ack.
-func StateAfter(timeline []Event, ack AckKind) State {
-	state := StatePending
-	for _, e := range timeline {
-		if state.Final() {
-			return state
-		}
-		switch e.Kind {
-		case EventPublished, EventRedelivered:
-			state = StatePublished
-		case EventAckTimeout, EventNacked, EventPushRequested:
-			state = StatePushing
-		case EventPushed:
-			if state == StatePushing {
-				state = StatePushed
-			}
-		case EventWaiting:
-			state = StateWaiting
-		case EventReceived:
-			if ack != AckDisplayed {
-				state = StateAcked
-			}
-		case EventDisplayed:
-			state = StateAcked
-		case EventExpired:
-			state = StateExpired
-		case EventSuperseded:
-			state = StateSuperseded
-		case EventCancelled:
-			state = StateCancelled
-		}
-	}
-	return state
 }

@@ -65,7 +65,9 @@ func (c *Core) view(n *Notification) (*View, error) {
 	}
 	for _, d := range deliveries {
 		v.State = min(v.State, d.State)
-		v.Deliveries = append(v.Deliveries, d)
+		if d.Device != "" { // else: held for the first device
+			v.Deliveries = append(v.Deliveries, d)
+		}
 	}
 	return v, nil
 }
@@ -105,6 +107,9 @@ func (c *Core) List(ctx context.Context, f Filter) (page []*View, next Seq, err 
 		seen++
 		last = n.Seq
 		v, err := c.view(n)
+		if errors.Is(err, ErrNotFound) {
+			return true // pruned since the list began
+		}
 		if err != nil {
 			failed = err
 			return false

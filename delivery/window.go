@@ -112,10 +112,12 @@ func (c *Core) elapse(d *delivery, now int64) {
 		d.deadline = p.progress + int64(c.opts.Windows.Ack)
 		c.deadlines.schedule(d)
 		return
-	case d.state == StateWaiting: // the distance to the next try is over, and the device was heard meanwhile
+	case d.state == StateWaiting:
 		d.deadline = 0
-		c.deadlines.schedule(d)
-		d.makeDue()
+		if p != nil { // the distance to the next try is over, and the device was heard meanwhile
+			d.makeDue()
+		}
+		c.apply(d, inPushPossible, situation{}) // a suspended registration may be probed
 	default:
 		c.apply(d, inElapsed, situation{room: p != nil && p.room(d)})
 	}

@@ -28,6 +28,7 @@ func options() delivery.Options {
 	return delivery.Options{
 		Windows: delivery.Windows{Ack: 3 * time.Second, Fallback: 10 * time.Second}, Ack: delivery.AckReceived,
 		TTL: 24 * time.Hour, MaxOutstanding: 1000, MaxInflight: 16, ForgetDeviceAfter: 60 * 24 * time.Hour,
+		Boottime: func() time.Duration { return 0 }, // the bubble's machine never sleeps
 	}
 }
 

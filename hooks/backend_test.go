@@ -71,7 +71,7 @@ func TestRefusedIngress(t *testing.T) {
 		"unknown field":   {toAnna, `{"titel":"t"}`, packets.ErrPayloadFormatInvalid, `"titel"`},
 		"bad TTL":         {toAnna, `{"title":"t","ttl":"5"}`, packets.ErrPayloadFormatInvalid, "ttl: must be a duration"},
 		"oversize":        {toAnna, `{"body":"` + strings.Repeat("x", 3000) + `"}`, packets.ErrPayloadFormatInvalid, "at most 2048 bytes"},
-		"nothing":         {toAnna, `{}`, packets.ErrPayloadFormatInvalid, "at least one must be given"},
+		"nothing":         {toAnna, `{}`, packets.ErrPayloadFormatInvalid, "title, body or data must be given"},
 		"two values":      {toAnna, `{"title":"t"}{}`, packets.ErrPayloadFormatInvalid, "more than one"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -62,7 +62,7 @@ func (c *conn) acks(payload []byte) error {
 	if err != nil {
 		return invalid(err)
 	}
-	err = c.hook.core.AckByID(id, c.client.ID, kind)
+	err = c.hook.core.AckByID(id, c.client.ID, c.identity.Account, kind)
 	if errors.Is(err, delivery.ErrNotYours) {
 		c.hook.Counters.ForeignID.Add(1)
 	}

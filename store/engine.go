@@ -38,6 +38,9 @@ type Engine interface {
 	//     stores the notification, its data and its ID, and a pending Record per
 	//     device: Ack, Fallback, CollapseKey and ExpiresAt copied, Message held
 	//     if there is data. Totals.Accepted grows by the number of devices.
+	//   - Assign of a Seq without a Record for the device "" changes nothing.
+	//     Otherwise that Record becomes one for the device, and the "" in the
+	//     notification's Devices its name.
 	//   - Update of a delivery that has no Record changes nothing: it is over.
 	//   - Events are stored under their notification; one whose Number is there
 	//     already changes nothing, nor does one for a notification that is not
@@ -47,6 +50,11 @@ type Engine interface {
 	//   - PutDevices replaces an entry. A push token that another device holds
 	//     moves: the other's entry loses it.
 	//   - RemoveDevices of an unknown device changes nothing.
+	//   - Erase of an unknown Seq changes nothing. Otherwise nothing of the
+	//     notification can be read any more; each Record of it goes, and
+	//     Totals.Finished grows by one for it.
+	//
+	// A batch that holds an Assign or an Erase names no Seq that it accepts.
 	//
 	// So a batch that is applied twice has the same outcome as one applied once.
 	//

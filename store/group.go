@@ -13,6 +13,7 @@ type group struct {
 	bytes   int
 	touched delivery.Seq    // highest Seq that an Update, Event or Finish names
 	removed map[string]bool // devices that a RemoveDevices names
+	alone   bool            // its commit reads what it changes: nothing shares its write
 }
 
 // admits reports whether b's changes, merged behind the group's, come out as if
@@ -29,6 +30,9 @@ type group struct {
 // look at the registry, nor the other way round, and a removal frees a push token
 // only where the device still holds it.
 func (g *group) admits(b *delivery.Batch) bool {
+	if len(g.commits) > 0 && (g.alone || readsStore(b)) {
+		return false
+	}
 	for i := range b.Accept {
 		if b.Accept[i].Notification.Seq <= g.touched {
 			return false
@@ -44,8 +48,13 @@ func (g *group) admits(b *delivery.Batch) bool {
 	return true
 }
 
+// readsStore reports whether applying b reads the notifications that it changes,
+// which must be in the store before its write.
+func readsStore(b *delivery.Batch) bool { return len(b.Assign) > 0 || len(b.Erase) > 0 }
+
 func (g *group) add(c *commit) {
 	g.commits = append(g.commits, c)
+	g.alone = readsStore(c.batch)
 	g.bytes += c.bytes
 	b := c.batch
 	for i := range b.Update {
@@ -102,6 +111,8 @@ func (g *group) merge(into *delivery.Batch) *delivery.Batch {
 // reset empties b, keeping its slices but nothing that they held.
 func reset(b *delivery.Batch) {
 	clear(b.Accept)
+	clear(b.Assign)
+	clear(b.Erase)
 	clear(b.Update)
 	clear(b.Events)
 	clear(b.Finish)
@@ -109,13 +120,14 @@ func reset(b *delivery.Batch) {
 	clear(b.RemoveDevices)
 	*b = delivery.Batch{
 		Accept: b.Accept[:0], Update: b.Update[:0], Events: b.Events[:0], Finish: b.Finish[:0],
+		Assign: b.Assign[:0], Erase: b.Erase[:0],
 		PutDevices: b.PutDevices[:0], RemoveDevices: b.RemoveDevices[:0],
 	}
 }
 
 // size estimates what b needs on the disk.
 func size(b *delivery.Batch) int {
-	n := 64 + 128*len(b.Update) + 96*len(b.Finish) + 160*len(b.PutDevices) + 32*len(b.RemoveDevices)
+	n := 64 + 256*len(b.Assign) + 32*len(b.Erase) + 128*len(b.Update) + 96*len(b.Finish) + 160*len(b.PutDevices) + 32*len(b.RemoveDevices)
 	for i := range b.Accept {
 		c := b.Accept[i].Notification
 		n += 256 + len(c.Title) + len(c.Body) + len(b.Accept[i].Data) + 128*len(c.Devices)

@@ -71,6 +71,9 @@ func (e *Engine) Apply(b *delivery.Batch) error {
 	for i := range b.Accept {
 		e.accept(&b.Accept[i])
 	}
+	for _, k := range b.Assign {
+		e.assign(k)
+	}
 	for _, r := range b.Update {
 		k := delivery.Key{Seq: r.Seq, Device: r.Device}
 		if _, live := e.records[k]; live {
@@ -102,7 +105,51 @@ func (e *Engine) Apply(b *delivery.Batch) error {
 		e.unlink(id)
 		delete(e.devices, id)
 	}
+	for _, seq := range b.Erase {
+		e.erase(seq)
+	}
 	return nil
+}
+
+func (e *Engine) assign(k delivery.Key) {
+	held := delivery.Key{Seq: k.Seq}
+	r, live := e.records[held]
+	n := e.notifications[k.Seq]
+	if !live || n == nil {
+		return
+	}
+	delete(e.records, held)
+	r.Device = k.Device
+	e.records[k] = r
+	n.content = clone(n.content)
+	n.content.Devices[slices.Index(n.content.Devices, "")] = k.Device
+}
+
+func (e *Engine) erase(seq delivery.Seq) {
+	n := e.notifications[seq]
+	if n == nil {
+		return
+	}
+	for _, device := range n.content.Devices {
+		k := delivery.Key{Seq: seq, Device: device}
+		if _, live := e.records[k]; live {
+			delete(e.records, k)
+			e.totals.Finished++
+		}
+	}
+	e.remove(n.content)
+}
+
+// remove takes a notification out of the indexes.
+func (e *Engine) remove(c *delivery.Notification) {
+	delete(e.notifications, c.Seq)
+	e.order = remove(e.order, c.Seq)
+	if e.accounts[c.Account] = remove(e.accounts[c.Account], c.Seq); len(e.accounts[c.Account]) == 0 {
+		delete(e.accounts, c.Account)
+	}
+	if e.ids[c.ID] == c.Seq {
+		delete(e.ids, c.ID)
+	}
 }
 
 func insert(seqs []delivery.Seq, s delivery.Seq) []delivery.Seq {
@@ -201,15 +248,7 @@ func (e *Engine) Prune(finishedBefore time.Time, limit int) (n int, err error) {
 		if !e.over(en) || !en.finished.Before(finishedBefore) {
 			continue
 		}
-		c := en.content
-		delete(e.notifications, seq)
-		e.order = remove(e.order, seq)
-		if e.accounts[c.Account] = remove(e.accounts[c.Account], seq); len(e.accounts[c.Account]) == 0 {
-			delete(e.accounts, c.Account)
-		}
-		if e.ids[c.ID] == seq {
-			delete(e.ids, c.ID)
-		}
+		e.remove(en.content)
 		n++
 	}
 	return n, nil

@@ -66,6 +66,11 @@ func (a *application) apply(b *delivery.Batch) error {
 			return fmt.Errorf("accept notification %s: %w", b.Accept[i].Notification.ID, err)
 		}
 	}
+	for _, k := range b.Assign {
+		if err := a.assign(k); err != nil {
+			return fmt.Errorf("assign notification %d to device %s: %w", k.Seq, k.Device, err)
+		}
+	}
 	for i := range b.Update {
 		if err := a.update(&b.Update[i]); err != nil {
 			return fmt.Errorf("update delivery %d to %s: %w", b.Update[i].Seq, b.Update[i].Device, err)
@@ -87,6 +92,11 @@ func (a *application) apply(b *delivery.Batch) error {
 	for _, id := range b.RemoveDevices {
 		if err := a.removeDevice(id); err != nil {
 			return fmt.Errorf("remove device %s: %w", id, err)
+		}
+	}
+	for _, seq := range b.Erase {
+		if err := a.erase(seq); err != nil {
+			return fmt.Errorf("erase notification %d: %w", seq, err)
 		}
 	}
 	a.counters.Writes++

@@ -153,6 +153,8 @@ var cases = []struct {
 	{"Registry", testRegistry},
 	{"TokenMoves", testTokenMoves},
 	{"TokenMovesWithinOneBatch", testTokenMovesInBatch},
+	{"Assign", testAssign},
+	{"Erase", testErase},
 	{"LastSeq", testLastSeq},
 	{"Prune", testPrune},
 	{"PruneSeveralDevices", testPruneSeveralDevices},

@@ -1,0 +1,39 @@
+package delivery
+
+// heldFor returns what stands for the first device of an account that has none
+// (delivery.unknown_accounts: hold). It is no entry of the registry; its deliveries
+// have a Record with an empty device.
+func (a *account) heldFor() *device {
+	if a.held == nil {
+		a.held = &device{Device: Device{Account: a.name}, account: a}
+	}
+	return a.held
+}
+
+// takeHeld gives a new device what was held for its account.
+func (c *Core) takeHeld(d *device) {
+	held := d.account.held
+	if held == nil || len(held.queue) == 0 {
+		return
+	}
+	queue := held.queue
+	held.queue = nil
+	c.commitPending() // the device, before what is assigned to it
+	for _, x := range queue {
+		x.notDue()
+		c.assign(x, d)
+		d.queue = append(d.queue, x)
+	}
+	for _, x := range queue {
+		c.apply(x, inPushPossible, situation{})
+	}
+}
+
+// assign makes a held delivery one to dev, in the store too.
+func (c *Core) assign(d *delivery, dev *device) {
+	d.dev = dev
+	c.pending.assign = append(c.pending.assign, Key{Seq: d.seq, Device: dev.ID})
+	c.pending.sync = true
+	c.markDirty(d)
+	c.touchPending()
+}
