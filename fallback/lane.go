@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/backoff"
 )
 
 // laneState is what a lane does with a push that reaches the head of its queue.
@@ -160,7 +160,7 @@ func (l *lane) refuseLocked(it *item) (delivery.PushResult, bool) {
 	if t, ok := l.throttled[it.push.Registration.Token]; ok {
 		if wait := t.until.Sub(now); wait > 0 {
 			return delivery.PushResult{
-				Outcome: delivery.PushRetry, RetryAfter: wait + spread(l.r.opts.RetryInitial), Detail: reasonThrottled,
+				Outcome: delivery.PushRetry, RetryAfter: wait + backoff.Spread(l.r.opts.RetryInitial), Detail: reasonThrottled,
 				Err: &PushError{Reason: reasonThrottled, Throttled: true, RetryAfter: wait},
 			}, true
 		}
@@ -173,7 +173,7 @@ func (l *lane) refuseLocked(it *item) (delivery.PushResult, bool) {
 				what = reasonPaused
 			}
 			// Those handed back here all wait for the same moment: spread them.
-			wait = max(wait, l.r.backoff(it.push.Attempt)) + spread(l.r.opts.RetryInitial)
+			wait = max(wait, l.r.backoff(it.push.Attempt)) + backoff.Spread(l.r.opts.RetryInitial)
 			return delivery.PushResult{
 				Outcome: delivery.PushRetry, RetryAfter: wait,
 				Detail: what + ": " + l.cause,
@@ -276,7 +276,7 @@ func (l *lane) settleLocked(it *item, err error, started time.Time) delivery.Pus
 	case pe.ConfigFault:
 		res.Outcome = delivery.PushRetry
 		l.pauseLocked(now, pe)
-		res.RetryAfter = max(l.until.Sub(now), l.r.backoff(it.push.Attempt)) + spread(l.r.opts.RetryInitial)
+		res.RetryAfter = max(l.until.Sub(now), l.r.backoff(it.push.Attempt)) + backoff.Spread(l.r.opts.RetryInitial)
 	case pe.Throttled:
 		l.recoverLocked()
 		res.Outcome = delivery.PushRetry
@@ -290,7 +290,7 @@ func (l *lane) settleLocked(it *item, err error, started time.Time) delivery.Pus
 		}
 		res.RetryAfter = max(l.r.backoff(it.push.Attempt), min(pe.RetryAfter, maxRetryAfter))
 		if l.state == laneOpen {
-			res.RetryAfter = max(res.RetryAfter, l.until.Sub(now)+spread(l.r.opts.RetryInitial))
+			res.RetryAfter = max(res.RetryAfter, l.until.Sub(now)+backoff.Spread(l.r.opts.RetryInitial))
 		}
 	}
 	l.countLocked(res.Outcome, countReason(pe, detail))
@@ -340,7 +340,7 @@ func (l *lane) failLocked(now, started time.Time, cause string) {
 	}
 	was := l.state
 	l.state, l.cause = laneOpen, cause
-	length := jitter(doubled(l.r.opts.RetryInitial, l.r.opts.RetryMax, l.trips))
+	length := backoff.Jitter(backoff.Doubled(l.r.opts.RetryInitial, l.r.opts.RetryMax, l.trips))
 	l.trips++
 	l.until = now.Add(length)
 	if was == laneOK {
@@ -361,7 +361,7 @@ func (l *lane) pauseLocked(now time.Time, pe *PushError) {
 	}
 	first := l.state == laneOK || l.cause != pe.Error()
 	l.state, l.cause = lanePaused, pe.Error()
-	length := jitter(doubled(l.r.opts.PauseInitial, l.r.opts.PauseMax, l.trips))
+	length := backoff.Jitter(backoff.Doubled(l.r.opts.PauseInitial, l.r.opts.PauseMax, l.trips))
 	if pe.RetryAfter > 0 {
 		length = max(length, min(pe.RetryAfter, maxRetryAfter))
 	}
@@ -385,7 +385,7 @@ func (l *lane) resume() {
 // throttleLocked leaves a token in peace after a 429, longer each time.
 func (l *lane) throttleLocked(now time.Time, token string, retryAfter time.Duration) time.Duration {
 	t := l.throttled[token]
-	wait := max(jitter(doubled(l.r.opts.RetryInitial, l.r.opts.RetryMax, t.strikes)), min(retryAfter, maxRetryAfter))
+	wait := max(backoff.Jitter(backoff.Doubled(l.r.opts.RetryInitial, l.r.opts.RetryMax, t.strikes)), min(retryAfter, maxRetryAfter))
 	t.strikes++
 	t.until = now.Add(wait)
 	if len(l.throttled) >= maxThrottled {
@@ -473,28 +473,6 @@ const (
 	maxThrottled  = 10_000
 	maxReasons    = 200
 )
-
-// doubled is initial, doubled n times, at most limit.
-func doubled(initial, limit time.Duration, n int) time.Duration {
-	d := initial
-	for ; n > 0 && d < limit; n-- {
-		d *= 2
-	}
-	return min(d, limit)
-}
-
-// jitter takes off up to half, so that what failed together comes back apart.
-func jitter(d time.Duration) time.Duration {
-	if d < 2 {
-		return d
-	}
-	return d/2 + rand.N(d/2+1)
-}
-
-// spread is between 0 and d.
-func spread(d time.Duration) time.Duration {
-	return rand.N(d + 1)
-}
 
 // fifo is a queue that gives its memory back. Its zero value is empty.
 type fifo struct {

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/heartline-mqtt/heartline/internal/backoff"
 )
 
 // pool keeps a few long-lived HTTP/2 connections to one server for one app.
@@ -279,7 +281,7 @@ func (p *pool) startDialLocked() {
 
 func (p *pool) failedLocked(err error) {
 	p.lastErr = err
-	p.nextDial = time.Now().Add(jitter(doubled(dialBackoffFirst, dialBackoffMax, p.fails)))
+	p.nextDial = time.Now().Add(backoff.Jitter(backoff.Doubled(dialBackoffFirst, dialBackoffMax, p.fails)))
 	p.fails++
 }
 

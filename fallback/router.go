@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/backoff"
 )
 
 // Options are what a Router is made of. Zero values stand for the defaults.
@@ -249,7 +250,7 @@ func (r *Router) Close(ctx context.Context) error {
 
 // backoff is the wait after attempt n (1: the first) of a delivery.
 func (r *Router) backoff(n int) time.Duration {
-	return jitter(doubled(r.opts.RetryInitial, r.opts.RetryMax, max(0, n-1)))
+	return backoff.Jitter(backoff.Doubled(r.opts.RetryInitial, r.opts.RetryMax, max(0, n-1)))
 }
 
 // Count is a label pair of the router's counters.

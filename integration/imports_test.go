@@ -32,7 +32,7 @@ func arrows() [][]string {
 		{"hooks", "auth", "config", "delivery", "hooks/...", "wire"},
 		{"hooks/strict"},
 		{"hooks/persist", "store"},
-		{"fallback", "config", "delivery"},
+		{"fallback", "delivery", "internal/backoff"},
 		{"fallback/apnssim"},
 		{"fallback/fallbacktest", "delivery", "fallback"},
 		{"wire", "delivery"},
