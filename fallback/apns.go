@@ -20,6 +20,7 @@ import (
 	"github.com/sideshow/apns2"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/h2pool"
 )
 
 // The environments of Apple's service, as a PushToken names them.
@@ -87,9 +88,9 @@ var (
 type apnsApp struct {
 	app      App
 	client   *apns2.Client
-	pool     *pool
-	turns    turns
-	looker   looker
+	pool     *h2pool.Pool
+	slots    h2pool.WriteSlots
+	poller   h2pool.Netpoller
 	token    *providerToken // nil: a certificate is used
 	expires  time.Time      // of the certificate
 	warnNext atomic.Int64   // when to warn of the expiry again, Unix seconds
@@ -174,48 +175,13 @@ func newAPNsApp(app App, endpoint *url.URL, roots *x509.CertPool, pt *providerTo
 		address = net.JoinHostPort(strings.Trim(address, "[]"), "443")
 	}
 
-	tlsConfig := &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		RootCAs:    roots,
-		VerifyConnection: func(s tls.ConnectionState) error {
-			if s.NegotiatedProtocol != "h2" {
-				return errNotHTTP2
-			}
-			return nil
-		},
-	}
-	x := &apnsApp{app: app, token: pt, turns: newTurns()}
+	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
+	x := &apnsApp{app: app, token: pt, slots: h2pool.NewWriteSlots()}
 	if cert != nil {
 		tlsConfig.Certificates = []tls.Certificate{*cert}
 		x.expires = cert.Leaf.NotAfter
 	}
-	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
-	transport := &http.Transport{
-		Proxy: http.ProxyFromEnvironment,
-		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			c, err := dialer.DialContext(ctx, network, address)
-			if err != nil {
-				return nil, err
-			}
-			return gather(c), nil
-		},
-		TLSClientConfig:        tlsConfig,
-		TLSHandshakeTimeout:    dialTimeout,
-		DisableCompression:     true,
-		MaxResponseHeaderBytes: 64 << 10,
-		Protocols:              &http.Protocols{},
-		// A connection that has gone silent is found within 5 s, not after the 30
-		// of apns2's own transport.
-		//
-		// No table for headers: Apple's is small, and Apple asks not to fill it with
-		// what differs from request to request. net/http cannot tell, and would have
-		// the provider token thrown out of it all the time.
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 3 * time.Second, PingTimeout: 2 * time.Second, MaxEncoderHeaderTableSize: 1},
-	}
-	transport.Protocols.SetHTTP2(true)
-	x.pool = newPool(connections, func(ctx context.Context) (*http.ClientConn, error) {
-		return transport.NewClientConn(ctx, "https", address)
-	})
+	x.pool = h2pool.New(h2pool.Options{Dial: h2pool.Dialer(address, tlsConfig), MaxConnections: connections, ProveFirst: true})
 	x.client = &apns2.Client{Host: host, HTTPClient: &http.Client{
 		Transport: x,
 		// A redirect would take the provider token elsewhere.
@@ -223,8 +189,6 @@ func newAPNsApp(app App, endpoint *url.URL, roots *x509.CertPool, pt *providerTo
 	}}
 	return x
 }
-
-var errNotHTTP2 = errors.New("the endpoint does not speak HTTP/2")
 
 // Apps implements Pusher.
 func (a *APNs) Apps() []App { return slices.Clone(a.list) }
@@ -302,7 +266,7 @@ func (a *APNs) Fits(n *delivery.Notification) error {
 // Concurrency implements Pusher.
 func (a *APNs) Concurrency(app App) int {
 	if x := a.apps[app]; x != nil {
-		return x.pool.concurrency()
+		return x.pool.Concurrency()
 	}
 	return 1
 }
@@ -310,8 +274,8 @@ func (a *APNs) Concurrency(app App) int {
 // Close implements Pusher.
 func (a *APNs) Close() error {
 	for _, x := range a.apps {
-		x.pool.close()
-		x.looker.close()
+		x.pool.Close()
+		x.poller.Close()
 	}
 	return nil
 }
@@ -374,14 +338,14 @@ func (a *APNs) Push(ctx context.Context, r Request) error {
 		pe := &PushError{StatusCode: e.status, Reason: e.reason, RetryAfter: e.retryAfter, Help: help}
 		switch do {
 		case reactReconnect, reactNewKeyConnection:
-			x.pool.retire(e.conn)
+			x.pool.Retire(e.conn)
 			if !again {
 				continue
 			}
 			pe.ConfigFault = do == reactNewKeyConnection
 		case reactNewToken:
 			if !again && x.token != nil && x.token.refused(e.bearer) {
-				x.pool.retire(e.conn)
+				x.pool.Retire(e.conn)
 				continue
 			}
 			pe.ConfigFault = true

@@ -126,7 +126,7 @@ func (a *APNs) Credentials(app App) Credentials {
 	if x == nil {
 		return Credentials{}
 	}
-	c := Credentials{CertificateExpires: x.expires, Connections: x.pool.open()}
+	c := Credentials{CertificateExpires: x.expires, Connections: x.pool.Open()}
 	if x.token != nil {
 		issued, err := x.token.state()
 		c.TokenIssued = issued

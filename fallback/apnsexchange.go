@@ -16,13 +16,15 @@ import (
 
 	"github.com/sideshow/apns2"
 	"golang.org/x/net/http2"
+
+	"github.com/heartline-mqtt/heartline/internal/h2pool"
 )
 
 // connectionError is for a request without an answer.
 func connectionError(err error) *PushError {
 	pe := &PushError{Err: err}
 	var signing *signingError
-	var dial *dialError
+	var dial *h2pool.DialError
 	var alert tls.AlertError
 	var unknown x509.UnknownAuthorityError
 	var host x509.HostnameError
@@ -32,12 +34,12 @@ func connectionError(err error) *PushError {
 		pe.ConfigFault, pe.Reason = true, "SigningFailed"
 	case errors.As(err, &unknown), errors.As(err, &host), errors.As(err, &invalid):
 		pe.ConfigFault, pe.Reason, pe.Help = true, "BadServerCertificate", "the endpoint's certificate is not trusted: check endpoint and ca_file, and whether a proxy intercepts TLS"
-	case errors.Is(err, errNotHTTP2):
+	case errors.Is(err, h2pool.ErrNotHTTP2):
 		pe.ConfigFault, pe.Reason, pe.Help = true, "NotHTTP2", "check endpoint, and whether a proxy intercepts TLS"
 	case errors.As(err, &alert):
 		pe.ConfigFault, pe.Reason, pe.Help = true, "TLSRefused", "the server refuses the TLS handshake: check certificate_file"
 	case errors.As(err, &dial):
-		pe.RetryAfter = dial.after
+		pe.RetryAfter = dial.RetryAfter
 	}
 	return pe
 }
@@ -53,7 +55,7 @@ func (e *signingError) Unwrap() error { return e.err }
 type exchange struct {
 	payload []byte
 
-	conn       *poolConn
+	conn       *h2pool.Conn
 	bearer     string
 	status     int
 	reason     string
@@ -66,9 +68,9 @@ type exchangeKey struct{}
 // exchange makes one request. It is sent again, on another connection, only if
 // the server has said that it has not looked at it. A nil error means an answer.
 func (x *apnsApp) exchange(ctx context.Context, q *apns2.Notification, e *exchange) error {
-	ctx, end := x.turns.take(context.WithValue(ctx, exchangeKey{}, e))
-	defer end()
-	x.looker.look()
+	ctx, release := x.slots.Take(context.WithValue(ctx, exchangeKey{}, e))
+	defer release()
+	x.poller.Poll()
 	q.Payload = emptyPayload
 	for try := 1; ; try++ {
 		_, err := x.client.PushWithContext(ctx, q)
@@ -87,7 +89,7 @@ func (x *apnsApp) exchange(ctx context.Context, q *apns2.Notification, e *exchan
 			return err
 		}
 		if goingAway {
-			x.pool.retire(e.conn)
+			x.pool.Retire(e.conn)
 		}
 	}
 }
@@ -144,14 +146,14 @@ func (x *apnsApp) RoundTrip(q *http.Request) (*http.Response, error) {
 	q.ContentLength = int64(len(e.payload))
 	q.GetBody = nil
 
-	c, err := x.pool.acquire(q.Context())
+	c, err := x.pool.Acquire(q.Context())
 	if err != nil {
 		return nil, err
 	}
 	e.conn = c
-	res, err := c.cc.RoundTrip(q)
+	res, err := c.RoundTrip(q)
 	if err != nil {
-		x.pool.release(c, false, false)
+		x.pool.Release(c, false, false)
 		return nil, err
 	}
 	if res.ContentLength != 0 || res.StatusCode != http.StatusOK {
@@ -161,7 +163,7 @@ func (x *apnsApp) RoundTrip(q *http.Request) (*http.Response, error) {
 	e.status = res.StatusCode
 	e.retryAfter = parseRetryAfter(res.Header.Get("Retry-After"), time.Now())
 	// 410, too, is only said to a valid provider token.
-	x.pool.release(c, e.status == http.StatusOK || e.status == http.StatusGone, e.status >= 500)
+	x.pool.Release(c, e.status == http.StatusOK || e.status == http.StatusGone, e.status >= 500)
 	res.Body = http.NoBody
 	return res, nil
 }

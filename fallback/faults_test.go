@@ -11,6 +11,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/fallback/apnssim"
+	"github.com/heartline-mqtt/heartline/internal/h2pool"
 )
 
 // sender pushes as the core would: again after RetryAfter, until each push is
@@ -262,10 +263,7 @@ func TestServerAway(t *testing.T) {
 			t.Fatalf("%+v", res)
 		}
 	}
-	a.apps[a.list[0]].pool.mu.Lock()
-	dials := a.apps[a.list[0]].pool.failedDials
-	a.apps[a.list[0]].pool.mu.Unlock()
-	if dials > dialBurst {
+	if dials := a.apps[a.list[0]].pool.FailedDials(); dials > h2pool.DialBurst {
 		t.Errorf("%d dials for 200 pushes", dials)
 	}
 	if s := r.Status()[0]; s.State == "ok" || s.Cause == "" {
@@ -341,8 +339,8 @@ func TestConfigFaultOfOneApp(t *testing.T) {
 func TestServerKeepsFailing(t *testing.T) {
 	sim := startSim(t, apnssim.Options{})
 	a := apnsFor(t, sim)
-	sim.Script(apnssim.Script{Status: 500, Reason: "InternalServerError", Times: maxServerErrors})
-	for range maxServerErrors {
+	sim.Script(apnssim.Script{Status: 500, Reason: "InternalServerError", Times: h2pool.MaxServerErrors})
+	for range h2pool.MaxServerErrors {
 		_ = a.Push(t.Context(), Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")})
 	}
 	if err := a.Push(t.Context(), Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")}); err != nil {

@@ -1,4 +1,4 @@
-package fallback
+package h2pool
 
 import (
 	"errors"
@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// TestLook: what has come over the network is taken although there is always
-// something else to run.
-func TestLook(t *testing.T) {
+// TestPoll: data from the network is read although other goroutines are always
+// runnable.
+func TestPoll(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	server, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -49,38 +49,38 @@ func TestLook(t *testing.T) {
 	}
 	defer running.Wait()
 	defer func() { over.Store(true); _ = device.Close() }()
-	others := func() { // each has its turn
+	others := func() { // let each goroutine run
 		for range 200 {
 			runtime.Gosched()
 		}
 	}
 
-	var l looker
-	defer l.close()
-	l.look() // there is a pipe
+	var n Netpoller
+	defer n.Close()
+	n.Poll() // makes the pipe
 	for ack := range int32(3) {
-		others() // those who read wait
+		others() // readers block
 		if _, err := device.Write([]byte{1}); err != nil {
 			t.Fatal(err)
 		}
-		for range 2 { // a look that begins, and one that waits for it
-			l.began = time.Time{}
-			l.look()
+		for range 2 { // one poll begins, the next waits for it
+			n.began = time.Time{}
+			n.Poll()
 		}
 		others()
 		if acks.Load() != ack+1 {
-			t.Fatal("an ack that had come was not read")
+			t.Fatal("an ack in the socket was not read")
 		}
 	}
 }
 
-func TestLookAfterClose(t *testing.T) {
-	var l looker
-	l.look()
-	l.close()
-	l.began = time.Time{}
-	l.look()
-	if _, err := l.pipe.r.Read(make([]byte, 1)); !errors.Is(err, os.ErrClosed) {
+func TestPollAfterClose(t *testing.T) {
+	var n Netpoller
+	n.Poll()
+	n.Close()
+	n.began = time.Time{}
+	n.Poll()
+	if _, err := n.pipe.r.Read(make([]byte, 1)); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("the pipe is open: %v", err)
 	}
 }
