@@ -16,6 +16,7 @@ import (
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/fallback"
+	"github.com/heartline-mqtt/heartline/fallback/apns"
 	"github.com/heartline-mqtt/heartline/hooks"
 	"github.com/heartline-mqtt/heartline/store"
 )
@@ -215,21 +216,21 @@ func keepToken(t delivery.Registration) (delivery.Registration, error) {
 }
 
 func newRouter(c config.APNs, content func(delivery.Seq) (*delivery.Notification, error), log *slog.Logger) (*fallback.Router, error) {
-	apns := fallback.APNsConfig{
+	apple := apns.Config{
 		DefaultEnvironment: c.Environment, Endpoint: c.Endpoint, CAFile: c.CAFile, Logger: log,
 	}
 	if c.KeyFile != "" || c.Key != "" || c.CertificateFile != "" {
-		app := fallback.APNsApp{
+		app := apns.App{
 			Topic: c.Topic, KeyFile: c.KeyFile, KeyPEM: []byte(c.Key), KeyID: c.KeyID, TeamID: c.TeamID,
 			CertificateFile: c.CertificateFile,
 		}
 		if err := certificatePassword(&app, c.CertificatePassword, c.CertificatePasswordFile); err != nil {
 			return nil, err
 		}
-		apns.Apps = append(apns.Apps, app)
+		apple.Apps = append(apple.Apps, app)
 	}
 	for _, a := range c.Apps {
-		app := fallback.APNsApp{
+		app := apns.App{
 			Topic: a.Topic, Environment: a.Environment, KeyFile: a.KeyFile, KeyID: a.KeyID, TeamID: a.TeamID,
 			CertificateFile: a.CertificateFile,
 		}
@@ -239,9 +240,9 @@ func newRouter(c config.APNs, content func(delivery.Seq) (*delivery.Notification
 		if err := certificatePassword(&app, "", a.CertificatePasswordFile); err != nil {
 			return nil, err
 		}
-		apns.Apps = append(apns.Apps, app)
+		apple.Apps = append(apple.Apps, app)
 	}
-	pusher, err := fallback.NewAPNs(apns)
+	pusher, err := apns.New(apple)
 	if err != nil {
 		return nil, fmt.Errorf("fallback.apns: %w", err)
 	}
@@ -251,7 +252,7 @@ func newRouter(c config.APNs, content func(delivery.Seq) (*delivery.Notification
 	})
 }
 
-func certificatePassword(app *fallback.APNsApp, given config.Secret, file string) error {
+func certificatePassword(app *apns.App, given config.Secret, file string) error {
 	if app.CertificateFile == "" || given == "" && file == "" {
 		return nil
 	}

@@ -3,11 +3,7 @@
 //
 // Read pusher.go (the one interface a notification server implements, and the
 // error that says what to do next), router.go and lane.go (who queues, who runs,
-// who waits), then the Apple side: apns.go (what is asked), apnsexchange.go (one
-// request and its answer), reason.go (every answer Apple can give and the one right
-// reaction), payload.go, apnscredentials.go, providertoken.go, pool.go
-// (connections), turn.go, look.go and gather.go (how hundreds at a time get out, and
-// nobody else waits for them).
+// who waits). Each notification server has a package below this one: apns is Apple's.
 //
 // # Who runs what
 //

@@ -3,7 +3,6 @@ package fallback
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"log/slog"
 	"sync"
 	"testing"
@@ -12,48 +11,9 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/heartline-mqtt/heartline/delivery"
-	"github.com/heartline-mqtt/heartline/fallback/apnssim"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-const (
-	topic       = "com.example.app"
-	deviceToken = "00ff10ab"
-)
-
-func startSim(t testing.TB, opts apnssim.Options) *apnssim.Server {
-	t.Helper()
-	s, err := apnssim.Start(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return s
-}
-
-// apnsFor is the Apple side for a simulator, of one app in both environments.
-func apnsFor(t testing.TB, s *apnssim.Server, topics ...string) *APNs {
-	t.Helper()
-	if len(topics) == 0 {
-		topics = []string{topic}
-	}
-	k := s.Key()
-	cfg := APNsConfig{Endpoint: s.URL(), CAPEM: s.CAPEM()}
-	for _, tp := range topics {
-		cfg.Apps = append(cfg.Apps, APNsApp{Topic: tp, KeyPEM: k.PEM, KeyID: k.KeyID, TeamID: k.TeamID})
-	}
-	a, err := NewAPNs(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = a.Close() })
-	return a
-}
 
 func newRouter(t testing.TB, opts Options) *Router {
 	t.Helper()
@@ -74,14 +34,6 @@ func note(id string) *delivery.Notification {
 	return &delivery.Notification{
 		ID: id, Account: "anna", Title: "Hello", Body: "World", Urgency: delivery.UrgencyHigh, Fallback: true,
 		AcceptedAt: at, ExpiresAt: at.Add(time.Hour),
-	}
-}
-
-func pushTo(token, id string) delivery.Push {
-	n := note(id)
-	return delivery.Push{
-		Device: "phone", Attempt: 1, Notification: n, ExpiresAt: n.ExpiresAt,
-		Registration: delivery.Registration{Server: delivery.ServerAPNs, Token: token, App: topic, Environment: EnvironmentProduction},
 	}
 }
 
@@ -130,5 +82,3 @@ func (l *logBuffer) String() string {
 }
 
 func (l *logBuffer) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
-
-func hexToken(i int) string { return fmt.Sprintf("%08x", i) }

@@ -24,7 +24,7 @@ func arrows() [][]string {
 		{"bench/storm", "broker", "config", "delivery", "fallback", "fallback/apnssim", "internal/rawmqtt"},
 		{"demo", "broker", "config", "delivery", "fallback/apnssim", "internal/rawmqtt", "wire"},
 		{"terminal", "delivery", "wire"},
-		{"broker", "auth", "broker/internal/...", "config", "delivery", "fallback", "hooks", "hooks/persist", "hooks/strict", "store", "store/memory", "store/pebblestore", "wire"},
+		{"broker", "auth", "broker/internal/...", "config", "delivery", "fallback", "fallback/apns", "hooks", "hooks/persist", "hooks/strict", "store", "store/memory", "store/pebblestore", "wire"},
 		{"broker/internal/api", "auth", "broker/internal/metrics", "delivery", "wire"},
 		{"broker/internal/metrics", "delivery"},
 		{"broker/internal/listener", "config", "hooks/strict"},
@@ -32,7 +32,8 @@ func arrows() [][]string {
 		{"hooks", "auth", "config", "delivery", "hooks/...", "wire"},
 		{"hooks/strict"},
 		{"hooks/persist", "store"},
-		{"fallback", "delivery", "internal/backoff", "internal/h2pool"},
+		{"fallback", "delivery", "internal/backoff"},
+		{"fallback/apns", "delivery", "fallback", "internal/h2pool"},
 		{"fallback/apnssim"},
 		{"fallback/fallbacktest", "delivery", "fallback"},
 		{"wire", "delivery"},
@@ -55,7 +56,7 @@ func arrows() [][]string {
 func owners() [][]string {
 	return [][]string{
 		{"github.com/mochi-mqtt/server", "hooks/...", "broker", "broker/internal/listener", "bench/...", "demo", "internal/rawmqtt", "integration", "integration/..."},
-		{"github.com/sideshow/apns2", "fallback", "bench/storm"},
+		{"github.com/sideshow/apns2", "fallback/apns", "bench/storm"},
 		{"github.com/cockroachdb/pebble", "store/pebblestore"},
 		{"github.com/spf13/viper", "config"},
 		{"github.com/spf13/cobra", "cmd"},

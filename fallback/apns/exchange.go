@@ -1,4 +1,4 @@
-package fallback
+package apns
 
 import (
 	"bytes"
@@ -17,12 +17,13 @@ import (
 	"github.com/sideshow/apns2"
 	"golang.org/x/net/http2"
 
+	"github.com/heartline-mqtt/heartline/fallback"
 	"github.com/heartline-mqtt/heartline/internal/h2pool"
 )
 
 // connectionError is for a request without an answer.
-func connectionError(err error) *PushError {
-	pe := &PushError{Err: err}
+func connectionError(err error) *fallback.PushError {
+	pe := &fallback.PushError{Err: err}
 	var signing *signingError
 	var dial *h2pool.DialError
 	var alert tls.AlertError
@@ -67,7 +68,7 @@ type exchangeKey struct{}
 
 // exchange makes one request. It is sent again, on another connection, only if
 // the server has said that it has not looked at it. A nil error means an answer.
-func (x *apnsApp) exchange(ctx context.Context, q *apns2.Notification, e *exchange) error {
+func (x *appClient) exchange(ctx context.Context, q *apns2.Notification, e *exchange) error {
 	ctx, release := x.slots.Take(context.WithValue(ctx, exchangeKey{}, e))
 	defer release()
 	x.poller.Poll()
@@ -129,7 +130,7 @@ const maxAnswer = 4 << 10
 // that does not do. It puts in the provider token and the payload as it is, sends
 // on a connection of the pool, and reads the answer: of any size, JSON or not,
 // with what apns2 does not show.
-func (x *apnsApp) RoundTrip(q *http.Request) (*http.Response, error) {
+func (x *appClient) RoundTrip(q *http.Request) (*http.Response, error) {
 	e, _ := q.Context().Value(exchangeKey{}).(*exchange)
 	if e == nil {
 		return nil, errors.New("request was not made by Push")

@@ -1,4 +1,4 @@
-package fallback
+package apns
 
 import (
 	"bytes"
@@ -14,9 +14,11 @@ import (
 
 	"github.com/sideshow/apns2/certificate"
 	"github.com/sideshow/apns2/token"
+
+	"github.com/heartline-mqtt/heartline/fallback"
 )
 
-func rootCAs(cfg APNsConfig) (*x509.CertPool, error) {
+func rootCAs(cfg Config) (*x509.CertPool, error) {
 	pem := cfg.CAPEM
 	if cfg.CAFile != "" {
 		var err error
@@ -37,7 +39,7 @@ func rootCAs(cfg APNsConfig) (*x509.CertPool, error) {
 	return roots, nil
 }
 
-func (c *APNsApp) credentials(tokens map[string]*providerToken) (*providerToken, *tls.Certificate, error) {
+func (c *App) credentials(tokens map[string]*providerToken) (*providerToken, *tls.Certificate, error) {
 	hasKey := c.KeyFile != "" || len(c.KeyPEM) > 0
 	if hasKey == (c.CertificateFile != "") {
 		return nil, nil, errors.New("set either a key file with its key ID and team ID, or a certificate file")
@@ -121,12 +123,12 @@ func certificateTopic(cert *tls.Certificate) string {
 const certificateWarning = 30 * 24 * time.Hour
 
 // Credentials implements Credentialed.
-func (a *APNs) Credentials(app App) Credentials {
+func (a *Client) Credentials(app fallback.App) fallback.Credentials {
 	x := a.apps[app]
 	if x == nil {
-		return Credentials{}
+		return fallback.Credentials{}
 	}
-	c := Credentials{CertificateExpires: x.expires, Connections: x.pool.Open()}
+	c := fallback.Credentials{CertificateExpires: x.expires, Connections: x.pool.Open()}
 	if x.token != nil {
 		issued, err := x.token.state()
 		c.TokenIssued = issued
@@ -152,7 +154,7 @@ func expiryWarning(expires, now time.Time) string {
 }
 
 // warnExpiry logs once a day that a certificate ends soon.
-func (a *APNs) warnExpiry(x *apnsApp, now time.Time) {
+func (a *Client) warnExpiry(x *appClient, now time.Time) {
 	if x.expires.IsZero() || now.Add(certificateWarning).Before(x.expires) {
 		return
 	}

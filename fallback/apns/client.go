@@ -1,4 +1,4 @@
-package fallback
+package apns
 
 import (
 	"cmp"
@@ -20,6 +20,7 @@ import (
 	"github.com/sideshow/apns2"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/fallback"
 	"github.com/heartline-mqtt/heartline/internal/h2pool"
 )
 
@@ -29,11 +30,11 @@ const (
 	EnvironmentSandbox    = "sandbox"
 )
 
-// APNsConfig is what the Apple side is made of.
-type APNsConfig struct {
+// Config is what the Apple side is made of.
+type Config struct {
 	// Apps are the apps that may be pushed to; at least one. The first one is
 	// meant by a token that names no topic.
-	Apps []APNsApp
+	Apps []App
 	// DefaultEnvironment is meant by a token that names none, where its topic is
 	// configured for both; "production" if empty.
 	DefaultEnvironment string
@@ -51,9 +52,9 @@ type APNsConfig struct {
 	Logger *slog.Logger // nil: none
 }
 
-// APNsApp is one app: a topic, and either a key (.p8, with key and team ID) or a
+// App is one app: a topic, and either a key (.p8, with key and team ID) or a
 // certificate (.p12 or .pem).
-type APNsApp struct {
+type App struct {
 	// Topic is the app's bundle ID. With a certificate it may be empty: the
 	// certificate names it.
 	Topic string
@@ -71,22 +72,22 @@ type APNsApp struct {
 }
 
 // APNs is Apple's push service as a Pusher.
-type APNs struct {
-	list       []App
-	apps       map[App]*apnsApp
+type Client struct {
+	list       []fallback.App
+	apps       map[fallback.App]*appClient
 	defaultEnv string
 	log        *slog.Logger
 }
 
 var (
-	_ Pusher       = (*APNs)(nil)
-	_ Credentialed = (*APNs)(nil)
+	_ fallback.Pusher       = (*Client)(nil)
+	_ fallback.Credentialed = (*Client)(nil)
 )
 
-// apnsApp is one app in one environment. It is the http.RoundTripper under
+// appClient is one app in one environment. It is the http.RoundTripper under
 // apns2's client.
-type apnsApp struct {
-	app      App
+type appClient struct {
+	app      fallback.App
 	client   *apns2.Client
 	pool     *h2pool.Pool
 	slots    h2pool.WriteSlots
@@ -96,10 +97,10 @@ type apnsApp struct {
 	warnNext atomic.Int64   // when to warn of the expiry again, Unix seconds
 }
 
-// NewAPNs loads keys and certificates; it does not connect. All that is wrong
+// New loads keys and certificates; it does not connect. All that is wrong
 // with cfg is in the error, each thing with the app it belongs to.
-func NewAPNs(cfg APNsConfig) (*APNs, error) {
-	a := &APNs{apps: map[App]*apnsApp{}, defaultEnv: cmp.Or(cfg.DefaultEnvironment, EnvironmentProduction), log: cfg.Logger}
+func New(cfg Config) (*Client, error) {
+	a := &Client{apps: map[fallback.App]*appClient{}, defaultEnv: cmp.Or(cfg.DefaultEnvironment, EnvironmentProduction), log: cfg.Logger}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
@@ -144,13 +145,13 @@ func NewAPNs(cfg APNsConfig) (*APNs, error) {
 			continue
 		}
 		for _, env := range envs {
-			app := App{Server: delivery.ServerAPNs, Name: topic, Environment: env}
+			app := fallback.App{Server: delivery.ServerAPNs, Name: topic, Environment: env}
 			if a.apps[app] != nil {
 				errs = append(errs, fmt.Errorf("%s: %s is configured twice", what, app))
 				continue
 			}
 			a.list = append(a.list, app)
-			a.apps[app] = newAPNsApp(app, endpoint, roots, pt, cert, cmp.Or(cfg.MaxConnections, 4))
+			a.apps[app] = newAppClient(app, endpoint, roots, pt, cert, cmp.Or(cfg.MaxConnections, 4))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -162,7 +163,7 @@ func NewAPNs(cfg APNsConfig) (*APNs, error) {
 	return a, nil
 }
 
-func newAPNsApp(app App, endpoint *url.URL, roots *x509.CertPool, pt *providerToken, cert *tls.Certificate, connections int) *apnsApp {
+func newAppClient(app fallback.App, endpoint *url.URL, roots *x509.CertPool, pt *providerToken, cert *tls.Certificate, connections int) *appClient {
 	host := apns2.HostProduction
 	if app.Environment == EnvironmentSandbox {
 		host = apns2.HostDevelopment
@@ -176,7 +177,7 @@ func newAPNsApp(app App, endpoint *url.URL, roots *x509.CertPool, pt *providerTo
 	}
 
 	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
-	x := &apnsApp{app: app, token: pt, slots: h2pool.NewWriteSlots()}
+	x := &appClient{app: app, token: pt, slots: h2pool.NewWriteSlots()}
 	if cert != nil {
 		tlsConfig.Certificates = []tls.Certificate{*cert}
 		x.expires = cert.Leaf.NotAfter
@@ -191,7 +192,7 @@ func newAPNsApp(app App, endpoint *url.URL, roots *x509.CertPool, pt *providerTo
 }
 
 // Apps implements Pusher.
-func (a *APNs) Apps() []App { return slices.Clone(a.list) }
+func (a *Client) Apps() []fallback.App { return slices.Clone(a.list) }
 
 // maxTokenLength bounds a device token, in hex digits. Apple says that its size
 // is not fixed; it is 64 today, 160 for some kinds.
@@ -199,7 +200,7 @@ const maxTokenLength = 256
 
 // Normalize implements Pusher: hex digits in lower case, a configured topic and
 // environment.
-func (a *APNs) Normalize(t delivery.Registration) (delivery.Registration, error) {
+func (a *Client) Normalize(t delivery.Registration) (delivery.Registration, error) {
 	t.Server = delivery.ServerAPNs
 	if err := checkHex(t.Token); err != nil {
 		return t, err
@@ -217,7 +218,7 @@ func (a *APNs) Normalize(t delivery.Registration) (delivery.Registration, error)
 		}
 	}
 	if len(envs) == 0 {
-		return t, fmt.Errorf("%w: the push token names the topic %q; configured: %s", ErrNotConfigured, t.App, strings.Join(topics, ", "))
+		return t, fmt.Errorf("%w: the push token names the topic %q; configured: %s", fallback.ErrNotConfigured, t.App, strings.Join(topics, ", "))
 	}
 	if t.Environment == "" {
 		t.Environment = envs[0]
@@ -230,7 +231,7 @@ func (a *APNs) Normalize(t delivery.Registration) (delivery.Registration, error)
 	}
 	if !slices.Contains(envs, t.Environment) {
 		return t, fmt.Errorf("%w: the push token is for %s in %s, which is configured for %s only: tokens of development builds belong to sandbox, those of TestFlight and the App Store to production",
-			ErrNotConfigured, t.App, t.Environment, envs[0])
+			fallback.ErrNotConfigured, t.App, t.Environment, envs[0])
 	}
 	return t, nil
 }
@@ -254,7 +255,7 @@ func checkHex(s string) error {
 }
 
 // Fits implements Pusher.
-func (a *APNs) Fits(n *delivery.Notification) error {
+func (a *Client) Fits(n *delivery.Notification) error {
 	// Escaped, no byte becomes more than six; the rest of a payload is below 512.
 	if texts := len(n.Title) + len(n.Body) + len(n.Sound) + len(n.Category) + 2*len(n.Account) + len(n.ID); 6*texts <= maxPayload-512 {
 		return nil
@@ -264,7 +265,7 @@ func (a *APNs) Fits(n *delivery.Notification) error {
 }
 
 // Concurrency implements Pusher.
-func (a *APNs) Concurrency(app App) int {
+func (a *Client) Concurrency(app fallback.App) int {
 	if x := a.apps[app]; x != nil {
 		return x.pool.Concurrency()
 	}
@@ -272,7 +273,7 @@ func (a *APNs) Concurrency(app App) int {
 }
 
 // Close implements Pusher.
-func (a *APNs) Close() error {
+func (a *Client) Close() error {
 	for _, x := range a.apps {
 		x.pool.Close()
 		x.poller.Close()
@@ -289,7 +290,7 @@ func apnsID(notificationID, device string) string {
 }
 
 // request is a request for n but for its payload.
-func (x *apnsApp) request(r *Request) *apns2.Notification {
+func (x *appClient) request(r *fallback.Request) *apns2.Notification {
 	n := r.Notification
 	q := &apns2.Notification{
 		ApnsID:      apnsID(n.ID, r.Device),
@@ -311,19 +312,19 @@ func (x *apnsApp) request(r *Request) *apns2.Notification {
 }
 
 // Push implements Pusher.
-func (a *APNs) Push(ctx context.Context, r Request) error {
+func (a *Client) Push(ctx context.Context, r fallback.Request) error {
 	x := a.apps[r.App]
 	if x == nil {
-		return &PushError{Permanent: true, Reason: reasonNotConfigured, Err: ErrNotConfigured}
+		return &fallback.PushError{Permanent: true, Reason: "NotConfigured", Err: fallback.ErrNotConfigured}
 	}
 	if err := checkHex(r.Token); err != nil {
 		// It came into the registry before there was a check, or past it.
-		return &PushError{TokenGone: true, Reason: "BadDeviceToken", Help: "not sent", Err: err}
+		return &fallback.PushError{TokenGone: true, Reason: "BadDeviceToken", Help: "not sent", Err: err}
 	}
 	a.warnExpiry(x, time.Now())
 	body, err := payload(r.Notification, maxPayload)
 	if err != nil {
-		return &PushError{Permanent: true, Reason: "PayloadTooLarge", Help: "not sent", Err: err}
+		return &fallback.PushError{Permanent: true, Reason: "PayloadTooLarge", Help: "not sent", Err: err}
 	}
 	q := x.request(&r)
 	for again := false; ; again = true {
@@ -335,7 +336,7 @@ func (a *APNs) Push(ctx context.Context, r Request) error {
 			return nil
 		}
 		do, help := reactionTo(e.status, e.reason)
-		pe := &PushError{StatusCode: e.status, Reason: e.reason, RetryAfter: e.retryAfter, Help: help}
+		pe := &fallback.PushError{StatusCode: e.status, Reason: e.reason, RetryAfter: e.retryAfter, Help: help}
 		switch do {
 		case reactReconnect, reactNewKeyConnection:
 			x.pool.Retire(e.conn)

@@ -1,4 +1,4 @@
-package fallback
+package apns
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/fallback"
 	"github.com/heartline-mqtt/heartline/fallback/apnssim"
 )
 
@@ -84,10 +85,10 @@ func TestAnswers(t *testing.T) {
 			s.Clear()
 			s.ClearScripts()
 			s.Script(apnssim.Script{Status: row.status, Reason: row.reason, RetryAfter: "7", Timestamp: 1700000000123})
-			err := a.Push(t.Context(), Request{App: a.Apps()[0], Device: "phone", Token: deviceToken, Notification: note("n"), Attempt: 1})
-			var pe *PushError
+			err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Device: "phone", Token: deviceToken, Notification: note("n"), Attempt: 1})
+			var pe *fallback.PushError
 			if !errors.As(err, &pe) {
-				t.Fatalf("got %v, want a *PushError", err)
+				t.Fatalf("got %v, want a *fallback.PushError", err)
 			}
 			if pe.StatusCode != row.status || pe.Reason != row.reason {
 				t.Errorf("got %d %q", pe.StatusCode, pe.Reason)
@@ -124,10 +125,10 @@ func TestAnswers(t *testing.T) {
 func TestAnswerWithoutJSON(t *testing.T) {
 	s := startSim(t, apnssim.Options{})
 	a := apnsFor(t, s)
-	push := func() *PushError {
+	push := func() *fallback.PushError {
 		t.Helper()
-		err := a.Push(t.Context(), Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")})
-		var pe *PushError
+		err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")})
+		var pe *fallback.PushError
 		if !errors.As(err, &pe) {
 			t.Fatalf("got %v", err)
 		}
@@ -157,7 +158,7 @@ func TestAnswerWithoutJSON(t *testing.T) {
 		}
 	}
 	s.Script(apnssim.Script{Status: 200, Body: "garbage", Times: 1})
-	if err := a.Push(t.Context(), Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")}); err != nil {
+	if err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")}); err != nil {
 		t.Errorf("200 with a body: %v", err)
 	}
 }
@@ -181,7 +182,7 @@ func TestPayloadTooLargeIsShortened(t *testing.T) {
 	n := note("long")
 	n.Body = strings.Repeat("words ", 300)
 	s.Script(apnssim.Script{Status: 413, Reason: "PayloadTooLarge", Times: 1})
-	if err := a.Push(t.Context(), Request{App: a.Apps()[0], Token: deviceToken, Notification: n}); err != nil {
+	if err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Token: deviceToken, Notification: n}); err != nil {
 		t.Fatal(err)
 	}
 	got := s.Received()
@@ -194,7 +195,7 @@ func TestPayloadTooLargeIsShortened(t *testing.T) {
 // hand is the core's to say, which knows when it was registered.
 func TestGone(t *testing.T) {
 	s := startSim(t, apnssim.Options{})
-	r := newRouter(t, Options{Pushers: []Pusher{apnsFor(t, s)}})
+	r := newRouter(t, fallback.Options{Pushers: []fallback.Pusher{apnsFor(t, s)}})
 	at := time.UnixMilli(1750000000789)
 	s.Script(apnssim.Script{Token: "aa", Status: 410, Reason: "Unregistered", Timestamp: at.UnixMilli()})
 	s.Script(apnssim.Script{Token: "bb", Status: 400, Reason: "BadDeviceToken"})
@@ -211,13 +212,13 @@ func TestGone(t *testing.T) {
 func TestPushOfUnknownApp(t *testing.T) {
 	s := startSim(t, apnssim.Options{})
 	a := apnsFor(t, s)
-	err := a.Push(context.Background(), Request{App: App{Server: delivery.ServerAPNs, Name: "other"}, Token: "aa", Notification: note("n")})
-	if !errors.Is(err, ErrNotConfigured) {
+	err := a.Push(context.Background(), fallback.Request{App: fallback.App{Server: delivery.ServerAPNs, Name: "other"}, Token: "aa", Notification: note("n")})
+	if !errors.Is(err, fallback.ErrNotConfigured) {
 		t.Error(err)
 	}
 	// A token that is no hex never gets into a path.
-	err = a.Push(context.Background(), Request{App: a.Apps()[0], Token: "aa/../../x?y=1", Notification: note("n")})
-	var pe *PushError
+	err = a.Push(context.Background(), fallback.Request{App: a.Apps()[0], Token: "aa/../../x?y=1", Notification: note("n")})
+	var pe *fallback.PushError
 	if !errors.As(err, &pe) || !pe.TokenGone || len(s.Received()) != 0 {
 		t.Errorf("%+v, %d requests", pe, len(s.Received()))
 	}

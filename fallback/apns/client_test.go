@@ -1,4 +1,4 @@
-package fallback
+package apns
 
 import (
 	"context"
@@ -8,12 +8,13 @@ import (
 	"testing"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/fallback"
 	"github.com/heartline-mqtt/heartline/fallback/apnssim"
 )
 
 func TestPush(t *testing.T) {
 	s := startSim(t, apnssim.Options{})
-	r := newRouter(t, Options{Pushers: []Pusher{apnsFor(t, s)}})
+	r := newRouter(t, fallback.Options{Pushers: []fallback.Pusher{apnsFor(t, s)}})
 	p := pushTo("00FF", "n1") // the router pushes what it is given, in any spelling
 	if res := do(t, r, p); res.Outcome != delivery.PushAccepted || res.Detail != "200" {
 		t.Fatalf("%+v", res)
@@ -29,7 +30,7 @@ func TestPush(t *testing.T) {
 		t.Errorf("%+v\n%s", got, got.Payload)
 	}
 	st := r.Status()
-	if len(st) != 2 || st[0].State != "ok" || st[0].Counts[Count{"accepted", "accepted"}] != 1 ||
+	if len(st) != 2 || st[0].State != "ok" || st[0].Counts[fallback.Count{Outcome: "accepted", Reason: "accepted"}] != 1 ||
 		st[0].Credentials.TokenIssued.IsZero() || st[0].Credentials.Connections != 1 || st[1].Credentials.Connections != 0 {
 		t.Errorf("%+v", st)
 	}
@@ -42,7 +43,7 @@ func TestPayloadIsNotEscapedOnTheWay(t *testing.T) {
 	a := apnsFor(t, s)
 	n := note("n")
 	n.Body = strings.Repeat("<&>", 2000)
-	if err := a.Push(t.Context(), Request{App: a.Apps()[0], Token: deviceToken, Notification: n}); err != nil {
+	if err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Token: deviceToken, Notification: n}); err != nil {
 		t.Fatal(err)
 	}
 	if got := s.Received()[0].Payload; len(got) != maxPayload || strings.Contains(string(got), `\u003c`) {
@@ -53,7 +54,7 @@ func TestPayloadIsNotEscapedOnTheWay(t *testing.T) {
 // TestStorm: everything arrives, over few connections.
 func TestStorm(t *testing.T) {
 	s := startSim(t, apnssim.Options{MaxConcurrentStreams: 100})
-	r := newRouter(t, Options{Pushers: []Pusher{apnsFor(t, s)}})
+	r := newRouter(t, fallback.Options{Pushers: []fallback.Pusher{apnsFor(t, s)}})
 	const n = 1500
 	var wg sync.WaitGroup
 	for i := range n {

@@ -1,4 +1,4 @@
-package fallback
+package apns
 
 import (
 	"bytes"
@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/fallback"
 )
 
 var update = flag.Bool("update", false, "write the golden files of testdata")
@@ -72,13 +73,13 @@ func TestPayloadGolden(t *testing.T) {
 func TestPayloadCannotFit(t *testing.T) {
 	n := note("n")
 	n.Category = strings.Repeat("c", 4000)
-	if _, err := payload(n, maxPayload); !errors.Is(err, ErrTooLarge) || !strings.Contains(err.Error(), "category") {
+	if _, err := payload(n, maxPayload); !errors.Is(err, fallback.ErrTooLarge) || !strings.Contains(err.Error(), "category") {
 		t.Error(err)
 	}
 	// Room for nothing but the rest: a title that cannot be shortened to anything.
 	n = note("n")
 	fixed := len(appendPayload(nil, n, "", ""))
-	if _, err := payload(n, fixed+2); !errors.Is(err, ErrTooLarge) {
+	if _, err := payload(n, fixed+2); !errors.Is(err, fallback.ErrTooLarge) {
 		t.Error(err)
 	}
 }
@@ -120,7 +121,7 @@ func FuzzPayload(f *testing.F) {
 		n := &delivery.Notification{ID: id, Account: account, Title: title, Body: body, Sound: sound, Category: category}
 		got, err := payload(n, limit)
 		if err != nil {
-			if !errors.Is(err, ErrTooLarge) {
+			if !errors.Is(err, fallback.ErrTooLarge) {
 				t.Fatal(err)
 			}
 			return
@@ -154,16 +155,16 @@ func FuzzPayload(f *testing.F) {
 }
 
 func TestRequestHeaders(t *testing.T) {
-	x := &apnsApp{app: App{Server: delivery.ServerAPNs, Name: topic, Environment: EnvironmentSandbox}}
+	x := &appClient{app: fallback.App{Server: delivery.ServerAPNs, Name: topic, Environment: EnvironmentSandbox}}
 	n := note("order-7")
-	q := x.request(&Request{Device: "phone", Token: "aa", Notification: n})
+	q := x.request(&fallback.Request{Device: "phone", Token: "aa", Notification: n})
 	if q.Priority != 10 || q.PushType != "alert" || q.CollapseID != "order-7" || !q.Expiration.Equal(n.ExpiresAt) || q.Topic != topic {
 		t.Errorf("%+v", q)
 	}
-	if again := x.request(&Request{Device: "phone", Token: "bb", Notification: n}); again.ApnsID != q.ApnsID {
+	if again := x.request(&fallback.Request{Device: "phone", Token: "bb", Notification: n}); again.ApnsID != q.ApnsID {
 		t.Error("the apns-id of a delivery must not depend on the token")
 	}
-	if other := x.request(&Request{Device: "tablet", Token: "aa", Notification: n}); other.ApnsID == q.ApnsID {
+	if other := x.request(&fallback.Request{Device: "tablet", Token: "aa", Notification: n}); other.ApnsID == q.ApnsID {
 		t.Error("two deliveries of a notification have the same apns-id")
 	}
 	// The same in every version: a retry may come from a newer one.
@@ -171,11 +172,11 @@ func TestRequestHeaders(t *testing.T) {
 		t.Error(q.ApnsID)
 	}
 	n.Urgency, n.CollapseKey = delivery.UrgencyNormal, "orders"
-	if q := x.request(&Request{Device: "phone", Token: "aa", Notification: n}); q.Priority != 5 || q.CollapseID != "orders" {
+	if q := x.request(&fallback.Request{Device: "phone", Token: "aa", Notification: n}); q.Priority != 5 || q.CollapseID != "orders" {
 		t.Errorf("%+v", q)
 	}
 	n.Urgency, n.Title, n.Body = delivery.UrgencyHigh, "", ""
-	if q := x.request(&Request{Device: "phone", Token: "aa", Notification: n}); q.Priority != 5 || q.PushType != "background" {
+	if q := x.request(&fallback.Request{Device: "phone", Token: "aa", Notification: n}); q.Priority != 5 || q.PushType != "background" {
 		t.Errorf("%+v", q)
 	}
 }

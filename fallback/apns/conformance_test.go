@@ -1,10 +1,11 @@
-package fallback_test
+package apns_test
 
 import (
 	"testing"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/fallback"
+	"github.com/heartline-mqtt/heartline/fallback/apns"
 	"github.com/heartline-mqtt/heartline/fallback/apnssim"
 	"github.com/heartline-mqtt/heartline/fallback/fallbacktest"
 )
@@ -18,9 +19,9 @@ func TestAPNsConforms(t *testing.T) {
 	fallbacktest.Run(t, fallbacktest.Harness{
 		New: func(t *testing.T) fallback.Pusher {
 			k := sim.Key()
-			a, err := fallback.NewAPNs(fallback.APNsConfig{
+			a, err := apns.New(apns.Config{
 				Endpoint: sim.URL(), CAPEM: sim.CAPEM(),
-				Apps: []fallback.APNsApp{{Topic: "com.example.app", KeyPEM: k.PEM, KeyID: k.KeyID, TeamID: k.TeamID}},
+				Apps: []apns.App{{Topic: "com.example.app", KeyPEM: k.PEM, KeyID: k.KeyID, TeamID: k.TeamID}},
 			})
 			if err != nil {
 				t.Fatal(err)

@@ -1,4 +1,4 @@
-package fallback
+package apns
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/fallback"
 	"github.com/heartline-mqtt/heartline/fallback/apnssim"
 	"github.com/heartline-mqtt/heartline/internal/h2pool"
 )
@@ -18,7 +19,7 @@ import (
 // accepted. Each has its own token and so its own notification.
 type sender struct {
 	t  *testing.T
-	r  *Router
+	r  *fallback.Router
 	wg sync.WaitGroup
 
 	mu       sync.Mutex
@@ -26,7 +27,7 @@ type sender struct {
 	details  map[string]int // of what was not accepted
 }
 
-func newSender(t *testing.T, r *Router) *sender {
+func newSender(t *testing.T, r *fallback.Router) *sender {
 	return &sender{t: t, r: r, accepted: map[string]int{}, details: map[string]int{}}
 }
 
@@ -74,8 +75,8 @@ func (s *sender) check(sim *apnssim.Server, n int) {
 }
 
 // fast is a router that does not make tests wait.
-func fast(p ...Pusher) Options {
-	return Options{Pushers: p, RetryInitial: 20 * time.Millisecond, RetryMax: 200 * time.Millisecond, PauseInitial: 50 * time.Millisecond}
+func fast(p ...fallback.Pusher) fallback.Options {
+	return fallback.Options{Pushers: p, RetryInitial: 20 * time.Millisecond, RetryMax: 200 * time.Millisecond, PauseInitial: 50 * time.Millisecond}
 }
 
 // TestTokenExpiryInMidTraffic: Apple calls the token expired while many requests
@@ -115,7 +116,7 @@ func TestTokenExpiryInMidTraffic(t *testing.T) {
 // TestFreshTokenCalledExpired: clocks apart. No storm of tokens, a pause.
 func TestFreshTokenCalledExpired(t *testing.T) {
 	sim := startSim(t, apnssim.Options{Now: func() time.Time { return time.Now().Add(2 * time.Hour) }})
-	r := newRouter(t, Options{Pushers: []Pusher{apnsFor(t, sim)}})
+	r := newRouter(t, fallback.Options{Pushers: []fallback.Pusher{apnsFor(t, sim)}})
 	for range 5 {
 		if res := do(t, r, pushTo(deviceToken, "n")); res.Outcome != delivery.PushRetry {
 			t.Errorf("%+v", res)
@@ -165,7 +166,7 @@ func TestUnlookedAtRequestsAreSentAgain(t *testing.T) {
 	for _, action := range []apnssim.Action{apnssim.ActionRefuse, apnssim.ActionGoAway} {
 		sim.Clear()
 		sim.Script(apnssim.Script{Action: action, Times: 1})
-		if err := a.Push(t.Context(), Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")}); err != nil {
+		if err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")}); err != nil {
 			t.Errorf("%s: %v", action, err)
 		}
 		if got := sim.Received(); len(got) != 2 || got[0].APNsID != got[1].APNsID {
@@ -175,8 +176,8 @@ func TestUnlookedAtRequestsAreSentAgain(t *testing.T) {
 	// A stream that is reset otherwise may have been looked at.
 	sim.Clear()
 	sim.Script(apnssim.Script{Action: apnssim.ActionReset, Times: 1})
-	var pe *PushError
-	err := a.Push(t.Context(), Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")})
+	var pe *fallback.PushError
+	err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")})
 	if !errors.As(err, &pe) || pe.Permanent || pe.ConfigFault || len(sim.Received()) != 1 {
 		t.Errorf("reset: %v, %d requests", err, len(sim.Received()))
 	}
@@ -223,7 +224,7 @@ func TestLostAnswer(t *testing.T) {
 
 func TestTooManyRequests(t *testing.T) {
 	sim := startSim(t, apnssim.Options{})
-	r := newRouter(t, Options{Pushers: []Pusher{apnsFor(t, sim)}})
+	r := newRouter(t, fallback.Options{Pushers: []fallback.Pusher{apnsFor(t, sim)}})
 	sim.Script(apnssim.Script{Token: "aa", Status: 429, Reason: "TooManyRequests", RetryAfter: "40"})
 	for range 3 {
 		res := do(t, r, pushTo("aa", "n"))
@@ -252,11 +253,11 @@ func TestServerAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := NewAPNs(APNsConfig{Endpoint: "https://" + address, Apps: []APNsApp{{Topic: topic, KeyPEM: key.PEM, KeyID: "KEY", TeamID: "TEAM"}}})
+	a, err := New(Config{Endpoint: "https://" + address, Apps: []App{{Topic: topic, KeyPEM: key.PEM, KeyID: "KEY", TeamID: "TEAM"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := newRouter(t, Options{Pushers: []Pusher{a}})
+	r := newRouter(t, fallback.Options{Pushers: []fallback.Pusher{a}})
 	for range 200 {
 		res := do(t, r, pushTo(deviceToken, "n"))
 		if res.Outcome != delivery.PushRetry || res.Detail == "" || strings.Contains(res.Detail+res.Err.Error(), deviceToken) {
@@ -303,7 +304,7 @@ func TestStreamLimit(t *testing.T) {
 // one request at a time, nor is its server called broken.
 func TestAllTokensAreGone(t *testing.T) {
 	sim := startSim(t, apnssim.Options{})
-	r := newRouter(t, Options{Pushers: []Pusher{apnsFor(t, sim)}})
+	r := newRouter(t, fallback.Options{Pushers: []fallback.Pusher{apnsFor(t, sim)}})
 	sim.Script(apnssim.Script{Status: 410, Reason: "Unregistered", Timestamp: 1})
 	for i := range 20 {
 		if res := do(t, r, pushTo(hexToken(i), "n")); res.Outcome != delivery.PushTokenGone {
@@ -319,7 +320,7 @@ func TestAllTokensAreGone(t *testing.T) {
 func TestConfigFaultOfOneApp(t *testing.T) {
 	sim := startSim(t, apnssim.Options{Topics: []string{topic}})
 	a := apnsFor(t, sim, topic, "com.example.other")
-	r := newRouter(t, Options{Pushers: []Pusher{a}})
+	r := newRouter(t, fallback.Options{Pushers: []fallback.Pusher{a}})
 	other := pushTo(deviceToken, "n")
 	other.Registration.App = "com.example.other"
 	if res := do(t, r, other); res.Outcome != delivery.PushRetry || !strings.Contains(res.Detail, "TopicDisallowed") {
@@ -341,9 +342,9 @@ func TestServerKeepsFailing(t *testing.T) {
 	a := apnsFor(t, sim)
 	sim.Script(apnssim.Script{Status: 500, Reason: "InternalServerError", Times: h2pool.MaxServerErrors})
 	for range h2pool.MaxServerErrors {
-		_ = a.Push(t.Context(), Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")})
+		_ = a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")})
 	}
-	if err := a.Push(t.Context(), Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")}); err != nil {
+	if err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")}); err != nil {
 		t.Fatal(err)
 	}
 	if got := sim.Received(); got[0].Connection == got[len(got)-1].Connection {
@@ -354,7 +355,7 @@ func TestServerKeepsFailing(t *testing.T) {
 // TestCloseEndsHangingRequests: Close does not wait for a server that hangs.
 func TestCloseEndsHangingRequests(t *testing.T) {
 	sim := startSim(t, apnssim.Options{})
-	r, err := New(Options{Pushers: []Pusher{apnsFor(t, sim)}, CloseGrace: 50 * time.Millisecond})
+	r, err := fallback.New(fallback.Options{Pushers: []fallback.Pusher{apnsFor(t, sim)}, CloseGrace: 50 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package fallback
+package apns
 
 import (
 	"crypto/ecdsa"
@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/fallback"
 	"github.com/heartline-mqtt/heartline/fallback/apnssim"
 )
 
@@ -66,11 +67,11 @@ func TestCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	var log logBuffer
-	a, err := NewAPNs(APNsConfig{Endpoint: sim.URL(), CAFile: caFile, Logger: log.logger(), Apps: []APNsApp{{CertificateFile: file, Environment: EnvironmentProduction}}})
+	a, err := New(Config{Endpoint: sim.URL(), CAFile: caFile, Logger: log.logger(), Apps: []App{{CertificateFile: file, Environment: EnvironmentProduction}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := newRouter(t, Options{Pushers: []Pusher{a}})
+	r := newRouter(t, fallback.Options{Pushers: []fallback.Pusher{a}})
 	for range 3 {
 		if res := do(t, r, pushTo(deviceToken, "n")); res.Outcome != delivery.PushAccepted {
 			t.Fatalf("%+v", res)
@@ -91,11 +92,11 @@ func TestCertificate(t *testing.T) {
 func TestUntrustedEndpoint(t *testing.T) {
 	sim := startSim(t, apnssim.Options{})
 	k := sim.Key()
-	a, err := NewAPNs(APNsConfig{Endpoint: sim.URL(), Apps: []APNsApp{{Topic: topic, KeyPEM: k.PEM, KeyID: k.KeyID, TeamID: k.TeamID}}})
+	a, err := New(Config{Endpoint: sim.URL(), Apps: []App{{Topic: topic, KeyPEM: k.PEM, KeyID: k.KeyID, TeamID: k.TeamID}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := newRouter(t, Options{Pushers: []Pusher{a}})
+	r := newRouter(t, fallback.Options{Pushers: []fallback.Pusher{a}})
 	if res := do(t, r, pushTo(deviceToken, "n")); res.Outcome != delivery.PushRetry || !strings.Contains(res.Err.Error(), "ca_file") {
 		t.Errorf("%+v", res)
 	}
@@ -117,37 +118,37 @@ func TestConfigErrors(t *testing.T) {
 	if err := os.WriteFile(notKey, []byte("hello"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	good := APNsApp{Topic: topic, KeyPEM: key.PEM, KeyID: "KEY", TeamID: "TEAM"}
-	with := func(fn func(*APNsApp)) []APNsApp {
+	good := App{Topic: topic, KeyPEM: key.PEM, KeyID: "KEY", TeamID: "TEAM"}
+	with := func(fn func(*App)) []App {
 		a := good
 		fn(&a)
-		return []APNsApp{a}
+		return []App{a}
 	}
 	for name, c := range map[string]struct {
-		cfg  APNsConfig
+		cfg  Config
 		want []string // all of them
 	}{
-		"none":          {APNsConfig{}, []string{"no app"}},
-		"no credential": {APNsConfig{Apps: []APNsApp{{Topic: topic}}}, []string{topic, "key file", "certificate"}},
-		"both":          {APNsConfig{Apps: with(func(a *APNsApp) { a.CertificateFile = "x" })}, []string{"either"}},
-		"no team":       {APNsConfig{Apps: with(func(a *APNsApp) { a.TeamID = "" })}, []string{"team ID"}},
-		"no topic":      {APNsConfig{Apps: with(func(a *APNsApp) { a.Topic = "" })}, []string{"topic"}},
-		"environment":   {APNsConfig{Apps: with(func(a *APNsApp) { a.Environment = "dev" })}, []string{`"dev"`}},
-		"missing key":   {APNsConfig{Apps: with(func(a *APNsApp) { a.KeyPEM, a.KeyFile = nil, "/does/not/exist.p8" })}, []string{"/does/not/exist.p8"}},
-		"not a key":     {APNsConfig{Apps: with(func(a *APNsApp) { a.KeyPEM, a.KeyFile = nil, notKey })}, []string{notKey, ".p8"}},
-		"no such cert":  {APNsConfig{Apps: []APNsApp{{Topic: topic, CertificateFile: "/none.p12"}}}, []string{"/none.p12"}},
-		"not a cert":    {APNsConfig{Apps: []APNsApp{{Topic: topic, CertificateFile: notKey}}}, []string{notKey}},
-		"twice":         {APNsConfig{Apps: []APNsApp{good, good}}, []string{"twice"}},
-		"two keys":      {APNsConfig{Apps: []APNsApp{good, {Topic: "b", KeyPEM: other.PEM, KeyID: "KEY", TeamID: "TEAM"}}}, []string{"another key"}},
-		"endpoint":      {APNsConfig{Apps: []APNsApp{good}, Endpoint: "http://x"}, []string{"https://host:port"}},
-		"ca":            {APNsConfig{Apps: []APNsApp{good}, CAFile: notKey}, []string{"CA file"}},
-		"default":       {APNsConfig{Apps: []APNsApp{good}, DefaultEnvironment: "x"}, []string{"default environment"}},
+		"none":          {Config{}, []string{"no app"}},
+		"no credential": {Config{Apps: []App{{Topic: topic}}}, []string{topic, "key file", "certificate"}},
+		"both":          {Config{Apps: with(func(a *App) { a.CertificateFile = "x" })}, []string{"either"}},
+		"no team":       {Config{Apps: with(func(a *App) { a.TeamID = "" })}, []string{"team ID"}},
+		"no topic":      {Config{Apps: with(func(a *App) { a.Topic = "" })}, []string{"topic"}},
+		"environment":   {Config{Apps: with(func(a *App) { a.Environment = "dev" })}, []string{`"dev"`}},
+		"missing key":   {Config{Apps: with(func(a *App) { a.KeyPEM, a.KeyFile = nil, "/does/not/exist.p8" })}, []string{"/does/not/exist.p8"}},
+		"not a key":     {Config{Apps: with(func(a *App) { a.KeyPEM, a.KeyFile = nil, notKey })}, []string{notKey, ".p8"}},
+		"no such cert":  {Config{Apps: []App{{Topic: topic, CertificateFile: "/none.p12"}}}, []string{"/none.p12"}},
+		"not a cert":    {Config{Apps: []App{{Topic: topic, CertificateFile: notKey}}}, []string{notKey}},
+		"twice":         {Config{Apps: []App{good, good}}, []string{"twice"}},
+		"two keys":      {Config{Apps: []App{good, {Topic: "b", KeyPEM: other.PEM, KeyID: "KEY", TeamID: "TEAM"}}}, []string{"another key"}},
+		"endpoint":      {Config{Apps: []App{good}, Endpoint: "http://x"}, []string{"https://host:port"}},
+		"ca":            {Config{Apps: []App{good}, CAFile: notKey}, []string{"CA file"}},
+		"default":       {Config{Apps: []App{good}, DefaultEnvironment: "x"}, []string{"default environment"}},
 		"several": {
-			APNsConfig{Apps: append(with(func(a *APNsApp) { a.TeamID = "" }), APNsApp{Topic: "com.example.b"}), Endpoint: "x", DefaultEnvironment: "x"},
+			Config{Apps: append(with(func(a *App) { a.TeamID = "" }), App{Topic: "com.example.b"}), Endpoint: "x", DefaultEnvironment: "x"},
 			[]string{"app 1", "app 2", "com.example.b", "endpoint", "default environment"},
 		},
 	} {
-		_, err := NewAPNs(c.cfg)
+		_, err := New(c.cfg)
 		if err == nil {
 			t.Errorf("%s: no error", name)
 			continue
@@ -165,14 +166,14 @@ func TestNormalize(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	app := func(topic, env string) APNsApp {
-		return APNsApp{Topic: topic, Environment: env, KeyPEM: key.PEM, KeyID: "KEY", TeamID: "TEAM"}
+	app := func(topic, env string) App {
+		return App{Topic: topic, Environment: env, KeyPEM: key.PEM, KeyID: "KEY", TeamID: "TEAM"}
 	}
-	a, err := NewAPNs(APNsConfig{DefaultEnvironment: EnvironmentSandbox, Apps: []APNsApp{app("com.a", ""), app("com.b", EnvironmentProduction)}})
+	a, err := New(Config{DefaultEnvironment: EnvironmentSandbox, Apps: []App{app("com.a", ""), app("com.b", EnvironmentProduction)}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := newRouter(t, Options{Pushers: []Pusher{a}})
+	r := newRouter(t, fallback.Options{Pushers: []fallback.Pusher{a}})
 	for _, c := range []struct{ token, app, env, want string }{
 		{"AABB", "", "", "aabb com.a sandbox"},
 		{"aabb", "com.a", EnvironmentProduction, "aabb com.a production"},
@@ -199,7 +200,7 @@ func TestNormalize(t *testing.T) {
 		{"aabb", "com.a", "development", false, []string{`"development"`, "sandbox"}},
 	} {
 		err := r.Validate(delivery.Registration{Token: c.token, App: c.app, Environment: c.env})
-		if err == nil || errors.Is(err, ErrNotConfigured) != c.notConfigured {
+		if err == nil || errors.Is(err, fallback.ErrNotConfigured) != c.notConfigured {
 			t.Errorf("%v: %v", c, err)
 			continue
 		}

@@ -1,4 +1,4 @@
-package fallback_test
+package apns_test
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/fallback"
+	"github.com/heartline-mqtt/heartline/fallback/apns"
 	"github.com/heartline-mqtt/heartline/fallback/apnssim"
 )
 
@@ -20,15 +21,15 @@ func Example() {
 	defer func() { _ = sim.Close() }()
 
 	key := sim.Key()
-	apns, err := fallback.NewAPNs(fallback.APNsConfig{
+	apple, err := apns.New(apns.Config{
 		Endpoint: sim.URL(), CAPEM: sim.CAPEM(), // neither of them for Apple
-		Apps: []fallback.APNsApp{{Topic: "com.example.app", KeyPEM: key.PEM, KeyID: key.KeyID, TeamID: key.TeamID}},
+		Apps: []apns.App{{Topic: "com.example.app", KeyPEM: key.PEM, KeyID: key.KeyID, TeamID: key.TeamID}},
 	})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	router, err := fallback.New(fallback.Options{Pushers: []fallback.Pusher{apns}})
+	router, err := fallback.New(fallback.Options{Pushers: []fallback.Pusher{apple}})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -1,4 +1,4 @@
-package fallback
+package apns
 
 import (
 	"crypto/ecdsa"

@@ -1,4 +1,4 @@
-package fallback
+package apns
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/fallback"
 	"github.com/heartline-mqtt/heartline/fallback/apnssim"
 )
 
@@ -35,7 +36,7 @@ func BenchmarkStorm(b *testing.B) {
 	for i := range pushes {
 		pushes[i] = pushTo(hexToken(i), "n"+hexToken(i))
 	}
-	r := newRouter(b, Options{Pushers: []Pusher{apnsFor(b, s)}, MaxConcurrent: concurrency})
+	r := newRouter(b, fallback.Options{Pushers: []fallback.Pusher{apnsFor(b, s)}, MaxConcurrent: concurrency})
 	bare := bareClient(b, s)
 	body, err := payload(pushes[0].Notification, maxPayload)
 	if err != nil {

@@ -1,4 +1,4 @@
-package fallback
+package apns
 
 import (
 	"fmt"
@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/fallback"
 )
 
 const (
@@ -48,7 +49,7 @@ func payload(n *delivery.Notification, limit int) ([]byte, error) {
 	fixed := len(appendPayload(nil, n, "", ""))
 	room := limit - fixed
 	if room < 0 {
-		return nil, fmt.Errorf("%w: without title and body it takes %d bytes of %d: shorten category, sound, account or id", ErrTooLarge, fixed, limit)
+		return nil, fmt.Errorf("%w: without title and body it takes %d bytes of %d: shorten category, sound, account or id", fallback.ErrTooLarge, fixed, limit)
 	}
 	title, body := n.Title, n.Body
 	titleSize := escapedSize(title)
@@ -61,7 +62,7 @@ func payload(n *delivery.Notification, limit int) ([]byte, error) {
 		if titleSize > room {
 			title = shorten(title, room)
 			if title == "" {
-				return nil, fmt.Errorf("%w: no room for the title beside %d bytes of category, sound, account and id", ErrTooLarge, fixed)
+				return nil, fmt.Errorf("%w: no room for the title beside %d bytes of category, sound, account and id", fallback.ErrTooLarge, fixed)
 			}
 		}
 	}

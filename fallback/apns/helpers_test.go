@@ -1,0 +1,135 @@
+package apns
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/fallback"
+	"github.com/heartline-mqtt/heartline/fallback/apnssim"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	topic       = "com.example.app"
+	deviceToken = "00ff10ab"
+)
+
+func startSim(t testing.TB, opts apnssim.Options) *apnssim.Server {
+	t.Helper()
+	s, err := apnssim.Start(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// apnsFor is the Apple side for a simulator, of one app in both environments.
+func apnsFor(t testing.TB, s *apnssim.Server, topics ...string) *Client {
+	t.Helper()
+	if len(topics) == 0 {
+		topics = []string{topic}
+	}
+	k := s.Key()
+	cfg := Config{Endpoint: s.URL(), CAPEM: s.CAPEM()}
+	for _, tp := range topics {
+		cfg.Apps = append(cfg.Apps, App{Topic: tp, KeyPEM: k.PEM, KeyID: k.KeyID, TeamID: k.TeamID})
+	}
+	a, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = a.Close() })
+	return a
+}
+
+func newRouter(t testing.TB, opts fallback.Options) *fallback.Router {
+	t.Helper()
+	r, err := fallback.New(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+func note(id string) *delivery.Notification {
+	at := time.Now()
+	return &delivery.Notification{
+		ID: id, Account: "anna", Title: "Hello", Body: "World", Urgency: delivery.UrgencyHigh, Fallback: true,
+		AcceptedAt: at, ExpiresAt: at.Add(time.Hour),
+	}
+}
+
+func pushTo(token, id string) delivery.Push {
+	n := note(id)
+	return delivery.Push{
+		Device: "phone", Attempt: 1, Notification: n, ExpiresAt: n.ExpiresAt,
+		Registration: delivery.Registration{Server: delivery.ServerAPNs, Token: token, App: topic, Environment: EnvironmentProduction},
+	}
+}
+
+// do pushes and waits for the result.
+func do(t testing.TB, r *fallback.Router, p delivery.Push) delivery.PushResult {
+	t.Helper()
+	c := make(chan delivery.PushResult, 1)
+	r.Push(context.Background(), p, func(res delivery.PushResult) { c <- res })
+	select {
+	case res := <-c:
+		return res
+	case <-time.After(time.Minute):
+		t.Fatal("no result")
+		return delivery.PushResult{}
+	}
+}
+
+func count(t testing.TB, r *fallback.Router, outcome string) (n uint64) {
+	t.Helper()
+	for _, s := range r.Status() {
+		for k, v := range s.Counts {
+			if k.Outcome == outcome {
+				n += v
+			}
+		}
+	}
+	return n
+}
+
+// logBuffer is a logger's output.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (l *logBuffer) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
+func hexToken(i int) string { return fmt.Sprintf("%08x", i) }
