@@ -12,6 +12,7 @@ import (
 	"github.com/heartline-mqtt/heartline/broker/internal/api"
 	"github.com/heartline-mqtt/heartline/broker/internal/web"
 	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/internal/rlimit"
 )
 
 // bindHTTP binds the listener of the API, the WebSocket and the web pages.
@@ -44,7 +45,7 @@ func (b *Broker) bindHTTP() error {
 		opts.Bearer = b.auth.Bearer
 	}
 	b.api = api.New(opts)
-	b.httpConns = newHTTPConns(b.cfg.MQTT.MaxConnections, openFiles())
+	b.httpConns = newHTTPConns(b.cfg.MQTT.MaxConnections, rlimit.OpenFiles())
 	b.web = &http.Server{
 		Handler:           b.api,
 		ReadHeaderTimeout: 10 * time.Second, // the API bounds the rest call by call

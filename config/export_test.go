@@ -1,11 +1,9 @@
 package config
 
-import "slices"
-
 // RuleKeys are the keys of all rules, in order; those of a list stand once an entry.
 func RuleKeys(c *Config) []string {
 	var keys []string
-	for _, r := range slices.Concat(rules(), aclRules(c), appRules(c)) {
+	for _, r := range allRules(c) {
 		keys = append(keys, r.key)
 	}
 	return keys
@@ -14,7 +12,7 @@ func RuleKeys(c *Config) []string {
 // BrokenRules are the indices in RuleKeys of the rules that c breaks.
 func BrokenRules(c *Config) []int {
 	var broken []int
-	for i, r := range slices.Concat(rules(), aclRules(c), appRules(c)) {
+	for i, r := range allRules(c) {
 		if text, _ := r.check(c); text != "" {
 			broken = append(broken, i)
 		}

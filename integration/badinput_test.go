@@ -78,7 +78,7 @@ func tree(t *testing.T, dir string) []string {
 func TestBadConfiguration(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "heartline.yaml")
-	text := "delivery: {ack_window: 20s}\nmqtt: {max_packet_size: lots}\nauth: {mode: open, colour: red}\n"
+	text := "delivery: {ttl: 2s}\nmqtt: {max_packet_size: lots}\nauth: {mode: open, colour: red}\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestBadConfiguration(t *testing.T) {
 	for _, r := range []refusedStart{
 		{
 			name: "four mistakes in one file", args: []string{"--config", file}, code: 2,
-			want: []string{wrong, "auth.colour: ", "mqtt.max_packet_size: ", "auth.mode: must be none, file, jwt or http, got open", "delivery.fallback_window: must be longer than delivery.ack_window (20s)"},
+			want: []string{wrong, "auth.colour: ", "mqtt.max_packet_size: ", "auth.mode: must be none, file, jwt or http, got open", "delivery.ttl: must be longer than delivery.ack_window (3s)"},
 		},
 		{name: "a file that is missing", args: []string{"--config", "nope.yaml"}, code: 2, want: []string{wrong, "nope.yaml: "}},
 		{name: "a file that is no YAML", args: []string{"--config", broken}, code: 2, want: []string{wrong, "broken.yaml"}},

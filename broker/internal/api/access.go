@@ -4,11 +4,11 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strings"
 
 	"github.com/heartline-mqtt/heartline/auth"
+	"github.com/heartline-mqtt/heartline/internal/loopback"
 )
 
 // authorize decides whether a request may be served, by the pattern that it has
@@ -68,7 +68,7 @@ func fromHere(r *http.Request) bool {
 		}
 	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	return err == nil && loopback(host)
+	return err == nil && loopback.Host(host)
 }
 
 // foreign tells why a request without authentication is refused: a web page of
@@ -80,7 +80,7 @@ func foreign(r *http.Request) *problem {
 	if h, _, err := net.SplitHostPort(r.Host); err == nil {
 		host = h
 	}
-	if !loopback(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")) {
+	if !loopback.Host(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")) {
 		return newProblem(http.StatusForbidden,
 			"without authentication (auth.mode none) this server answers to localhost only, not to %q: call it as localhost, or set auth.mode to file, jwt or http", clip(r.Host))
 	}
@@ -97,12 +97,4 @@ func foreign(r *http.Request) *problem {
 			"without authentication (auth.mode none) web pages of other origins may not call this server, and %q is not its own", clip(origin))
 	}
 	return nil
-}
-
-func loopback(host string) bool {
-	if strings.EqualFold(strings.TrimSuffix(host, "."), "localhost") {
-		return true
-	}
-	a, err := netip.ParseAddr(host)
-	return err == nil && a.Unmap().IsLoopback()
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/heartline-mqtt/heartline/hooks/strict"
+	"github.com/heartline-mqtt/heartline/internal/rlimit"
 )
 
 // connOf is the Conn of a client that mochi serves.
@@ -183,7 +184,7 @@ func TestConnectionsWithinFileDescriptors(t *testing.T) {
 			t.Errorf("%d with %d file descriptors: %d, want %d", c.connections, c.files, got, c.want)
 		}
 	}
-	if got, most := NewGate(Limits{Connections: 1 << 40}).limits.Connections, openFiles(); most > 0 && got >= most {
+	if got, most := NewGate(Limits{Connections: 1 << 40}).limits.Connections, rlimit.OpenFiles(); most > 0 && got >= most {
 		t.Errorf("%d connections with %d file descriptors", got, most)
 	}
 }

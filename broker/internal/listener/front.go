@@ -12,6 +12,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/listeners"
 
 	"github.com/heartline-mqtt/heartline/hooks/strict"
+	"github.com/heartline-mqtt/heartline/internal/rlimit"
 )
 
 // front is what every front is: it takes connections in, brings them to mochi,
@@ -54,7 +55,7 @@ func (f *front) admit(addr netip.Prefix) error {
 		f.stats.refusedFull.Add(1)
 		if f.stats.fullTold.due() {
 			f.log.Warn("connections refused: there are as many as are allowed, or as there are file descriptors for",
-				"listener", f.ID(), "limit", f.options.Gate.limits.Connections, "file_descriptors", openFiles())
+				"listener", f.ID(), "limit", f.options.Gate.limits.Connections, "file_descriptors", rlimit.OpenFiles())
 		}
 	case errors.Is(err, errAddressFull):
 		f.stats.refusedAddress.Add(1)

@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+
+	"github.com/heartline-mqtt/heartline/internal/rlimit"
 )
 
 // Limits of a Gate; 0 is no limit.
@@ -80,7 +82,7 @@ func NewGate(l Limits) *Gate {
 	if l.ConnectBytes == 0 {
 		l.ConnectBytes = 16 << 20
 	}
-	l.Connections = connectionsWithin(l.Connections, openFiles())
+	l.Connections = connectionsWithin(l.Connections, rlimit.OpenFiles())
 	g := &Gate{limits: l, byAddr: make(map[netip.Prefix]int)}
 	g.waiting.init()
 	g.arriving.init()

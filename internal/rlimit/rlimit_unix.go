@@ -1,11 +1,12 @@
 //go:build unix
 
-package broker
+package rlimit
 
 import "syscall"
 
-// openFiles is how many file descriptors the process may have, 0 for no limit.
-func openFiles() int {
+// OpenFiles returns the number of file descriptors that the process may have open;
+// 0 means no limit.
+func OpenFiles() int {
 	var l syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil || uint64(l.Cur) > 1<<30 { //nolint:unconvert // signed on FreeBSD
 		return 0
