@@ -135,11 +135,12 @@ func (l *lane) work() {
 		l.mu.Unlock()
 
 		started := time.Now()
-		err := l.push(ctx, &it)
+		receipt, err := l.push(ctx, &it)
 
 		l.mu.Lock()
 		l.inFlight--
 		res := l.settleLocked(&it, err, started)
+		res.Receipt, res.Registration = receipt, it.push.Registration
 		l.kickLocked() // the answer may have raised the limit, or ended a probe
 		l.mu.Unlock()
 		it.done(res)
@@ -188,19 +189,18 @@ func (l *lane) refuseLocked(it *item) (delivery.PushResult, bool) {
 // push gets the content and makes the request. The request does not end with
 // it.ctx: a push that is cut off half-way may have been accepted, and what was
 // accepted should be known. Only Close cuts it off.
-func (l *lane) push(ctx context.Context, it *item) error {
+func (l *lane) push(ctx context.Context, it *item) (receipt string, err error) {
 	n := it.push.Notification
 	if n == nil {
-		var err error
 		if n, err = l.r.opts.Content(it.push.Seq); err != nil {
-			return &contentError{err: err}
+			return "", &contentError{err: err}
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, l.r.opts.Timeout)
 	defer cancel()
 	return l.pusher.Push(ctx, Request{
-		App: l.app, Device: it.push.Device, Token: it.push.Registration.Token,
-		Notification: n, Attempt: it.push.Attempt,
+		App: l.app, Device: it.push.Device, Registration: it.push.Registration,
+		Notification: n, Dismiss: it.push.Dismiss, Attempt: it.push.Attempt,
 	})
 }
 

@@ -39,11 +39,11 @@ func (f *fakePusher) Fits(n *delivery.Notification) error {
 
 func (f *fakePusher) Concurrency(App) int { return f.limit }
 
-func (f *fakePusher) Push(ctx context.Context, r Request) error {
+func (f *fakePusher) Push(ctx context.Context, r Request) (string, error) {
 	f.mu.Lock()
 	f.at = append(f.at, time.Now())
 	f.mu.Unlock()
-	return f.push(ctx, r)
+	return "", f.push(ctx, r)
 }
 
 func (f *fakePusher) Close() error {
@@ -366,7 +366,7 @@ func TestPause(t *testing.T) {
 // TestThrottle: a 429 for one token holds back that token and no other.
 func TestThrottle(t *testing.T) {
 	p := fake("s", 10, func(_ context.Context, r Request) error {
-		if r.Token == "hot" {
+		if r.Registration.Token == "hot" {
 			return &PushError{StatusCode: 429, Reason: "TooManyRequests", Throttled: true, RetryAfter: 20 * time.Second}
 		}
 		return nil

@@ -295,7 +295,7 @@ func (x *appClient) request(r *fallback.Request) *apns2.Notification {
 	q := &apns2.Notification{
 		ApnsID:      apnsID(n.ID, r.Device),
 		CollapseID:  cmp.Or(n.CollapseKey, n.ID), // both are at most 64 bytes, as Apple asks
-		DeviceToken: r.Token,
+		DeviceToken: r.Registration.Token,
 		Topic:       x.app.Name,
 		Expiration:  n.ExpiresAt,
 		Priority:    apns2.PriorityHigh,
@@ -312,28 +312,28 @@ func (x *appClient) request(r *fallback.Request) *apns2.Notification {
 }
 
 // Push implements Pusher.
-func (a *Client) Push(ctx context.Context, r fallback.Request) error {
+func (a *Client) Push(ctx context.Context, r fallback.Request) (receipt string, err error) {
 	x := a.apps[r.App]
 	if x == nil {
-		return &fallback.PushError{Permanent: true, Reason: "NotConfigured", Err: fallback.ErrNotConfigured}
+		return "", &fallback.PushError{Permanent: true, Reason: "NotConfigured", Err: fallback.ErrNotConfigured}
 	}
-	if err := checkHex(r.Token); err != nil {
+	if err := checkHex(r.Registration.Token); err != nil {
 		// It came into the registry before there was a check, or past it.
-		return &fallback.PushError{TokenGone: true, Reason: "BadDeviceToken", Help: "not sent", Err: err}
+		return "", &fallback.PushError{TokenGone: true, Reason: "BadDeviceToken", Help: "not sent", Err: err}
 	}
 	a.warnExpiry(x, time.Now())
 	body, err := payload(r.Notification, maxPayload)
 	if err != nil {
-		return &fallback.PushError{Permanent: true, Reason: "PayloadTooLarge", Help: "not sent", Err: err}
+		return "", &fallback.PushError{Permanent: true, Reason: "PayloadTooLarge", Help: "not sent", Err: err}
 	}
 	q := x.request(&r)
 	for again := false; ; again = true {
 		e := &exchange{payload: body}
 		if err := x.exchange(ctx, q, e); err != nil {
-			return connectionError(err)
+			return "", connectionError(err)
 		}
 		if e.status == http.StatusOK {
-			return nil
+			return e.uniqueID, nil
 		}
 		do, help := reactionTo(e.status, e.reason)
 		pe := &fallback.PushError{StatusCode: e.status, Reason: e.reason, RetryAfter: e.retryAfter, Help: help}
@@ -375,6 +375,6 @@ func (a *Client) Push(ctx context.Context, r fallback.Request) error {
 			pe.ConfigFault = true
 		case reactRetry:
 		}
-		return pe
+		return "", pe
 	}
 }

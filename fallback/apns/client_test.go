@@ -43,7 +43,7 @@ func TestPayloadIsNotEscapedOnTheWay(t *testing.T) {
 	a := apnsFor(t, s)
 	n := note("n")
 	n.Body = strings.Repeat("<&>", 2000)
-	if err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Token: deviceToken, Notification: n}); err != nil {
+	if _, err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Registration: delivery.Registration{Token: deviceToken}, Notification: n}); err != nil {
 		t.Fatal(err)
 	}
 	if got := s.Received()[0].Payload; len(got) != maxPayload || strings.Contains(string(got), `\u003c`) {

@@ -51,7 +51,7 @@ type signingError struct{ err error }
 func (e *signingError) Error() string { return e.err.Error() }
 func (e *signingError) Unwrap() error { return e.err }
 
-// exchange is what a round trip takes and gives beside what apns2 knows of. It
+// exchange is the input and output of a round trip that apns2 does not carry. It
 // travels in the request's context.
 type exchange struct {
 	payload []byte
@@ -62,6 +62,7 @@ type exchange struct {
 	reason     string
 	timestamp  time.Time
 	retryAfter time.Duration
+	uniqueID   string // apns-unique-id, for Apple's delivery log; sandbox only
 }
 
 type exchangeKey struct{}
@@ -162,7 +163,8 @@ func (x *appClient) RoundTrip(q *http.Request) (*http.Response, error) {
 	}
 	_ = res.Body.Close() // what was not read is not wanted
 	e.status = res.StatusCode
-	e.retryAfter = parseRetryAfter(res.Header.Get("Retry-After"), time.Now())
+	e.uniqueID = cleanReason(res.Header.Get("apns-unique-id"))
+	e.retryAfter = fallback.ParseRetryAfter(res.Header.Get("Retry-After"), time.Now())
 	// 410, too, is only said to a valid provider token.
 	x.pool.Release(c, e.status == http.StatusOK || e.status == http.StatusGone, e.status >= 500)
 	res.Body = http.NoBody
@@ -199,18 +201,4 @@ func cleanReason(s string) string {
 		}
 		return -1
 	}, s)
-}
-
-// parseRetryAfter reads the header in both its forms. RFC 9110 §10.2.3.
-func parseRetryAfter(s string, now time.Time) time.Duration {
-	if s == "" {
-		return 0
-	}
-	if n, err := strconv.ParseInt(s, 10, 32); err == nil {
-		return max(0, time.Duration(n)*time.Second)
-	}
-	if t, err := http.ParseTime(s); err == nil {
-		return max(0, t.Sub(now))
-	}
-	return 0
 }

@@ -166,7 +166,7 @@ func TestUnlookedAtRequestsAreSentAgain(t *testing.T) {
 	for _, action := range []apnssim.Action{apnssim.ActionRefuse, apnssim.ActionGoAway} {
 		sim.Clear()
 		sim.Script(apnssim.Script{Action: action, Times: 1})
-		if err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")}); err != nil {
+		if _, err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Registration: delivery.Registration{Token: deviceToken}, Notification: note("n")}); err != nil {
 			t.Errorf("%s: %v", action, err)
 		}
 		if got := sim.Received(); len(got) != 2 || got[0].APNsID != got[1].APNsID {
@@ -177,7 +177,7 @@ func TestUnlookedAtRequestsAreSentAgain(t *testing.T) {
 	sim.Clear()
 	sim.Script(apnssim.Script{Action: apnssim.ActionReset, Times: 1})
 	var pe *fallback.PushError
-	err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")})
+	_, err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Registration: delivery.Registration{Token: deviceToken}, Notification: note("n")})
 	if !errors.As(err, &pe) || pe.Permanent || pe.ConfigFault || len(sim.Received()) != 1 {
 		t.Errorf("reset: %v, %d requests", err, len(sim.Received()))
 	}
@@ -342,9 +342,9 @@ func TestServerKeepsFailing(t *testing.T) {
 	a := apnsFor(t, sim)
 	sim.Script(apnssim.Script{Status: 500, Reason: "InternalServerError", Times: h2pool.MaxServerErrors})
 	for range h2pool.MaxServerErrors {
-		_ = a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")})
+		_, _ = a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Registration: delivery.Registration{Token: deviceToken}, Notification: note("n")})
 	}
-	if err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")}); err != nil {
+	if _, err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Registration: delivery.Registration{Token: deviceToken}, Notification: note("n")}); err != nil {
 		t.Fatal(err)
 	}
 	if got := sim.Received(); got[0].Connection == got[len(got)-1].Connection {

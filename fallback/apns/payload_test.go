@@ -157,14 +157,14 @@ func FuzzPayload(f *testing.F) {
 func TestRequestHeaders(t *testing.T) {
 	x := &appClient{app: fallback.App{Server: delivery.ServerAPNs, Name: topic, Environment: EnvironmentSandbox}}
 	n := note("order-7")
-	q := x.request(&fallback.Request{Device: "phone", Token: "aa", Notification: n})
+	q := x.request(&fallback.Request{Device: "phone", Registration: delivery.Registration{Token: "aa"}, Notification: n})
 	if q.Priority != 10 || q.PushType != "alert" || q.CollapseID != "order-7" || !q.Expiration.Equal(n.ExpiresAt) || q.Topic != topic {
 		t.Errorf("%+v", q)
 	}
-	if again := x.request(&fallback.Request{Device: "phone", Token: "bb", Notification: n}); again.ApnsID != q.ApnsID {
+	if again := x.request(&fallback.Request{Device: "phone", Registration: delivery.Registration{Token: "bb"}, Notification: n}); again.ApnsID != q.ApnsID {
 		t.Error("the apns-id of a delivery must not depend on the token")
 	}
-	if other := x.request(&fallback.Request{Device: "tablet", Token: "aa", Notification: n}); other.ApnsID == q.ApnsID {
+	if other := x.request(&fallback.Request{Device: "tablet", Registration: delivery.Registration{Token: "aa"}, Notification: n}); other.ApnsID == q.ApnsID {
 		t.Error("two deliveries of a notification have the same apns-id")
 	}
 	// The same in every version: a retry may come from a newer one.
@@ -172,11 +172,11 @@ func TestRequestHeaders(t *testing.T) {
 		t.Error(q.ApnsID)
 	}
 	n.Urgency, n.CollapseKey = delivery.UrgencyNormal, "orders"
-	if q := x.request(&fallback.Request{Device: "phone", Token: "aa", Notification: n}); q.Priority != 5 || q.CollapseID != "orders" {
+	if q := x.request(&fallback.Request{Device: "phone", Registration: delivery.Registration{Token: "aa"}, Notification: n}); q.Priority != 5 || q.CollapseID != "orders" {
 		t.Errorf("%+v", q)
 	}
 	n.Urgency, n.Title, n.Body = delivery.UrgencyHigh, "", ""
-	if q := x.request(&fallback.Request{Device: "phone", Token: "aa", Notification: n}); q.Priority != 5 || q.PushType != "background" {
+	if q := x.request(&fallback.Request{Device: "phone", Registration: delivery.Registration{Token: "aa"}, Notification: n}); q.Priority != 5 || q.PushType != "background" {
 		t.Errorf("%+v", q)
 	}
 }

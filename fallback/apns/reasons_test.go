@@ -85,7 +85,7 @@ func TestAnswers(t *testing.T) {
 			s.Clear()
 			s.ClearScripts()
 			s.Script(apnssim.Script{Status: row.status, Reason: row.reason, RetryAfter: "7", Timestamp: 1700000000123})
-			err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Device: "phone", Token: deviceToken, Notification: note("n"), Attempt: 1})
+			_, err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Device: "phone", Registration: delivery.Registration{Token: deviceToken}, Notification: note("n"), Attempt: 1})
 			var pe *fallback.PushError
 			if !errors.As(err, &pe) {
 				t.Fatalf("got %v, want a *fallback.PushError", err)
@@ -127,7 +127,7 @@ func TestAnswerWithoutJSON(t *testing.T) {
 	a := apnsFor(t, s)
 	push := func() *fallback.PushError {
 		t.Helper()
-		err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")})
+		_, err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Registration: delivery.Registration{Token: deviceToken}, Notification: note("n")})
 		var pe *fallback.PushError
 		if !errors.As(err, &pe) {
 			t.Fatalf("got %v", err)
@@ -158,7 +158,7 @@ func TestAnswerWithoutJSON(t *testing.T) {
 		}
 	}
 	s.Script(apnssim.Script{Status: 200, Body: "garbage", Times: 1})
-	if err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Token: deviceToken, Notification: note("n")}); err != nil {
+	if _, err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Registration: delivery.Registration{Token: deviceToken}, Notification: note("n")}); err != nil {
 		t.Errorf("200 with a body: %v", err)
 	}
 }
@@ -169,7 +169,7 @@ func TestRetryAfterForms(t *testing.T) {
 		"": 0, "0": 0, "17": 17 * time.Second, "-5": 0, "soon": 0, "99999999999999": 0,
 		"Fri, 02 Jan 2026 03:05:05 GMT": time.Minute, "Fri, 02 Jan 2026 03:00:00 GMT": 0,
 	} {
-		if got := parseRetryAfter(in, now); got != want {
+		if got := fallback.ParseRetryAfter(in, now); got != want {
 			t.Errorf("%q: %v, want %v", in, got, want)
 		}
 	}
@@ -182,7 +182,7 @@ func TestPayloadTooLargeIsShortened(t *testing.T) {
 	n := note("long")
 	n.Body = strings.Repeat("words ", 300)
 	s.Script(apnssim.Script{Status: 413, Reason: "PayloadTooLarge", Times: 1})
-	if err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Token: deviceToken, Notification: n}); err != nil {
+	if _, err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Registration: delivery.Registration{Token: deviceToken}, Notification: n}); err != nil {
 		t.Fatal(err)
 	}
 	got := s.Received()
@@ -212,12 +212,12 @@ func TestGone(t *testing.T) {
 func TestPushOfUnknownApp(t *testing.T) {
 	s := startSim(t, apnssim.Options{})
 	a := apnsFor(t, s)
-	err := a.Push(context.Background(), fallback.Request{App: fallback.App{Server: delivery.ServerAPNs, Name: "other"}, Token: "aa", Notification: note("n")})
+	_, err := a.Push(context.Background(), fallback.Request{App: fallback.App{Server: delivery.ServerAPNs, Name: "other"}, Registration: delivery.Registration{Token: "aa"}, Notification: note("n")})
 	if !errors.Is(err, fallback.ErrNotConfigured) {
 		t.Error(err)
 	}
 	// A token that is no hex never gets into a path.
-	err = a.Push(context.Background(), fallback.Request{App: a.Apps()[0], Token: "aa/../../x?y=1", Notification: note("n")})
+	_, err = a.Push(context.Background(), fallback.Request{App: a.Apps()[0], Registration: delivery.Registration{Token: "aa/../../x?y=1"}, Notification: note("n")})
 	var pe *fallback.PushError
 	if !errors.As(err, &pe) || !pe.TokenGone || len(s.Received()) != 0 {
 		t.Errorf("%+v, %d requests", pe, len(s.Received()))

@@ -43,7 +43,7 @@ func Run(t *testing.T, h Harness) {
 		}
 		return fallback.Request{
 			App:    fallback.App{Server: tok.Server, Name: tok.App, Environment: tok.Environment},
-			Device: "device", Token: tok.Token, Notification: note(id), Attempt: 1,
+			Device: "device", Registration: tok, Notification: note(id), Attempt: 1,
 		}
 	}
 	start := func(t *testing.T) fallback.Pusher {
@@ -121,11 +121,11 @@ func Run(t *testing.T, h Harness) {
 		p := start(t)
 		before := len(h.Sent())
 		for range 2 {
-			if err := p.Push(t.Context(), request(t, p, "same")); err != nil {
+			if _, err := p.Push(t.Context(), request(t, p, "same")); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := p.Push(t.Context(), request(t, p, "other")); err != nil {
+		if _, err := p.Push(t.Context(), request(t, p, "other")); err != nil {
 			t.Fatal(err)
 		}
 		sent := h.Sent()[before:]
@@ -141,13 +141,13 @@ func Run(t *testing.T, h Harness) {
 		defer cancel()
 		r := request(t, p, "hangs")
 		returned := make(chan error, 1)
-		go func() { returned <- p.Push(ctx, r) }()
+		go func() { _, err := p.Push(ctx, r); returned <- err }()
 		select {
 		case err := <-returned:
 			var pe *fallback.PushError
 			if !errors.As(err, &pe) || pe.Permanent || pe.TokenGone || pe.ConfigFault {
 				t.Errorf("got %v, want a passing *PushError", err)
-			} else if strings.Contains(err.Error(), r.Token) {
+			} else if strings.Contains(err.Error(), r.Registration.Token) {
 				t.Errorf("the error tells the token: %v", err)
 			}
 		case <-time.After(30 * time.Second):
