@@ -1,0 +1,109 @@
+package webpush
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/fallback"
+	"github.com/heartline-mqtt/heartline/fallback/payload"
+)
+
+// overlay is what a backend says for browsers alone (`webpush` of a request).
+type overlay struct {
+	Headers json.RawMessage `json:"headers"`
+	Payload json.RawMessage `json:"payload"`
+}
+
+func overlayOf(n *delivery.Notification) (o overlay, err error) {
+	if n.Overlay == nil || len(n.Overlay.WebPush) == 0 {
+		return o, nil
+	}
+	if err := json.Unmarshal(n.Overlay.WebPush, &o); err != nil {
+		return o, &delivery.FieldError{Field: "webpush", Rule: "must be an object with headers and payload"}
+	}
+	return o, nil
+}
+
+// shows reports whether n has something to show: a browser must show a tip for each
+// push (userVisibleOnly), and takes the subscription away where a page does not.
+func shows(n *delivery.Notification) bool { return n.Title != "" || n.Body != "" }
+
+// message is the plain text of a push: a declarative push message, which iOS and
+// macOS show without a worker (since 18.4) and which others hand to the worker.
+// https://www.w3.org/TR/push-api/#declarative-push-message
+//
+//	{"web_push":8030,"mutable":true,
+//	 "notification":{"title":…,"body":…,"tag":…,"navigate":…,"app_badge":…,…},
+//	 "heartline":{"id":…,"account":…,"has_message":…,"accepted_at":…}}
+//
+// The text stands once. Body, then title are shortened until it fits; the error then
+// wraps fallback.ErrTooLarge.
+func message(n *delivery.Notification) ([]byte, error) {
+	o, err := overlayOf(n)
+	if err != nil {
+		return nil, err
+	}
+	title, body := n.Title, n.Body
+	if title == "" { // a notification needs a title
+		title, body = body, ""
+	}
+	build := func(title, body string) ([]byte, int, error) {
+		shown := payload.Object{"title": title, "tag": payload.Tag(n), "navigate": "/"}
+		if n.Link != "" {
+			shown["navigate"] = n.Link
+		}
+		if body != "" {
+			shown["body"] = body
+		}
+		if n.Image != "" {
+			shown["image"] = n.Image
+		}
+		if n.Badge != nil {
+			shown["app_badge"] = *n.Badge
+		}
+		switch n.Level {
+		case delivery.LevelPassive:
+			shown["silent"] = true
+		case delivery.LevelCritical:
+			shown["requireInteraction"] = true
+		}
+		ours := payload.Identity(n)
+		for name, text := range map[string]string{"subtitle": n.Subtitle, "sound": n.Sound, "category": n.Category, "thread": n.Thread} {
+			if text != "" {
+				ours[name] = text
+			}
+		}
+		if n.Localized != nil {
+			ours["localized"] = n.Localized
+		}
+		all := payload.Object{"web_push": 8030, "mutable": true, "notification": shown, "heartline": ours}
+		if err := payload.Merge(all, o.Payload, "webpush.payload", "heartline", "web_push", "notification.tag"); err != nil {
+			return nil, 0, err
+		}
+		b, err := payload.Marshal(all)
+		return b, len(b), err
+	}
+	return payload.Fit(title, body, maxPlain, build)
+}
+
+// fits refuses what no request can carry.
+func fits(n *delivery.Notification) error {
+	o, err := overlayOf(n)
+	if err != nil {
+		return err
+	}
+	if _, err := payload.Headers(o.Headers, "webpush.headers", settable...); err != nil {
+		return err
+	}
+	if _, err = message(n); err != nil {
+		return fmt.Errorf("web push: %w", err)
+	}
+	return nil
+}
+
+// settable are the header fields that a backend may set; the others carry credentials,
+// the encryption, or the delivery's identity.
+var settable = []string{"Urgency", "X-WNS-Cache-Policy", "X-WNS-Type"}
+
+var errNothingToShow = fmt.Errorf("a browser must show something for each push: give the notification a title or a body (%w)", fallback.ErrUnsuited)

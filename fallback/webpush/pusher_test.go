@@ -1,0 +1,333 @@
+package webpush
+
+import (
+	"context"
+	"crypto/ecdh"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/fallback"
+	"github.com/heartline-mqtt/heartline/internal/credentials"
+)
+
+// service is a push service whose answers a test writes.
+type service struct {
+	*httptest.Server
+	answer atomic.Pointer[http.HandlerFunc]
+	calls  atomic.Int64
+	last   atomic.Pointer[http.Request]
+}
+
+func startService(t *testing.T) *service {
+	t.Helper()
+	s := &service{}
+	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.calls.Add(1)
+		s.last.Store(r)
+		_, _ = io.Copy(io.Discard, r.Body)
+		if fn := s.answer.Load(); fn != nil {
+			(*fn)(w, r)
+			return
+		}
+		w.WriteHeader(http.StatusCreated)
+	}))
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *service) answers(fn http.HandlerFunc) { s.answer.Store(&fn) }
+
+func (s *service) pusher(t *testing.T, cfg Config) *Pusher {
+	t.Helper()
+	text, err := credentials.GenerateVAPIDKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := credentials.ParseVAPIDKey(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Apps = []App{{Key: key, Contact: "mailto:ops@example.com"}}
+	cfg.RootCAs = x509.NewCertPool()
+	cfg.RootCAs.AddCert(s.Certificate())
+	p, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.Close() })
+	return p
+}
+
+var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+
+const secretPath = "/push/capability-secret"
+
+// subscription is what a browser of the service at base hands to a device.
+func subscription(t *testing.T, endpoint string) delivery.Registration {
+	t.Helper()
+	key, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return delivery.Registration{Server: delivery.ServerWebPush, Kind: delivery.KindAlert, Token: endpoint, P256dh: key.PublicKey().Bytes(), Auth: make([]byte, authSize)}
+}
+
+func note() *delivery.Notification {
+	now := time.Now()
+	return &delivery.Notification{ID: "n1", Account: "anna", Title: "Title", Body: "Body", Urgency: delivery.UrgencyHigh, Fallback: true, AcceptedAt: now, ExpiresAt: now.Add(time.Hour)}
+}
+
+func request(p *Pusher, r delivery.Registration, n *delivery.Notification) fallback.Request {
+	return fallback.Request{App: p.list[0], Device: "browser", Registration: r, Notification: n, Attempt: 1}
+}
+
+// refusal is the error of a push that is refused.
+func refusal(t *testing.T, p *Pusher, r delivery.Registration, n *delivery.Notification) *fallback.PushError {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	_, err := p.Push(ctx, request(p, r, n))
+	pe, ok := errors.AsType[*fallback.PushError](err)
+	if !ok {
+		t.Fatalf("got %v, want a *fallback.PushError", err)
+	}
+	if s := pe.Error(); strings.Contains(s, "secret") || strings.Contains(s, "127.0.0.1") {
+		t.Errorf("the error shows the endpoint or an address: %s", s)
+	}
+	return pe
+}
+
+// verdict is what an error asks for, in a word.
+func verdict(pe *fallback.PushError) string {
+	switch {
+	case pe.TokenGone:
+		return "gone"
+	case pe.Suspend:
+		return "suspend"
+	case pe.ConfigFault:
+		return "pause"
+	case pe.Permanent:
+		return "permanent"
+	case pe.Busy:
+		return "busy " + pe.RetryAfter.String()
+	case pe.Throttled:
+		return "throttle " + pe.RetryAfter.String()
+	}
+	return "retry " + pe.RetryAfter.String()
+}
+
+// TestReactions is every answer that push services document, and the reaction to it.
+func TestReactions(t *testing.T) {
+	wns := http.Header{"X-Wns-Status": {"throttled"}}
+	for _, tt := range []struct {
+		name    string
+		service string
+		status  int
+		header  http.Header
+		body    string
+		want    string
+	}{
+		{"accepted", "", 201, nil, "", "accepted"},
+		{"accepted by a UnifiedPush distributor", "", 200, nil, "", "accepted"},
+		{"accepted for later", "", 202, nil, "", "accepted"},
+		{"gone", "", 410, nil, "", "gone"},
+		{"unknown", "", 404, nil, `{"errno":102}`, "gone"},
+		{"Mozilla: VAPID", serviceMozilla, 401, nil, `{"errno":109}`, "pause"},
+		{"Apple: token", serviceApple, 403, nil, `{"reason":"BadJwtToken"}`, "pause"},
+		{"Apple: other key", serviceApple, 403, nil, `{"reason":"VapidPkHashMismatch"}`, "suspend"},
+		{"Google: other key", serviceGoogle, 403, nil, "the VAPID credentials in the authorization header do not correspond to the credentials used to create the subscriptions.", "suspend"},
+		{"Google: old endpoint", serviceGoogle, 400, nil, "UnauthorizedRegistration", "suspend"},
+		{"Mozilla: TTL", serviceMozilla, 400, nil, `{"errno":111}`, "permanent"},
+		{"method", "", 405, nil, "", "permanent"},
+		{"too large", "", 413, nil, "", "permanent"},
+		{"media type", "", 415, nil, "", "permanent"},
+		{"throttled", "", 429, http.Header{"Retry-After": {"30"}}, "", "throttle 30s"},
+		{"throttled without a time", "", 429, nil, "", "throttle 0s"},
+		{"WNS throttles", serviceWindows, 406, wns, "", "throttle 15m0s"},
+		{"WNS throttles the app", serviceWindows, 406, http.Header{"X-Wns-Status": {"appthrottled"}, "Retry-After": {"900"}}, "", "busy 15m0s"},
+		{"not acceptable elsewhere", serviceMozilla, 406, nil, "", "permanent"},
+		{"timeout", "", 408, nil, "", "retry 0s"},
+		{"fault", "", 500, nil, "", "retry 0s"},
+		{"gateway", "", 502, nil, "<html>", "retry 0s"},
+		{"overload", serviceMozilla, 503, http.Header{"Retry-After": {"120"}}, "", "retry 2m0s"},
+		{"redirect", "", 307, http.Header{"Location": {"https://169.254.169.254/"}}, "", "permanent"},
+		{"proxy", "", 407, nil, "", "pause"},
+		{"teapot", "", 418, nil, "", "permanent"},
+	} {
+		err := reaction(tt.service, tt.status, tt.header, []byte(tt.body), time.Now())
+		got := "accepted"
+		if pe, ok := errors.AsType[*fallback.PushError](err); ok {
+			got = verdict(pe)
+		}
+		if got != tt.want {
+			t.Errorf("%s: got %s, want %s (%v)", tt.name, got, tt.want, err)
+		}
+	}
+}
+
+// TestReasonTellsNoSecret: a push service may repeat the endpoint in its answer.
+func TestReasonTellsNoSecret(t *testing.T) {
+	s := startService(t)
+	p := s.pusher(t, Config{AllowPrivate: loopback})
+	endpoint := s.URL + secretPath
+	s.answers(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = fmt.Fprintf(w, "no such subscription %s\n\x1b[31m", endpoint)
+	})
+	if pe := refusal(t, p, subscription(t, endpoint), note()); pe.Reason != "no such subscription …" {
+		t.Errorf("got %q", pe.Reason)
+	}
+}
+
+func TestRequest(t *testing.T) {
+	s := startService(t)
+	now := time.Now()
+	p := s.pusher(t, Config{AllowPrivate: loopback, Now: func() time.Time { return now }})
+	to := subscription(t, s.URL+secretPath)
+	push := func(change func(*delivery.Notification)) http.Header {
+		t.Helper()
+		n := note()
+		n.ExpiresAt = now.Add(90*time.Second + time.Millisecond)
+		change(n)
+		if _, err := p.Push(t.Context(), request(p, to, n)); err != nil {
+			t.Fatal(err)
+		}
+		r := s.last.Load()
+		if r.ProtoMajor != 2 || r.Method != http.MethodPost || r.URL.Path != secretPath {
+			t.Errorf("got %s %s HTTP/%d", r.Method, r.URL.Path, r.ProtoMajor)
+		}
+		return r.Header
+	}
+	h := push(func(*delivery.Notification) {})
+	for name, want := range map[string]string{"Content-Encoding": "aes128gcm", "Ttl": "91", "Urgency": "high"} {
+		if got := h.Get(name); got != want {
+			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
+	}
+	if topic := h.Get("Topic"); len(topic) != 32 {
+		t.Errorf("Topic: got %q, want 32 characters", topic)
+	}
+	first, topic := h.Get("Authorization"), h.Get("Topic")
+	if h := push(func(n *delivery.Notification) { n.ID, n.CollapseKey = "n2", "n1" }); h.Get("Authorization") != first || h.Get("Topic") != topic {
+		t.Error("the VAPID token of an origin must be kept, and the topic follow the collapse key")
+	}
+	if h := push(func(n *delivery.Notification) { n.Urgency, n.TTLZero = delivery.UrgencyNormal, true }); h.Get("Urgency") != "normal" || h.Get("Ttl") != "0" {
+		t.Errorf("got %v", h)
+	}
+	if h := push(func(n *delivery.Notification) { n.ExpiresAt = now.Add(30 * 24 * time.Hour) }); h.Get("Ttl") != "2419200" {
+		t.Errorf("TTL: got %s, want 28 days", h.Get("Ttl"))
+	}
+	if h := push(func(n *delivery.Notification) { n.ExpiresAt = now }); h.Get("Ttl") != "1" {
+		t.Errorf("TTL: got %s, want 1: 0 would mean now or never", h.Get("Ttl"))
+	}
+	now = now.Add(tokenUse)
+	if h := push(func(*delivery.Notification) {}); h.Get("Authorization") == first {
+		t.Error("the VAPID token was not renewed after", tokenUse)
+	}
+}
+
+// TestForbiddenAddresses: nothing inside our network is ever connected to.
+func TestForbiddenAddresses(t *testing.T) {
+	s := startService(t)
+	p := s.pusher(t, Config{})
+	port := s.URL[strings.LastIndexByte(s.URL, ':'):]
+	for _, host := range []string{"127.0.0.1", "localhost", "169.254.169.254", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "10.0.0.1", "[64:ff9b::7f00:1]"} {
+		pe := refusal(t, p, subscription(t, "https://"+host+port+secretPath), note())
+		if !pe.Suspend || pe.Reason != "address not allowed" {
+			t.Errorf("%s: got %s: %v", host, verdict(pe), pe)
+		}
+	}
+	for _, host := range []string{"127.0.0.1", "[::1]", "[::ffff:10.0.0.1]"} {
+		if _, err := p.Normalize(subscription(t, "https://"+host+"/x")); err == nil {
+			t.Errorf("%s was registered", host)
+		}
+	}
+	if n := s.calls.Load(); n != 0 {
+		t.Errorf("the service got %d requests", n)
+	}
+}
+
+// TestNoRedirect: a redirect leads nowhere, also to an address that would be allowed.
+func TestNoRedirect(t *testing.T) {
+	s, other := startService(t), startService(t)
+	p := s.pusher(t, Config{AllowPrivate: loopback})
+	s.answers(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, other.URL+secretPath, http.StatusPermanentRedirect)
+	})
+	if pe := refusal(t, p, subscription(t, s.URL+secretPath), note()); verdict(pe) != "permanent" || other.calls.Load() != 0 {
+		t.Errorf("got %s, and the target had %d requests", verdict(pe), other.calls.Load())
+	}
+}
+
+func TestConnectionFailures(t *testing.T) {
+	s := startService(t)
+	p := s.pusher(t, Config{AllowPrivate: loopback})
+	closed := httptest.NewTLSServer(http.NotFoundHandler())
+	closed.Close()
+	if pe := refusal(t, p, subscription(t, closed.URL+secretPath), note()); pe.Reason != "connection refused" || verdict(pe) != "retry 0s" {
+		t.Errorf("got %v", pe)
+	}
+	text, err := credentials.GenerateVAPIDKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := credentials.ParseVAPIDKey(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger, err := New(Config{Apps: []App{{Key: key, Contact: "mailto:ops@example.com"}}, AllowPrivate: loopback, RootCAs: x509.NewCertPool()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = stranger.Close() }()
+	if pe := refusal(t, stranger, subscription(t, s.URL+secretPath), note()); pe.Reason != "certificate" {
+		t.Errorf("got %v", pe)
+	}
+	if tr, ok := p.client.Transport.(*http.Transport); !ok || tr.Proxy != nil || tr.TLSClientConfig.MinVersion != tls.VersionTLS12 {
+		t.Error("a proxy would resolve names behind the guard's back")
+	}
+}
+
+func TestNormalize(t *testing.T) {
+	s := startService(t)
+	p := s.pusher(t, Config{Allow: []string{"*.push.example"}})
+	good := subscription(t, "https://A.push.example:443/x")
+	got, err := p.Normalize(good)
+	if err != nil || got.Token != "https://a.push.example/x" || got.App != p.list[0].Name {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	good.App = p.PublicKey()
+	if got, err = p.Normalize(good); err != nil || got.App != p.list[0].Name {
+		t.Errorf("a subscription that names the whole key: %q, %v", got.App, err)
+	}
+	for name, change := range map[string]func(*delivery.Registration){
+		"another key":      func(r *delivery.Registration) { r.App = strings.Repeat("B", 20) },
+		"a host elsewhere": func(r *delivery.Registration) { r.Token = "https://push.evil.example/secret" },
+		"a short p256dh":   func(r *delivery.Registration) { r.P256dh = r.P256dh[:64] },
+		"a point off the curve": func(r *delivery.Registration) {
+			r.P256dh = append([]byte{4}, make([]byte, 64)...)
+		},
+		"a short auth":   func(r *delivery.Registration) { r.Auth = r.Auth[:15] },
+		"an environment": func(r *delivery.Registration) { r.Environment = "production" },
+	} {
+		r := good.Clone()
+		change(&r)
+		if _, err := p.Normalize(r); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -1,0 +1,157 @@
+package webpush
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/fallback"
+	"github.com/heartline-mqtt/heartline/internal/backoff"
+)
+
+// The push services that are known by name; others differ in nothing that matters.
+const (
+	serviceGoogle  = "google"
+	serviceMozilla = "mozilla"
+	serviceApple   = "apple"
+	serviceWindows = "windows"
+	serviceOther   = "other"
+)
+
+// Service names the push service of an endpoint's host, "other" if it is not one of the
+// browser vendors'. It is a bounded label for metrics; a host is not.
+func Service(host string) string {
+	host, _, _ = strings.Cut(strings.ToLower(host), ":")
+	switch {
+	case host == "fcm.googleapis.com" || host == "android.googleapis.com" || host == "jmt17.google.com":
+		return serviceGoogle
+	case strings.HasSuffix(host, ".push.services.mozilla.com"):
+		return serviceMozilla
+	case host == "web.push.apple.com" || strings.HasSuffix(host, ".push.apple.com"):
+		return serviceApple
+	case strings.HasSuffix(host, ".notify.windows.com"):
+		return serviceWindows
+	}
+	return serviceOther
+}
+
+const (
+	// maxAnswer is how much of an answer is read.
+	maxAnswer = 16 << 10
+	// windowsRest is how long WNS asks to wait where it names no time.
+	windowsRest = 15 * time.Minute
+	checkKey    = "check fallback.webpush.key_file and contact"
+)
+
+// reaction turns an answer into what to do, nil for an accepted push. status and
+// header are those of RFC 8030 §5 to §8; each vendor has words of its own.
+func reaction(service string, status int, header http.Header, body []byte, now time.Time) error {
+	if status >= 200 && status < 300 { // 201; UnifiedPush distributors answer others
+		return nil
+	}
+	pe := &fallback.PushError{StatusCode: status, Reason: reasonOf(body), RetryAfter: backoff.RetryAfter(header.Get("Retry-After"), now)}
+	switch status {
+	case http.StatusNotFound, http.StatusGone:
+		pe.TokenGone = true
+	case http.StatusUnauthorized, http.StatusForbidden:
+		if boundToOtherKey(pe.Reason) {
+			pe.Suspend, pe.Help = true, "the browser subscribed with another application server key"
+			break
+		}
+		pe.ConfigFault, pe.Help = true, checkKey
+	case http.StatusBadRequest:
+		if pe.Reason == "UnauthorizedRegistration" { // FCM's older endpoints
+			pe.Suspend, pe.Help = true, "the browser subscribed with another application server key"
+			break
+		}
+		pe.Permanent = true
+	case http.StatusNotAcceptable: // WNS throttles with it
+		windows := header.Get("X-Wns-Status")
+		if service != serviceWindows && windows == "" {
+			pe.Permanent = true
+			break
+		}
+		pe.RetryAfter = max(pe.RetryAfter, orElse(pe.RetryAfter, windowsRest))
+		if windows == "appthrottled" {
+			pe.Busy = true
+		} else {
+			pe.Throttled = true
+		}
+	case http.StatusTooManyRequests:
+		pe.Throttled = true
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusMisdirectedRequest:
+	case http.StatusProxyAuthRequired:
+		pe.ConfigFault, pe.Help = true, "a proxy asks for credentials"
+	default:
+		switch {
+		case status >= 300 && status < 400:
+			pe.Permanent, pe.Reason, pe.Help = true, "redirect", "redirects of push services are not followed"
+		case status >= 400 && status < 500: // 405, 413, 415, …
+			pe.Permanent = true
+		}
+	}
+	return pe
+}
+
+func orElse(d, other time.Duration) time.Duration {
+	if d > 0 {
+		return d
+	}
+	return other
+}
+
+// boundToOtherKey reports whether a refusal is about this subscription alone: it was
+// made with another application server key.
+func boundToOtherKey(reason string) bool {
+	return reason == "VapidPkHashMismatch" || strings.Contains(reason, "do not correspond to the credentials used to create the subscription")
+}
+
+// reasonOf reads the word for a refusal: Apple's {"reason"}, Mozilla's {"errno",
+// "message"}, or a line of text.
+func reasonOf(body []byte) string {
+	var answer struct {
+		Reason  string `json:"reason"`
+		Errno   int    `json:"errno"`
+		Message string `json:"message"`
+	}
+	if json.Unmarshal(body, &answer) == nil {
+		switch {
+		case answer.Reason != "":
+			return clean(answer.Reason)
+		case answer.Errno != 0:
+			return clean("errno " + strconv.Itoa(answer.Errno))
+		case answer.Message != "":
+			return clean(answer.Message)
+		}
+		return ""
+	}
+	line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
+	if strings.HasPrefix(line, "<") { // a proxy's page
+		return ""
+	}
+	return clean(line)
+}
+
+// clean keeps a server's text printable and short, and takes out anything that looks
+// like the endpoint, which is a secret.
+func clean(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return -1
+		}
+		return r
+	}, s)
+	words := strings.Fields(s)
+	for i, w := range words {
+		if strings.Contains(w, "://") || len(w) > 64 {
+			words[i] = "…"
+		}
+	}
+	s = strings.Join(words, " ")
+	if len(s) > 120 {
+		s = s[:120] + "…"
+	}
+	return s
+}
