@@ -1,0 +1,204 @@
+package fcm
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/fallback/payload"
+)
+
+// The styles of a message (key fallback.fcm.style).
+const (
+	// StyleNotification is shown by Android while the app is in the background.
+	StyleNotification = "notification"
+	// StyleData is handed to the app, which shows it: it can drop what the channel has
+	// shown before.
+	StyleData = "data"
+)
+
+const (
+	// maxPayload is what keys and values of data and notification may count together.
+	// https://firebase.google.com/docs/cloud-messaging/customize-messages/set-message-type
+	maxPayload = 4096
+	// shortPayload is tried once where Google finds the first one too big all the same.
+	shortPayload = 2048
+	// maxTTL is the longest that Google keeps a message.
+	maxTTL = 28 * 24 * time.Hour
+)
+
+// overlay is what a backend says for FCM alone (`fcm` of a request): payload is put
+// over the message.
+type overlay struct {
+	Payload json.RawMessage `json:"payload"`
+}
+
+// protected are the members that a backend cannot set: they say which device, and
+// which notification it is.
+var protected = []string{"token", "fid", "topic", "condition", "name", "data.heartline", "android.notification.tag"}
+
+// background reports whether n shows nothing: it only wakes the app.
+func background(n *delivery.Notification) bool {
+	return n.Title == "" && n.Body == "" && n.Badge == nil && n.Sound == "" && n.Localized == nil
+}
+
+// message is the body of the request for one device (projects.messages.send). The
+// body, then the title are shortened until it counts at most limit bytes; the error
+// then wraps fallback.ErrTooLarge.
+//
+// collapse_key is not sent: a device has four of them, and Google delays bursts of one
+// without a word. The tag replaces on the screen instead.
+// https://firebase.google.com/docs/cloud-messaging/customize-messages/collapsible-message-types
+func (x *project) message(r *delivery.Registration, n *delivery.Notification, dismiss bool, now time.Time, limit int) ([]byte, error) {
+	var o overlay
+	if n.Overlay != nil && len(n.Overlay.FCM) > 0 {
+		if err := json.Unmarshal(n.Overlay.FCM, &o); err != nil {
+			return nil, &delivery.FieldError{Field: "fcm", Rule: "must be an object with payload"}
+		}
+	}
+	build := func(title, body string) ([]byte, int, error) {
+		identity := payload.Identity(n)
+		android := payload.Object{"priority": priority(n, dismiss), "ttl": ttl(n, now)}
+		switch {
+		case dismiss:
+			identity = payload.Object{"id": n.ID, "account": n.Account, "dismiss": true, "tag": payload.Tag(n)}
+		case x.style == StyleData || background(n):
+			describe(identity, n, title, body)
+		default:
+			android["notification"] = x.shown(n, title, body)
+		}
+		text, err := payload.Marshal(identity)
+		if err != nil {
+			return nil, 0, err
+		}
+		m := payload.Object{"data": payload.Object{"heartline": string(text)}, "android": android}
+		if !dismiss {
+			if err := payload.Merge(m, o.Payload, "fcm.payload", protected...); err != nil {
+				return nil, 0, err
+			}
+		}
+		size, err := counted(m)
+		if err != nil {
+			return nil, 0, err
+		}
+		if r.Form == delivery.FormFID {
+			m["fid"] = r.Token
+		} else {
+			m["token"] = r.Token
+		}
+		b, err := payload.Marshal(payload.Object{"message": m})
+		return b, size, err
+	}
+	return payload.Fit(n.Title, n.Body, limit, build)
+}
+
+// shown is android.notification.
+func (x *project) shown(n *delivery.Notification, title, body string) payload.Object {
+	o := payload.Object{"tag": payload.Tag(n)}
+	set := func(name, value string) {
+		if value != "" {
+			o[name] = value
+		}
+	}
+	set("title", title)
+	set("body", body)
+	set("sound", n.Sound)
+	set("image", n.Image)
+	set("click_action", n.Category)
+	set("channel_id", x.channel)
+	if n.Badge != nil {
+		o["notification_count"] = *n.Badge
+	}
+	if l := n.Localized; l != nil {
+		set("title_loc_key", l.TitleKey)
+		set("body_loc_key", l.BodyKey)
+		if len(l.TitleArgs) > 0 {
+			o["title_loc_args"] = l.TitleArgs
+		}
+		if len(l.BodyArgs) > 0 {
+			o["body_loc_args"] = l.BodyArgs
+		}
+	}
+	switch n.Level {
+	case delivery.LevelPassive:
+		o["notification_priority"] = "PRIORITY_LOW"
+	case delivery.LevelTimeSensitive:
+		o["notification_priority"] = "PRIORITY_HIGH"
+	case delivery.LevelCritical:
+		o["notification_priority"] = "PRIORITY_MAX"
+	}
+	return o
+}
+
+// describe adds what the app shows by itself.
+func describe(o payload.Object, n *delivery.Notification, title, body string) {
+	for name, text := range map[string]string{
+		"title": title, "body": body, "subtitle": n.Subtitle, "sound": n.Sound, "category": n.Category,
+		"thread": n.Thread, "image": n.Image, "tag": payload.Tag(n),
+	} {
+		if text != "" {
+			o[name] = text
+		}
+	}
+	if n.Badge != nil {
+		o["badge"] = *n.Badge
+	}
+	if n.Localized != nil {
+		o["localized"] = n.Localized
+	}
+	if n.Level != 0 {
+		o["level"] = n.Level.String()
+	}
+}
+
+// priority is HIGH for what wakes a phone and shows something. Google lowers an app
+// that wakes phones for nothing.
+// https://firebase.google.com/docs/cloud-messaging/android-message-priority
+func priority(n *delivery.Notification, dismiss bool) string {
+	if dismiss || n.Urgency == delivery.UrgencyNormal || background(n) {
+		return "NORMAL"
+	}
+	return "HIGH"
+}
+
+// ttl is how long Google keeps the message, in whole seconds rounded up; "0s" is now or
+// never.
+func ttl(n *delivery.Notification, now time.Time) string {
+	if n.TTLZero {
+		return "0s"
+	}
+	left := min(n.ExpiresAt.Sub(now), maxTTL)
+	return strconv.FormatInt(max(1, int64((left+time.Second-1)/time.Second)), 10) + "s"
+}
+
+// counted is what counts against Google's limit: keys and values of data, and the
+// notification.
+func counted(m payload.Object) (int, error) {
+	size := 0
+	data, _ := m["data"].(payload.Object)
+	for k, v := range data {
+		text, ok := v.(string)
+		if !ok {
+			return 0, &delivery.FieldError{Field: "fcm.payload.data." + k, Rule: "must be a string"}
+		}
+		if k == "from" || k == "message_type" || strings.HasPrefix(k, "google") || strings.HasPrefix(k, "gcm") {
+			return 0, &delivery.FieldError{Field: "fcm.payload.data." + k, Rule: "must not be from, message_type, or begin with google or gcm: Google keeps these names"}
+		}
+		size += len(k) + len(text)
+	}
+	android, _ := m["android"].(payload.Object)
+	for _, shown := range []any{m["notification"], android["notification"]} {
+		if shown == nil {
+			continue
+		}
+		b, err := payload.Marshal(shown)
+		if err != nil {
+			return 0, fmt.Errorf("count a message: %w", err)
+		}
+		size += len(b)
+	}
+	return size, nil
+}
