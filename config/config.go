@@ -189,7 +189,9 @@ type Delivery struct {
 
 // Fallback is the notification servers.
 type Fallback struct {
-	APNs APNs `key:"apns"`
+	APNs    APNs    `key:"apns"`
+	FCM     FCM     `key:"fcm"`
+	WebPush WebPush `key:"webpush"`
 }
 
 // APNs is Apple's push service. The credentials here serve every token whose
@@ -240,6 +242,85 @@ type APNsApp struct {
 	CertificateFile         string `key:"certificate_file"`
 	CertificatePasswordFile string `key:"certificate_password_file"`
 }
+
+// FCM is Firebase Cloud Messaging: Android. The service account here serves every
+// token that names no project, or its own.
+type FCM struct {
+	// Whether devices that do not answer over the channel are pushed to.
+	Enabled bool `key:"enabled"`
+	// The service account that the Firebase console makes (Project settings, Service
+	// accounts), a JSON file. Its content, instead of its file, can be given as
+	// HEARTLINE_FALLBACK_FCM_SERVICE_ACCOUNT.
+	ServiceAccountFile string `key:"service_account_file"`
+	ServiceAccount     Secret `key:"service_account"`
+	// notification (Android shows it) or data (the app gets it, and shows it).
+	Style string `key:"style"`
+	// The Android notification channel; "" leaves it to the app.
+	Channel string `key:"channel"`
+	// Further projects with service accounts of their own.
+	Apps []FCMApp `key:"apps"`
+	// Replaces Google's host, for a simulator or a proxy: https://host[:port].
+	Endpoint string `key:"endpoint"`
+	// Extra CA (PEM) for that endpoint.
+	CAFile string `key:"ca_file"`
+	// How long one request may take.
+	Timeout time.Duration `key:"timeout"`
+	// Requests under way at a time, for each project.
+	MaxConcurrent int   `key:"max_concurrent"`
+	Retry         Retry `key:"retry"`
+}
+
+// FCMApp is a further Firebase project.
+type FCMApp struct {
+	// Its service account, a JSON file.
+	ServiceAccountFile string `key:"service_account_file"`
+	// notification or data; "" is that of fallback.fcm.style.
+	Style string `key:"style"`
+	// The Android notification channel; "" is that of fallback.fcm.channel.
+	Channel string `key:"channel"`
+}
+
+// WebPush is browsers, and UnifiedPush distributors on Android.
+type WebPush struct {
+	// Whether devices that do not answer over the channel are pushed to.
+	Enabled bool `key:"enabled"`
+	// The application server key, P-256 in PEM; heartline webpush-key makes one. Keep a
+	// copy: losing it loses every browser. The key itself, instead of its file, can be
+	// given as HEARTLINE_FALLBACK_WEBPUSH_KEY.
+	KeyFile string `key:"key_file"`
+	Key     Secret `key:"key"`
+	// Whom push services may write to about these pushes: mailto:… or https://….
+	Contact string `key:"contact"`
+	// Host names of the push services that may be asked, with * for any part; empty:
+	// any at a public address.
+	Allow []string `key:"allow"`
+	// Address ranges that may be connected to beside public ones, such as 10.0.0.0/8,
+	// for a distributor of your own.
+	AllowPrivate []string `key:"allow_private"`
+	// Further application server keys.
+	Apps []WebPushApp `key:"apps"`
+	// Extra CA (PEM) for push services of your own.
+	CAFile string `key:"ca_file"`
+	// How long one request may take.
+	Timeout time.Duration `key:"timeout"`
+	// Requests under way at a time, for each push service.
+	MaxConcurrent int   `key:"max_concurrent"`
+	Retry         Retry `key:"retry"`
+}
+
+// WebPushApp is a further application server key.
+type WebPushApp struct {
+	// The key, P-256 in PEM.
+	KeyFile string `key:"key_file"`
+	// Whom to write to; "" is fallback.webpush.contact.
+	Contact string `key:"contact"`
+}
+
+// Styles of an FCM message.
+const (
+	StyleNotification = "notification"
+	StyleData         = "data"
+)
 
 // Retry is a backoff: Initial, doubling up to Max.
 type Retry struct {
@@ -296,12 +377,25 @@ func Default() *Config {
 			MaxInflightPerDevice:    16,
 			ForgetDeviceAfter:       1440 * time.Hour,
 		},
-		Fallback: Fallback{APNs: APNs{
-			Environment:   EnvironmentProduction,
-			Timeout:       10 * time.Second,
-			MaxConcurrent: 500,
-			Retry:         Retry{Initial: time.Second, Max: time.Minute},
-		}},
+		Fallback: Fallback{
+			APNs: APNs{
+				Environment:   EnvironmentProduction,
+				Timeout:       10 * time.Second,
+				MaxConcurrent: 500,
+				Retry:         Retry{Initial: time.Second, Max: time.Minute},
+			},
+			FCM: FCM{
+				Style:         StyleNotification,
+				Timeout:       10 * time.Second,
+				MaxConcurrent: 500,
+				Retry:         Retry{Initial: 10 * time.Second, Max: 10 * time.Minute},
+			},
+			WebPush: WebPush{
+				Timeout:       10 * time.Second,
+				MaxConcurrent: 100,
+				Retry:         Retry{Initial: time.Second, Max: time.Minute},
+			},
+		},
 		Store: Store{Engine: EnginePebble, History: 72 * time.Hour, MinFree: 128 * MiB},
 		Log:   Log{Level: "info", Format: FormatText},
 	}

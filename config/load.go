@@ -202,7 +202,7 @@ func (l *loader) decode(c *Config) {
 	}
 }
 
-// decodeList decodes a list of structs. In a variable it is written as JSON.
+// decodeList decodes a list, of structs or of plain values. In a variable it is written as JSON.
 func (l *loader) decodeList(f field, raw any, dst reflect.Value) {
 	from := ""
 	if g, ok := raw.(given); ok {
@@ -218,6 +218,10 @@ func (l *loader) decodeList(f field, raw any, dst reflect.Value) {
 	if !ok {
 		shown, show := showRaw(raw)
 		l.report(Finding{Key: f.key, Rule: errList.Error(), Got: shown, HasGot: show, From: from})
+		return
+	}
+	if f.typ.Elem().Kind() != reflect.Struct {
+		l.decodeValues(f, list, from, dst)
 		return
 	}
 	out := reflect.MakeSlice(f.typ, 0, len(list))
@@ -252,8 +256,26 @@ func (l *loader) decodeList(f field, raw any, dst reflect.Value) {
 	}
 }
 
+// decodeValues decodes a list of plain values, such as names.
+func (l *loader) decodeValues(f field, list []any, from string, dst reflect.Value) {
+	out := reflect.MakeSlice(f.typ, len(list), len(list))
+	for i, raw := range list {
+		if err := decodeValue(raw, out.Index(i)); err != nil {
+			shown, show := showRaw(raw)
+			l.report(Finding{Key: fmt.Sprintf("%s[%d]", f.key, i), Rule: err.Error(), Got: shown, HasGot: show, From: from})
+			l.broken[f.key] = true
+		}
+	}
+	if out.Len() > 0 {
+		dst.Set(out)
+	}
+}
+
 // unknownKeys looks for them in one section of the list f.
 func (l *loader) unknownKeys(m map[string]any, f field, at, from string) {
+	if f.typ.Elem().Kind() != reflect.Struct {
+		return // decodeValues reports a section where a plain value belongs
+	}
 	var names []string
 	for _, ef := range fieldsOf(f.typ.Elem(), "") {
 		names = append(names, ef.key)

@@ -101,7 +101,7 @@ func (r renderer) section(v reflect.Value, prefix string) {
 			r.section(fv, prefix+name+".")
 		case sf.Type.Kind() == reflect.Slice && fv.Len() == 0:
 			r.comment(indent, doc)
-			if r.docs != nil {
+			if r.docs != nil && sf.Type.Elem().Kind() == reflect.Struct {
 				r.sample(indent, sf.Type.Elem())
 			}
 			fmt.Fprintf(r.w, "%s%s: []\n", indent, name)
@@ -118,6 +118,10 @@ func (r renderer) section(v reflect.Value, prefix string) {
 }
 
 func (r renderer) element(first, rest string, v reflect.Value) {
+	if v.Kind() != reflect.Struct {
+		fmt.Fprintf(r.w, "%s%s\n", first, scalar(v))
+		return
+	}
 	lead := first
 	for i, sf := range reflect.VisibleFields(v.Type()) {
 		fmt.Fprintf(r.w, "%s%s: %s\n", lead, sf.Tag.Get("key"), scalar(v.Field(i)))

@@ -4,7 +4,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
-	"net/url"
 	"regexp"
 	"time"
 )
@@ -14,7 +13,7 @@ func apnsRules() []rule {
 	type c = *Config
 	on := func(c c) bool { return c.Fallback.APNs.Enabled }
 	withKey := func(c c) bool { return on(c) && (c.Fallback.APNs.KeyFile != "" || c.Fallback.APNs.Key != "") }
-	return []rule{
+	return append([]rule{
 		{"fallback.apns", []string{"fallback.apns.enabled", "fallback.apns.key_file", "fallback.apns.certificate_file", "fallback.apns.apps"}, func(c c) (string, any) {
 			a := c.Fallback.APNs
 			n := min(1, set(a.KeyFile)+set(string(a.Key))) + set(a.CertificateFile)
@@ -42,20 +41,12 @@ func apnsRules() []rule {
 		word("fallback.apns.environment", func(c c) string { return c.Fallback.APNs.Environment }, EnvironmentProduction, EnvironmentSandbox),
 		// Apple's protocol is HTTP/2 over TLS, and so is that of what stands in for it.
 		webURL("fallback.apns.endpoint", func(c c) string { return c.Fallback.APNs.Endpoint }, "https"),
-		{"fallback.apns.endpoint", nil, func(c c) (string, any) {
-			u, err := url.Parse(c.Fallback.APNs.Endpoint)
-			return unless(err != nil || u.Path+u.RawQuery+u.Fragment == "" || u.Path == "/" && u.RawQuery+u.Fragment == "",
-				"must be a host and a port alone, as in https://127.0.0.1:2197", withoutPassword(c.Fallback.APNs.Endpoint))
-		}},
+		hostAlone("fallback.apns.endpoint", func(c c) string { return c.Fallback.APNs.Endpoint }),
 		certificates("fallback.apns.ca_file", on, func(c c) string { return c.Fallback.APNs.CAFile }),
-		span("fallback.apns.timeout", func(c c) time.Duration { return c.Fallback.APNs.Timeout }, time.Millisecond, 5*time.Minute),
-		count("fallback.apns.max_concurrent", func(c c) int { return c.Fallback.APNs.MaxConcurrent }, 1, 100_000),
-		span("fallback.apns.retry.initial", func(c c) time.Duration { return c.Fallback.APNs.Retry.Initial }, time.Millisecond, time.Hour),
-		{"fallback.apns.retry.max", []string{"fallback.apns.retry.initial"}, func(c c) (string, any) {
-			r := c.Fallback.APNs.Retry
-			return unless(r.Max >= r.Initial, fmt.Sprintf("must not be shorter than fallback.apns.retry.initial (%s)", formatDuration(r.Initial)), r.Max)
-		}},
-	}
+	}, requestRules("fallback.apns.", func(c c) (time.Duration, int, Retry) {
+		a := c.Fallback.APNs
+		return a.Timeout, a.MaxConcurrent, a.Retry
+	})...)
 }
 
 // apnsAppRules are those of the list, an entry each.

@@ -4,8 +4,10 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"math/big"
 	"os"
@@ -46,6 +48,14 @@ func inFiles(t testing.TB) (signingKey string) {
 	put("AuthKey.p8", keyPEM)
 	put("users.yaml", []byte("users: []\n"))
 	put("jwks.json", []byte("{}\n"))
+	account, err := json.Marshal(map[string]string{
+		"type": "service_account", "project_id": "shop-1", "client_email": "push@shop-1.example", "token_uri": "https://127.0.0.1/token",
+		"private_key": string(rsaPEM(t)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put("account.json", account)
 	put("app.p12", []byte("not looked into\n"))
 	put("password", []byte("hunter2\r\n"))
 	if err := os.Mkdir(filepath.Join(dir, "folder"), 0o700); err != nil {
@@ -53,6 +63,15 @@ func inFiles(t testing.TB) (signingKey string) {
 	}
 	t.Chdir(dir)
 	return string(keyPEM)
+}
+
+func rsaPEM(t testing.TB) []byte {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})
 }
 
 // full sets every key that a file can hold to something else than its default.
@@ -106,6 +125,30 @@ fallback:
     timeout: 7s
     max_concurrent: 100
     retry: {initial: 2s, max: 90s}
+  fcm:
+    enabled: true
+    service_account_file: account.json
+    style: data
+    channel: orders
+    apps:
+      - {service_account_file: account.json, style: notification, channel: chat}
+    endpoint: https://127.0.0.1:2198
+    ca_file: cert.pem
+    timeout: 8s
+    max_concurrent: 90
+    retry: {initial: 20s, max: 20m}
+  webpush:
+    enabled: true
+    key_file: key.pem
+    contact: mailto:ops@example.com
+    allow: ["*.push.example.com", push.example.net]
+    allow_private: [10.0.0.0/8]
+    apps:
+      - {key_file: key.pem, contact: "https://example.com/contact"}
+    ca_file: cert.pem
+    timeout: 9s
+    max_concurrent: 80
+    retry: {initial: 3s, max: 80s}
 store:
   engine: memory
   history: 1h30m

@@ -22,6 +22,8 @@ func TestRules(t *testing.T) {
 		notKey      = `: must be the token signing key that Apple hands out, a PEM file that ends in .p8`
 		notPrefix   = `mqtt.topic_prefix: must be one or more topic levels without wildcards, as in heartline or acme/push, of at most 128 bytes, got `
 		missing     = `: must name a file that can be read (no such file or directory), got missing`
+		noAccount   = `: has type ""; must be service_account: make one in the Firebase console: Project settings, Service accounts, Generate new private key`
+		noVAPID     = `: holds neither PEM nor the 32 bytes in base64url that web-push tools print; heartline webpush-key makes a key`
 		noCert      = `: must hold at least one PEM certificate, got users.yaml`
 	)
 	tls := func(c c) {
@@ -35,6 +37,21 @@ func TestRules(t *testing.T) {
 		push(c)
 		c.Fallback.APNs.Apps = append(c.Fallback.APNs.Apps, config.APNsApp{Topic: "com.example.app", KeyFile: "AuthKey.p8", KeyID: "ABC123DEFG", TeamID: "TEAM123456"})
 		return &c.Fallback.APNs.Apps[len(c.Fallback.APNs.Apps)-1]
+	}
+	fcm := func(c c) { c.Fallback.FCM.Enabled, c.Fallback.FCM.ServiceAccountFile = true, "account.json" }
+	project := func(c c) *config.FCMApp {
+		fcm(c)
+		c.Fallback.FCM.Apps = []config.FCMApp{{ServiceAccountFile: "account.json"}}
+		return &c.Fallback.FCM.Apps[0]
+	}
+	browsers := func(c c) {
+		w := &c.Fallback.WebPush
+		w.Enabled, w.KeyFile, w.Contact = true, "key.pem", "mailto:ops@example.com"
+	}
+	website := func(c c) *config.WebPushApp {
+		browsers(c)
+		c.Fallback.WebPush.Apps = []config.WebPushApp{{KeyFile: "key.pem"}}
+		return &c.Fallback.WebPush.Apps[0]
 	}
 	acl := func(c c, filter, access string) {
 		c.Auth.ACL = append(c.Auth.ACL, config.ACLEntry{Filter: filter, Access: access})
@@ -203,6 +220,45 @@ func TestRules(t *testing.T) {
 		{func(c c) { a := app(c); a.KeyFile, a.CertificateFile = "", "missing" }, "fallback.apns.apps[0].certificate_file" + missing},
 		{func(c c) { app(c).CertificatePasswordFile = "missing" }, "fallback.apns.apps[0].certificate_password_file" + missing},
 
+		{func(c c) { fcm(c) }, ""},
+		{func(c c) { fcm(c); c.Fallback.FCM.ServiceAccountFile = "" }, "fallback.fcm: must have service_account_file (or HEARTLINE_FALLBACK_FCM_SERVICE_ACCOUNT) where it is enabled, or entries in apps"},
+		{func(c c) { fcm(c); c.Fallback.FCM.ServiceAccount = "{}" }, "fallback.fcm.service_account_file: must not be set together with HEARTLINE_FALLBACK_FCM_SERVICE_ACCOUNT, got account.json\nfallback.fcm.service_account" + noAccount},
+		{func(c c) { fcm(c); c.Fallback.FCM.ServiceAccountFile = "missing" }, "fallback.fcm.service_account_file" + missing},
+		{func(c c) { fcm(c); c.Fallback.FCM.ServiceAccountFile = "jwks.json" }, "fallback.fcm.service_account_file" + noAccount + ", got jwks.json"},
+		{func(c c) { c.Fallback.FCM.ServiceAccountFile = "missing" }, ""}, // not in use
+		{func(c c) { c.Fallback.FCM.Style = "both" }, "fallback.fcm.style: must be notification or data, got both"},
+		{func(c c) { c.Fallback.FCM.Endpoint = "http://127.0.0.1" }, "fallback.fcm.endpoint: must be a URL that begins with https://, got http://127.0.0.1"},
+		{func(c c) { c.Fallback.FCM.Endpoint = "https://127.0.0.1/v1" }, "fallback.fcm.endpoint: must be a host and a port alone, as in https://127.0.0.1:2197, got https://127.0.0.1/v1"},
+		{func(c c) { fcm(c); c.Fallback.FCM.CAFile = "users.yaml" }, "fallback.fcm.ca_file" + noCert},
+		{func(c c) { c.Fallback.FCM.Timeout = 0 }, "fallback.fcm.timeout: must be from 1ms to 5m, got 0s"},
+		{func(c c) { c.Fallback.FCM.MaxConcurrent = 0 }, "fallback.fcm.max_concurrent: must be from 1 to 100000, got 0"},
+		{func(c c) { c.Fallback.FCM.Retry.Initial = 0 }, "fallback.fcm.retry.initial: must be from 1ms to 1h, got 0s"},
+		{func(c c) { c.Fallback.FCM.Retry.Max = time.Second }, "fallback.fcm.retry.max: must not be shorter than fallback.fcm.retry.initial (10s), got 1s"},
+		{func(c c) { project(c) }, ""},
+		{func(c c) { project(c).ServiceAccountFile = "" }, "fallback.fcm.apps[0].service_account_file: must be set for a further project"},
+		{func(c c) { project(c).ServiceAccountFile = "missing" }, "fallback.fcm.apps[0].service_account_file" + missing},
+		{func(c c) { project(c).Style = "both" }, "fallback.fcm.apps[0].style: must be notification or data, got both"},
+
+		{func(c c) { browsers(c) }, ""},
+		{func(c c) { browsers(c); c.Fallback.WebPush.KeyFile, c.Fallback.WebPush.Contact = "", "" }, "fallback.webpush: must have key_file (or HEARTLINE_FALLBACK_WEBPUSH_KEY) where it is enabled, or entries in apps; heartline webpush-key makes a key"},
+		{func(c c) { browsers(c); c.Fallback.WebPush.Key = "secret" }, "fallback.webpush.key_file: must not be set together with HEARTLINE_FALLBACK_WEBPUSH_KEY, got key.pem\nfallback.webpush.key" + noVAPID},
+		{func(c c) { browsers(c); c.Fallback.WebPush.KeyFile = "missing" }, "fallback.webpush.key_file" + missing},
+		{func(c c) { browsers(c); c.Fallback.WebPush.KeyFile = "password" }, "fallback.webpush.key_file" + noVAPID + ", got password"},
+		{func(c c) { browsers(c); c.Fallback.WebPush.Contact = "" }, "fallback.webpush.contact: must be set where fallback.webpush has a key"},
+		{func(c c) { c.Fallback.WebPush.Contact = "mailto:ops@localhost" }, `fallback.webpush.contact: must name a public domain, Apple refuses "localhost", got mailto:ops@localhost`},
+		{func(c c) { c.Fallback.WebPush.Allow = []string{"https://x.example", "*.example"} }, "fallback.webpush.allow[0]: must be a host name such as *.push.example.com, without scheme, port and path, got https://x.example"},
+		{func(c c) { c.Fallback.WebPush.AllowPrivate = []string{"10.0.0.1"} }, "fallback.webpush.allow_private[0]: must be an address range, as in 10.0.0.0/8, got 10.0.0.1"},
+		{func(c c) { browsers(c); c.Fallback.WebPush.CAFile = "users.yaml" }, "fallback.webpush.ca_file" + noCert},
+		{func(c c) { c.Fallback.WebPush.Timeout = 0 }, "fallback.webpush.timeout: must be from 1ms to 5m, got 0s"},
+		{func(c c) { c.Fallback.WebPush.MaxConcurrent = 0 }, "fallback.webpush.max_concurrent: must be from 1 to 100000, got 0"},
+		{func(c c) { c.Fallback.WebPush.Retry.Initial = 0 }, "fallback.webpush.retry.initial: must be from 1ms to 1h, got 0s"},
+		{func(c c) { c.Fallback.WebPush.Retry.Max = time.Millisecond }, "fallback.webpush.retry.max: must not be shorter than fallback.webpush.retry.initial (1s), got 1ms"},
+		{func(c c) { website(c) }, ""},
+		{func(c c) { website(c).KeyFile = "" }, "fallback.webpush.apps[0].key_file: must be set for a further key"},
+		{func(c c) { website(c).KeyFile = "missing" }, "fallback.webpush.apps[0].key_file" + missing},
+		{func(c c) { website(c); c.Fallback.WebPush.KeyFile, c.Fallback.WebPush.Contact = "", "" }, "fallback.webpush.apps[0].contact: must be set, or fallback.webpush.contact"},
+		{func(c c) { website(c).Contact = "ops@example.com" }, "fallback.webpush.apps[0].contact: must begin with mailto: or https:, such as mailto:ops@example.com, got ops@example.com"},
+
 		{func(c c) { c.Store.Engine = "bolt" }, "store.engine: must be pebble or memory, got bolt"},
 		{func(c c) { c.Store.History = -1 }, "store.history: must be from 0s to 8760h, got -1ns"},
 		{func(c c) { c.Store.MinFree = 0 }, ""},
@@ -227,6 +283,9 @@ func TestRules(t *testing.T) {
 
 	one := config.Default()
 	app(one)
+	project(one)
+	website(one)
+	one.Fallback.WebPush.Allow, one.Fallback.WebPush.AllowPrivate = []string{"*.example"}, []string{"10.0.0.0/8"}
 	acl(one, "a", "deny")
 	keys := config.RuleKeys(one)
 	for i := range keys {
