@@ -18,7 +18,7 @@ const module = "github.com/heartline-mqtt/heartline"
 func arrows() [][]string {
 	return [][]string{
 		{".", "cmd"},
-		{"cmd", "bench", "broker", "config", "demo", "fallback/apnssim", "terminal", "wire"},
+		{"cmd", "bench", "broker", "config", "demo", "fallback/apnssim", "internal/credentials", "terminal", "wire"},
 		{"bench"},
 		{"bench/outstanding", "delivery", "internal/rawmqtt", "store", "store/pebblestore", "wire"},
 		{"bench/storm", "broker", "config", "delivery", "fallback", "fallback/apnssim", "internal/rawmqtt"},
