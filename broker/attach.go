@@ -74,7 +74,7 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 	if h.outbox, err = openOutbox(cfg, with.log); err != nil {
 		return nil, err
 	}
-	opts := deliveryOptions(cfg)
+	opts := deliveryOptions(cfg, h.auth.Open() && !with.foreign)
 	var pusher delivery.Pusher
 	if cfg.Fallback.APNs.Enabled {
 		if h.router, err = newRouter(cfg.Fallback.APNs, h.outbox.Notification, with.log); err != nil {
@@ -190,14 +190,16 @@ func accessRules(entries []config.ACLEntry) (rules []hooks.AccessRule) {
 	return rules
 }
 
-func deliveryOptions(cfg *config.Config) delivery.Options {
+// deliveryOptions translates the configuration. anyAccount: nobody proves who a client
+// is, so that a device moves to whichever account uses it.
+func deliveryOptions(cfg *config.Config, anyAccount bool) delivery.Options {
 	d := cfg.Delivery
 	opts := delivery.Options{
 		Windows: delivery.Windows{Ack: d.AckWindow, Fallback: d.FallbackWindow},
 		Ack:     delivery.AckReceived, TTL: d.TTL,
 		MaxOutstanding: d.MaxOutstandingPerDevice, MaxInflight: d.MaxInflightPerDevice,
 		ForgetDeviceAfter: d.ForgetDeviceAfter, CompleteRegistration: keepToken,
-		AnyAccount: cfg.Auth.Mode == config.AuthNone,
+		AnyAccount: anyAccount,
 	}
 	if d.Ack == config.AckDisplayed {
 		opts.Ack = delivery.AckDisplayed

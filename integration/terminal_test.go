@@ -511,7 +511,7 @@ func TestForeignAcksAreCounted(t *testing.T) {
 			t.Errorf("got 0x%02x", pk.ReasonCode)
 		}
 	}
-	if got := hook.Counters.ForeignID.Load(); got != 3 {
+	if got := hook.Counters.UnknownAcks.Load(); got != 3 {
 		t.Errorf("counted %d, want 3", got)
 	}
 }
