@@ -21,8 +21,12 @@ import (
 	"github.com/heartline-mqtt/heartline/store"
 )
 
-// pushGrace is how long running pushes may take to finish at a stop.
-const pushGrace = 5 * time.Second
+// A stop takes less than 5 s when nothing answers: pushGrace for the pushes under way,
+// then endGrace for the HTTP calls and for the push requests that have been cancelled.
+const (
+	pushGrace = 3 * time.Second
+	endGrace  = 500 * time.Millisecond
+)
 
 // Heartline is what Attach adds to a server. All its methods are safe for
 // concurrent use.
@@ -132,7 +136,7 @@ func (h *Heartline) Subscribe(buffer int) *delivery.Subscription { return h.core
 // accepts.
 func (h *Heartline) Core() *delivery.Core { return h.core }
 
-// Close stops Heartline: nothing more is accepted, running pushes get 5 s, and
+// Close stops Heartline: nothing more is accepted, running pushes get 3 s, and
 // everything is on the disk when it returns. It may be called before or after the
 // server is closed. Called before, the server goes on with ordinary MQTT, and
 // publishes below the prefix are refused. It is safe to call twice, and twice at once:
@@ -165,7 +169,10 @@ func (h *Heartline) closeParts(ctx context.Context) error {
 		errs = append(errs, h.hook.Stop())
 	}
 	if h.router != nil {
-		errs = append(errs, h.router.Close(ctx))
+		// quiesce has given the pushes their time.
+		now, cancel := context.WithCancel(ctx)
+		cancel()
+		errs = append(errs, h.router.Close(now))
 	}
 	if h.hook != nil {
 		errs = append(errs, h.core.Flush(ctx))
@@ -250,7 +257,7 @@ func newRouter(c config.APNs, content func(delivery.Seq) (*delivery.Notification
 	}
 	return fallback.New(fallback.Options{
 		Pushers: []fallback.Pusher{pusher}, Content: content, Timeout: c.Timeout, MaxConcurrent: c.MaxConcurrent,
-		RetryInitial: c.Retry.Initial, RetryMax: c.Retry.Max, CloseGrace: pushGrace, Logger: log,
+		RetryInitial: c.Retry.Initial, RetryMax: c.Retry.Max, CloseGrace: endGrace, Logger: log,
 	})
 }
 

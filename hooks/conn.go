@@ -246,7 +246,7 @@ func (c *conn) subscriptionsChanged() {
 	case p != nil:
 		c.offline("unsubscribed")
 	case known:
-		if err := c.hook.core.Register(id, c.identity.Account); err != nil {
+		if err := c.hook.core.Register(id, c.identity.Account); err != nil && !errors.Is(err, delivery.ErrStopped) {
 			c.registrationFailed(err)
 		}
 	}
@@ -262,7 +262,7 @@ func (c *conn) online(messages bool) {
 		Messages: messages, App: c.app, Keepalive: keepalive, Remote: c.client.Net.Remote,
 	})
 	switch {
-	case errors.Is(err, delivery.ErrChannelClosed):
+	case errors.Is(err, delivery.ErrChannelClosed), errors.Is(err, delivery.ErrStopped): // the connection ends, too
 		return
 	case err != nil:
 		c.registrationFailed(err)
