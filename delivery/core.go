@@ -300,6 +300,7 @@ func (c *Core) apply(d *delivery, in input, s situation) {
 	if st.push {
 		c.pending.pushes = append(c.pending.pushes, d)
 		c.pending.sync = true
+		d.recorded = false
 		c.probing(d)
 	}
 	if st.finished {
@@ -312,6 +313,11 @@ func (c *Core) apply(d *delivery, in input, s situation) {
 	}
 	if d.pushUnderway && (d.state.Final() || st.publish && d.state != StatePushing) {
 		d.withdrawPush()
+	}
+	if before.state == StatePushing && !before.pushUnderway && len(d.dev.lanes) > 0 { // others may have waited for its next try
+		if l := d.dev.pushLane(d); !d.pushUnderway {
+			c.feedPushes(d.dev, l)
+		}
 	}
 	if p := d.dev.presence; p != nil && d.state == StateAcked && before.state != StateAcked {
 		p.freeSlot(d.seq, false)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -100,6 +101,8 @@ func (m *model) run() {
 		"apple":     m.apple,
 		"token":     m.token,
 		"cancel":    m.cancel,
+		"possible":  func(*rapid.T) { m.w.core.PushPossible(delivery.ServerAPNs, "app") },
+		"sign out":  m.signOut,
 		"time": func(t *rapid.T) {
 			time.Sleep(time.Duration(rapid.IntRange(1, 20_000).Draw(t, "ms")) * time.Millisecond)
 		},
@@ -114,7 +117,9 @@ func (m *model) accept(t *rapid.T) {
 	m.ids++
 	r := delivery.Request{
 		Account: "a", ID: fmt.Sprint(m.ids), Title: "t",
-		TTL:         new(time.Duration(rapid.IntRange(1, 300).Draw(t, "ttl")) * time.Second),
+		TTL:         new(time.Duration(rapid.SampledFrom([]int{0, 1, 2, 3, 10, 100, 300}).Draw(t, "ttl")) * time.Second),
+		Urgency:     rapid.SampledFrom([]delivery.Urgency{0, delivery.UrgencyNormal}).Draw(t, "urgency"),
+		AckWindow:   rapid.SampledFrom([]*time.Duration{nil, new(time.Duration(0)), new(time.Second)}).Draw(t, "window"),
 		CollapseKey: rapid.SampledFrom([]string{"", "", "k"}).Draw(t, "key"),
 		Ack:         rapid.SampledFrom([]delivery.AckKind{delivery.AckReceived, delivery.AckDisplayed}).Draw(t, "ack"),
 		NoFallback:  rapid.IntRange(0, 4).Draw(t, "fallback") == 0,
@@ -227,6 +232,8 @@ func (m *model) apple(t *rapid.T) {
 		{Outcome: delivery.PushRetry, RetryAfter: 5 * time.Second, Detail: "503"},
 		{Outcome: delivery.PushRefused, Detail: "400"},
 		{Outcome: delivery.PushTokenGone, Detail: "410"},
+		{Outcome: delivery.PushTokenSuspended, Detail: "400 BadDeviceToken"},
+		{Outcome: delivery.PushUnserved, Detail: "not configured"},
 	}).Draw(t, "answer")
 	if r.Outcome == delivery.PushAccepted && h.ctx.Err() == nil {
 		m.pushed[delivery.Key{Seq: h.push.Seq, Device: h.push.Device}]++
@@ -237,6 +244,18 @@ func (m *model) apple(t *rapid.T) {
 func (m *model) token(t *rapid.T) {
 	id := rapid.SampledFrom(devices).Draw(t, "device")
 	if err := m.w.core.SetRegistration(id, "a", delivery.Registration{Server: delivery.ServerAPNs, Token: rapid.SampledFrom([]string{"aa", "bb", "cc"}).Draw(t, "token"), App: "app"}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// signOut has a device forgotten, and known again.
+func (m *model) signOut(t *rapid.T) {
+	id := rapid.SampledFrom(devices).Draw(t, "device")
+	m.down(id)
+	if err := m.w.core.SignOut(context.Background(), id, "a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.w.core.Register(id, "a"); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -320,7 +339,7 @@ func (m *model) check() {
 			if open && r.State != d.State {
 				m.Fatalf("notification %s for %s: the timeline says %v, the record %v", id, d.Device, d.State, r.State)
 			}
-			if open && !m.goesOn(r) {
+			if open && !m.goesOn(r, slices.Collect(maps.Values(unfinished))) {
 				m.Fatalf("notification %s for %s is %v, and nothing is under way or planned", id, d.Device, d.State)
 			}
 			if !open && !d.State.Final() {
@@ -350,7 +369,7 @@ func (m *model) check() {
 
 // goesOn tells whether something will come of a delivery by itself, in the states
 // where something has to.
-func (m *model) goesOn(r delivery.Record) bool {
+func (m *model) goesOn(r delivery.Record, unfinished []delivery.Record) bool {
 	switch r.State {
 	case delivery.StatePublished, delivery.StatePushed:
 		return !r.Deadline.IsZero()
@@ -358,8 +377,11 @@ func (m *model) goesOn(r delivery.Record) bool {
 		if time.Since(m.began) <= modelOptions().Windows.Ack { // the device's time to come back after a start
 			return true
 		}
+		// Planned, under way, or behind one of the device that is.
 		return !r.Deadline.IsZero() || slices.ContainsFunc(m.w.apple.held, func(h heldPush) bool {
-			return h.push.Seq == r.Seq && h.push.Device == r.Device
+			return h.push.Device == r.Device
+		}) || slices.ContainsFunc(unfinished, func(o delivery.Record) bool {
+			return o.Device == r.Device && o.Seq < r.Seq && o.State == delivery.StatePushing && !o.Deadline.IsZero()
 		})
 	}
 	return true

@@ -26,6 +26,7 @@ type delivery struct {
 	due       bool          // wants the channel as soon as its window has room
 	dirty     bool          // its Record is to be written
 	over      bool
+	recorded  bool // the request for the push that is under way is on the disk
 
 	messageRefused bool // by this connection: kept for the next
 	messageSent    bool // at least once

@@ -1,9 +1,11 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -49,49 +51,98 @@ func (c *Core) nextProbe(d *delivery) int64 {
 	return c.clock.at(r.Suspended.NextProbe) + 1
 }
 
-// startPushes asks the notification server, now that the requests are on record.
-func (c *Core) startPushes(ds []*delivery) {
-	begun := make([]startedPush, 0, len(ds))
-	c.mu.Lock()
-	for _, d := range ds {
-		if a, ok := c.startPush(d); ok {
-			begun = append(begun, a)
+// pushLane is the pushes to one registration: one request at a time, `high` before
+// `normal`, and within one urgency in the order of acceptance (contract §2).
+type pushLane struct {
+	kind   string
+	active *delivery   // handed to the pusher, not answered yet
+	queue  []*delivery // recorded, their turn to come; by urgency, then by Seq
+}
+
+func (dev *device) pushLane(d *delivery) *pushLane {
+	for _, l := range dev.lanes {
+		if l.kind == d.kindName() {
+			return l
 		}
 	}
-	c.settle()
-	c.mu.Unlock()
-	for _, a := range begun {
-		c.pusher.Push(a.ctx, a.push, func(r PushResult) {
-			a.cancel()
-			if c.answers.put(pushAnswer{d: a.d, asked: a.push.Registration, result: r}) {
-				c.answers.drain(c.onPushResults)
-			}
+	l := &pushLane{kind: d.kindName()}
+	dev.lanes = append(dev.lanes, l)
+	return l
+}
+
+// startPushes queues pushes whose requests are on record.
+func (c *Core) startPushes(ds []*delivery) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, d := range ds {
+		if c.stopped || d.over || !d.pushUnderway || d.recorded {
+			continue
+		}
+		d.recorded = true
+		l := d.dev.pushLane(d)
+		i, _ := slices.BinarySearchFunc(l.queue, d, func(x, d *delivery) int {
+			return cmp.Or(cmp.Compare(x.urgency, d.urgency), cmp.Compare(x.seq, d.seq))
 		})
+		l.queue = slices.Insert(l.queue, i, d)
+		c.feedPushes(d.dev, l)
+	}
+	c.settle()
+}
+
+// feedPushes hands the next push of a lane to the pusher, if none is under way.
+func (c *Core) feedPushes(dev *device, l *pushLane) {
+	for i := 0; l.active == nil && i < len(l.queue) && !c.stopped; {
+		d := l.queue[i]
+		if d.over || !d.pushUnderway || d.dev != dev {
+			l.queue = slices.Delete(l.queue, i, i+1)
+			continue
+		}
+		r, err := c.pushTarget(d, d.pushAttempts)
+		if err != nil { // it changed while the push waited
+			l.queue = slices.Delete(l.queue, i, i+1)
+			c.apply(d, inPushRetry, situation{detail: withdrawn(err)})
+			i = 0
+			continue
+		}
+		if d.pushesAfter() {
+			i++
+			continue
+		}
+		l.queue = slices.Delete(l.queue, i, i+1)
+		l.active = d
+		c.push(d, r, l)
+	}
+	if l.active == nil && len(l.queue) == 0 {
+		dev.lanes = slices.DeleteFunc(dev.lanes, func(x *pushLane) bool { return x == l })
 	}
 }
 
-// startedPush is a push on its way to the pusher.
-type startedPush struct {
-	d      *delivery
-	push   Push
-	ctx    context.Context
-	cancel context.CancelFunc
+// patience is how many failures of a push hold up those behind it.
+const patience = 3
+
+// pushesAfter reports whether a push of the same urgency that was accepted before d
+// goes first: its request is being recorded, or it is about to be tried again.
+func (d *delivery) pushesAfter() bool {
+	for _, x := range d.dev.queue {
+		if x.seq >= d.seq {
+			return false
+		}
+		if x.state != StatePushing || x.urgency != d.urgency || x.kindName() != d.kindName() {
+			continue
+		}
+		if x.pushUnderway && !x.recorded || !x.pushUnderway && x.pushAttempts < patience {
+			return true
+		}
+	}
+	return false
 }
 
-func (c *Core) startPush(d *delivery) (a startedPush, ok bool) {
-	if c.stopped || d.over || !d.pushUnderway {
-		return a, false
-	}
-	r, err := c.pushTarget(d, d.pushAttempts)
-	if err != nil { // it changed while the request was recorded
-		c.apply(d, inPushRetry, situation{detail: withdrawn(err)})
-		return a, false
-	}
-	a.d = d
-	a.ctx, a.cancel = context.WithCancel(c.ctx)
-	d.withdraw = a.cancel
+// push hands the push of d to the pusher.
+func (c *Core) push(d *delivery, r Registration, l *pushLane) {
+	ctx, cancel := context.WithCancel(c.ctx)
+	d.withdraw = cancel
 	attempt := d.pushAttempts
-	a.push = Push{
+	p := Push{
 		Seq: d.seq, Device: d.dev.ID, Account: d.dev.Account, Registration: r, Attempt: int(attempt),
 		Urgency: d.urgency, CollapseKey: d.collapse, ExpiresAt: c.clock.wall(d.expires), Notification: d.content,
 		Current: func() (Registration, error) {
@@ -102,7 +153,13 @@ func (c *Core) startPush(d *delivery) (a startedPush, ok bool) {
 	}
 	d.content = nil
 	c.pushing++
-	return a, true
+	dev := d.dev
+	c.pusher.Push(ctx, p, func(result PushResult) {
+		cancel()
+		if c.answers.put(pushAnswer{d: d, dev: dev, lane: l, asked: r, result: result}) {
+			c.answers.drain(c.onPushResults)
+		}
+	})
 }
 
 // pushTarget returns where the push of d goes now, or why it must not be sent. It
@@ -133,6 +190,8 @@ func withdrawn(err error) string {
 // pushAnswer is what a notification server has answered.
 type pushAnswer struct {
 	d      *delivery
+	dev    *device // of d when it was asked for
+	lane   *pushLane
 	asked  Registration
 	result PushResult
 }
@@ -140,8 +199,10 @@ type pushAnswer struct {
 func (c *Core) onPushResults(as []pushAnswer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i := range as {
-		c.onPushResult(as[i].d, as[i].asked, as[i].result)
+	for _, a := range as {
+		a.lane.active = nil
+		c.onPushResult(a.d, a.asked, a.result)
+		c.feedPushes(a.dev, a.lane)
 	}
 	c.settle()
 	c.pushing -= len(as)

@@ -127,7 +127,7 @@ func (c *Core) fromRecord(r *Record, dev *device) *delivery {
 	// Devices get an ack window's time to come back before anything falls back. A
 	// push whose answer a crash has hidden is asked for again after it, with the same
 	// apns-id and apns-collapse-id (guarantee 2).
-	if d.deadline != 0 || d.state == StatePending || d.state == StatePushing || d.once {
+	if !d.state.Final() && (d.deadline != 0 || d.state == StatePending || d.state == StatePushing || d.once) {
 		d.deadline = max(d.deadline, grace)
 	}
 	if d.message == MessageSent {

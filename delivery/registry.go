@@ -26,6 +26,7 @@ type device struct {
 	app      AppState
 	since    time.Time // of the channel's state; zero: not known
 	probe    *delivery // the one that tries a suspended registration
+	lanes    []*pushLane
 }
 
 // AppState is what a device has said of its app.

@@ -97,6 +97,7 @@ func transition(p progress, in input, s situation) (progress, step) {
 		offer(&p, s, &out)
 	case inNoChannel:
 		if p.state == StatePending {
+			p.deadline = 0
 			fallBack(&p, s, &out)
 		}
 	case inChannelLost:
@@ -300,6 +301,8 @@ func finish(p *progress, final State, out *step) {
 func afterFinal(p progress, in input, s situation, out step) (progress, step) {
 	open := p.state == StateAcked && (p.message == MessageHeld || p.message == MessageSent)
 	switch in {
+	case inElapsed: // no window runs any more
+		p.deadline = 0
 	case inDisplayed: // asked for `received`, and then told more
 		if !p.displayed {
 			p.displayed = true
@@ -334,7 +337,9 @@ func afterFinal(p progress, in input, s situation, out step) (progress, step) {
 }
 
 func ackDetail(p progress, s situation) string {
-	if s.late || p.state != StatePublished {
+	// Published and pushed at the same time: no window has elapsed yet.
+	both := (p.atOnce || p.once) && p.attempts == 1 && p.state == StatePushing
+	if s.late || p.state != StatePublished && !both {
 		return "late"
 	}
 	return s.detail

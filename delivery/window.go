@@ -3,7 +3,7 @@ package delivery
 import "time"
 
 // deadlines is a min-heap of deliveries by key, the earlier of the running window
-// and the expiry. Each delivery knows its place, so that an ack takes it out in
+// and the expiry; by Seq where keys are equal. Each delivery knows its place, so that an ack takes it out in
 // O(log n) without a search. Most keys grow with time, so that most insertions
 // stay where they are put, and most removals are near the end.
 type deadlines []*delivery
@@ -60,11 +60,13 @@ func (h *deadlines) remove(d *delivery) {
 // a cache line.
 const arity = 4
 
+func (d *delivery) before(o *delivery) bool { return d.key < o.key || d.key == o.key && d.seq < o.seq }
+
 func (h deadlines) up(i int) {
 	d := h[i]
 	for i > 0 {
 		parent := (i - 1) / arity
-		if h[parent].key <= d.key {
+		if !d.before(h[parent]) {
 			break
 		}
 		h[i] = h[parent]
@@ -83,11 +85,11 @@ func (h deadlines) down(i int) {
 			break
 		}
 		for j, end := child+1, min(child+arity, len(h)); j < end; j++ {
-			if h[j].key < h[child].key {
+			if h[j].before(h[child]) {
 				child = j
 			}
 		}
-		if h[child].key >= d.key {
+		if !h[child].before(d) {
 			break
 		}
 		h[i] = h[child]

@@ -1,0 +1,376 @@
+package delivery_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+func (w *world) tryAccept(r delivery.Request) (delivery.Receipt, error) {
+	if r.Account == "" {
+		r.Account = "a"
+	}
+	if r.Title == "" {
+		r.Title = "t"
+	}
+	return w.core.Accept(context.Background(), r)
+}
+
+// TestFullDevice: an urgent notification displaces the oldest that is not, a
+// replacement is always admitted, and a full device among others is named.
+func TestFullDevice(t *testing.T) {
+	opts := options()
+	opts.MaxOutstanding = 3
+	inWorldWith(t, opts, func(w *world) {
+		w.known("phone", "")
+		high := w.accept(delivery.Request{})
+		chat1 := w.accept(delivery.Request{Urgency: delivery.UrgencyNormal})
+		chat2 := w.accept(delivery.Request{Urgency: delivery.UrgencyNormal, CollapseKey: "k"})
+		if _, err := w.tryAccept(delivery.Request{Urgency: delivery.UrgencyNormal}); !errors.Is(err, delivery.ErrTooMuchOutstanding) {
+			t.Fatalf("one too many: %v", err)
+		}
+		fire := w.accept(delivery.Request{})
+		w.wantState(fire, delivery.StateWaiting)
+		w.wantState(chat1, delivery.StateCancelled)
+		if v, _ := w.core.Get(context.Background(), chat1.ID); v.Timeline[len(v.Timeline)-1].Detail != "displaced" {
+			t.Errorf("timeline %+v", v.Timeline)
+		}
+		w.accept(delivery.Request{Urgency: delivery.UrgencyNormal, CollapseKey: "k"})
+		w.wantState(chat2, delivery.StateSuperseded)
+		w.accept(delivery.Request{})
+		if _, err := w.tryAccept(delivery.Request{}); !errors.Is(err, delivery.ErrTooMuchOutstanding) {
+			t.Errorf("all are urgent: %v", err)
+		}
+		w.wantState(high, delivery.StateWaiting)
+
+		w.known("tablet", "")
+		receipt, err := w.tryAccept(delivery.Request{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := "[{phone cancelled 0 false} {tablet pending 0 false}]"
+		if got := fmt.Sprint(receipt.Deliveries); got != want || receipt.State != delivery.StatePending {
+			t.Errorf("deliveries %s, want %s; state %v", got, want, receipt.State)
+		}
+	})
+}
+
+// TestRetryAfter: a tenth of the time that a device has been away.
+func TestRetryAfter(t *testing.T) {
+	opts := options()
+	opts.MaxOutstanding = 1
+	inWorldWith(t, opts, func(w *world) {
+		ch := w.up("phone")
+		w.accept(delivery.Request{})
+		for _, c := range []struct{ away, want time.Duration }{
+			{0, 2 * time.Second}, {time.Minute, 6 * time.Second}, {time.Hour, 6 * time.Minute}, {20 * time.Hour, 10 * time.Minute},
+		} {
+			if c.away > 0 {
+				ch.presence.Offline("gone")
+				time.Sleep(c.away - time.Since(w.device("a", "phone").Since))
+			}
+			_, err := w.tryAccept(delivery.Request{})
+			full, ok := errors.AsType[*delivery.FullError](err)
+			if !ok || full.RetryAfter != c.want {
+				t.Errorf("away for %v: %v, %+v, want %v", c.away, err, full, c.want)
+			}
+		}
+	})
+}
+
+// TestRepeats: two requests with one ID are the same if they mean the same.
+func TestRepeats(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "")
+		w.known("tablet", "")
+		bare := delivery.Request{ID: "bare", Title: "t", Data: json.RawMessage(`{"a":1,"b":[1.50,2]}`), Extra: json.RawMessage(`{"x":{"y":1,"z":2}}`)}
+		full := delivery.Request{
+			ID: "full", Title: "t", TTL: new(24 * time.Hour), Ack: delivery.AckReceived, Urgency: delivery.UrgencyHigh,
+			Devices: []string{"tablet", "phone"}, Level: delivery.LevelActive, Kind: delivery.KindAlert, AckWindow: new(3 * time.Second),
+		}
+		w.accept(bare)
+		w.accept(full)
+		changed := func(r delivery.Request, change func(*delivery.Request)) delivery.Request { change(&r); return r }
+		for name, c := range map[string]struct {
+			r    delivery.Request
+			same bool
+		}{
+			"as it is": {bare, true},
+			"defaults written out": {changed(bare, func(r *delivery.Request) {
+				r.TTL, r.Ack, r.Urgency, r.Level = new(24*time.Hour), delivery.AckReceived, delivery.UrgencyHigh, delivery.LevelActive
+				r.Devices, r.AckWindow = []string{"phone", "tablet", "phone"}, new(3*time.Second)
+			}), true},
+			"defaults left out": {delivery.Request{ID: "full", Title: "t"}, true},
+			"members in another order": {changed(bare, func(r *delivery.Request) {
+				r.Data, r.Extra = json.RawMessage(`{"b": [1.50, 2], "a": 1}`), json.RawMessage(`{"x":{"z":2,"y":1}}`)
+			}), true},
+			"another title":   {changed(bare, func(r *delivery.Request) { r.Title = "u" }), false},
+			"another TTL":     {changed(full, func(r *delivery.Request) { r.TTL = new(time.Hour) }), false},
+			"other data":      {changed(bare, func(r *delivery.Request) { r.Data = json.RawMessage(`{"a":1,"b":[2,1.50]}`) }), false},
+			"no data":         {changed(bare, func(r *delivery.Request) { r.Data = nil }), false},
+			"one device":      {changed(full, func(r *delivery.Request) { r.Devices = []string{"phone"} }), false},
+			"no fallback":     {changed(full, func(r *delivery.Request) { r.NoFallback = true }), false},
+			"another account": {changed(full, func(r *delivery.Request) { r.Account = "b" }), false},
+			"a badge":         {changed(full, func(r *delivery.Request) { r.Badge = new(0) }), false},
+		} {
+			receipt, err := w.tryAccept(c.r)
+			if c.same && (err != nil || !receipt.Repeated) || !c.same && !errors.Is(err, delivery.ErrConflict) {
+				t.Errorf("%s: %+v, %v", name, receipt, err)
+			}
+		}
+		// Another default is none of the repeat's business.
+		w.stop()
+		opts := options()
+		opts.TTL, opts.Ack = time.Hour, delivery.AckDisplayed
+		w.start(opts)
+		if receipt, err := w.tryAccept(bare); err != nil || !receipt.Repeated {
+			t.Errorf("after a change of defaults: %+v, %v", receipt, err)
+		}
+	})
+}
+
+// TestRepeatedPublish: a publish that may be a repetition is accepted once, also
+// where the first is on its way, or a crash took its PUBACK.
+func TestRepeatedPublish(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "")
+		mark := func(id uint16) *delivery.RequestMark {
+			return &delivery.RequestMark{Client: "backend", PacketID: id, Payload: 7}
+		}
+		release := w.store.hold()
+		first := make(chan delivery.Receipt, 1)
+		w.core.AcceptAsync(delivery.Request{Account: "a", Title: "t", Mark: mark(1)}, func(r delivery.Receipt, err error) {
+			if err != nil {
+				t.Error(err)
+			}
+			first <- r
+		})
+		second := make(chan delivery.Receipt, 1)
+		w.core.AcceptAsync(delivery.Request{Account: "a", Title: "t", Mark: mark(1), Again: true}, func(r delivery.Receipt, err error) {
+			if err != nil {
+				t.Error(err)
+			}
+			second <- r
+		})
+		synctest.Wait()
+		release()
+		n := (<-first).Notification
+		if r := <-second; !r.Repeated || r.Notification.ID != n.ID {
+			t.Errorf("on its way: %+v", r)
+		}
+		w.core.Crash()
+		w.store.powerCut(0)
+		w.start(options())
+		if r, err := w.tryAccept(delivery.Request{Mark: mark(1), Again: true}); err != nil || !r.Repeated || r.Notification.ID != n.ID {
+			t.Errorf("after a crash: %+v, %v", r, err)
+		}
+		if r, err := w.tryAccept(delivery.Request{Mark: mark(2), Again: true}); err != nil || r.Repeated {
+			t.Errorf("one that was never accepted: %+v, %v", r, err)
+		}
+		if r, err := w.tryAccept(delivery.Request{Mark: mark(1)}); err != nil || r.Repeated {
+			t.Errorf("the packet ID is used again: %+v, %v", r, err)
+		}
+	})
+}
+
+// TestShortTTL: a device that is half open, with a TTL at the ack window or below,
+// is pushed to while that is of use.
+func TestShortTTL(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "aa")
+		w.up("phone")
+		for _, ttl := range []time.Duration{3 * time.Second, time.Second, 50 * time.Millisecond} {
+			n := w.accept(delivery.Request{TTL: &ttl})
+			time.Sleep(ttl - ttl/10)
+			w.wantTimeline(n, "accepted, published, ack_timeout, push_requested, pushed")
+			time.Sleep(ttl)
+			w.wantState(n, delivery.StateExpired)
+		}
+	})
+}
+
+// TestTTLZero: one publish and one push at once, then final.
+func TestTTLZero(t *testing.T) {
+	zero := delivery.Request{TTL: new(time.Duration(0))}
+	for name, c := range map[string]struct {
+		token  string
+		play   func(w *world) (after func())
+		script []delivery.PushResult
+		soon   string // at once
+		end    string // after the ack window
+	}{
+		"offline":           {"aa", nil, nil, "accepted, push_requested, pushed, expired", ""},
+		"offline, no token": {"", nil, nil, "accepted, expired", ""},
+		"offline, refused":  {"aa", nil, []delivery.PushResult{{Outcome: delivery.PushRefused, Detail: "400"}}, "accepted, push_requested, push_failed, expired", ""},
+		"offline, not now":  {"aa", nil, []delivery.PushResult{{Outcome: delivery.PushRetry, RetryAfter: time.Second, Detail: "503"}}, "accepted, push_requested, push_failed, expired", ""},
+		"up":                {"aa", func(w *world) func() { w.up("phone"); return nil }, nil, "accepted, published, push_requested, pushed", "accepted, published, push_requested, pushed, expired"},
+		"up, no token":      {"", func(w *world) func() { w.up("phone"); return nil }, nil, "accepted, published", "accepted, published, ack_timeout, expired"},
+		"up, acks":          {"aa", func(w *world) func() { w.up("phone", acking); return nil }, nil, "accepted, published, push_requested, received", "accepted, published, push_requested, received"},
+		"up, slow push":     {"aa", func(w *world) func() { w.up("phone"); w.apple.hold = true; return w.apple.release }, nil, "accepted, published, push_requested", "accepted, published, push_requested, pushed, expired"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.apple.script = c.script
+				w.known("phone", c.token)
+				var after func()
+				if c.play != nil {
+					after = c.play(w)
+				}
+				n := w.accept(zero)
+				if got := strings.Join(w.timeline(n), ", "); got != c.soon && got != strings.Replace(c.soon, "push_requested, received", "push_requested, received, pushed", 1) {
+					t.Errorf("at once:\n got %s\nwant %s", got, c.soon)
+				}
+				time.Sleep(4 * time.Second)
+				if after != nil {
+					after()
+				}
+				if c.end != "" {
+					if got := strings.Join(w.timeline(n), ", "); got != c.end && got != c.end+", pushed" {
+						t.Errorf("in the end:\n got %s\nwant %s", got, c.end)
+					}
+				}
+				left := 0
+				if err := w.store.Unfinished(func(*delivery.Record) bool { left++; return true }); err != nil || left > 0 {
+					t.Errorf("%d unfinished, %v", left, err)
+				}
+				w.restart(options())
+				time.Sleep(time.Minute)
+				if len(w.apple.asked) > 1 {
+					t.Errorf("%d pushes", len(w.apple.asked))
+				}
+				w.apple.script = nil
+			})
+		})
+	}
+}
+
+// TestAckWindowOfItsOwn: 0 asks for the push at once, and publishes, too.
+func TestAckWindowOfItsOwn(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "aa")
+		ch := w.up("phone")
+		n := w.accept(delivery.Request{AckWindow: new(time.Duration(0))})
+		w.wantTimeline(n, "accepted, published, push_requested, pushed")
+		w.wantState(n, delivery.StatePushed)
+		ch.ack(0)
+		w.wantState(n, delivery.StateAcked)
+		// Later publishes have the configured one.
+		n = w.accept(delivery.Request{AckWindow: new(time.Duration(0))})
+		time.Sleep(10*time.Second + 2900*time.Millisecond)
+		w.wantTimeline(n, "accepted, published, push_requested, pushed, fallback_timeout, redelivered")
+		time.Sleep(200 * time.Millisecond)
+		w.wantTimeline(n, "accepted, published, push_requested, pushed, fallback_timeout, redelivered, ack_timeout, waiting")
+		// So has the first where no push can be had.
+		n = w.accept(delivery.Request{AckWindow: new(time.Duration(0)), NoFallback: true})
+		time.Sleep(2900 * time.Millisecond)
+		w.wantTimeline(n, "accepted, published")
+		time.Sleep(200 * time.Millisecond)
+		w.wantTimeline(n, "accepted, published, ack_timeout, waiting")
+
+		n = w.accept(delivery.Request{AckWindow: new(10 * time.Second)})
+		time.Sleep(9 * time.Second)
+		w.wantTimeline(n, "accepted, published")
+		w.restart(options())
+		w.up("phone")
+		time.Sleep(9 * time.Second)
+		w.wantTimeline(n, "accepted, published, redelivered")
+		time.Sleep(2 * time.Second)
+		w.wantTimeline(n, "accepted, published, redelivered, ack_timeout, push_requested, pushed")
+	})
+}
+
+// TestAcceptAsyncDoesNotWait: not for another acceptance of the ID, not for a read
+// of the store; and requests for one account keep their order.
+func TestAcceptAsyncDoesNotWait(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "")
+		w.stop()
+		out := &slowReads{Outbox: w.store, gate: make(chan struct{})}
+		w.core = delivery.New(options(), out, nil, slog.New(slog.DiscardHandler))
+		if err := w.core.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		done := make(chan struct{}, 10)
+		returned := make(chan struct{})
+		go func() {
+			for i, id := range []string{"x", "", "x", "y", ""} {
+				w.core.AcceptAsync(delivery.Request{Account: "a", Title: fmt.Sprint(i), ID: id}, func(r delivery.Receipt, err error) {
+					if err == nil {
+						got = append(got, r.Notification.Title)
+					}
+					done <- struct{}{}
+				})
+			}
+			close(returned)
+		}()
+		synctest.Wait()
+		select {
+		case <-returned:
+		default:
+			t.Error("it waits for the store")
+		}
+		close(out.gate)
+		for range 5 {
+			<-done
+		}
+		if fmt.Sprint(got) != "[0 1 3 4]" { // 2 has the ID of 0, and another title
+			t.Errorf("accepted %v", got)
+		}
+	})
+}
+
+// slowReads answers nothing until its gate is open.
+type slowReads struct {
+	delivery.Outbox
+	gate chan struct{}
+}
+
+func (o *slowReads) AccountDevices(account string) ([]delivery.Device, error) {
+	<-o.gate
+	return o.Outbox.AccountDevices(account)
+}
+
+func (o *slowReads) Lookup(id string) (delivery.Seq, error) {
+	<-o.gate
+	return o.Outbox.Lookup(id)
+}
+
+// TestFaultsOfARequest: each names its field, in the order of the contract.
+func TestFaultsOfARequest(t *testing.T) {
+	inWorld(t, func(w *world) {
+		_, err := w.core.Accept(context.Background(), delivery.Request{
+			Account: "..", Title: strings.Repeat("x", 3000), ID: "?", TTL: new(-time.Second), Badge: new(-1), Link: strings.Repeat("l", 3000),
+			Image: "http://x", Extra: json.RawMessage(`[1]`), AckWindow: new(2 * time.Hour), Subtitle: strings.Repeat("s", 257),
+		})
+		var fields []string
+		for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {
+			f, ok := errors.AsType[*delivery.FieldError](e)
+			if !ok || !errors.Is(e, delivery.ErrInvalid) {
+				t.Fatalf("%v is no fault of a field", e)
+			}
+			fields = append(fields, f.Field)
+		}
+		if want := "[account title id ttl badge subtitle link image extra ack_window]"; fmt.Sprint(fields) != want {
+			t.Errorf("fields %v, want %s", fields, want)
+		}
+		for _, account := range []string{"+4915112345", "ann+work@example.org", "a/b", "#", "ä"} {
+			if err := delivery.ValidAccount(account); err != nil {
+				t.Error(err)
+			}
+		}
+		for _, account := range []string{"", ".", "..", "a\x00", "a\n", "\xff", strings.Repeat("x", 129)} {
+			if delivery.ValidAccount(account) == nil {
+				t.Errorf("account %q is taken", account)
+			}
+		}
+	})
+}

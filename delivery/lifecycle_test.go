@@ -1,0 +1,201 @@
+package delivery_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// TestStopAtAnyTime: never started, twice and twice at once; a second Stop waits for
+// the first.
+func TestStopAtAnyTime(t *testing.T) {
+	inWorld(t, func(w *world) {
+		ctx := context.Background()
+		w.stop()
+		idle := delivery.New(options(), w.store, w.apple, slog.New(slog.DiscardHandler))
+		for range 2 {
+			if err := idle.Stop(ctx); err != nil {
+				t.Errorf("never started: %v", err)
+			}
+		}
+		w.start(options()) // an Outbox has one core at a time
+
+		w.known("d", "aa")
+		w.apple.hold = true
+		w.accept(delivery.Request{})
+		synctest.Wait()
+		var stops sync.WaitGroup
+		var mu sync.Mutex
+		returned := 0
+		for range 3 {
+			stops.Go(func() {
+				if err := w.core.Stop(ctx); err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				returned++
+				mu.Unlock()
+			})
+		}
+		synctest.Wait()
+		if returned != 0 {
+			t.Errorf("%d of 3 stops returned while a push is under way", returned)
+		}
+		w.apple.release()
+		stops.Wait()
+		if _, err := w.core.Accept(ctx, delivery.Request{Account: "a", Title: "t"}); !errors.Is(err, delivery.ErrStopped) {
+			t.Errorf("accepted after the stop: %v", err)
+		}
+	})
+}
+
+// TestStopWhileAccepting: what is being accepted ends as accepted or stopped.
+func TestStopWhileAccepting(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("d", "")
+		var callers sync.WaitGroup
+		for range 50 {
+			for _, id := range []string{"", "same"} {
+				callers.Go(func() {
+					_, err := w.core.Accept(context.Background(), delivery.Request{Account: "a", Title: "t", ID: id})
+					if err != nil && !errors.Is(err, delivery.ErrStopped) {
+						t.Error(err)
+					}
+				})
+			}
+		}
+		if err := w.core.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+		callers.Wait()
+	})
+}
+
+// TestDevicesComeBackFirst: after a start no window elapses before the devices have
+// had an ack window's time to come back.
+func TestDevicesComeBackFirst(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "aa")
+		w.up("phone")
+		var all []*delivery.Notification
+		for range 5 {
+			all = append(all, w.accept(delivery.Request{}))
+		}
+		w.restart(options())
+		time.Sleep(2 * time.Second)
+		w.up("phone", acking)
+		time.Sleep(time.Minute)
+		for _, n := range all {
+			w.wantState(n, delivery.StateAcked)
+		}
+		if len(w.apple.asked) != 0 {
+			t.Errorf("%d pushes to a device that came back", len(w.apple.asked))
+		}
+	})
+}
+
+// TestSuspendedMachine: a TTL goes on while the machine sleeps, and nothing stale is
+// delivered when it wakes.
+func TestSuspendedMachine(t *testing.T) {
+	opts := options()
+	start := time.Now()
+	var slept time.Duration
+	opts.Boottime = func() time.Duration { return time.Since(start) + slept }
+	synctest.Test(t, func(t *testing.T) {
+		start = time.Now()
+		w := &world{T: t, apple: &apple{}}
+		w.store = newStore(t)
+		w.start(opts)
+		w.known("phone", "")
+		code := w.accept(delivery.Request{TTL: new(5 * time.Minute)})
+		news := w.accept(delivery.Request{})
+		w.wantState(news, delivery.StateWaiting)
+		slept = time.Hour
+		w.up("phone", acking).wantIDs(false, news.ID)
+		w.wantState(code, delivery.StateExpired)
+		w.wantState(news, delivery.StateAcked)
+		w.stop()
+		w.store.close()
+	})
+}
+
+// TestOfflineSince: of a device that has not been connected since the start it is
+// not known since when it is offline.
+func TestOfflineSince(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "")
+		time.Sleep(time.Hour)
+		for range 2 {
+			if since := w.device("a", "phone").Since; !since.IsZero() {
+				t.Errorf("offline since %v", since)
+			}
+		}
+		ch := w.up("phone")
+		ch.presence.Offline("gone")
+		gone := time.Now()
+		w.accept(delivery.Request{}) // keeps it in memory
+		time.Sleep(time.Hour)
+		if since := w.device("a", "phone").Since; !since.Equal(gone) {
+			t.Errorf("offline since %v, want %v", since, gone)
+		}
+	})
+}
+
+// TestListWhilePruned: a notification that is pruned while a page is made is left
+// out.
+func TestListWhilePruned(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.up("phone", acking)
+		for range 3 {
+			w.wantState(w.accept(delivery.Request{}), delivery.StateAcked)
+		}
+		w.stop()
+		out := &prunesLate{Outbox: w.store}
+		w.core = delivery.New(options(), out, nil, slog.New(slog.DiscardHandler))
+		if err := w.core.Start(); err != nil {
+			t.Fatal(err)
+		}
+		page, _, err := w.core.List(context.Background(), delivery.Filter{Limit: 10})
+		if err != nil || len(page) != 2 {
+			t.Errorf("%d notifications, %v", len(page), err)
+		}
+	})
+}
+
+// prunesLate has lost the first timeline that it is asked for.
+type prunesLate struct {
+	delivery.Outbox
+	pruned bool
+}
+
+func (o *prunesLate) Timeline(seq delivery.Seq) ([]delivery.Event, error) {
+	if !o.pruned {
+		o.pruned = true
+		return nil, delivery.ErrNotFound
+	}
+	return o.Outbox.Timeline(seq)
+}
+
+// TestWallClockIsSet: after a jump of the wall clock nothing is forgotten by it for
+// an hour.
+func TestWallClockIsSet(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "")
+		time.Sleep(60*24*time.Hour - 30*time.Minute)
+		w.core.SetWall(3 * time.Hour)
+		time.Sleep(time.Hour) // one look
+		if _, err := w.core.Device("a", "phone"); err != nil {
+			t.Errorf("forgotten after a jump: %v", err)
+		}
+		time.Sleep(2 * time.Hour)
+		if _, err := w.core.Device("a", "phone"); !errors.Is(err, delivery.ErrUnknownDevice) {
+			t.Errorf("never forgotten: %v", err)
+		}
+	})
+}

@@ -1,0 +1,130 @@
+package delivery_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// pushedIDs are the IDs of the notifications that the notification server was asked
+// for, in order.
+func (w *world) pushedIDs() (ids []string) {
+	w.Helper()
+	synctest.Wait()
+	w.apple.mu.Lock()
+	defer w.apple.mu.Unlock()
+	for _, p := range w.apple.asked {
+		n, err := w.store.Notification(p.Seq)
+		if err != nil {
+			w.Fatal(err)
+		}
+		ids = append(ids, n.ID)
+	}
+	return ids
+}
+
+// TestPushesKeepTheOrder: to one registration, one at a time, in the order of
+// acceptance, over refusals to take one now.
+func TestPushesKeepTheOrder(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "aa")
+		w.apple.script = []delivery.PushResult{
+			{Outcome: delivery.PushRetry, RetryAfter: time.Second, Detail: "503"},
+			{Outcome: delivery.PushRetry, RetryAfter: time.Second, Detail: "503"},
+			accepted,
+		}
+		var want []string
+		for i := range 20 {
+			r := delivery.Request{ID: fmt.Sprint("n", i)}
+			if i%3 == 1 {
+				r.CollapseKey = fmt.Sprint("k", i)
+			}
+			w.accept(r)
+			want = append(want, r.ID)
+		}
+		time.Sleep(5 * time.Second)
+		if got := w.pushedIDs(); !slices.Equal(got, append([]string{"n0", "n0"}, want...)) {
+			t.Errorf("pushed %v", got)
+		}
+	})
+}
+
+// TestPushThatKeepsFailing: after three failures the others go on.
+func TestPushThatKeepsFailing(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "aa")
+		fail := delivery.PushResult{Outcome: delivery.PushRetry, RetryAfter: time.Second, Detail: "500"}
+		w.apple.script = []delivery.PushResult{fail, fail, fail, accepted}
+		for i := range 3 {
+			w.accept(delivery.Request{ID: fmt.Sprint(i)})
+		}
+		time.Sleep(10 * time.Second)
+		if got := w.pushedIDs(); !slices.Equal(got, []string{"0", "0", "0", "1", "2", "0"}) {
+			t.Errorf("pushed %v", got)
+		}
+	})
+}
+
+// TestNewestOfACollapseKeyIsLast: an older push under way is answered before the
+// newer one leaves.
+func TestNewestOfACollapseKeyIsLast(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "aa")
+		w.apple.hold = true
+		w.accept(delivery.Request{ID: "open", CollapseKey: "door"})
+		synctest.Wait()
+		w.accept(delivery.Request{ID: "ajar", CollapseKey: "door"})
+		w.accept(delivery.Request{ID: "closed", CollapseKey: "door"})
+		if got := w.pushedIDs(); !slices.Equal(got, []string{"open"}) {
+			t.Errorf("while one is under way: %v", got)
+		}
+		w.apple.release()
+		if got := w.pushedIDs(); !slices.Equal(got, []string{"open", "closed"}) {
+			t.Errorf("pushed %v", got)
+		}
+	})
+}
+
+// TestHighGoesFirst: before normal ones that wait for the same registration.
+func TestHighGoesFirst(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "aa")
+		w.apple.hold = true
+		for i := range 5 {
+			w.accept(delivery.Request{ID: fmt.Sprint("chat", i), Urgency: delivery.UrgencyNormal})
+		}
+		synctest.Wait()
+		w.accept(delivery.Request{ID: "fire"})
+		synctest.Wait()
+		w.apple.release()
+		if got := w.pushedIDs(); !slices.Equal(got, []string{"chat0", "fire", "chat1", "chat2", "chat3", "chat4"}) {
+			t.Errorf("pushed %v", got)
+		}
+	})
+}
+
+// TestRestartKeepsTheOrder: of pushes whose answers a stop has hidden, too.
+func TestRestartKeepsTheOrder(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "aa")
+		w.apple.script = []delivery.PushResult{{Outcome: delivery.PushRetry, RetryAfter: time.Minute, Detail: "503"}}
+		var want []string
+		for i := range 20 {
+			w.accept(delivery.Request{ID: fmt.Sprint(i)})
+			want = append(want, fmt.Sprint(i))
+		}
+		synctest.Wait()
+		w.apple.script = nil
+		w.stop()
+		w.apple.asked = nil
+		w.start(options())
+		time.Sleep(2 * time.Minute)
+		if got := w.pushedIDs(); !slices.Equal(got, want) {
+			t.Errorf("pushed %v", got)
+		}
+	})
+}
