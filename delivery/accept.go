@@ -241,7 +241,7 @@ func (c *Core) unclaim(id string) {
 // marked finds the notification of an account that was accepted from the publish
 // that m marks; nil: none.
 func (c *Core) marked(account string, m RequestMark) (first *Notification, err error) {
-	// What is on its way into the store is not in a list yet.
+	// A list lacks acceptances that are being committed.
 	if err := c.Flush(c.ctx); err != nil {
 		return nil, err
 	}
@@ -332,7 +332,7 @@ func (c *Core) beginOffline(d *delivery, n *Notification, b *Batch) {
 	b.Update = append(b.Update, d.recordNow(c.clock))
 }
 
-// commitResult is what has become of an acceptance.
+// commitResult is the store's answer to an acceptance.
 type commitResult struct {
 	account      *account
 	notification *Notification
@@ -527,7 +527,7 @@ func (c *Core) displace(dev *device) {
 	}
 }
 
-// notification checks a request and makes what is to be stored of it.
+// notification checks a request and makes its notification.
 func (c *Core) notification(r Request) (*Notification, error) {
 	if err := checkRequest(&r); err != nil {
 		return nil, err
@@ -555,7 +555,7 @@ func (c *Core) notification(r Request) (*Notification, error) {
 	return n, nil
 }
 
-// checkRequest returns what is wrong with a request: a FieldError for each fault, in
+// checkRequest returns the faults of a request: a FieldError for each, in
 // the order of the fields in contract §4.
 func checkRequest(r *Request) error {
 	var errs []error

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// Heartbeat says that a control packet came from the device, other than the
-// PUBACK of a packet of ours: where one of those comes late, more are behind it,
-// and to try again what they are for would double it. It is cheap unless the
-// device had missed an ack before: then what it missed is tried again.
+// Heartbeat reports a control packet from the device, other than the PUBACK of one
+// of our packets: a late PUBACK has others behind it, and a retry would double
+// their deliveries. It is cheap unless the device missed an ack: then the core
+// publishes again.
 func (p *Presence) Heartbeat() {
 	p.heartbeat.Store(p.core.clock.steady())
 	if p.missed.Load() {
@@ -20,7 +20,7 @@ func (p *Presence) Heartbeat() {
 	}
 }
 
-// Acked says that the device's PUBACK with a reason code below 0x80 has come.
+// Acked reports the device's PUBACK with a reason code below 0x80.
 func (r Ref) Acked() {
 	p, c := r.presence, r.presence.core
 	p.heartbeat.Store(c.clock.steady())
@@ -40,8 +40,8 @@ func (r Ref) Acked() {
 	c.settle()
 }
 
-// Nacked says that the device answered with a reason code of 0x80 and up, or that
-// the packet was found impossible to send.
+// Nacked reports the device's PUBACK with a reason code of 0x80 and up, or a packet
+// that cannot be sent.
 func (r Ref) Nacked(reason string) {
 	p, c := r.presence, r.presence.core
 	c.mu.Lock()
@@ -59,7 +59,7 @@ func (r Ref) Nacked(reason string) {
 	c.settle()
 }
 
-// AckByID handles what a device says of a notification: on its acks topic, or over
+// AckByID handles a device's ack of a notification, from its acks topic or over
 // HTTP. A repetition is harmless. The error wraps ErrNotYours if the notification
 // was not for this device of this account.
 func (c *Core) AckByID(id, deviceID, accountName string, kind AckKind) error {
@@ -115,7 +115,7 @@ var errBusy = fmt.Errorf("%w: write queue full: the disk is too slow", ErrUnavai
 const ackPatience = 5 * time.Second
 
 // ackFinished adds an ack to the timeline of a delivery that is over: `displayed`
-// where `received` was asked for, or what comes after its end. Nothing else changes.
+// where `received` was asked for, or a late ack. Nothing else changes.
 func (c *Core) ackFinished(seq Seq, id, deviceID, accountName string, kind AckKind) error {
 	n, err := c.out.Notification(seq)
 	if err != nil {

@@ -46,17 +46,17 @@ type Options struct {
 	Boottime func() time.Duration
 }
 
-// lingering is how long a change that nobody waits for may stay in memory in the
-// hope of sharing a commit. A crash within it costs a line of a timeline, or a
+// lingering is how long a change that nobody waits for may stay in memory to share
+// a commit with others. A crash within it costs a line of a timeline, or a
 // second copy of something that was acked.
 const lingering = 50 * time.Millisecond
 
 // Core runs every delivery. Create it with New, then Start, then Stop. All its
 // methods are safe for concurrent use.
 //
-// One mutex guards all that follows from an input: the transition, the device's
-// queue, the deadline. Nothing under it waits: the store, the network and the
-// notification servers are handed their work and answer later.
+// One mutex guards the transition, the device's queue and the deadline of every
+// input. Nothing waits while it is held: the store, the network and the notification
+// servers get their work and answer later.
 type Core struct {
 	opts   Options
 	out    Outbox
@@ -92,7 +92,7 @@ type Core struct {
 	cancel    context.CancelFunc
 }
 
-// pending gathers what has changed since the last commit.
+// pending holds the changes since the last commit.
 type pending struct {
 	events     []Event
 	finished   []Finish
@@ -139,8 +139,8 @@ func (c *Core) Start() error {
 }
 
 // Stop ends the windows and timers, waits until the pusher has answered the pushes
-// under way, and commits what is pending; on a store that fails it tries until ctx
-// ends. It returns when everything has stopped; the Outbox may be closed
+// under way, and commits the pending changes; on a store that fails it retries until
+// ctx ends. It returns when everything has stopped; the Outbox may be closed
 // afterwards. It is safe on a Core that was never started, twice, and twice at
 // once: the second call waits for the first.
 //
@@ -180,8 +180,8 @@ func (c *Core) Stop(ctx context.Context) error {
 	return c.flushLast(ctx)
 }
 
-// flushLast flushes until the store has taken everything, or ctx ends: an outbox that
-// is closed while it fails gives up what it carries.
+// flushLast flushes until the store has everything, or ctx ends: an outbox that is
+// closed while it fails drops its queue.
 func (c *Core) flushLast(ctx context.Context) error {
 	again := time.NewTicker(lingering)
 	defer again.Stop()

@@ -94,8 +94,8 @@ func TestPushIsRecordedWithTheAcceptance(t *testing.T) {
 	})
 }
 
-// TestChannelChangesWhileItIsAccepted: what a device is when its notification has
-// reached the disk counts, not what it was before.
+// TestChannelChangesWhileItIsAccepted: the channel counts as it is when the
+// notification has reached the disk.
 func TestChannelChangesWhileItIsAccepted(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.known("phone", "token")
@@ -111,8 +111,8 @@ func TestChannelChangesWhileItIsAccepted(t *testing.T) {
 	})
 }
 
-// TestDeviceIsGoneWhileItIsAccepted: what was accepted for a device that has moved
-// to another account, or was removed, is not shown to whoever has it now.
+// TestDeviceIsGoneWhileItIsAccepted: a notification accepted for a device that has
+// moved to another account, or was removed, is not shown to its new user.
 func TestDeviceIsGoneWhileItIsAccepted(t *testing.T) {
 	inWorld(t, func(w *world) {
 		token := &delivery.Registration{Server: delivery.ServerAPNs, Token: "token", App: "app"}
@@ -151,8 +151,8 @@ func TestDeviceIsGoneWhileItIsAccepted(t *testing.T) {
 	})
 }
 
-// TestDeviceIsBackWhileItIsRemoved: it is registered anew, although the store still
-// has its old entry.
+// TestDeviceIsBackWhileItIsRemoved: it is registered again, although the store
+// still has its old entry.
 func TestDeviceIsBackWhileItIsRemoved(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.known("phone", "token")
@@ -176,7 +176,7 @@ func TestDeviceIsBackWhileItIsRemoved(t *testing.T) {
 	})
 }
 
-// TestDeviceIsRemovedWhileItsAccountIsRead: what was read is not true any more.
+// TestDeviceIsRemovedWhileItsAccountIsRead: the core reads the account again.
 func TestDeviceIsRemovedWhileItsAccountIsRead(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.known("phone", "token")

@@ -1,20 +1,39 @@
-// Package delivery is the journey of one notification: accepted and durable,
-// over the live channel while the device's heartbeat holds, through a
-// notification server when it does not, over the channel again when the device
-// returns (contract §2; patent CN104125141A).
+// Package delivery is the journey of one notification: accepted and durable, over
+// the live channel while the device's heartbeat holds, through a notification server
+// when it does not, over the channel again when the device returns (contract §2;
+// patent CN104125141A).
 //
-// Read notification.go (the words), transition.go (the state machine, one pure
-// function), core.go (who runs it), then the steps: accept.go, publish.go,
-// ack.go, window.go, push.go, redeliver.go, message.go, finish.go. registry.go
-// keeps the devices, view.go answers questions, observer.go tells of every
-// transition. ports.go holds what the core asks of others: an Outbox, a Channel
-// for each connected device, a Pusher.
+// Read notification.go and registration.go (the words), limits.go and errors.go,
+// transition.go (the state machine, one pure function), core.go (it runs the machine),
+// then the steps: accept.go with meaning.go (repeats of an ID) and held.go (accounts
+// without devices), publish.go, ack.go, window.go, push.go, redeliver.go, message.go,
+// finish.go. registry.go keeps the devices and decides whose they are, versions.go
+// guards its reads of the store, view.go answers questions, observer.go passes events
+// on. ports.go declares the ports: an Outbox, a Channel for each connected device, a
+// Pusher. clock.go and boottime_linux.go tell the time, inbox.go batches inputs, id.go
+// makes IDs.
 //
-// Core.Start recovers and starts one loop with one timer. Everything else runs on
-// the caller's goroutine under one mutex, or on the Outbox's goroutine that says
-// what has become durable. Core.Stop returns when the loop has ended, running
-// pushes are answered and everything is committed; the Outbox is closed after it.
+// # Concurrency
 //
-// It imports no other package of Heartline and knows no packet, no HTTP and no
-// disk.
+// Core.Start recovers and starts one loop with one timer. A goroutine per account
+// reads the store for acceptances that need it, and ends with them. Everything else
+// runs on the caller's goroutine under one mutex, or on the Outbox's goroutine that
+// reports commits. The Channel, the Pusher and the Outbox are called with the mutex
+// held: they must not wait, nor call back before they return.
+//
+// # Lifecycle
+//
+// Core.Stop returns when the loop and these goroutines have ended, the pusher has
+// answered the pushes under way, and everything is committed. It is safe at any time,
+// twice, and twice at once. Close the Outbox after it.
+//
+// # Invariants
+//
+// A decision never rests on a read of the store outside the mutex: the read is
+// repeated if the registry changed meanwhile (versions.go), and the order of
+// Batch.PutDevices decides which device holds a token. A push leaves only after its
+// request is on the disk, one at a time to each registration, and Push.Current checks
+// it once more when its turn comes.
+//
+// It imports no other package of Heartline and knows no packet, no HTTP and no disk.
 package delivery

@@ -13,8 +13,8 @@ import (
 )
 
 // TestWhoAsksAFailingStoreIsTold: while the store fails, who asks or wants a change is told so and
-// does not wait for its end, a device's read loop least of all. What was changed is
-// made good later.
+// does not wait for its end, a device's read loop least of all. The changes are
+// written later.
 func TestWhoAsksAFailingStoreIsTold(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.known("phone", "")
@@ -115,7 +115,7 @@ func TestAckBehindABusyStore(t *testing.T) {
 	})
 }
 
-// busy answers nobody who waits for what is before him, while it is on.
+// busy answers no fence while it is on.
 type busy struct {
 	delivery.Outbox
 	on atomic.Bool

@@ -1,6 +1,6 @@
 package delivery
 
-// heldFor returns what stands for the first device of an account that has none
+// heldFor returns the stand-in for the first device of an account without devices
 // (delivery.unknown_accounts: hold). It is no entry of the registry; its deliveries
 // have a Record with an empty device.
 func (a *account) heldFor() *device {
@@ -10,7 +10,7 @@ func (a *account) heldFor() *device {
 	return a.held
 }
 
-// takeHeld gives a new device what was held for its account.
+// takeHeld gives a new device the notifications held for its account.
 func (c *Core) takeHeld(d *device) {
 	held := d.account.held
 	if held == nil || len(held.queue) == 0 {

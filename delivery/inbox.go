@@ -29,8 +29,8 @@ func (b *inbox[T]) put(more ...T) (drain bool) {
 // together is how many inputs are handled while the core's mutex is held once.
 const together = 256
 
-// drain calls fn with the queue and with what is added meanwhile, in order, a part
-// at a time. It yields between two parts: goroutines that the first part has woken,
+// drain calls fn with the queue, and with inputs added meanwhile, in order and a
+// part at a time. It yields between two parts: goroutines that the first part has woken,
 // such as a writer to a device or an ack that needs the mutex, would otherwise wait
 // until the scheduler preempts this one.
 func (b *inbox[T]) drain(fn func(part []T)) {

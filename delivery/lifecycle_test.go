@@ -55,7 +55,7 @@ func TestStopAtAnyTime(t *testing.T) {
 	})
 }
 
-// TestStopWhileAccepting: what is being accepted ends as accepted or stopped.
+// TestStopWhileAccepting: every Accept returns a receipt or ErrStopped.
 func TestStopWhileAccepting(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.known("d", "")

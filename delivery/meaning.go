@@ -7,9 +7,9 @@ import (
 	"slices"
 )
 
-// sameMeaning reports whether a request, of which n was made, asks for what first
-// is: fields left out count as what was applied to first, so that a changed default
-// makes no conflict, and JSON is compared by its meaning.
+// sameMeaning reports whether request r, of which n was made, means the same as the
+// stored notification first. A field left out equals the default that first got, so
+// that a changed default makes no conflict. JSON is compared by its meaning.
 func (c *Core) sameMeaning(first, n *Notification, r Request) (bool, error) {
 	switch {
 	case first.Account != n.Account, first.Title != n.Title, first.Body != n.Body, first.Subtitle != n.Subtitle,

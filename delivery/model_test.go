@@ -31,7 +31,7 @@ type model struct {
 	began    time.Time // of the core that runs
 }
 
-// line is a connection and what has come down it.
+// line is a connection and the packets that came down it.
 type line struct {
 	*channel
 	device  string
@@ -266,8 +266,8 @@ func (m *model) cancel(t *rapid.T) {
 	}
 }
 
-// crash is a power cut at any moment: what was not synced may be gone, a push may
-// have been accepted without anyone knowing.
+// crash is a power cut at any moment: batches that were not synced may be gone, a
+// push may have been accepted without anyone knowing.
 func (m *model) crash(t *rapid.T) {
 	for _, h := range m.w.apple.held {
 		m.unknown[delivery.Key{Seq: h.push.Seq, Device: h.push.Device}] = true
@@ -387,8 +387,8 @@ func (m *model) goesOn(r delivery.Record, unfinished []delivery.Record) bool {
 	return true
 }
 
-// checkLine looks at what has come down a connection since the last time:
-// guarantee 3, and nothing twice without saying so.
+// checkLine checks the packets that came down a connection since the last time:
+// guarantee 3, and redelivery in every second copy.
 func (m *model) checkLine(l *line) {
 	all := l.published()
 	for _, p := range all[l.read:] {

@@ -18,21 +18,20 @@ type Outbox interface {
 	//
 	// A batch that accepts is refused when the store fails: done gets an error
 	// that wraps ErrUnavailable and nothing of it will ever take effect. Every
-	// other batch describes what has already happened: it is kept, and tried
+	// other batch describes the past: it is kept, and tried
 	// again until the store takes it or is closed (done then gets ErrStopped). An
 	// empty batch is refused, too, while the store fails: it only asks whether all
 	// before it is in, and on the disk if it is to be synced.
 	Commit(b *Batch, done func(error))
 
-	// OnGroupDone has fn called whenever the done functions of all that shared a write,
-	// or a refusal, have been called, on the goroutine that called them. What
-	// follows from them can then be done together. It replaces the fn before.
+	// OnGroupDone sets a function that runs once after all done functions of one write,
+	// or of one refusal, on the same goroutine. It replaces the function set before.
 	OnGroupDone(fn func())
 }
 
-// Reader is what is asked of a store. Reads see every batch whose done has been
+// Reader is the reading side of a store. Reads see every batch whose done has been
 // called. All methods are safe for concurrent use; all return an error that wraps
-// ErrNotFound where the thing asked for is not there.
+// ErrNotFound for an unknown key.
 type Reader interface {
 	Notification(seq Seq) (*Notification, error)
 	// Data is the message content of a notification with HasMessage.
@@ -59,8 +58,8 @@ type Reader interface {
 	TokenOwner(server, token string) (device string, err error)
 
 	// Unfinished calls fn with every Record, by device and Seq, until it returns
-	// false. The Record is reused: fn copies what it keeps. It is what a start
-	// begins with.
+	// false. The Record is reused: fn must copy it. A start reads it
+	// first.
 	Unfinished(fn func(*Record) bool) error
 	// LastSeq is the highest Seq and event Number ever stored, 0 where there is
 	// none: what a new one must exceed.
@@ -163,7 +162,7 @@ const (
 	PushRefused
 	// PushTokenSuspended: the server does not take the registration, which a slip in
 	// the configuration can cause for all at once. It is kept, and not asked again
-	// until it is registered anew, the configuration changes or a probe is due.
+	// until it is registered again, the configuration changes or a probe is due.
 	PushTokenSuspended
 	// PushUnserved: no server is configured for the registration's app, or it is
 	// switched off. Asked again when Core.PushPossible says so.
@@ -185,8 +184,8 @@ type PushResult struct {
 	Err          error
 }
 
-// Observer is told of every transition, after it has happened, in order for each
-// delivery. It must not block and must not call the core.
+// Observer gets every event after it has happened, in order for each delivery.
+// It must not block and must not call the core.
 type Observer interface {
 	Observe(account string, e Event)
 }

@@ -136,8 +136,8 @@ func (p *Presence) Offline(why string) {
 	c.release(d.account)
 }
 
-// lose takes the channel of d down. Where another is about to replace it, what is
-// pending has nothing to fall back for.
+// lose takes the channel of d down. If another replaces it at once, pending
+// deliveries do not fall back.
 func (c *Core) lose(d *device, why string, replaced bool) {
 	d.presence.gone = true
 	d.presence, d.since, d.due = nil, time.Now(), 0
@@ -230,8 +230,8 @@ func (d *delivery) notDue() {
 	}
 }
 
-// feed publishes what is due on a channel that is up, in the order of acceptance
-// and as far as the window has room, then the messages.
+// feed publishes due deliveries on a channel that is up, in the order of acceptance
+// while the window has room, then the messages.
 func (c *Core) feed(dev *device) {
 	p := dev.presence
 	if p == nil {

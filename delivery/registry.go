@@ -137,9 +137,9 @@ func (c *Core) withDevice(id, accountName string, fn func(*account, *device) err
 	}
 }
 
-// load reads an account into memory, if what it reads is still true afterwards: if
-// nothing of it has changed since `before`. No change can be on its way into the
-// store: it would hold a pin, and the account in memory.
+// load reads an account into memory, unless its registry entries have changed since
+// `before`. No change can be on its way into the store: it would hold a pin, and the
+// account in memory.
 func (c *Core) load(name string, before *versions) error {
 	stored, err := c.out.AccountDevices(name)
 	if err != nil {
@@ -261,8 +261,8 @@ func (a *account) device(id string) *device {
 // asDevice calls fn under the mutex with a registered device of the account,
 // registering it first where it is new. A device that another account holds is
 // refused (ErrForeignDevice) unless it may move: by a service's word, or where
-// nobody's name is checked (Options.AnyAccount). What was outstanding for its
-// former user is cancelled rather than shown to the wrong person.
+// nobody's name is checked (Options.AnyAccount). Deliveries to its former
+// user are cancelled rather than shown to the wrong person.
 func (c *Core) asDevice(id, accountName string, move bool, fn func(*device) error) error {
 	return c.withDevice(id, accountName, func(a *account, d *device) error {
 		if d != nil && d.account != a {
@@ -469,8 +469,8 @@ func (c *Core) PushPossible(server, app string) {
 	c.settle()
 }
 
-// pushPossible asks for pushes of what waits for one, to the registrations of d
-// that match.
+// pushPossible asks for pushes of the deliveries that wait for one, to the
+// registrations of dev that match.
 func (c *Core) pushPossible(dev *device, match func(*Registration) bool) {
 	for _, d := range slices.Clone(dev.queue) {
 		if r := d.registration(); r != nil && match(r) && !d.state.Final() {
@@ -480,8 +480,8 @@ func (c *Core) pushPossible(dev *device, match func(*Registration) bool) {
 }
 
 // SignOut takes a device out of the registry because its user leaves it: its
-// registrations go, and what is outstanding for it is cancelled. It returns when
-// that is on the disk; the caller then ends the connection and the session. A
+// registrations go, and its deliveries are cancelled. It returns when that is on the
+// disk; the caller then ends the connection and the session. A
 // device that is not known has signed out already.
 func (c *Core) SignOut(ctx context.Context, id, accountName string) error {
 	err := c.withDevice(id, accountName, func(a *account, d *device) error {
@@ -500,8 +500,8 @@ func (c *Core) SignOut(ctx context.Context, id, accountName string) error {
 	return c.flush(ctx, true)
 }
 
-// ForgetDevice takes a device out of the registry for a service, and cancels what
-// is outstanding for it.
+// ForgetDevice takes a device out of the registry for a service, and cancels its
+// deliveries.
 func (c *Core) ForgetDevice(ctx context.Context, accountName, id string) error {
 	err := c.withDevice(id, accountName, func(a *account, d *device) error {
 		if d == nil || d.account != a {
@@ -688,9 +688,9 @@ func ValidDevice(id string) error {
 	return nil
 }
 
-// ValidName is ValidAccount or ValidDevice; what is "account" or "device".
-func ValidName(what, name string) error {
-	if what == "account" {
+// ValidName is ValidAccount or ValidDevice, by field: "account" or "device".
+func ValidName(field, name string) error {
+	if field == "account" {
 		return ValidAccount(name)
 	}
 	return ValidDevice(name)

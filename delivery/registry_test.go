@@ -269,7 +269,7 @@ func TestProbeSucceeds(t *testing.T) {
 	})
 }
 
-// TestEndedIsRemembered: what has ended leaves when and why, and no token.
+// TestEndedIsRemembered: an ended registration says when and why, without its token.
 func TestEndedIsRemembered(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.known("phone", "aa")
@@ -280,7 +280,7 @@ func TestEndedIsRemembered(t *testing.T) {
 		if r == nil || r.Ended == nil || r.Ended.Reason != "410 Unregistered" || r.Token != "" || r.Server != delivery.ServerAPNs {
 			t.Errorf("registration %+v", r)
 		}
-		// A new one brings what waits.
+		// A new one brings the delivery that waits.
 		w.apple.script = nil
 		if err := w.core.SetRegistration("phone", "a", apns("bb")); err != nil {
 			t.Fatal(err)

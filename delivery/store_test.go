@@ -17,8 +17,7 @@ type testStore struct {
 	engine *sickly
 }
 
-// sickly also remembers what it was given, so that a power cut can forget what was
-// not synced.
+// sickly logs its batches, so that a power cut can drop those that were not synced.
 type sickly struct {
 	*memory.Engine
 	sick   atomic.Bool

@@ -64,8 +64,7 @@ const (
 	inCancel
 )
 
-// step is what a transition asks of the core, and what it puts into the
-// timeline.
+// step holds the acts that a transition asks of the core, and its events.
 type step struct {
 	events   [3]timelineEntry
 	n        int
@@ -297,7 +296,7 @@ func finish(p *progress, final State, out *step) {
 	out.finished = final != StateAcked || p.message == MessageNone || p.message == MessageReceived
 }
 
-// afterFinal is the message's part of the journey, and what comes after the end.
+// afterFinal handles the message's part of the journey, and late inputs.
 func afterFinal(p progress, in input, s situation, out step) (progress, step) {
 	open := p.state == StateAcked && (p.message == MessageHeld || p.message == MessageSent)
 	switch in {

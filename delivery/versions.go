@@ -2,8 +2,8 @@ package delivery
 
 import "github.com/cespare/xxhash/v2"
 
-// versions tells whether what was read from the store outside the mutex is still
-// true. It counts the changes of the registry, by account, device and token; two
+// versions tells whether a read of the store outside the mutex is still true. It
+// counts the changes of the registry, by account, device and token; two
 // names may share a counter, which costs a second read at worst. A change counts
 // when it is committed, and again when the store has it.
 type versions [512]uint32

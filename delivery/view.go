@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// View is a notification and all that is known of it.
+// View is a notification with its deliveries and its timeline.
 type View struct {
 	*Notification
 	State      State // the furthest from final among the deliveries
@@ -140,7 +140,7 @@ func (f Filter) matches(v *View) bool {
 	return false
 }
 
-// DeviceView is a registry entry and what is going on with the device.
+// DeviceView is a registry entry with the state of its channel and its queue.
 type DeviceView struct {
 	Device
 	App           AppState

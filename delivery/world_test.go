@@ -163,7 +163,7 @@ type channel struct {
 	got      []delivery.Publication
 }
 
-// published waits and returns what has been published.
+// published waits and returns every publication so far.
 func (ch *channel) published() []delivery.Publication {
 	synctest.Wait()
 	ch.mu.Lock()
@@ -204,7 +204,8 @@ func (ch *channel) Publish(p delivery.Publication) error {
 	return nil
 }
 
-// ids waits and returns what has been published, pseudo-notifications or messages.
+// ids waits and returns the IDs of every publication so far, of pseudo-notifications
+// or of messages.
 func (ch *channel) ids(message bool) (ids []string) {
 	ch.w.Helper()
 	for _, p := range ch.published() {
@@ -226,7 +227,7 @@ func (ch *channel) wantIDs(message bool, want ...string) {
 	}
 }
 
-// ack acknowledges what was published i-th.
+// ack acknowledges the i-th publication.
 func (ch *channel) ack(i int) { ch.published()[i].Acked() }
 
 // apple answers pushes. Without a script it accepts all at once.
@@ -273,7 +274,7 @@ func (a *apple) Push(ctx context.Context, p delivery.Push, done func(delivery.Pu
 
 var accepted = delivery.PushResult{Outcome: delivery.PushAccepted, Detail: "200"}
 
-// release lets Apple answer what was held back.
+// release lets Apple answer the pushes that it held back.
 func (a *apple) release() {
 	a.mu.Lock()
 	held := a.held
