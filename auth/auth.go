@@ -2,25 +2,15 @@ package auth
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
-	"time"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/heartline-mqtt/heartline/config"
 )
-
-// Identity is who someone has been found to be.
-type Identity struct {
-	// Account is the user: a device of it is notified when it is. "" for an API
-	// token that belongs to no account.
-	Account string
-	// Service may notify every account and use the API.
-	Service bool
-	// Expires is when what was presented stops being good; zero: never. A
-	// connection may outlive it.
-	Expires time.Time
-}
 
 // Credentials is what an MQTT client presents in CONNECT.
 type Credentials struct {
@@ -28,19 +18,23 @@ type Credentials struct {
 	Username string
 	Password []byte
 	Remote   string // address and port of the client
+	// Certificate is the client's verified TLS certificate; nil: it has none.
+	Certificate *x509.Certificate
+	// Open reports whether the client's connection is still open; nil: nobody can
+	// tell. No password is hashed for a connection that is closed.
+	Open func() bool
 }
 
-// Errors of Connect and Bearer that their callers tell apart. Neither ever holds
-// a password or a token.
+// Errors of Connect and Bearer. Neither ever holds a password or a token.
 var (
-	// ErrDenied: what was presented is not good.
+	// ErrDenied: the credentials are wrong. The same ones will be refused again.
 	ErrDenied = errors.New("not authenticated")
-	// ErrUnavailable: it could not be found out whether it is good. It is a
-	// refusal all the same.
+	// ErrUnavailable: the credentials could not be checked, or were not because of too
+	// many failures. The same ones may be accepted later.
 	ErrUnavailable = errors.New("authentication is not available")
 )
 
-// Bounds of what is looked at. They are far above any honest use.
+// Bounds of credentials, far above honest use.
 const (
 	maxPassword = 1024
 	maxToken    = 16 << 10
@@ -50,55 +44,87 @@ const (
 const (
 	roleDevice  = "device"
 	roleService = "service"
+	roleAdmin   = "admin"
 )
 
-// Auth finds out who someone is. Its methods are safe for concurrent use.
+// Auth authenticates clients and callers. Its methods are safe for concurrent use.
 type Auth struct {
-	mode mode
+	mode          mode
+	devicePattern string
+	files         *watcher
 }
 
-// mode is a way to find out.
+// mode is one way to authenticate.
 type mode interface {
 	connect(ctx context.Context, c Credentials) (Identity, error)
 	bearer(ctx context.Context, token, remote string) (Identity, error)
-	close()
+	close() error
+}
+
+// Options are what an Auth needs beside its section of the configuration.
+type Options struct {
+	Logger *slog.Logger
+	// StateDir holds the verifiers of mode file across restarts; "" keeps them in
+	// memory only.
+	StateDir string
 }
 
 // New returns an Auth for a section of the configuration. Its errors name the key
-// at fault, and there may be several, joined.
-func New(cfg config.Auth, log *slog.Logger) (*Auth, error) {
-	var m mode
-	var err error
+// at fault; there may be several, joined. Close stops it.
+func New(cfg config.Auth, o Options) (_ *Auth, err error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	a := &Auth{devicePattern: cfg.DevicePattern, files: newWatcher(o.Logger)}
+	defer func() {
+		if err != nil {
+			_ = a.files.close()
+		}
+	}()
 	switch cfg.Mode {
 	case config.AuthNone:
-		m = open{}
+		a.mode = open{}
 	case config.AuthFile:
-		m, err = newFileMode(cfg.File, log)
+		a.mode, err = newFileMode(cfg.File, a.files, o)
 	case config.AuthJWT:
-		m, err = newJWTMode(cfg.JWT, log)
+		a.mode, err = newJWTMode(cfg.JWT, a.files, o.Logger)
 	case config.AuthHTTP:
-		m, err = newHTTPMode(cfg.HTTP)
+		a.mode, err = newHTTPMode(cfg.HTTP)
+	case config.AuthTLS:
+		a.mode, err = newTLSMode(cfg.TLS, cfg.File, a.files, o)
 	default:
-		err = fmt.Errorf("auth.mode: must be none, file, jwt or http, got %q", cfg.Mode)
+		err = fmt.Errorf("auth.mode: must be none, file, jwt, http or tls, got %q", clip(cfg.Mode))
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &Auth{mode: m}, nil
+	a.files.start()
+	return a, nil
 }
 
-// Open reports whether everyone is taken for what they say (auth.mode: none).
+// Open reports whether everyone is taken at their word (auth.mode: none).
 func (a *Auth) Open() bool { _, is := a.mode.(open); return is }
 
-// Connect says who an MQTT client is. The error wraps ErrDenied or ErrUnavailable.
+// Connect authenticates an MQTT client. The error wraps ErrDenied or ErrUnavailable.
+// It may take long under load: it returns early when ctx ends.
 func (a *Auth) Connect(ctx context.Context, c Credentials) (Identity, error) {
 	if len(c.Password) > max(maxPassword, maxToken) {
 		return Identity{}, denied("a password of %d bytes", len(c.Password))
 	}
-	return a.mode.connect(ctx, c)
+	if !utf8.ValidString(c.Username) || strings.ContainsRune(c.Username, 0) {
+		return Identity{}, denied("the username is not UTF-8")
+	}
+	id, err := a.mode.connect(ctx, c)
+	if err != nil {
+		return Identity{}, err
+	}
+	if id.Device == "" {
+		id.DevicePattern = a.devicePattern
+	}
+	return id, nil
 }
 
-// Bearer says who presents a token to the HTTP API. The error wraps ErrDenied or
+// Bearer authenticates a caller of the HTTP API. The error wraps ErrDenied or
 // ErrUnavailable.
 func (a *Auth) Bearer(ctx context.Context, token, remote string) (Identity, error) {
 	if len(token) > maxToken {
@@ -107,10 +133,13 @@ func (a *Auth) Bearer(ctx context.Context, token, remote string) (Identity, erro
 	return a.mode.bearer(ctx, token, remote)
 }
 
-// Close lets go of idle connections. It is safe to call twice.
+// Close stops watching files, writes the verifiers and closes idle connections. It
+// returns when all has stopped, and is safe to call twice.
 func (a *Auth) Close() error {
-	a.mode.close()
-	return nil
+	if a == nil {
+		return nil
+	}
+	return errors.Join(a.files.close(), a.mode.close())
 }
 
 // open is auth.mode none.
@@ -121,14 +150,14 @@ func (open) connect(_ context.Context, c Credentials) (Identity, error) {
 	if account == "" {
 		account = c.ClientID
 	}
-	return Identity{Account: account, Service: true}, nil
+	return Identity{Account: account, Service: true, Admin: true}, nil
 }
 
 func (open) bearer(context.Context, string, string) (Identity, error) {
-	return Identity{Service: true}, nil
+	return Identity{Service: true, Admin: true}, nil
 }
 
-func (open) close() {}
+func (open) close() error { return nil }
 
 func denied(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrDenied}, args...)...)

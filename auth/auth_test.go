@@ -33,7 +33,7 @@ func file(t *testing.T, content string) string {
 
 func newAuth(t *testing.T, cfg config.Auth) *auth.Auth {
 	t.Helper()
-	a, err := auth.New(cfg, quiet)
+	a, err := auth.New(cfg, auth.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func TestModeNoneTakesEveryoneForWhatTheySay(t *testing.T) {
 }
 
 func TestUnknownModeIsAnError(t *testing.T) {
-	if _, err := auth.New(config.Auth{Mode: "open"}, quiet); err == nil || !strings.HasPrefix(err.Error(), "auth.mode: ") {
+	if _, err := auth.New(config.Auth{Mode: "open"}, auth.Options{}); err == nil || !strings.HasPrefix(err.Error(), "auth.mode: ") {
 		t.Error(err)
 	}
 }
@@ -97,7 +97,7 @@ func TestNoSecretIsEverShown(t *testing.T) {
 		"http": {Mode: config.AuthHTTP, HTTP: config.AuthFromHTTP{URL: "http://127.0.0.1:1/?key=" + secret, Timeout: 1e9}},
 	}
 	for name, cfg := range modes {
-		a, err := auth.New(cfg, logger)
+		a, err := auth.New(cfg, auth.Options{Logger: logger})
 		if err != nil {
 			t.Fatal(name, err)
 		}
@@ -122,7 +122,7 @@ func TestNoSecretIsEverShown(t *testing.T) {
 		"public key": {Mode: config.AuthJWT, JWT: config.AuthFromJWT{PublicKeyFile: file(t, secret)}},
 		"jwks":       {Mode: config.AuthJWT, JWT: config.AuthFromJWT{JWKSFile: file(t, `{"keys":[{"kty":"oct","k":"`+secret+`!"}]}`)}},
 	} {
-		_, err := auth.New(cfg, logger)
+		_, err := auth.New(cfg, auth.Options{Logger: logger})
 		if err == nil {
 			t.Fatal(name, "taken")
 		}

@@ -3,17 +3,15 @@ package auth
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
+	"math"
 	"runtime"
+	"slices"
 	"strings"
-	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -25,61 +23,95 @@ import (
 
 // fileText is the file of auth.file.path.
 type fileText struct {
-	Users []struct {
-		Name     string `yaml:"name"`
-		Password string `yaml:"password_hash"`
-		Role     string `yaml:"role"`
-	} `yaml:"users"`
-	Tokens []struct {
-		Name    string    `yaml:"name"`
-		SHA256  string    `yaml:"sha256"`
-		Role    string    `yaml:"role"`
-		Account string    `yaml:"account"`
-		Expires time.Time `yaml:"expires"`
-	} `yaml:"tokens"`
+	Users  []userText  `yaml:"users,omitempty"`
+	Tokens []tokenText `yaml:"tokens,omitempty"`
 }
 
-// people is that file, read.
+type userText struct {
+	Name     string   `yaml:"name"`
+	Password string   `yaml:"password_hash"`
+	Role     string   `yaml:"role,omitempty"`
+	Accounts []string `yaml:"accounts,omitempty"`
+}
+
+type tokenText struct {
+	Name     string    `yaml:"name"`
+	SHA256   string    `yaml:"sha256"`
+	Role     string    `yaml:"role,omitempty"`
+	Account  string    `yaml:"account,omitempty"`
+	Accounts []string  `yaml:"accounts,omitempty"`
+	Expires  time.Time `yaml:"expires,omitempty"`
+}
+
+// people is that file, parsed.
 type people struct {
 	users  map[string]*user
-	tokens map[[sha256.Size]byte]apiToken
-	// decoy is compared with where there is no such user, so that the answer takes
-	// as long as for most users.
-	decoy passwordHash
+	tokens map[[sha256.Size]byte]*apiToken
+	// decoy is checked where there is no such user: the dearest hash of the file, so
+	// that the answer takes as long as a user's.
+	decoy *user
+	// uneven reports that some hash is much cheaper than the decoy: its user can be
+	// told from an unknown name by the time of the answer.
+	uneven bool
 }
 
 type user struct {
-	text    string // of hash
-	hash    passwordHash
-	service bool
-
-	mu sync.Mutex
-	// seal is that of the last right password: see fileMode.seal.
-	seal []byte
+	text string // of hash
+	hash passwordHash
+	role role
 }
 
 type apiToken struct {
 	name    string
-	id      Identity
+	account string
+	role    role
 	expires time.Time
 }
 
-// parsePeople reads the file. All that is wrong with it is in the error, a line
-// each; none of it quotes a hash.
-func parsePeople(content []byte) (people, error) {
-	p := people{users: map[string]*user{}, tokens: map[[sha256.Size]byte]apiToken{}}
-	var text fileText
+// role is what a user or token may do.
+type role struct {
+	service, admin bool
+	accounts       []string
+}
+
+func (r role) same(o role) bool {
+	return r.service == o.service && r.admin == o.admin && slices.Equal(r.accounts, o.accounts)
+}
+
+func (r role) identity(account string) Identity {
+	return Identity{Account: account, Service: r.service, Admin: r.admin, Accounts: r.accounts}
+}
+
+// CheckFile returns everything that is wrong with the content of a users file, a line
+// each. It quotes no hash.
+func CheckFile(content []byte) error {
+	_, err := parsePeople(content)
+	return err
+}
+
+func readFileText(content []byte) (text fileText, err error) {
 	dec := yaml.NewDecoder(bytes.NewReader(content))
 	dec.KnownFields(true)
 	if err := dec.Decode(&text); err != nil && !errors.Is(err, io.EOF) {
-		return p, withoutValues(err)
+		return text, withoutValues(err)
 	}
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return p, errors.New("must be one YAML document")
+		return text, errors.New("must be one YAML document")
+	}
+	return text, nil
+}
+
+// parsePeople parses the file. Its error holds all mistakes, a line each; none of it
+// quotes a hash.
+func parsePeople(content []byte) (people, error) {
+	p := people{users: map[string]*user{}, tokens: map[[sha256.Size]byte]*apiToken{}}
+	text, err := readFileText(content)
+	if err != nil {
+		return p, err
 	}
 	var errs []error
 	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	costs := map[string]int{}
+	cheapest := math.Inf(1)
 	for i, u := range text.Users {
 		at := fmt.Sprintf("users[%d].", i)
 		if err := validName(u.Name); err != nil {
@@ -87,58 +119,78 @@ func parsePeople(content []byte) (people, error) {
 		} else if p.users[u.Name] != nil {
 			wrong("%sname: %q is there twice", at, u.Name)
 		}
+		r, err := parseRole(u.Role, roleDevice, u.Accounts)
+		if err != nil {
+			wrong("%s%w", at, err)
+		}
 		hash, err := parseHash(u.Password)
+		one := &user{text: u.Password, hash: hash, role: r}
+		p.users[u.Name] = one
 		if err != nil {
 			wrong("%spassword_hash: %w", at, err)
-		} else if costs[hash.cost()]++; p.decoy == nil || costs[hash.cost()] > costs[p.decoy.cost()] {
-			p.decoy = hash
+			continue
 		}
-		service, err := parseRole(u.Role, roleDevice)
-		if err != nil {
-			wrong("%srole: %w", at, err)
+		cheapest = min(cheapest, hash.cost())
+		if p.decoy == nil || hash.cost() > p.decoy.hash.cost() {
+			p.decoy = &user{text: u.Password, hash: hash}
 		}
-		p.users[u.Name] = &user{text: u.Password, hash: hash, service: service}
 	}
 	for i, t := range text.Tokens {
 		at := fmt.Sprintf("tokens[%d].", i)
 		if err := validName(t.Name); err != nil {
 			wrong("%sname: %w", at, err)
 		}
+		r, err := parseRole(t.Role, roleService, t.Accounts)
+		if err != nil {
+			wrong("%s%w", at, err)
+		}
 		sum, err := hex.DecodeString(t.SHA256)
 		if err != nil || len(sum) != sha256.Size {
 			wrong("%ssha256: must be the SHA-256 of the token, 64 hexadecimal digits", at)
 			continue
 		}
-		service, err := parseRole(t.Role, roleService)
-		if err != nil {
-			wrong("%srole: %w", at, err)
-		}
 		key := [sha256.Size]byte(sum)
 		if other, twice := p.tokens[key]; twice {
 			wrong("%ssha256: is that of the token %q, too", at, other.name)
 		}
-		p.tokens[key] = apiToken{name: t.Name, id: Identity{Account: t.Account, Service: service, Expires: t.Expires}, expires: t.Expires}
+		p.tokens[key] = &apiToken{name: t.Name, account: t.Account, role: r, expires: t.Expires}
 	}
 	if len(text.Users)+len(text.Tokens) == 0 {
 		wrong("must have users or tokens: nobody could connect")
 	}
 	if p.decoy == nil { // no users: there is nothing to find out either
-		p.decoy = bcryptHash{[]byte(nobody), bcrypt.DefaultCost}
+		p.decoy = &user{text: nobody, hash: bcryptHash{[]byte(nobody), bcrypt.DefaultCost}}
 	}
+	p.uneven = cheapest < p.decoy.hash.cost()/1.5
 	return p, errors.Join(errs...)
 }
 
 // nobody is a bcrypt hash of no known password.
 const nobody = "$2a$10$cpOu1Q9aipLHnfossm.b5.TJEkMGB5AIXqNq1Ki.oHDbCnlIVmSii"
 
-func parseRole(name, absent string) (service bool, err error) {
-	switch name {
-	case "":
-		return absent == roleService, nil
-	case roleDevice, roleService:
-		return name == roleService, nil
+func parseRole(name, absent string, accounts []string) (r role, err error) {
+	if name == "" {
+		name = absent
 	}
-	return false, fmt.Errorf("must be device or service, got %q", clip(name))
+	switch name {
+	case roleDevice:
+		if len(accounts) > 0 {
+			return r, errors.New("accounts: must not be set for a device, which acts for its own account only")
+		}
+	case roleService:
+		r.service = true
+	case roleAdmin:
+		r.service, r.admin = true, true
+	default:
+		return r, fmt.Errorf("role: must be device, service or admin, got %q", clip(name))
+	}
+	for i, p := range accounts {
+		if err := validPattern(p); err != nil {
+			return r, fmt.Errorf("accounts[%d]: %w", i, err)
+		}
+	}
+	r.accounts = accounts
+	return r, nil
 }
 
 func validName(name string) error {
@@ -176,48 +228,33 @@ func withoutValues(err error) error {
 
 // fileMode is auth.mode file.
 type fileMode struct {
-	file *watched[people]
-	key  [32]byte // of the seals; of this process
-
-	slots chan struct{} // password hashes being computed
-	queue chan struct{} // and waiting for that
+	file      *watched[people]
+	verifiers *verifiers
+	throttle  *throttle
+	queue     *queue
 }
 
-// hashQueue is how many may wait for a slot. With a bcrypt of 50 ms on two cores
-// that is half a minute's work; a client has given up by then.
-const hashQueue = 1024
+// blindPatience is how long a client may wait for its turn if nobody can tell whether
+// its connection is still open.
+const blindPatience = time.Minute
 
-// hashPatience is how long one waits for a slot.
-const hashPatience = 20 * time.Second
-
-func newFileMode(cfg config.AuthFromFile, log *slog.Logger) (*fileMode, error) {
-	m := &fileMode{slots: make(chan struct{}, runtime.GOMAXPROCS(0)), queue: make(chan struct{}, hashQueue)}
-	if _, err := rand.Read(m.key[:]); err != nil {
-		return nil, fmt.Errorf("make a key: %w", err)
+func newFileMode(cfg config.AuthFromFile, files *watcher, o Options) (_ *fileMode, err error) {
+	slots := runtime.GOMAXPROCS(0)
+	m := &fileMode{throttle: newThrottle(), queue: newQueue(slots, slots)}
+	if m.file, err = watch(files, "auth.file.path", cfg.Path, true, parsePeople); err != nil {
+		return nil, err
 	}
-	var err error
-	m.file, err = watch("auth.file.path", cfg.Path, log, m.parse)
-	return m, err
+	if m.verifiers, err = newVerifiers(cfg, o.StateDir, o.Logger); err != nil {
+		return nil, err
+	}
+	m.file.onChange = func(p people) { m.verifiers.keep(p.users) }
+	if m.file.get().uneven {
+		o.Logger.Warn("some password hashes cost much less than others: their users can be told from unknown names by the time of the answer", "path", cfg.Path)
+	}
+	return m, nil
 }
 
-// parse reads the file anew, and takes over what is remembered of the users whose
-// password is as it was.
-func (m *fileMode) parse(content []byte) (people, error) {
-	p, err := parsePeople(content)
-	if err != nil || m.file == nil { // nil: the first time
-		return p, err
-	}
-	for name, old := range m.file.current.Load().users {
-		if u := p.users[name]; u != nil && u.text == old.text {
-			old.mu.Lock()
-			u.seal = old.seal
-			old.mu.Unlock()
-		}
-	}
-	return p, nil
-}
-
-func (m *fileMode) close() {}
+func (m *fileMode) close() error { return m.verifiers.close() }
 
 func (m *fileMode) connect(ctx context.Context, c Credentials) (Identity, error) {
 	if len(c.Password) > maxPassword {
@@ -226,72 +263,76 @@ func (m *fileMode) connect(ctx context.Context, c Credentials) (Identity, error)
 	all := m.file.get()
 	u, known := all.users[c.Username]
 	if !known {
-		u = &user{hash: all.decoy}
+		u = all.decoy
 	}
-	right, err := m.check(ctx, u, c)
+	right, err := m.check(ctx, u, known, c)
 	if err != nil {
 		return Identity{}, err
 	}
 	if !known || !right {
+		address := addressKey(c.Remote)
+		pause(ctx, m.throttle.onFailure(address, c.Username, time.Now()), c.Open)
 		return Identity{}, denied("wrong password or unknown user %q", clip(c.Username))
 	}
-	return Identity{Account: c.Username, Service: u.service}, nil
+	id := u.role.identity(c.Username)
+	id.revoked = func() error {
+		if now := m.file.get().users[c.Username]; now == nil || now != u && (now.text != u.text || !now.role.same(u.role)) {
+			return errRemoved
+		}
+		return nil
+	}
+	return id, nil
 }
 
-// check compares a password with a user's. A password that was right before is
-// known again without the hash's cost: ten thousand devices that come back at once
-// would otherwise keep all cores busy for minutes.
-func (m *fileMode) check(ctx context.Context, u *user, c Credentials) (bool, error) {
-	seal := m.seal(c)
-	u.mu.Lock()
-	before := u.seal
-	u.mu.Unlock()
-	if hmac.Equal(before, seal) { // unequal length for nil
+// check compares a password with a user's hash. A password that was right before
+// has a verifier: ten thousand devices that come back at once would otherwise keep
+// all cores busy for minutes.
+func (m *fileMode) check(ctx context.Context, u *user, known bool, c Credentials) (bool, error) {
+	now := time.Now()
+	if m.verifiers.knows(c.Username, u.text, c.Password, now) {
 		return true, nil
 	}
-	select {
-	case m.queue <- struct{}{}:
-		defer func() { <-m.queue }()
-	default:
-		return false, unavailable("%d passwords are waiting to be checked", hashQueue)
+	if c.Open == nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, blindPatience)
+		defer cancel()
 	}
-	ctx, cancel := context.WithTimeout(ctx, hashPatience)
-	defer cancel()
-	select {
-	case m.slots <- struct{}{}:
-		defer func() { <-m.slots }()
-	case <-ctx.Done():
-		return false, unavailable("no time to check a password: %w", ctx.Err())
+	address := addressKey(c.Remote)
+	release, err := m.queue.acquire(ctx, address, m.throttle.suspect(address, c.Username, now), c.Open)
+	if err != nil {
+		return false, unavailable("the password was not checked: %w", err)
 	}
+	defer release()
 	if !u.hash.matches(c.Password) {
 		return false, nil
 	}
-	u.mu.Lock()
-	u.seal = seal
-	u.mu.Unlock()
+	if !known {
+		return false, nil
+	}
+	m.verifiers.remember(c.Username, u.text, c.Password, time.Now())
 	return true, nil
-}
-
-// seal is what is remembered of a right password: a MAC under a key that never
-// leaves this process. It is good for as long as the user's entry in the file.
-func (m *fileMode) seal(c Credentials) []byte {
-	mac := hmac.New(sha256.New, m.key[:])
-	fmt.Fprintf(mac, "%d:%s", len(c.Username), c.Username)
-	mac.Write(c.Password)
-	return mac.Sum(nil)
 }
 
 // bearer finds a token by its hash. Tokens are long and random, so that a fast
 // hash keeps them safe, and a look-up by it tells nothing of its neighbours.
 func (m *fileMode) bearer(_ context.Context, token, _ string) (Identity, error) {
-	t, ok := m.file.get().tokens[sha256.Sum256([]byte(token))]
+	key := sha256.Sum256([]byte(token))
+	t, ok := m.file.get().tokens[key]
 	if !ok {
 		return Identity{}, denied("unknown token")
 	}
 	if !t.expires.IsZero() && !time.Now().Before(t.expires) {
 		return Identity{}, denied("token %q expired at %s", t.name, t.expires.UTC().Format(time.RFC3339))
 	}
-	return t.id, nil
+	id := t.role.identity(t.account)
+	id.Expires = t.expires
+	id.revoked = func() error {
+		if now := m.file.get().tokens[key]; now == nil || now != t && (!now.role.same(t.role) || now.account != t.account || !now.expires.Equal(t.expires)) {
+			return errRemoved
+		}
+		return nil
+	}
+	return id, nil
 }
 
 // clip keeps what is quoted short.

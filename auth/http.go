@@ -3,13 +3,20 @@ package auth
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
+	"unicode/utf8"
+
+	"golang.org/x/sync/singleflight"
 
 	"github.com/heartline-mqtt/heartline/config"
 )
@@ -23,10 +30,13 @@ const (
 // httpMode is auth.mode http: a service of the user's is asked about each client.
 // It must say yes; anything else, silence included, is a refusal.
 type httpMode struct {
-	url     string
-	timeout time.Duration
-	client  *http.Client
-	slots   chan struct{}
+	url      string
+	timeout  time.Duration
+	client   *http.Client
+	throttle *throttle
+	queue    *queue
+	answers  answers
+	asking   singleflight.Group // one request at a time per question
 }
 
 // question is what is asked. Of an MQTT client it has the first three fields, of a
@@ -44,6 +54,12 @@ type question struct {
 type verdict struct {
 	Account string `json:"account"`
 	Role    string `json:"role"`
+	// Accounts limits a service to accounts that fit one of these patterns.
+	Accounts []string `json:"accounts"`
+	// Device is the only client identifier that may be used.
+	Device string `json:"device"`
+	// Expires is when the connection must end.
+	Expires time.Time `json:"expires_at"`
 }
 
 func newHTTPMode(cfg config.AuthFromHTTP) (*httpMode, error) {
@@ -57,7 +73,8 @@ func newHTTPMode(cfg config.AuthFromHTTP) (*httpMode, error) {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.MaxIdleConnsPerHost, t.MaxConnsPerHost = httpConcurrent, httpConcurrent
 	return &httpMode{
-		url: cfg.URL, timeout: cfg.Timeout, slots: make(chan struct{}, httpConcurrent),
+		url: cfg.URL, timeout: cfg.Timeout, throttle: newThrottle(), queue: newQueue(httpConcurrent, httpConcurrent/4),
+		answers: newAnswers(cfg.Cache),
 		client: &http.Client{
 			Transport: t,
 			// A password is not carried on to wherever an answer points.
@@ -66,25 +83,66 @@ func newHTTPMode(cfg config.AuthFromHTTP) (*httpMode, error) {
 	}, nil
 }
 
-func (m *httpMode) close() { m.client.CloseIdleConnections() }
+func (m *httpMode) close() error {
+	m.client.CloseIdleConnections()
+	return nil
+}
 
 func (m *httpMode) connect(ctx context.Context, c Credentials) (Identity, error) {
-	return m.ask(ctx, question{ClientID: c.ClientID, Username: c.Username, Password: string(c.Password), Remote: c.Remote})
+	// JSON would replace what is not UTF-8, and make one password of many.
+	if !utf8.Valid(c.Password) || !utf8.ValidString(c.ClientID) {
+		return Identity{}, denied("the password or the client identifier is not UTF-8")
+	}
+	return m.check(ctx, question{ClientID: c.ClientID, Username: c.Username, Password: string(c.Password), Remote: c.Remote}, c.Open)
 }
 
 func (m *httpMode) bearer(ctx context.Context, token, remote string) (Identity, error) {
-	return m.ask(ctx, question{Token: token, Remote: remote})
+	if !utf8.ValidString(token) {
+		return Identity{}, denied("the token is not UTF-8")
+	}
+	return m.check(ctx, question{Token: token, Remote: remote}, func() bool { return ctx.Err() == nil })
+}
+
+// check answers from the cache, or asks in turn.
+func (m *httpMode) check(ctx context.Context, q question, open func() bool) (Identity, error) {
+	address := addressKey(q.Remote)
+	key := m.answers.key(q, address)
+	now := time.Now()
+	if a, ok := m.answers.get(key, now); ok {
+		return m.answer(ctx, a.id, a.err, q, address, open)
+	}
+	ctx, cancel := context.WithTimeout(ctx, m.timeout+blindPatience)
+	defer cancel()
+	release, err := m.queue.acquire(ctx, address, m.throttle.suspect(address, q.Username, now), open)
+	if err != nil {
+		return Identity{}, unavailable("auth.http.url was not asked: %w", err)
+	}
+	// The request has a context of its own: the first to ask may go away before the
+	// others that wait for the same answer.
+	v, err, _ := m.asking.Do(string(key[:]), func() (any, error) {
+		if a, ok := m.answers.get(key, time.Now()); ok {
+			return a.id, a.err
+		}
+		id, err := m.ask(context.WithoutCancel(ctx), q)
+		m.answers.put(key, cachedAnswer{id: id, err: err}, time.Now())
+		return id, err
+	})
+	release()
+	id, _ := v.(Identity)
+	return m.answer(ctx, id, err, q, address, open)
+}
+
+// answer delays a refusal where there were many.
+func (m *httpMode) answer(ctx context.Context, id Identity, err error, q question, address string, open func() bool) (Identity, error) {
+	if errors.Is(err, ErrDenied) {
+		pause(ctx, m.throttle.onFailure(address, q.Username, time.Now()), open)
+	}
+	return id, err
 }
 
 func (m *httpMode) ask(ctx context.Context, q question) (Identity, error) {
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()
-	select {
-	case m.slots <- struct{}{}:
-		defer func() { <-m.slots }()
-	case <-ctx.Done():
-		return Identity{}, unavailable("auth.http.url has %d questions to answer already", httpConcurrent)
-	}
 	body, err := json.Marshal(q)
 	if err != nil {
 		return Identity{}, denied("what was presented cannot be asked about")
@@ -123,12 +181,84 @@ func (m *httpMode) ask(ctx context.Context, q question) (Identity, error) {
 			return Identity{}, unavailable("the answer of auth.http.url is not the JSON that is expected")
 		}
 	}
-	service, err := parseRole(v.Role, roleDevice)
+	rights, err := parseRole(v.Role, roleDevice, v.Accounts)
 	if err != nil {
-		return Identity{}, unavailable("in the answer of auth.http.url, role %w", err)
+		return Identity{}, unavailable("in the answer of auth.http.url, %w", err)
 	}
 	if v.Account == "" {
 		v.Account = q.Username
 	}
-	return Identity{Account: v.Account, Service: service}, nil
+	id := rights.identity(v.Account)
+	id.Device, id.Expires = v.Device, v.Expires
+	if err := id.Check(time.Now()); err != nil {
+		return Identity{}, denied("the answer of auth.http.url has expired")
+	}
+	return id, nil
+}
+
+// maxAnswers bounds the cache.
+const maxAnswers = 1 << 15
+
+// answers are the last yes and no by question, for a short time. A question is
+// remembered by an HMAC under a key of this process: memory holds no passwords.
+type answers struct {
+	ttl    time.Duration
+	secret []byte
+	mu     *sync.Mutex
+	known  map[answerKey]cachedAnswer
+}
+
+type answerKey [sha256.Size]byte
+
+type cachedAnswer struct {
+	id      Identity
+	err     error
+	expires time.Time
+}
+
+func newAnswers(ttl time.Duration) answers {
+	a := answers{ttl: ttl, secret: make([]byte, sha256.Size), mu: new(sync.Mutex), known: map[answerKey]cachedAnswer{}}
+	_, _ = rand.Read(a.secret) // it never fails
+	return a
+}
+
+// key tells questions apart: by all that is asked, but for the client's port.
+func (a *answers) key(q question, address string) (k answerKey) {
+	m := hmac.New(sha256.New, a.secret)
+	for _, s := range []string{q.ClientID, q.Username, q.Password, q.Token, address} {
+		fmt.Fprintf(m, "%d:%s", len(s), s)
+	}
+	m.Sum(k[:0])
+	return k
+}
+
+func (a *answers) get(k answerKey, now time.Time) (cachedAnswer, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	v, ok := a.known[k]
+	return v, ok && now.Before(v.expires)
+}
+
+// put keeps an answer, but for one that nobody gave.
+func (a *answers) put(k answerKey, v cachedAnswer, now time.Time) {
+	if a.ttl <= 0 || errors.Is(v.err, ErrUnavailable) {
+		return
+	}
+	v.expires = now.Add(a.ttl)
+	if !v.id.Expires.IsZero() && v.id.Expires.Before(v.expires) {
+		v.expires = v.id.Expires
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.known) >= maxAnswers {
+		for k, old := range a.known {
+			if !now.Before(old.expires) {
+				delete(a.known, k)
+			}
+		}
+		if len(a.known) >= maxAnswers {
+			clear(a.known)
+		}
+	}
+	a.known[k] = v
 }

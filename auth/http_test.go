@@ -3,10 +3,12 @@ package auth_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -54,7 +56,7 @@ func TestHTTP(t *testing.T) {
 		"account":        {says(200, `{"account":"a-17","more":1}`), "yes", "a-17", false},
 		"service":        {says(200, `{"role":"service"}`), "yes", "alice", true},
 		"device":         {says(200, `{"role":"device"}`), "yes", "alice", false},
-		"unknown role":   {says(200, `{"role":"root"}`), `unavailable: in the answer of auth.http.url, role must be device or service, got "root"`, "", false},
+		"unknown role":   {says(200, `{"role":"root"}`), `unavailable: in the answer of auth.http.url, role: must be device, service or admin, got "root"`, "", false},
 		"401":            {says(401, ""), "denied: auth.http.url says 401", "", false},
 		"403":            {says(403, `{"role":"service"}`), "denied: auth.http.url says 403", "", false},
 		"404":            {says(404, ""), "unavailable: auth.http.url says 404, which is neither 200 nor 401 or 403", "", false},
@@ -74,7 +76,7 @@ func TestHTTP(t *testing.T) {
 		if said(err) != c.want {
 			t.Errorf("%s: %s, want %s", name, said(err), c.want)
 		}
-		if id != (auth.Identity{Account: c.account, Service: c.service}) {
+		if !same(id, auth.Identity{Account: c.account, Service: c.service}) {
 			t.Errorf("%s: %+v", name, id)
 		}
 		q := <-asked
@@ -117,8 +119,56 @@ func TestHTTPConfig(t *testing.T) {
 		{config.AuthFromHTTP{URL: "ftp://x", Timeout: time.Second}, "auth.http.url: must be a URL that begins with http:// or https://"},
 		{config.AuthFromHTTP{URL: "http://x"}, "auth.http.timeout: must be above 0, got 0s"},
 	} {
-		if _, err := auth.New(config.Auth{Mode: config.AuthHTTP, HTTP: c.cfg}, quiet); err == nil || err.Error() != c.want {
+		if _, err := auth.New(config.Auth{Mode: config.AuthHTTP, HTTP: c.cfg}, auth.Options{}); err == nil || err.Error() != c.want {
 			t.Errorf("got %v, want %s", err, c.want)
 		}
 	}
+}
+
+func TestHTTPAsksOnceForOneQuestion(t *testing.T) {
+	var asked atomic.Int64
+	answer := make(chan int)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		w.WriteHeader(<-answer)
+	}))
+	defer server.Close()
+	a := newAuth(t, config.Auth{Mode: config.AuthHTTP, HTTP: config.AuthFromHTTP{URL: server.URL, Timeout: 5 * time.Second, Cache: time.Minute}})
+	ask := func(password, remote string) error {
+		_, err := a.Connect(context.Background(), auth.Credentials{ClientID: "c", Username: "alice", Password: []byte(password), Remote: remote})
+		return err
+	}
+	var all sync.WaitGroup
+	for range 10 {
+		all.Go(func() {
+			if err := ask("pw", "10.0.0.1:1"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	answer <- 200
+	all.Wait()
+	if err := ask("pw", "10.0.0.1:77"); err != nil || asked.Load() != 1 {
+		t.Errorf("%v, asked %d times", err, asked.Load())
+	}
+	all.Go(func() { answer <- 401 })
+	for range 2 { // a no is kept, too
+		if err := ask("wrong", "10.0.0.1:1"); !errors.Is(err, auth.ErrDenied) || asked.Load() != 2 {
+			t.Errorf("%v, asked %d times", err, asked.Load())
+		}
+	}
+	all.Go(func() { answer <- 500 })
+	if err := ask("other", "10.0.0.1:1"); !errors.Is(err, auth.ErrUnavailable) {
+		t.Error(err)
+	}
+	all.Go(func() { answer <- 200 })
+	if err := ask("other", "10.0.0.1:1"); err != nil { // a failure is not kept
+		t.Error(err)
+	}
+	for _, password := range []string{"a\xff", "a\xfe"} {
+		if err := ask(password, "10.0.0.1:1"); !errors.Is(err, auth.ErrDenied) || asked.Load() != 4 {
+			t.Errorf("%q: %v", password, err)
+		}
+	}
+	all.Wait()
 }

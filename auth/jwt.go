@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,12 +22,14 @@ const leeway = 30 * time.Second
 // jwtMode is auth.mode jwt: an MQTT client presents a token as its password, a
 // caller of the API as its bearer token.
 type jwtMode struct {
-	keys   func() []verifyKey
-	parser *jwt.Parser
+	keys          func() []verifyKey
+	remote        *remoteKeys // nil: the keys are on this machine
+	parser        *jwt.Parser
+	withoutExpiry bool
 }
 
-func newJWTMode(cfg config.AuthFromJWT, log *slog.Logger) (*jwtMode, error) {
-	m := &jwtMode{}
+func newJWTMode(cfg config.AuthFromJWT, files *watcher, log *slog.Logger) (*jwtMode, error) {
+	m := &jwtMode{withoutExpiry: cfg.AllowWithoutExpiry}
 	for _, source := range []struct {
 		key, path string
 		parse     func([]byte) ([]verifyKey, error)
@@ -41,7 +44,7 @@ func newJWTMode(cfg config.AuthFromJWT, log *slog.Logger) (*jwtMode, error) {
 		if m.keys != nil {
 			return nil, errors.New("auth.jwt: must have exactly one source of keys")
 		}
-		file, err := watch(source.key, source.path, log, source.parse)
+		file, err := watch(files, source.key, source.path, source.key == "auth.jwt.secret_file", source.parse)
 		if err != nil {
 			return nil, err
 		}
@@ -56,6 +59,12 @@ func newJWTMode(cfg config.AuthFromJWT, log *slog.Logger) (*jwtMode, error) {
 			return nil, fmt.Errorf("auth.jwt.secret: %w", err)
 		}
 		m.keys = func() []verifyKey { return keys }
+	}
+	if cfg.JWKSURL != "" && m.keys == nil {
+		m.remote = newRemoteKeys(cfg.JWKSURL, log)
+		m.keys = m.remote.get
+	} else if cfg.JWKSURL != "" {
+		m.keys = nil // two sources
 	}
 	if m.keys == nil {
 		return nil, errors.New("auth.jwt: must have exactly one source of keys")
@@ -77,12 +86,17 @@ func newJWTMode(cfg config.AuthFromJWT, log *slog.Logger) (*jwtMode, error) {
 	return m, nil
 }
 
-func (m *jwtMode) close() {}
+func (m *jwtMode) close() error {
+	if m.remote != nil {
+		m.remote.close()
+	}
+	return nil
+}
 
 // connect takes the token from the password. A user name may be left out; one that
 // is given must be the token's, so that a log never names another than the account.
-func (m *jwtMode) connect(_ context.Context, c Credentials) (Identity, error) {
-	id, err := m.identify(string(c.Password))
+func (m *jwtMode) connect(ctx context.Context, c Credentials) (Identity, error) {
+	id, err := m.identify(ctx, string(c.Password))
 	if err != nil {
 		return Identity{}, err
 	}
@@ -92,38 +106,105 @@ func (m *jwtMode) connect(_ context.Context, c Credentials) (Identity, error) {
 	return id, nil
 }
 
-func (m *jwtMode) bearer(_ context.Context, token, _ string) (Identity, error) {
-	return m.identify(token)
+func (m *jwtMode) bearer(ctx context.Context, token, _ string) (Identity, error) {
+	return m.identify(ctx, token)
 }
 
-// claims are those that are looked at. A service has heartline_role "service", or
-// role "service", or the scope heartline:service; heartline_role decides where it
-// is there.
+// claims are the claims that Heartline reads. A service has heartline_role "service"
+// or "admin", or role "service", or the scope heartline:service; heartline_role decides
+// where it is present. heartline_accounts limits a service to some accounts, device
+// limits a device to one client identifier.
 type claims struct {
 	jwt.RegisteredClaims
-	HeartlineRole *string         `json:"heartline_role"`
-	Role          json.RawMessage `json:"role"`  // others use it, too, in their own forms
-	Scope         json.RawMessage `json:"scope"` // RFC 8693 §4.2; some issuers make it a list
+	heartlineRole *string
+	accounts      []string
+	device        *string
+	role          json.RawMessage // others use it, too, in their own forms
+	scope         json.RawMessage // RFC 8693 §4.2; some issuers make it a list
+}
+
+// UnmarshalJSON reads claims by their exact names. encoding/json would take SUB for
+// sub, and an issuer that lets its users choose some claims does not expect that. A
+// name that is there twice is an error (RFC 7519 §4).
+func (c *claims) UnmarshalJSON(text []byte) error {
+	fields, err := members(text)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for name, to := range map[string]any{
+		"iss": &c.Issuer, "sub": &c.Subject, "aud": &c.Audience, "exp": &c.ExpiresAt, "nbf": &c.NotBefore, "iat": &c.IssuedAt,
+		"heartline_role": &c.heartlineRole, "heartline_accounts": &c.accounts, "device": &c.device,
+	} {
+		if value, ok := fields[name]; ok {
+			errs = append(errs, json.Unmarshal(value, to))
+		}
+	}
+	c.role, c.scope = fields["role"], fields["scope"]
+	return errors.Join(errs...)
+}
+
+// members splits a JSON object into its members.
+func members(text []byte) (map[string]json.RawMessage, error) {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+		return nil, errors.Join(errors.New("claims are no JSON object"), err)
+	}
+	fields := map[string]json.RawMessage{}
+	for dec.More() {
+		name, err := dec.Token()
+		if err != nil {
+			return nil, err
+		}
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return nil, err
+		}
+		if _, twice := fields[name.(string)]; twice { // a member's name is a string
+			return nil, errors.New("a claim is there twice")
+		}
+		fields[name.(string)] = value
+	}
+	return fields, nil
 }
 
 const serviceScope = "heartline:service"
 
-func (m *jwtMode) identify(token string) (Identity, error) {
+func (m *jwtMode) identify(ctx context.Context, token string) (Identity, error) {
 	if token == "" {
 		return Identity{}, denied("no token")
 	}
 	var c claims
-	if _, err := m.parser.ParseWithClaims(token, &c, m.candidates); err != nil {
+	_, err := m.parser.ParseWithClaims(token, &c, m.candidates)
+	if errors.Is(err, errNoKey) && m.remote != nil {
+		if m.remote.refresh(ctx) { // a key that is newer than what was fetched
+			c = claims{}
+			_, err = m.parser.ParseWithClaims(token, &c, m.candidates)
+		}
+		if len(m.remote.get()) == 0 {
+			return Identity{}, unavailable("auth.jwt.jwks_url has given no keys yet")
+		}
+	}
+	if err != nil {
 		return Identity{}, denied("%s", whyRefused(err))
 	}
 	if c.Subject == "" {
 		return Identity{}, denied("the token has no sub")
 	}
-	service, err := c.service()
+	if c.ExpiresAt == nil && !m.withoutExpiry {
+		return Identity{}, denied("the token has no exp: it would be valid for ever (auth.jwt.allow_without_expiry accepts it)")
+	}
+	r, err := c.rights()
 	if err != nil {
 		return Identity{}, err
 	}
-	id := Identity{Account: c.Subject, Service: service}
+	id := r.identity(c.Subject)
+	if c.device != nil {
+		if *c.device == "" {
+			return Identity{}, denied("the token's device is empty")
+		}
+		id.Device = *c.device
+	}
 	if c.ExpiresAt != nil {
 		id.Expires = c.ExpiresAt.Add(leeway)
 	}
@@ -153,26 +234,32 @@ var (
 	errCritical = errors.New("crit")
 )
 
-func (c *claims) service() (bool, error) {
-	if c.HeartlineRole != nil {
-		service, err := parseRole(*c.HeartlineRole, roleDevice)
-		if err != nil {
-			return false, denied("the token's heartline_role %w", err)
-		}
-		return service, nil
-	}
-	var role string
-	if json.Unmarshal(c.Role, &role) == nil && role == roleService {
-		return true, nil
-	}
-	var scope string
-	var scopes []string
-	if json.Unmarshal(c.Scope, &scope) == nil {
-		scopes = strings.Fields(scope)
+func (c *claims) rights() (role, error) {
+	name := roleDevice
+	var text string
+	if c.heartlineRole != nil {
+		name = *c.heartlineRole
+	} else if json.Unmarshal(c.role, &text) == nil && text == roleService {
+		name = roleService
 	} else {
-		_ = json.Unmarshal(c.Scope, &scopes) // in a form of its own: none of ours
+		var scopes []string
+		if json.Unmarshal(c.scope, &text) == nil {
+			scopes = strings.Fields(text)
+		} else {
+			_ = json.Unmarshal(c.scope, &scopes) // in a form of its own: none of ours
+		}
+		if slices.Contains(scopes, serviceScope) {
+			name = roleService
+		}
 	}
-	return slices.Contains(scopes, serviceScope), nil
+	if c.accounts != nil && len(c.accounts) == 0 {
+		return role{}, denied("the token's heartline_accounts is empty: leave it out for all accounts")
+	}
+	r, err := parseRole(name, roleDevice, c.accounts)
+	if err != nil {
+		return r, denied("the token's heartline_%w", err)
+	}
+	return r, nil
 }
 
 // whyRefused names the reason without quoting anything of the token.

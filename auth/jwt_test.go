@@ -12,9 +12,13 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"io"
 	"math/big"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -111,13 +115,24 @@ func TestJWTClaims(t *testing.T) {
 		}
 		return c
 	}
+	const noExp = "denied: the token has no exp: it would be valid for ever (auth.jwt.allow_without_expiry accepts it)"
 	for name, c := range map[string]struct {
 		claims  m
 		want    string
 		service bool
 	}{
 		"good":                        {good(nil), "yes", false},
-		"no exp":                      {good(m{"exp": nil}), "yes", false},
+		"no exp":                      {good(m{"exp": nil}), noExp, false},
+		"Exp is not exp":              {good(m{"exp": nil, "Exp": at(time.Hour)}), noExp, false},
+		"Exp does not overrule exp":   {good(m{"exp": at(-time.Hour), "Exp": at(time.Hour)}), "denied: the token has expired (exp)", false},
+		"SUB is not sub":              {good(m{"sub": nil, "SUB": "alice"}), "denied: the token has no sub", false},
+		"SUB does not overrule sub":   {good(m{"SUB": "bob"}), "yes", false},
+		"Heartline_Role is nothing":   {good(m{"Heartline_Role": "service"}), "yes", false},
+		"ROLE is nothing":             {good(m{"ROLE": "service", "Scope": "heartline:service"}), "yes", false},
+		"empty device":                {good(m{"device": ""}), "denied: the token's device is empty", false},
+		"device in a list":            {good(m{"device": []string{"a"}}), "denied: the token is no JWT", false},
+		"no accounts":                 {good(m{"heartline_role": "service", "heartline_accounts": []string{}}), "denied: the token's heartline_accounts is empty: leave it out for all accounts", false},
+		"accounts of a device":        {good(m{"heartline_accounts": []string{"*"}}), "denied: the token's heartline_accounts: must not be set for a device, which acts for its own account only", false},
 		"expired within the leeway":   {good(m{"exp": at(-20 * time.Second)}), "yes", false},
 		"expired":                     {good(m{"exp": at(-40 * time.Second)}), "denied: the token has expired (exp)", false},
 		"not yet, within the leeway":  {good(m{"nbf": at(20 * time.Second)}), "yes", false},
@@ -131,7 +146,7 @@ func TestJWTClaims(t *testing.T) {
 		"exp is text":                 {good(m{"exp": "tomorrow"}), "denied: the token is no JWT", false},
 		"heartline_role service":      {good(m{"heartline_role": "service"}), "yes", true},
 		"heartline_role device":       {good(m{"heartline_role": "device", "role": "service", "scope": "heartline:service"}), "yes", false},
-		"heartline_role unknown":      {good(m{"heartline_role": "root"}), `denied: the token's heartline_role must be device or service, got "root"`, false},
+		"heartline_role unknown":      {good(m{"heartline_role": "root"}), `denied: the token's heartline_role: must be device, service or admin, got "root"`, false},
 		"role service":                {good(m{"role": "service"}), "yes", true},
 		"role of someone else":        {good(m{"role": "admin"}), "yes", false},
 		"role in a form of its own":   {good(m{"role": []string{"service"}}), "yes", false},
@@ -148,7 +163,7 @@ func TestJWTClaims(t *testing.T) {
 			t.Errorf("%s: %s %+v, want %s", name, said(err), id, c.want)
 		}
 		over, err2 := a.Bearer(context.Background(), token, "")
-		if said(err2) != c.want || over != id {
+		if said(err2) != c.want || !same(over, id) {
 			t.Errorf("%s: over HTTP %s %+v", name, said(err2), over)
 		}
 		if err == nil && c.claims["exp"] != nil {
@@ -168,7 +183,7 @@ func TestJWTClaims(t *testing.T) {
 
 func TestJWTAlgorithmGoesWithTheKey(t *testing.T) {
 	k := keys()
-	claims := m{"sub": "alice"}
+	claims := m{"sub": "alice", "exp": time.Now().Add(time.Hour).Unix()}
 	rsaPEM, p256PEM := publicPEM(t, &k.rsa.PublicKey), publicPEM(t, &k.p256.PublicKey)
 	set := jwks(t,
 		ecJWK(k.p256, "P-256", "ec"), ecJWK(k.p521, "P-521", "ec5"),
@@ -259,11 +274,117 @@ func TestJWTKeysThatAreNotTaken(t *testing.T) {
 		{c{JWKSFile: file(t, "{}")}, "has no key to verify signatures with"},
 		{c{JWKSFile: file(t, jwks(t, map[string]any{"kty": "oct", "k": b64(secret), "key_ops": []string{"encrypt"}}))}, "has no key to verify signatures with"},
 		{c{JWKSFile: file(t, jwks(t, map[string]any{"kty": "oct", "k": b64(secret[:8])}, off, map[string]any{"kty": "oct", "k": b64(secret), "alg": "none"}))},
-			"keys[0]: a shared secret must have at least 32 bytes, has 8\nkeys[1]: x and y: "},
+			"keys[0]: a shared secret must have at least 32 bytes, has 8\nkeys[1]: is no valid key of its kty and crv\nkeys[2]: alg \"none\" does not go with its kty and crv"},
 	} {
-		_, err := auth.New(config.Auth{Mode: config.AuthJWT, JWT: c.cfg}, quiet)
+		_, err := auth.New(config.Auth{Mode: config.AuthJWT, JWT: c.cfg}, auth.Options{})
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("got %v\nwant %s", err, c.want)
+		}
+	}
+}
+
+func TestJWTBindsTheDevice(t *testing.T) {
+	a := newAuth(t, config.Auth{Mode: config.AuthJWT, DevicePattern: "{account}-*", JWT: config.AuthFromJWT{SecretFile: file(t, string(secret)), AllowWithoutExpiry: true}})
+	for _, c := range []struct {
+		claims m
+		may    string
+		mayNot string
+	}{
+		{m{"sub": "alice"}, "alice-phone", "bob-phone"},
+		{m{"sub": "alice"}, "alice-", "alice"},
+		{m{"sub": "a*"}, "a*-1", "alice-1"},
+		{m{"sub": "+49"}, "%2B49-1", "+49-1"},
+		{m{"sub": "alice", "device": "tablet"}, "tablet", "alice-phone"},
+		{m{"sub": "shop", "role": "service"}, "anything", ""},
+	} {
+		id, err := a.Connect(context.Background(), auth.Credentials{Password: []byte(sign(t, jwt.SigningMethodHS256, secret, c.claims))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !id.MayUse(c.may) || c.mayNot != "" && id.MayUse(c.mayNot) {
+			t.Errorf("%v: %q %v, %q %v", c.claims, c.may, id.MayUse(c.may), c.mayNot, id.MayUse(c.mayNot))
+		}
+	}
+}
+
+func TestServicesForSomeAccounts(t *testing.T) {
+	a := newAuth(t, config.Auth{Mode: config.AuthJWT, JWT: config.AuthFromJWT{SecretFile: file(t, string(secret)), AllowWithoutExpiry: true}})
+	id, err := a.Bearer(context.Background(), sign(t, jwt.SigningMethodHS256, secret, m{"sub": "shop", "heartline_role": "service", "heartline_accounts": []string{"acme-*", "bob", "*@x.example"}}), "")
+	if err != nil || id.AllAccounts() {
+		t.Fatal(id, err)
+	}
+	for account, want := range map[string]bool{"acme-1": true, "acme-": true, "acme": false, "bob": true, "bobby": false, "ann@x.example": true, "ann@x.examples": false, "": false} {
+		if id.MayActFor(account) != want {
+			t.Errorf("%q: %v", account, !want)
+		}
+	}
+}
+
+// TestJWTKeysFromAURL: a new key is fetched when a token names it, at most once in 30 s;
+// an issuer that is down or answers nonsense changes nothing.
+func TestJWTKeysFromAURL(t *testing.T) {
+	k := keys()
+	var answer atomic.Pointer[string]
+	var fetched atomic.Int64
+	say := func(text string) { answer.Store(&text) }
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fetched.Add(1)
+		if text := *answer.Load(); text != "" {
+			_, _ = io.WriteString(w, text)
+			return
+		}
+		w.WriteHeader(http.StatusInternalServerError)
+	}))
+	defer server.Close()
+	token := func(kid string, key *ecdsa.PrivateKey, method jwt.SigningMethod) []byte {
+		return []byte(sign(t, method, key, m{"sub": "alice", "exp": time.Now().Add(time.Hour).Unix()}, "kid", kid))
+	}
+	one, two := token("one", k.p256, jwt.SigningMethodES256), token("two", k.p521, jwt.SigningMethodES512)
+	login := func(a *auth.Auth, token []byte) string {
+		_, err := a.Connect(context.Background(), auth.Credentials{Password: token})
+		return said(err)
+	}
+	cfg := config.Auth{Mode: config.AuthJWT, JWT: config.AuthFromJWT{JWKSURL: server.URL}}
+	const unknown = "denied: there is no key for the token's kid and alg"
+
+	say("")
+	a := newAuth(t, cfg) // an issuer that is down does not keep the broker from starting
+	if got := login(a, one); !strings.HasPrefix(got, "unavailable") {
+		t.Error(got)
+	}
+	say(jwks(t, ecJWK(k.p256, "P-256", "one")))
+	a = newAuth(t, cfg)
+	before := fetched.Load()
+	if got := login(a, one); got != "yes" || fetched.Load() != before {
+		t.Error(got)
+	}
+	say(jwks(t, ecJWK(k.p521, "P-521", "two")))
+	for _, c := range []struct {
+		token []byte
+		want  string
+	}{{two, "yes"}, {one, unknown}} {
+		if got := login(a, c.token); got != c.want || fetched.Load() != before+1 {
+			t.Errorf("%s, want %s, fetched %d times", got, c.want, fetched.Load()-before)
+		}
+	}
+	for range 100 { // who has no credentials cannot have us fetch
+		login(a, one)
+	}
+	if n := fetched.Load() - before; n != 1 {
+		t.Errorf("fetched %d times", n)
+	}
+	for name, text := range map[string]string{
+		"down": "", "nonsense": "nonsense", "no keys": `{"keys":[]}`, "too long": strings.Repeat(" ", 2<<20),
+		"a shared secret": jwks(t, map[string]any{"kty": "oct", "kid": "hs", "k": b64(secret)}),
+	} {
+		say(jwks(t, ecJWK(k.p256, "P-256", "one")))
+		a := newAuth(t, cfg)
+		say(text)
+		if got := login(a, two); got != unknown {
+			t.Errorf("%s: %s", name, got)
+		}
+		if got := login(a, one); got != "yes" {
+			t.Errorf("%s: %s", name, got)
 		}
 	}
 }

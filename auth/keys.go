@@ -8,13 +8,13 @@ import (
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"slices"
+
+	"github.com/MicahParks/jwkset"
 )
 
 // verifyKey is a key that tokens are verified with, and the algorithms that it may
@@ -107,57 +107,28 @@ func parsePublicKey(content []byte) ([]verifyKey, error) {
 	return []verifyKey{k}, err
 }
 
-// jwk is a key of a JWK set (RFC 7517, RFC 7518 §6, RFC 8037 §2).
-type jwk struct {
-	Kty string   `json:"kty"`
-	Kid string   `json:"kid"`
-	Use string   `json:"use"`
-	Ops []string `json:"key_ops"`
-	Alg string   `json:"alg"`
-	Crv string   `json:"crv"`
-	N   string   `json:"n"`
-	E   string   `json:"e"`
-	X   string   `json:"x"`
-	Y   string   `json:"y"`
-	K   string   `json:"k"`
-}
-
 // parseJWKS reads a JWK set. Keys that are not for signatures are passed over, as
 // RFC 7517 §5 has it for what one does not understand; a broken one is an error.
 func parseJWKS(content []byte) ([]verifyKey, error) {
 	var set struct {
-		Keys []jwk `json:"keys"`
+		Keys []json.RawMessage `json:"keys"`
 	}
 	if err := json.Unmarshal(content, &set); err != nil {
-		return nil, fmt.Errorf("must be a JWK set, {\"keys\":[...]}: %w", err)
+		return nil, errors.New("must be a JWK set, {\"keys\":[...]}: " + jsonFault(err))
+	}
+	if len(set.Keys) > maxKeys {
+		return nil, fmt.Errorf("must have at most %d keys, has %d", maxKeys, len(set.Keys))
 	}
 	var keys []verifyKey
 	var errs []error
-	for i, j := range set.Keys {
-		if j.Use != "" && j.Use != "sig" || j.Ops != nil && !slices.Contains(j.Ops, "verify") {
-			continue
-		}
-		public, err := j.public()
-		if err != nil {
+	for i, text := range set.Keys {
+		k, err := parseJWK(text)
+		switch {
+		case err != nil:
 			errs = append(errs, fmt.Errorf("keys[%d]: %w", i, err))
-			continue
+		case k != nil:
+			keys = append(keys, *k)
 		}
-		if public == nil {
-			continue
-		}
-		k, err := keyOf(j.Kid, public)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("keys[%d]: %w", i, err))
-			continue
-		}
-		if j.Alg != "" {
-			if !slices.Contains(k.algorithms, j.Alg) {
-				errs = append(errs, fmt.Errorf("keys[%d]: alg %q does not go with its kty and crv", i, clip(j.Alg)))
-				continue
-			}
-			k.algorithms = []string{j.Alg}
-		}
-		keys = append(keys, k)
 	}
 	if len(keys) == 0 && len(errs) == 0 {
 		errs = append(errs, errors.New("has no key to verify signatures with"))
@@ -165,69 +136,56 @@ func parseJWKS(content []byte) ([]verifyKey, error) {
 	return keys, errors.Join(errs...)
 }
 
-// public returns the key, nil for one of a kind that is not known.
-func (j jwk) public() (any, error) {
-	switch j.Kty {
-	case "oct":
-		k, err := base64url("k", j.K)
-		return k, err
-	case "RSA":
-		n, err := base64url("n", j.N)
-		if err != nil {
-			return nil, err
-		}
-		e, err := base64url("e", j.E)
-		if err != nil {
-			return nil, err
-		}
-		exponent := new(big.Int).SetBytes(e)
-		if !exponent.IsInt64() || exponent.Int64() > 1<<31-1 {
-			return nil, errors.New("e: must fit into 31 bits")
-		}
-		return &rsa.PublicKey{N: new(big.Int).SetBytes(n), E: int(exponent.Int64())}, nil
-	case "EC":
-		curves := map[string]elliptic.Curve{"P-256": elliptic.P256(), "P-384": elliptic.P384(), "P-521": elliptic.P521()}
-		curve := curves[j.Crv]
-		if curve == nil {
-			return nil, nil
-		}
-		x, err := base64url("x", j.X)
-		if err != nil {
-			return nil, err
-		}
-		y, err := base64url("y", j.Y)
-		if err != nil {
-			return nil, err
-		}
-		size := (curve.Params().BitSize + 7) / 8
-		if len(x) != size || len(y) != size {
-			return nil, fmt.Errorf("x and y: must have %d bytes each for %s", size, j.Crv)
-		}
-		key, err := ecdsa.ParseUncompressedPublicKey(curve, slices.Concat([]byte{4}, x, y)) // it checks that the point is on the curve
-		if err != nil {
-			return nil, fmt.Errorf("x and y: %w", err)
-		}
-		return key, nil
-	case "OKP":
-		if j.Crv != "Ed25519" {
-			return nil, nil
-		}
-		x, err := base64url("x", j.X)
-		if err != nil {
-			return nil, err
-		}
-		if len(x) != ed25519.PublicKeySize {
-			return nil, fmt.Errorf("x: must have %d bytes", ed25519.PublicKeySize)
-		}
-		return ed25519.PublicKey(x), nil
+// maxKeys bounds a set: a token without kid is tried with all of one algorithm.
+const maxKeys = 64
+
+// jsonFault is an error of encoding/json without the values that it quotes.
+func jsonFault(err error) string {
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return fmt.Sprintf("not JSON at byte %d", syntax.Offset)
 	}
-	return nil, nil
+	if kind, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return fmt.Sprintf("of another form at byte %d", kind.Offset)
+	}
+	return "not JSON"
 }
 
-func base64url(field, text string) ([]byte, error) {
-	b, err := base64.RawURLEncoding.DecodeString(text)
-	if err != nil || len(b) == 0 {
-		return nil, fmt.Errorf("%s: must be there, in base64url without padding", field)
+// parseJWK returns nil for a key that is not for verifying or of an unknown kind.
+func parseJWK(text json.RawMessage) (*verifyKey, error) {
+	var m jwkset.JWKMarshal
+	if err := json.Unmarshal(text, &m); err != nil {
+		return nil, errors.New("is no JWK: " + jsonFault(err))
 	}
-	return b, nil
+	if m.USE != "" && m.USE != jwkset.UseSig || m.KEYOPS != nil && !slices.Contains(m.KEYOPS, jwkset.KeyOpsVerify) {
+		return nil, nil
+	}
+	switch {
+	case m.KTY == jwkset.KtyOct, m.KTY == jwkset.KtyRSA:
+	case m.KTY == jwkset.KtyEC && slices.Contains([]jwkset.CRV{jwkset.CrvP256, jwkset.CrvP384, jwkset.CrvP521}, m.CRV):
+	case m.KTY == jwkset.KtyOKP && m.CRV == jwkset.CrvEd25519:
+	default:
+		return nil, nil
+	}
+	if m.D != "" && m.KTY != jwkset.KtyOct {
+		return nil, errors.New("holds a private key: give the public key alone")
+	}
+	alg, kid := m.ALG, m.KID
+	// Only the key's own members: certificates are not looked at, and an alg is
+	// compared below with more words than the library has.
+	bare := jwkset.JWKMarshal{KTY: m.KTY, CRV: m.CRV, N: m.N, E: m.E, X: m.X, Y: m.Y, K: m.K}
+	key, err := jwkset.NewJWKFromMarshal(bare, jwkset.JWKMarshalOptions{Private: true}, jwkset.JWKValidateOptions{})
+	if err != nil {
+		return nil, errors.New("is no valid key of its kty and crv") // the library's error may quote it
+	}
+	k, err := keyOf(kid, key.Key())
+	if err != nil {
+		return nil, err
+	}
+	if alg != "" {
+		if !slices.Contains(k.algorithms, alg.String()) {
+			return nil, fmt.Errorf("alg %q does not go with its kty and crv", clip(alg.String()))
+		}
+		k.algorithms = []string{alg.String()}
+	}
+	return &k, nil
 }

@@ -21,12 +21,8 @@ import (
 	"github.com/heartline-mqtt/heartline/store"
 )
 
-// A stop takes less than 5 s when nothing answers: pushGrace for the pushes under way,
-// then endGrace for the HTTP calls and for the push requests that have been cancelled.
-const (
-	pushGrace = 3 * time.Second
-	endGrace  = 500 * time.Millisecond
-)
+// pushGrace is how long running pushes may take to finish at a stop.
+const pushGrace = 5 * time.Second
 
 // Heartline is what Attach adds to a server. All its methods are safe for
 // concurrent use.
@@ -72,13 +68,13 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 			_ = h.Close(context.Background()) // the first error is the one to report
 		}
 	}()
-	if h.auth, err = auth.New(cfg.Auth, with.log); err != nil {
-		return nil, err
-	}
 	if h.outbox, err = openOutbox(cfg, with.log); err != nil {
 		return nil, err
 	}
-	opts := deliveryOptions(cfg, h.auth.Open() && !with.foreign)
+	if h.auth, err = auth.New(cfg.Auth, auth.Options{Logger: with.log, StateDir: stateDir(cfg)}); err != nil {
+		return nil, err
+	}
+	opts := deliveryOptions(cfg)
 	var pusher delivery.Pusher
 	if cfg.Fallback.APNs.Enabled {
 		if h.router, err = newRouter(cfg.Fallback.APNs, h.outbox.Notification, with.log); err != nil {
@@ -103,6 +99,11 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 		SessionEnded: with.sessionEnded,
 	}
 	if !h.auth.Open() {
+		rules.AccessClosed = true
+		if len(rules.Access) == 0 {
+			with.log.Info("ordinary MQTT topics are closed to devices: auth.acl has no entries; services may use all",
+				"to_open_all", `auth.acl: [{filter: "#", access: readwrite}]`)
+		}
 		rules.Authenticate = h.auth.Connect
 	}
 	h.hook = hooks.New(server, h.core, rules, with.log)
@@ -136,7 +137,7 @@ func (h *Heartline) Subscribe(buffer int) *delivery.Subscription { return h.core
 // accepts.
 func (h *Heartline) Core() *delivery.Core { return h.core }
 
-// Close stops Heartline: nothing more is accepted, running pushes get 3 s, and
+// Close stops Heartline: nothing more is accepted, running pushes get 5 s, and
 // everything is on the disk when it returns. It may be called before or after the
 // server is closed. Called before, the server goes on with ordinary MQTT, and
 // publishes below the prefix are refused. It is safe to call twice, and twice at once:
@@ -169,10 +170,7 @@ func (h *Heartline) closeParts(ctx context.Context) error {
 		errs = append(errs, h.hook.Stop())
 	}
 	if h.router != nil {
-		// quiesce has given the pushes their time.
-		now, cancel := context.WithCancel(ctx)
-		cancel()
-		errs = append(errs, h.router.Close(now))
+		errs = append(errs, h.router.Close(ctx))
 	}
 	if h.hook != nil {
 		errs = append(errs, h.core.Flush(ctx))
@@ -197,16 +195,14 @@ func accessRules(entries []config.ACLEntry) (rules []hooks.AccessRule) {
 	return rules
 }
 
-// deliveryOptions translates the configuration. anyAccount: nobody proves who a client
-// is, so that a device moves to whichever account uses it.
-func deliveryOptions(cfg *config.Config, anyAccount bool) delivery.Options {
+func deliveryOptions(cfg *config.Config) delivery.Options {
 	d := cfg.Delivery
 	opts := delivery.Options{
 		Windows: delivery.Windows{Ack: d.AckWindow, Fallback: d.FallbackWindow},
 		Ack:     delivery.AckReceived, TTL: d.TTL,
 		MaxOutstanding: d.MaxOutstandingPerDevice, MaxInflight: d.MaxInflightPerDevice,
 		ForgetDeviceAfter: d.ForgetDeviceAfter, CompleteRegistration: keepToken,
-		AnyAccount: anyAccount,
+		AnyAccount: cfg.Auth.Mode == config.AuthNone,
 	}
 	if d.Ack == config.AckDisplayed {
 		opts.Ack = delivery.AckDisplayed
@@ -257,7 +253,7 @@ func newRouter(c config.APNs, content func(delivery.Seq) (*delivery.Notification
 	}
 	return fallback.New(fallback.Options{
 		Pushers: []fallback.Pusher{pusher}, Content: content, Timeout: c.Timeout, MaxConcurrent: c.MaxConcurrent,
-		RetryInitial: c.Retry.Initial, RetryMax: c.Retry.Max, CloseGrace: endGrace, Logger: log,
+		RetryInitial: c.Retry.Initial, RetryMax: c.Retry.Max, CloseGrace: pushGrace, Logger: log,
 	})
 }
 

@@ -8,13 +8,11 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
-
-	"github.com/heartline-mqtt/heartline/broker"
 )
 
 // versions is what `version` tells.
 type versions struct {
-	Version  string `json:"version"` // of Heartline, as in CHANGELOG.md
+	Version  string `json:"version"` // of the module; (devel) in a working tree
 	Commit   string `json:"commit,omitempty"`
 	Modified bool   `json:"modified,omitempty"` // the working tree had changes
 	Go       string `json:"go"`
@@ -48,9 +46,12 @@ func (p *program) versionCommand() *cobra.Command {
 // versionsOf reads what the linker knows; info is nil in a binary built without
 // modules.
 func versionsOf(info *debug.BuildInfo) versions {
-	v := versions{Version: broker.Version(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	v := versions{Version: "unknown", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 	if info == nil {
 		return v
+	}
+	if info.Main.Version != "" {
+		v.Version = info.Main.Version
 	}
 	for _, s := range info.Settings {
 		switch s.Key {

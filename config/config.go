@@ -8,6 +8,12 @@ const (
 	AuthFile = "file"
 	AuthJWT  = "jwt"
 	AuthHTTP = "http"
+	AuthTLS  = "tls"
+
+	NameCN    = "cn"
+	NameEmail = "email"
+	NameDNS   = "dns"
+	NameURI   = "uri"
 
 	AckReceived  = "received"
 	AckDisplayed = "displayed"
@@ -38,14 +44,18 @@ type Config struct {
 	// Where notifications, the device registry and ordinary MQTT state are kept.
 	// One process at a time uses a data directory. A relative path, here and in
 	// every other key, starts at the working directory.
-	DataDir  string   `key:"data_dir"`
-	MQTT     MQTT     `key:"mqtt"`
-	HTTP     HTTP     `key:"http"`
-	Auth     Auth     `key:"auth"`
-	Delivery Delivery `key:"delivery"`
-	Fallback Fallback `key:"fallback"`
-	Store    Store    `key:"store"`
-	Log      Log      `key:"log"`
+	DataDir string `key:"data_dir"`
+	MQTT    MQTT   `key:"mqtt"`
+	HTTP    HTTP   `key:"http"`
+	Auth    Auth   `key:"auth"`
+	// Addresses (192.0.2.7) and prefixes (10.0.0.0/8) of the proxies in front of
+	// Heartline. Their word for the client's address is taken: the header of the PROXY
+	// protocol where it is on, and X-Forwarded-For. Nobody else's is.
+	TrustedProxies []string `key:"trusted_proxies"`
+	Delivery       Delivery `key:"delivery"`
+	Fallback       Fallback `key:"fallback"`
+	Store          Store    `key:"store"`
+	Log            Log      `key:"log"`
 }
 
 // MQTT is the broker's side of the configuration.
@@ -53,6 +63,17 @@ type MQTT struct {
 	// Where MQTT 3.1.1 and 5 clients connect over plain TCP; "" turns it off.
 	Address string  `key:"address"`
 	TLS     MQTTTLS `key:"tls"`
+	// Whether the plain listener may be on an address that is not loopback. Passwords
+	// and notifications then cross the network for everybody to read, unless a proxy
+	// or a private network in front protects them.
+	Insecure bool `key:"insecure"`
+	// Whether the MQTT listeners expect the PROXY protocol (version 1 or 2) from
+	// trusted_proxies. Connections from elsewhere are then closed.
+	ProxyProtocol bool `key:"proxy_protocol"`
+	// Web pages of other origins that may open /mqtt: https://app.example.org, or a
+	// host with * for a part of it; "*" for any.
+	AllowedOrigins []string   `key:"allowed_origins"`
+	Limits         MQTTLimits `key:"limits"`
 	// What Heartline's own topics begin with: one or more topic levels.
 	TopicPrefix string `key:"topic_prefix"`
 	// The longest keepalive; forced on clients that ask for more or for none,
@@ -86,6 +107,17 @@ type MQTTTLS struct {
 	// CAs (PEM) whose client certificates are asked for and verified; "" asks for
 	// none.
 	ClientCAFile string `key:"client_ca_file"`
+	// Revoked client certificates: a CRL (PEM or DER) signed by one of these CAs. It is
+	// read again when it changes, and connections of certificates that it lists end.
+	CRLFile string `key:"crl_file"`
+}
+
+// MQTTLimits bounds what one client or account may take. 0 sets no limit; services
+// and admins have none.
+type MQTTLimits struct {
+	// Devices of an account. A further one is refused with reason code 0x97. Not
+	// applied where auth.mode is none.
+	Devices int `key:"devices"`
 }
 
 // HTTP is the listener of the API.
@@ -94,9 +126,22 @@ type HTTP struct {
 	// "" turns them off.
 	Address string  `key:"address"`
 	TLS     HTTPTLS `key:"tls"`
+	// Whether plain HTTP may be on an address that is not loopback; see mqtt.insecure.
+	Insecure bool `key:"insecure"`
+	// Whether the listener expects the PROXY protocol; see mqtt.proxy_protocol.
+	ProxyProtocol bool         `key:"proxy_protocol"`
+	Internal      HTTPInternal `key:"internal"`
 	// The web terminal: a page that plays a device, for trying things out. `serve
 	// --dev` turns it on.
 	WebTerminal bool `key:"web_terminal"`
+}
+
+// HTTPInternal is a second HTTP listener, for a private network.
+type HTTPInternal struct {
+	// Where the API, metrics and health are served as well. With it http.address
+	// serves /mqtt, the web pages, /healthz and /readyz alone and can be public. It
+	// asks for the same tokens, and /readyz tells all it knows.
+	Address string `key:"address"`
 }
 
 // HTTPTLS turns the HTTP listener into HTTPS.
@@ -110,14 +155,22 @@ type HTTPTLS struct {
 // Auth says who may connect and call.
 type Auth struct {
 	// Who may connect and call: none (anyone; refused on an address that is not
-	// loopback), file, jwt or http. The section of that name says the rest.
-	Mode string       `key:"mode"`
-	File AuthFromFile `key:"file"`
-	JWT  AuthFromJWT  `key:"jwt"`
-	HTTP AuthFromHTTP `key:"http"`
+	// loopback), file, jwt, http or tls. The section of that name says the rest.
+	Mode string `key:"mode"`
+	// Which client identifiers an account may use: {account} stands for its name, * for
+	// any text, as in {account}-*. "" allows any that no other account holds. Services
+	// may use any, and a JWT's device claim comes before the pattern.
+	DevicePattern string       `key:"device_pattern"`
+	File          AuthFromFile `key:"file"`
+	JWT           AuthFromJWT  `key:"jwt"`
+	HTTP          AuthFromHTTP `key:"http"`
+	TLS           AuthFromTLS  `key:"tls"`
 	// Who may use which ordinary topics: those below mqtt.topic_prefix have rules of
-	// their own. The first entry that fits the client and the topic decides; what no
-	// entry speaks of is allowed.
+	// their own. The first entry that fits the client and the topic decides. What no entry
+	// speaks of is refused to devices and allowed to services; with auth.mode none it is
+	// allowed. One entry {filter: "#", access: readwrite} opens all topics to everyone;
+	// {filter: "users/{account}/#", access: readwrite} gives each account its own tree.
+	// $SYS topics are for services only, whatever the entries say.
 	ACL []ACLEntry `key:"acl"`
 	// Whether a subscription that acl refuses is answered 0x80 (no reason) in MQTT 5
 	// as in 3.1.1, and not 0x87 (not authorized).
@@ -129,8 +182,8 @@ type ACLEntry struct {
 	// Whom it is about: a username, or where the client gave none its client
 	// identifier; "" is everyone.
 	Username string `key:"username"`
-	// A topic filter. A level %u stands for the client's own username, %c for its
-	// client identifier. As in MQTT, one that begins with a wildcard does not speak of
+	// A topic filter. A level {account} (or %u) stands for the client's own account,
+	// {device} (or %c) for its client identifier. As in MQTT, one that begins with a wildcard does not speak of
 	// topics that begin with $.
 	Filter string `key:"filter"`
 	// deny, read (subscribe and receive), write (publish) or readwrite.
@@ -142,13 +195,24 @@ type AuthFromFile struct {
 	// Users with bcrypt or argon2id hashes, roles device and service, and API
 	// tokens.
 	Path string `key:"path"`
+	// Where the key lies that lets devices which have logged in before come back without
+	// the cost of their password's hash, also after a restart; the file is made where
+	// there is none. Keep it apart from data_dir and its backups. "" forgets at each
+	// restart. The key itself, instead of its file, can be given as
+	// HEARTLINE_AUTH_FILE_VERIFIER_KEY: 64 hexadecimal digits.
+	VerifierKeyFile string `key:"verifier_key_file"`
+	VerifierKey     Secret `key:"verifier_key"`
+	// How long after its last hash a device needs none.
+	VerifierTTL time.Duration `key:"verifier_ttl"`
 }
 
 // AuthFromJWT is auth.mode jwt. Exactly one source of keys is set.
 type AuthFromJWT struct {
 	// Where the keys that verify tokens come from; exactly one of these: a JWK
-	// set, a public key (PEM), or a shared secret. The secret itself, instead of
+	// set at a URL (fetched every 15 minutes and when a token names an unknown key), a
+	// JWK set, a public key (PEM), or a shared secret. The secret itself, instead of
 	// its file, can be given as HEARTLINE_AUTH_JWT_SECRET.
+	JWKSURL       string `key:"jwks_url"`
 	JWKSFile      string `key:"jwks_file"`
 	PublicKeyFile string `key:"public_key_file"`
 	SecretFile    string `key:"secret_file"`
@@ -156,6 +220,8 @@ type AuthFromJWT struct {
 	// What `iss` and `aud` must be; "" does not look.
 	Issuer   string `key:"issuer"`
 	Audience string `key:"audience"`
+	// Whether tokens without exp are accepted. Nobody can take such a token back.
+	AllowWithoutExpiry bool `key:"allow_without_expiry"`
 }
 
 // AuthFromHTTP is auth.mode http.
@@ -164,6 +230,23 @@ type AuthFromHTTP struct {
 	URL string `key:"url"`
 	// How long it may take to answer; no answer is a refusal.
 	Timeout time.Duration `key:"timeout"`
+	// How long its yes or no is good for the same question; 0s asks every time.
+	Cache time.Duration `key:"cache"`
+	// Whether a plain http URL may lead off this machine: passwords cross the network
+	// for everybody to read.
+	Insecure bool `key:"insecure"`
+}
+
+// AuthFromTLS is auth.mode tls: a client certificate says who its client is. It needs
+// mqtt.tls with client_ca_file. Callers of the API use the tokens of auth.file.path.
+type AuthFromTLS struct {
+	// Where in the certificate the account is: cn (the subject's common name), or the
+	// first email, dns or uri among its alternative names.
+	Account string `key:"account"`
+	// Where the only client identifier is that it may use; "" for nowhere.
+	Device string `key:"device"`
+	// Accounts whose clients are services.
+	Services []string `key:"services"`
 }
 
 // Delivery is the loop's timing and its bounds.
@@ -362,11 +445,14 @@ func Default() *Config {
 			MaxConnections: 100_000,
 			ConnectTimeout: 10 * time.Second,
 			WriteTimeout:   10 * time.Second,
+			Limits:         MQTTLimits{Devices: 1000},
 		},
 		HTTP: HTTP{Address: "127.0.0.1:8080"},
 		Auth: Auth{
 			Mode: AuthNone,
-			HTTP: AuthFromHTTP{Timeout: 2 * time.Second},
+			File: AuthFromFile{VerifierTTL: 720 * time.Hour},
+			HTTP: AuthFromHTTP{Timeout: 2 * time.Second, Cache: 10 * time.Second},
+			TLS:  AuthFromTLS{Account: NameCN},
 		},
 		Delivery: Delivery{
 			Ack:                     AckReceived,

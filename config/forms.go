@@ -117,7 +117,17 @@ func webURL(key string, get func(*Config) string, schemes ...string) rule {
 
 var userinfo = regexp.MustCompile(`//[^/?#]*@`)
 
-func withoutPassword(u string) string { return userinfo.ReplaceAllString(u, "//"+redacted+"@") }
+// withoutQuery hides the query of a URL, which may hold a key.
+func withoutQuery(u string) string {
+	if path, _, ok := strings.Cut(u, "?"); ok {
+		return path + "?" + redacted
+	}
+	return u
+}
+
+func withoutPassword(u string) string {
+	return userinfo.ReplaceAllString(withoutQuery(u), "//"+redacted+"@")
+}
 
 // readable: the file is there now; a process that finds out at the first
 // connection, or at the first push, has started for nothing.

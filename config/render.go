@@ -42,7 +42,7 @@ func Example() []byte {
 }
 
 // YAML renders c as a file that loads to c again. Of a secret it says only that
-// there is one.
+// there is one, and of the query of a URL that may hold one.
 func (c *Config) YAML() []byte {
 	var b bytes.Buffer
 	r := renderer{w: &b}
@@ -112,6 +112,9 @@ func (r renderer) section(v reflect.Value, prefix string) {
 			}
 		default:
 			r.comment(indent, doc)
+			if prefix+name == "auth.http.url" || prefix+name == "auth.jwt.jwks_url" {
+				fv = reflect.ValueOf(withoutQuery(fv.String()))
+			}
 			fmt.Fprintf(r.w, "%s%s: %s\n", indent, name, scalar(fv))
 		}
 	}

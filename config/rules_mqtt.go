@@ -31,6 +31,15 @@ func mqttRules() []rule {
 		keyPair("mqtt.tls.cert_file", "mqtt.tls.key_file", mqttTLS, func(c c) (string, string) { return c.MQTT.TLS.CertFile, c.MQTT.TLS.KeyFile }),
 		certificates("mqtt.tls.client_ca_file", mqttTLS, func(c c) string { return c.MQTT.TLS.ClientCAFile }),
 
+		readable("mqtt.tls.crl_file", mqttTLS, func(c c) string { return c.MQTT.TLS.CRLFile }),
+		needed("mqtt.tls.client_ca_file", "where mqtt.tls.crl_file is", func(c c) bool { return c.MQTT.TLS.CRLFile != "" }, func(c c) string { return c.MQTT.TLS.ClientCAFile }),
+		count("mqtt.limits.devices", func(c c) int { return c.MQTT.Limits.Devices }, 0, 1_000_000),
+		address("http.internal.address", func(c c) string { return c.HTTP.Internal.Address }),
+		distinct("http.internal.address", "http.address", func(c c) (string, string) { return c.HTTP.Internal.Address, c.HTTP.Address }),
+		distinct("http.internal.address", "mqtt.address", func(c c) (string, string) { return c.HTTP.Internal.Address, c.MQTT.Address }),
+		distinct("http.internal.address", "mqtt.tls.address", func(c c) (string, string) { return c.HTTP.Internal.Address, c.MQTT.TLS.Address }),
+		openOnLoopback("http.internal.address", func(c c) string { return c.HTTP.Internal.Address }),
+
 		{"mqtt.topic_prefix", nil, func(c c) (string, any) { return topicPrefix(c.MQTT.TopicPrefix) }},
 		// Above 43,690 s one and a half keepalives do not fit the 16 bits that mochi
 		// counts them in.

@@ -79,7 +79,11 @@ const full = `
 data_dir: /var/lib/heartline
 mqtt:
   address: 0.0.0.0:1883
-  tls: {address: ":8883", cert_file: cert.pem, key_file: key.pem, client_ca_file: cert.pem}
+  tls: {address: ":8883", cert_file: cert.pem, key_file: key.pem, client_ca_file: cert.pem, crl_file: cert.pem}
+  insecure: true
+  proxy_protocol: true
+  allowed_origins: ["https://app.example.org", "*.example.net"]
+  limits: {devices: 10}
   topic_prefix: acme/push
   max_keepalive: 10m
   max_packet_size: 512KiB
@@ -92,11 +96,17 @@ http:
   address: "[::]:8443"
   tls: {cert_file: cert.pem, key_file: key.pem}
   web_terminal: true
+  insecure: true
+  proxy_protocol: true
+  internal: {address: "10.0.0.1:8081"}
+trusted_proxies: [10.0.0.0/8, "::1"]
 auth:
   mode: jwt
-  file: {path: users.yaml}
-  jwt: {jwks_file: jwks.json, public_key_file: "", secret_file: "", issuer: "https://id.example.com", audience: heartline}
-  http: {url: "https://auth.example.com/mqtt", timeout: 1s}
+  device_pattern: "{account}-*"
+  tls: {account: email, device: dns, services: [shop]}
+  file: {path: users.yaml, verifier_key_file: key, verifier_ttl: 24h}
+  jwt: {jwks_url: "", allow_without_expiry: true, jwks_file: jwks.json, public_key_file: "", secret_file: "", issuer: "https://id.example.com", audience: heartline}
+  http: {url: "https://auth.example.com/mqtt", timeout: 1s, cache: 5s, insecure: true}
   acl: [{username: alice, filter: "private/%u/#", access: readwrite}, {username: "", filter: "private/#", access: deny}]
   obscure_refusals: true
 delivery:

@@ -17,7 +17,7 @@ func TestRules(t *testing.T) {
 	type c = *config.Config
 	const (
 		notAddress  = `: must be host:port with a port from 0 to 65535, or "" for none, got `
-		notLoopback = `: must be a loopback address (127.0.0.1, ::1, localhost) where auth.mode is none: set auth.mode to file, jwt or http to listen on others, got `
+		notLoopback = `: must be a loopback address (127.0.0.1, ::1, localhost) where auth.mode is none: set auth.mode to file, jwt, http or tls to listen on others, got `
 		notID       = `: must be the 10 letters and digits that Apple shows beside the key, got `
 		notKey      = `: must be the token signing key that Apple hands out, a PEM file that ends in .p8`
 		notPrefix   = `mqtt.topic_prefix: must be one or more topic levels without wildcards, as in heartline or acme/push, of at most 128 bytes, got `
@@ -26,6 +26,9 @@ func TestRules(t *testing.T) {
 		noVAPID     = `: holds neither PEM nor the 32 bytes in base64url that web-push tools print; heartline webpush-key makes a key`
 		noCert      = `: must hold at least one PEM certificate, got users.yaml`
 	)
+	insecure := func(section string) string {
+		return ": must be a loopback address, or speak TLS, unless " + section + ".insecure is true: passwords and notifications cross the network for everybody to read, got "
+	}
 	tls := func(c c) {
 		c.MQTT.TLS = config.MQTTTLS{Address: "127.0.0.1:8883", CertFile: "cert.pem", KeyFile: "key.pem", ClientCAFile: "cert.pem"}
 	}
@@ -76,7 +79,7 @@ func TestRules(t *testing.T) {
 		{func(c c) { c.MQTT.Address = "127.0.0.1:65536" }, "mqtt.address" + notAddress + "127.0.0.1:65536"},
 		{func(c c) { c.MQTT.Address = "127.0.0.1:mqtt" }, "mqtt.address" + notAddress + "127.0.0.1:mqtt"},
 		{func(c c) { c.MQTT.Address = "::1:1883" }, "mqtt.address" + notAddress + "::1:1883"},
-		{func(c c) { file(c); c.MQTT.Address = "a host:1883" }, "mqtt.address" + notAddress + `"a host:1883"`},
+		{func(c c) { file(c); c.MQTT.Insecure, c.MQTT.Address = true, "a host:1883" }, "mqtt.address" + notAddress + `"a host:1883"`},
 		{func(c c) { tls(c); c.MQTT.TLS.Address = "127.0.0.1" }, "mqtt.tls.address" + notAddress + "127.0.0.1"},
 		{func(c c) { c.HTTP.Address = "http://127.0.0.1:80" }, "http.address" + notAddress + "http://127.0.0.1:80"},
 		{func(c c) { tls(c); c.MQTT.TLS.Address = "127.0.0.1:1883" }, "mqtt.tls.address: must not be the same as mqtt.address, got 127.0.0.1:1883"},
@@ -121,21 +124,58 @@ func TestRules(t *testing.T) {
 		{func(c c) { c.HTTP.TLS = config.HTTPTLS{CertFile: "cert.pem", KeyFile: "missing"} }, "http.tls.key_file" + missing},
 		{func(c c) { c.HTTP.TLS = config.HTTPTLS{CertFile: "cert.pem", KeyFile: "users.yaml"} }, "http.tls.cert_file: must hold a PEM certificate that goes with http.tls.key_file (failed to find any PEM data in key input), got cert.pem"},
 
-		{func(c c) { c.Auth.Mode = "ldap" }, "auth.mode: must be none, file, jwt or http, got ldap"},
+		{func(c c) { c.Auth.Mode = "ldap" }, "auth.mode: must be none, file, jwt, http or tls, got ldap"},
 		{func(c c) { c.MQTT.Address = "0.0.0.0:1883" }, "mqtt.address" + notLoopback + "0.0.0.0:1883"},
 		{func(c c) { c.MQTT.Address = ":1883" }, "mqtt.address" + notLoopback + ":1883"},
 		{func(c c) { c.MQTT.Address = "[::ffff:10.0.0.1]:1883" }, "mqtt.address" + notLoopback + "[::ffff:10.0.0.1]:1883"},
 		{func(c c) { c.MQTT.Address = "localhost.example.com:1883" }, "mqtt.address" + notLoopback + "localhost.example.com:1883"},
 		{func(c c) { tls(c); c.MQTT.TLS.Address = "[::]:8883" }, "mqtt.tls.address" + notLoopback + "[::]:8883"},
 		{func(c c) { c.HTTP.Address = "192.168.0.1:80" }, "http.address" + notLoopback + "192.168.0.1:80"},
-		{func(c c) { file(c); c.MQTT.Address, c.HTTP.Address = ":1883", "0.0.0.0:80" }, ""},
+		{func(c c) { file(c); c.MQTT.Address, c.MQTT.Insecure = ":1883", true }, ""},
+		{func(c c) { file(c); c.HTTP.Address, c.HTTP.Insecure = "0.0.0.0:80", true }, ""},
+		{func(c c) { file(c); c.MQTT.Address = ":1883" }, "mqtt.address" + insecure("mqtt") + ":1883"},
+		{func(c c) { file(c); c.HTTP.Address = "0.0.0.0:80" }, "http.address" + insecure("http") + "0.0.0.0:80"},
+		{func(c c) {
+			file(c)
+			c.HTTP.Address = "0.0.0.0:80"
+			c.HTTP.TLS = config.HTTPTLS{CertFile: "cert.pem", KeyFile: "key.pem"}
+		}, ""},
+		{func(c c) { c.HTTP.Internal.Address = "x" }, "http.internal.address" + notAddress + "x"},
+		{func(c c) { c.HTTP.Internal.Address = "127.0.0.1:8080" }, "http.internal.address: must not be the same as http.address, got 127.0.0.1:8080"},
+		{func(c c) { c.HTTP.Internal.Address = "127.0.0.1:1883" }, "http.internal.address: must not be the same as mqtt.address, got 127.0.0.1:1883"},
+		{func(c c) { tls(c); c.HTTP.Internal.Address = "127.0.0.1:8883" }, "http.internal.address: must not be the same as mqtt.tls.address, got 127.0.0.1:8883"},
+		{func(c c) { c.HTTP.Internal.Address = "10.0.0.1:80" }, "http.internal.address" + notLoopback + "10.0.0.1:80"},
+		{func(c c) { tls(c); c.MQTT.TLS.CRLFile = "missing" }, "mqtt.tls.crl_file" + missing},
+		{func(c c) { tls(c); c.MQTT.TLS.CRLFile, c.MQTT.TLS.ClientCAFile = "cert.pem", "" }, "mqtt.tls.client_ca_file: must be set where mqtt.tls.crl_file is"},
+		{func(c c) { c.MQTT.Limits.Devices = -1 }, "mqtt.limits.devices: must be from 0 to 1000000, got -1"},
+		{func(c c) { c.Auth.Mode = "tls" }, "auth.mode: must not be tls without mqtt.tls.address and mqtt.tls.client_ca_file, got tls"},
+		{func(c c) { tls(c); c.Auth.Mode = "tls" }, ""},
+		{func(c c) { c.Auth.TLS.Account = "ou" }, "auth.tls.account: must be cn, email, dns or uri, got ou"},
+		{func(c c) { c.Auth.TLS.Device = "ou" }, "auth.tls.device: must be cn, email, dns or uri, got ou"},
+		{func(c c) { c.MQTT.ProxyProtocol = true }, "trusted_proxies: must name the proxies where proxy_protocol is on: anybody could claim any address"},
+		{func(c c) { c.HTTP.ProxyProtocol, c.TrustedProxies = true, []string{"10.0.0.0/8", "::1"} }, ""},
+		{func(c c) { c.TrustedProxies = []string{"10.0.0.1", "proxy"} }, "trusted_proxies: must be addresses or prefixes, as in 192.0.2.7 and 10.0.0.0/8, got proxy"},
+		{func(c c) { c.Auth.DevicePattern = "{account}-*" }, ""},
+		{func(c c) { c.Auth.DevicePattern = "{user}-*" }, "auth.device_pattern: must be a client identifier in which {account} stands for the account and * for any text, as in {account}-*, got {user}-*"},
+		{func(c c) { c.Auth.File.VerifierTTL = time.Second }, "auth.file.verifier_ttl: must be from 1m to 8760h, got 1s"},
+		{func(c c) { c.Auth.File.VerifierKey, c.Auth.File.VerifierKeyFile = "x", "y" }, "auth.file.verifier_key_file: must not be set together with HEARTLINE_AUTH_FILE_VERIFIER_KEY, got y"},
+		{func(c c) { file(c); c.Auth.File.VerifierKeyFile = c.DataDir + "/key" }, "auth.file.verifier_key_file: must not be in data_dir: who takes a backup of one must not have the other, got ./heartline-data/key"},
+		{func(c c) { file(c); c.Auth.File.VerifierKeyFile = "../key" }, ""},
+		{func(c c) { c.Auth.JWT.JWKSURL = "ftp://x" }, "auth.jwt.jwks_url: must be a URL that begins with http:// or https://, got ftp://x"},
+		{func(c c) { c.Auth.Mode, c.Auth.JWT.JWKSURL = "jwt", "http://keys.example" }, "auth.jwt.jwks_url: must be an https:// URL, or lead to this machine: who can change the answer can sign tokens, got http://keys.example"},
+		{func(c c) { c.Auth.Mode, c.Auth.JWT.JWKSURL = "jwt", "https://keys.example" }, ""},
+		{func(c c) { c.Auth.Mode, c.Auth.HTTP.URL = "http", "http://auth.example/?key=x" }, "auth.http.url: must be an https:// URL, or lead to this machine, unless auth.http.insecure is true: passwords cross the network for everybody to read, got http://auth.example/?[secret]"},
+		{func(c c) { c.Auth.Mode, c.Auth.HTTP.URL, c.Auth.HTTP.Insecure = "http", "http://auth.example/", true }, ""},
+		{func(c c) { c.Auth.HTTP.Cache = -1 }, "auth.http.cache: must be from 0s to 1h, got -1ns"},
+		{func(c c) { acl(c, "a/x{account}", "read") }, "auth.acl[0].filter: must have {account} and {device} as levels of their own, got a/x{account}"},
+		{func(c c) { acl(c, "users/{account}/{device}/#", "read") }, ""},
 		{func(c c) { c.Auth.Mode = "file" }, "auth.file.path: must be set where auth.mode is file"},
 		{func(c c) { c.Auth.Mode, c.Auth.File.Path = "file", "missing" }, "auth.file.path" + missing},
 		{func(c c) { c.Auth.File.Path = "missing" }, ""}, // not in use
 		{jwt, ""},
 		{func(c c) { c.Auth.Mode, c.Auth.JWT.Secret = "jwt", "x" }, ""},
-		{func(c c) { jwt(c); c.Auth.JWT.SecretFile = "" }, "auth.jwt: must have exactly one of jwks_file, public_key_file and secret_file (or HEARTLINE_AUTH_JWT_SECRET) where auth.mode is jwt, has 0"},
-		{func(c c) { jwt(c); c.Auth.JWT.Secret = "x" }, "auth.jwt: must have exactly one of jwks_file, public_key_file and secret_file (or HEARTLINE_AUTH_JWT_SECRET) where auth.mode is jwt, has 2"},
+		{func(c c) { jwt(c); c.Auth.JWT.SecretFile = "" }, "auth.jwt: must have exactly one of jwks_url, jwks_file, public_key_file and secret_file (or HEARTLINE_AUTH_JWT_SECRET) where auth.mode is jwt, has 0"},
+		{func(c c) { jwt(c); c.Auth.JWT.Secret = "x" }, "auth.jwt: must have exactly one of jwks_url, jwks_file, public_key_file and secret_file (or HEARTLINE_AUTH_JWT_SECRET) where auth.mode is jwt, has 2"},
 		{func(c c) { jwt(c); c.Auth.JWT.SecretFile = "missing" }, "auth.jwt.secret_file" + missing},
 		{func(c c) { c.Auth.Mode, c.Auth.JWT.JWKSFile = "jwt", "missing" }, "auth.jwt.jwks_file" + missing},
 		{func(c c) { c.Auth.Mode, c.Auth.JWT.PublicKeyFile = "jwt", "missing" }, "auth.jwt.public_key_file" + missing},

@@ -1,7 +1,6 @@
 package hooks
 
 import (
-	"errors"
 	"math"
 	"sync"
 	"time"
@@ -57,6 +56,8 @@ func (h *Hook) refuse(cl *mqtt.Client, code packets.Code) error {
 			code = packets.Err3NotAuthorized
 		case packets.ErrServerUnavailable.Code:
 			code = packets.ErrServerUnavailable
+		case packets.ErrClientIdentifierNotValid.Code:
+			code = packets.ErrClientIdentifierNotValid
 		}
 	}
 	_ = h.server.SendConnack(cl, code, false, nil) // the connection is closed in any case
@@ -88,14 +89,17 @@ func (h *Hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 	case h.opts.Authenticate == nil:
 		c.identify(h.byName(cl))
 	default:
-		id, err := h.opts.Authenticate(h.ctx, auth.Credentials{
-			ClientID: cl.ID, Username: string(cl.Properties.Username), Password: pk.Connect.Password, Remote: cl.Net.Remote,
-		})
+		id, err := h.opts.Authenticate(h.ctx, credentials(cl, pk.Connect.Password))
 		if err != nil {
-			h.log.Info("connection refused", "client", cl.ID, "remote", cl.Net.Remote, "error", err)
-			return false
+			return h.refuseLogin(cl, err)
 		}
 		c.identify(id)
+		h.permission.Do(func() { h.workers.start(h.ctx, h.watchPermissions) })
+		if !id.MayUse(cl.ID) {
+			h.logs.Info(h.log, "connection refused", "client", clip(cl.ID), "account", clip(id.Account), "remote", cl.Net.Remote, "error", errNotItsDevice.Reason)
+			cl.Stop(h.refuse(cl, errNotItsDevice))
+			return false
+		}
 	}
 	cl.Properties.Username = []byte(c.identity.Account) // whose session it is, for OnSessionEstablish
 	if will := cl.Properties.Will; will.Flag != 0 && !h.access.writes(cl, will.TopicName) {
@@ -107,7 +111,7 @@ func (h *Hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 
 func (c *conn) identify(id auth.Identity) {
 	c.identity = id
-	c.notDevice = errors.Join(delivery.ValidDevice(c.client.ID), delivery.ValidAccount(id.Account))
+	c.device = delivery.ValidName("device", c.client.ID) == nil && delivery.ValidName("account", id.Account) == nil
 }
 
 // byName takes a client's word, or that of whoever has let it in.

@@ -18,7 +18,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/delivery"
-	"github.com/heartline-mqtt/heartline/internal/text"
+	"github.com/heartline-mqtt/heartline/internal/seldom"
 )
 
 // Options configure a Hook.
@@ -35,8 +35,10 @@ type Options struct {
 	// ForeignAuth leaves the decision on connections and on ordinary topics to
 	// other hooks of the server. It is for the plugin.
 	ForeignAuth bool
-	// Access is the rules about ordinary topics.
-	Access []AccessRule
+	// Access is the rules about ordinary topics. AccessClosed refuses what none of them
+	// speaks of, and $SYS, to all but services.
+	Access       []AccessRule
+	AccessClosed bool
 	// SessionEnded runs when the hook has removed the kept session of a client that
 	// is not connected: mochi calls no hook then. nil: nobody needs to know.
 	SessionEnded func(*mqtt.Client)
@@ -44,14 +46,16 @@ type Options struct {
 
 // Counters counts what nobody else can see. Read them at any time.
 type Counters struct {
-	Refused     atomic.Int64 // publishes below the prefix that were refused
-	UnknownAcks atomic.Int64 // acks of a notification that was never for the device
-	Ingress     atomic.Int64 // notifications taken over MQTT
-	Strayed     atomic.Int64 // ordinary messages brought back that a take-over had lost
-	TooLarge    atomic.Int64 // ordinary messages not sent again: over the client's Maximum Packet Size
-	Forgotten   atomic.Int64 // clients that mochi had forgotten at a take-over
+	Refused   atomic.Int64 // publishes below the prefix that were refused
+	ForeignID atomic.Int64 // acks of a notification that was never for the device
+	Ingress   atomic.Int64 // notifications taken over MQTT
+	Strayed   atomic.Int64 // ordinary messages brought back that a take-over had lost
+	TooLarge  atomic.Int64 // ordinary messages not sent again: over the client's Maximum Packet Size
+	Forgotten atomic.Int64 // clients that mochi had forgotten at a take-over
 	// RefusedConnects counts CONNECTs under an identifier of another account.
 	RefusedConnects atomic.Int64
+	// Revoked counts connections ended because their credentials were no longer valid.
+	Revoked atomic.Int64
 }
 
 // Hook connects a mochi server with a core. Make it with New and add it with
@@ -80,13 +84,16 @@ type Hook struct {
 	workers    *workers
 	stopped    atomic.Bool
 	stalled    stalled
+	logs       seldom.Log // of what clients cause
+	permission sync.Once  // starts watchPermissions
 	ctx        context.Context
 	cancel     context.CancelFunc
 }
 
 // New returns a hook for server that feeds core.
 func New(server *mqtt.Server, core *delivery.Core, opts Options, log *slog.Logger) *Hook {
-	h := &Hook{opts: opts, core: core, server: server, log: log, topics: topics{opts.TopicPrefix}, access: newAccess(opts.Access), workers: newWorkers()}
+	h := &Hook{opts: opts, core: core, server: server, log: log, topics: topics{opts.TopicPrefix}, workers: newWorkers()}
+	h.access = access{h, auth.NewACL(opts.Access, opts.AccessClosed)}
 	now := time.Now()
 	h.order.Store(uint64(now.UnixNano())) // after all that a store has kept
 	h.since = now.Unix()
@@ -279,23 +286,12 @@ func (h *Hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
 	}
 	h.admit(c)
 	switch {
-	case c.isDevice() != nil && h.topics.belowDevices(topic):
-		return c.refuseSubscription(topic)
 	case h.opts.Authenticate == nil && !h.opts.ForeignAuth:
 		return true
 	case h.topics.overlaps(topic):
-		return c.isDevice() == nil && h.topics.coversOwn(topic, cl.ID) || slices.Contains(h.topics.refusals(cl.ID), topic)
+		return c.device && (h.topics.covers(topic, cl.ID, kindNotifications) || h.topics.covers(topic, cl.ID, kindMessages))
 	}
 	return !h.opts.ForeignAuth
-}
-
-// refuseSubscription notes why a client that is no device may not subscribe below the
-// devices' topics: the SUBACK of MQTT 5 says so, and the log.
-func (c *conn) refuseSubscription(filter string) bool {
-	reason := text.OneLine(c.isDevice().Error())
-	c.refusedSub.Store(&reason)
-	c.hook.log.Info("subscription refused: the client is no device", "client", c.client.ID, "account", c.identity.Account, "filter", filter, "error", reason)
-	return false
 }
 
 func (h *Hook) String() string { return fmt.Sprintf("heartline hook below %s/", h.opts.TopicPrefix) }

@@ -137,7 +137,7 @@ func keepsSession(cl *mqtt.Client) bool {
 func (h *Hook) rejectEstablish(c *conn, code packets.Code) {
 	id := c.client.ID
 	h.Counters.RefusedConnects.Add(1)
-	h.log.Info("connection refused", "client", id, "account", c.identity.Account, "remote", c.client.Net.Remote, "error", code.Reason)
+	h.logs.Info(h.log, "connection refused", "client", id, "account", c.identity.Account, "remote", c.client.Net.Remote, "error", code.Reason)
 	_ = h.refuse(c.client, code)
 	c.rejected.Store(true)
 	c.client.ID = fmt.Sprintf("\x00refused/%d", h.rejections.Add(1))

@@ -15,7 +15,6 @@ import (
 	"github.com/eclipse/paho.golang/paho"
 	"github.com/eclipse/paho.golang/paho/session/state"
 
-	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
@@ -223,7 +222,7 @@ func appName(foreground bool) string {
 }
 
 func (t *Terminal) publishToken(ctx context.Context, token *wire.APNsToken) error {
-	answer, err := t.publish(ctx, t.topics.pushToken(), 1, wire.PushToken{Server: delivery.ServerAPNs, Registration: token.Registered()})
+	answer, err := t.publish(ctx, t.topics.pushToken(), 1, wire.PushToken{APNs: token})
 	if answer != nil && answer.ReasonCode >= 0x80 {
 		reason := ""
 		if answer.Properties != nil {

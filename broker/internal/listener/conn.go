@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
+	"github.com/pires/go-proxyproto"
 
 	"github.com/heartline-mqtt/heartline/hooks/strict"
 )
@@ -56,6 +57,28 @@ func (c *Conn) ListenerID() string { return c.front.ID() }
 // TLS is the state of the connection's TLS with the client's certificates, nil
 // where it has none.
 func (c *Conn) TLS() *tls.ConnectionState { return c.tls }
+
+// PeerOpen reports whether the connection is still open on both sides, as far as the
+// system knows. It reads nothing and does not block.
+func (c *Conn) PeerOpen() bool {
+	if c.closed.Load() {
+		return false
+	}
+	socket := c.base.Conn
+	for {
+		switch s := socket.(type) {
+		case *tls.Conn:
+			socket = s.NetConn()
+			continue
+		case *proxyproto.Conn:
+			socket = s.Raw()
+			continue
+		}
+		break
+	}
+	raw := rawOf(socket)
+	return raw == nil || peerOpen(raw)
+}
 
 // Since is when the connection was accepted.
 func (c *Conn) Since() time.Time { return c.since }

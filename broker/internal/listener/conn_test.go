@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -439,4 +440,31 @@ func BenchmarkWrite(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// TestPeerOpen sees that a client has gone while it has still sent something that
+// nobody has read.
+func TestPeerOpen(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells")
+	}
+	h := &hook{}
+	release := make(chan struct{})
+	conns := make(chan *Conn, 1)
+	h.onConnect = func(cl *mqtt.Client, _ packets.Packet) error { // as a hook that checks a password
+		conns <- cl.Net.Conn.(*Conn)
+		<-release
+		return nil
+	}
+	_, l := ours(t, h, Options{})
+	defer close(release)
+	c := dial(t, l.Address(), true)
+	c.send(connectPacket("a", true)...)
+	c.send(0xc0, 0)
+	conn := <-conns
+	if !conn.PeerOpen() {
+		t.Fatal("an open connection")
+	}
+	_ = c.Close()
+	eventually(t, "the end to be seen", func() bool { return !conn.PeerOpen() })
 }

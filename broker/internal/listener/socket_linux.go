@@ -17,3 +17,18 @@ func setUserTimeout(c *net.TCPConn, d time.Duration) {
 		})
 	}
 }
+
+// tcpEstablished is TCP_ESTABLISHED of Linux's tcp_states.h.
+const tcpEstablished = 1
+
+// peerOpen reports whether the peer has not closed its side. It reads nothing: what
+// the client has sent after its CONNECT is still to be read.
+func peerOpen(raw syscall.RawConn) bool {
+	open := true
+	err := raw.Control(func(fd uintptr) {
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			open = info.State == tcpEstablished
+		}
+	})
+	return open && err == nil // Control fails once we have closed it ourselves
+}

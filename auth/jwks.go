@@ -1,0 +1,152 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// Bounds of fetching a JWK set.
+const (
+	jwksEvery   = 15 * time.Minute // between two fetches
+	jwksRetry   = 30 * time.Second // after one that failed, and between two for unknown keys
+	jwksTimeout = 5 * time.Second
+	jwksSize    = 1 << 20
+)
+
+// remoteKeys are the keys of auth.jwt.jwks_url. They are fetched at the start, every
+// jwksEvery and, at most every jwksRetry, for a token with an unknown key. A fetch
+// that fails keeps the keys that are there; an issuer that is down locks nobody out.
+type remoteKeys struct {
+	url    string
+	client *http.Client
+	log    *slog.Logger
+
+	keys    atomic.Pointer[[]verifyKey]
+	unknown *rate.Limiter
+	one     sync.Mutex // one fetch at a time
+
+	ctx     context.Context
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+}
+
+func newRemoteKeys(from string, log *slog.Logger) *remoteKeys {
+	r := &remoteKeys{
+		url: from, log: log, unknown: rate.NewLimiter(rate.Every(jwksRetry), 1),
+		client: &http.Client{
+			Transport:     http.DefaultTransport.(*http.Transport).Clone(),
+			Timeout:       jwksTimeout,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+	r.keys.Store(&[]verifyKey{})
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	if err := r.fetch(r.ctx); err != nil {
+		log.Error("JWK set not fetched, nobody can log in until it is", "key", "auth.jwt.jwks_url", "error", err)
+	}
+	r.running.Go(r.run)
+	return r
+}
+
+func (r *remoteKeys) get() []verifyKey { return *r.keys.Load() }
+
+func (r *remoteKeys) run() {
+	next := jwksEvery
+	if len(r.get()) == 0 {
+		next = jwksRetry
+	}
+	for {
+		t := time.NewTimer(next)
+		select {
+		case <-r.ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
+		}
+		next = jwksEvery
+		if err := r.fetch(r.ctx); err != nil && r.ctx.Err() == nil {
+			next = jwksRetry
+			r.log.Error("JWK set not fetched, keeping the previous one", "key", "auth.jwt.jwks_url", "error", err)
+		}
+	}
+}
+
+// refresh fetches the set for a token with an unknown key. It reports whether there
+// may be new keys.
+func (r *remoteKeys) refresh(ctx context.Context) bool {
+	before := r.keys.Load()
+	r.one.Lock() // those that wait here get what the first one fetches
+	changed := r.keys.Load() != before
+	r.one.Unlock()
+	if changed {
+		return true
+	}
+	if !r.unknown.Allow() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, jwksTimeout)
+	defer cancel()
+	if err := r.fetch(ctx); err != nil {
+		r.log.Error("JWK set not fetched, keeping the previous one", "key", "auth.jwt.jwks_url", "error", err)
+		return false
+	}
+	return true
+}
+
+func (r *remoteKeys) fetch(ctx context.Context) error {
+	r.one.Lock()
+	defer r.one.Unlock()
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url, nil)
+	if err != nil {
+		return errors.New("cannot be asked")
+	}
+	q.Header.Set("Accept", "application/jwk-set+json, application/json")
+	resp, err := r.client.Do(q)
+	if err != nil {
+		if e, ok := errors.AsType[*url.Error](err); ok {
+			err = e.Err // without the URL, which may hold a key
+		}
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("answered %d", resp.StatusCode)
+	}
+	text, err := io.ReadAll(io.LimitReader(resp.Body, jwksSize+1))
+	if err != nil {
+		return err
+	}
+	if len(text) > jwksSize {
+		return fmt.Errorf("answered more than %d bytes", jwksSize)
+	}
+	keys, err := parseJWKS(text)
+	if len(keys) == 0 {
+		return err
+	}
+	for _, k := range keys {
+		if _, shared := k.key.([]byte); shared {
+			return errors.New("holds a shared secret, which everybody who can fetch it could sign with")
+		}
+	}
+	if err != nil { // one broken key must not stop the rotation of the others
+		r.log.Warn("some keys of the JWK set are not usable", "key", "auth.jwt.jwks_url", "error", err)
+	}
+	r.keys.Store(&keys)
+	return nil
+}
+
+func (r *remoteKeys) close() {
+	r.cancel()
+	r.running.Wait()
+	r.client.CloseIdleConnections()
+}

@@ -1,0 +1,103 @@
+package auth
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// How many failures an address and a username have before the answers to further
+// ones are delayed, and how fast they are forgiven.
+const (
+	failureBurst = 8
+	failureEvery = 2 * time.Second
+	maxDelay     = 10 * time.Second
+	// maxFailures bounds the memory of failures. Over it the oldest half goes.
+	maxFailures = 1 << 16
+)
+
+// throttle counts failures by address and by username. It delays no success: a
+// failure makes its address a suspect, whose passwords are hashed after everybody
+// else's, and delays the answer to the next failure. Who knows only a name can delay
+// nothing but the refusals that its owner gets.
+type throttle struct {
+	mu       sync.Mutex
+	failures map[string]*rate.Limiter
+	previous map[string]*rate.Limiter // the generation before: dropped when failures is full
+}
+
+func newThrottle() *throttle { return &throttle{failures: map[string]*rate.Limiter{}} }
+
+func (t *throttle) limiterLocked(key string, create bool) *rate.Limiter {
+	if l := t.failures[key]; l != nil {
+		return l
+	}
+	l := t.previous[key]
+	if l == nil {
+		if !create {
+			return nil
+		}
+		l = rate.NewLimiter(rate.Every(failureEvery), failureBurst)
+	}
+	if len(t.failures) >= maxFailures/2 {
+		t.previous, t.failures = t.failures, map[string]*rate.Limiter{}
+	}
+	t.failures[key] = l
+	return l
+}
+
+// onFailure records a failure and returns how long its answer must be delayed.
+func (t *throttle) onFailure(address, username string, now time.Time) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var delay time.Duration
+	for _, key := range []string{"a" + address, "u" + username} {
+		r := t.limiterLocked(key, true).ReserveN(now, 1)
+		d := r.DelayFrom(now)
+		if d > maxDelay {
+			r.CancelAt(now) // the debt must not grow without bound
+			d = maxDelay
+		}
+		delay = max(delay, d)
+	}
+	return delay
+}
+
+// suspect reports whether an address has used up half of its failures, or has failed
+// at all while many fail for this username.
+func (t *throttle) suspect(address, username string, now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	a := t.limiterLocked("a"+address, false)
+	if a == nil {
+		return false
+	}
+	tokens := a.TokensAt(now)
+	if tokens < failureBurst/2 {
+		return true
+	}
+	u := t.limiterLocked("u"+username, false)
+	return tokens < failureBurst-0.5 && u != nil && u.TokensAt(now) < 1
+}
+
+// addressKey is the IPv4 address or the IPv6 /64 of a peer.
+func addressKey(remote string) string {
+	host, _, err := net.SplitHostPort(remote)
+	if err != nil {
+		host = remote
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return host
+	}
+	ip = ip.Unmap().WithZone("")
+	bits := 32
+	if ip.Is6() {
+		bits = 64
+	}
+	p, _ := ip.Prefix(bits) // the length fits the family
+	return p.Addr().String()
+}
