@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -214,18 +212,3 @@ var (
 	// as information.
 	ErrUnsuited = errors.New("not suited to this notification server")
 )
-
-// ParseRetryAfter reads a Retry-After header in both its forms; 0: there is none, or it
-// is in the past. RFC 9110 §10.2.3.
-func ParseRetryAfter(s string, now time.Time) time.Duration {
-	if s == "" {
-		return 0
-	}
-	if n, err := strconv.ParseInt(s, 10, 32); err == nil {
-		return max(0, time.Duration(n)*time.Second)
-	}
-	if t, err := http.ParseTime(s); err == nil {
-		return max(0, t.Sub(now))
-	}
-	return 0
-}

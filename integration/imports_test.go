@@ -33,7 +33,7 @@ func arrows() [][]string {
 		{"hooks/strict"},
 		{"hooks/persist", "store"},
 		{"fallback", "delivery", "internal/backoff"},
-		{"fallback/apns", "delivery", "fallback", "internal/h2pool"},
+		{"fallback/apns", "delivery", "fallback", "fallback/payload", "internal/backoff", "internal/h2pool"},
 		{"fallback/payload", "delivery", "fallback"},
 		{"fallback/fcm", "delivery", "fallback", "fallback/payload", "internal/backoff", "internal/credentials"},
 		{"fallback/webpush", "delivery", "fallback", "fallback/payload", "internal/backoff", "internal/credentials"},

@@ -257,11 +257,20 @@ func checkHex(s string) error {
 // Fits implements Pusher.
 func (a *Client) Fits(n *delivery.Notification) error {
 	// Escaped, no byte becomes more than six; the rest of a payload is below 512.
-	if texts := len(n.Title) + len(n.Body) + len(n.Sound) + len(n.Category) + 2*len(n.Account) + len(n.ID); 6*texts <= maxPayload-512 {
+	texts := len(n.Title) + len(n.Subtitle) + len(n.Body) + len(n.Sound) + len(n.Category) + len(n.Thread) + len(n.Link) + len(n.Image) + 2*len(n.Account) + len(n.ID)
+	if 6*texts <= maxPayload-512 && n.Localized == nil && n.Extra == nil && n.Overlay == nil && n.PushType == "" {
 		return nil
 	}
-	_, err := payload(n, maxPayload)
-	return err
+	if _, known := topicSuffixes[n.PushType]; !known && n.PushType != "" {
+		return &delivery.FieldError{Field: "apns.push_type", Rule: "must be one of Apple's push types, such as alert, background, voip, liveactivity, location, pushtotalk or widgets", Got: n.PushType}
+	}
+	if _, err := headers(n); err != nil {
+		return err
+	}
+	if _, err := payload(n, maxPayload); err != nil {
+		return fmt.Errorf("apns: %w", err)
+	}
+	return nil
 }
 
 // Concurrency implements Pusher.
@@ -289,26 +298,45 @@ func apnsID(notificationID, device string) string {
 	return uuid.NewSHA1(apnsIDSpace, []byte(notificationID+"\x00"+device)).String()
 }
 
-// request is a request for n but for its payload.
+// request is a request for n without its payload.
 func (x *appClient) request(r *fallback.Request) *apns2.Notification {
 	n := r.Notification
 	q := &apns2.Notification{
 		ApnsID:      apnsID(n.ID, r.Device),
 		CollapseID:  cmp.Or(n.CollapseKey, n.ID), // both are at most 64 bytes, as Apple asks
 		DeviceToken: r.Registration.Token,
-		Topic:       x.app.Name,
+		Topic:       x.app.Name + topicSuffixes[n.PushType],
 		Expiration:  n.ExpiresAt,
 		Priority:    apns2.PriorityHigh,
-		PushType:    apns2.PushTypeAlert,
+		PushType:    apns2.EPushType(cmp.Or(n.PushType, pushTypeAlert)),
 	}
 	if n.Urgency == delivery.UrgencyNormal {
 		q.Priority = apns2.PriorityLow
 	}
-	if background(n) {
+	if r.Dismiss {
+		// It is no copy of the notification, and must not replace one that Apple keeps.
+		q.ApnsID, q.CollapseID = apnsID(n.ID+"\x00dismissal", r.Device), ""
+	}
+	if r.Dismiss || background(n) {
 		// Apple: always priority 5, "using priority 10 is an error".
-		q.PushType, q.Priority = apns2.PushTypeBackground, apns2.PriorityLow
+		q.PushType, q.Priority, q.Topic = apns2.PushTypeBackground, apns2.PriorityLow, x.app.Name
 	}
 	return q
+}
+
+// extraHeaders are the header fields that apns2 cannot send.
+func extraHeaders(r *fallback.Request) map[string]string {
+	if r.Dismiss {
+		return nil
+	}
+	h, _ := headers(r.Notification) // Fits has checked them
+	if r.Notification.TTLZero {
+		if h == nil {
+			h = map[string]string{}
+		}
+		h["apns-expiration"] = "0" // now or never
+	}
+	return h
 }
 
 // Push implements Pusher.
@@ -323,12 +351,15 @@ func (a *Client) Push(ctx context.Context, r fallback.Request) (receipt string, 
 	}
 	a.warnExpiry(x, time.Now())
 	body, err := payload(r.Notification, maxPayload)
+	if r.Dismiss {
+		body, err = dismissal(r.Notification)
+	}
 	if err != nil {
 		return "", &fallback.PushError{Permanent: true, Reason: "PayloadTooLarge", Help: "not sent", Err: err}
 	}
-	q := x.request(&r)
+	q, more := x.request(&r), extraHeaders(&r)
 	for again := false; ; again = true {
-		e := &exchange{payload: body}
+		e := &exchange{payload: body, headers: more}
 		if err := x.exchange(ctx, q, e); err != nil {
 			return "", connectionError(err)
 		}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/heartline-mqtt/heartline/fallback"
+	"github.com/heartline-mqtt/heartline/internal/backoff"
 	"github.com/heartline-mqtt/heartline/internal/h2pool"
 )
 
@@ -55,6 +56,7 @@ func (e *signingError) Unwrap() error { return e.err }
 // travels in the request's context.
 type exchange struct {
 	payload []byte
+	headers map[string]string // put over those of apns2
 
 	conn       *h2pool.Conn
 	bearer     string
@@ -144,6 +146,9 @@ func (x *appClient) RoundTrip(q *http.Request) (*http.Response, error) {
 		e.bearer = bearer
 		q.Header.Set("Authorization", "bearer "+bearer)
 	}
+	for name, value := range e.headers {
+		q.Header.Set(name, value)
+	}
 	q.Body = io.NopCloser(bytes.NewReader(e.payload))
 	q.ContentLength = int64(len(e.payload))
 	q.GetBody = nil
@@ -164,7 +169,7 @@ func (x *appClient) RoundTrip(q *http.Request) (*http.Response, error) {
 	_ = res.Body.Close() // what was not read is not wanted
 	e.status = res.StatusCode
 	e.uniqueID = cleanReason(res.Header.Get("apns-unique-id"))
-	e.retryAfter = fallback.ParseRetryAfter(res.Header.Get("Retry-After"), time.Now())
+	e.retryAfter = backoff.RetryAfter(res.Header.Get("Retry-After"), time.Now())
 	// 410, too, is only said to a valid provider token.
 	x.pool.Release(c, e.status == http.StatusOK || e.status == http.StatusGone, e.status >= 500)
 	res.Body = http.NoBody

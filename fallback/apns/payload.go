@@ -1,112 +1,220 @@
 package apns
 
 import (
+	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/heartline-mqtt/heartline/delivery"
-	"github.com/heartline-mqtt/heartline/fallback"
+	shared "github.com/heartline-mqtt/heartline/fallback/payload"
 )
 
 const (
-	// maxPayload is Apple's limit for the body of a request.
+	// maxPayload is Apple's limit for the body of a request, maxVoIP that of a VoIP
+	// push.
 	maxPayload = 4096
-	// shortPayload is what is tried once where Apple finds the first one too large
-	// all the same: enough to wake the app, which gets the rest over its channel.
+	maxVoIP    = 5120
+	// shortPayload is tried once where Apple finds the first payload too large all the
+	// same: enough to wake the app, which gets the rest over its channel.
 	shortPayload = 1024
-	ellipsis     = "…"
 )
 
 // background reports whether n shows nothing, so that it may only wake the app.
 // Apple takes a background push with the key content-available alone: one with a
 // badge or a sound is an alert without text.
 func background(n *delivery.Notification) bool {
-	return n.Title == "" && n.Body == "" && n.Badge == nil && n.Sound == ""
+	return n.Title == "" && n.Subtitle == "" && n.Body == "" && n.Localized == nil && n.Badge == nil && n.Sound == "" &&
+		(n.PushType == "" || n.PushType == pushTypeBackground)
 }
 
-// payload is the body of n's request, of at most limit bytes: the notification
-// body is shortened until it fits, then the title; the ID never. An error wraps
-// ErrTooLarge: what is left is still too long.
-//
-//	{"aps":{"alert":{"title":…,"body":…},"badge":…,"sound":…,"category":…,
-//	        "thread-id":<account>,"mutable-content":1,"interruption-level":"active"},
-//	 "heartline":{"id":…,"account":…,"has_message":…,"accepted_at":…}}
-//
-// thread-id is the account, so that a phone with several of them groups by it.
-// mutable-content lets the app's service extension acknowledge, and drop what the
-// channel has already shown. interruption-level is `active`, which needs no
-// entitlement; time-sensitive would be ignored, or worse, without one.
-//
-// The JSON is written here and not by encoding/json, which would spend six bytes
-// on each <, > and &, and whose size would have to be guessed while shortening.
-func payload(n *delivery.Notification, limit int) ([]byte, error) {
-	whole := appendPayload(make([]byte, 0, 384+len(n.Title)+len(n.Body)), n, n.Title, n.Body)
-	if len(whole) <= limit {
-		return whole, nil
+// The push types that Heartline treats in a way of their own.
+const (
+	pushTypeAlert      = "alert"
+	pushTypeBackground = "background"
+	pushTypeVoIP       = "voip"
+)
+
+// topicSuffixes are what apns-topic has behind the bundle ID, by push type.
+// https://developer.apple.com/documentation/usernotifications/sending-notification-requests-to-apns
+var topicSuffixes = map[string]string{
+	pushTypeAlert: "", pushTypeBackground: "", "controls": "",
+	pushTypeVoIP: ".voip", "complication": ".complication", "fileprovider": ".pushkit.fileprovider",
+	"location": ".location-query", "liveactivity": ".push-type.liveactivity", "pushtotalk": ".voip-ptt", "widgets": ".push-type.widgets",
+}
+
+// overlay is what a backend says for Apple alone (`apns` of a request).
+type overlay struct {
+	Kind     string          `json:"kind"`
+	PushType string          `json:"push_type"`
+	Headers  json.RawMessage `json:"headers"`
+	Payload  json.RawMessage `json:"payload"`
+}
+
+func overlayOf(n *delivery.Notification) (o overlay, err error) {
+	if n.Overlay == nil || len(n.Overlay.APNs) == 0 {
+		return o, nil
 	}
-	fixed := len(appendPayload(nil, n, "", ""))
-	room := limit - fixed
-	if room < 0 {
-		return nil, fmt.Errorf("%w: without title and body it takes %d bytes of %d: shorten category, sound, account or id", fallback.ErrTooLarge, fixed, limit)
+	if err := json.Unmarshal(n.Overlay.APNs, &o); err != nil {
+		return o, &delivery.FieldError{Field: "apns", Rule: "must be an object with kind, push_type, headers and payload"}
 	}
-	title, body := n.Title, n.Body
-	titleSize := escapedSize(title)
-	switch {
-	case titleSize+len(ellipsis) <= room || (body == "" && titleSize <= room):
-		body = shorten(body, room-titleSize)
-	default:
-		// Not even an ellipsis of the body fits beside the title.
-		body = ""
-		if titleSize > room {
-			title = shorten(title, room)
-			if title == "" {
-				return nil, fmt.Errorf("%w: no room for the title beside %d bytes of category, sound, account and id", fallback.ErrTooLarge, fixed)
-			}
+	return o, nil
+}
+
+// settable are the header fields that a backend may set. The others carry the
+// credentials, the device, or the delivery's identity.
+var settable = []string{"apns-priority", "apns-expiration"}
+
+// headers reads the overlay's header fields; the error is a *delivery.FieldError.
+func headers(n *delivery.Notification) (map[string]string, error) {
+	o, err := overlayOf(n)
+	if err != nil {
+		return nil, err
+	}
+	h, err := shared.Headers(o.Headers, "apns.headers", settable...)
+	if err != nil {
+		return nil, err
+	}
+	for name, value := range h {
+		number, err := strconv.ParseInt(value, 10, 64)
+		switch {
+		case err != nil || number < 0:
+			return nil, &delivery.FieldError{Field: "apns.headers." + name, Rule: "must be a number", Got: value}
+		case name == "apns-priority" && !slices.Contains([]int64{1, 5, 10}, number):
+			return nil, &delivery.FieldError{Field: "apns.headers." + name, Rule: "must be 1, 5 or 10", Got: value}
 		}
 	}
-	return appendPayload(whole[:0], n, title, body), nil
+	return h, nil
+}
+
+// payload returns the body of n's request, of at most limit bytes: it shortens the
+// notification's body until it fits, then the title, never the ID. The error wraps
+// ErrTooLarge if the rest is too long, or is a *delivery.FieldError.
+//
+//	{"aps":{"alert":{"title":…,"subtitle":…,"body":…},"badge":…,"sound":…,"category":…,
+//	        "thread-id":…,"mutable-content":1,"interruption-level":…},
+//	 "heartline":{"id":…,"account":…,"has_message":…,"accepted_at":…,…}}
+//
+// thread-id is the account where the notification names no thread, so that a phone with
+// several accounts groups by them. mutable-content lets the app's service extension
+// acknowledge, and drop a copy that the channel has shown. interruption-level is
+// `active` by default, which needs no entitlement.
+//
+// The JSON is written here and not by encoding/json, which costs a multiple, but for
+// an overlay.
+func payload(n *delivery.Notification, limit int) ([]byte, error) {
+	if n.PushType == pushTypeVoIP && limit == maxPayload {
+		limit = maxVoIP
+	}
+	o, err := overlayOf(n)
+	if err != nil {
+		return nil, err
+	}
+	build := func(title, body string) ([]byte, int, error) {
+		b := appendPayload(make([]byte, 0, 384+len(title)+len(body)), n, title, body)
+		if len(o.Payload) > 0 {
+			var all shared.Object
+			if err := json.Unmarshal(b, &all); err != nil {
+				return nil, 0, fmt.Errorf("put the overlay over the payload: %w", err)
+			}
+			if err := shared.Merge(all, o.Payload, "apns.payload", "heartline"); err != nil {
+				return nil, 0, err
+			}
+			if b, err = shared.Marshal(all); err != nil {
+				return nil, 0, fmt.Errorf("put the overlay over the payload: %w", err)
+			}
+		}
+		return b, len(b), nil
+	}
+	b, err := shared.Fit(n.Title, n.Body, limit, build)
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
 }
 
 func appendPayload(b []byte, n *delivery.Notification, title, body string) []byte {
 	b = append(b, `{"aps":{`...)
+	start := len(b)
+	text := func(name, value string) {
+		if value == "" {
+			return
+		}
+		if last := b[len(b)-1]; last != '{' {
+			b = append(b, ',')
+		}
+		b = append(append(append(b, '"'), name...), '"', ':')
+		b = appendString(b, value)
+	}
+	list := func(name string, values []string) {
+		if len(values) == 0 {
+			return
+		}
+		if last := b[len(b)-1]; last != '{' {
+			b = append(b, ',')
+		}
+		b = append(append(append(b, '"'), name...), '"', ':', '[')
+		for i, v := range values {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = appendString(b, v)
+		}
+		b = append(b, ']')
+	}
 	if background(n) {
 		b = append(b, `"content-available":1`...)
 	} else {
-		// Decided by the notification's text, not by what is left of it, so that
-		// the fixed part has one size.
-		if n.Title != "" || n.Body != "" {
+		if n.Title != "" || n.Subtitle != "" || n.Body != "" || n.Localized != nil {
 			b = append(b, `"alert":{`...)
-			if n.Title != "" {
-				b = append(b, `"title":`...)
-				b = appendString(b, title)
+			text("title", title)
+			text("subtitle", n.Subtitle)
+			text("body", body)
+			if l := n.Localized; l != nil {
+				text("title-loc-key", l.TitleKey)
+				list("title-loc-args", l.TitleArgs)
+				text("subtitle-loc-key", l.SubtitleKey)
+				list("subtitle-loc-args", l.SubtitleArgs)
+				text("loc-key", l.BodyKey)
+				list("loc-args", l.BodyArgs)
 			}
-			if n.Body != "" {
-				if n.Title != "" {
-					b = append(b, ',')
-				}
-				b = append(b, `"body":`...)
-				b = appendString(b, body)
-			}
-			b = append(b, `},`...)
+			b = append(b, '}')
 		}
 		if n.Badge != nil {
-			b = append(b, `"badge":`...)
+			b = append(comma(b, start), `"badge":`...)
 			b = strconv.AppendInt(b, int64(*n.Badge), 10)
-			b = append(b, ',')
 		}
-		if n.Sound != "" {
-			b = append(b, `"sound":`...)
-			b = append(appendString(b, n.Sound), ',')
+		switch {
+		case n.Level == delivery.LevelCritical:
+			sound := n.Sound
+			if sound == "" {
+				sound = "default"
+			}
+			b = append(comma(b, start), `"sound":{"critical":1,"name":`...)
+			b = append(appendString(b, sound), `,"volume":1}`...)
+		case n.Sound != "":
+			b = append(comma(b, start), `"sound":`...)
+			b = appendString(b, n.Sound)
 		}
 		if n.Category != "" {
-			b = append(b, `"category":`...)
-			b = append(appendString(b, n.Category), ',')
+			b = append(comma(b, start), `"category":`...)
+			b = appendString(b, n.Category)
 		}
-		b = append(b, `"thread-id":`...)
-		b = appendString(b, n.Account)
-		b = append(b, `,"mutable-content":1,"interruption-level":"active"`...)
+		if n.PushType == "" || n.PushType == pushTypeAlert {
+			thread := n.Thread
+			if thread == "" {
+				thread = n.Account
+			}
+			b = append(comma(b, start), `"thread-id":`...)
+			b = appendString(b, thread)
+			level := n.Level
+			if level == 0 {
+				level = delivery.LevelActive
+			}
+			b = append(b, `,"mutable-content":1,"interruption-level":"`...)
+			b = append(append(b, level.String()...), '"')
+		}
 	}
 	b = append(b, `},"heartline":{"id":`...)
 	b = appendString(b, n.ID)
@@ -116,7 +224,29 @@ func appendPayload(b []byte, n *delivery.Notification, title, body string) []byt
 	b = strconv.AppendBool(b, n.HasMessage)
 	b = append(b, `,"accepted_at":"`...)
 	b = n.AcceptedAt.UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z07:00")
-	return append(b, `"}}`...)
+	b = append(b, '"')
+	text("link", n.Link)
+	text("image", n.Image)
+	if len(n.Extra) > 0 {
+		b = append(append(b, `,"extra":`...), n.Extra...)
+	}
+	return append(b, '}', '}')
+}
+
+// dismissal returns the body of a background push that takes n off the screen.
+func dismissal(n *delivery.Notification) ([]byte, error) {
+	return shared.Marshal(shared.Object{
+		"aps":       shared.Object{"content-available": 1},
+		"heartline": shared.Object{"id": n.ID, "account": n.Account, "dismiss": true, "tag": shared.Tag(n)},
+	})
+}
+
+// comma separates a member from the one before it in the object that begins at start.
+func comma(b []byte, start int) []byte {
+	if len(b) > start {
+		return append(b, ',')
+	}
+	return b
 }
 
 // appendString appends s as a JSON string. What is not UTF-8 becomes U+FFFD.
@@ -142,76 +272,17 @@ func appendRune(b []byte, r rune) []byte {
 		return append(b, '\\', 'r')
 	case '\t':
 		return append(b, '\\', 't')
+	case '\b':
+		return append(b, '\\', 'b')
+	case '\f':
+		return append(b, '\\', 'f')
+	case '\u2028':
+		return append(b, `\u2028`...)
+	case '\u2029':
+		return append(b, `\u2029`...)
 	}
 	if r < 0x20 {
 		return append(b, '\\', 'u', '0', '0', hexDigits[r>>4], hexDigits[r&15])
 	}
 	return utf8.AppendRune(b, r)
 }
-
-func runeSize(r rune) int {
-	switch {
-	case r == '"', r == '\\', r == '\n', r == '\r', r == '\t':
-		return 2
-	case r < 0x20:
-		return 6
-	}
-	return utf8.RuneLen(r)
-}
-
-func escapedSize(s string) int {
-	n := 0
-	for _, r := range s {
-		n += runeSize(r)
-	}
-	return n
-}
-
-// shorten cuts s so that with an ellipsis it takes at most room bytes once it is
-// escaped; "" where nothing of it would be left. It cuts between characters as a
-// reader counts them: not before what belongs to the one before (an accent, a
-// skin tone, the rest of a family or a flag).
-func shorten(s string, room int) string {
-	if escapedSize(s) <= room {
-		return s
-	}
-	room -= len(ellipsis)
-	if room < 0 {
-		return ""
-	}
-	cut, size := 0, 0 // the last boundary that fits, and the size up to where we are
-	var before rune
-	flags := 0 // regional indicators in a row up to here; two make a flag
-	for i, r := range s {
-		if !joined(before, r, flags) {
-			cut = i
-		}
-		if size += runeSize(r); size > room {
-			break
-		}
-		if isFlag(r) {
-			flags++
-		} else {
-			flags = 0
-		}
-		before = r
-	}
-	if cut == 0 {
-		return ""
-	}
-	return s[:cut] + ellipsis
-}
-
-const zeroWidthJoiner = '\u200d'
-
-// joined reports whether r continues the character that before ends.
-func joined(before, r rune, flags int) bool {
-	return r == zeroWidthJoiner || before == zeroWidthJoiner ||
-		unicode.In(r, unicode.Mn, unicode.Me, unicode.Mc, unicode.Variation_Selector) ||
-		(r >= 0x1f3fb && r <= 0x1f3ff) || // skin tones
-		(r >= 0xe0020 && r <= 0xe007f) || // tags, as in the flag of Wales
-		(before == '\r' && r == '\n') ||
-		(isFlag(r) && flags%2 == 1)
-}
-
-func isFlag(r rune) bool { return r >= 0x1f1e6 && r <= 0x1f1ff }

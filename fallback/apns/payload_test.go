@@ -2,6 +2,7 @@ package apns
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/fallback"
+	shared "github.com/heartline-mqtt/heartline/fallback/payload"
 )
 
 var update = flag.Bool("update", false, "write the golden files of testdata")
@@ -39,6 +41,25 @@ func TestPayloadGolden(t *testing.T) {
 		"escaped": with(func(n *delivery.Notification) {
 			n.Title, n.Body = `<b>&"\`, "tab\tline\nbell\x07 \u2028 é 👍🏽 \xff"
 		}),
+		"content": with(func(n *delivery.Notification) {
+			n.Subtitle, n.Thread, n.Link, n.Image, n.Level = "Subtitle", "orders", "https://shop.example/7", "https://shop.example/7.png", delivery.LevelTimeSensitive
+			n.Localized = &delivery.Localized{TitleKey: "T", TitleArgs: []string{"7", "<"}, SubtitleKey: "S", BodyKey: "B", BodyArgs: []string{"x"}}
+			n.Extra = json.RawMessage(`{"trace":"abc"}`)
+		}),
+		"critical": with(func(n *delivery.Notification) { n.Level, n.Sound = delivery.LevelCritical, "alarm.caf" }),
+		"passive":  with(func(n *delivery.Notification) { n.Level = delivery.LevelPassive }),
+		"localized": with(func(n *delivery.Notification) {
+			n.Title, n.Body, n.Localized = "", "", &delivery.Localized{BodyKey: "B"}
+		}),
+		"overlay": with(func(n *delivery.Notification) {
+			n.Overlay = &delivery.Overlay{APNs: json.RawMessage(`{"payload":{"aps":{"sound":{"name":"x","volume":0.5},"category":null,"relevance-score":1},"own":[1]}}`)}
+			n.Category = "INVITE"
+		}),
+		"liveactivity": with(func(n *delivery.Notification) {
+			n.Title, n.Body, n.PushType, n.Kind = "", "", "liveactivity", "liveactivity:7"
+			n.Overlay = &delivery.Overlay{APNs: json.RawMessage(`{"payload":{"aps":{"event":"update","timestamp":1,"content-state":{"eta":3}}}}`)}
+		}),
+		"voip":       with(func(n *delivery.Notification) { n.PushType, n.Kind = "voip", "voip" }),
 		"long_body":  with(func(n *delivery.Notification) { n.Body = strings.Repeat("äöü ", 1000) }),
 		"long_title": with(func(n *delivery.Notification) { n.Title = strings.Repeat("\"", 3000) }),
 		"long_quotes": with(func(n *delivery.Notification) {
@@ -84,30 +105,28 @@ func TestPayloadCannotFit(t *testing.T) {
 	}
 }
 
-func TestShorten(t *testing.T) {
-	for _, c := range []struct {
-		in   string
-		room int
-		want string
-	}{
-		{"hello", 5, "hello"},
-		{"hello!", 5, "he…"},
-		{"hello", 3, ""},
-		{"hello", 4, "h…"},
-		{"héllo wörld", 6, "hé…"},
-		{"a\u0301bc\u0301de", 8, "a\u0301b…"},     // not between c and its accent
-		{"x👍🏽y12345", 8, "x…"},                    // not before the skin tone
-		{"x👨‍👩‍👧‍👦yy", 20, "x…"},                  // not within a family
-		{"🇩🇪🇫🇷🇮🇹", 15, "🇩🇪…"},                     // not within a flag
-		{`""""""`, 8, `""…`},                      // sizes are those of the JSON
-		{"\u200d\u200d\u200d\u200d\u200d", 9, ""}, // nothing that could stand alone
+// TestOverlay: what identifies a delivery, and its credentials, cannot be overridden.
+func TestOverlay(t *testing.T) {
+	for text, field := range map[string]string{
+		`{"payload":{"heartline":{"id":"x"}}}`:       "apns.payload.heartline",
+		`{"payload":{"heartline":null}}`:             "apns.payload.heartline",
+		`{"payload":1}`:                              "apns.payload",
+		`{"headers":{"authorization":"bearer x"}}`:   "apns.headers",
+		`{"headers":{"apns-id":"x"}}`:                "apns.headers",
+		`{"headers":{"apns-collapse-id":"x"}}`:       "apns.headers",
+		`{"headers":{"apns-topic":"x"}}`:             "apns.headers",
+		`{"headers":{"apns-priority":"11"}}`:         "apns.headers.apns-priority",
+		`{"headers":{"apns-expiration":"tomorrow"}}`: "apns.headers.apns-expiration",
+		`[]`: "apns",
 	} {
-		got := shorten(c.in, c.room)
-		if got != c.want {
-			t.Errorf("%q in %d: %q, want %q", c.in, c.room, got, c.want)
+		n := note("n")
+		n.Overlay = &delivery.Overlay{APNs: json.RawMessage(text)}
+		_, err := payload(n, maxPayload)
+		if err == nil {
+			_, err = headers(n)
 		}
-		if escapedSize(got) > c.room {
-			t.Errorf("%q in %d: takes %d", c.in, c.room, escapedSize(got))
+		if fe, ok := errors.AsType[*delivery.FieldError](err); !ok || fe.Field != field {
+			t.Errorf("%s: got %v, want a fault of %s", text, err, field)
 		}
 	}
 }
@@ -147,7 +166,7 @@ func FuzzPayload(f *testing.F) {
 			t.Fatalf("changed: %s", got)
 		}
 		for _, p := range [][2]string{{v.APS.Alert.Title, clean(title)}, {v.APS.Alert.Body, clean(body)}} {
-			if p[0] != p[1] && !strings.HasPrefix(p[1], strings.TrimSuffix(p[0], ellipsis)) {
+			if p[0] != p[1] && !strings.HasPrefix(p[1], strings.TrimSuffix(p[0], shared.Ellipsis)) {
 				t.Fatalf("%q is not the beginning of %q", p[0], p[1])
 			}
 		}
@@ -178,5 +197,30 @@ func TestRequestHeaders(t *testing.T) {
 	n.Urgency, n.Title, n.Body = delivery.UrgencyHigh, "", ""
 	if q := x.request(&fallback.Request{Device: "phone", Registration: delivery.Registration{Token: "aa"}, Notification: n}); q.Priority != 5 || q.PushType != "background" {
 		t.Errorf("%+v", q)
+	}
+}
+
+// TestRequestOfPushTypes: topic, priority and expiration are those that Apple asks for.
+func TestRequestOfPushTypes(t *testing.T) {
+	x := &appClient{app: fallback.App{Server: delivery.ServerAPNs, Name: topic, Environment: EnvironmentSandbox}}
+	for pushType, want := range map[string]string{"": topic, "alert": topic, "voip": topic + ".voip", "liveactivity": topic + ".push-type.liveactivity", "pushtotalk": topic + ".voip-ptt", "location": topic + ".location-query", "widgets": topic + ".push-type.widgets"} {
+		n := note("n")
+		n.PushType = pushType
+		q := x.request(&fallback.Request{Device: "phone", Notification: n})
+		if q.Topic != want || string(q.PushType) != cmp.Or(pushType, "alert") {
+			t.Errorf("%q: got topic %s, push type %s", pushType, q.Topic, q.PushType)
+		}
+	}
+	n := note("n")
+	n.TTLZero = true
+	n.Overlay = &delivery.Overlay{APNs: json.RawMessage(`{"headers":{"apns-priority":"1"}}`)}
+	r := &fallback.Request{Device: "phone", Notification: n}
+	if h := extraHeaders(r); h["apns-expiration"] != "0" || h["apns-priority"] != "1" {
+		t.Errorf("got %v", h)
+	}
+	shown := x.request(r)
+	r.Dismiss = true
+	if q := x.request(r); q.PushType != "background" || q.Priority != 5 || q.CollapseID != "" || q.ApnsID == shown.ApnsID || extraHeaders(r) != nil {
+		t.Errorf("a dismissal: %+v", q)
 	}
 }

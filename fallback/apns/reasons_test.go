@@ -163,18 +163,6 @@ func TestAnswerWithoutJSON(t *testing.T) {
 	}
 }
 
-func TestRetryAfterForms(t *testing.T) {
-	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	for in, want := range map[string]time.Duration{
-		"": 0, "0": 0, "17": 17 * time.Second, "-5": 0, "soon": 0, "99999999999999": 0,
-		"Fri, 02 Jan 2026 03:05:05 GMT": time.Minute, "Fri, 02 Jan 2026 03:00:00 GMT": 0,
-	} {
-		if got := fallback.ParseRetryAfter(in, now); got != want {
-			t.Errorf("%q: %v, want %v", in, got, want)
-		}
-	}
-}
-
 // TestPayloadTooLargeIsShortened: Apple's limit is not ours to know for ever.
 func TestPayloadTooLargeIsShortened(t *testing.T) {
 	s := startSim(t, apnssim.Options{})

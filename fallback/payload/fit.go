@@ -51,32 +51,31 @@ func Marshal(v any) ([]byte, error) {
 
 // Fit returns a payload that counts at most limit bytes: it shortens the body until the
 // payload fits, then the title. build makes the payload of a title and a body and says
-// how many bytes count against the limit. The error wraps fallback.ErrTooLarge if the
-// payload is too large without title and body.
+// how many bytes count against the limit. The error wraps fallback.ErrTooLarge if not
+// even a shortened text fits.
 func Fit(title, body string, limit int, build func(title, body string) (payload []byte, size int, err error)) ([]byte, error) {
 	whole, size, err := build(title, body)
 	if err != nil || size <= limit {
 		return whole, err
 	}
-	bare, size, err := build("", "")
+	_, size, err = build("", "")
 	if err != nil {
 		return nil, err
 	}
 	room := limit - size
 	if room < 0 {
-		return nil, fmt.Errorf("%w: without title and body it takes %d bytes of %d", fallback.ErrTooLarge, size, limit)
+		return nil, fmt.Errorf("%w: without title and body it takes %d bytes of %d; shorten the other texts, such as category, sound or extra", fallback.ErrTooLarge, size, limit)
 	}
 	// A text brings a member name with it, so the first guess may be too large.
 	for {
 		t := Shorten(title, room)
-		short, size, err := build(t, Shorten(body, room-EscapedSize(t)))
-		switch {
-		case err != nil:
-			return nil, err
-		case size <= limit:
-			return short, nil
-		case size-limit > room:
-			return bare, nil
+		b := Shorten(body, room-EscapedSize(t))
+		if t == "" && b == "" {
+			return nil, fmt.Errorf("%w: %d bytes are left for title and body", fallback.ErrTooLarge, max(0, room))
+		}
+		short, size, err := build(t, b)
+		if err != nil || size <= limit {
+			return short, err
 		}
 		room -= size - limit
 	}
