@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -13,8 +14,7 @@ import (
 var ErrBroken = errors.New("engine broken")
 
 // Engine is what a store implements. Grouping callers, timeouts, retries and the
-// watch over free space are not its business: package outbox does them in front
-// of it. Package storetest holds the conformance suite.
+// watch over free space are not its business: Outbox does them in front of it. Package storetest holds the conformance suite.
 //
 // The reading methods are those of delivery.Reader. They may run at any time and
 // beside each other and beside Apply; they see every batch whose Apply has
@@ -36,8 +36,8 @@ type Engine interface {
 	//
 	//   - Accept of a Seq that the store has changes nothing. Otherwise it
 	//     stores the notification, its data and its ID, and a pending Record per
-	//     device: Ack, Fallback, CollapseKey and ExpiresAt copied, Message held
-	//     if there is data. Totals.Accepted grows by the number of devices.
+	//     device: delivery.NewRecord. Totals.Accepted grows by the number of devices.
+	//   - Assign without a Record that has no device changes nothing.
 	//   - Assign of a Seq without a Record for the device "" changes nothing.
 	//     Otherwise that Record becomes one for the device, and the "" in the
 	//     notification's Devices its name.
@@ -64,8 +64,10 @@ type Engine interface {
 
 	// Prune removes up to limit notifications (content, data, ID, timeline and
 	// all indexes) whose deliveries are all finished, the last of them before
-	// finishedBefore, and returns how many it removed. It may run beside Apply
-	// and must not hold it up for long. Less than limit: there are no more.
+	// finishedBefore, and returns how many it removed. Less than limit: there are no
+	// more. It also forgets, for EventsFrom, the oldest commits whose events are all
+	// from before that time. It may run beside Apply and must not hold it up for long,
+	// and its cost is that of what it removes.
 	Prune(finishedBefore time.Time, limit int) (n int, err error)
 
 	// Abandon gives up an engine whose Apply is broken or does not return. When
@@ -79,4 +81,12 @@ type Engine interface {
 	// Close frees the engine, abandoned or not. No other method is running or
 	// called after it.
 	Close() error
+}
+
+// Scrubber is an Engine that keeps on a disk what was removed, for a while.
+type Scrubber interface {
+	// Scrub takes from the disk what was removed by RemoveDevices and Erase, if any
+	// of it was removed before the given time, and reports whether it did. It may run
+	// beside every other method but Close, and take minutes; ctx ends it early.
+	Scrub(ctx context.Context, before time.Time) (bool, error)
 }

@@ -119,8 +119,7 @@ func reset(b *delivery.Batch) {
 	clear(b.PutDevices)
 	clear(b.RemoveDevices)
 	*b = delivery.Batch{
-		Accept: b.Accept[:0], Update: b.Update[:0], Events: b.Events[:0], Finish: b.Finish[:0],
-		Assign: b.Assign[:0], Erase: b.Erase[:0],
+		Accept: b.Accept[:0], Assign: b.Assign[:0], Erase: b.Erase[:0], Update: b.Update[:0], Events: b.Events[:0], Finish: b.Finish[:0],
 		PutDevices: b.PutDevices[:0], RemoveDevices: b.RemoveDevices[:0],
 	}
 }
@@ -130,12 +129,24 @@ func size(b *delivery.Batch) int {
 	n := 64 + 256*len(b.Assign) + 32*len(b.Erase) + 128*len(b.Update) + 96*len(b.Finish) + 160*len(b.PutDevices) + 32*len(b.RemoveDevices)
 	for i := range b.Accept {
 		c := b.Accept[i].Notification
-		n += 256 + len(c.Title) + len(c.Body) + len(b.Accept[i].Data) + 128*len(c.Devices)
+		n += 256 + contentBytes(c) + len(b.Accept[i].Data) + 128*len(c.Devices)
 	}
 	for i := range b.Events {
 		n += 64 + len(b.Events[i].Detail)
 	}
 	return n
+}
+
+// contentBytes is the length of what a backend has written into n.
+func contentBytes(n *delivery.Notification) int {
+	size := len(n.Title) + len(n.Body) + len(n.Subtitle) + len(n.Link) + len(n.Image) + len(n.Extra)
+	if n.Localized != nil {
+		size += 1 << 10 // its limit
+	}
+	if o := n.Overlay; o != nil {
+		size += len(o.APNs) + len(o.FCM) + len(o.WebPush)
+	}
+	return size
 }
 
 // early is how long it is too early to write what is queued. mu is held.

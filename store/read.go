@@ -55,6 +55,16 @@ func (o *Outbox) Deliveries(seq delivery.Seq) ([]delivery.DeliveryState, error) 
 	return get(o, func(e Engine) ([]delivery.DeliveryState, error) { return e.Deliveries(seq) })
 }
 
+// EventsFrom implements delivery.Reader.
+func (o *Outbox) EventsFrom(after delivery.Position, fn func(delivery.Position, string, delivery.Event) bool) error {
+	return o.read(func(e Engine) error { return e.EventsFrom(after, fn) })
+}
+
+// EventsEnd implements delivery.Reader.
+func (o *Outbox) EventsEnd() (delivery.Position, error) {
+	return get(o, func(e Engine) (delivery.Position, error) { return e.EventsEnd() })
+}
+
 // List implements delivery.Reader.
 func (o *Outbox) List(account string, before delivery.Seq, fn func(*delivery.Notification) bool) error {
 	return o.read(func(e Engine) error { return e.List(account, before, fn) })

@@ -2,6 +2,7 @@ package codec
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"reflect"
 	"testing"
@@ -37,6 +38,14 @@ func FuzzNotification(f *testing.F) {
 		Seq: 7, ID: "n-1", Account: "ann", Title: "t", Body: "b", Badge: &badge, Sound: "s", Category: "c", CollapseKey: "k",
 		Ack: delivery.AckDisplayed, Urgency: delivery.UrgencyNormal, Fallback: true, HasMessage: true,
 		AcceptedAt: when, ExpiresAt: when, Devices: []string{"a", "", "b"}, Fingerprint: 9,
+		Subtitle: "s", Thread: "t", Link: "https://example.com", Image: "https://example.com/i.png", Level: delivery.LevelCritical,
+		Localized: &delivery.Localized{TitleKey: "T", TitleArgs: []string{"", "1"}, SubtitleKey: "S", SubtitleArgs: []string{"2"}, BodyKey: "B", BodyArgs: []string{"3"}},
+		Extra:     json.RawMessage(`{"a":1}`), BadgeAuto: true, AckWindow: new(time.Duration), TTLZero: true, Kind: "voip", PushType: "voip",
+		Overlay: &delivery.Overlay{APNs: json.RawMessage(`{}`), FCM: json.RawMessage(`{"b":1}`), WebPush: json.RawMessage(`{}`)},
+		Mark:    &delivery.RequestMark{Client: "c", PacketID: 65535, Payload: 1 << 63},
+	}
+	if again := new(delivery.Notification); DecodeNotification(again, 7, AppendNotification(nil, n)) != nil || !reflect.DeepEqual(again, n) {
+		f.Errorf("wrote %+v, read %+v", n, again)
 	}
 	f.Add(AppendNotification(nil, n))
 	f.Add(AppendNotification(nil, &delivery.Notification{}))
@@ -86,10 +95,19 @@ func FuzzEvents(f *testing.F) {
 }
 
 func FuzzDevice(f *testing.F) {
-	f.Add(AppendDevice(nil, &delivery.Device{Account: "ann", ReportsApp: true, SeenAt: when, Registrations: []delivery.Registration{{
-		Server: "apns", Token: "00", App: "com.example", Environment: "sandbox", Kind: delivery.KindAlert, RegisteredAt: when,
-	}}}))
-	f.Add(AppendDevice(nil, &delivery.Device{}))
+	d := &delivery.Device{ID: "d", Account: "ann", ReportsApp: true, SeenAt: when, Via: delivery.ViaXMPP, Address: "ann@example.com/phone", Unread: 300, Registrations: []delivery.Registration{
+		{Server: delivery.ServerAPNs, Token: "00", App: "com.example", Environment: "sandbox", Kind: delivery.KindAlert, RegisteredAt: when,
+			Suspended: &delivery.Suspension{Since: when, Reason: "BadDeviceToken", Config: "f", NextProbe: when.Add(1)}},
+		{Server: delivery.ServerWebPush, Token: "https://push.example.com/1", App: "BNc", Kind: "voip", P256dh: []byte{4, 1}, Auth: []byte{2}},
+		{Server: delivery.ServerFCM, Kind: "widgets", Form: delivery.FormFID, Ended: &delivery.Ending{At: when, Reason: "UNREGISTERED"}},
+		{},
+	}}
+	if again := new(delivery.Device); DecodeDevice(again, "d", AppendDevice(nil, d)) != nil || !reflect.DeepEqual(again, d) {
+		f.Errorf("wrote %+v, read %+v", d, again)
+	}
+	f.Add(AppendDevice(nil, d))
+	// Format 1.
+	f.Add(append(appendString(appendString(appendBool(appendString(nil, deviceAccount, "ann"), devicePush, true), deviceServer, "apns"), deviceToken, "00"), AppendDevice(nil, d)...))
 	decode := func(b []byte) (*delivery.Device, error) {
 		d := new(delivery.Device)
 		return d, DecodeDevice(d, "d", b)
@@ -97,6 +115,36 @@ func FuzzDevice(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d, err := decode(b)
 		decoded(t, d, err, func(d *delivery.Device) []byte { return AppendDevice(nil, d) }, decode)
+	})
+}
+
+func FuzzFinish(f *testing.F) {
+	k := delivery.Key{Seq: 7, Device: "d"}
+	f.Add(AppendFinish(nil, &delivery.Finish{At: when, State: delivery.StateAcked, Attempts: 300, Pushed: true}))
+	decode := func(b []byte) (delivery.Finish, error) { return DecodeFinish(k, b) }
+	f.Fuzz(func(t *testing.T, b []byte) {
+		v, err := decode(b)
+		decoded(t, v, err, func(v delivery.Finish) []byte { return AppendFinish(nil, &v) }, decode)
+	})
+}
+
+func FuzzCommit(f *testing.F) {
+	type commit struct {
+		at   time.Time
+		refs []Ref
+	}
+	encode := func(c commit) []byte {
+		b, _ := AppendCommit(nil, nil, c.at, c.refs)
+		return b
+	}
+	decode := func(b []byte) (c commit, err error) {
+		c.at, c.refs, err = DecodeCommit(nil, b)
+		return c, err
+	}
+	f.Add(encode(commit{when, []Ref{{7, 0}, {7, 9}, {1 << 62, 1<<62 + 1}, {1<<62 + 5, 3}}}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := decode(b)
+		decoded(t, c, err, encode, decode)
 	})
 }
 

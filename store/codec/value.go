@@ -40,6 +40,43 @@ func appendString(b []byte, num protowire.Number, v string) []byte {
 	return protowire.AppendString(protowire.AppendTag(b, num, protowire.BytesType), v)
 }
 
+// appendBytes writes bytes; none are left out.
+func appendBytes(b []byte, num protowire.Number, v []byte) []byte {
+	if len(v) == 0 {
+		return b
+	}
+	return appendMessage(b, num, v)
+}
+
+// appendMessage writes a value of several fields, an empty one too.
+func appendMessage(b []byte, num protowire.Number, v []byte) []byte {
+	return protowire.AppendBytes(protowire.AppendTag(b, num, protowire.BytesType), v)
+}
+
+// appendList writes every string of a list, empty ones too: its length counts.
+func appendList(b []byte, num protowire.Number, list []string) []byte {
+	for _, v := range list {
+		b = protowire.AppendString(protowire.AppendTag(b, num, protowire.BytesType), v)
+	}
+	return b
+}
+
+// appendWindow writes nanoseconds; nil is left out, 0 is not.
+func appendWindow(b []byte, num protowire.Number, v *time.Duration) []byte {
+	if v == nil {
+		return b
+	}
+	return protowire.AppendVarint(protowire.AppendTag(b, num, protowire.VarintType), uint64(max(*v, 0)))
+}
+
+// cloneBytes returns a copy; nil for no bytes.
+func cloneBytes(b []byte) []byte {
+	if len(b) == 0 {
+		return nil
+	}
+	return append([]byte(nil), b...)
+}
+
 // appendTime writes nanoseconds since 1970; the zero time is left out.
 func appendTime(b []byte, num protowire.Number, v time.Time) []byte {
 	if v.IsZero() {
@@ -60,6 +97,26 @@ type field struct {
 }
 
 func (f *field) int() int { return int(int64(min(f.v, math.MaxInt64))) }
+
+func (f *field) window() *time.Duration {
+	d := time.Duration(f.int())
+	return &d
+}
+
+// eachField calls fn with every field of b.
+func eachField(b []byte, fn func(field) error) error {
+	for len(b) > 0 {
+		f, rest, err := nextField(b)
+		if err == nil {
+			err = fn(f)
+		}
+		if err != nil {
+			return err
+		}
+		b = rest
+	}
+	return nil
+}
 
 // nextField takes the first field off b.
 func nextField(b []byte) (f field, rest []byte, err error) {
@@ -102,6 +159,41 @@ const (
 	notificationExpiresAt
 	notificationDevice
 	notificationFingerprint
+	notificationSubtitle
+	notificationThread
+	notificationLink
+	notificationImage
+	notificationLevel
+	notificationLocalized
+	notificationExtra
+	notificationBadgeAuto
+	notificationAckWindow
+	notificationTTLZero
+	notificationKind
+	notificationPushType
+	notificationOverlay
+	notificationMark
+)
+
+const (
+	localizedTitleKey protowire.Number = iota + 1
+	localizedTitleArg
+	localizedSubtitleKey
+	localizedSubtitleArg
+	localizedBodyKey
+	localizedBodyArg
+)
+
+const (
+	overlayAPNs protowire.Number = iota + 1
+	overlayFCM
+	overlayWebPush
+)
+
+const (
+	requestClient protowire.Number = iota + 1
+	requestPacketID
+	requestPayload
 )
 
 // AppendNotification appends a notification's value, without its Seq, which is its key.
@@ -130,7 +222,99 @@ func AppendNotification(b []byte, n *delivery.Notification) []byte {
 		b = protowire.AppendTag(b, notificationFingerprint, protowire.Fixed64Type)
 		b = protowire.AppendFixed64(b, n.Fingerprint)
 	}
+	b = appendString(b, notificationSubtitle, n.Subtitle)
+	b = appendString(b, notificationThread, n.Thread)
+	b = appendString(b, notificationLink, n.Link)
+	b = appendString(b, notificationImage, n.Image)
+	b = appendUint(b, notificationLevel, uint64(n.Level))
+	if n.Localized != nil {
+		b = appendMessage(b, notificationLocalized, appendLocalized(nil, n.Localized))
+	}
+	b = appendBytes(b, notificationExtra, n.Extra)
+	b = appendBool(b, notificationBadgeAuto, n.BadgeAuto)
+	b = appendWindow(b, notificationAckWindow, n.AckWindow)
+	b = appendBool(b, notificationTTLZero, n.TTLZero)
+	b = appendString(b, notificationKind, n.Kind)
+	b = appendString(b, notificationPushType, n.PushType)
+	if o := n.Overlay; o != nil {
+		s := appendBytes(nil, overlayAPNs, o.APNs)
+		s = appendBytes(s, overlayFCM, o.FCM)
+		s = appendBytes(s, overlayWebPush, o.WebPush)
+		b = appendMessage(b, notificationOverlay, s)
+	}
+	if m := n.Mark; m != nil {
+		s := appendString(nil, requestClient, m.Client)
+		s = appendUint(s, requestPacketID, uint64(m.PacketID))
+		if m.Payload != 0 {
+			s = protowire.AppendTag(s, requestPayload, protowire.Fixed64Type)
+			s = protowire.AppendFixed64(s, m.Payload)
+		}
+		b = appendMessage(b, notificationMark, s)
+	}
 	return b
+}
+
+func appendLocalized(b []byte, l *delivery.Localized) []byte {
+	b = appendString(b, localizedTitleKey, l.TitleKey)
+	b = appendList(b, localizedTitleArg, l.TitleArgs)
+	b = appendString(b, localizedSubtitleKey, l.SubtitleKey)
+	b = appendList(b, localizedSubtitleArg, l.SubtitleArgs)
+	b = appendString(b, localizedBodyKey, l.BodyKey)
+	return appendList(b, localizedBodyArg, l.BodyArgs)
+}
+
+func decodeLocalized(b []byte) (*delivery.Localized, error) {
+	l := new(delivery.Localized)
+	err := eachField(b, func(f field) error {
+		switch f.num {
+		case localizedTitleKey:
+			l.TitleKey = string(f.s)
+		case localizedTitleArg:
+			l.TitleArgs = append(l.TitleArgs, string(f.s))
+		case localizedSubtitleKey:
+			l.SubtitleKey = string(f.s)
+		case localizedSubtitleArg:
+			l.SubtitleArgs = append(l.SubtitleArgs, string(f.s))
+		case localizedBodyKey:
+			l.BodyKey = string(f.s)
+		case localizedBodyArg:
+			l.BodyArgs = append(l.BodyArgs, string(f.s))
+		}
+		return nil
+	})
+	return l, err
+}
+
+func decodeOverlay(b []byte) (*delivery.Overlay, error) {
+	o := new(delivery.Overlay)
+	err := eachField(b, func(f field) error {
+		switch f.num {
+		case overlayAPNs:
+			o.APNs = cloneBytes(f.s)
+		case overlayFCM:
+			o.FCM = cloneBytes(f.s)
+		case overlayWebPush:
+			o.WebPush = cloneBytes(f.s)
+		}
+		return nil
+	})
+	return o, err
+}
+
+func decodeRequest(b []byte) (*delivery.RequestMark, error) {
+	m := new(delivery.RequestMark)
+	err := eachField(b, func(f field) error {
+		switch f.num {
+		case requestClient:
+			m.Client = string(f.s)
+		case requestPacketID:
+			m.PacketID = uint16(f.v)
+		case requestPayload:
+			m.Payload = f.v
+		}
+		return nil
+	})
+	return m, err
 }
 
 // DecodeNotification is the inverse of AppendNotification; it reuses n.Devices.
@@ -176,6 +360,37 @@ func DecodeNotification(n *delivery.Notification, seq delivery.Seq, b []byte) er
 			n.Devices = append(n.Devices, string(f.s))
 		case notificationFingerprint:
 			n.Fingerprint = f.v
+		case notificationSubtitle:
+			n.Subtitle = string(f.s)
+		case notificationThread:
+			n.Thread = string(f.s)
+		case notificationLink:
+			n.Link = string(f.s)
+		case notificationImage:
+			n.Image = string(f.s)
+		case notificationLevel:
+			n.Level = delivery.Level(f.v)
+		case notificationLocalized:
+			n.Localized, err = decodeLocalized(f.s)
+		case notificationExtra:
+			n.Extra = cloneBytes(f.s)
+		case notificationBadgeAuto:
+			n.BadgeAuto = f.v != 0
+		case notificationAckWindow:
+			n.AckWindow = f.window()
+		case notificationTTLZero:
+			n.TTLZero = f.v != 0
+		case notificationKind:
+			n.Kind = string(f.s)
+		case notificationPushType:
+			n.PushType = string(f.s)
+		case notificationOverlay:
+			n.Overlay, err = decodeOverlay(f.s)
+		case notificationMark:
+			n.Mark, err = decodeRequest(f.s)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -218,10 +433,7 @@ func AppendRecord(b []byte, r *delivery.Record) []byte {
 	b = appendTime(b, recordDeadline, r.Deadline)
 	b = appendTime(b, recordExpiresAt, r.ExpiresAt)
 	b = appendUint(b, recordUrgency, uint64(r.Urgency))
-	if r.AckWindow != nil { // 0 is not "none"
-		b = protowire.AppendTag(b, recordAckWindow, protowire.VarintType)
-		b = protowire.AppendVarint(b, uint64(max(*r.AckWindow, 0)))
-	}
+	b = appendWindow(b, recordAckWindow, r.AckWindow)
 	b = appendBool(b, recordTTLZero, r.TTLZero)
 	b = appendString(b, recordKind, r.Kind)
 	b = appendBool(b, recordDismissed, r.Dismissed)
@@ -256,8 +468,7 @@ func DecodeRecord(r *delivery.Record, key delivery.Key, b []byte) error {
 		case recordUrgency:
 			r.Urgency = delivery.Urgency(f.v)
 		case recordAckWindow:
-			window := time.Duration(f.int())
-			r.AckWindow = &window
+			r.AckWindow = f.window()
 		case recordTTLZero:
 			r.TTLZero = f.v != 0
 		case recordKind:
@@ -350,12 +561,43 @@ const (
 	deviceAccount protowire.Number = iota + 1
 	deviceReportsApp
 	deviceSeenAt
-	devicePush
+	devicePush // 4 to 9 are format 1's: one registration, for APNs
 	deviceServer
 	deviceToken
 	deviceApp
 	deviceEnvironment
 	deviceRegisteredAt
+	deviceRegistration
+	deviceVia
+	deviceAddress
+	deviceUnread
+)
+
+const (
+	registrationServer protowire.Number = iota + 1
+	registrationApp
+	registrationEnvironment
+	registrationKind // left out: delivery.KindAlert
+	registrationToken
+	registrationForm
+	registrationP256dh
+	registrationAuth
+	registrationRegisteredAt
+	registrationSuspended
+	registrationEnded
+	registrationNoKind // an empty kind, which no device should have
+)
+
+const (
+	suspensionSince protowire.Number = iota + 1
+	suspensionReason
+	suspensionConfig
+	suspensionNextProbe
+)
+
+const (
+	endingAt protowire.Number = iota + 1
+	endingReason
 )
 
 // AppendDevice appends a device's value, without its ID, which is its key.
@@ -363,14 +605,35 @@ func AppendDevice(b []byte, d *delivery.Device) []byte {
 	b = appendString(b, deviceAccount, d.Account)
 	b = appendBool(b, deviceReportsApp, d.ReportsApp)
 	b = appendTime(b, deviceSeenAt, d.SeenAt)
-	// One registration for now: format 1.
-	if p := d.Registration(delivery.KindAlert); p != nil {
-		b = appendBool(b, devicePush, true)
-		b = appendString(b, deviceServer, p.Server)
-		b = appendString(b, deviceToken, p.Token)
-		b = appendString(b, deviceApp, p.App)
-		b = appendString(b, deviceEnvironment, p.Environment)
-		b = appendTime(b, deviceRegisteredAt, p.RegisteredAt)
+	for i := range d.Registrations {
+		b = appendMessage(b, deviceRegistration, appendRegistration(nil, &d.Registrations[i]))
+	}
+	b = appendString(b, deviceVia, d.Via)
+	b = appendString(b, deviceAddress, d.Address)
+	return appendUint(b, deviceUnread, uint64(max(d.Unread, 0)))
+}
+
+func appendRegistration(b []byte, r *delivery.Registration) []byte {
+	b = appendString(b, registrationServer, r.Server)
+	b = appendString(b, registrationApp, r.App)
+	b = appendString(b, registrationEnvironment, r.Environment)
+	if r.Kind != delivery.KindAlert {
+		b = appendString(b, registrationKind, r.Kind)
+		b = appendBool(b, registrationNoKind, r.Kind == "")
+	}
+	b = appendString(b, registrationToken, r.Token)
+	b = appendString(b, registrationForm, r.Form)
+	b = appendBytes(b, registrationP256dh, r.P256dh)
+	b = appendBytes(b, registrationAuth, r.Auth)
+	b = appendTime(b, registrationRegisteredAt, r.RegisteredAt)
+	if x := r.Suspended; x != nil {
+		s := appendTime(nil, suspensionSince, x.Since)
+		s = appendString(s, suspensionReason, x.Reason)
+		s = appendString(s, suspensionConfig, x.Config)
+		b = appendMessage(b, registrationSuspended, appendTime(s, suspensionNextProbe, x.NextProbe))
+	}
+	if x := r.Ended; x != nil {
+		b = appendMessage(b, registrationEnded, appendString(appendTime(nil, endingAt, x.At), endingReason, x.Reason))
 	}
 	return b
 }
@@ -378,14 +641,9 @@ func AppendDevice(b []byte, d *delivery.Device) []byte {
 // DecodeDevice is the inverse of AppendDevice.
 func DecodeDevice(d *delivery.Device, id string, b []byte) error {
 	*d = delivery.Device{ID: id}
-	push := delivery.Registration{Kind: delivery.KindAlert}
+	old := delivery.Registration{Kind: delivery.KindAlert} // of format 1
 	given := false
-	for len(b) > 0 {
-		f, rest, err := nextField(b)
-		if err != nil {
-			return err
-		}
-		b = rest
+	err := eachField(b, func(f field) error {
 		switch f.num {
 		case deviceAccount:
 			d.Account = string(f.s)
@@ -396,21 +654,197 @@ func DecodeDevice(d *delivery.Device, id string, b []byte) error {
 		case devicePush:
 			given = true
 		case deviceServer:
-			push.Server = string(f.s)
+			old.Server = string(f.s)
 		case deviceToken:
-			push.Token = string(f.s)
+			old.Token = string(f.s)
 		case deviceApp:
-			push.App = string(f.s)
+			old.App = string(f.s)
 		case deviceEnvironment:
-			push.Environment = string(f.s)
+			old.Environment = string(f.s)
 		case deviceRegisteredAt:
-			push.RegisteredAt = unixTime(f.v)
+			old.RegisteredAt = unixTime(f.v)
+		case deviceRegistration:
+			r, err := decodeRegistration(f.s)
+			if err != nil {
+				return err
+			}
+			d.Registrations = append(d.Registrations, r)
+		case deviceVia:
+			d.Via = string(f.s)
+		case deviceAddress:
+			d.Address = string(f.s)
+		case deviceUnread:
+			d.Unread = int64(f.int())
+		}
+		return nil
+	})
+	if given {
+		d.Registrations = append(d.Registrations, old)
+	}
+	return err
+}
+
+func decodeRegistration(b []byte) (delivery.Registration, error) {
+	r := delivery.Registration{Kind: delivery.KindAlert}
+	err := eachField(b, func(f field) (err error) {
+		switch f.num {
+		case registrationServer:
+			r.Server = string(f.s)
+		case registrationApp:
+			r.App = string(f.s)
+		case registrationEnvironment:
+			r.Environment = string(f.s)
+		case registrationKind:
+			r.Kind = string(f.s)
+		case registrationToken:
+			r.Token = string(f.s)
+		case registrationForm:
+			r.Form = string(f.s)
+		case registrationP256dh:
+			r.P256dh = cloneBytes(f.s)
+		case registrationAuth:
+			r.Auth = cloneBytes(f.s)
+		case registrationRegisteredAt:
+			r.RegisteredAt = unixTime(f.v)
+		case registrationSuspended:
+			r.Suspended, err = decodeSuspension(f.s)
+		case registrationEnded:
+			r.Ended, err = decodeEnding(f.s)
+		case registrationNoKind:
+			r.Kind = ""
+		}
+		return err
+	})
+	return r, err
+}
+
+func decodeSuspension(b []byte) (*delivery.Suspension, error) {
+	x := new(delivery.Suspension)
+	err := eachField(b, func(f field) error {
+		switch f.num {
+		case suspensionSince:
+			x.Since = unixTime(f.v)
+		case suspensionReason:
+			x.Reason = string(f.s)
+		case suspensionConfig:
+			x.Config = string(f.s)
+		case suspensionNextProbe:
+			x.NextProbe = unixTime(f.v)
+		}
+		return nil
+	})
+	return x, err
+}
+
+func decodeEnding(b []byte) (*delivery.Ending, error) {
+	x := new(delivery.Ending)
+	err := eachField(b, func(f field) error {
+		switch f.num {
+		case endingAt:
+			x.At = unixTime(f.v)
+		case endingReason:
+			x.Reason = string(f.s)
+		}
+		return nil
+	})
+	return x, err
+}
+
+const (
+	finishAt protowire.Number = iota + 1
+	finishState
+	finishAttempts
+	finishPushed
+)
+
+// AppendFinish appends the value of a finished delivery, without its key. A zero At
+// is left out.
+func AppendFinish(b []byte, f *delivery.Finish) []byte {
+	b = appendTime(b, finishAt, f.At)
+	b = appendUint(b, finishState, uint64(f.State))
+	b = appendUint(b, finishAttempts, uint64(max(f.Attempts, 0)))
+	return appendBool(b, finishPushed, f.Pushed)
+}
+
+// DecodeFinish is the inverse of AppendFinish.
+func DecodeFinish(key delivery.Key, b []byte) (delivery.Finish, error) {
+	f := delivery.Finish{Key: key}
+	err := eachField(b, func(x field) error {
+		switch x.num {
+		case finishAt:
+			f.At = unixTime(x.v)
+		case finishState:
+			f.State = delivery.State(x.v)
+		case finishAttempts:
+			f.Attempts = x.int()
+		case finishPushed:
+			f.Pushed = x.v != 0
+		}
+		return nil
+	})
+	return f, err
+}
+
+// Ref says where the events of one notification are that one commit stored.
+type Ref struct {
+	Seq    delivery.Seq
+	Number uint64 // of the first; 0: the notification was accepted
+}
+
+const (
+	commitTime protowire.Number = iota + 1
+	commitRefs
+)
+
+// AppendCommit appends the value of a commit: when it was made and where its events
+// are. refs are in the order of Seq; most differ little from the one before, and so
+// do the numbers from the Seq.
+func AppendCommit(b, scratch []byte, at time.Time, refs []Ref) (value, reuse []byte) {
+	b = appendTime(b, commitTime, at)
+	s := scratch[:0]
+	var last delivery.Seq
+	for _, r := range refs {
+		s = protowire.AppendVarint(s, uint64(r.Seq-last))
+		last = r.Seq
+		if r.Number == 0 {
+			s = protowire.AppendVarint(s, 0)
+		} else {
+			s = protowire.AppendVarint(s, 1+protowire.EncodeZigZag(int64(r.Number-uint64(r.Seq))))
 		}
 	}
-	if given && push.Token != "" { // one that has ended is not kept yet
-		d.Registrations = []delivery.Registration{push}
-	}
-	return nil
+	return appendBytes(b, commitRefs, s), s
+}
+
+// DecodeCommit is the inverse of AppendCommit; it appends to into.
+func DecodeCommit(into []Ref, b []byte) (at time.Time, refs []Ref, err error) {
+	refs = into
+	err = eachField(b, func(f field) error {
+		switch f.num {
+		case commitTime:
+			at = unixTime(f.v)
+		case commitRefs:
+			var last delivery.Seq
+			for s := f.s; len(s) > 0; {
+				seq, n := protowire.ConsumeVarint(s)
+				if n < 0 {
+					return fmt.Errorf("%w: reference: %w", ErrDamaged, protowire.ParseError(n))
+				}
+				number, m := protowire.ConsumeVarint(s[n:])
+				if m < 0 {
+					return fmt.Errorf("%w: reference: %w", ErrDamaged, protowire.ParseError(m))
+				}
+				s = s[n+m:]
+				last += delivery.Seq(seq)
+				r := Ref{Seq: last}
+				if number != 0 {
+					r.Number = uint64(last) + uint64(protowire.DecodeZigZag(number-1))
+				}
+				refs = append(refs, r)
+			}
+		}
+		return nil
+	})
+	return at, refs, err
 }
 
 // Counters is the store's own account, one value that every Apply replaces.

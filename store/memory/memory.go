@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -31,7 +32,16 @@ type Engine struct {
 	tokens        map[token]string
 	totals        delivery.Totals
 	last          uint64
+	commits       []commit // by number
+	numbered      uint64   // commits so far
 	abandoned     bool
+}
+
+// commit is the events of one Apply, by Number.
+type commit struct {
+	number uint64
+	at     time.Time // of the newest
+	events []delivery.Event
 }
 
 type entry struct {
@@ -68,8 +78,11 @@ func (e *Engine) Apply(b *delivery.Batch) error {
 	if e.abandoned {
 		return fmt.Errorf("memory engine abandoned: %w", store.ErrBroken)
 	}
+	var c commit
 	for i := range b.Accept {
-		e.accept(&b.Accept[i])
+		if n := b.Accept[i].Notification; e.accept(&b.Accept[i]) {
+			c.add(delivery.Event{Seq: n.Seq, Number: uint64(n.Seq), Time: n.AcceptedAt, Kind: delivery.EventAccepted})
+		}
 	}
 	for _, k := range b.Assign {
 		e.assign(k)
@@ -81,7 +94,9 @@ func (e *Engine) Apply(b *delivery.Batch) error {
 		}
 	}
 	for _, ev := range b.Events {
-		e.event(ev)
+		if e.event(ev) {
+			c.add(ev)
+		}
 	}
 	for _, f := range b.Finish {
 		if _, live := e.records[f.Key]; !live {
@@ -108,7 +123,19 @@ func (e *Engine) Apply(b *delivery.Batch) error {
 	for _, seq := range b.Erase {
 		e.erase(seq)
 	}
+	e.numbered++
+	if c.number = e.numbered; len(c.events) > 0 {
+		slices.SortFunc(c.events, func(a, b delivery.Event) int { return cmp.Compare(a.Number, b.Number) })
+		e.commits = append(e.commits, c)
+	}
 	return nil
+}
+
+func (c *commit) add(e delivery.Event) {
+	c.events = append(c.events, e)
+	if e.Time.After(c.at) {
+		c.at = e.Time
+	}
 }
 
 func (e *Engine) assign(k delivery.Key) {
@@ -168,10 +195,11 @@ func remove(seqs []delivery.Seq, s delivery.Seq) []delivery.Seq {
 	return slices.Delete(seqs, i, i+1)
 }
 
-func (e *Engine) accept(a *delivery.Acceptance) {
+// accept reports whether it is new.
+func (e *Engine) accept(a *delivery.Acceptance) bool {
 	n := clone(a.Notification)
 	if _, there := e.notifications[n.Seq]; there {
-		return
+		return false
 	}
 	e.last = max(e.last, uint64(n.Seq))
 	en := &entry{content: n, data: slices.Clone(a.Data)}
@@ -190,13 +218,15 @@ func (e *Engine) accept(a *delivery.Acceptance) {
 		e.records[k] = delivery.NewRecord(n, device)
 		e.totals.Accepted++
 	}
+	return true
 }
 
-func (e *Engine) event(ev delivery.Event) {
+// event reports whether it is new.
+func (e *Engine) event(ev delivery.Event) bool {
 	e.last = max(e.last, ev.Number)
 	n := e.notifications[ev.Seq]
 	if n == nil {
-		return
+		return false
 	}
 	i, there := slices.BinarySearchFunc(n.events, ev.Number, func(x delivery.Event, number uint64) int {
 		return cmp.Compare(x.Number, number)
@@ -204,6 +234,7 @@ func (e *Engine) event(ev delivery.Event) {
 	if !there {
 		n.events = slices.Insert(n.events, i, ev)
 	}
+	return !there
 }
 
 func (e *Engine) putDevice(d delivery.Device) {
@@ -240,6 +271,11 @@ func (e *Engine) Prune(finishedBefore time.Time, limit int) (n int, err error) {
 	if e.abandoned {
 		return 0, fmt.Errorf("memory engine abandoned: %w", store.ErrBroken)
 	}
+	old := slices.IndexFunc(e.commits, func(c commit) bool { return !c.at.Before(finishedBefore) })
+	if old < 0 {
+		old = len(e.commits)
+	}
+	e.commits = slices.Delete(e.commits, 0, old)
 	for _, seq := range slices.Clone(e.order) {
 		if n == limit {
 			break
@@ -345,6 +381,44 @@ func (e *Engine) Deliveries(seq delivery.Seq) ([]delivery.DeliveryState, error) 
 		out = append(out, d)
 	}
 	return out, nil
+}
+
+// EventsFrom implements delivery.Reader.
+func (e *Engine) EventsFrom(after delivery.Position, fn func(delivery.Position, string, delivery.Event) bool) error {
+	type found struct {
+		at      delivery.Position
+		account string
+		event   delivery.Event
+	}
+	var all []found
+	e.mu.RLock()
+	if after.Partition != 0 || after.Commit > e.numbered {
+		e.mu.RUnlock()
+		return missing("position", after)
+	}
+	first, _ := slices.BinarySearchFunc(e.commits, after.Commit, func(c commit, n uint64) int { return cmp.Compare(c.number, n) })
+	for _, c := range e.commits[first:] {
+		for _, ev := range c.events {
+			at := delivery.Position{Commit: c.number, Number: ev.Number}
+			if n := e.notifications[ev.Seq]; n != nil && after.Less(at) {
+				all = append(all, found{at, n.content.Account, ev})
+			}
+		}
+	}
+	e.mu.RUnlock() // fn may call back
+	for _, f := range all {
+		if !fn(f.at, f.account, f.event) {
+			break
+		}
+	}
+	return nil
+}
+
+// EventsEnd implements delivery.Reader.
+func (e *Engine) EventsEnd() (delivery.Position, error) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return delivery.Position{Commit: e.numbered, Number: math.MaxUint64}, nil
 }
 
 // List implements delivery.Reader.

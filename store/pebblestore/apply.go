@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -28,9 +29,9 @@ func (s *Store) Apply(b *delivery.Batch) (err error) {
 			err = s.broken()
 		}
 	}()
-	a := application{Store: s, counters: s.counters}
-	if len(b.PutDevices) > 0 || len(b.RemoveDevices) > 0 {
-		// The registry's changes build on each other, within a batch too.
+	a := application{Store: s, counters: s.counters, reserved: s.reserved, refs: s.refs[:0]}
+	if len(b.PutDevices) > 0 || len(b.RemoveDevices) > 0 || len(b.Assign) > 0 || len(b.Erase) > 0 {
+		// These build on what stands before them in the batch.
 		a.batch = s.db.NewIndexedBatch()
 	} else {
 		a.batch = s.db.NewBatch()
@@ -41,15 +42,18 @@ func (s *Store) Apply(b *delivery.Batch) (err error) {
 		s.live = liveness{} // it has learnt what is not so
 		return fmt.Errorf("apply to store %s: %w", s.dir, err)
 	}
-	if err := a.batch.Commit(&pebble.WriteOptions{Sync: b.Sync}); err != nil {
+	if err := a.batch.Commit(&pebble.WriteOptions{Sync: b.Sync || a.sync}); err != nil {
 		s.markBroken(err)
 	}
 	// Pebble reports a commit that failed to its logger and then returns nil.
 	if err := s.broken(); err != nil {
 		return err
 	}
-	s.counters = a.counters
+	s.counters, s.reserved = a.counters, a.reserved
 	s.writes.Store(a.counters.Writes)
+	if a.removes {
+		s.noteErased()
+	}
 	return nil
 }
 
@@ -58,6 +62,11 @@ type application struct {
 	*Store
 	batch    *pebble.Batch
 	counters codec.Counters
+	reserved uint64      // commit numbers up to here are on the disk, or will be with batch
+	sync     bool        // batch has to be synced for its own sake
+	refs     []codec.Ref // where the events are that batch stores
+	at       time.Time   // of the newest of them
+	removes  bool        // batch removes what has to leave the disk: see Scrub
 }
 
 func (a *application) apply(b *delivery.Batch) error {
@@ -99,9 +108,49 @@ func (a *application) apply(b *delivery.Batch) error {
 			return fmt.Errorf("erase notification %d: %w", seq, err)
 		}
 	}
+	if err := a.markErased(); err != nil {
+		return err
+	}
+	return a.number()
+}
+
+// reserveStep is how many commit numbers are reserved at a time.
+const reserveStep = 1 << 20
+
+// number gives the batch its commit number, under which its events are found. A
+// number that a reader may have seen must not come again after a crash that took
+// the commit away: it is reserved on the disk before it is used, and a store that is
+// opened goes on behind all that are reserved.
+func (a *application) number() error {
 	a.counters.Writes++
 	a.value = codec.AppendCounters(a.value[:0], a.counters)
-	return a.batch.Set(keyCounters, a.value, nil)
+	if err := a.batch.Set(keyCounters, a.value, nil); err != nil {
+		return err
+	}
+	if a.counters.Writes+reserveStep/2 > a.reserved {
+		a.reserved, a.sync = a.counters.Writes+reserveStep, true
+		a.value = binary.BigEndian.AppendUint64(a.value[:0], a.reserved)
+		if err := a.batch.Set(keyReserved, a.value, nil); err != nil {
+			return err
+		}
+	}
+	if a.Store.refs = a.refs; len(a.refs) == 0 {
+		return nil
+	}
+	slices.SortFunc(a.refs, func(x, y codec.Ref) int {
+		return cmp.Or(cmp.Compare(x.Seq, y.Seq), cmp.Compare(x.Number, y.Number))
+	})
+	a.key = keyCommit(a.key[:0], a.counters.Writes)
+	a.value, a.scratch = codec.AppendCommit(a.value[:0], a.scratch, a.at, a.refs)
+	return a.batch.Set(a.key, a.value, nil)
+}
+
+// stores notes where events of the batch are, and their time.
+func (a *application) stores(r codec.Ref, at time.Time) {
+	a.refs = append(a.refs, r)
+	if at.After(a.at) {
+		a.at = at
+	}
 }
 
 // has reports whether key is in the store, as it was before this batch.
@@ -156,13 +205,19 @@ func (a *application) accept(acc *delivery.Acceptance) error {
 		if err := a.batch.Set(a.key, a.value, nil); err != nil {
 			return err
 		}
+		if a.pruning != nil {
+			a.pruning.ids[n.ID] = true
+		}
 	}
+	a.stores(codec.Ref{Seq: n.Seq}, n.AcceptedAt)
 	a.key = keyAccount(a.key[:0], n.Account, n.Seq)
 	if err := a.batch.Set(a.key, nil, nil); err != nil {
 		return err
 	}
 	if len(n.Devices) == 0 { // finished from the start, or it would never be pruned
-		a.key = keyFinished(a.key[:0], sortableTime(n.AcceptedAt), n.Seq, "")
+		at := sortableTime(n.AcceptedAt)
+		a.pruned = min(a.pruned, at)
+		a.key = keyFinished(a.key[:0], at, n.Seq, "")
 		return a.batch.Set(a.key, nil, nil)
 	}
 	for _, device := range n.Devices {
@@ -213,29 +268,82 @@ func (a *application) appendEvents(events []delivery.Event) error {
 	a.order = order
 	defer clear(order) // the events are the caller's
 	for len(order) > 0 {
-		seq, first := order[0].Seq, order[0].Number
-		a.value = a.value[:0]
-		n := 0
-		for ; n < len(order) && order[n].Seq == seq; n++ {
-			a.value, a.scratch = codec.AppendEvent(a.value, a.scratch, order[n])
+		n := 1
+		for n < len(order) && order[n].Seq == order[0].Seq {
+			n++
 		}
-		a.counters.Last = max(a.counters.Last, order[n-1].Number)
+		if err := a.appendTimeline(order[:n]); err != nil {
+			return fmt.Errorf("append events of notification %d: %w", order[0].Seq, err)
+		}
 		order = order[n:]
-		if seq <= a.counters.Pruned {
-			// It may be gone; an event of its own would then never go.
-			a.key = keyContent(a.key[:0], seq)
-			if there, err := a.has(a.key); err != nil {
-				return fmt.Errorf("append events of notification %d: %w", seq, err)
-			} else if !there {
-				continue
-			}
-		}
-		a.key = keyEvents(a.key[:0], seq, first)
-		if err := a.batch.Set(a.key, a.value, nil); err != nil {
-			return fmt.Errorf("append events of notification %d: %w", seq, err)
-		}
 	}
 	return nil
+}
+
+// appendTimeline appends the events of one notification, by Number.
+func (a *application) appendTimeline(events []*delivery.Event) error {
+	seq, first := events[0].Seq, events[0].Number
+	a.counters.Last = max(a.counters.Last, events[len(events)-1].Number)
+	if seq <= a.counters.Pruned {
+		// It may be gone; an event of its own would then never go.
+		a.key = keyContent(a.key[:0], seq)
+		if there, err := a.has(a.key); !there || err != nil {
+			return err
+		}
+	}
+	if a.pruning != nil {
+		a.pruning.touch(seq)
+	}
+	a.key = keyEvents(a.key[:0], seq, first)
+	known, err := a.known(first)
+	if err != nil {
+		return err
+	}
+	if known {
+		if events, err = a.unknown(seq, events); len(events) == 0 || err != nil {
+			return err
+		}
+		first = events[0].Number
+	}
+	a.value = a.value[:0]
+	var latest time.Time
+	for i, e := range events {
+		if i > 0 && e.Number == events[i-1].Number {
+			continue
+		}
+		a.value, a.scratch = codec.AppendEvent(a.value, a.scratch, e)
+		if e.Time.After(latest) {
+			latest = e.Time
+		}
+	}
+	a.stores(codec.Ref{Seq: seq, Number: first}, latest)
+	a.key = keyEvents(a.key[:0], seq, first)
+	return a.batch.Set(a.key, a.value, nil)
+}
+
+// known reports whether events from the number `first` on, whose key is in a.key,
+// may have been stored before: by an earlier engine on this store, whose batches the
+// outbox applies again in other company, or by this one in the same batch.
+func (a *application) known(first uint64) (bool, error) {
+	switch {
+	case first > a.Store.counters.Last:
+		return false, nil
+	case first <= a.opened:
+		return true, nil
+	}
+	return a.has(a.key)
+}
+
+// unknown returns the events that the store does not have.
+func (a *application) unknown(seq delivery.Seq, events []*delivery.Event) ([]*delivery.Event, error) {
+	var stored []delivery.Event
+	err := a.scan(keySeqPrefix(prefixEvents, seq), func(_, value []byte) (_ bool, err error) {
+		stored, err = codec.DecodeEvents(stored, seq, value)
+		return true, err
+	})
+	return slices.DeleteFunc(events, func(e *delivery.Event) bool {
+		return slices.ContainsFunc(stored, func(s delivery.Event) bool { return s.Number == e.Number })
+	}), err
 }
 
 func (a *application) finish(f *delivery.Finish) error {
@@ -248,14 +356,20 @@ func (a *application) finish(f *delivery.Finish) error {
 	if err := a.batch.Delete(a.key, nil); err != nil {
 		return err
 	}
-	if !of.alone {
-		a.key = keyFinish(a.key[:0], f.Seq, f.Device)
-		a.value = binary.BigEndian.AppendUint64(a.value[:0], sortableTime(f.At))
-		if err := a.batch.Set(a.key, a.value, nil); err != nil {
-			return err
-		}
+	final := *f
+	if of.alone { // nobody else's: the index of finished deliveries has its time
+		a.key = keyFinal(a.key[:0], f.Seq, "")
+		final.At = time.Time{}
+	} else {
+		a.key = keyFinal(a.key[:0], f.Seq, f.Device)
 	}
-	a.key = keyFinished(a.key[:0], sortableTime(f.At), f.Seq, f.Device)
+	a.value = codec.AppendFinish(a.value[:0], &final)
+	if err := a.batch.Set(a.key, a.value, nil); err != nil {
+		return err
+	}
+	at := sortableTime(f.At)
+	a.pruned = min(a.pruned, at) // the clock was set back
+	a.key = keyFinished(a.key[:0], at, f.Seq, f.Device)
 	if err := a.batch.Set(a.key, nil, nil); err != nil {
 		return err
 	}
@@ -306,7 +420,7 @@ func (a *application) putDevice(d *delivery.Device) error {
 		if p.Token == "" {
 			continue
 		}
-		holder, err := a.read(keyToken(p.Server, p.Token))
+		holder, err := a.read(keyHolder(p.Server, p.Token))
 		if err != nil {
 			return err
 		}
@@ -321,7 +435,7 @@ func (a *application) putDevice(d *delivery.Device) error {
 				}
 			}
 		}
-		if err := a.batch.Set(keyToken(p.Server, p.Token), []byte(d.ID), nil); err != nil {
+		if err := a.batch.Set(keyHolder(p.Server, p.Token), []byte(d.ID), nil); err != nil {
 			return err
 		}
 	}
@@ -334,7 +448,7 @@ func (a *application) putDevice(d *delivery.Device) error {
 // unlink removes a registry entry from the indexes.
 func (a *application) unlink(d *delivery.Device) error {
 	for _, p := range d.Registrations {
-		key := keyToken(p.Server, p.Token)
+		key := keyHolder(p.Server, p.Token)
 		holder, err := a.read(key)
 		if err != nil {
 			return err
@@ -353,6 +467,7 @@ func (a *application) removeDevice(id string) error {
 	if d == nil || err != nil {
 		return err
 	}
+	a.removes = true
 	if err := a.unlink(d); err != nil {
 		return err
 	}

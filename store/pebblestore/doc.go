@@ -1,9 +1,10 @@
-// Package pebblestore is the engine of the outbox on one machine's disk, on
-// Pebble.
+// Package pebblestore is the engine of the store on one machine's disk, on Pebble.
 //
 // Read keys.go and the package codec (what is stored), store.go (Options, Open,
-// Close), open.go (whose directory is this, and is it whole), apply.go, read.go,
-// prune.go, fence.go (giving Pebble up without leaving anything behind).
+// Close), open.go (whose directory this is, and whether it is whole), upgrade.go
+// (from format 1), apply.go, erase.go, read.go, events.go (the order of commits),
+// prune.go, scrub.go (what was erased leaves the disk), mqttstate.go, liveness.go,
+// log.go, fence.go (how Pebble is given up without leaving anything behind).
 //
 // # Keys
 //
@@ -15,17 +16,22 @@
 //	c seq                           content        all of a Notification but its Seq
 //	d seq                           data           as given, up to 256 KiB
 //	e seq number                    events         one or more Events; number is the first's
-//	f seq device                    time           when that delivery was finished; need not be there
-//	                                               where it is its notification's only one
+//	g seq device                    finish         final state of a delivery, attempts, pushed, and the time;
+//	                                               without device and time where it is its notification's only one
+//	h hash                          device         who holds a token: 16 bytes of SHA-256 of server and token
 //	i id                            seq            an ID that does not tell the Seq (delivery.SeqOf)
-//	m c                             counters       accepted, finished, last number, last pruned, writes
-//	m f                             number         the format, 1
-//	p server token                  device         who holds a push token
+//	l commit                        references     which events a commit stored, and when: see EventsFrom
+//	m c                             counters       accepted, finished, last number, last pruned, commits
+//	m e                             time           of the first erasure that has not left the disk
+//	m f                             number         the format, 2
+//	m r                             number         commit numbers up to it are reserved
 //	q ...                           ...            ordinary MQTT, see hooks/persist
 //	r device seq                    record         a delivery that is not finished
 //	v device                        device         the registry
 //	w account device                -              an account's devices
 //	x time seq device               -              finished deliveries by time, for pruning
+//
+// Format 1 had "f seq device" (the time of a finish) and "p server token".
 //
 // Content and data have keys of their own, so that publishing and listing never
 // read data. The events of one batch for the same notification share a value. A
@@ -44,9 +50,11 @@
 //
 // # Who runs what
 //
-// Apply and Prune take turns behind a mutex. Pebble runs flushes and compactions
-// on goroutines of its own, which Close ends. No file of the store is changed
-// after Close or Abandon has returned.
+// Apply and the write of each step of Prune take turns behind a mutex; what Prune
+// reads it reads without. Pebble runs flushes and compactions on goroutines of its
+// own, which Close ends. No file of the store is changed after Close or Abandon has
+// returned.
 //
-// It imports delivery, outbox (for ErrBroken) and codec, and nothing else of ours.
+// It imports delivery, store (for the interfaces and ErrBroken) and codec, and
+// nothing else of ours.
 package pebblestore

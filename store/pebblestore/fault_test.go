@@ -166,6 +166,20 @@ func newFaulty(inner vfs.FS) *faulty {
 	return f
 }
 
+// ReuseForWrite does what it does below errorfs, which would hand the file on
+// without faults: a store whose logs are all reused would then never fail.
+func (f *faulty) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	if fault := f.fault.Load(); fault != nil {
+		if err := (*fault)(errorfs.Op{Kind: errorfs.OpReuseForWrite, Path: oldname}); err != nil {
+			return nil, err
+		}
+	}
+	if err := f.Rename(oldname, newname); err != nil {
+		return nil, err
+	}
+	return f.OpenReadWrite(newname, category)
+}
+
 func (f *faulty) on(fault func(errorfs.Op) error) { f.fault.Store(&fault) }
 func (f *faulty) off()                            { f.fault.Store(nil) }
 
@@ -288,6 +302,7 @@ func play(t *testing.T, fs vfs.FS, begin, end func()) {
 	for range 20 {
 		<-good
 	}
+	drain(refused) // a write that was slow on a busy machine
 	begin()
 	// All callers may be in flight, and wait to be told until the disk works: one
 	// more each time.

@@ -31,6 +31,8 @@ type fence struct {
 	up    atomic.Bool
 	down  chan struct{} // closed when the fence goes up
 	calls sync.RWMutex  // held for reading by each change under way
+	// discardOldLogs: above 0, a log is made anew where Pebble wants to reuse one.
+	discardOldLogs atomic.Int32
 	// failed is told of each failed change. true: Pebble cannot cope with it.
 	failed func(name string, err error) (fatal bool)
 }
@@ -75,6 +77,14 @@ func (f *fence) Create(name string, category vfs.DiskWriteCategory) (vfs.File, e
 }
 
 func (f *fence) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	if f.discardOldLogs.Load() > 0 {
+		return f.open(newname, func() (vfs.File, error) {
+			if err := f.FS.Remove(oldname); err != nil {
+				return nil, err
+			}
+			return f.FS.Create(newname, category)
+		})
+	}
 	return f.open(newname, func() (vfs.File, error) { return f.FS.ReuseForWrite(oldname, newname, category) })
 }
 

@@ -2,6 +2,7 @@ package pebblestore
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"time"
@@ -17,14 +18,21 @@ const (
 	prefixContent   = 'c'
 	prefixData      = 'd'
 	prefixEvents    = 'e'
-	prefixFinish    = 'f'
+	prefixFinal     = 'g'
+	prefixHolder    = 'h'
 	prefixID        = 'i'
+	prefixCommit    = 'l'
 	prefixMeta      = 'm'
-	prefixToken     = 'p'
 	prefixRecord    = 'r'
 	prefixDevice    = 'v'
 	prefixOfAccount = 'w'
 	prefixFinished  = 'x'
+)
+
+// Format 1 had these. They are removed when a store is upgraded.
+const (
+	prefixFinishV1 = 'f'
+	prefixTokenV1  = 'p'
 )
 
 func appendSeq(b []byte, seq delivery.Seq) []byte {
@@ -58,8 +66,14 @@ func keyEvents(b []byte, seq delivery.Seq, number uint64) []byte {
 	return appendSeq(appendSeq(append(b, prefixEvents), seq), delivery.Seq(number))
 }
 
-func keyFinish(b []byte, seq delivery.Seq, device string) []byte {
-	return append(appendSeq(append(b, prefixFinish), seq), device...)
+// keyFinal is the key of a finished delivery; device is left out where it is its
+// notification's only one.
+func keyFinal(b []byte, seq delivery.Seq, device string) []byte {
+	return append(appendSeq(append(b, prefixFinal), seq), device...)
+}
+
+func keyCommit(b []byte, commit uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(b, prefixCommit), commit)
 }
 
 func keyFinished(b []byte, at uint64, seq delivery.Seq, device string) []byte {
@@ -71,8 +85,11 @@ func keyRecord(b []byte, k delivery.Key) []byte {
 	return appendSeq(codec.AppendName(append(b, prefixRecord), k.Device), k.Seq)
 }
 
-func keyToken(server, token string) []byte {
-	return append(codec.AppendName([]byte{prefixToken}, server), token...)
+// keyHolder is the key of who holds a token. A token is a secret and can be long, and
+// keys get into logs and into the lists of tables: it is hashed.
+func keyHolder(server, token string) []byte {
+	sum := sha256.Sum256(codec.AppendName(nil, server+"\x00"+token))
+	return append([]byte{prefixHolder}, sum[:16]...)
 }
 
 // successor returns the first key that does not begin with prefix.
@@ -89,4 +106,7 @@ func successor(prefix []byte) []byte {
 var (
 	keyFormat   = []byte{prefixMeta, 'f'}
 	keyCounters = []byte{prefixMeta, 'c'}
+	keyReserved = []byte{prefixMeta, 'r'}
+	keyErased   = []byte{prefixMeta, 'e'}
+	keyScrub    = []byte{prefixMeta, 's'}
 )

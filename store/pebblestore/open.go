@@ -1,7 +1,6 @@
 package pebblestore
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -147,10 +146,11 @@ func cause(err error) error {
 // open finds out whose directory this is, makes a store in an empty one, and
 // opens it. The directory is locked.
 func (s *Store) open() error {
-	fresh, err := s.identify()
+	is, err := s.identify()
 	if err != nil {
 		return err
 	}
+	fresh := is == 0
 	if fresh && s.opts.ReadOnly {
 		return s.refuse("holds no store", "name the directory of a store")
 	}
@@ -167,10 +167,21 @@ func (s *Store) open() error {
 	if err := s.db.Close(); err != nil {
 		return s.damaged(err)
 	}
+	if is == oldFormat { // from here on only a Heartline that can upgrade it opens it
+		if err := s.nameFormat(); err != nil {
+			return err
+		}
+	}
 	if err := s.openDB(s.path(dirDB), openWrite); err != nil {
 		return s.damaged(err)
 	}
 	err = s.load()
+	if err == nil && s.stored != format {
+		err = s.upgrade()
+	}
+	if err == nil {
+		err = s.leap()
+	}
 	if err == nil {
 		err = s.writeWatermark()
 	}
@@ -203,11 +214,36 @@ func (s *Store) openWhole() error {
 	return nil
 }
 
-// identify reads FORMAT. fresh: there is nothing here.
-func (s *Store) identify() (fresh bool, err error) {
+// leap goes on behind every commit number that was reserved: a reader may have seen
+// one that a crash took away.
+func (s *Store) leap() error {
+	c := s.counters
+	v, err := s.get(keyReserved)
+	if err == nil && len(v) == 8 {
+		c.Writes = max(c.Writes, binary.BigEndian.Uint64(v))
+	}
+	if err != nil && !errors.Is(err, pebble.ErrNotFound) {
+		return s.damaged(fmt.Errorf("reserved commit numbers: %w", err))
+	}
+	reserved := c.Writes + reserveStep
+	b := s.db.NewBatch()
+	err = errors.Join(
+		b.Set(keyCounters, codec.AppendCounters(nil, c), nil),
+		b.Set(keyReserved, binary.BigEndian.AppendUint64(nil, reserved), nil),
+		b.Commit(pebble.Sync), s.broken(), b.Close())
+	if err != nil {
+		return s.damaged(err)
+	}
+	s.counters, s.reserved = c, reserved
+	s.writes.Store(c.Writes)
+	return nil
+}
+
+// identify reads FORMAT. 0: there is nothing here.
+func (s *Store) identify() (is int, err error) {
 	names, err := s.opts.FS.List(s.dir)
 	if err != nil {
-		return false, s.refuse(fmt.Sprintf("cannot be listed (%v)", cause(err)), "check its permissions")
+		return 0, s.refuse(fmt.Sprintf("cannot be listed (%v)", cause(err)), "check its permissions")
 	}
 	has := map[string]bool{}
 	foreign := ""
@@ -222,31 +258,33 @@ func (s *Store) identify() (fresh bool, err error) {
 	text, err := s.readFile(fileFormat)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && !has[dirDB] && foreign == "":
-		return true, nil
+		return 0, nil
 	case errors.Is(err, fs.ErrNotExist) && !has[dirDB]:
-		return false, s.refuse(fmt.Sprintf("holds other files (%s) and no store", foreign), todoForeign)
+		return 0, s.refuse(fmt.Sprintf("holds other files (%s) and no store", foreign), todoForeign)
 	case errors.Is(err, fs.ErrNotExist):
-		return false, s.refuse("file "+fileFormat+" is missing", todoDamaged)
+		return 0, s.refuse("file "+fileFormat+" is missing", todoDamaged)
 	case err != nil:
-		return false, s.refuse(fmt.Sprintf("file %s cannot be read (%v)", fileFormat, cause(err)), "check its permissions")
+		return 0, s.refuse(fmt.Sprintf("file %s cannot be read (%v)", fileFormat, cause(err)), "check its permissions")
 	}
 	line, _, _ := strings.Cut(text, "\n")
 	number, ok := strings.CutPrefix(line, formatLine)
 	v, err := strconv.Atoi(number)
 	switch {
 	case !ok || err != nil:
-		return false, s.refuse(fmt.Sprintf("file %s is damaged or not Heartline's (it begins %.40q)", fileFormat, line), todoDamaged)
-	case v != format:
-		return false, s.refuse(fmt.Sprintf("has format %d, this Heartline reads format %d", v, format), "use the version of Heartline that wrote it, or a newer one")
+		return 0, s.refuse(fmt.Sprintf("file %s is damaged or not Heartline's (it begins %.40q)", fileFormat, line), todoDamaged)
+	case v != format && v != oldFormat:
+		return 0, s.refuse(fmt.Sprintf("has format %d, this Heartline reads format %d", v, format), "use the version of Heartline that wrote it, or a newer one")
+	case v == oldFormat && s.opts.ReadOnly:
+		return 0, s.oldFormat()
 	case !has[dirDB] && has[dirNew]:
 		// The crash came between the two renames of create.
 		if err := s.opts.FS.Rename(s.path(dirNew), s.path(dirDB)); err != nil {
-			return false, s.refuse(fmt.Sprintf("folder %s cannot be renamed (%v)", dirNew, cause(err)), "check its permissions")
+			return 0, s.refuse(fmt.Sprintf("folder %s cannot be renamed (%v)", dirNew, cause(err)), "check its permissions")
 		}
 	case !has[dirDB]:
-		return false, s.refuse("folder "+dirDB+" is missing", todoDamaged)
+		return 0, s.refuse("folder "+dirDB+" is missing", todoDamaged)
 	}
-	return false, nil
+	return v, nil
 }
 
 func (s *Store) readFile(name string) (string, error) {
@@ -279,6 +317,20 @@ func (s *Store) create() error {
 	if err = errors.Join(err, s.broken(), s.db.Close()); err != nil {
 		return fail("make the store", err)
 	}
+	if err := s.nameFormat(); err != nil {
+		return err
+	}
+	if err := vf.Rename(s.path(dirNew), s.path(dirDB)); err != nil {
+		return fail("put the store in its place", err)
+	}
+	return s.syncDir(fail)
+}
+
+// nameFormat writes FORMAT so that a crash leaves the old one or the new one.
+func (s *Store) nameFormat() error {
+	fail := func(act string, err error) error {
+		return fmt.Errorf("data directory %s: %s: %w", s.dir, act, err)
+	}
 	if err := s.writeFile(fileFormat+".new", fmt.Sprintf("%s%d\nMade and locked by Heartline. Everything in this directory belongs together: back it up, move it and restore it as a whole.\n", formatLine, format)); err != nil {
 		return fail("write "+fileFormat, err)
 	}
@@ -286,14 +338,8 @@ func (s *Store) create() error {
 	if err := s.syncDir(fail); err != nil {
 		return err
 	}
-	if err := vf.Rename(s.path(fileFormat+".new"), s.path(fileFormat)); err != nil {
+	if err := s.opts.FS.Rename(s.path(fileFormat+".new"), s.path(fileFormat)); err != nil {
 		return fail("write "+fileFormat, err)
-	}
-	if err := s.syncDir(fail); err != nil {
-		return err
-	}
-	if err := vf.Rename(s.path(dirNew), s.path(dirDB)); err != nil {
-		return fail("put the store in its place", err)
 	}
 	return s.syncDir(fail)
 }
@@ -397,26 +443,32 @@ func (o oneLine) Error() string {
 }
 func (o oneLine) Unwrap() error { return o.error }
 
+func (s *Store) oldFormat() error {
+	return s.refuse(fmt.Sprintf("has format %d, this Heartline reads format %d", oldFormat, format), "start Heartline on it once, which upgrades it")
+}
+
 // load reads what the store keeps in memory.
 func (s *Store) load() error {
 	v, err := s.get(keyFormat)
 	if err != nil {
 		return s.damaged(fmt.Errorf("format: %w", err))
 	}
-	if len(v) != 8 || binary.BigEndian.Uint64(v) != format {
+	if len(v) == 8 {
+		s.stored = binary.BigEndian.Uint64(v)
+	}
+	switch {
+	case s.stored != format && s.stored != oldFormat:
 		return s.refuse(fmt.Sprintf("has format %x, this Heartline reads format %d", v, format), "use the version of Heartline that wrote it")
+	case s.stored == oldFormat && s.opts.ReadOnly: // a crash in the middle of an upgrade
+		return s.oldFormat()
 	}
-	v, err = s.get(keyCounters)
-	if errors.Is(err, pebble.ErrNotFound) {
-		s.counters = codec.Counters{} // nothing has ever been applied
-		return nil
-	}
-	if err == nil {
-		s.counters, err = codec.DecodeCounters(v)
-		s.writes.Store(s.counters.Writes)
-	}
-	if err != nil {
+	if s.counters, err = s.readCounters(); err != nil {
 		return s.damaged(fmt.Errorf("counters: %w", err))
+	}
+	s.writes.Store(s.counters.Writes)
+	s.opened = s.counters.Last
+	if err := s.loadErased(); err != nil {
+		return s.damaged(err)
 	}
 	return nil
 }
@@ -564,10 +616,5 @@ func walNumber(name string) (uint64, bool) {
 
 // get returns a copy of a value.
 func (s *Store) get(key []byte) ([]byte, error) {
-	v, c, err := s.db.Get(key)
-	if err != nil {
-		return nil, err
-	}
-	v = bytes.Clone(v)
-	return v, c.Close()
+	return getFrom(s.db, key)
 }

@@ -134,8 +134,8 @@ func TestDamagedDirectoryIsRefused(t *testing.T) {
 			edit(t, filepath.Join(dir, "FORMAT"), func([]byte) []byte { return nil })
 		}, []string{"FORMAT is damaged"}},
 		{"FORMAT newer", func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, "FORMAT"), func(b []byte) []byte { return bytes.Replace(b, []byte("format 1"), []byte("format 2"), 1) })
-		}, []string{"has format 2", "newer"}},
+			edit(t, filepath.Join(dir, "FORMAT"), func(b []byte) []byte { return bytes.Replace(b, []byte("format 2"), []byte("format 3"), 1) })
+		}, []string{"has format 3", "newer"}},
 		{"WATERMARK missing", func(t *testing.T, dir string) { remove(t, filepath.Join(dir, "WATERMARK")) }, []string{"WATERMARK"}},
 		{"WATERMARK flipped", func(t *testing.T, dir string) {
 			edit(t, filepath.Join(dir, "WATERMARK"), func(b []byte) []byte { b[30] ^= 1; return b })

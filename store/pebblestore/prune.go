@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -12,13 +13,22 @@ import (
 	"github.com/heartline-mqtt/heartline/store/codec"
 )
 
-// pruneChunk is how many notifications go in one write, so that Apply is held up
-// for some milliseconds at most.
-const pruneChunk = 128
+// pruneChunk is how many notifications go in one write. Apply waits for that write
+// and for no read of Prune: some tenths of a millisecond.
+const pruneChunk = 64
 
 // Prune implements store.Engine. It is not synced: what a crash brings back is
 // pruned again.
+//
+// It goes on in the index of finished deliveries where it was. Behind that place are
+// the tombstones of all that it has removed, which an iterator from the beginning
+// would step over each time.
 func (s *Store) Prune(finishedBefore time.Time, limit int) (n int, err error) {
+	s.pruneMu.Lock()
+	defer s.pruneMu.Unlock()
+	if err := s.trimCommits(finishedBefore); err != nil {
+		return 0, err
+	}
 	for n < limit {
 		removed, more, err := s.pruneSome(finishedBefore, min(limit-n, pruneChunk))
 		n += removed
@@ -33,33 +43,90 @@ func (s *Store) Prune(finishedBefore time.Time, limit int) (n int, err error) {
 }
 
 func (s *Store) pruneSome(before time.Time, limit int) (n int, more bool, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if err := s.broken(); err != nil {
 		return 0, false, err
 	}
-	defer func() {
-		if r := recover(); r != nil { // as in Apply
-			s.markBroken(fmt.Errorf("prune: %v", r))
-			err = s.broken()
-		}
-	}()
 	batch := s.db.NewBatch()
 	defer func() { err = errors.Join(err, batch.Close()) }()
-	p := pruning{Store: s, batch: batch, before: sortableTime(before), counters: s.counters, gone: map[delivery.Seq]bool{}}
-	prefix := []byte{prefixFinished}
-	it, err := s.db.NewIter(&pebble.IterOptions{
-		LowerBound: prefix, UpperBound: binary.BigEndian.AppendUint64([]byte{prefixFinished}, p.before),
+	p := &pruning{
+		Store: s, batch: batch, before: sortableTime(before),
+		gone: map[delivery.Seq]*prunable{}, touched: map[delivery.Seq]bool{}, ids: map[string]bool{},
+	}
+	s.mu.Lock()
+	p.from = s.pruned
+	s.pruning, s.pruned = p, math.MaxUint64 // Apply lowers it where it adds an entry below
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.pruning = nil
+		if err != nil {
+			s.pruned = min(s.pruned, p.from)
+		}
+	}()
+	seen, more, err := p.look(limit)
+	if err != nil {
+		return 0, false, err
+	}
+	if seen == 0 {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.pruned = min(s.pruned, p.from)
+		return 0, false, nil
+	}
+	n, err = p.commit()
+	return n, more, err
+}
+
+// pruning is one write of Prune on its way. What Apply changes meanwhile it notes
+// here, with the store's mutex.
+type pruning struct {
+	*Store
+	batch  *pebble.Batch
+	before uint64 // sortable
+	from   uint64 // likewise: no entry of the index is before it
+	next   uint64 // likewise: no entry will be, when this is written
+	events *pebble.Iterator
+	key    []byte
+	gone   map[delivery.Seq]*prunable
+
+	touched map[delivery.Seq]bool // notifications that have changed
+	ids     map[string]bool       // IDs that other notifications have taken
+}
+
+// prunable is a notification that is to go.
+type prunable struct {
+	id   string // not "": it has an entry in the index of IDs
+	keys [][]byte
+}
+
+func (p *pruning) touch(seq delivery.Seq) { p.touched[seq] = true }
+
+// look reads from the index what can go, at most limit notifications, and what it
+// consists of. It holds no mutex.
+func (p *pruning) look(limit int) (seen int, more bool, err error) {
+	it, err := p.db.NewIter(&pebble.IterOptions{
+		LowerBound: binary.BigEndian.AppendUint64([]byte{prefixFinished}, p.from),
+		UpperBound: binary.BigEndian.AppendUint64([]byte{prefixFinished}, p.before),
 	})
 	if err != nil {
 		return 0, false, err
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
-	seen := 0
+	// One iterator for the events and the final states of all: their keys are
+	// neighbours.
+	p.events, err = p.db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixEvents}, UpperBound: []byte{prefixFinal + 1}})
+	if err != nil {
+		return 0, false, err
+	}
+	defer func() { err = errors.Join(err, p.events.Close()) }()
+	p.next = p.before
 	for ok := it.First(); ok; ok = it.Next() {
+		at := binary.BigEndian.Uint64(it.Key()[1:])
 		// What is looked at and stays is removed from the index, so there is an
 		// end to it too.
 		if len(p.gone) >= limit || seen >= 8*pruneChunk {
+			p.next = at
 			more = true
 			break
 		}
@@ -68,32 +135,7 @@ func (s *Store) pruneSome(before time.Time, limit int) (n int, more bool, err er
 			return 0, false, err
 		}
 	}
-	if err := it.Error(); err != nil || seen == 0 {
-		return 0, false, err
-	}
-	p.counters.Writes++
-	s.value = codec.AppendCounters(s.value[:0], p.counters)
-	if err := batch.Set(keyCounters, s.value, nil); err != nil {
-		return 0, false, err
-	}
-	if err := batch.Commit(pebble.NoSync); err != nil {
-		s.markBroken(err)
-	}
-	if err := s.broken(); err != nil {
-		return 0, false, err
-	}
-	s.counters = p.counters
-	s.writes.Store(p.counters.Writes)
-	return len(p.gone), more, nil
-}
-
-// pruning is one write of Prune on its way.
-type pruning struct {
-	*Store
-	batch    *pebble.Batch
-	before   uint64
-	counters codec.Counters
-	gone     map[delivery.Seq]bool
+	return seen, more, it.Error()
 }
 
 // entry looks at one finished delivery that is old enough. Its notification goes
@@ -101,21 +143,18 @@ type pruning struct {
 // to finish brings another. If one was finished at a later time, its entry, which
 // may have gone that way, takes this one's place.
 func (p *pruning) entry(key []byte) error {
-	_, rest, err := cutSeq(key[1:]) // the time
+	at := binary.BigEndian.Uint64(key[1:])
+	seq, _, err := cutSeq(key[9:])
 	if err != nil {
 		return err
 	}
-	seq, _, err := cutSeq(rest)
-	if err != nil {
-		return err
-	}
-	if p.gone[seq] {
+	if p.gone[seq] != nil {
 		return nil
 	}
 	if err := p.batch.Delete(key, nil); err != nil {
 		return err
 	}
-	v, err := p.get(keyContent(nil, seq))
+	v, closer, err := p.db.Get(keyContent(nil, seq))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil
 	}
@@ -123,69 +162,131 @@ func (p *pruning) entry(key []byte) error {
 		return fmt.Errorf("notification %d: %w", seq, err)
 	}
 	var n delivery.Notification
-	if err := codec.DecodeNotification(&n, seq, v); err != nil {
+	if err := errors.Join(codec.DecodeNotification(&n, seq, v), closer.Close()); err != nil {
 		return fmt.Errorf("notification %d: %w", seq, err)
 	}
 	for _, device := range n.Devices {
-		live, err := p.has(keyRecord(nil, delivery.Key{Seq: seq, Device: device}))
+		p.key = keyRecord(p.key[:0], delivery.Key{Seq: seq, Device: device})
+		live, err := p.has(p.key)
 		if live || err != nil {
 			return err
 		}
 	}
-	type finished struct {
-		at     uint64
-		device string
+	g := &prunable{keys: [][]byte{keyAccount(nil, n.Account, seq), keyContent(nil, seq)}}
+	if n.HasMessage {
+		g.keys = append(g.keys, keyData(nil, seq))
 	}
-	var all []finished
-	var latest finished
-	err = p.scan(keySeqPrefix(prefixFinish, seq), func(rest, value []byte) (bool, error) {
-		if len(value) != 8 {
-			return false, fmt.Errorf("%w: time of a finish", codec.ErrDamaged)
+	latest, device := at, ""
+	err = p.each(prefixFinal, seq, func(key, value []byte) error {
+		g.keys = append(g.keys, key)
+		f, err := codec.DecodeFinish(delivery.Key{Seq: seq, Device: string(key[9:])}, value)
+		if err != nil || f.At.IsZero() { // its only one: the entry is its own
+			return err
 		}
-		at := binary.BigEndian.Uint64(value)
-		all = append(all, finished{at, string(rest)})
-		if at >= latest.at {
-			latest = all[len(all)-1]
+		at := sortableTime(f.At)
+		g.keys = append(g.keys, keyFinished(nil, at, seq, f.Device))
+		if at > latest {
+			latest, device = at, f.Device
 		}
-		return true, nil
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("notification %d: %w", seq, err)
 	}
-	if latest.at >= p.before {
-		p.key = keyFinished(p.key[:0], latest.at, seq, latest.device)
-		return p.batch.Set(p.key, nil, nil)
+	if latest >= p.before {
+		return p.batch.Set(keyFinished(nil, latest, seq, device), nil, nil)
 	}
-	del := func(key []byte) {
-		p.key = key
-		if err == nil {
-			err = p.batch.Delete(key, nil)
-		}
-	}
-	for _, f := range all {
-		del(keyFinish(p.key[:0], seq, f.device))
-		del(keyFinished(p.key[:0], f.at, seq, f.device))
-	}
-	serr := p.scan(keySeqPrefix(prefixEvents, seq), func(rest, _ []byte) (bool, error) {
-		del(append(appendSeq(append(p.key[:0], prefixEvents), seq), rest...))
-		return err == nil, err
+	err = p.each(prefixEvents, seq, func(key, _ []byte) error {
+		g.keys = append(g.keys, key)
+		return nil
 	})
-	if n.HasMessage {
-		del(keyData(p.key[:0], seq))
-	}
-	del(keyAccount(p.key[:0], n.Account, seq))
-	del(keyContent(p.key[:0], seq))
-	// A later notification may have taken the ID over.
-	holder, gerr := p.get(keyID(nil, n.ID))
-	if errors.Is(gerr, pebble.ErrNotFound) { // it may tell the Seq
-		gerr = nil
-	} else if gerr == nil && binary.BigEndian.Uint64(append(holder, make([]byte, 8)...)) == uint64(seq) {
-		del(keyID(p.key[:0], n.ID))
-	}
-	if err = errors.Join(err, serr, gerr); err != nil {
+	if err != nil {
 		return fmt.Errorf("notification %d: %w", seq, err)
 	}
-	p.gone[seq] = true
-	p.counters.Pruned = max(p.counters.Pruned, seq)
+	// A later notification may have taken the ID over.
+	holder, err := p.get(keyID(nil, n.ID))
+	switch {
+	case err == nil && len(holder) == 8 && binary.BigEndian.Uint64(holder) == uint64(seq):
+		g.id = n.ID
+	case err != nil && !errors.Is(err, pebble.ErrNotFound): // it may tell the Seq
+		return fmt.Errorf("notification %d: %w", seq, err)
+	}
+	p.gone[seq] = g
 	return nil
+}
+
+// each calls fn with a copy of every key of a notification with this prefix.
+func (p *pruning) each(prefix byte, seq delivery.Seq, fn func(key, value []byte) error) error {
+	from := keySeqPrefix(prefix, seq)
+	for ok := p.events.SeekGE(from); ok && len(p.events.Key()) >= len(from) && string(p.events.Key()[:len(from)]) == string(from); ok = p.events.Next() {
+		v, err := p.events.ValueAndErr()
+		if err != nil {
+			return err
+		}
+		if err := fn(append([]byte(nil), p.events.Key()...), v); err != nil {
+			return err
+		}
+	}
+	return p.events.Error()
+}
+
+// commit removes what was looked at, but for what Apply has changed since. That
+// stays in the index, and is looked at in the next round.
+func (p *pruning) commit() (n int, err error) {
+	s := p.Store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.broken(); err != nil {
+		return 0, err
+	}
+	counters := s.counters
+	for seq, g := range p.gone {
+		if p.touched[seq] {
+			// Its entry is gone with the batch: another leads to it.
+			if err := p.batch.Set(keyFinished(nil, p.from, seq, ""), nil, nil); err != nil {
+				return 0, err
+			}
+			p.next = min(p.next, p.from)
+			continue
+		}
+		if g.id != "" && !p.ids[g.id] {
+			g.keys = append(g.keys, keyID(nil, g.id))
+		}
+		for _, key := range g.keys {
+			if err := p.batch.Delete(key, nil); err != nil {
+				return 0, err
+			}
+		}
+		n++
+		counters.Pruned = max(counters.Pruned, seq)
+	}
+	counters.Writes++
+	if err := p.batch.Set(keyCounters, codec.AppendCounters(nil, counters), nil); err != nil {
+		return 0, err
+	}
+	if err := s.commitUnsynced(p.batch); err != nil {
+		return 0, err
+	}
+	s.counters = counters
+	s.writes.Store(counters.Writes)
+	s.pruned = min(s.pruned, p.next)
+	return n, nil
+}
+
+// commitUnsynced commits a batch of housekeeping, of which a crash may take back
+// what it will.
+func (s *Store) commitUnsynced(batch *pebble.Batch) (err error) {
+	if err := s.broken(); err != nil {
+		return err
+	}
+	defer func() {
+		if r := recover(); r != nil { // as in Apply
+			s.markBroken(fmt.Errorf("prune: %v", r))
+			err = s.broken()
+		}
+	}()
+	if err := batch.Commit(pebble.NoSync); err != nil {
+		s.markBroken(err)
+	}
+	return s.broken()
 }

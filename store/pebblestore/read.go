@@ -1,6 +1,7 @@
 package pebblestore
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -96,27 +97,49 @@ func (s *Store) Timeline(seq delivery.Seq) ([]delivery.Event, error) {
 }
 
 // Deliveries implements delivery.Reader.
-func (s *Store) Deliveries(seq delivery.Seq) ([]delivery.DeliveryState, error) {
-	n, err := s.Notification(seq)
-	if err != nil {
-		return nil, err
+func (s *Store) Deliveries(seq delivery.Seq) (_ []delivery.DeliveryState, err error) {
+	// Of one moment: a delivery that is finished meanwhile has a Record or a final
+	// state, never neither.
+	snap := s.db.NewSnapshot()
+	defer func() { err = errors.Join(err, snap.Close()) }()
+	v, err := getFrom(snap, keyContent(nil, seq))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, fmt.Errorf("notification %d: %w", seq, delivery.ErrNotFound)
 	}
-	timeline, err := s.Timeline(seq)
+	var n delivery.Notification
+	if err == nil {
+		err = codec.DecodeNotification(&n, seq, v)
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read notification %d: %w", seq, oneLine{err})
+	}
+	final := map[string]delivery.Finish{}
+	err = scanFrom(snap, keySeqPrefix(prefixFinal, seq), func(rest, value []byte) (_ bool, err error) {
+		device := string(rest)
+		if device == "" && len(n.Devices) > 0 { // its only one
+			device = n.Devices[0]
+		}
+		final[device], err = codec.DecodeFinish(delivery.Key{Seq: seq, Device: device}, value)
+		return true, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read deliveries of notification %d: %w", seq, oneLine{err})
 	}
 	out := make([]delivery.DeliveryState, 0, len(n.Devices))
 	for _, device := range n.Devices {
-		d := delivery.DeliveryState{Device: device}
-		var own []delivery.Event
-		for _, e := range timeline {
-			if e.Device == device {
-				own = append(own, e)
-				d.Attempts = max(d.Attempts, e.Attempt)
-				d.Pushed = d.Pushed || e.Kind == delivery.EventPushed
+		f := final[device]
+		d := delivery.DeliveryState{Device: device, State: f.State, Attempts: f.Attempts, Pushed: f.Pushed}
+		k := delivery.Key{Seq: seq, Device: device}
+		v, err := getFrom(snap, keyRecord(nil, k))
+		if err == nil {
+			var r delivery.Record
+			if err = codec.DecodeRecord(&r, k, v); err == nil {
+				d.State, d.Attempts, d.Pushed = r.State, r.Attempts, r.PushAccepted
 			}
 		}
-		d.State = delivery.StateAfter(own, n.Ack)
+		if err != nil && !errors.Is(err, pebble.ErrNotFound) {
+			return nil, fmt.Errorf("read record %d of device %s: %w", seq, device, oneLine{err})
+		}
 		out = append(out, d)
 	}
 	return out, nil
@@ -124,10 +147,23 @@ func (s *Store) Deliveries(seq delivery.Seq) ([]delivery.DeliveryState, error) {
 
 func keySeqPrefix(prefix byte, seq delivery.Seq) []byte { return appendSeq([]byte{prefix}, seq) }
 
+// getFrom returns a copy of a value.
+func getFrom(r pebble.Reader, key []byte) ([]byte, error) {
+	v, c, err := r.Get(key)
+	if err != nil {
+		return nil, err
+	}
+	return bytes.Clone(v), c.Close()
+}
+
 // scan calls fn with every key that begins with prefix, without it, until fn
 // returns false.
-func (s *Store) scan(prefix []byte, fn func(rest, value []byte) (bool, error)) (err error) {
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: successor(prefix)})
+func (s *Store) scan(prefix []byte, fn func(rest, value []byte) (bool, error)) error {
+	return scanFrom(s.db, prefix, fn)
+}
+
+func scanFrom(r pebble.Reader, prefix []byte, fn func(rest, value []byte) (bool, error)) (err error) {
+	it, err := r.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: successor(prefix)})
 	if err != nil {
 		return err
 	}
@@ -246,7 +282,7 @@ func (s *Store) Devices(fn func(*delivery.Device) bool) error {
 // TokenOwner implements delivery.Reader.
 func (s *Store) TokenOwner(server, token string) (string, error) {
 	// The token itself is a secret of the device: no error names it.
-	v, err := s.lookup(keyToken(server, token), "holder of a push token of", server)
+	v, err := s.lookup(keyHolder(server, token), "holder of a push token of", server)
 	return string(v), err
 }
 
@@ -279,8 +315,10 @@ func (s *Store) Unfinished(fn func(*delivery.Record) bool) error {
 	return nil
 }
 
-func (s *Store) readCounters() (codec.Counters, error) {
-	v, err := s.get(keyCounters)
+func (s *Store) readCounters() (codec.Counters, error) { return countersOf(s.db) }
+
+func countersOf(r pebble.Reader) (codec.Counters, error) {
+	v, err := getFrom(r, keyCounters)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return codec.Counters{}, nil
 	}

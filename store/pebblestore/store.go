@@ -75,14 +75,28 @@ type Store struct {
 	value    []byte
 	scratch  []byte
 	order    []*delivery.Event
+	refs     []codec.Ref
+	reserved uint64   // commit numbers up to here are reserved on the disk
+	stored   uint64   // the format, as the database has it
+	opened   uint64   // counters.Last when the store was opened
+	pruned   uint64   // sortable time: no entry of the index of finished deliveries is before it
+	pruning  *pruning // under way; nil: none
+	erased   erasure
+
+	pruneMu sync.Mutex // held by Prune
+	trimmed uint64     // Prune's own: commits up to here are gone
 
 	noticed atomic.Int64 // when background last logged, nanoseconds
 }
 
 var _ store.Engine = (*Store)(nil)
 
-// format is what this version of Heartline reads and writes.
-const format = 1
+// format is what this version of Heartline reads and writes. A store of oldFormat is
+// upgraded when it is opened.
+const (
+	format    = 2
+	oldFormat = 1
+)
 
 // Open opens the store in dir, or makes one if dir is empty or not there. A
 // directory that is in use, not writable, not Heartline's, of a newer format or
@@ -104,6 +118,9 @@ func Open(dir string, o Options) (_ *Store, err error) {
 	return s, nil
 }
 
+// memTables is how many tables are held in memory before writes wait.
+const memTables = 4
+
 // pebbleOptions are for a store of many small values on a machine that has
 // other things to do with its memory.
 func (s *Store) pebbleOptions(f *fence) *pebble.Options {
@@ -116,14 +133,17 @@ func (s *Store) pebbleOptions(f *fence) *pebble.Options {
 		// was synced, by which a damaged log is told from a torn end.
 		FormatMajorVersion:          pebble.FormatWALSyncChunks,
 		MemTableSize:                s.opts.MemTableBytes,
-		MemTableStopWritesThreshold: 4,
+		MemTableStopWritesThreshold: memTables,
 		L0CompactionThreshold:       8,
 		L0StopWritesThreshold:       1000, // a stall would hold up accepts; compaction catches up
 		MaxOpenFiles:                1000,
 		LBaseMaxBytes:               256 << 20,
 		WALBytesPerSync:             0,
 		BytesPerSync:                512 << 10,
-		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
+		// Its entries name the first and last keys of tables, and so devices and
+		// accounts: a compaction of all begins a new one.
+		MaxManifestFileSize:        256 << 10,
+		CompactionConcurrencyRange: func() (int, int) { return 1, 2 },
 	}
 	o.Experimental.L0CompactionConcurrency = 10
 	for i := range o.Levels {

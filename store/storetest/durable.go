@@ -16,6 +16,7 @@ func RunDurable(t *testing.T, place func(t *testing.T) (open func() store.Engine
 	t.Run("CloseAndOpen", func(t *testing.T) { testReopen(t, place(t), func(e store.Engine) {}) })
 	t.Run("AbandonAndOpen", func(t *testing.T) { testReopen(t, place(t), func(e store.Engine) { e.Abandon() }) })
 	t.Run("OpenBesideAnAbandonedEngine", func(t *testing.T) { testOpenBeside(t, place(t)) })
+	t.Run("EventsAfterReopening", func(t *testing.T) { testEventsAfterReopening(t, place(t)) })
 	t.Run("ModelWithReopening", func(t *testing.T) {
 		var open func() store.Engine
 		runModel(t, func(t *testing.T) store.Engine {

@@ -26,11 +26,14 @@ type model struct {
 	devices map[string]delivery.Device
 	totals  delivery.Totals
 	last    uint64
+	commits [][]delivery.Event // each by Number
+	old     int                // so many of them may be forgotten
 }
 
 type note struct {
 	delivery.Acceptance
 	events   []delivery.Event
+	finals   map[string]delivery.Finish
 	finished time.Time
 }
 
@@ -48,6 +51,7 @@ func (m *model) note(seq delivery.Seq) *note {
 }
 
 func (m *model) apply(b *delivery.Batch) {
+	var commit []delivery.Event
 	for _, a := range b.Accept {
 		n := a.Notification
 		if m.note(n.Seq) != nil {
@@ -55,11 +59,25 @@ func (m *model) apply(b *delivery.Batch) {
 		}
 		m.last = max(m.last, uint64(n.Seq))
 		m.ids[n.ID] = n.Seq
-		m.notes = append(m.notes, &note{Acceptance: a, finished: n.AcceptedAt})
+		c := *n // Assign changes it
+		c.Devices = slices.Clone(n.Devices)
+		a.Notification = &c
+		commit = append(commit, acceptedEvent(n))
+		m.notes = append(m.notes, &note{Acceptance: a, finished: n.AcceptedAt, finals: map[string]delivery.Finish{}})
 		slices.SortFunc(m.notes, func(a, b *note) int { return cmp.Compare(a.Notification.Seq, b.Notification.Seq) })
 		for _, d := range n.Devices {
 			m.live[delivery.Key{Seq: n.Seq, Device: d}] = pending(n, d)
 			m.totals.Accepted++
+		}
+	}
+	for _, k := range b.Assign {
+		held := delivery.Key{Seq: k.Seq}
+		if r, live := m.live[held]; live {
+			r.Device = k.Device
+			m.live[k] = r
+			delete(m.live, held)
+			n := m.note(k.Seq).Notification
+			n.Devices[slices.Index(n.Devices, "")] = k.Device
 		}
 	}
 	for _, r := range b.Update {
@@ -71,6 +89,7 @@ func (m *model) apply(b *delivery.Batch) {
 		m.last = max(m.last, e.Number)
 		if n := m.note(e.Seq); n != nil && !slices.Contains(n.events, e) {
 			n.events = append(n.events, e)
+			commit = append(commit, e)
 			slices.SortFunc(n.events, func(a, b delivery.Event) int { return cmp.Compare(a.Number, b.Number) })
 		}
 	}
@@ -79,6 +98,7 @@ func (m *model) apply(b *delivery.Batch) {
 			delete(m.live, f.Key)
 			m.totals.Finished++
 			n := m.note(f.Seq)
+			n.finals[f.Device] = f
 			if n.finished.Equal(n.Notification.AcceptedAt) || f.At.After(n.finished) {
 				n.finished = f.At
 			}
@@ -96,6 +116,71 @@ func (m *model) apply(b *delivery.Batch) {
 	for _, id := range b.RemoveDevices {
 		delete(m.devices, id)
 	}
+	for _, seq := range b.Erase {
+		maps.DeleteFunc(m.live, func(k delivery.Key, _ delivery.Record) bool {
+			if k.Seq == seq {
+				m.totals.Finished++
+			}
+			return k.Seq == seq
+		})
+		m.remove(seq)
+	}
+	slices.SortFunc(commit, func(a, b delivery.Event) int { return cmp.Compare(a.Number, b.Number) })
+	m.commits = append(m.commits, commit)
+}
+
+// remove takes a notification out.
+func (m *model) remove(seq delivery.Seq) {
+	maps.DeleteFunc(m.ids, func(_ string, s delivery.Seq) bool { return s == seq })
+	m.notes = slices.DeleteFunc(m.notes, func(x *note) bool { return x.Notification.Seq == seq })
+}
+
+// forget notes that the oldest commits may be forgotten, as long as all their events
+// are from before.
+func (m *model) forget(before time.Time) {
+	for m.old < len(m.commits) && !slices.ContainsFunc(m.commits[m.old], func(e delivery.Event) bool { return !e.Time.Before(before) }) {
+		m.old++
+	}
+}
+
+// checkEvents compares what EventsFrom shows with the model: all, but for the oldest
+// commits, of which any number that may be forgotten can be gone.
+func (m *model) checkEvents(t tb, got []positioned) {
+	var shown []string
+	for _, p := range got {
+		shown = append(shown, p.Account+" "+show(p.Event))
+	}
+	var closest []string
+	for gone := range m.old + 1 {
+		var want []string
+		for _, c := range m.commits[gone:] {
+			for _, e := range c {
+				if n := m.note(e.Seq); n != nil {
+					want = append(want, n.Notification.Account+" "+show(e))
+				}
+			}
+		}
+		if slices.Equal(shown, want) {
+			return
+		}
+		if gone == 0 {
+			closest = want
+		}
+	}
+	t.Fatalf("events are\n%s\nand in the model, where %d commits may be forgotten,\n%s", indent(shown), m.old, indent(closest))
+}
+
+func (m *model) deliveries(n *note) string {
+	out := []delivery.DeliveryState{}
+	for _, device := range n.Notification.Devices {
+		f := n.finals[device]
+		d := delivery.DeliveryState{Device: device, State: f.State, Attempts: f.Attempts, Pushed: f.Pushed}
+		if r, live := m.live[delivery.Key{Seq: n.Notification.Seq, Device: device}]; live {
+			d.State, d.Attempts, d.Pushed = r.State, r.Attempts, r.PushAccepted
+		}
+		out = append(out, d)
+	}
+	return show(out)
 }
 
 func (m *model) isLive(k delivery.Key) bool { _, ok := m.live[k]; return ok }
@@ -140,7 +225,7 @@ func (m *model) picture() picture {
 	}
 	for _, n := range slices.Backward(m.notes) {
 		c := n.Notification
-		p.Notes = append(p.Notes, show(c)+string(n.Data)+fmt.Sprint(n.events))
+		p.Notes = append(p.Notes, show(c)+string(n.Data)+fmt.Sprint(n.events)+m.deliveries(n))
 		p.Lists[c.Account] = append(p.Lists[c.Account], c.Seq)
 	}
 	p.Records = slices.AppendSeq(p.Records, maps.Values(m.live))
@@ -188,7 +273,9 @@ func look(t rapid.TB, e delivery.Reader) picture {
 		}
 		events, err := e.Timeline(n.Seq)
 		ok(err)
-		p.Notes = append(p.Notes, show(n)+string(data)+fmt.Sprint(events))
+		deliveries, err := e.Deliveries(n.Seq)
+		ok(err)
+		p.Notes = append(p.Notes, show(n)+string(data)+fmt.Sprint(events)+show(deliveries))
 		return true
 	}))
 	for _, a := range modelAccounts {
@@ -247,7 +334,10 @@ func drawBatch(t *rapid.T, m *model, next *uint64) *delivery.Batch {
 		n := notification(delivery.Seq(*next), rapid.SampledFrom(modelIDs).Draw(t, "id"), rapid.SampledFrom(modelAccounts).Draw(t, "account"))
 		n.Devices = rapid.SliceOfNDistinct(rapid.SampledFrom(modelDevices), 0, 3, rapid.ID).Draw(t, "devices")
 		n.AcceptedAt = at(0)
-		if len(n.Devices) == 0 {
+		switch {
+		case len(n.Devices) == 0 && rapid.Bool().Draw(t, "held"):
+			n.Devices = []string{""}
+		case len(n.Devices) == 0:
 			n.Devices = nil
 		}
 		a := acceptance(n)
@@ -256,6 +346,9 @@ func drawBatch(t *rapid.T, m *model, next *uint64) *delivery.Batch {
 		}
 		b.Accept = append(b.Accept, a)
 		seqs = append(seqs, n.Seq)
+	}
+	for range some("assigns") / 2 {
+		b.Assign = append(b.Assign, delivery.Key{Seq: seq(), Device: device()})
 	}
 	for range some("updates") {
 		b.Update = append(b.Update, delivery.Record{
@@ -268,7 +361,10 @@ func drawBatch(t *rapid.T, m *model, next *uint64) *delivery.Batch {
 		b.Events = append(b.Events, delivery.Event{Seq: seq(), Number: *next, Time: when(), Kind: delivery.EventPublished, Device: device()})
 	}
 	for range some("finishes") {
-		b.Finish = append(b.Finish, delivery.Finish{Key: delivery.Key{Seq: seq(), Device: device()}, At: when()})
+		b.Finish = append(b.Finish, delivery.Finish{
+			Key: delivery.Key{Seq: seq(), Device: device()}, At: when(),
+			State: delivery.StateAcked, Attempts: rapid.IntRange(0, 2).Draw(t, "attempts"), Pushed: rapid.Bool().Draw(t, "pushed"),
+		})
 	}
 	for range some("devices") {
 		d := delivery.Device{ID: device(), Account: rapid.SampledFrom(modelAccounts).Draw(t, "account"), SeenAt: when()}
@@ -279,6 +375,11 @@ func drawBatch(t *rapid.T, m *model, next *uint64) *delivery.Batch {
 	}
 	for range some("removals") / 2 {
 		b.RemoveDevices = append(b.RemoveDevices, device())
+	}
+	for range some("erasures") / 3 {
+		if s := seq(); !slices.ContainsFunc(b.Accept, func(a delivery.Acceptance) bool { return a.Notification.Seq == s }) {
+			b.Erase = append(b.Erase, s)
+		}
 	}
 	return b
 }
@@ -300,6 +401,7 @@ func runModel(t *testing.T, open func(t *testing.T) store.Engine, reopen func(st
 			if g, w := show(got), show(want); g != w {
 				rt.Fatalf("the store has\n%s\nand the model\n%s", indent(got), indent(want))
 			}
+			m.checkEvents(rt, eventsFrom(rt, e, delivery.Position{}))
 		}
 		defer same()
 		rt.Repeat(map[string]func(*rapid.T){
@@ -322,11 +424,11 @@ func runModel(t *testing.T, open func(t *testing.T) store.Engine, reopen func(st
 				if err != nil || n != min(limit, len(may)) {
 					rt.Fatalf("pruned %d of %d, at most %d (error %v)", n, len(may), limit, err)
 				}
+				m.forget(before)
 				// Which ones is the engine's choice.
 				for _, seq := range may {
 					if _, err := e.Notification(seq); errors.Is(err, delivery.ErrNotFound) {
-						maps.DeleteFunc(m.ids, func(_ string, s delivery.Seq) bool { return s == seq })
-						m.notes = slices.DeleteFunc(m.notes, func(x *note) bool { return x.Notification.Seq == seq })
+						m.remove(seq)
 						n--
 					}
 				}

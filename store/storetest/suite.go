@@ -165,6 +165,12 @@ var cases = []struct {
 	{"ManyDevices", testManyDevices},
 	{"BatchIsNotKept", testBatchNotKept},
 	{"Abandon", testAbandon},
+	{"EventsFrom", testEventsFrom},
+	{"EventsAreForgotten", testEventsAreForgotten},
+	{"EventsWhileApplying", testEventsWhileApplying},
+	{"Deliveries", testDeliveries},
+	{"Registrations", testRegistrations},
+	{"Content", testContent},
 }
 
 func testEmpty(t *testing.T, e store.Engine) {
