@@ -13,35 +13,50 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
-	"github.com/heartline-mqtt/heartline/internal/backoff"
 )
 
-// Options are what a Router is made of. Zero values stand for the defaults.
+// Limits bound what the router asks of one notification server. Zero fields stand for
+// the defaults.
+type Limits struct {
+	// Timeout bounds one request; 10 s.
+	Timeout time.Duration
+	// MaxConcurrent bounds the requests in flight of one app, and where an app speaks
+	// to several push services, to each of them; 500.
+	MaxConcurrent int
+	// RetryInitial and RetryMax bound the backoff: RetryInitial (1 s) for the
+	// first retry, doubled for each further one up to RetryMax (1 min), up to half
+	// of it taken off at random. An urgent push waits 5 s at most. A Retry-After
+	// longer than that is honoured, up to an hour. Apple's advice to wait 15 minutes
+	// after a 5xx without Retry-After is met by the breaker, which lets one request
+	// through where all of them failed, and not by holding each delivery that long.
+	RetryInitial, RetryMax time.Duration
+}
+
+// Options configure a Router. Zero values stand for the defaults.
 type Options struct {
-	// Pushers are the notification servers; each Server name once.
+	// Pushers are the notification servers; each Server name once. None is possible:
+	// every push is then PushUnserved.
 	Pushers []Pusher
 	// Content reads a notification whose push came without it. It is called by
 	// the workers, many at a time.
 	Content func(delivery.Seq) (*delivery.Notification, error)
 
-	// Timeout bounds one request; 10 s.
-	Timeout time.Duration
-	// MaxConcurrent bounds the requests of one app that are under way; 500.
-	MaxConcurrent int
-	// RetryInitial and RetryMax bound the backoff: RetryInitial (1 s) for the
-	// first retry, doubled for each further one up to RetryMax (1 min), up to half
-	// of it taken off at random. A Retry-After longer than that is honoured, up to
-	// an hour; Apple's advice to wait 15 minutes after a 5xx without Retry-After
-	// is met by the breaker, which lets one request through where all of them
-	// failed, and not by holding each delivery that long.
+	// Servers holds the limits of a server, by its name. Those it leaves out are
+	// Timeout, MaxConcurrent, RetryInitial and RetryMax.
+	Servers                map[string]Limits
+	Timeout                time.Duration
+	MaxConcurrent          int
 	RetryInitial, RetryMax time.Duration
 
-	// BreakerFailures is how many failures in a row open an app's breaker; 5. It
+	// BreakerFailures is how many failures in a row open a lane's breaker; 5. It
 	// stays open for RetryInitial at first, and up to RetryMax.
 	BreakerFailures int
 	// PauseInitial (30 s) and PauseMax (10 min) bound the distance of the probes
 	// of an app whose configuration is at fault.
 	PauseInitial, PauseMax time.Duration
+	// MaxLanes bounds the lanes that are made on demand, one for each push service
+	// that a device names; 1000. Further push services share one.
+	MaxLanes int
 	// CloseGrace is how long Close lets running requests finish; 5 s.
 	CloseGrace time.Duration
 
@@ -49,13 +64,10 @@ type Options struct {
 }
 
 func (o *Options) setDefaults() {
-	o.Timeout = cmp.Or(o.Timeout, 10*time.Second)
-	o.MaxConcurrent = cmp.Or(o.MaxConcurrent, 500)
-	o.RetryInitial = cmp.Or(o.RetryInitial, time.Second)
-	o.RetryMax = max(cmp.Or(o.RetryMax, time.Minute), o.RetryInitial)
 	o.BreakerFailures = cmp.Or(o.BreakerFailures, 5)
 	o.PauseInitial = cmp.Or(o.PauseInitial, 30*time.Second)
 	o.PauseMax = max(cmp.Or(o.PauseMax, 10*time.Minute), o.PauseInitial)
+	o.MaxLanes = cmp.Or(o.MaxLanes, 1000)
 	o.CloseGrace = cmp.Or(o.CloseGrace, 5*time.Second)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -67,21 +79,53 @@ func (o *Options) setDefaults() {
 	}
 }
 
+func (o *Options) limits(server string) Limits {
+	l := o.Servers[server]
+	l.Timeout = cmp.Or(l.Timeout, o.Timeout, 10*time.Second)
+	l.MaxConcurrent = cmp.Or(l.MaxConcurrent, o.MaxConcurrent, 500)
+	l.RetryInitial = cmp.Or(l.RetryInitial, o.RetryInitial, time.Second)
+	l.RetryMax = max(cmp.Or(l.RetryMax, o.RetryMax, time.Minute), l.RetryInitial)
+	return l
+}
+
 // Router is the core's delivery.Pusher: it takes each push to the Pusher that
 // serves its app. See the package comment for who runs what.
 type Router struct {
 	opts    Options
-	lanes   map[App]*lane // fixed
-	order   []*lane
-	servers map[string]Pusher
+	servers map[string]*server // fixed
 
-	base   context.Context // of every request; ends when Close loses its patience
+	base   context.Context // of every request; ends when Close cuts them off
 	cancel context.CancelCauseFunc
-	wg     sync.WaitGroup // workers, and late refusals
+	wg     sync.WaitGroup // workers, and refusals
 
-	mu     sync.Mutex
-	closed bool
-	gone   chan struct{} // closed when all is stopped
+	mu      sync.Mutex // taken before a lane's
+	lanes   map[laneKey]*lane
+	tallies []*tally
+	closed  bool
+	gone    chan struct{} // closed when all has stopped
+	err     error         // of Close; set before gone is closed
+}
+
+// server is a notification server with its configuration.
+type server struct {
+	pusher Pusher
+	laned  Laned // nil: one origin
+	apps   []App
+	fixed  map[App]*lane // without laned: the lanes, made at the start
+	limits Limits
+}
+
+func (s *server) fingerprint(app App) string {
+	if f, ok := s.pusher.(Fingerprinted); ok {
+		return f.Fingerprint(app)
+	}
+	return app.String()
+}
+
+// laneKey tells one lane from another.
+type laneKey struct {
+	app    App
+	origin string
 }
 
 var _ delivery.Pusher = (*Router)(nil)
@@ -89,95 +133,196 @@ var _ delivery.Pusher = (*Router)(nil)
 // New makes a Router. Its pushers are its own from then on: Close closes them.
 func New(opts Options) (*Router, error) {
 	opts.setDefaults()
-	r := &Router{opts: opts, lanes: map[App]*lane{}, servers: map[string]Pusher{}, gone: make(chan struct{})}
+	r := &Router{opts: opts, lanes: map[laneKey]*lane{}, servers: map[string]*server{}, gone: make(chan struct{})}
 	r.base, r.cancel = context.WithCancelCause(context.Background())
 	for _, p := range opts.Pushers {
 		for _, app := range p.Apps() {
-			if other, ok := r.servers[app.Server]; ok && other != p {
+			s := r.servers[app.Server]
+			switch {
+			case s == nil:
+				s = &server{pusher: p, fixed: map[App]*lane{}, limits: opts.limits(app.Server)}
+				s.laned, _ = p.(Laned)
+				r.servers[app.Server] = s
+			case s.pusher != p:
 				return nil, fmt.Errorf("two pushers for server %q", app.Server)
-			}
-			if _, ok := r.lanes[app]; ok {
+			case slices.Contains(s.apps, app):
 				return nil, fmt.Errorf("app %s is configured twice", app)
 			}
-			r.servers[app.Server] = p
-			l := &lane{
-				app: app, pusher: p, r: r, log: opts.Logger,
-				throttled: map[string]throttle{}, counts: map[Count]uint64{}, logged: map[string]*logged{},
+			s.apps = append(s.apps, app)
+			if s.laned == nil {
+				s.fixed[app] = r.addLaneLocked(s, laneKey{app: app}, "")
 			}
-			r.lanes[app] = l
-			r.order = append(r.order, l)
 		}
 	}
 	return r, nil
 }
 
+func (r *Router) addLaneLocked(s *server, key laneKey, label string) *lane {
+	i := slices.IndexFunc(r.tallies, func(t *tally) bool { return t.app == key.app && t.origin == label })
+	if i < 0 {
+		i = len(r.tallies)
+		r.tallies = append(r.tallies, newTally(key.app, label))
+	}
+	l := &lane{
+		key: key, server: s, limits: s.limits, tally: r.tallies[i], r: r, log: r.opts.Logger,
+		queues: map[string]*queue{}, throttled: map[string]throttle{}, swept: time.Now(), closed: r.closed,
+	}
+	r.lanes[key] = l
+	return l
+}
+
+// sharedOrigin is the origin of the lane that further push services share.
+const sharedOrigin = "shared"
+
+// laneLocked returns the lane of a push service, making it if there is none.
+func (r *Router) laneLocked(s *server, key laneKey) *lane {
+	if l := r.lanes[key]; l != nil {
+		return l
+	}
+	label := s.laned.OriginLabel(key.origin)
+	if len(r.lanes) >= r.opts.MaxLanes {
+		key.origin, label = sharedOrigin, "other"
+		if l := r.lanes[key]; l != nil {
+			return l
+		}
+	}
+	return r.addLaneLocked(s, key, label)
+}
+
+// drop removes a lane that was made on demand, if it is still idle.
+func (r *Router) drop(l *lane) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.idleLocked() && r.lanes[l.key] == l {
+		l.closed = true
+		delete(r.lanes, l.key)
+	}
+}
+
 // Push implements delivery.Pusher. done is called by a worker, never by Push
 // itself.
 //
-// A push whose ctx ends while it waits is dropped when its turn comes: soon,
-// because dropping costs nothing, but after those before it. One that is under
-// way is not cut off by ctx; see Close.
+// Of the pushes to one registration one is in flight at a time, in the order of Seq,
+// urgent ones first. A push that fails for a passing reason is handed back
+// (PushRetry); the next one of its registration and urgency waits until it has come
+// back, or has failed three times. A push whose ctx ends while it waits is dropped
+// within seconds. One that is in flight is not cut off by ctx; see Close.
 func (r *Router) Push(ctx context.Context, p delivery.Push, done func(delivery.PushResult)) {
-	it := item{ctx: ctx, push: p, done: done}
-	l := r.lanes[appOf(p.Registration)]
-	if l == nil {
-		// The token was checked when it was registered: the configuration has
-		// changed since.
-		err := r.notConfigured(p.Registration)
-		r.refuse(it, delivery.PushResult{Outcome: delivery.PushRefused, Detail: reasonNotConfigured, Err: err})
-		return
+	for _, a := range r.enqueue(&item{ctx: ctx, push: p, done: done}) {
+		r.refuse(a)
 	}
-	l.enqueue(it)
+}
+
+// answer is a push that was not queued, or not any more, and its result.
+type answer struct {
+	it  *item
+	res delivery.PushResult
+}
+
+// enqueue puts a push into its lane. The caller gives the answers.
+func (r *Router) enqueue(it *item) (answers []answer) {
+	reg := it.push.Registration
+	s := r.servers[reg.Server]
+	app := appOf(reg)
+	if s != nil && !slices.Contains(s.apps, app) {
+		// It was registered while its server was off: complete it now.
+		if full, err := s.pusher.Normalize(reg); err == nil && (reg.App == "" || reg.App == full.App) {
+			it.to, app = &full, appOf(full)
+		}
+	}
+	if s == nil || !slices.Contains(s.apps, app) {
+		return []answer{{it, delivery.PushResult{Outcome: delivery.PushUnserved, Detail: reasonNotConfigured, Err: r.notConfigured(reg)}}}
+	}
+	var replaced []*item
+	var ok bool
+	if s.laned == nil {
+		replaced, ok = s.fixed[app].enqueue(it)
+	} else {
+		key := laneKey{app: app, origin: s.laned.Origin(reg)}
+		r.mu.Lock()
+		replaced, ok = r.laneLocked(s, key).enqueue(it)
+		r.mu.Unlock()
+	}
+	if !ok {
+		answers = append(answers, answer{it, closedResult(s.limits)})
+	}
+	for _, x := range replaced {
+		answers = append(answers, answer{x, delivery.PushResult{Outcome: delivery.PushRefused, Detail: reasonPassed, Err: errPassed}})
+	}
+	return answers
 }
 
 // refuse answers from a goroutine, so that done never runs within Push, whose
-// caller may hold what done needs.
-func (r *Router) refuse(it item, res delivery.PushResult) {
+// caller may hold a lock that done needs.
+func (r *Router) refuse(a answer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
-		// Close may already have stopped waiting; there is nothing left to outlive.
-		go it.done(res)
+		// Close may already have stopped waiting; nothing is left to outlive.
+		go a.it.done(a.res)
 		return
 	}
-	r.wg.Go(func() { it.done(res) })
+	r.wg.Go(func() { a.it.done(a.res) })
 }
 
-// Normalize checks a token that a device registers and returns it as it is to be
-// stored: complete, in one spelling. See Pusher.Normalize. Of a token without a
-// Server the server is the only one there is.
-func (r *Router) Normalize(t delivery.Registration) (delivery.Registration, error) {
-	if t.Server == "" && len(r.servers) == 1 {
-		for s := range r.servers {
-			t.Server = s
+// Complete checks a registration against the configuration and fills in what it leaves
+// out; see Pusher.Normalize. A registration whose server is off comes back as it is: it
+// is completed when it is used.
+func (r *Router) Complete(reg delivery.Registration) (delivery.Registration, error) {
+	if s := r.servers[reg.Server]; s != nil {
+		return s.pusher.Normalize(reg)
+	}
+	return reg, nil
+}
+
+// Normalize is Complete for a registration whose server must be on. Without a Server
+// it means the only one there is.
+func (r *Router) Normalize(reg delivery.Registration) (delivery.Registration, error) {
+	if reg.Server == "" && len(r.servers) == 1 {
+		for name := range r.servers {
+			reg.Server = name
 		}
 	}
-	p := r.servers[t.Server]
-	if p == nil {
-		return t, r.notConfigured(t)
+	if r.servers[reg.Server] == nil {
+		return reg, r.notConfigured(reg)
 	}
-	return p.Normalize(t)
+	return r.Complete(reg)
 }
 
-// Validate is Normalize for a caller that only wants to know.
-func (r *Router) Validate(t delivery.Registration) error {
-	_, err := r.Normalize(t)
+// Validate is Normalize without its result.
+func (r *Router) Validate(reg delivery.Registration) error {
+	_, err := r.Normalize(reg)
 	return err
 }
 
-func (r *Router) notConfigured(t delivery.Registration) error {
-	if len(r.lanes) == 0 {
+// Fingerprint identifies the configuration that serves a registration, without its
+// secrets; "" if its server is off. A registration that a server has suspended is
+// asked again when it changes.
+func (r *Router) Fingerprint(reg delivery.Registration) string {
+	s := r.servers[reg.Server]
+	if s == nil {
+		return ""
+	}
+	return s.fingerprint(appOf(reg))
+}
+
+func (r *Router) notConfigured(reg delivery.Registration) error {
+	if len(r.servers) == 0 {
 		return fmt.Errorf("%w: no notification server is configured", ErrNotConfigured)
 	}
-	names := make([]string, 0, len(r.order))
-	for _, l := range r.order {
-		names = append(names, l.app.String())
+	var names []string
+	for _, p := range r.opts.Pushers {
+		for _, app := range p.Apps() {
+			names = append(names, app.String())
+		}
 	}
-	return fmt.Errorf("%w: %s; configured: %s", ErrNotConfigured, appOf(t), strings.Join(names, ", "))
+	return fmt.Errorf("%w: %s; configured: %s", ErrNotConfigured, appOf(reg), strings.Join(names, ", "))
 }
 
 // CheckPayload refuses content that a push could not carry even shortened; the
-// error wraps ErrTooLarge. Asked before a notification is accepted.
+// error wraps ErrTooLarge. It is called before a notification is accepted.
 func (r *Router) CheckPayload(n *delivery.Notification) error {
 	if !n.Fallback {
 		return nil
@@ -190,32 +335,36 @@ func (r *Router) CheckPayload(n *delivery.Notification) error {
 	return nil
 }
 
-// Resume lets apps that are paused or whose breaker is open try again at once:
-// after a change of what was at fault.
+// Resume lets lanes that do not send try again at once: after a change of the
+// configuration.
 func (r *Router) Resume() {
-	for _, l := range r.order {
+	r.mu.Lock()
+	lanes := slices.Collect(maps.Values(r.lanes))
+	r.mu.Unlock()
+	for _, l := range lanes {
 		l.resume()
 	}
 }
 
-// Close stops the router. What waits is handed back (PushRetry, ErrClosed);
-// requests under way may finish within CloseGrace or ctx, then they are cut off.
+// Close stops the router. Waiting pushes are handed back (PushRetry, ErrClosed).
+// Requests in flight may finish within CloseGrace or ctx, then they are cut off.
 // When Close returns, every push taken over before has had its done; a later one
 // gets ErrClosed. A second Close waits for the first.
 func (r *Router) Close(ctx context.Context) error {
 	r.mu.Lock()
 	first := !r.closed
 	r.closed = true
+	lanes := slices.Collect(maps.Values(r.lanes))
 	r.mu.Unlock()
 	if !first {
 		select {
 		case <-r.gone:
-			return nil
+			return r.err
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
-	for _, l := range r.order {
+	for _, l := range lanes {
 		l.close()
 	}
 	idle := make(chan struct{})
@@ -244,87 +393,7 @@ func (r *Router) Close(ctx context.Context) error {
 	for _, p := range r.opts.Pushers {
 		errs = append(errs, p.Close())
 	}
+	r.err = errors.Join(errs...)
 	close(r.gone)
-	return errors.Join(errs...)
-}
-
-// backoff is the wait after attempt n (1: the first) of a delivery.
-func (r *Router) backoff(n int) time.Duration {
-	return backoff.Jitter(backoff.Doubled(r.opts.RetryInitial, r.opts.RetryMax, max(0, n-1)))
-}
-
-// Count is a label pair of the router's counters.
-type Count struct {
-	Outcome string // accepted, retry, gone, refused
-	Reason  string // "410 Unregistered", "timeout", "connection", …: a small set
-}
-
-func outcomeName(o delivery.PushOutcome) string {
-	switch o {
-	case delivery.PushAccepted:
-		return "accepted"
-	case delivery.PushRetry:
-		return "retry"
-	case delivery.PushTokenGone:
-		return "gone"
-	case delivery.PushRefused:
-		return "refused"
-	}
-	return "unknown"
-}
-
-// AppStatus is how one app stands, for /readyz, /metrics and the dashboard.
-type AppStatus struct {
-	App App
-	// State is "ok"; "open" (the server fails steadily, pushes are handed back
-	// until NextTry); "paused" (the configuration is at fault, likewise); or
-	// "probing" (one push is finding out).
-	State    string
-	Cause    string    // why it is not ok
-	Since    time.Time // since when it is not ok
-	NextTry  time.Time // with open and paused
-	Queue    int
-	InFlight int
-	Limit    int // requests that may be under way now
-	// Counts are the outcomes since the start.
-	Counts      map[Count]uint64
-	Credentials Credentials
-	// Warnings are what an operator should look at, whatever the State.
-	Warnings []string
-}
-
-// Status tells how each app stands, in the order of their configuration.
-func (r *Router) Status() []AppStatus {
-	out := make([]AppStatus, 0, len(r.order))
-	for _, l := range r.order {
-		out = append(out, l.status())
-	}
-	return out
-}
-
-func (l *lane) status() AppStatus {
-	l.mu.Lock()
-	s := AppStatus{
-		App: l.app, State: l.state.String(), Queue: l.queue.len(), InFlight: l.inFlight,
-		Limit: l.limitLocked(), Counts: make(map[Count]uint64, len(l.counts)),
-	}
-	if l.state != laneOK {
-		s.Cause, s.Since = l.cause, l.since
-		if l.state != laneProbing {
-			s.NextTry = l.until
-		}
-	}
-	maps.Copy(s.Counts, l.counts)
-	if l.badTokens {
-		s.Warnings = append(s.Warnings, "most push tokens are refused: is the environment or the topic the wrong one?")
-	}
-	l.mu.Unlock()
-	if c, ok := l.pusher.(Credentialed); ok {
-		s.Credentials = c.Credentials(l.app)
-		if s.Credentials.Warning != "" {
-			s.Warnings = append(s.Warnings, s.Credentials.Warning)
-		}
-	}
-	slices.Sort(s.Warnings)
-	return s
+	return r.err
 }

@@ -3,6 +3,7 @@ package apns
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -80,21 +81,23 @@ type Client struct {
 }
 
 var (
-	_ fallback.Pusher       = (*Client)(nil)
-	_ fallback.Credentialed = (*Client)(nil)
+	_ fallback.Pusher        = (*Client)(nil)
+	_ fallback.Credentialed  = (*Client)(nil)
+	_ fallback.Fingerprinted = (*Client)(nil)
 )
 
 // appClient is one app in one environment. It is the http.RoundTripper under
 // apns2's client.
 type appClient struct {
-	app      fallback.App
-	client   *apns2.Client
-	pool     *h2pool.Pool
-	slots    h2pool.WriteSlots
-	poller   h2pool.Netpoller
-	token    *providerToken // nil: a certificate is used
-	expires  time.Time      // of the certificate
-	warnNext atomic.Int64   // when to warn of the expiry again, Unix seconds
+	app         fallback.App
+	client      *apns2.Client
+	pool        *h2pool.Pool
+	slots       h2pool.WriteSlots
+	poller      h2pool.Netpoller
+	token       *providerToken // nil: a certificate is used
+	expires     time.Time      // of the certificate
+	fingerprint string
+	warnNext    atomic.Int64 // when to warn of the expiry again, Unix seconds
 }
 
 // New loads keys and certificates; it does not connect. All that is wrong
@@ -178,10 +181,16 @@ func newAppClient(app fallback.App, endpoint *url.URL, roots *x509.CertPool, pt 
 
 	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
 	x := &appClient{app: app, token: pt, slots: h2pool.NewWriteSlots()}
+	credential := ""
+	if pt != nil {
+		credential = "key " + pt.teamID + "/" + pt.keyID
+	}
 	if cert != nil {
+		credential = fmt.Sprintf("certificate %x", sha256.Sum256(cert.Certificate[0]))[:28]
 		tlsConfig.Certificates = []tls.Certificate{*cert}
 		x.expires = cert.Leaf.NotAfter
 	}
+	x.fingerprint = strings.Join([]string{app.String(), credential, address}, " ")
 	x.pool = h2pool.New(h2pool.Options{Dial: h2pool.Dialer(address, tlsConfig), MaxConnections: connections, ProveFirst: true})
 	x.client = &apns2.Client{Host: host, HTTPClient: &http.Client{
 		Transport: x,
@@ -198,14 +207,49 @@ func (a *Client) Apps() []fallback.App { return slices.Clone(a.list) }
 // is not fixed; it is 64 today, 160 for some kinds.
 const maxTokenLength = 256
 
+// CheckForm checks the form of a registration, which needs no configuration, and
+// returns it in its one spelling. The error does not repeat the token.
+func CheckForm(r delivery.Registration) (delivery.Registration, error) {
+	if err := checkHex(r.Token); err != nil {
+		return r, err
+	}
+	switch {
+	case len(r.App) > 155 || strings.Trim(r.App, topicAlphabet) != "":
+		return r, errors.New("the topic must be a bundle ID: at most 155 of A-Z, a-z, 0-9, '.', '-' and '_'")
+	case !slices.Contains([]string{"", EnvironmentProduction, EnvironmentSandbox}, r.Environment):
+		return r, fmt.Errorf("the push token names the environment %.20q: it must be production or sandbox", r.Environment)
+	}
+	r.Server, r.Token = delivery.ServerAPNs, strings.ToLower(r.Token)
+	return r, nil
+}
+
+const topicAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_"
+
+// checkHex keeps anything but hex digits out of the request's path.
+func checkHex(s string) error {
+	switch {
+	case s == "":
+		return errors.New("the push token is empty")
+	case len(s) > maxTokenLength:
+		return fmt.Errorf("the push token has %d characters; at most %d are possible", len(s), maxTokenLength)
+	case len(s)%2 != 0:
+		return fmt.Errorf("the push token has an odd number of characters (%d): it must be the hex form of the device token's bytes", len(s))
+	}
+	for i := range len(s) {
+		if c := s[i] | 0x20; (s[i] < '0' || s[i] > '9') && (c < 'a' || c > 'f') {
+			return fmt.Errorf("the push token is not hex: character %d is none of 0-9, a-f", i+1)
+		}
+	}
+	return nil
+}
+
 // Normalize implements Pusher: hex digits in lower case, a configured topic and
 // environment.
 func (a *Client) Normalize(t delivery.Registration) (delivery.Registration, error) {
-	t.Server = delivery.ServerAPNs
-	if err := checkHex(t.Token); err != nil {
+	t, err := CheckForm(t)
+	if err != nil {
 		return t, err
 	}
-	t.Token = strings.ToLower(t.Token)
 	if t.App == "" {
 		t.App = a.list[0].Name
 	}
@@ -226,32 +270,11 @@ func (a *Client) Normalize(t delivery.Registration) (delivery.Registration, erro
 			t.Environment = a.defaultEnv
 		}
 	}
-	if t.Environment != EnvironmentProduction && t.Environment != EnvironmentSandbox {
-		return t, fmt.Errorf("the push token names the environment %q: it must be production or sandbox", t.Environment)
-	}
 	if !slices.Contains(envs, t.Environment) {
 		return t, fmt.Errorf("%w: the push token is for %s in %s, which is configured for %s only: tokens of development builds belong to sandbox, those of TestFlight and the App Store to production",
 			fallback.ErrNotConfigured, t.App, t.Environment, envs[0])
 	}
 	return t, nil
-}
-
-// checkHex keeps anything but hex digits out of the request's path.
-func checkHex(s string) error {
-	switch {
-	case s == "":
-		return errors.New("the push token is empty")
-	case len(s) > maxTokenLength:
-		return fmt.Errorf("the push token has %d characters; at most %d are possible", len(s), maxTokenLength)
-	case len(s)%2 != 0:
-		return fmt.Errorf("the push token has an odd number of characters (%d): it must be the hex form of the device token's bytes", len(s))
-	}
-	for i := range len(s) {
-		if c := s[i] | 0x20; (s[i] < '0' || s[i] > '9') && (c < 'a' || c > 'f') {
-			return fmt.Errorf("the push token is not hex: character %d is none of 0-9, a-f", i+1)
-		}
-	}
-	return nil
 }
 
 // Fits implements Pusher.
@@ -279,6 +302,15 @@ func (a *Client) Concurrency(app fallback.App) int {
 		return x.pool.Concurrency()
 	}
 	return 1
+}
+
+// Fingerprint implements fallback.Fingerprinted: the credentials by their names, and
+// the host.
+func (a *Client) Fingerprint(app fallback.App) string {
+	if x := a.apps[app]; x != nil {
+		return x.fingerprint
+	}
+	return ""
 }
 
 // Close implements Pusher.
@@ -398,6 +430,8 @@ func (a *Client) Push(ctx context.Context, r fallback.Request) (receipt string, 
 			pe.Permanent = true
 		case reactGone:
 			pe.TokenGone, pe.GoneSince = true, e.timestamp
+		case reactSuspend:
+			pe.Suspend = true
 		case reactThrottle:
 			pe.Throttled = true
 		case reactBug:

@@ -117,10 +117,11 @@ func TestTokenExpiryInMidTraffic(t *testing.T) {
 func TestFreshTokenCalledExpired(t *testing.T) {
 	sim := startSim(t, apnssim.Options{Now: func() time.Time { return time.Now().Add(2 * time.Hour) }})
 	r := newRouter(t, fallback.Options{Pushers: []fallback.Pusher{apnsFor(t, sim)}})
-	for range 5 {
-		if res := do(t, r, pushTo(deviceToken, "n")); res.Outcome != delivery.PushRetry {
-			t.Errorf("%+v", res)
-		}
+	if res := do(t, r, pushTo(deviceToken, "n")); res.Outcome != delivery.PushRetry {
+		t.Errorf("%+v", res)
+	}
+	for i := range 5 {
+		r.Push(t.Context(), pushTo(hexToken(i), "n"), func(delivery.PushResult) {})
 	}
 	if got := sim.Received(); len(got) != 1 || got[0].Reason != "ExpiredProviderToken" {
 		t.Errorf("%d requests", len(got))
@@ -226,11 +227,12 @@ func TestTooManyRequests(t *testing.T) {
 	sim := startSim(t, apnssim.Options{})
 	r := newRouter(t, fallback.Options{Pushers: []fallback.Pusher{apnsFor(t, sim)}})
 	sim.Script(apnssim.Script{Token: "aa", Status: 429, Reason: "TooManyRequests", RetryAfter: "40"})
+	res := do(t, r, pushTo("aa", "n"))
+	if res.Outcome != delivery.PushRetry || res.RetryAfter < 39*time.Second || !strings.Contains(res.Detail, "TooManyRequests") {
+		t.Errorf("%+v", res)
+	}
 	for range 3 {
-		res := do(t, r, pushTo("aa", "n"))
-		if res.Outcome != delivery.PushRetry || res.RetryAfter < 39*time.Second || !strings.Contains(res.Detail, "TooManyRequests") {
-			t.Errorf("%+v", res)
-		}
+		r.Push(t.Context(), pushTo("aa", "n"), func(delivery.PushResult) {})
 	}
 	if res := do(t, r, pushTo("bb", "n")); res.Outcome != delivery.PushAccepted {
 		t.Errorf("%+v", res)
@@ -258,11 +260,15 @@ func TestServerAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := newRouter(t, fallback.Options{Pushers: []fallback.Pusher{a}})
-	for range 200 {
-		res := do(t, r, pushTo(deviceToken, "n"))
-		if res.Outcome != delivery.PushRetry || res.Detail == "" || strings.Contains(res.Detail+res.Err.Error(), deviceToken) {
+	for i := range 5 {
+		token := deviceToken + hexToken(i)
+		res := do(t, r, pushTo(token, "n"))
+		if res.Outcome != delivery.PushRetry || res.Detail == "" || strings.Contains(res.Detail+res.Err.Error(), token) {
 			t.Fatalf("%+v", res)
 		}
+	}
+	for i := range 200 {
+		r.Push(t.Context(), pushTo(hexToken(i), "n"), func(delivery.PushResult) {})
 	}
 	if dials := a.apps[a.list[0]].pool.FailedDials(); dials > h2pool.DialBurst {
 		t.Errorf("%d dials for 200 pushes", dials)

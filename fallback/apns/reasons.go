@@ -2,7 +2,7 @@ package apns
 
 import "net/http"
 
-// reaction is what to do about an answer of Apple's.
+// reaction is the one right thing to do after an answer of Apple's.
 type reaction uint8
 
 const (
@@ -19,10 +19,13 @@ const (
 	// reactOldToken: the provider token was changed too soon. Back to the one
 	// before, or, if that has ended, reactConfig for 20 minutes.
 	reactOldToken
-	// reactThrottle: this device token is to be left in peace for a while.
+	// reactThrottle: no request for this device token for a while.
 	reactThrottle
-	// reactGone: the device token leads nowhere; drop it.
+	// reactGone: the registration is no more.
 	reactGone
+	// reactSuspend: the server does not know the device token, which a wrong topic or
+	// environment can cause for every token. Suspend it.
+	reactSuspend
 	// reactShorter: once more at once with a payload that only tells the app to
 	// fetch, then reactBug.
 	reactShorter
@@ -50,12 +53,12 @@ const wrongEnvironment = "not a token of this app in this environment (tokens of
 // ExpiredToken, Unregistered and PayloadTooLarge retried as they were.
 var answers = []answer{
 	{400, "BadCollapseId", reactBug, ""},
-	{400, "BadDeviceToken", reactGone, wrongEnvironment},
+	{400, "BadDeviceToken", reactSuspend, wrongEnvironment},
 	{400, "BadExpirationDate", reactBug, ""},
 	{400, "BadMessageId", reactBug, ""},
 	{400, "BadPriority", reactBug, ""},
 	{400, "BadTopic", reactConfig, "check the topic: it must be the app's bundle ID"},
-	{400, "DeviceTokenNotForTopic", reactGone, "the token belongs to another app than its registration says"},
+	{400, "DeviceTokenNotForTopic", reactSuspend, "the token belongs to another app than its registration says"},
 	{400, "DuplicateHeaders", reactBug, ""},
 	{400, "IdleTimeout", reactReconnect, ""},
 	{400, "InvalidPushType", reactBug, ""},

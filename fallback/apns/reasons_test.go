@@ -20,6 +20,7 @@ func TestAnswers(t *testing.T) {
 	const (
 		retry     = "retry"
 		gone      = "gone"
+		suspend   = "suspend"
 		permanent = "permanent"
 		config    = "config"
 		throttled = "throttled"
@@ -31,12 +32,12 @@ func TestAnswers(t *testing.T) {
 		requests int
 	}{
 		{400, "BadCollapseId", permanent, 1},
-		{400, "BadDeviceToken", gone, 1},
+		{400, "BadDeviceToken", suspend, 1},
 		{400, "BadExpirationDate", permanent, 1},
 		{400, "BadMessageId", permanent, 1},
 		{400, "BadPriority", permanent, 1},
 		{400, "BadTopic", config, 1},
-		{400, "DeviceTokenNotForTopic", gone, 1},
+		{400, "DeviceTokenNotForTopic", suspend, 1},
 		{400, "DuplicateHeaders", permanent, 1},
 		{400, "IdleTimeout", retry, 2},
 		{400, "InvalidPushType", permanent, 1},
@@ -93,7 +94,7 @@ func TestAnswers(t *testing.T) {
 			if pe.StatusCode != row.status || pe.Reason != row.reason {
 				t.Errorf("got %d %q", pe.StatusCode, pe.Reason)
 			}
-			flags := map[string]bool{gone: pe.TokenGone, permanent: pe.Permanent, config: pe.ConfigFault, throttled: pe.Throttled}
+			flags := map[string]bool{gone: pe.TokenGone, suspend: pe.Suspend, permanent: pe.Permanent, config: pe.ConfigFault, throttled: pe.Throttled}
 			for name, set := range flags {
 				if set != (name == row.want) {
 					t.Errorf("%s is %v, want %s: %+v", name, set, row.want, pe)
@@ -192,7 +193,7 @@ func TestGone(t *testing.T) {
 		t.Errorf("%+v", res)
 	}
 	res = do(t, r, pushTo("bb", "n1"))
-	if res.Outcome != delivery.PushTokenGone || !res.GoneSince.IsZero() || !strings.Contains(res.Detail, "sandbox") {
+	if res.Outcome != delivery.PushTokenSuspended || !strings.Contains(res.Config, s.Key().KeyID) || !strings.Contains(res.Detail, "sandbox") {
 		t.Errorf("%+v", res)
 	}
 }

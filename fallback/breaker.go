@@ -1,0 +1,224 @@
+package fallback
+
+import (
+	"time"
+
+	"github.com/heartline-mqtt/heartline/internal/backoff"
+)
+
+// laneState says whether a lane sends.
+type laneState uint8
+
+const (
+	// laneOK sends.
+	laneOK laneState = iota
+	// laneOpen keeps pushes until gate.normal: the server has failed steadily. An
+	// urgent push is sent at gate.high. The lane is then probing.
+	laneOpen
+	// lanePaused is laneOpen for a fault of the configuration: longer, and louder.
+	lanePaused
+	// laneResting is laneOpen because the server has asked for it.
+	laneResting
+	// laneProbing has sent one push and keeps the others until its outcome is known.
+	laneProbing
+)
+
+func (s laneState) String() string {
+	return [...]string{"ok", "open", "paused", "resting", "probing"}[s]
+}
+
+// breaker is a lane's state. It is guarded by lane.mu.
+type breaker struct {
+	state     laneState
+	from      laneState // laneProbing: the state before
+	cause     string    // why the state is not laneOK
+	since     time.Time // when it left laneOK
+	normal    time.Time // when any push may be the probe
+	high      time.Time // when an urgent push may be the probe
+	trips     int       // consecutive times that it left laneOK; sets the length
+	streak    int       // consecutive failures; concurrent ones count as one
+	streakEnd time.Time // when the last counted failure ended
+}
+
+const (
+	// highProbe is the longest wait of an urgent push for its turn as a probe, unless
+	// the server has named a time or refuses our credentials.
+	highProbe = 5 * time.Second
+	// busyDefault is how long an app rests if the server does not say.
+	busyDefault = time.Minute
+	// maxRetryAfter bounds the effect of a server's Retry-After.
+	maxRetryAfter = time.Hour
+)
+
+// open reports whether a push of the class may be sent at the time now, and if not,
+// when.
+func (b *breaker) open(class int, now time.Time) (open bool, at time.Time) {
+	switch b.state {
+	case laneOK:
+		return true, now
+	case laneProbing:
+		return false, time.Time{}
+	}
+	at = b.normal
+	if class == classHigh {
+		at = b.high
+	}
+	return !now.Before(at), at
+}
+
+// probe notes that the push that is sent now is the probe, if one is needed.
+func (b *breaker) probe() bool {
+	if b.state == laneOK {
+		return false
+	}
+	b.from, b.state = b.state, laneProbing
+	return true
+}
+
+// leave sets the state for length; strict: urgent pushes wait as long as others.
+func (b *breaker) leave(state laneState, cause string, now time.Time, length time.Duration, strict bool) {
+	if b.state == laneOK {
+		b.since = now
+	}
+	b.state, b.cause = state, cause
+	b.trips++
+	b.normal = now.Add(length)
+	if b.high = b.normal; !strict {
+		b.high = now.Add(min(length, highProbe))
+	}
+}
+
+// recoverLocked closes the breaker: the server has answered as one that works.
+func (l *lane) recoverLocked(probe bool) {
+	b := &l.breaker
+	b.streak = 0
+	// A request that left before the breaker opened may be answered after it: good
+	// news, too. One that left before a pause says nothing of the requests refused
+	// since: only a probe ends a pause or a rest.
+	if b.state == laneOK || !probe && b.state != laneOpen {
+		return
+	}
+	if b.state != laneProbing {
+		b.from = b.state
+	}
+	l.log.Info("push works again", "app", l.String(), "was", b.from.String(), "cause", b.cause, "for", time.Since(b.since).Round(time.Millisecond))
+	b.state, b.cause, b.trips = laneOK, "", 0
+	l.tokens = tokenHistory{}
+}
+
+// failLocked counts a passing failure and opens the breaker after BreakerFailures of
+// them without a success between. Requests that were in flight together and fail
+// together, as when one connection dies under 500 of them, count as one failure: only
+// a request that began after the last failure counts again. named is the server's
+// Retry-After.
+func (l *lane) failLocked(now, started time.Time, cause string, named time.Duration, probe bool) {
+	b := &l.breaker
+	if started.Before(b.streakEnd) && !probe {
+		return
+	}
+	b.streakEnd = now
+	b.streak++
+	if !probe && (b.state != laneOK || b.streak < l.r.opts.BreakerFailures) {
+		return
+	}
+	first := b.state == laneOK
+	length := backoff.Jitter(backoff.Doubled(l.limits.RetryInitial, l.limits.RetryMax, b.trips))
+	named = min(named, maxRetryAfter)
+	b.leave(laneOpen, cause, now, max(length, named), named > 0)
+	if first {
+		l.log.Warn("push server unavailable, pushes wait", "app", l.String(), "cause", cause, "failures", b.streak, "next_try_in", length)
+	}
+}
+
+// pauseLocked stops the lane for a fault that only a person can mend, or for as long
+// as the server asks. One push is sent as a probe, at growing distances.
+func (l *lane) pauseLocked(now time.Time, pe *PushError, probe bool) {
+	b := &l.breaker
+	if b.state == lanePaused || b.state == laneProbing && !probe {
+		return // it was in flight when the first one was refused
+	}
+	first := b.state == laneOK || b.cause != pe.Error()
+	if b.state == laneOK {
+		b.trips = 0
+	}
+	b.streakEnd = now
+	length := backoff.Jitter(backoff.Doubled(l.r.opts.PauseInitial, l.r.opts.PauseMax, b.trips))
+	length = max(length, min(pe.RetryAfter, maxRetryAfter))
+	b.leave(lanePaused, pe.Error(), now, length, true)
+	if first {
+		l.log.Error("push paused: the configuration of this app is at fault; pushes are kept", "app", l.String(), "cause", b.cause, "next_try_in", length)
+	}
+}
+
+// restLocked stops the lane for as long as the server asks. Nobody is at fault.
+func (l *lane) restLocked(now time.Time, pe *PushError) time.Duration {
+	length := busyDefault
+	if pe.RetryAfter > 0 {
+		length = min(pe.RetryAfter, maxRetryAfter)
+	}
+	b := &l.breaker
+	if b.state == lanePaused || !b.normal.Before(now.Add(length)) && b.state != laneOK {
+		return b.normal.Sub(now)
+	}
+	if b.state != laneResting {
+		l.log.Info("push rests as the server asks; pushes wait", "app", l.String(), "cause", pe.detail(), "for", length)
+	}
+	b.leave(laneResting, pe.detail(), now, length, true)
+	return length
+}
+
+// abandonProbeLocked: the probe has told nothing about the server.
+func (l *lane) abandonProbeLocked(now time.Time) {
+	if l.breaker.state == laneProbing {
+		l.breaker.state, l.breaker.normal, l.breaker.high = l.breaker.from, now, now
+	}
+}
+
+// resume lets the next push through as a probe.
+func (l *lane) resume() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if b := &l.breaker; b.state != laneOK && b.state != laneProbing {
+		b.normal = time.Now()
+		b.high = b.normal
+		l.kickLocked(b.normal)
+	}
+}
+
+// tokenHistory holds the last answers, a bit each: the server does not know the
+// registration.
+type tokenHistory struct {
+	bits uint32
+	n    int
+}
+
+func (h *tokenHistory) add(bad bool) (refused int, alarming bool) {
+	h.bits <<= 1
+	if bad {
+		h.bits |= 1
+	}
+	h.n = min(h.n+1, 32)
+	for b := h.bits; b != 0; b &= b - 1 {
+		refused++
+	}
+	return refused, refused >= 5 && 2*refused >= h.n
+}
+
+const wrongTokens = "most push tokens are refused: check this app's environment (sandbox, production) and topic"
+
+// suspectLocked counts a registration that the server does not know. Many of them mean
+// that the configuration is wrong, not the registrations: the lane then stops asking,
+// so that they are not all suspended.
+func (l *lane) suspectLocked(now time.Time, probe bool) {
+	b := &l.breaker
+	if probe && b.cause == wrongTokens {
+		b.leave(lanePaused, wrongTokens, now, backoff.Jitter(backoff.Doubled(l.r.opts.PauseInitial, l.r.opts.PauseMax, b.trips)), false)
+		return
+	}
+	l.recoverLocked(probe) // the server has looked at the registration, so it works
+	if refused, alarming := l.tokens.add(true); alarming && b.state == laneOK {
+		b.trips = 0
+		b.leave(lanePaused, wrongTokens, now, backoff.Jitter(l.r.opts.PauseInitial), false)
+		l.log.Error("push paused: "+wrongTokens+"; pushes are kept", "app", l.String(), "refused", refused, "of", l.tokens.n)
+	}
+}
