@@ -2,11 +2,9 @@ package broker
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
@@ -16,13 +14,16 @@ import (
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/fallback"
-	"github.com/heartline-mqtt/heartline/fallback/apns"
 	"github.com/heartline-mqtt/heartline/hooks"
 	"github.com/heartline-mqtt/heartline/store"
 )
 
-// pushGrace is how long running pushes may take to finish at a stop.
-const pushGrace = 5 * time.Second
+// A stop takes less than 5 s when nothing answers: pushGrace for the pushes under way,
+// then endGrace for the HTTP calls and for the push requests that have been cancelled.
+const (
+	pushGrace = 3 * time.Second
+	endGrace  = 500 * time.Millisecond
+)
 
 // Heartline is what Attach adds to a server. All its methods are safe for
 // concurrent use.
@@ -30,7 +31,7 @@ type Heartline struct {
 	auth   *auth.Auth
 	core   *delivery.Core
 	outbox *store.Outbox
-	router *fallback.Router // nil: no notification server is configured
+	router *fallback.Router
 	hook   *hooks.Hook
 	server *mqtt.Server
 
@@ -74,20 +75,21 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 	if h.auth, err = auth.New(cfg.Auth, auth.Options{Logger: with.log, StateDir: stateDir(cfg)}); err != nil {
 		return nil, err
 	}
-	opts := deliveryOptions(cfg)
-	var pusher delivery.Pusher
-	if cfg.Fallback.APNs.Enabled {
-		if h.router, err = newRouter(cfg.Fallback.APNs, h.outbox.Notification, with.log); err != nil {
-			return nil, err
-		}
-		pusher, opts.CompleteRegistration, opts.CheckContent = h.router, h.router.Normalize, h.router.CheckPayload
+	opts := deliveryOptions(cfg, h.auth.Open() && !with.foreign)
+	if h.router, err = newRouter(cfg.Fallback, h.outbox.Notification, with.log); err != nil {
+		return nil, err
 	}
-	h.core = delivery.New(opts, h.outbox, pusher, with.log)
+	opts.CheckRegistration, opts.CompleteRegistration = checkRegistration, completeRegistration(h.router)
+	opts.AppConfig, opts.CheckContent = h.router.Fingerprint, h.router.CheckPayload
+	h.core = delivery.New(opts, h.outbox, h.router, with.log)
 	for _, o := range with.observe {
 		h.core.Observe(o)
 	}
 	if err := h.core.Start(); err != nil {
 		return nil, err
+	}
+	for _, name := range h.router.Servers() {
+		h.core.PushPossible(name, "") // it may have been off, or configured otherwise, until now
 	}
 	rules := hooks.Options{
 		TopicPrefix:  cfg.MQTT.TopicPrefix,
@@ -137,7 +139,7 @@ func (h *Heartline) Subscribe(buffer int) *delivery.Subscription { return h.core
 // accepts.
 func (h *Heartline) Core() *delivery.Core { return h.core }
 
-// Close stops Heartline: nothing more is accepted, running pushes get 5 s, and
+// Close stops Heartline: nothing more is accepted, running pushes get 3 s, and
 // everything is on the disk when it returns. It may be called before or after the
 // server is closed. Called before, the server goes on with ordinary MQTT, and
 // publishes below the prefix are refused. It is safe to call twice, and twice at once:
@@ -170,7 +172,10 @@ func (h *Heartline) closeParts(ctx context.Context) error {
 		errs = append(errs, h.hook.Stop())
 	}
 	if h.router != nil {
-		errs = append(errs, h.router.Close(ctx))
+		// quiesce has given the pushes their time.
+		now, cancel := context.WithCancel(ctx)
+		cancel()
+		errs = append(errs, h.router.Close(now))
 	}
 	if h.hook != nil {
 		errs = append(errs, h.core.Flush(ctx))
@@ -195,76 +200,19 @@ func accessRules(entries []config.ACLEntry) (rules []hooks.AccessRule) {
 	return rules
 }
 
-func deliveryOptions(cfg *config.Config) delivery.Options {
+// deliveryOptions translates the configuration. anyAccount: nobody proves who a client
+// is, so that a device moves to whichever account uses it.
+func deliveryOptions(cfg *config.Config, anyAccount bool) delivery.Options {
 	d := cfg.Delivery
 	opts := delivery.Options{
 		Windows: delivery.Windows{Ack: d.AckWindow, Fallback: d.FallbackWindow},
 		Ack:     delivery.AckReceived, TTL: d.TTL,
 		MaxOutstanding: d.MaxOutstandingPerDevice, MaxInflight: d.MaxInflightPerDevice,
-		ForgetDeviceAfter: d.ForgetDeviceAfter, CompleteRegistration: keepToken,
-		AnyAccount: cfg.Auth.Mode == config.AuthNone,
+		ForgetDeviceAfter: d.ForgetDeviceAfter,
+		AnyAccount:        anyAccount,
 	}
 	if d.Ack == config.AckDisplayed {
 		opts.Ack = delivery.AckDisplayed
 	}
 	return opts
-}
-
-// keepToken takes tokens in while no notification server is configured, so that
-// they are there when one is.
-func keepToken(t delivery.Registration) (delivery.Registration, error) {
-	t.Token = strings.ToLower(t.Token)
-	if _, err := hex.DecodeString(t.Token); err != nil || t.Token == "" {
-		return t, errors.New("apns.token: must be an even number of hexadecimal digits")
-	}
-	return t, nil
-}
-
-func newRouter(c config.APNs, content func(delivery.Seq) (*delivery.Notification, error), log *slog.Logger) (*fallback.Router, error) {
-	apple := apns.Config{
-		DefaultEnvironment: c.Environment, Endpoint: c.Endpoint, CAFile: c.CAFile, Logger: log,
-	}
-	if c.KeyFile != "" || c.Key != "" || c.CertificateFile != "" {
-		app := apns.App{
-			Topic: c.Topic, KeyFile: c.KeyFile, KeyPEM: []byte(c.Key), KeyID: c.KeyID, TeamID: c.TeamID,
-			CertificateFile: c.CertificateFile,
-		}
-		if err := certificatePassword(&app, c.CertificatePassword, c.CertificatePasswordFile); err != nil {
-			return nil, err
-		}
-		apple.Apps = append(apple.Apps, app)
-	}
-	for _, a := range c.Apps {
-		app := apns.App{
-			Topic: a.Topic, Environment: a.Environment, KeyFile: a.KeyFile, KeyID: a.KeyID, TeamID: a.TeamID,
-			CertificateFile: a.CertificateFile,
-		}
-		if app.Environment == "" {
-			app.Environment = c.Environment
-		}
-		if err := certificatePassword(&app, "", a.CertificatePasswordFile); err != nil {
-			return nil, err
-		}
-		apple.Apps = append(apple.Apps, app)
-	}
-	pusher, err := apns.New(apple)
-	if err != nil {
-		return nil, fmt.Errorf("fallback.apns: %w", err)
-	}
-	return fallback.New(fallback.Options{
-		Pushers: []fallback.Pusher{pusher}, Content: content, Timeout: c.Timeout, MaxConcurrent: c.MaxConcurrent,
-		RetryInitial: c.Retry.Initial, RetryMax: c.Retry.Max, CloseGrace: pushGrace, Logger: log,
-	})
-}
-
-func certificatePassword(app *apns.App, given config.Secret, file string) error {
-	if app.CertificateFile == "" || given == "" && file == "" {
-		return nil
-	}
-	password, err := config.ReadSecret(given, file)
-	if err != nil {
-		return fmt.Errorf("fallback.apns: password of certificate %s: %w", app.CertificateFile, err)
-	}
-	app.CertificatePassword = string(password)
-	return nil
 }

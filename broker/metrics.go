@@ -63,9 +63,6 @@ func (b *Broker) storeFigures(s scrape) {
 }
 
 func (b *Broker) pushFigures(s scrape) {
-	if b.router == nil {
-		return
-	}
 	for _, app := range b.router.Status() {
 		label := app.App.String()
 		s.gauge("push_queue", "Pushes that wait for their turn.", float64(app.Queue), "app", label)

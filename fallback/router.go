@@ -267,6 +267,26 @@ func (r *Router) refuse(a answer) {
 	r.wg.Go(func() { a.it.done(a.res) })
 }
 
+// Servers returns the names of the notification servers that are on.
+func (r *Router) Servers() []string { return slices.Sorted(maps.Keys(r.servers)) }
+
+// CheckNames checks those parts of a registration that every server has in common: they
+// are short, and printable ASCII without a space. The error does not repeat them.
+func CheckNames(r delivery.Registration) error {
+	for _, part := range []struct {
+		name, value string
+		most        int
+	}{{"app", r.App, 256}, {"environment", r.Environment, 32}, {"kind", r.Kind, 128}, {"token", r.Token, 4096}} {
+		if len(part.value) > part.most {
+			return fmt.Errorf("the registration's %s has %d characters; at most %d are possible", part.name, len(part.value), part.most)
+		}
+		if strings.ContainsFunc(part.value, func(c rune) bool { return c <= ' ' || c > '~' }) {
+			return fmt.Errorf("the registration's %s holds a character that is none of printable ASCII", part.name)
+		}
+	}
+	return nil
+}
+
 // Complete checks a registration against the configuration and fills in what it leaves
 // out; see Pusher.Normalize. A registration whose server is off comes back as it is: it
 // is completed when it is used.
