@@ -19,6 +19,7 @@ import (
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/hooks/persist"
+	"github.com/heartline-mqtt/heartline/internal/filewatch"
 )
 
 // Broker is the whole program: a mochi server of its own with Heartline attached,
@@ -34,7 +35,8 @@ type Broker struct {
 	api       *api.API // nil: off
 	web       *http.Server
 	httpConns *httpConns
-	socket    net.Listener // of web
+	files     *filewatch.Watcher // certificates
+	socket    net.Listener       // of web
 
 	serving sync.WaitGroup
 	failed  chan error // of something that should have gone on serving
@@ -47,7 +49,7 @@ type Broker struct {
 // that whatever is wrong is said before anything is served. Close it, whether it
 // has been started or not.
 func New(cfg *config.Config, log *slog.Logger) (_ *Broker, err error) {
-	b := &Broker{cfg: cfg, log: log, failed: make(chan error, 1)}
+	b := &Broker{cfg: cfg, log: log, files: filewatch.New(), failed: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			_ = b.Close(context.Background()) // the first error is the one to report
@@ -127,6 +129,7 @@ func (b *Broker) Start() error {
 			}
 		})
 	}
+	b.files.Start()
 	b.ready.Store(true)
 	b.log.Info("heartline is ready", "mqtt", b.MQTTAddr(), "mqtt_tls", b.TLSAddr(), "http", b.HTTPAddr(), "data_dir", b.cfg.DataDir)
 	return nil
@@ -167,6 +170,7 @@ func (b *Broker) Close(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 		defer cancel()
 		b.ready.Store(false)
+		b.files.Stop()
 		var errs []error
 		if b.Heartline != nil {
 			errs = append(errs, b.quiesce(ctx)) // ends the event streams, too

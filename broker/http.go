@@ -24,13 +24,17 @@ func (b *Broker) bindHTTP() error {
 	if err != nil {
 		return err
 	}
+	trusted := newProxies(b.cfg.TrustedProxies)
+	if b.cfg.HTTP.ProxyProtocol {
+		socket = trusted.listen(socket)
+	}
 	b.socket = socket
 	if c := b.cfg.HTTP.TLS; c.CertFile != "" {
-		certificates, err := serverTLS("http.tls", c.CertFile, c.KeyFile, "")
+		certs, err := loadCertificates("http.tls", tlsFiles{cert: c.CertFile, key: c.KeyFile}, b.files, b.log)
 		if err != nil {
 			return err
 		}
-		b.socket = tls.NewListener(socket, certificates)
+		b.socket = tls.NewListener(socket, certs.config())
 	}
 	opts := api.Options{
 		Core: b.core, Logger: b.log, Version: Version(), Ready: b.Ready, Metrics: b.metrics,
@@ -47,7 +51,7 @@ func (b *Broker) bindHTTP() error {
 	b.api = api.New(opts)
 	b.httpConns = newHTTPConns(b.cfg.MQTT.MaxConnections, rlimit.OpenFiles())
 	b.web = &http.Server{
-		Handler:           b.api,
+		Handler:           trusted.handler(b.api),
 		ReadHeaderTimeout: 10 * time.Second, // the API bounds the rest call by call
 		IdleTimeout:       2 * time.Minute,
 		ConnState:         b.httpConns.onState,

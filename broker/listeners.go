@@ -1,13 +1,13 @@
 package broker
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
-	"os"
+	"net/netip"
 	"syscall"
+
+	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/heartline-mqtt/heartline/broker/internal/listener"
 	"github.com/heartline-mqtt/heartline/hooks/strict"
@@ -37,7 +37,7 @@ func (b *Broker) bindMQTT() error {
 		}
 	}
 	if m.TLS.Address != "" {
-		certificates, err := serverTLS("mqtt.tls", m.TLS.CertFile, m.TLS.KeyFile, m.TLS.ClientCAFile)
+		certs, err := loadCertificates("mqtt.tls", tlsFiles{m.TLS.CertFile, m.TLS.KeyFile, m.TLS.ClientCAFile, m.TLS.CRLFile}, b.files, b.log)
 		if err != nil {
 			return err
 		}
@@ -46,8 +46,14 @@ func (b *Broker) bindMQTT() error {
 			return err
 		}
 		opts := b.listenerOptions("tls", socket)
-		opts.TLS = certificates
-		b.listeners.tls = listener.New(opts)
+		opts.TLS = certs.config()
+		l := listener.New(opts)
+		b.listeners.tls = l
+		certs.onRevoked = func() {
+			if n := l.KickIf(func(c *listener.Conn) bool { return certs.isRevoked(c.TLS()) }, packets.ErrNotAuthorized); n > 0 {
+				b.log.Info("connections ended: their certificates were revoked", "connections", n)
+			}
+		}
 		if err := b.server.AddListener(b.listeners.tls); err != nil {
 			return fmt.Errorf("mqtt.tls.address: %w", err)
 		}
@@ -55,6 +61,8 @@ func (b *Broker) bindMQTT() error {
 	if b.cfg.HTTP.Address != "" {
 		opts := b.listenerOptions("ws", nil)
 		opts.Address = b.cfg.HTTP.Address
+		opts.Origins = m.AllowedOrigins
+		opts.TrustProxy = nil // the HTTP server does that
 		b.listeners.ws = listener.NewWebSocket(opts)
 		if err := b.server.AddListener(b.listeners.ws); err != nil {
 			return fmt.Errorf("http.address: %w", err)
@@ -65,8 +73,13 @@ func (b *Broker) bindMQTT() error {
 
 func (b *Broker) listenerOptions(id string, socket net.Listener) listener.Options {
 	m := b.cfg.MQTT
+	var trust func(netip.Addr) bool
+	if m.ProxyProtocol {
+		trust = newProxies(b.cfg.TrustedProxies).trust
+	}
 	return listener.Options{
-		ID: id, Socket: socket, Gate: b.listeners.gate,
+		TrustProxy: trust,
+		ID:         id, Socket: socket, Gate: b.listeners.gate,
 		Strict:         strict.Options{MaxPacketSize: int(m.MaxPacketSize)},
 		ConnectTimeout: m.ConnectTimeout, WriteTimeout: m.WriteTimeout,
 		OnPanic: func(c *listener.Conn) { b.hook.Lost(c) },
@@ -99,24 +112,4 @@ func bind(key, address string) (net.Listener, error) {
 		return nil, fmt.Errorf("%s: listen on %s: %w", key, address, err)
 	}
 	return l, nil
-}
-
-func serverTLS(key, certFile, keyFile, clientCAFile string) (*tls.Config, error) {
-	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
-	if err != nil {
-		return nil, fmt.Errorf("%s.cert_file and %s.key_file: %w", key, key, err)
-	}
-	c := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
-	if clientCAFile == "" {
-		return c, nil
-	}
-	pem, err := os.ReadFile(clientCAFile)
-	if err != nil {
-		return nil, fmt.Errorf("%s.client_ca_file: %w", key, err)
-	}
-	c.ClientCAs, c.ClientAuth = x509.NewCertPool(), tls.RequireAndVerifyClientCert
-	if !c.ClientCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s.client_ca_file: %s holds no certificate in PEM", key, clientCAFile)
-	}
-	return c, nil
 }

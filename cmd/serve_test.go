@@ -51,8 +51,8 @@ func TestServeFails(t *testing.T) {
 	}{
 		{errors.New("open store: locked"), nil, 1, "heartline: open store: locked\n"},
 		{&net.OpError{Op: "listen", Net: "tcp", Err: syscall.EADDRINUSE}, nil, 1, "heartline: listen tcp: address already in use: another process listens there; stop it, or choose another address with --mqtt-address, --mqtt-tls-address or --http-address\n"},
-		{nil, []string{"--mqtt-address", "0.0.0.0:1883"}, 2, "heartline: the configuration is wrong:\nheartline:   mqtt.address: must be a loopback address (127.0.0.1, ::1, localhost) where auth.mode is none: set auth.mode to file, jwt or http to listen on others, got 0.0.0.0:1883 (from --mqtt-address)\n"},
-		{nil, []string{"--dev", "--http-address", ":8080"}, 2, "heartline: the configuration is wrong:\nheartline:   http.address: must be a loopback address (127.0.0.1, ::1, localhost) where auth.mode is none: set auth.mode to file, jwt or http to listen on others, got :8080 (from --http-address)\n"},
+		{nil, []string{"--mqtt-address", "0.0.0.0:1883"}, 2, "heartline: the configuration is wrong:\nheartline:   mqtt.address: must be a loopback address (127.0.0.1, ::1, localhost) where auth.mode is none: set auth.mode to file, jwt, http or tls to listen on others, got 0.0.0.0:1883 (from --mqtt-address)\n"},
+		{nil, []string{"--dev", "--http-address", ":8080"}, 2, "heartline: the configuration is wrong:\nheartline:   http.address: must be a loopback address (127.0.0.1, ::1, localhost) where auth.mode is none: set auth.mode to file, jwt, http or tls to listen on others, got :8080 (from --http-address)\n"},
 	} {
 		s := start(t, func(p *program) {
 			p.serve = func(context.Context, *config.Config, ServeOptions) error { return tt.err }

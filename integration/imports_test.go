@@ -24,7 +24,7 @@ func arrows() [][]string {
 		{"bench/storm", "broker", "config", "delivery", "fallback", "fallback/apnssim", "internal/rawmqtt"},
 		{"demo", "broker", "config", "delivery", "fallback/apnssim", "internal/rawmqtt", "wire"},
 		{"terminal", "delivery", "wire"},
-		{"broker", "auth", "broker/internal/...", "config", "delivery", "fallback", "fallback/apns", "fallback/fcm", "fallback/webpush", "hooks", "hooks/persist", "hooks/strict", "internal/credentials", "internal/rlimit", "store", "store/memory", "store/pebblestore", "wire"},
+		{"broker", "auth", "broker/internal/...", "config", "delivery", "fallback", "fallback/apns", "fallback/fcm", "fallback/webpush", "hooks", "hooks/persist", "hooks/strict", "internal/filewatch", "internal/credentials", "internal/rlimit", "store", "store/memory", "store/pebblestore", "wire"},
 		{"broker/internal/api", "auth", "broker/internal/metrics", "delivery", "internal/loopback", "internal/seldom", "wire"},
 		{"broker/internal/metrics", "delivery"},
 		{"broker/internal/listener", "config", "hooks/strict", "internal/rlimit"},

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/listeners"
+	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/heartline-mqtt/heartline/hooks/strict"
 	"github.com/heartline-mqtt/heartline/internal/rlimit"
@@ -241,6 +242,17 @@ func (f *front) stop(stopAccepting func()) {
 	n := len(f.conns)
 	f.mu.Unlock()
 	f.log.Error("connections still being served after the listener was closed", "listener", f.ID(), "connections", n)
+}
+
+// KickIf ends the connections that match, of those that mochi serves.
+func (f *front) KickIf(match func(*Conn) bool, code packets.Code) (n int) {
+	f.each(func(c *Conn) {
+		if c.given.Load() && match(c) {
+			n++
+			c.Kick(code)
+		}
+	})
+	return n
 }
 
 func (f *front) isClosed() bool {

@@ -129,6 +129,21 @@ func (g *Gate) admit(addr netip.Prefix) (evict *Conn, err error) {
 	return evict, nil
 }
 
+// claim counts a connection, which was let in without an address, with addr. It
+// reports false where there are as many as are allowed.
+func (g *Gate) claim(addr netip.Prefix) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.limits.PerAddress == 0 || !addr.IsValid() {
+		return true
+	}
+	if g.byAddr[addr] >= g.limits.PerAddress {
+		return false
+	}
+	g.byAddr[addr]++
+	return true
+}
+
 func (g *Gate) leave(addr netip.Prefix) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

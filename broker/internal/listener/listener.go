@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/listeners"
@@ -77,6 +78,14 @@ func (l *Listener) Serve(establish listeners.EstablishFn) {
 		if err == nil {
 			wait = 0
 			addr := addressOf(socket.RemoteAddr())
+			if l.proxied() {
+				if !l.trusts(socket.RemoteAddr()) {
+					l.stats.refusedAddress.Add(1)
+					_ = socket.Close()
+					continue
+				}
+				addr = netip.Prefix{} // the header tells
+			}
 			if l.admit(addr) != nil {
 				// Without a word: it has not said in which version.
 				_ = socket.Close()
@@ -147,6 +156,11 @@ func (l *Listener) tune(socket net.Conn) {
 }
 
 func (l *Listener) prepareTCP(c *Conn) error {
+	if l.proxied() {
+		if err := l.readProxyHeader(c); err != nil {
+			return err
+		}
+	}
 	c.in.Init(c.stream, &l.options.Strict)
 	return nil
 }
@@ -173,6 +187,11 @@ func (l *Listener) handshake(c *Conn) error {
 	until := c.since.Add(l.options.ConnectTimeout)
 	if h := c.since.Add(l.options.HandshakeTimeout); h.Before(until) {
 		_ = c.base.SetReadDeadline(h)
+	}
+	if l.proxied() {
+		if err := l.readProxyHeader(c); err != nil {
+			return err
+		}
 	}
 	// The state of a handshake is several kilobytes: not before there is one.
 	first, err := c.base.peek()

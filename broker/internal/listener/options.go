@@ -3,6 +3,7 @@ package listener
 import (
 	"crypto/tls"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/hooks/strict"
@@ -25,6 +26,11 @@ type Options struct {
 	// own host: hosts, or scheme://host, with * as in path.Match. The single
 	// element * accepts any.
 	Origins []string
+
+	// TrustProxy, unless it is nil, makes a Listener expect the PROXY protocol, from
+	// peers for which it returns true; others are closed. The addresses of clients are
+	// those that the header names. A WebSocket's HTTP server does that.
+	TrustProxy func(netip.Addr) bool
 
 	// Gate limits the number of connections, over all the fronts that share it.
 	// Default: no limit.

@@ -1,12 +1,15 @@
 package listener
 
 import (
+	"bufio"
 	"crypto/tls"
 	"errors"
 	"net"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/pires/go-proxyproto"
 )
 
 var (
@@ -31,7 +34,8 @@ type sender struct {
 	limit   int
 	failed  func(error) // told once why the peer was cut; must not block
 
-	peeked    [1]byte // a byte that was read to see whether there is one
+	pre       *bufio.Reader // holds what was read behind a PROXY header; nil: nothing
+	peeked    [1]byte       // a byte that was read to see whether there is one
 	hasPeeked bool
 
 	mu      sync.Mutex
@@ -185,7 +189,7 @@ func (s *sender) SetDeadline(t time.Time) error { return s.Conn.SetReadDeadline(
 // peek waits for the first byte and returns it. The next Read returns it again.
 func (s *sender) peek() (byte, error) {
 	if !s.hasPeeked {
-		if _, err := s.Conn.Read(s.peeked[:]); err != nil {
+		if _, err := s.Read(s.peeked[:]); err != nil {
 			return 0, err
 		}
 		s.hasPeeked = true
@@ -198,6 +202,12 @@ func (s *sender) Read(p []byte) (int, error) {
 		s.hasPeeked = false
 		p[0] = s.peeked[0]
 		return 1, nil
+	}
+	if s.pre != nil {
+		if s.pre.Buffered() > 0 {
+			return s.pre.Read(p)
+		}
+		s.pre = nil
 	}
 	return s.Conn.Read(p)
 }
@@ -214,6 +224,9 @@ func (s *sender) closeWrite() {
 func neverNow([]byte) (int, error) { return 0, nil }
 
 func rawOf(c net.Conn) syscall.RawConn {
+	if p, ok := c.(*proxyproto.Conn); ok {
+		c = p.Raw()
+	}
 	if sc, ok := c.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			return raw

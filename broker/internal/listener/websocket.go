@@ -117,6 +117,7 @@ func (w *WebSocket) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c := h.conn
+	c.remote = address(r.RemoteAddr) // a trusted proxy's word for it, where there is one
 	// Without a handler of its own the HTTP server's goroutine and its stack, which
 	// has grown over a whole request, would stay as long as the connection.
 	go w.run(c, func(c *Conn) error {

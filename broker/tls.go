@@ -1,0 +1,165 @@
+package broker
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/internal/filewatch"
+)
+
+// tlsFiles are the files of a TLS listener.
+type tlsFiles struct{ cert, key, clientCA, crl string }
+
+// certificates are a listener's certificates and CAs, which are read again when their
+// files change. New connections get the new ones; what is broken is not taken.
+type certificates struct {
+	section string // of the configuration, for errors
+	files   tlsFiles
+	log     *slog.Logger
+	current atomic.Pointer[tls.Config]
+	revoked atomic.Pointer[revocations]
+	// onRevoked is called after a new list of revoked certificates.
+	onRevoked func()
+	mu        sync.Mutex // one reload at a time
+}
+
+func loadCertificates(section string, files tlsFiles, watcher *filewatch.Watcher, log *slog.Logger) (*certificates, error) {
+	c := &certificates{section: section, files: files, log: log}
+	for _, path := range []string{files.cert, files.key, files.clientCA, files.crl} {
+		if path != "" {
+			watcher.Add(path, c.reload)
+		}
+	}
+	if err := c.read(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// config is that of the listener; each handshake uses the newest certificates.
+func (c *certificates) config() *tls.Config {
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.current.Load(), nil },
+	}
+}
+
+func (c *certificates) reload() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.read(); err != nil {
+		// A certificate and its key are two files: between their two changes they do
+		// not match. The second change brings us here again.
+		c.log.Error("reload failed, keeping the previous version", "key", c.section, "error", err)
+		return
+	}
+	c.log.Info("certificates reloaded", "key", c.section)
+	if c.onRevoked != nil {
+		c.onRevoked()
+	}
+}
+
+func (c *certificates) read() error {
+	cert, err := tls.LoadX509KeyPair(c.files.cert, c.files.key)
+	if err != nil {
+		return fmt.Errorf("%s.cert_file and %s.key_file: %w", c.section, c.section, err)
+	}
+	next := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
+	var revoked *revocations
+	if c.files.clientCA != "" {
+		text, err := os.ReadFile(c.files.clientCA)
+		if err != nil {
+			return fmt.Errorf("%s.client_ca_file: %w", c.section, err)
+		}
+		next.ClientCAs, next.ClientAuth = x509.NewCertPool(), tls.RequireAndVerifyClientCert
+		if !next.ClientCAs.AppendCertsFromPEM(text) {
+			return fmt.Errorf("%s.client_ca_file: %s holds no certificate in PEM", c.section, c.files.clientCA)
+		}
+		if c.files.crl != "" {
+			if revoked, err = readCRL(c.files.crl, text); err != nil {
+				return fmt.Errorf("%s.crl_file: %w", c.section, err)
+			}
+			if time.Now().After(revoked.nextUpdate) && !revoked.nextUpdate.IsZero() {
+				c.log.Warn("list of revoked certificates is out of date: later revocations are unknown", "key", c.section+".crl_file", "next_update", revoked.nextUpdate)
+			}
+		}
+		// VerifyConnection, because nothing else is asked when a session is resumed.
+		next.VerifyConnection = func(s tls.ConnectionState) error {
+			if c.isRevoked(&s) {
+				return errors.New("the client certificate has been revoked")
+			}
+			return nil
+		}
+	}
+	c.revoked.Store(revoked)
+	c.current.Store(next)
+	return nil
+}
+
+func (c *certificates) isRevoked(s *tls.ConnectionState) bool {
+	list := c.revoked.Load()
+	if list == nil || s == nil {
+		return false
+	}
+	for _, chain := range s.VerifiedChains {
+		for _, cert := range chain {
+			if list.has(cert) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// revocations are the serial numbers that a CRL lists.
+type revocations struct {
+	issuer     string // raw
+	serials    map[string]struct{}
+	nextUpdate time.Time
+}
+
+func (r *revocations) has(c *x509.Certificate) bool {
+	if string(c.RawIssuer) != r.issuer {
+		return false
+	}
+	_, listed := r.serials[c.SerialNumber.String()]
+	return listed
+}
+
+// readCRL reads a CRL, in PEM or DER, that one of the CAs has signed.
+func readCRL(path string, caPEM []byte) (*revocations, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if block, _ := pem.Decode(content); block != nil {
+		content = block.Bytes
+	}
+	list, err := x509.ParseRevocationList(content)
+	if err != nil {
+		return nil, fmt.Errorf("%s holds no CRL in PEM or DER: %w", path, err)
+	}
+	for rest := caPEM; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return nil, fmt.Errorf("%s is not signed by a CA of client_ca_file", path)
+		}
+		ca, err := x509.ParseCertificate(block.Bytes)
+		if err == nil && string(ca.RawSubject) == string(list.RawIssuer) && list.CheckSignatureFrom(ca) == nil {
+			break
+		}
+	}
+	r := &revocations{issuer: string(list.RawIssuer), serials: map[string]struct{}{}, nextUpdate: list.NextUpdate}
+	for _, e := range list.RevokedCertificateEntries {
+		r.serials[e.SerialNumber.String()] = struct{}{}
+	}
+	return r, nil
+}
