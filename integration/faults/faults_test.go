@@ -76,7 +76,7 @@ func TestFaults(t *testing.T) { //nolint:tparallel // nothing else of the packag
 			if line.Skipped != "" {
 				t.Skip(line.Skipped)
 			}
-			fmt.Printf("%s: %d runs, %d accepted, %d acked, %d wrong, in %s\n", line.Name, line.Runs, line.Accepted, line.Acked, line.Bad(), line.Took.Round(100_000_000))
+			fmt.Printf("%s: %d runs, %d accepted, %d acked, %d wrong, at most %d copies of one notification without an event, in %s\n", line.Name, line.Runs, line.Accepted, line.Acked, line.Bad(), line.MostLost, line.Took.Round(100_000_000))
 			slices.Sort(line.Problems)
 			for _, p := range line.Problems {
 				t.Log(p)

@@ -29,7 +29,7 @@ type Program struct {
 	mu    sync.Mutex
 	run   *run
 	up    chan struct{} // closed while it is up
-	kills int
+	lives []Life
 }
 
 // run is one life of the process.
@@ -60,6 +60,7 @@ func (p *Program) Start(ctx context.Context) error {
 	r := &run{ended: make(chan struct{}), ready: make(chan struct{}), answer: make(chan string, 64)}
 	r.cmd = exec.Command(p.binary, "serve", "--data-dir", p.data, "--mqtt-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", "--log-format", "json") //nolint:gosec,noctx // the paths are of our own making; the rig kills it
 	r.cmd.Env = p.env
+	p.lives = append(p.lives, Life{Start: time.Now()})
 	stdin, err1 := r.cmd.StdinPipe()
 	stdout, err2 := r.cmd.StdoutPipe()
 	stderr, err3 := r.cmd.StderrPipe()
@@ -175,10 +176,16 @@ func (p *Program) Kill() error {
 	if r == nil {
 		return nil
 	}
-	p.kills++
 	_ = r.cmd.Process.Kill() // it may have ended
 	<-r.ended
+	p.ended(true)
 	return r.healthy()
+}
+
+// ended notes the end of a life.
+func (p *Program) ended(killed bool) {
+	l := &p.lives[len(p.lives)-1]
+	l.End, l.Killed = time.Now(), killed
 }
 
 // Died waits for a death that was planted.
@@ -190,7 +197,7 @@ func (p *Program) Died(ctx context.Context) error {
 		return ctx.Err()
 	}
 	p.down()
-	p.kills++
+	p.ended(true)
 	return r.healthy()
 }
 
@@ -211,6 +218,7 @@ func (p *Program) Stop() error {
 		<-r.ended
 		return fmt.Errorf("the program did not end within %s\n%s", patience, r.log())
 	}
+	p.ended(false)
 	if code := r.cmd.ProcessState.ExitCode(); code != 0 {
 		return fmt.Errorf("the program ended with exit code %d\n%s", code, r.log())
 	}

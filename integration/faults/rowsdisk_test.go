@@ -27,13 +27,7 @@ func diskFull(w *World, size int, _ bool) error {
 	if err != nil {
 		return err
 	}
-	w.Heartbeats(time.Second)
-	w.Connect(devices[:30]...)
-	load := w.Load(0, 100, nil)
-	for i := range 3 {
-		if err := w.Reach(size / 8); err != nil {
-			return err
-		}
+	return w.play(size/8*3, scene{devices: devices, away: devices[30:], inFlight: 100, rounds: 3, fault: func(i int) error {
 		ballast := filepath.Join(mount, "ballast")
 		leave := int64([]int{0, 1 << 20, 6 << 20}[i]) // nothing; a little; less than the guard wants
 		if err := fill(ballast, leave); err != nil {
@@ -43,16 +37,8 @@ func diskFull(w *World, size int, _ bool) error {
 			return err
 		}
 		pause(w, time.Duration(i)*3*time.Second) // at first freed at once, then after the commit timeout
-		if err := os.Remove(ballast); err != nil {
-			return err
-		}
-		w.Runs++
-	}
-	if err := load.Stop(); err != nil {
-		return err
-	}
-	w.Connect(devices[30:]...)
-	return w.Drain(2 * time.Minute)
+		return os.Remove(ballast)
+	}})
 }
 
 // fill writes a file until all but leave bytes are taken.
@@ -85,13 +71,7 @@ func readOnly(w *World, size int, _ bool) error {
 	if err != nil {
 		return err
 	}
-	w.Heartbeats(time.Second)
-	w.Connect(devices[:15]...)
-	load := w.Load(0, 100, nil)
-	for i := range 3 {
-		if err := w.Reach(size / 8); err != nil {
-			return err
-		}
+	return w.play(size/8*3, scene{devices: without(devices, devices[15:30]), away: devices[30:], inFlight: 100, rounds: 3, fault: func(i int) error {
 		if err := w.Program.Tell(w.ctx, "read-only 1"); err != nil {
 			return err
 		}
@@ -107,18 +87,10 @@ func readOnly(w *World, size int, _ bool) error {
 			return err
 		}
 		n := w.Acceptances.Len()
-		if err := until(w.ctx, "the disk is writable again and nothing is accepted", func() (bool, error) {
+		return until(w.ctx, "the disk is writable again and nothing is accepted", func() (bool, error) {
 			return w.Acceptances.Len() > n, nil
-		}); err != nil {
-			return err
-		}
-		w.Runs++
-	}
-	if err := load.Stop(); err != nil {
-		return err
-	}
-	w.Connect(devices[30:]...)
-	return w.Drain(2 * time.Minute)
+		})
+	}})
 }
 
 // refuses waits until the program says that it is not ready, asks for a notification

@@ -30,6 +30,7 @@ type World struct {
 	Cancels     Cancels
 	Runs        int  // of the fault; 0 counts as one
 	Unfinished  bool // deliveries may be left over
+	ClockSteps  bool // the row steps the program's clock
 	Log         func(format string, args ...any)
 
 	ctx    context.Context
@@ -359,7 +360,7 @@ func (w *World) Check() (Result, error) {
 func (w *World) Evidence() Evidence {
 	return Evidence{
 		Acceptances: w.Acceptances.All(), Connections: w.Receipts.All(), Pushes: w.Apple.Received(), Cancels: w.Cancels.All(),
-		Kills: w.Program.kills, Devices: w.tokens, Unfinished: w.Unfinished,
+		Lives: w.Program.lives, ClockSteps: w.ClockSteps, Devices: w.tokens, Unfinished: w.Unfinished,
 	}
 }
 

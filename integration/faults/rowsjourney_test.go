@@ -24,37 +24,29 @@ func expiry(w *World, size int, full bool) error {
 	if err != nil {
 		return err
 	}
-	w.Heartbeats(time.Second)
-	half := len(devices) / 2
-	w.Connect(devices[:half]...)
-	load := w.Load(0, 200, func(_ string, n int) string {
-		if n/len(devices)%2 == 0 {
-			return `,"ttl":"2s"`
-		}
-		return ""
+	return w.play(size, scene{
+		devices: devices, away: devices[len(devices)/2:], inFlight: 200, rounds: 4,
+		more: func(_ string, n int) string {
+			if n/len(devices)%2 == 0 {
+				return `,"ttl":"2s"`
+			}
+			return ""
+		},
+		fault: func(i int) error {
+			if err := w.Program.Kill(); err != nil {
+				return err
+			}
+			pause(w, time.Duration(i)*time.Second)
+			return w.Start()
+		},
+		after: func() error {
+			pause(w, 2500*time.Millisecond) // the last of them expire
+			for _, d := range devices {
+				d.SetAck(AckAtOnce)
+			}
+			return nil
+		},
 	})
-	for i := range 4 {
-		if err := w.Reach(size / 4); err != nil {
-			return err
-		}
-		if err := w.Program.Kill(); err != nil {
-			return err
-		}
-		pause(w, time.Duration(i)*time.Second)
-		if err := w.Start(); err != nil {
-			return err
-		}
-		w.Runs++
-	}
-	if err := load.Stop(); err != nil {
-		return err
-	}
-	pause(w, 2500*time.Millisecond) // the last of them run out
-	for _, d := range devices {
-		d.SetAck(AckAtOnce)
-	}
-	w.Connect(devices[half:]...)
-	return w.Drain(2 * time.Minute)
 }
 
 // collapse: a device's notifications share two collapse keys, and many are still
@@ -71,26 +63,10 @@ func collapse(w *World, size int, full bool) error {
 	if err != nil {
 		return err
 	}
-	w.Heartbeats(time.Second)
-	some := len(devices) * 3 / 4
-	w.Connect(devices[:some]...)
-	load := w.Load(0, 200, func(_ string, n int) string {
-		return fmt.Sprintf(`,"collapse_key":"k%d"`, n/len(devices)%2)
+	return w.play(size, scene{
+		devices: devices, away: devices[len(devices)*3/4:], inFlight: 200, rounds: 4, fault: w.restarts,
+		more: func(_ string, n int) string { return fmt.Sprintf(`,"collapse_key":"k%d"`, n/len(devices)%2) },
 	})
-	for range 4 {
-		if err := w.Reach(size / 4); err != nil {
-			return err
-		}
-		if err := w.Restart(); err != nil {
-			return err
-		}
-		w.Runs++
-	}
-	if err := load.Stop(); err != nil {
-		return err
-	}
-	w.Connect(devices[some:]...)
-	return w.Drain(2 * time.Minute)
 }
 
 // cancelled: what has been accepted is cancelled again, one in three, while it is on
@@ -104,10 +80,6 @@ func cancelled(w *World, size int, full bool) error {
 	if err != nil {
 		return err
 	}
-	w.Heartbeats(time.Second)
-	half := len(devices) / 2
-	w.Connect(devices[:half]...)
-	load := w.Load(0, 50, nil)
 	ctx, cancel := context.WithCancel(w.ctx)
 	var cancelling sync.WaitGroup
 	defer cancelling.Wait()
@@ -132,22 +104,11 @@ func cancelled(w *World, size int, full bool) error {
 			}
 		})
 	}
-	for range 4 {
-		if err := w.Reach(size / 4); err != nil {
-			return err
-		}
-		if err := w.Restart(); err != nil {
-			return err
-		}
-		w.Runs++
-	}
-	if err := load.Stop(); err != nil {
-		return err
-	}
-	cancel()
-	cancelling.Wait()
-	w.Connect(devices[half:]...)
-	return w.Drain(2 * time.Minute)
+	return w.play(size, scene{devices: devices, away: devices[len(devices)/2:], inFlight: 50, rounds: 4, fault: w.restarts, after: func() error {
+		cancel()
+		cancelling.Wait()
+		return nil
+	}})
 }
 
 // withdraw asks for a notification to be cancelled. The program may die over it:
@@ -176,9 +137,6 @@ func messages(w *World, size int, full bool) error {
 	if err != nil {
 		return err
 	}
-	w.Heartbeats(time.Second)
-	some := len(devices) * 3 / 4
-	w.Connect(devices[:some]...)
 	ctx, cancel := context.WithCancel(w.ctx)
 	var turning sync.WaitGroup
 	defer turning.Wait()
@@ -194,28 +152,21 @@ func messages(w *World, size int, full bool) error {
 			}
 		}
 	})
-	load := w.Load(0, 100, func(id string, _ int) string { return fmt.Sprintf(`,"data":{"of":%q}`, id) })
-	for range 4 {
-		if err := w.Reach(size / 4); err != nil {
-			return err
-		}
-		if err := w.Restart(); err != nil {
-			return err
-		}
-		w.Runs++
-	}
-	if err := load.Stop(); err != nil {
-		return err
-	}
-	cancel()
-	turning.Wait()
-	w.Connect(devices[some:]...)
-	for _, d := range devices {
-		d.SetAck(AckAtOnce)
-		d.SetApp(true)
-		d.Drop() // a forgotten message is sent again to the next connection
-	}
-	return w.Drain(2 * time.Minute)
+	away := devices[len(devices)*3/4:]
+	return w.play(size, scene{
+		devices: devices, away: away, inFlight: 100, rounds: 4, fault: w.restarts,
+		more: func(id string, _ int) string { return fmt.Sprintf(`,"data":{"of":%q}`, id) },
+		after: func() error {
+			cancel()
+			turning.Wait()
+			for _, d := range devices {
+				d.SetAck(AckAtOnce)
+				d.SetApp(true)
+				d.Drop() // a forgotten message is sent again to the next connection
+			}
+			return nil
+		},
+	})
 }
 
 // repeated: two backends ask for the same IDs at the same time, over HTTP and over

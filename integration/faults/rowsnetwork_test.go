@@ -59,12 +59,7 @@ func lossAndDelay(w *World, size int, full bool) error {
 	if err != nil {
 		return err
 	}
-	w.Heartbeats(2 * time.Second)
-	w.Connect(devices...)
-	if err := w.Load(size, 500, nil).Wait(); err != nil {
-		return err
-	}
-	return w.Drain(3 * time.Minute)
+	return w.play(size, scene{devices: devices, beat: 2 * time.Second, inFlight: 500, drain: 3 * time.Minute})
 }
 
 // cutMidPacket: every connection ends after a random number of bytes, in either
@@ -89,12 +84,7 @@ func cutMidPacket(w *World, size int, full bool) error {
 	if err != nil {
 		return err
 	}
-	w.Heartbeats(time.Second)
-	w.Connect(devices...)
-	if err := w.Load(size, 200, nil).Wait(); err != nil {
-		return err
-	}
-	return w.Drain(2 * time.Minute)
+	return w.play(size, scene{devices: devices, inFlight: 200})
 }
 
 // takeovers: a second connection of the same device takes the session over, 60
@@ -170,16 +160,13 @@ func receiveMaximum(n uint16) func(*World, int, bool) error {
 		if err != nil {
 			return err
 		}
-		w.Heartbeats(time.Second)
-		w.Connect(devices...)
-		if err := w.Load(size, 500, nil).Wait(); err != nil {
-			return err
-		}
-		for _, d := range devices {
-			d.Drop() // a forgotten packet holds its place in the quota for as long as the connection lives
-			d.SetAck(AckAtOnce)
-		}
-		return w.Drain(2 * time.Minute)
+		return w.play(size, scene{devices: devices, inFlight: 500, after: func() error {
+			for _, d := range devices {
+				d.Drop() // a forgotten packet holds its place in the quota for as long as the connection lives
+				d.SetAck(AckAtOnce)
+			}
+			return nil
+		}})
 	}
 }
 
@@ -194,16 +181,13 @@ func deafReaders(w *World, size int, full bool) error {
 	if err != nil {
 		return err
 	}
-	w.Heartbeats(time.Second)
-	w.Connect(devices...)
-	if err := w.Load(size, 500, nil).Wait(); err != nil {
-		return err
-	}
-	pause(w, 2*time.Second) // their windows elapse
-	for _, d := range devices {
-		d.Listen()
-	}
-	return w.Drain(2 * time.Minute)
+	return w.play(size, scene{devices: devices, inFlight: 500, after: func() error {
+		pause(w, 2*time.Second) // their windows elapse
+		for _, d := range devices {
+			d.Listen()
+		}
+		return nil
+	}})
 }
 
 // late: everything is acknowledged, d after it came, in real windows of 3 and 10 s.
@@ -213,11 +197,6 @@ func late(d time.Duration) func(*World, int, bool) error {
 		if err != nil {
 			return err
 		}
-		w.Heartbeats(5 * time.Second)
-		w.Connect(devices...)
-		if err := w.Load(size, 200, nil).Wait(); err != nil {
-			return err
-		}
-		return w.Drain(2 * time.Minute)
+		return w.play(size, scene{devices: devices, beat: 5 * time.Second, inFlight: 200})
 	}
 }

@@ -1,8 +1,10 @@
 package faults
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/fallback/apnssim"
@@ -69,6 +71,62 @@ func ready(w *World, n int, change func(i int, d *Device)) ([]*Device, error) {
 		return nil, err
 	}
 	return w.Add(n, change)
+}
+
+// scene is the frame that most rows share: devices, backends at work, a fault, and
+// the wait until nothing is outstanding.
+type scene struct {
+	devices  []*Device
+	away     []*Device // of the devices: they connect after the load
+	beat     time.Duration
+	inFlight int
+	more     More
+	// rounds is how often fault happens, each time after another part of the load. 0:
+	// the backends ask for the row's size, and all is accepted before the scene goes on.
+	rounds int
+	fault  func(round int) error
+	// after is called once the load has ended, before the devices that were away connect.
+	after func() error
+	drain time.Duration
+}
+
+// play plays a scene.
+func (w *World) play(size int, s scene) error {
+	w.Heartbeats(cmp.Or(s.beat, time.Second))
+	w.Connect(without(s.devices, s.away)...)
+	if s.rounds == 0 {
+		if err := w.Load(size, s.inFlight, s.more).Wait(); err != nil {
+			return err
+		}
+	} else {
+		load := w.Load(0, s.inFlight, s.more)
+		for round := range s.rounds {
+			if err := w.Reach(max(1, size/s.rounds)); err != nil {
+				return err
+			}
+			if err := s.fault(round); err != nil {
+				return err
+			}
+			w.Runs++
+		}
+		if err := load.Stop(); err != nil {
+			return err
+		}
+	}
+	if s.after != nil {
+		if err := s.after(); err != nil {
+			return err
+		}
+	}
+	w.Connect(s.away...)
+	return w.Drain(cmp.Or(s.drain, 2*time.Minute))
+}
+
+// restarts is the fault of a row that kills the program and starts it again.
+func (w *World) restarts(int) error { return w.Restart() }
+
+func without(all, some []*Device) []*Device {
+	return slices.DeleteFunc(slices.Clone(all), func(d *Device) bool { return slices.Contains(some, d) })
 }
 
 func fleet(full bool, n int) int {

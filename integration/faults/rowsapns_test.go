@@ -22,17 +22,7 @@ func apns(failures ...apnssim.Script) func(*World, int, bool) error {
 			f.Times = 1
 			w.Apple.Script(f, apnssim.Script{Times: 2})
 		}
-		w.Heartbeats(time.Second)
-		half := len(devices) / 2
-		w.Connect(devices[half:]...)
-		if err := w.Load(size, 200, nil).Wait(); err != nil {
-			return err
-		}
-		if err := w.pushedOut(); err != nil {
-			return err
-		}
-		w.Connect(devices[:half]...)
-		return w.Drain(3 * time.Minute)
+		return w.play(size, scene{devices: devices, away: devices[:len(devices)/2], inFlight: 200, after: w.pushedOut, drain: 3 * time.Minute})
 	}
 }
 
