@@ -8,6 +8,8 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/heartline-mqtt/heartline/broker"
 )
 
 // versions is what `version` tells.
@@ -46,12 +48,9 @@ func (p *program) versionCommand() *cobra.Command {
 // versionsOf reads what the linker knows; info is nil in a binary built without
 // modules.
 func versionsOf(info *debug.BuildInfo) versions {
-	v := versions{Version: "unknown", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	v := versions{Version: broker.Version(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 	if info == nil {
 		return v
-	}
-	if info.Main.Version != "" {
-		v.Version = info.Main.Version
 	}
 	for _, s := range info.Settings {
 		switch s.Key {

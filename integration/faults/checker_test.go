@@ -126,15 +126,15 @@ func (t *storeRecord) ended(message bool) time.Time {
 // checker gathers what Check has read.
 type checker struct {
 	Result
-	e          Evidence
-	received   map[deliveryKey]*deviceRecord
-	unfinished map[delivery.Key]delivery.State
-	order      map[string]delivery.Seq
-	stored     map[deliveryKey]*storeRecord
-	pushed     map[deliveryKey]int          // by the timeline
-	cancelled  map[string]*time.Time        // a DELETE was asked for; when it was answered
-	keys       map[[2]string][]*storeRecord // by device and collapse key
-	lastEvents []time.Time                  // of each life; the zero time: none
+	e             Evidence
+	received      map[deliveryKey]*deviceRecord
+	unfinished    map[delivery.Key]delivery.State
+	order         map[string]delivery.Seq
+	stored        map[deliveryKey]*storeRecord
+	pushed        map[deliveryKey]int          // by the timeline
+	cancelled     map[string]*time.Time        // a DELETE was asked for; when it was answered
+	keys          map[[2]string][]*storeRecord // by device and collapse key
+	lastPublishes []time.Time                  // of each life; the zero time: none
 }
 
 // slack is for two readings of a clock that do not happen at once.
@@ -145,7 +145,7 @@ func Check(store Store, e Evidence) (Result, error) {
 	c := &checker{
 		e: e, received: map[deliveryKey]*deviceRecord{}, unfinished: map[delivery.Key]delivery.State{}, order: map[string]delivery.Seq{},
 		stored: map[deliveryKey]*storeRecord{}, pushed: map[deliveryKey]int{}, cancelled: map[string]*time.Time{}, keys: map[[2]string][]*storeRecord{},
-		lastEvents: make([]time.Time, len(e.Lives)),
+		lastPublishes: make([]time.Time, len(e.Lives)),
 	}
 	c.devices()
 	for _, x := range e.Cancels {
@@ -371,13 +371,14 @@ func (c *checker) delivery(n *delivery.Notification, device string, timeline []d
 }
 
 // unrecorded checks that each copy has its event. A kill loses the events that were
-// not on the disk yet, and they are the last ones: events are written in order. So a
-// copy may be without an event only if it came after the last recorded event of a
+// not on the disk yet. Events of publishes are written in their order, up to 50 ms
+// after the publish and a write later (an acceptance does not wait for them). So a
+// copy may be without an event only if it came after the last recorded publish of a
 // process that was killed. One kill can lose the events of several copies of one
-// notification: publishes are written when convenient, and on a busy machine, where a
-// write takes 100 ms and more, a device that drops its connection gets the
-// notification again on each new one before the write ends. An earlier bound of one
-// copy a kill was wrong; it failed at a load of 7 with 6 copies, 2 events and 3 kills.
+// notification: on a busy machine, where a write takes 100 ms and more, a device that
+// drops its connection gets the notification again on each new one before the write
+// ends. An earlier bound of one copy a kill was wrong; it failed at a load of 7 with 6
+// copies, 2 events and 3 kills.
 func (c *checker) unrecorded() {
 	excused, excusedMessages := map[deliveryKey]int{}, map[deliveryKey]int{}
 	for _, conn := range c.e.Connections {
@@ -392,7 +393,7 @@ func (c *checker) unrecorded() {
 		}
 		for _, x := range conn.Copies() {
 			switch k := (deliveryKey{x.ID, conn.Device}); {
-			case !c.e.ClockSteps && x.At.Add(slack).Before(c.lastEvents[i-1]):
+			case !c.e.ClockSteps && x.At.Add(slack).Before(c.lastPublishes[i-1]):
 			case x.Message:
 				excusedMessages[k]++
 			default:
@@ -417,13 +418,16 @@ func (c *checker) unrecorded() {
 	}
 }
 
-// recorded notes the last event of each life of the program.
+// recorded notes the last recorded publish of each life of the program.
 func (c *checker) recorded(timeline []delivery.Event) {
 	for _, ev := range timeline {
+		if ev.Kind != delivery.EventPublished && ev.Kind != delivery.EventRedelivered {
+			continue
+		}
 		for i, l := range slices.Backward(c.e.Lives) {
 			if !ev.Time.Before(l.Start) {
-				if !ev.Time.After(l.End) && ev.Time.After(c.lastEvents[i]) {
-					c.lastEvents[i] = ev.Time
+				if !ev.Time.After(l.End) && ev.Time.After(c.lastPublishes[i]) {
+					c.lastPublishes[i] = ev.Time
 				}
 				break
 			}

@@ -1,0 +1,43 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/heartline-mqtt/heartline/broker"
+)
+
+// TestArchitecturePage: the files that docs/architecture.md names exist.
+func TestArchitecturePage(t *testing.T) {
+	page, err := os.ReadFile("../docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile("`([a-z/]+/[a-z_]+(?:\\.go)?)`").FindAllStringSubmatch(string(page), -1)
+	if len(names) < 15 {
+		t.Fatalf("only %d names found", len(names))
+	}
+	for _, m := range names {
+		if _, err := os.Stat(filepath.Join("..", m[1])); err != nil {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+// TestChangelogVersion: the program says the version that CHANGELOG.md begins with.
+func TestChangelogVersion(t *testing.T) {
+	page, err := os.ReadFile("../CHANGELOG.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(page), "\n## [")
+	if version, _, _ := strings.Cut(rest, "]"); version != broker.Version() {
+		t.Errorf("CHANGELOG.md begins with %q, the program is %q", version, broker.Version())
+	}
+	if r := heartline(t, nil, "version"); !strings.HasPrefix(r.out, "heartline "+broker.Version()+"\n") && !strings.HasPrefix(r.out, "heartline "+broker.Version()+" ") {
+		t.Errorf("heartline version says %q", r.out)
+	}
+}
