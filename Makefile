@@ -1,4 +1,4 @@
-# Needs Go and, for `make test` with the race detector, a C compiler.
+# Needs Go. `make test` lists what it had to leave out on this machine, and why.
 
 GO ?= go
 # -race needs cgo; Go turns cgo off where it finds no C compiler.
@@ -10,16 +10,15 @@ BENCHSTAT ?= $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c
 HOT := Transition|Deadlines|ParseContent|AppendPseudo|Publication|Engine|Outbox|Journey
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-storm faults siege fuzz fresh example web
+.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-storm faults siege fuzz fresh example web web-modules
 
 ## build: the program, ./heartline
 build: web
 	$(GO) build -o heartline .
 
-## test: all tests, on any machine with Go; those that need mosquitto's clients or curl say so where they are missing
-test: web
-	@test -n "$(RACE)" || echo "no C compiler: testing without the race detector"
-	$(GO) test $(RACE) -timeout 15m ./...
+## test: all tests that this machine can run; as root, with apt, it installs what they use (.ci/setup)
+test:
+	@GO="$(GO)" RACE="$(RACE)" .ci/test
 
 ## lint: formatting, vet and the linters of .golangci.yml; the first run builds them, which takes minutes
 lint:
@@ -97,12 +96,15 @@ example:
 	$(GO) run . config print --defaults > heartline.example.yaml.new
 	mv heartline.example.yaml.new heartline.example.yaml
 
-# The pages need Node.js 18 or newer and npm to be built. `go build` works without
-# them; the page then says what is missing.
+# The pages need npm and the Node.js that package.json asks for to be built. `go build`
+# works without them; the page then says what is missing.
 WEB := broker/internal/web
 
 ## web: the web terminal, into broker/internal/web/dist, which the program embeds
 web: $(WEB)/dist/index.html
+
+## web-modules: what npm downloads to build it
+web-modules: $(WEB)/node_modules/.package-lock.json
 
 $(WEB)/dist/index.html: $(WEB)/node_modules/.package-lock.json $(WEB)/build.mjs $(wildcard $(WEB)/*tsconfig.json $(WEB)/src/* $(WEB)/src/worker/*)
 	cd $(WEB) && npm run --silent check && npm run --silent build

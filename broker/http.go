@@ -72,7 +72,7 @@ func (b *Broker) HTTPAddr() string {
 // closeHTTP ends the API's calls. What is under way may finish within ctx.
 func (b *Broker) closeHTTP(ctx context.Context) error {
 	b.api.Close()
-	ctx, cancel := context.WithTimeout(ctx, pushGrace)
+	ctx, cancel := context.WithTimeout(ctx, endGrace)
 	defer cancel()
 	if err := b.web.Shutdown(ctx); err != nil {
 		return errors.Join(fmt.Errorf("HTTP calls were cut off: %w", err), b.web.Close())

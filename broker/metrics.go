@@ -83,7 +83,7 @@ func (b *Broker) mqttFigures(s scrape) {
 	s.counter("mqtt_accepted_total", "Notifications accepted over MQTT.", float64(counts.Ingress.Load()))
 	s.counter("mqtt_refused_total", "Publishes refused: below the topic prefix, or by auth.acl.", float64(counts.Refused.Load()))
 	s.counter("mqtt_connects_refused_total", "CONNECTs refused because the client identifier belongs to another account.", float64(counts.RefusedConnects.Load()))
-	s.counter("mqtt_foreign_acks_total", "Acks of a notification that was never for the device.", float64(counts.ForeignID.Load()))
+	s.counter("mqtt_foreign_acks_total", "Acks of a notification that was never for the device.", float64(counts.UnknownAcks.Load()))
 	info := b.server.Info
 	s.counter("mqtt_ordinary_dropped_total", "Ordinary messages that mochi dropped: a client's outbound queue was full.", load(&info.MessagesDropped))
 	s.counter("mqtt_ordinary_inflight_dropped_total", "Ordinary QoS 1 and 2 messages dropped: over 8,192 or 4 MiB in flight to one session, or no packet identifier free.", load(&info.InflightDropped))

@@ -1,8 +1,8 @@
 package broker
 
-// version is the one that CHANGELOG.md begins with.
+// version is the next release; CHANGELOG.md has its changes.
 const version = "0.1.0-dev"
 
-// Version is Heartline's version, as in CHANGELOG.md. `heartline version` also
-// prints the commit.
+// Version returns the version of Heartline that this program contains. `heartline
+// version` also prints the commit.
 func Version() string { return version }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -29,6 +30,9 @@ type IO struct {
 	Stdin   io.Reader
 	Stdout  io.Writer
 	Stderr  io.Writer
+	// Reload has SIGHUP delivered instead of ending the process. Only a server calls it;
+	// nil: there is no such signal.
+	Reload func() <-chan os.Signal
 }
 
 // Run runs one command line and returns the exit code: 0 where the command
@@ -143,6 +147,7 @@ configuration.`,
 		p.serveCommand(),
 		p.configCommand(),
 		p.apnsSimCommand(),
+		p.webPushKeyCommand(),
 		p.sendCommand(),
 		p.timelineCommand(),
 		p.devicesCommand(),

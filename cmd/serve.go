@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -58,12 +59,33 @@ what --dev chooses; file and environment do not.`,
 
 func (p *program) runServer(ctx context.Context, cfg *config.Config, ready func(mqtt, http string)) error {
 	defer heapFloor()()
-	go new(trimmer).run(ctx)
-	err := p.serve(ctx, cfg, ServeOptions{Log: newLogger(p.Stderr, cfg.Log), Ready: ready})
+	log := newLogger(p.Stderr, cfg.Log)
+	ctx, stop := context.WithCancel(ctx)
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer stop()
+	background.Go(func() { new(trimmer).run(ctx) })
+	if p.Reload != nil {
+		hangups := p.Reload()
+		background.Go(func() { answerReload(ctx, hangups, log) })
+	}
+	err := p.serve(ctx, cfg, ServeOptions{Log: log, Ready: ready})
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("%w: another process listens there; stop it, or choose another address with --mqtt-address, --mqtt-tls-address or --http-address", err)
 	}
 	return err
+}
+
+// answerReload says at each SIGHUP that the configuration is read at a start only.
+func answerReload(ctx context.Context, hangups <-chan os.Signal, log *slog.Logger) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+			log.Warn("SIGHUP ignored: changes of the configuration take effect at the next start")
+		}
+	}
 }
 
 // newLogger makes the logger that log.level and log.format ask for.

@@ -83,12 +83,12 @@ made at first, and where another client connects as the same device.`,
 		default:
 			return usagef("--ack: must be displayed or received, got %q", *ack)
 		}
-		var register *wire.PushToken // nil: leave it as it is
+		var register **wire.APNsToken // nil: leave the token as it is; a nil token: remove it
 		switch {
 		case *token == "none":
-			register = &wire.PushToken{}
+			register = new(*wire.APNsToken)
 		case *token != "":
-			register = &wire.PushToken{APNs: &wire.APNsToken{Token: *token, Topic: *tokenTopic, Environment: *tokenEnvironment}}
+			register = new(&wire.APNsToken{Token: *token, Topic: *tokenTopic, Environment: *tokenEnvironment})
 		case *tokenTopic != "" || *tokenEnvironment != "":
 			return usagef("--token-topic and --token-environment say more about a --token, which is missing")
 		}
@@ -142,7 +142,7 @@ func trust(caFile string) (*tls.Config, error) {
 }
 
 // playDevice is a device until ctx ends, its user quits, or it cannot go on.
-func (p *program) playDevice(ctx context.Context, o terminal.Options, register *wire.PushToken, asJSON bool) error {
+func (p *program) playDevice(ctx context.Context, o terminal.Options, register **wire.APNsToken, asJSON bool) error {
 	keys, restore := p.keys()
 	defer restore()
 	s := &deviceScreen{p: p, asJSON: asJSON, first: make(chan error, 1), server: o.Server}
@@ -171,7 +171,7 @@ func (p *program) playDevice(ctx context.Context, o terminal.Options, register *
 	if register != nil {
 		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
-		if err := t.RegisterPushToken(ctx, register.APNs); err != nil {
+		if err := t.RegisterPushToken(ctx, *register); err != nil {
 			return fmt.Errorf("register the push token: %w", err)
 		}
 	}

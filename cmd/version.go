@@ -14,7 +14,7 @@ import (
 
 // versions is what `version` tells.
 type versions struct {
-	Version  string `json:"version"` // of the module; (devel) in a working tree
+	Version  string `json:"version"` // of Heartline, as in CHANGELOG.md
 	Commit   string `json:"commit,omitempty"`
 	Modified bool   `json:"modified,omitempty"` // the working tree had changes
 	Go       string `json:"go"`

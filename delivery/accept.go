@@ -565,7 +565,9 @@ func checkRequest(r *Request) error {
 		}
 	}
 	atMost := func(limit, size int, field string) {
-		fault(size > limit, field, fmt.Sprintf("at most %d bytes", limit), size)
+		if size > limit { // or every request would pay for the text
+			fault(true, field, fmt.Sprintf("at most %d bytes", limit), size)
+		}
 	}
 	text := func(field, value string) { fault(!utf8.ValidString(value), field, "must be UTF-8", nil) }
 	id := func(field, value string) {
@@ -577,9 +579,16 @@ func checkRequest(r *Request) error {
 	}
 	text("title", r.Title)
 	both := len(r.Title) + len(r.Body)
-	fault(both > MaxText && len(r.Title) > len(r.Body), "title", fmt.Sprintf("at most %d bytes together with body; put the rest into data", MaxText), both)
+	tooLong := func(field, other string) {
+		fault(true, field, fmt.Sprintf("at most %d bytes together with %s; put the rest into data", MaxText, other), both)
+	}
+	if both > MaxText && len(r.Title) > len(r.Body) {
+		tooLong("title", "body")
+	}
 	text("body", r.Body)
-	fault(both > MaxText && len(r.Title) <= len(r.Body), "body", fmt.Sprintf("at most %d bytes together with title; put the rest into data", MaxText), both)
+	if both > MaxText && len(r.Title) <= len(r.Body) {
+		tooLong("body", "title")
+	}
 	atMost(MaxData, len(r.Data), "data")
 	fault(r.Data != nil && len(r.Data) <= MaxData && !json.Valid(r.Data), "data", "must be a JSON value", nil)
 	fault(r.Title == "" && r.Body == "" && r.Data == nil && r.Localized == nil, "title", "title, body or data must be given", nil)

@@ -144,8 +144,8 @@ func (c *Core) Start() error {
 // afterwards. It is safe on a Core that was never started, twice, and twice at
 // once: the second call waits for the first.
 //
-// If ctx ends before all pushes are answered, the error says so; they are asked for
-// again after the next start.
+// If ctx ends before all pushes are answered, Stop logs it and goes on: they are asked
+// for again after the next start.
 func (c *Core) Stop(ctx context.Context) error {
 	c.mu.Lock()
 	first := !c.stopped
@@ -168,14 +168,16 @@ func (c *Core) Stop(ctx context.Context) error {
 	c.cancel()
 	close(c.quit)
 	c.loops.Wait()
-	var err error
 	select {
 	case <-c.noPushing:
 	case <-ctx.Done():
-		err = fmt.Errorf("pushes without an answer are asked for again after the next start: %w", ctx.Err())
+		c.mu.Lock()
+		unanswered := c.pushing
+		c.mu.Unlock()
+		c.log.Info("stopping with unanswered pushes, asking for them again after the next start", "pushes", unanswered)
 	}
 	c.observers.close()
-	return errors.Join(err, c.flushLast(ctx))
+	return c.flushLast(ctx)
 }
 
 // flushLast flushes until the store has everything, or ctx ends: an outbox that is

@@ -67,6 +67,7 @@ var paths = []path{
 // each went as contract §2 says. It takes about 15 s: the windows are the real
 // ones.
 func Run(ctx context.Context, out io.Writer) (err error) {
+	fmt.Fprintln(out, "Starting a broker, a stand-in for Apple's server and four devices in this process.")
 	dir, err := os.MkdirTemp("", "heartline-demo-")
 	if err != nil {
 		return fmt.Errorf("make a directory for the demo: %w", err)
@@ -89,7 +90,7 @@ func Run(ctx context.Context, out io.Writer) (err error) {
 	if err := b.Start(); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "A broker on %s, a stand-in for Apple's server on %s, a store in %s.\n", b.MQTTAddr(), sim.URL(), dir)
+	fmt.Fprintf(out, "The broker is at %s, the stand-in for Apple's server at %s, the store in %s.\n", b.MQTTAddr(), sim.URL(), dir)
 
 	// All four play at once, so that their windows run side by side; they are told
 	// one after the other.

@@ -1,15 +1,16 @@
 package hooks_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
+	"github.com/heartline-mqtt/heartline/wire"
 )
 
 const toAnna = "heartline/accounts/anna/notifications"
@@ -58,8 +59,9 @@ func TestIngressAtQoS2(t *testing.T) {
 	}
 }
 
-// What a backend is told: a reason code and a reason in MQTT 5, the end of the
-// connection in MQTT 3.1.1.
+// TestRefusedIngress publishes what would be refused again. An MQTT 5 backend gets a
+// reason code and a reason; a 3.1.1 backend an acknowledgement, so that the message
+// does not come again for ever, and the reason on its refusals topic.
 func TestRefusedIngress(t *testing.T) {
 	for name, c := range map[string]struct {
 		topic, payload string
@@ -68,11 +70,11 @@ func TestRefusedIngress(t *testing.T) {
 	}{
 		"unknown account": {"heartline/accounts/nobody/notifications", `{"title":"t"}`, packets.ErrTopicNameInvalid, "account nobody has no device"},
 		"broken JSON":     {toAnna, `{"title":`, packets.ErrPayloadFormatInvalid, "JSON"},
-		"unknown field":   {toAnna, `{"titel":"t"}`, packets.ErrPayloadFormatInvalid, `"titel"`},
+		"unknown field":   {toAnna, `{"titel":"t"}`, packets.ErrPayloadFormatInvalid, "titel: is not a member"},
 		"bad TTL":         {toAnna, `{"title":"t","ttl":"5"}`, packets.ErrPayloadFormatInvalid, "ttl: must be a duration"},
 		"oversize":        {toAnna, `{"body":"` + strings.Repeat("x", 3000) + `"}`, packets.ErrPayloadFormatInvalid, "at most 2048 bytes"},
 		"nothing":         {toAnna, `{}`, packets.ErrPayloadFormatInvalid, "title, body or data must be given"},
-		"two values":      {toAnna, `{"title":"t"}{}`, packets.ErrPayloadFormatInvalid, "more than one"},
+		"two values":      {toAnna, `{"title":"t"}{}`, packets.ErrPayloadFormatInvalid, "more than one value"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t)
@@ -85,10 +87,30 @@ func TestRefusedIngress(t *testing.T) {
 			must(t, backend.Ping()) // it goes on
 			next(t, backend)
 
-			old := s.connect(4, rawmqtt.Connect{ID: "old backend"})
+			old := s.connect(4, rawmqtt.Connect{ID: "old"})
+			refusals := "heartline/clients/old/refusals"
+			_, err := old.Subscribe(1, 0, refusals)
+			must(t, err)
 			must(t, old.Publish(1, 1, c.topic, []byte(c.payload)))
-			if pk, err := old.Read(10 * time.Second); err == nil {
-				t.Errorf("MQTT 3.1.1 got %+v, want the end of the connection", pk)
+			var told wire.Refusal
+			for range 2 {
+				switch pk := next(t, old); pk.FixedHeader.Type {
+				case packets.Puback:
+				case packets.Publish:
+					if pk.TopicName != refusals || pk.FixedHeader.Qos != 0 {
+						t.Errorf("PUBLISH %+v", pk)
+					}
+					must(t, json.Unmarshal(pk.Payload, &told))
+				default:
+					t.Errorf("got %+v", pk)
+				}
+			}
+			if told.Topic != c.topic || told.Status/100 != 4 || told.Code == "" || !strings.Contains(told.Detail, c.reason) || strings.Contains(told.Detail, "\n") {
+				t.Errorf("told %+v", told)
+			}
+			must(t, old.Publish(2, 1, toAnna, []byte(`{"title":"behind it"}`))) // gets out
+			if pk := next(t, old); pk.FixedHeader.Type != packets.Puback || pk.PacketID != 2 {
+				t.Errorf("got %+v, want PUBACK 2", pk)
 			}
 		})
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/text"
 )
 
 // conn is one MQTT connection. mochi makes a *mqtt.Client for each, also when it
@@ -23,7 +24,9 @@ type conn struct {
 	client      *mqtt.Client
 	identity    auth.Identity
 	established atomic.Bool
-	device      bool // the identifier and the account can be a device
+	notDevice   error                  // why the client cannot be a device; nil: it can
+	signedOut   atomic.Bool            // the device has signed out on this connection
+	refusedSub  atomic.Pointer[string] // why a subscription is refused, for the SUBACK
 	limits      limits
 	topicNames  topicNames // of a device that has been online
 
@@ -221,7 +224,7 @@ func nackDetail(pk *packets.Packet) string {
 // subscriptionsChanged brings the presence into line with what the client is
 // subscribed to.
 func (c *conn) subscriptionsChanged() {
-	if !c.device {
+	if c.isDevice() != nil {
 		return
 	}
 	id, t := c.client.ID, c.hook.topics
@@ -243,8 +246,8 @@ func (c *conn) subscriptionsChanged() {
 	case p != nil:
 		c.offline("unsubscribed")
 	case known:
-		if err := c.hook.core.Register(id, c.identity.Account); err != nil {
-			c.hook.log.Error("register a device", "device", id, "account", c.identity.Account, "error", err)
+		if err := c.hook.core.Register(id, c.identity.Account); err != nil && !errors.Is(err, delivery.ErrStopped) {
+			c.registrationFailed(err)
 		}
 	}
 }
@@ -259,13 +262,31 @@ func (c *conn) online(messages bool) {
 		Messages: messages, App: c.app, Keepalive: keepalive, Remote: c.client.Net.Remote,
 	})
 	switch {
-	case errors.Is(err, delivery.ErrChannelClosed):
+	case errors.Is(err, delivery.ErrChannelClosed), errors.Is(err, delivery.ErrStopped): // the connection ends, too
 		return
 	case err != nil:
-		c.hook.log.Error("bring a device's channel up", "device", c.client.ID, "account", c.identity.Account, "error", err)
+		c.registrationFailed(err)
 		return
 	}
 	c.presence = p
+}
+
+// registrationFailed handles a device that the core does not take up. One that a
+// service has moved to another account while it was connected is disconnected.
+func (c *conn) registrationFailed(err error) {
+	if errors.Is(err, delivery.ErrForeignDevice) {
+		_ = c.send(item{stop: errOtherDevice}) // or it is gone
+		return
+	}
+	c.hook.log.Error("register a device failed, it gets no notifications on this connection", "device", c.client.ID, "account", c.identity.Account, "error", err)
+}
+
+// isDevice returns nil if the client is a device, and otherwise why it is not.
+func (c *conn) isDevice() error {
+	if c.signedOut.Load() {
+		return errSignedOut
+	}
+	return c.notDevice
 }
 
 func (c *conn) offline(why string) {
@@ -275,9 +296,5 @@ func (c *conn) offline(why string) {
 	}
 }
 
-func clip(s string) string {
-	if len(s) > 200 {
-		return s[:200] + "…"
-	}
-	return s
-}
+// clip bounds what a client or the network says before it gets into a timeline.
+func clip(s string) string { return text.OneLine(text.Clip(s, 200)) }

@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"errors"
 	"math"
 	"sync"
 	"time"
@@ -111,7 +112,7 @@ func (h *Hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 
 func (c *conn) identify(id auth.Identity) {
 	c.identity = id
-	c.device = delivery.ValidName("device", c.client.ID) == nil && delivery.ValidName("account", id.Account) == nil
+	c.notDevice = errors.Join(delivery.ValidDevice(c.client.ID), delivery.ValidAccount(id.Account))
 }
 
 // byName takes a client's word, or that of whoever has let it in.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -216,7 +217,7 @@ func TestDeviceGetsAndAcknowledges(t *testing.T) {
 			if pk.TopicName != topicOf("phone", "notifications") || pk.PacketID < 0x8000 || pk.FixedHeader.Qos != 1 || pk.FixedHeader.Dup {
 				t.Errorf("PUBLISH %+v", pk)
 			}
-			if want := (wire.Pseudo{ID: n.ID, Account: "anna", Title: "<b>", Body: "body", AcceptedAt: wire.FormatTime(n.AcceptedAt), Ack: "received"}); p != want {
+			if want := (wire.Pseudo{ID: n.ID, Account: "anna", Title: "<b>", Body: "body", AcceptedAt: wire.FormatTime(n.AcceptedAt), Ack: "received", Tag: n.ID}); !reflect.DeepEqual(p, want) {
 				t.Errorf("got %+v, want %+v", p, want)
 			}
 			if !strings.Contains(string(pk.Payload), `"title":"<b>"`) {
@@ -297,10 +298,10 @@ func TestReceiveMaximum(t *testing.T) {
 
 func TestTooLargeForTheClient(t *testing.T) {
 	s := newSite(t)
-	c := s.device(5, rawmqtt.Connect{ID: "phone", Username: "anna", MaximumPacketSize: 400})
+	c := s.device(5, rawmqtt.Connect{ID: "phone", Username: "anna", MaximumPacketSize: 450})
 	events := s.subscribe()
 	s.notify(delivery.Request{Account: "anna", Body: strings.Repeat("x", 500)})
-	if e := s.until(events, delivery.EventNacked); !strings.Contains(e.Detail, "Maximum Packet Size of 400") {
+	if e := s.until(events, delivery.EventNacked); !strings.Contains(e.Detail, "Maximum Packet Size of 450") {
 		t.Errorf("detail %q", e.Detail)
 	}
 	n := s.notify(delivery.Request{Account: "anna"}) // the next one fits, and is not held up

@@ -19,6 +19,7 @@ import (
 	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/internal/seldom"
+	"github.com/heartline-mqtt/heartline/internal/text"
 )
 
 // Options configure a Hook.
@@ -46,12 +47,12 @@ type Options struct {
 
 // Counters counts what nobody else can see. Read them at any time.
 type Counters struct {
-	Refused   atomic.Int64 // publishes below the prefix that were refused
-	ForeignID atomic.Int64 // acks of a notification that was never for the device
-	Ingress   atomic.Int64 // notifications taken over MQTT
-	Strayed   atomic.Int64 // ordinary messages brought back that a take-over had lost
-	TooLarge  atomic.Int64 // ordinary messages not sent again: over the client's Maximum Packet Size
-	Forgotten atomic.Int64 // clients that mochi had forgotten at a take-over
+	Refused     atomic.Int64 // publishes below the prefix that were refused
+	UnknownAcks atomic.Int64 // acks of a notification that was never for the device
+	Ingress     atomic.Int64 // notifications taken over MQTT
+	Strayed     atomic.Int64 // ordinary messages brought back that a take-over had lost
+	TooLarge    atomic.Int64 // ordinary messages not sent again: over the client's Maximum Packet Size
+	Forgotten   atomic.Int64 // clients that mochi had forgotten at a take-over
 	// RefusedConnects counts CONNECTs under an identifier of another account.
 	RefusedConnects atomic.Int64
 	// Revoked counts connections ended because their credentials were no longer valid.
@@ -286,12 +287,23 @@ func (h *Hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
 	}
 	h.admit(c)
 	switch {
+	case c.isDevice() != nil && h.topics.belowDevices(topic):
+		return c.refuseSubscription(topic)
 	case h.opts.Authenticate == nil && !h.opts.ForeignAuth:
 		return true
 	case h.topics.overlaps(topic):
-		return c.device && (h.topics.covers(topic, cl.ID, kindNotifications) || h.topics.covers(topic, cl.ID, kindMessages))
+		return c.isDevice() == nil && h.topics.coversOwn(topic, cl.ID) || slices.Contains(h.topics.refusals(cl.ID), topic)
 	}
 	return !h.opts.ForeignAuth
+}
+
+// refuseSubscription notes why a client that is no device may not subscribe below the
+// devices' topics: the SUBACK of MQTT 5 says so, and the log.
+func (c *conn) refuseSubscription(filter string) bool {
+	reason := text.OneLine(c.isDevice().Error())
+	c.refusedSub.Store(&reason)
+	c.hook.log.Info("subscription refused: the client is no device", "client", c.client.ID, "account", c.identity.Account, "filter", filter, "error", reason)
+	return false
 }
 
 func (h *Hook) String() string { return fmt.Sprintf("heartline hook below %s/", h.opts.TopicPrefix) }

@@ -1,24 +1,31 @@
 package hooks
 
 import (
+	"context"
 	"errors"
+	"time"
 
+	"github.com/cespare/xxhash/v2"
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/text"
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
-// OnPublish takes what devices and backends publish below the prefix; nothing of
+// OnPublish handles what devices and backends publish below the prefix; nothing of
 // it is routed further. It is the last place before mochi acknowledges.
 func (h *Hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
-	return pk, h.published(cl, &pk)
+	return pk, h.onPublish(cl, &pk)
 }
 
-func (h *Hook) published(cl *mqtt.Client, pk *packets.Packet) error {
+func (h *Hook) onPublish(cl *mqtt.Client, pk *packets.Packet) error {
 	ours := h.topics.within(pk.TopicName)
-	if cl.Net.Inline || !ours && h.access.writes(cl, pk.TopicName) {
+	switch {
+	case cl.Net.Inline:
+		return h.onInlinePublish(pk)
+	case !ours && h.access.writes(cl, pk.TopicName):
 		return nil
 	}
 	c := h.conn(cl)
@@ -29,27 +36,31 @@ func (h *Hook) published(cl *mqtt.Client, pk *packets.Packet) error {
 		return c.refuseStopped(pk)
 	}
 	if !ours {
-		return c.refuse(pk, refuse(packets.ErrNotAuthorized, h.access.acl.Why()))
+		return c.refuse(pk, refuse(packets.ErrNotAuthorized, 403, "forbidden", h.access.acl.Why()))
 	}
 	device, account, kind, ok := h.topics.parse(pk.TopicName)
 	switch {
 	case !ok:
-		return c.refuse(pk, refuse(packets.ErrTopicNameInvalid, "no such topic below "+h.topics.prefix))
+		return c.refuse(pk, refuse(packets.ErrTopicNameInvalid, 404, "unknown_topic", "no such topic below "+h.topics.prefix))
 	case account != "":
-		return c.ingress(pk, account)
-	case kind == kindNotifications || kind == kindMessages:
-		return c.refuse(pk, refuse(packets.ErrNotAuthorized, "only the server publishes here"))
-	case !c.device || device != cl.ID:
-		return c.refuse(pk, refuse(packets.ErrNotAuthorized, "a device publishes to its own topics only"))
+		return c.onNotification(pk, account)
+	case kind == kindNotifications || kind == kindMessages || kind == kindDismissals:
+		return c.refuse(pk, refuse(packets.ErrNotAuthorized, 403, "forbidden", "only the server publishes here"))
+	case c.isDevice() != nil || device != cl.ID:
+		return c.refuse(pk, refuse(packets.ErrNotAuthorized, 403, "forbidden", "a device publishes to its own topics only"))
 	}
 	var err error
 	switch kind {
 	case kindAcks:
-		err = c.acks(pk.Payload)
+		err = c.onAck(pk.Payload)
 	case kindState:
-		err = c.state(pk.Payload)
+		err = c.onAppState(pk.Payload)
 	case kindPushToken:
-		err = c.pushToken(pk.Payload)
+		err = c.onPushToken(pk.Payload)
+	case kindSignOut:
+		if err = c.onSignOut(pk); err == nil {
+			return packets.ErrRejectPacket // the PUBACK is queued before the end of the connection
+		}
 	}
 	if err != nil {
 		return c.refuse(pk, refusalFor(err))
@@ -57,22 +68,43 @@ func (h *Hook) published(cl *mqtt.Client, pk *packets.Packet) error {
 	return packets.CodeSuccessIgnore // acknowledged, and not fanned out
 }
 
-func (c *conn) acks(payload []byte) error {
-	id, kind, err := wire.ParseAck(payload)
+// onInlinePublish handles the server's own Publish: to a notifications topic it is
+// accepted as a service's. Publish has no error for what a hook decides, so that a
+// refusal is in the log. It returns when the notification is durable.
+func (h *Hook) onInlinePublish(pk *packets.Packet) error {
+	_, account, kind, ok := h.topics.parse(pk.TopicName)
+	if !ok || account == "" || kind != kindNotifications {
+		return nil
+	}
+	r, err := wire.ParseContent(pk.Payload, account)
+	if err == nil {
+		_, err = h.core.Accept(h.ctx, r)
+	}
 	if err != nil {
-		return invalid(err)
+		h.Counters.Refused.Add(1)
+		h.log.Warn("notification of the server's own Publish refused", "account", account, "notification", r.ID, "error", err)
+	} else {
+		h.Counters.Ingress.Add(1)
+	}
+	return packets.CodeSuccessIgnore
+}
+
+func (c *conn) onAck(payload []byte) error {
+	id, kind, _, err := wire.ParseAck(payload)
+	if err != nil {
+		return err
 	}
 	err = c.hook.core.AckByID(id, c.client.ID, c.identity.Account, kind)
 	if errors.Is(err, delivery.ErrNotYours) {
-		c.hook.Counters.ForeignID.Add(1)
+		c.hook.Counters.UnknownAcks.Add(1)
 	}
 	return err
 }
 
-func (c *conn) state(payload []byte) error {
+func (c *conn) onAppState(payload []byte) error {
 	app, err := wire.ParseAppState(payload)
 	if err != nil {
-		return invalid(err)
+		return err
 	}
 	c.app = app // a channel that comes up later on this connection begins with it
 	if c.presence == nil {
@@ -81,56 +113,105 @@ func (c *conn) state(payload []byte) error {
 	return c.presence.SetApp(app)
 }
 
-func (c *conn) pushToken(payload []byte) error {
-	token, err := wire.ParsePushToken(payload)
+func (c *conn) onPushToken(payload []byte) error {
+	t, err := wire.ParsePushToken(payload)
 	if err != nil {
-		return invalid(err)
+		return err
 	}
-	if token == nil {
-		return c.hook.core.RemoveRegistrations(c.client.ID, c.identity.Account, delivery.ServerAPNs, "")
+	if t.Registration == nil {
+		return c.hook.core.RemoveRegistrations(c.client.ID, c.identity.Account, t.Server, t.Kind)
 	}
-	return c.hook.core.SetRegistration(c.client.ID, c.identity.Account, *token)
+	return c.hook.core.SetRegistration(c.client.ID, c.identity.Account, *t.Registration)
 }
 
-// ingress accepts a notification. Its acknowledgement goes out when the disk has
-// it; meanwhile the read loop goes on, for as many as there are slots.
-func (c *conn) ingress(pk *packets.Packet, account string) error {
+// signOutPatience is how long a sign-out may wait for the disk.
+const signOutPatience = 5 * time.Second
+
+// onSignOut forgets the device. After the PUBACK the connection and its session end,
+// and another account may use the device.
+func (c *conn) onSignOut(pk *packets.Packet) error {
+	if err := wire.Decode(pk.Payload, new(struct{})); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.hook.ctx, signOutPatience)
+	defer cancel()
+	if err := c.hook.core.SignOut(ctx, c.client.ID, c.identity.Account); err != nil {
+		return err
+	}
+	c.hook.log.Info("device signed out", "device", c.client.ID, "account", c.identity.Account)
+	c.signedOut.Store(true) // what the client has sent after this is not a device's
+	c.offline("signed out")
+	c.expireWithConnection()
+	if pk.FixedHeader.Qos > 0 {
+		_ = c.send(item{ack: &ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos}}) // the connection ends in any case
+	}
+	_ = c.send(item{stop: errSignedOut})
+	return nil
+}
+
+var errSignedOut = packets.Code{Code: packets.ErrAdministrativeAction.Code, Reason: "signed out"}
+
+// onNotification accepts a notification. Its acknowledgement goes out when the disk
+// has it; meanwhile the read loop goes on, for as many as there are slots.
+func (c *conn) onNotification(pk *packets.Packet, account string) error {
 	reply := c.replies.expect(ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos})
 	if !c.identity.Service {
-		return c.refuseIngress(reply, refuse(packets.ErrNotAuthorized, "only a service may notify an account"))
+		return c.refuseNotification(reply, account, "", refuse(packets.ErrNotAuthorized, 403, "forbidden", "only a service may notify an account"))
 	}
 	r, err := wire.ParseContent(pk.Payload, account)
 	if err != nil {
-		return c.refuseIngress(reply, refusalFor(err))
+		return c.refuseNotification(reply, account, r.ID, refusalFor(err))
+	}
+	id := r.ID
+	if id == "" && pk.FixedHeader.Qos > 0 {
+		// A PUBLISH that was accepted, and whose PUBACK was lost, comes again with DUP.
+		r.Mark = &delivery.RequestMark{Client: c.client.ID, PacketID: reply.ack.packetID, Payload: xxhash.Sum64(pk.Payload)}
+		r.Again = pk.FixedHeader.Dup
 	}
 	select {
 	case c.waiting <- struct{}{}:
 	case <-c.hook.ctx.Done():
 		return packets.ErrRejectPacket
 	}
-	c.hook.core.AcceptAsync(r, func(_ delivery.Receipt, err error) {
+	c.hook.core.AcceptAsync(r, func(receipt delivery.Receipt, err error) {
 		<-c.waiting
 		if err != nil {
-			_ = c.refuseIngress(reply, refusalFor(err))
+			_ = c.refuseNotification(reply, account, id, refusalFor(err))
 			return
 		}
-		c.hook.Counters.Ingress.Add(1)
+		if !receipt.Repeated {
+			c.hook.Counters.Ingress.Add(1)
+		}
 		if reply.ack.qos > 0 {
 			reply.item.ack = &reply.ack
 		}
-		c.replies.answer(c, reply)
+		c.replies.complete(c, reply)
 	})
 	return packets.ErrRejectPacket
 }
 
-// refuse answers a publish that is not taken: mochi is to do nothing more with it.
+// refuse replies to a publish that is not taken: mochi is to do nothing more with it.
+// MQTT 3.1.1 has no negative acknowledgement: there it is acknowledged and dropped.
 func (c *conn) refuse(pk *packets.Packet, r refusal) error {
-	c.answer(ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos}, r, true)
+	r.temporary = false
+	if it := c.refusalItem(&ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos}, pk.TopicName, "", r); !it.empty() {
+		_ = c.send(it) // the connection is gone: nobody waits for the answer
+	}
 	return packets.ErrRejectPacket
 }
 
-// refuseStopped answers a publish after Stop, when nothing is written by the hook any
-// more. mochi writes the answer where it can: a PUBACK of MQTT 5 to QoS 1. Elsewhere
+// refuseNotification is refuse for a backend's publish. What may be accepted later
+// ends the connection of a 3.1.1 client unacknowledged (contract §3): it publishes
+// again when it is back. What would be refused again is acknowledged, so that one bad
+// message does not keep a client from its others for ever.
+func (c *conn) refuseNotification(reply *reply, account, id string, r refusal) error {
+	reply.item = c.refusalItem(&reply.ack, c.hook.topics.account(account), id, r)
+	c.replies.complete(c, reply)
+	return packets.ErrRejectPacket
+}
+
+// refuseStopped replies to a publish after Stop, when the hook writes nothing any
+// more. mochi writes the reply where it can: a PUBACK of MQTT 5 to QoS 1. Elsewhere
 // the connection ends, because an acknowledgement would promise a delivery.
 func (c *conn) refuseStopped(pk *packets.Packet) error {
 	c.hook.Counters.Refused.Add(1)
@@ -146,40 +227,22 @@ func (c *conn) refuseStopped(pk *packets.Packet) error {
 
 var errStopped = packets.Code{Code: packets.ErrImplementationSpecificError.Code, Reason: "heartline is stopped"}
 
-func (c *conn) refuseIngress(reply *reply, r refusal) error {
-	reply.item = c.answerTo(&reply.ack, r, false)
-	c.replies.answer(c, reply)
-	return packets.ErrRejectPacket
-}
-
-// answer says no, at once.
-func (c *conn) answer(a ack, r refusal, keepOpen bool) {
-	if it := c.answerTo(&a, r, keepOpen); it != (item{}) {
-		_ = c.send(it)
-	}
-}
-
-// answerTo is a no: a reason code and a reason string in MQTT 5. MQTT 3.1.1 has no
-// word for it. A backend is cut off there, as [MQTT-3.3.5-2] leaves no other way
-// not to acknowledge (contract §3); for a device's own topics and for ordinary ones
-// the publish is acknowledged and counted, as tearing a channel down would cost
-// more.
-func (c *conn) answerTo(a *ack, r refusal, keepOpen bool) item {
+// refusalItem counts, logs and tells a refusal, and returns the reply to write.
+func (c *conn) refusalItem(a *ack, topicName, id string, r refusal) item {
 	h := c.hook
 	h.Counters.Refused.Add(1)
-	h.logs.Info(h.log, "publish refused", "client", c.client.ID, "code", r.code, "reason", r.reason)
+	id = text.Clip(id, delivery.MaxID)
+	h.logs.Info(h.log, "publish refused", "client", c.client.ID, "account", c.identity.Account, "topic", topicName, "notification", id, "code", r.code, "error", r.reason)
+	c.tellRefusal(topicName, id, r)
 	a.code, a.reason = r.code, r.reason
-	switch {
-	case c.client.Properties.ProtocolVersion == 5:
-	case keepOpen:
+	if c.client.Properties.ProtocolVersion < 5 {
+		if r.temporary {
+			return item{stop: packets.Code{Code: r.code, Reason: r.reason}}
+		}
 		a.code = packets.CodeSuccess.Code
-	default:
-		return item{stop: packets.Code{Code: r.code, Reason: r.reason}}
 	}
 	if a.qos == 0 {
 		return item{}
 	}
 	return item{ack: a}
 }
-
-func invalid(err error) error { return errors.Join(delivery.ErrInvalid, err) }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/mochi-mqtt/server/v2/packets"
+
 	"github.com/heartline-mqtt/heartline/delivery"
 )
 
@@ -13,10 +15,16 @@ import (
 type item struct {
 	pub  delivery.Publication // where ack is nil
 	ack  *ack
-	stop error // after this one the connection is closed, for this reason
+	stop error // the connection is closed for this reason, after what precedes
+	// packet is written as it is.
+	packet []byte
 }
 
-// ack answers a publish of the client.
+func (it *item) empty() bool { return it.isPublication() && it.pub.Seq == 0 }
+
+func (it *item) isPublication() bool { return it.ack == nil && it.stop == nil && it.packet == nil }
+
+// ack acknowledges a publish of the client, or refuses it.
 type ack struct {
 	packetID uint16
 	qos      byte
@@ -144,16 +152,18 @@ func (c *conn) drain() {
 			case it.ack != nil:
 				c.encodeAck(buf, it.ack)
 			case it.stop != nil:
+			case it.packet != nil:
+				buf.Write(it.packet)
 			case len(held) > 0: // order
-				held = c.hold(held, it)
+				held = c.postpone(held, it)
 			default:
 				switch err := c.encodePublication(buf, it.pub); {
 				case err == nil:
 					written = append(written, it.pub.Ref)
 				case errors.Is(err, delivery.ErrUnavailable):
-					held = c.hold(held, it)
+					held = c.postpone(held, it)
 				default: // at once, and for itself alone
-					c.unsent(it, err.Error())
+					c.notSent(it, err.Error())
 				}
 			}
 			if buf.Len() < flushAt && i < len(taken)-1 && it.stop == nil {
@@ -166,7 +176,7 @@ func (c *conn) drain() {
 			buf.Reset()
 			written = written[:0]
 			if it.stop != nil {
-				c.client.Stop(it.stop)
+				c.stop(it.stop)
 			}
 		}
 		clear(taken)
@@ -174,23 +184,32 @@ func (c *conn) drain() {
 	}
 }
 
-// hold keeps a publication that the store cannot tell the content of now, or that
-// comes after one: those that follow do not overtake it. Of several copies the last
-// is kept, in the place of the first.
-func (c *conn) hold(held []item, it *item) []item {
+// postpone keeps a publication whose content the store cannot read now, and those
+// behind it, so that the order stays. Of several copies it keeps the last, in the
+// place of the first.
+func (c *conn) postpone(held []item, it *item) []item {
 	i := slices.IndexFunc(held, func(h item) bool { return h.pub.Seq == it.pub.Seq && h.pub.Message == it.pub.Message })
 	if i < 0 {
 		return append(held, *it)
 	}
-	c.unsent(&held[i], "another copy follows")
+	c.notSent(&held[i], "another copy follows")
 	held[i] = *it
 	return held
 }
 
-// unsent says to the core that a publication is not sent.
-func (c *conn) unsent(it *item, why string) {
+// notSent reports to the core that a publication is not sent.
+func (c *conn) notSent(it *item, why string) {
 	it.pub.Nacked("not sent: " + why)
 	c.vacate()
+}
+
+// stop ends the connection. MQTT 5 clients get a DISCONNECT with the reason.
+func (c *conn) stop(why error) {
+	if code, ok := why.(packets.Code); ok && c.client.Properties.ProtocolVersion == 5 {
+		_ = c.hook.server.DisconnectClient(c.client, code) // returns the code
+		return
+	}
+	c.client.Stop(why)
 }
 
 // failed ends a connection whose write did not go through: what was to go out
@@ -202,7 +221,7 @@ func (c *conn) failed(written []delivery.Ref, left []item, err error) {
 		ref.Nacked("not written: " + err.Error())
 	}
 	for i := range left {
-		if left[i].ack == nil && left[i].stop == nil {
+		if left[i].isPublication() {
 			left[i].pub.Nacked("not written: " + err.Error())
 		}
 	}

@@ -70,6 +70,11 @@ func (h *Hook) encode(cl *mqtt.Client, pk *packets.Packet) {
 		return
 	case packets.Suback, packets.Unsuback:
 		pk.Properties.User = nil // they were the client's
+		if c := h.conn(cl); c != nil {
+			if reason := c.refusedSub.Swap(nil); reason != nil {
+				pk.Properties.ReasonString = *reason
+			}
+		}
 	case packets.Puback, packets.Pubrec, packets.Pubrel, packets.Pubcomp:
 		pk.Properties.User = nil
 		if pk.FixedHeader.Type == packets.Pubrec {

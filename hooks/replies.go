@@ -2,20 +2,20 @@ package hooks
 
 import "sync"
 
-// replies keeps the answers to a backend's publishes in the order of the publishes
+// replies keeps the replies to a backend's publishes in the order of the publishes
 // [MQTT-4.6.0-2]: one that is refused at once must not overtake one that waits for
 // the disk.
 type replies struct {
 	mu    sync.Mutex
-	queue []*reply // from the oldest that has no answer
+	queue []*reply // from the oldest that is not complete
 }
 
-// reply is the answer to one publish. Its item is empty where there is nothing to
-// say.
+// reply is what one publish is replied to with. Its item is empty if nothing is to be
+// written.
 type reply struct {
 	ack      ack
 	item     item
-	answered bool
+	complete bool
 }
 
 // expect takes the next place. The connection's read goroutine calls it.
@@ -27,14 +27,14 @@ func (q *replies) expect(a ack) *reply {
 	return r
 }
 
-// answer sends r's item, as soon as everything before it is sent.
-func (q *replies) answer(c *conn, r *reply) {
+// complete sends r's item as soon as everything before it is sent.
+func (q *replies) complete(c *conn, r *reply) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	r.answered = true
-	for len(q.queue) > 0 && q.queue[0].answered {
-		if it := q.queue[0].item; it != (item{}) {
-			_ = c.send(it) // the connection is gone: the backend will ask again
+	r.complete = true
+	for len(q.queue) > 0 && q.queue[0].complete {
+		if it := q.queue[0].item; !it.empty() {
+			_ = c.send(it) // if the connection is gone, the backend publishes again
 		}
 		q.queue[0] = nil
 		q.queue = q.queue[1:]

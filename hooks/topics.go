@@ -1,6 +1,11 @@
 package hooks
 
-import "strings"
+import (
+	"slices"
+	"strings"
+
+	"github.com/heartline-mqtt/heartline/wire"
+)
 
 // topics builds and reads the topic names below the prefix (contract §3).
 type topics struct{ prefix string }
@@ -14,17 +19,27 @@ const (
 	kindAcks          kind = "acks"
 	kindState         kind = "state"
 	kindPushToken     kind = "push-token"
+	kindDismissals    kind = "dismissals"
+	kindSignOut       kind = "sign-out"
 )
+
+// deviceKinds are those of a device's topics.
+var deviceKinds = []kind{kindNotifications, kindMessages, kindDismissals, kindAcks, kindState, kindPushToken, kindSignOut}
 
 func (t topics) device(id string, k kind) string {
 	return t.prefix + "/devices/" + id + "/" + string(k)
 }
 
+// account is the notifications topic of an account.
+func (t topics) account(name string) string {
+	return t.prefix + "/accounts/" + wire.Level(name) + "/" + string(kindNotifications)
+}
+
 // topicNames are the topic names of one device that the server writes.
-type topicNames struct{ notifications, messages, acks string }
+type topicNames struct{ notifications, messages, dismissals, acks string }
 
 func (t topics) names(id string) topicNames {
-	return topicNames{t.device(id, kindNotifications), t.device(id, kindMessages), t.device(id, kindAcks)}
+	return topicNames{t.device(id, kindNotifications), t.device(id, kindMessages), t.device(id, kindDismissals), t.device(id, kindAcks)}
 }
 
 // within reports whether a topic name or filter lies below the prefix.
@@ -40,18 +55,35 @@ func (t topics) parse(name string) (device, account string, k kind, ok bool) {
 	if !ok {
 		return "", "", "", false
 	}
-	what, rest, _ := strings.Cut(rest, "/")
+	of, rest, _ := strings.Cut(rest, "/")
 	who, last, _ := strings.Cut(rest, "/")
 	if who == "" {
 		return "", "", "", false
 	}
 	switch k = kind(last); {
-	case what == "devices" && (k == kindNotifications || k == kindMessages || k == kindAcks || k == kindState || k == kindPushToken):
+	case of == "devices" && slices.Contains(deviceKinds, k):
 		return who, "", k, true
-	case what == "accounts" && k == kindNotifications:
-		return "", who, k, true
+	case of == "accounts" && k == kindNotifications:
+		account, ok = wire.ParseLevel(who)
+		return "", account, k, ok
 	}
 	return "", "", "", false
+}
+
+// refusals are the names under which a client may subscribe to its refusals topic: its
+// identifier as it is, and escaped as accounts are.
+func (t topics) refusals(clientID string) []string {
+	names := []string{t.prefix + "/clients/" + wire.Level(clientID) + "/refusals"}
+	if !strings.ContainsAny(clientID, "/+#") && strings.Contains(clientID, "%") {
+		names = append(names, t.prefix+"/clients/"+clientID+"/refusals")
+	}
+	return names
+}
+
+// belowDevices reports whether a filter asks for topics of devices by name: a monitor
+// that listens to everything does not.
+func (t topics) belowDevices(filter string) bool {
+	return strings.HasPrefix(filter, t.prefix+"/devices/")
 }
 
 // covers reports whether a device's filter asks for one of its own topics. It has
@@ -59,6 +91,12 @@ func (t topics) parse(name string) (device, account string, k kind, ok bool) {
 func (t topics) covers(filter, id string, k kind) bool {
 	rest, ok := strings.CutPrefix(filter, t.prefix+"/devices/"+id+"/")
 	return ok && (rest == "#" || rest == "+" || rest == string(k) || rest == string(k)+"/#")
+}
+
+// coversOwn reports whether a device's filter asks for topics that the server writes
+// for it.
+func (t topics) coversOwn(filter, id string) bool {
+	return t.covers(filter, id, kindNotifications) || t.covers(filter, id, kindMessages) || t.covers(filter, id, kindDismissals)
 }
 
 // overlaps reports whether a filter could match a topic below the prefix.

@@ -235,7 +235,7 @@ func TestReceiveMaximumWithoutAcknowledgement(t *testing.T) {
 // TestReceiveMaximumOfNotificationThatIsNotSent: it gives its place back.
 func TestReceiveMaximumOfNotificationThatIsNotSent(t *testing.T) {
 	s := newSite(t)
-	c := s.device(5, rawmqtt.Connect{ID: "phone", Username: "anna", ReceiveMaximum: 1, MaximumPacketSize: 400})
+	c := s.device(5, rawmqtt.Connect{ID: "phone", Username: "anna", ReceiveMaximum: 1, MaximumPacketSize: 450})
 	s.notify(delivery.Request{Account: "anna", Body: strings.Repeat("x", 500)})
 	n := s.notify(delivery.Request{Account: "anna"})
 	if got := pseudo(t, next(t, c)).ID; got != n.ID {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/heartline-mqtt/heartline/wire"
 )
@@ -151,4 +152,18 @@ func TestApnsSim(t *testing.T) {
 		t.Errorf("exit code %d: %s", code, sim.stderr)
 	}
 	s.stop()
+}
+
+// TestDemoSpeaksAtOnce: the demo's first line comes before the broker has started, so
+// that its user sees at once that it runs.
+func TestDemoSpeaksAtOnce(t *testing.T) {
+	cmd := exec.Command(binary, "demo")
+	cmd.Env = environ(t)
+	began := time.Now()
+	p := launch(t, cmd)
+	p.stdout.until(t, "Starting a broker")
+	// 2 s on a machine of a user; the race detector and busy cores cost more.
+	if took := time.Since(began); took > 2*time.Second && raceFlag == "" {
+		t.Errorf("the first line came after %s", took)
+	}
 }

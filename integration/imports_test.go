@@ -18,18 +18,18 @@ const module = "github.com/heartline-mqtt/heartline"
 func arrows() [][]string {
 	return [][]string{
 		{".", "cmd"},
-		{"cmd", "bench", "broker", "config", "demo", "fallback/apnssim", "terminal", "wire"},
+		{"cmd", "bench", "broker", "config", "demo", "fallback/apnssim", "internal/credentials", "terminal", "wire"},
 		{"bench"},
-		{"bench/outstanding", "delivery", "internal/rawmqtt", "store", "store/pebblestore", "wire"},
-		{"bench/storm", "broker", "config", "delivery", "fallback", "fallback/apnssim", "internal/rawmqtt"},
-		{"demo", "broker", "config", "delivery", "fallback/apnssim", "internal/rawmqtt", "wire"},
+		{"bench/outstanding", "delivery", "internal/rawmqtt", "store", "store/pebblestore"},
+		{"bench/storm", "broker", "config", "delivery", "fallback/apnssim", "internal/rawmqtt"},
+		{"demo", "broker", "config", "delivery", "fallback/apnssim", "internal/rawmqtt"},
 		{"terminal", "delivery", "wire"},
-		{"broker", "auth", "broker/internal/...", "config", "delivery", "fallback", "fallback/apns", "fallback/fcm", "fallback/webpush", "hooks", "hooks/persist", "hooks/strict", "internal/filewatch", "internal/credentials", "internal/rlimit", "store", "store/memory", "store/pebblestore", "wire"},
-		{"broker/internal/api", "auth", "broker/internal/metrics", "delivery", "internal/loopback", "internal/seldom", "wire"},
+		{"broker", "auth", "broker/internal/...", "config", "delivery", "fallback", "fallback/apns", "fallback/fcm", "fallback/webpush", "hooks", "hooks/persist", "hooks/strict", "internal/filewatch", "internal/credentials", "internal/rlimit", "store", "store/memory", "store/pebblestore"},
+		{"broker/internal/api", "auth", "broker/internal/metrics", "delivery", "internal/loopback", "wire"},
 		{"broker/internal/metrics", "delivery"},
-		{"broker/internal/listener", "config", "hooks/strict", "internal/rlimit"},
+		{"broker/internal/listener", "hooks/strict", "internal/rlimit"},
 		{"broker/internal/web"},
-		{"hooks", "auth", "config", "delivery", "hooks/...", "internal/seldom", "wire"},
+		{"hooks", "auth", "delivery", "internal/seldom", "internal/text", "wire"},
 		{"hooks/strict"},
 		{"hooks/persist", "store"},
 		{"fallback", "delivery", "internal/backoff"},
@@ -37,12 +37,15 @@ func arrows() [][]string {
 		{"fallback/payload", "delivery", "fallback"},
 		{"fallback/fcm", "delivery", "fallback", "fallback/payload", "internal/backoff", "internal/credentials"},
 		{"fallback/webpush", "delivery", "fallback", "fallback/payload", "internal/backoff", "internal/credentials"},
-		{"fallback/apnssim"},
+		{"fallback/apnssim", "internal/simkit"},
+		{"fallback/fcmsim", "internal/simkit"},
+		{"fallback/webpushsim", "internal/simkit"},
 		{"fallback/fallbacktest", "delivery", "fallback"},
-		{"wire", "delivery"},
+		{"wire", "delivery", "internal/text"},
 		{"auth", "config", "internal/filewatch"},
-		{"delivery", "config"},
-		{"store/...", "config", "delivery", "store"},
+		{"delivery"},
+		{"store", "delivery"},
+		{"store/...", "delivery", "store"},
 		{"store/pebblestore", "delivery", "store", "store/codec"},
 		{"store/codec", "delivery"},
 		{"config", "internal/credentials", "internal/loopback"},
@@ -132,7 +135,7 @@ func line(table [][]string, pkg string) []string {
 }
 
 // TestImports looks at the packages themselves, not at their tests: those may use
-// what they are beside of.
+// what their subject may not.
 func TestImports(t *testing.T) {
 	all := packages(t)
 	if len(all) < 10 {
@@ -187,6 +190,28 @@ func TestLayoutIsOneOfThePackages(t *testing.T) {
 		}
 		if !slices.ContainsFunc(all, func(p listed) bool { pkg, _ := short(p.ImportPath); return covers(l[0], pkg) }) {
 			t.Errorf("no package is %s", l[0])
+		}
+	}
+}
+
+// TestLayoutHasNoSpareArrow: an arrow that nobody uses invites an import that the
+// layout does not want.
+func TestLayoutHasNoSpareArrow(t *testing.T) {
+	all := packages(t)
+	for _, l := range arrows() {
+		if strings.HasPrefix(l[0], "integration") {
+			continue // tests may use everything
+		}
+		for _, pattern := range l[1:] {
+			if !slices.ContainsFunc(all, func(p listed) bool {
+				pkg, _ := short(p.ImportPath)
+				return line(arrows(), pkg)[0] == l[0] && slices.ContainsFunc(p.Imports, func(imported string) bool {
+					ours, ok := short(imported)
+					return ok && covers(pattern, ours)
+				})
+			}) {
+				t.Errorf("%s may import %s, which it does not: take the arrow out", l[0], pattern)
+			}
 		}
 	}
 }

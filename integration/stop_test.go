@@ -48,6 +48,9 @@ func TestStop(t *testing.T) {
 		}
 	}
 
+	s.signal(t, syscall.SIGHUP) // never ends a server
+	s.stderr.until(t, "SIGHUP ignored")
+
 	s.signal(t, syscall.SIGTERM)
 	pk, err := clients[5].Read(patience)
 	if err != nil || pk.FixedHeader.Type != packets.Disconnect || pk.ReasonCode != packets.ErrServerShuttingDown.Code {

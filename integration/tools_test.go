@@ -10,18 +10,14 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
-// tool is a program that nobody here wrote. A test whose tool is missing has shown
-// nothing: it fails.
+// tool returns the path of a program that nobody here wrote, or leaves the test out.
 func tool(t testing.TB, name, debianPackage string) string {
 	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		t.Fatalf("%s is missing: apt-get install %s", name, debianPackage)
-	}
-	return path
+	return testtool.Path(t, name, debianPackage)
 }
 
 // toEnd runs a tool to its end.

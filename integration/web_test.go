@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
@@ -106,8 +107,10 @@ func (d *webDevice) message(id string) string {
 func TestWebTerminal(t *testing.T) {
 	sim, env := apple(t)
 	s := serve(t, append(env, "HEARTLINE_HTTP_WEB_TERMINAL=true", "HEARTLINE_DELIVERY_ACK_WINDOW=2s")...)
-	if status, page := s.call(http.MethodGet, "/terminal/", ""); status != http.StatusOK || strings.Contains(string(page), "make web") {
-		t.Fatalf("the web terminal is not built (%d): run make web, which needs the packages nodejs and npm", status)
+	if status, page := s.call(http.MethodGet, "/terminal/", ""); status != http.StatusOK {
+		t.Fatalf("the web terminal: %d", status)
+	} else if strings.Contains(string(page), "make web") {
+		testtool.LeaveOut(t, "the web terminal is not built", "make web, which needs npm: apt-get install nodejs npm")
 	}
 	c := browse(t)
 	c.call("", "Browser.grantPermissions", dict{"origin": s.http, "permissions": []string{"notifications"}}, nil)

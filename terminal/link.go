@@ -15,6 +15,7 @@ import (
 	"github.com/eclipse/paho.golang/paho"
 	"github.com/eclipse/paho.golang/paho/session/state"
 
+	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
@@ -222,7 +223,7 @@ func appName(foreground bool) string {
 }
 
 func (t *Terminal) publishToken(ctx context.Context, token *wire.APNsToken) error {
-	answer, err := t.publish(ctx, t.topics.pushToken(), 1, wire.PushToken{APNs: token})
+	answer, err := t.publish(ctx, t.topics.pushToken(), 1, wire.PushToken{Server: delivery.ServerAPNs, Registration: token.Registered()})
 	if answer != nil && answer.ReasonCode >= 0x80 {
 		reason := ""
 		if answer.Properties != nil {

@@ -1,9 +1,10 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
+	"math"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -17,14 +18,26 @@ type Content struct {
 	Data        json.RawMessage `json:"data,omitempty" doc:"The full message: any JSON value of at most 256 KiB, delivered after the ack when the app is in the foreground"`
 	ID          string          `json:"id,omitempty" doc:"Makes the request idempotent: 1 to 64 of A-Za-z0-9._:-; a UUIDv7 is made if absent"`
 	CollapseKey string          `json:"collapse_key,omitempty" doc:"A newer notification with the same key takes the place of one that is not final: 1 to 64 of A-Za-z0-9._:-"`
-	TTL         string          `json:"ttl,omitempty" doc:"A Go duration, at most 720h; 24h if absent" example:"1h30m"`
+	TTL         string          `json:"ttl,omitempty" doc:"A Go duration, at most 720h; 24h if absent. 0: one attempt and no more" example:"1h30m"`
 	Ack         string          `json:"ack,omitempty" enum:"received,displayed" doc:"The ack that ends a delivery: the PUBACK, or the device's word that it has shown it"`
 	Urgency     string          `json:"urgency,omitempty" enum:"high,normal" doc:"APNs priority 10 or 5; high if absent"`
 	Fallback    *bool           `json:"fallback,omitempty" doc:"false: over the channel only, never a push; true if absent"`
 	Devices     []string        `json:"devices,omitempty" doc:"Narrows the account's devices; all if absent"`
-	Badge       *int            `json:"badge,omitempty" minimum:"0" doc:"Number on the app's icon"`
+	Badge       any             `json:"badge,omitempty" doc:"Number on the app's icon, 0 or more; auto: the server counts"`
 	Sound       string          `json:"sound,omitempty" maxLength:"128" doc:"Sound to play"`
 	Category    string          `json:"category,omitempty" maxLength:"128" doc:"Category of actions"`
+
+	Subtitle  string              `json:"subtitle,omitempty" doc:"Shown in the tip: at most 256 bytes"`
+	Thread    string              `json:"thread,omitempty" doc:"Shown as one conversation; the account if absent"`
+	Link      string              `json:"link,omitempty" doc:"A URL or deep link that a tap opens: at most 2,048 bytes"`
+	Image     string              `json:"image,omitempty" doc:"An https URL of at most 2,048 bytes"`
+	Level     string              `json:"level,omitempty" enum:"passive,active,time-sensitive,critical" doc:"active if absent"`
+	Localized *delivery.Localized `json:"localized,omitempty" doc:"Keys and arguments of texts that the app holds: at most 1 KiB"`
+	Extra     json.RawMessage     `json:"extra,omitempty" doc:"A JSON object of at most 1 KiB that every copy carries: for the app's own routing or ciphertext"`
+	AckWindow string              `json:"ack_window,omitempty" doc:"A Go duration up to 1h: how long the device may take to acknowledge before a push is asked for; the configured one if absent. 0: a push at once" example:"10s"`
+	APNs      json.RawMessage     `json:"apns,omitempty" doc:"What only APNs knows, put over what Heartline makes: kind, push_type, headers, payload"`
+	FCM       json.RawMessage     `json:"fcm,omitempty" doc:"What only FCM knows, put over what Heartline makes"`
+	WebPush   json.RawMessage     `json:"webpush,omitempty" doc:"What only Web Push knows, put over what Heartline makes"`
 }
 
 // Notification is the body of POST /v1/notifications.
@@ -33,46 +46,148 @@ type Notification struct {
 	Content
 }
 
-// Request turns c into what the core is asked. Its errors wrap
-// delivery.ErrInvalid; there may be several, joined.
+// Request turns c into what the core is asked. Its errors are of type
+// *delivery.FieldError; there may be several, joined.
 func (c Content) Request(account string) (delivery.Request, error) {
 	r := delivery.Request{
 		Account: account, Title: c.Title, Body: c.Body, Data: c.Data, ID: c.ID, CollapseKey: c.CollapseKey,
-		NoFallback: c.Fallback != nil && !*c.Fallback, Devices: c.Devices, Badge: c.Badge, Sound: c.Sound, Category: c.Category,
+		NoFallback: c.Fallback != nil && !*c.Fallback, Devices: c.Devices, Sound: c.Sound, Category: c.Category,
+		Subtitle: c.Subtitle, Thread: c.Thread, Link: c.Link, Image: c.Image, Localized: c.Localized, Extra: c.Extra,
 	}
 	var errs []error
 	var err error
-	if c.TTL != "" {
-		if ttl, err := time.ParseDuration(c.TTL); err != nil {
-			errs = append(errs, fmt.Errorf("%w: ttl: must be a duration such as 90s or 24h, got %q", delivery.ErrInvalid, clip(c.TTL)))
-		} else if ttl <= 0 {
-			errs = append(errs, fmt.Errorf("%w: ttl: must be above 0 and at most 720h (30 days), got %s", delivery.ErrInvalid, c.TTL))
-		} else {
-			r.TTL = &ttl
+	note := func(err error) {
+		if err != nil {
+			errs = append(errs, err)
 		}
 	}
-	if r.Ack, err = ParseAckName(c.Ack); err != nil {
-		errs = append(errs, fmt.Errorf("%w: ack: %w", delivery.ErrInvalid, err))
-	}
-	switch c.Urgency {
-	case "":
-	case "high":
-		r.Urgency = delivery.UrgencyHigh
-	case "normal":
-		r.Urgency = delivery.UrgencyNormal
-	default:
-		errs = append(errs, fmt.Errorf("%w: urgency: must be high or normal, got %q", delivery.ErrInvalid, clip(c.Urgency)))
-	}
+	r.TTL, err = parseDuration("ttl", c.TTL)
+	note(err)
+	r.Ack, err = ParseAckName("ack", c.Ack)
+	note(err)
+	r.Urgency, err = parseUrgency(c.Urgency)
+	note(err)
+	r.Badge, r.BadgeAuto, err = parseBadge(c.Badge)
+	note(err)
+	r.Level, err = parseLevel(c.Level)
+	note(err)
+	r.AckWindow, err = parseDuration("ack_window", c.AckWindow)
+	note(err)
+	note(c.overlay(&r))
 	return r, errors.Join(errs...)
 }
 
-// ParseContent reads what a backend has published.
+// parseDuration returns nil for "". The core checks the range.
+func parseDuration(field, value string) (*time.Duration, error) {
+	if value == "" {
+		return nil, nil
+	}
+	d, err := time.ParseDuration(value)
+	if err != nil {
+		return nil, fault(field, "must be a duration such as 90s or 24h", value)
+	}
+	return &d, nil
+}
+
+func parseUrgency(name string) (delivery.Urgency, error) {
+	switch name {
+	case "":
+		return 0, nil
+	case "high":
+		return delivery.UrgencyHigh, nil
+	case "normal":
+		return delivery.UrgencyNormal, nil
+	}
+	return 0, fault("urgency", "must be high or normal", name)
+}
+
+// parseBadge reads a number or "auto".
+func parseBadge(badge any) (n *int, auto bool, err error) {
+	switch b := badge.(type) {
+	case nil:
+		return nil, false, nil
+	case string:
+		if b == "auto" {
+			return nil, true, nil
+		}
+	case int:
+		return &b, false, nil
+	case *int:
+		return b, false, nil
+	case float64:
+		if i := int(b); float64(i) == b && b >= 0 && b <= math.MaxInt32 {
+			return &i, false, nil
+		}
+	}
+	got, _ := json.Marshal(badge) // it was JSON
+	return nil, false, &delivery.FieldError{Field: "badge", Rule: `must be a whole number of 0 or more, or "auto"`, Got: clip(string(got))}
+}
+
+var levels = map[string]delivery.Level{
+	"": 0, "passive": delivery.LevelPassive, "active": delivery.LevelActive,
+	"time-sensitive": delivery.LevelTimeSensitive, "critical": delivery.LevelCritical,
+}
+
+func parseLevel(name string) (delivery.Level, error) {
+	l, ok := levels[name]
+	if !ok {
+		return 0, fault("level", "must be passive, active, time-sensitive or critical", name)
+	}
+	return l, nil
+}
+
+// LevelName is the name of a level, as in Content.Level.
+func LevelName(l delivery.Level) string {
+	for name, known := range levels {
+		if known == l && name != "" {
+			return name
+		}
+	}
+	return "active"
+}
+
+// overlay reads the members of the notification servers into r.
+func (c Content) overlay(r *delivery.Request) error {
+	if c.APNs == nil && c.FCM == nil && c.WebPush == nil {
+		return nil
+	}
+	var errs []error
+	object := func(field string, value json.RawMessage) json.RawMessage {
+		if text := bytes.TrimLeft(value, space); value != nil && string(text) != "null" && (len(text) == 0 || text[0] != '{') {
+			errs = append(errs, &delivery.FieldError{Field: field, Rule: "must be an object"})
+		}
+		return value
+	}
+	r.Overlay = &delivery.Overlay{APNs: object("apns", c.APNs), FCM: object("fcm", c.FCM), WebPush: object("webpush", c.WebPush)}
+	if c.APNs != nil && len(errs) == 0 {
+		var own struct {
+			Kind     string          `json:"kind"`
+			PushType string          `json:"push_type"`
+			Headers  json.RawMessage `json:"headers"`
+			Payload  json.RawMessage `json:"payload"`
+		}
+		if err := Decode(c.APNs, &own); err != nil {
+			errs = append(errs, below("apns", err))
+		}
+		r.Kind, r.PushType = own.Kind, own.PushType
+		if own.Headers == nil && own.Payload == nil {
+			r.Overlay.APNs = nil
+		}
+	}
+	if o := r.Overlay; o.APNs == nil && o.FCM == nil && o.WebPush == nil {
+		r.Overlay = nil
+	}
+	return errors.Join(errs...)
+}
+
+// ParseContent reads what a backend has published. With an error the request holds
+// the ID alone, if the payload told it.
 func ParseContent(payload []byte, account string) (delivery.Request, error) {
 	c, plain := plainContent(payload, nil)
 	if !plain {
 		c = Content{}
 		if err := Decode(payload, &c); err != nil {
-			return delivery.Request{}, fmt.Errorf("%w: %w", delivery.ErrInvalid, err)
+			return delivery.Request{ID: clip(c.ID)}, err
 		}
 	}
 	return c.Request(account)

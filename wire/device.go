@@ -1,13 +1,9 @@
 package wire
 
 import (
-	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"strings"
+	"strconv"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -30,10 +26,27 @@ type Pseudo struct {
 	Category   string `json:"category,omitempty"`
 	AcceptedAt string `json:"accepted_at"`
 	Redelivery bool   `json:"redelivery"`
-	// Pushed: APNs has already shown it; show no second tip.
+	// Pushed: a notification server has accepted a push, which may have been shown
+	// (contract §2). Decide by the IDs that you have shown.
 	Pushed     bool   `json:"pushed"`
 	HasMessage bool   `json:"has_message"`
 	Ack        string `json:"ack"`
+	// Tag is the collapse key or the ID: a newer tip takes the place of an older one
+	// with the same tag.
+	Tag       string              `json:"tag,omitempty"`
+	Subtitle  string              `json:"subtitle,omitempty"`
+	Thread    string              `json:"thread,omitempty"` // shown as one conversation; absent: the account
+	Link      string              `json:"link,omitempty"`   // a tap opens it
+	Image     string              `json:"image,omitempty"`
+	Level     string              `json:"level,omitempty"` // passive, time-sensitive or critical; absent: active
+	Localized *delivery.Localized `json:"localized,omitempty"`
+	Extra     json.RawMessage     `json:"extra,omitempty"` // a JSON object of the app's own
+}
+
+// Dismissal is what a device is sent on its dismissals topic: take the notification
+// off the screen.
+type Dismissal struct {
+	ID string `json:"id"`
 }
 
 // Message is the full message (contract §3).
@@ -47,33 +60,12 @@ type Message struct {
 // Ack is what a device says on its acks topic.
 type Ack struct {
 	ID     string `json:"id"`
-	Status string `json:"status"` // received or displayed
+	Status string `json:"status"` // received, displayed or read
 }
 
 // AppState is what a device says on its state topic.
 type AppState struct {
 	App string `json:"app"` // foreground or background
-}
-
-// PushToken is what a device says on its push-token topic, and what the registry
-// shows. APNs null removes the token.
-type PushToken struct {
-	APNs *APNsToken `json:"apns"`
-}
-
-// APNsToken is a device token of Apple's push service.
-type APNsToken struct {
-	Token       string `json:"token" doc:"Device token, hexadecimal" pattern:"^[0-9A-Fa-f]+$" maxLength:"200"`
-	Topic       string `json:"topic,omitempty" doc:"Bundle ID; the configured one if absent" maxLength:"255"`
-	Environment string `json:"environment,omitempty" enum:"production,sandbox" doc:"The configured one if absent"`
-}
-
-// Registered is the token as the core keeps it; nil for nil.
-func (t *APNsToken) Registered() *delivery.Registration {
-	if t == nil {
-		return nil
-	}
-	return &delivery.Registration{Server: delivery.ServerAPNs, Kind: delivery.KindAlert, Token: strings.ToLower(t.Token), App: t.Topic, Environment: t.Environment}
 }
 
 // AckName is the name of an ack kind, as in Pseudo.Ack.
@@ -84,8 +76,9 @@ func AckName(k delivery.AckKind) string {
 	return "received"
 }
 
-// ParseAckName is the inverse of AckName; "" gives 0, the default.
-func ParseAckName(name string) (delivery.AckKind, error) {
+// ParseAckName is the inverse of AckName; "" gives 0, the default. The error is a
+// *delivery.FieldError about field.
+func ParseAckName(field, name string) (delivery.AckKind, error) {
 	switch name {
 	case "":
 		return 0, nil
@@ -94,7 +87,7 @@ func ParseAckName(name string) (delivery.AckKind, error) {
 	case "displayed":
 		return delivery.AckDisplayed, nil
 	}
-	return 0, fmt.Errorf("must be received or displayed, got %q", clip(name))
+	return 0, fault(field, "must be received or displayed", name)
 }
 
 // ParseAppState reads the payload of a state topic.
@@ -109,60 +102,36 @@ func ParseAppState(payload []byte) (delivery.AppState, error) {
 	case "background":
 		return delivery.AppBackground, nil
 	}
-	return 0, fmt.Errorf("app: must be foreground or background, got %q", clip(s.App))
+	return 0, fault("app", "must be foreground or background", s.App)
 }
 
-// ParseAck reads the payload of an acks topic.
-func ParseAck(payload []byte) (id string, kind delivery.AckKind, err error) {
+// ParseAck reads the payload of an acks topic. read says that the device's user has
+// seen the notification; kind is AckDisplayed then.
+func ParseAck(payload []byte) (id string, kind delivery.AckKind, read bool, err error) {
 	var a Ack
 	if err := Decode(payload, &a); err != nil {
-		return "", 0, err
+		return "", 0, false, err
 	}
+	kind, read, err = ParseAckStatus(a.Status)
 	if a.ID == "" {
-		return "", 0, fmt.Errorf("id: must be given")
+		err = errors.Join(&delivery.FieldError{Field: "id", Rule: "must be given"}, err)
 	}
-	if kind, err = ParseAckName(a.Status); err != nil || kind == 0 {
-		return "", 0, fmt.Errorf("status: must be received or displayed, got %q", clip(a.Status))
-	}
-	return a.ID, kind, nil
+	return a.ID, kind, read, err
 }
 
-// ParsePushToken reads the payload of a push-token topic; nil removes the token.
-func ParsePushToken(payload []byte) (*delivery.Registration, error) {
-	var members map[string]json.RawMessage
-	if err := Decode(payload, &members); err != nil {
-		return nil, err
+// ParseAckStatus reads the status of an Ack.
+func ParseAckStatus(status string) (kind delivery.AckKind, read bool, err error) {
+	switch status {
+	case "received":
+		return delivery.AckReceived, false, nil
+	case "displayed":
+		return delivery.AckDisplayed, false, nil
+	case "read":
+		return delivery.AckDisplayed, true, nil
 	}
-	if _, ok := members["apns"]; !ok {
-		return nil, fmt.Errorf(`apns: must be given, {"apns":null} removes the token`)
-	}
-	var t PushToken
-	if err := Decode(payload, &t); err != nil {
-		return nil, err
-	}
-	return t.APNs.Registered(), nil
+	return 0, false, fault("status", "must be received, displayed or read", status)
 }
 
-// Decode reads one JSON value and nothing else, without fields that v lacks.
-func Decode(payload []byte, v any) error {
-	dec := json.NewDecoder(bytes.NewReader(payload))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		if mistaken, ok := errors.AsType[*json.UnmarshalTypeError](err); ok { // its own text names Go types
-			return fmt.Errorf("%s: must not be a JSON %s", cmp.Or(mistaken.Field, "body"), mistaken.Value)
-		}
-		return fmt.Errorf("body is not the JSON that is expected: %w", err)
-	}
-	// Token, not More: More takes a stray closing bracket for the end.
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("body holds more than one JSON value")
-	}
-	return nil
-}
-
-func clip(s string) string {
-	if len(s) > 64 {
-		return s[:64] + "…"
-	}
-	return s
+func fault(field, rule, got string) *delivery.FieldError {
+	return &delivery.FieldError{Field: field, Rule: rule, Got: strconv.Quote(clip(got))}
 }

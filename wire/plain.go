@@ -5,10 +5,9 @@ import (
 	"unicode/utf8"
 )
 
-// PlainNotification reads what most backends send: one object of known keys whose
-// values are strings, not empty and without escapes. What it does not understand,
-// be it wrong or only richer, it leaves to others (plain is false), which read all
-// of it and cost several times as much.
+// PlainNotification reads the body that most backends send: one object of known keys,
+// each once, whose values are strings, not empty and without escapes. For any other
+// body plain is false: Decode reads all of JSON, and costs several times as much.
 func PlainNotification(body []byte) (n Notification, plain bool) {
 	n.Content, plain = plainContent(body, &n.Account)
 	return n, plain && n.Account != ""
@@ -40,35 +39,50 @@ func plainContent(b []byte, account *string) (c Content, ok bool) {
 		if value, b, ok = cutString(b); !ok || len(value) == 0 {
 			break
 		}
-		switch string(key) {
-		case "account":
-			if account == nil {
-				return c, false
-			}
-			*account = string(value)
-		case "title":
-			c.Title = string(value)
-		case "body":
-			c.Body = string(value)
-		case "id":
-			c.ID = string(value)
-		case "collapse_key":
-			c.CollapseKey = string(value)
-		case "ttl":
-			c.TTL = string(value)
-		case "ack":
-			c.Ack = string(value)
-		case "urgency":
-			c.Urgency = string(value)
-		case "sound":
-			c.Sound = string(value)
-		case "category":
-			c.Category = string(value)
-		default:
+		target := plainMember(&c, account, string(key))
+		if target == nil || *target != "" { // unknown, or given twice
 			return c, false
 		}
+		*target = string(value)
 	}
 	return c, false
+}
+
+// plainMember returns where the value of a key goes; nil for one that is not plain.
+func plainMember(c *Content, account *string, key string) *string {
+	switch key {
+	case "account":
+		return account
+	case "title":
+		return &c.Title
+	case "body":
+		return &c.Body
+	case "id":
+		return &c.ID
+	case "collapse_key":
+		return &c.CollapseKey
+	case "ttl":
+		return &c.TTL
+	case "ack":
+		return &c.Ack
+	case "urgency":
+		return &c.Urgency
+	case "sound":
+		return &c.Sound
+	case "category":
+		return &c.Category
+	case "subtitle":
+		return &c.Subtitle
+	case "thread":
+		return &c.Thread
+	case "link":
+		return &c.Link
+	case "level":
+		return &c.Level
+	case "ack_window":
+		return &c.AckWindow
+	}
+	return nil
 }
 
 const space = " \t\r\n" // RFC 8259 §2

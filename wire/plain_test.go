@@ -15,7 +15,7 @@ var plainCases = []struct {
 }{
 	{`{"title":"Anna","body":"Dinner at eight?"}`, true},
 	{` {"title" : "Änna" , "ttl":"1h","ack":"displayed","urgency":"normal","id":"a","collapse_key":"k","sound":"s","category":"c"} ` + "\n", true},
-	{`{"title":"a","title":"b"}`, true},
+	{`{"title":"a","title":"b"}`, false},
 	{`{}`, false},
 	{`{"title":""}`, false},
 	{`{"title":"a","account":"anna"}`, false},
@@ -85,7 +85,7 @@ func FuzzAppendPseudo(f *testing.F) {
 			AcceptedAt: time.Date(2026, 11, 23, 8, 0, 0, 7e6, time.FixedZone("", 3600)), HasMessage: pushed, Ack: delivery.AckDisplayed,
 		}
 		want := Pseudo{
-			ID: "id-1", Account: "anna", Title: n.Title, Body: n.Body, Sound: n.Sound, Category: n.Category,
+			ID: "id-1", Account: "anna", Tag: "id-1", Title: n.Title, Body: n.Body, Sound: n.Sound, Category: n.Category,
 			AcceptedAt: "2026-11-23T07:00:00.007Z", Redelivery: redelivery, Pushed: pushed, HasMessage: pushed, Ack: "displayed",
 		}
 		if badge >= 0 {

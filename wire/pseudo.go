@@ -31,8 +31,36 @@ func AppendPseudo(b []byte, n *delivery.Notification, redelivery, pushed bool) [
 	b = strconv.AppendBool(append(b, `","redelivery":`...), redelivery)
 	b = strconv.AppendBool(append(b, `,"pushed":`...), pushed)
 	b = strconv.AppendBool(append(b, `,"has_message":`...), n.HasMessage)
-	b = append(append(b, `,"ack":"`...), AckName(n.Ack)...)
-	return append(b, `"}`...)
+	b = append(append(append(b, `,"ack":"`...), AckName(n.Ack)...), '"')
+	tag := n.CollapseKey
+	if tag == "" {
+		tag = n.ID
+	}
+	b = appendString(append(b, `,"tag":`...), tag)
+	b = appendMember(b, "subtitle", n.Subtitle)
+	b = appendMember(b, "thread", n.Thread)
+	b = appendMember(b, "link", n.Link)
+	b = appendMember(b, "image", n.Image)
+	if n.Level != 0 && n.Level != delivery.LevelActive {
+		b = appendMember(b, "level", LevelName(n.Level))
+	}
+	if n.Localized != nil {
+		text, _ := json.Marshal(n.Localized) // strings cannot fail
+		b = append(append(b, `,"localized":`...), text...)
+	}
+	if n.Extra != nil {
+		b = append(append(b, `,"extra":`...), n.Extra...)
+	}
+	return append(b, '}')
+}
+
+// appendMember appends a member whose name needs no quoting, unless it is empty.
+func appendMember(b []byte, name, value string) []byte {
+	if value == "" {
+		return b
+	}
+	b = append(append(append(b, `,"`...), name...), `":`...)
+	return appendString(b, value)
 }
 
 // appendString appends s, which is UTF-8, as a JSON string.

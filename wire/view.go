@@ -192,25 +192,3 @@ type DeviceList struct {
 	Devices []DeviceView `json:"devices"`
 	Next    string       `json:"next,omitempty" doc:"The cursor of the next page; absent at the end"`
 }
-
-// Problem is an error as RFC 9457 has it (application/problem+json).
-type Problem struct {
-	Title  string        `json:"title,omitempty"`
-	Status int           `json:"status,omitempty"`
-	Detail string        `json:"detail,omitempty"`
-	Errors []ProblemPart `json:"errors,omitempty"`
-}
-
-// ProblemPart is one of several things at fault.
-type ProblemPart struct {
-	Message  string `json:"message,omitempty"`
-	Location string `json:"location,omitempty"`
-}
-
-// Error makes a Problem an error: a command shows its detail.
-func (p *Problem) Error() string {
-	if p.Detail != "" {
-		return p.Detail
-	}
-	return p.Title
-}

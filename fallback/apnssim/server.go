@@ -8,20 +8,19 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math"
-	"math/big"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/heartline-mqtt/heartline/internal/simkit"
 )
 
 // Options are what a Server is made of. The zero value is a working one: loopback,
@@ -160,7 +159,7 @@ func Start(opts Options) (*Server, error) {
 	if s.ln, err = net.Listen("tcp", opts.Address); err != nil {
 		return nil, fmt.Errorf("listen for pushes: %w", err)
 	}
-	cert, caPEM, err := makeCertificate(s.ln.Addr())
+	cert, caPEM, err := simkit.Certificate(s.ln.Addr())
 	if err != nil {
 		return nil, errors.Join(err, s.ln.Close())
 	}
@@ -304,47 +303,4 @@ func (s *Server) Disconnect() { s.eachConn((*conn).close) }
 func (s *Server) LimitStreams(n uint32) {
 	s.streams.Store(n)
 	s.eachConn((*conn).updateLimit)
-}
-
-// makeCertificate makes a CA and a certificate by it for addr.
-func makeCertificate(addr net.Addr) (tls.Certificate, []byte, error) {
-	fail := func(err error) (tls.Certificate, []byte, error) {
-		return tls.Certificate{}, nil, fmt.Errorf("make the simulator's certificate: %w", err)
-	}
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return fail(err)
-	}
-	now := time.Now()
-	ca := &x509.Certificate{
-		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: "APNs simulator CA"},
-		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(1, 0, 0),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, &caKey.PublicKey, caKey)
-	if err != nil {
-		return fail(err)
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return fail(err)
-	}
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(now.UnixNano() + 1), Subject: pkix.Name{CommonName: "APNs simulator"},
-		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(1, 0, 0),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
-	}
-	if tcp, ok := addr.(*net.TCPAddr); ok && !tcp.IP.IsUnspecified() && !tcp.IP.IsLoopback() {
-		leaf.IPAddresses = append(leaf.IPAddresses, tcp.IP)
-	}
-	if name, err := os.Hostname(); err == nil && name != "" {
-		leaf.DNSNames = append(leaf.DNSNames, name)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, leaf, ca, &key.PublicKey, caKey)
-	if err != nil {
-		return fail(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der, caDER}, PrivateKey: key},
-		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER}), nil
 }

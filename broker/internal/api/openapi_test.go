@@ -162,7 +162,7 @@ func TestOpenAPI(t *testing.T) {
 	if err := json.Unmarshal(doc.Components.Schemas["Notification"], &notification); err != nil {
 		t.Fatal(err)
 	}
-	if fmt.Sprint(notification.Required) != "[account]" || len(notification.Properties) != 14 || notification.AdditionalProperties {
+	if fmt.Sprint(notification.Required) != "[account]" || len(notification.Properties) != 25 || notification.AdditionalProperties {
 		t.Errorf("%+v", notification)
 	}
 }

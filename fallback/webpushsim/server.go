@@ -1,0 +1,249 @@
+package webpushsim
+
+import (
+	"context"
+	"crypto/ecdh"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/internal/simkit"
+)
+
+// Options are what a Server is made of. The zero value is a working one on loopback.
+type Options struct {
+	Address        string           // of the push endpoint; "127.0.0.1:0"
+	ControlAddress string           // of the control API; "127.0.0.1:0"; "off": none
+	Now            func() time.Time // nil: time.Now
+}
+
+// Subscription is what a browser's PushSubscription.toJSON() returns.
+type Subscription struct {
+	Endpoint       string `json:"endpoint"`
+	ExpirationTime *int64 `json:"expirationTime"`
+	Keys           struct {
+		P256dh string `json:"p256dh"`
+		Auth   string `json:"auth"`
+	} `json:"keys"`
+}
+
+// Received is a request as it came, and what became of it.
+type Received struct {
+	Number   int             `json:"number"` // 1, 2, … since the start or the last Clear
+	Time     time.Time       `json:"time"`
+	Token    string          `json:"token"` // the last part of the endpoint
+	TTL      string          `json:"ttl,omitempty"`
+	Urgency  string          `json:"urgency,omitempty"`
+	Topic    string          `json:"topic,omitempty"`
+	Message  json.RawMessage `json:"message,omitempty"` // the plain text, if it is JSON
+	Tag      string          `json:"tag,omitempty"`
+	Status   int             `json:"status"` // 0: no answer
+	Reason   string          `json:"reason,omitempty"`
+	Protocol string          `json:"protocol"`
+}
+
+// Server is a running simulator. Its methods are safe for concurrent use.
+type Server struct {
+	*simkit.Server
+	now     func() time.Time
+	Scripts simkit.Scripts
+	journal *simkit.Journal[Received]
+
+	mu       sync.Mutex
+	browsers map[string]*browser // by the last part of the endpoint
+	gone     map[string]bool
+}
+
+type browser struct {
+	key   *ecdh.PrivateKey
+	auth  []byte
+	vapid string
+	shown []Received // oldest first
+}
+
+// Start listens and serves until Close.
+func Start(o Options) (*Server, error) {
+	s := &Server{now: o.Now, journal: simkit.NewJournal[Received](10_000), browsers: map[string]*browser{}, gone: map[string]bool{}}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /push/{token}", s.push)
+	control := simkit.Control(func() []byte { return s.CAPEM() }, &s.Scripts, s.journal)
+	control.HandleFunc("POST /subscriptions", s.serveSubscribe)
+	control.HandleFunc("DELETE /subscriptions/{token}", func(w http.ResponseWriter, r *http.Request) {
+		s.Unsubscribe(r.PathValue("token"))
+		w.WriteHeader(http.StatusNoContent)
+	})
+	control.HandleFunc("GET /shown", func(w http.ResponseWriter, r *http.Request) {
+		simkit.WriteJSON(w, http.StatusOK, s.Shown(r.FormValue("token")))
+	})
+	var err error
+	if s.Server, err = simkit.Start(o.Address, o.ControlAddress, mux, control); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Close stops the server and ends every wait. It may be called twice.
+func (s *Server) Close() error {
+	s.journal.Close()
+	return s.Server.Close()
+}
+
+// Subscribe is PushManager.subscribe: key is the applicationServerKey, "" for none.
+func (s *Server) Subscribe(key string) (Subscription, error) {
+	private, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		return Subscription{}, fmt.Errorf("make a subscription: %w", err)
+	}
+	b := &browser{key: private, auth: make([]byte, 16), vapid: key}
+	_, _ = rand.Read(b.auth) // never fails
+	token := rand.Text()
+	s.mu.Lock()
+	s.browsers[token] = b
+	s.mu.Unlock()
+	var sub Subscription
+	sub.Endpoint = s.URL() + "/push/" + token
+	sub.Keys.P256dh = base64.RawURLEncoding.EncodeToString(private.PublicKey().Bytes())
+	sub.Keys.Auth = base64.RawURLEncoding.EncodeToString(b.auth)
+	return sub, nil
+}
+
+// Unsubscribe ends a subscription, named by its endpoint or the endpoint's last part: the
+// next push gets 410.
+func (s *Server) Unsubscribe(endpoint string) {
+	token := Token(endpoint)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.browsers[token] != nil {
+		delete(s.browsers, token)
+		s.gone[token] = true
+	}
+}
+
+// Token is the last part of an endpoint, by which the journal knows it.
+func Token(endpoint string) string { return endpoint[strings.LastIndexByte(endpoint, '/')+1:] }
+
+// Received lists what came for a subscription, for all of them with "".
+func (s *Server) Received(token string) []Received { return s.journal.List(Token(token)) }
+
+// WaitFor returns what came for a subscription (all with "") once there are n.
+func (s *Server) WaitFor(ctx context.Context, token string, n int) ([]Received, error) {
+	return s.journal.WaitFor(ctx, Token(token), n)
+}
+
+// Shown is what the browser would show, oldest first: of two with one tag the later.
+func (s *Server) Shown(token string) []Received {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b := s.browsers[Token(token)]; b != nil {
+		return slices.Clone(b.shown)
+	}
+	return []Received{}
+}
+
+func (s *Server) serveSubscribe(w http.ResponseWriter, r *http.Request) {
+	var v struct {
+		Key string `json:"application_server_key"`
+	}
+	if err := simkit.ReadJSON(r.Body, &v); err != nil {
+		simkit.WriteError(w, http.StatusBadRequest, err)
+		return
+	}
+	sub, err := s.Subscribe(v.Key)
+	if err != nil {
+		simkit.WriteError(w, http.StatusInternalServerError, err)
+		return
+	}
+	simkit.WriteJSON(w, http.StatusCreated, sub)
+}
+
+const maxBody = 4096
+
+// push is the push resource of RFC 8030 §5.
+func (s *Server) push(w http.ResponseWriter, r *http.Request) {
+	token := r.PathValue("token")
+	rec := Received{
+		Time: s.now(), Token: token, TTL: r.Header.Get("TTL"), Urgency: r.Header.Get("Urgency"), Topic: r.Header.Get("Topic"), Protocol: r.Proto,
+	}
+	defer func() {
+		s.journal.Add(token, func(n int) Received { rec.Number = n; return rec })
+	}()
+	refuse := func(f *fault) {
+		rec.Status, rec.Reason = f.status, f.reason
+		simkit.WriteJSON(w, f.status, map[string]string{"reason": f.reason})
+	}
+	s.mu.Lock()
+	b, gone := s.browsers[token], s.gone[token]
+	s.mu.Unlock()
+	if b == nil {
+		f := &fault{http.StatusNotFound, "errno 102: unknown subscription"}
+		if gone {
+			f = &fault{http.StatusGone, "errno 106: unsubscribed"}
+		}
+		refuse(f)
+		return
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	if err != nil {
+		return // the client is gone
+	}
+	if len(body) > maxBody {
+		refuse(&fault{http.StatusRequestEntityTooLarge, "larger than 4096 bytes"})
+		return
+	}
+	if f := checkHeaders(r.Header); f != nil {
+		refuse(f)
+		return
+	}
+	if f := checkVAPID(r.Header.Get("Authorization"), s.URL(), b.vapid, s.now()); f != nil {
+		refuse(f)
+		return
+	}
+	plain, err := decrypt(body, b.key, b.auth)
+	if err != nil {
+		refuse(&fault{http.StatusBadRequest, err.Error()})
+		return
+	}
+	if json.Valid(plain) {
+		rec.Message = plain
+	}
+	tag, f := checkMessage(plain)
+	if f != nil {
+		refuse(f)
+		return
+	}
+	rec.Tag = tag
+	status, done := s.Scripts.Play(w, r, token, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if tag != "" {
+			b.shown = slices.DeleteFunc(b.shown, func(x Received) bool { return x.Tag == tag })
+		}
+		b.shown = append(b.shown, rec)
+	})
+	rec.Status = status
+	if done {
+		return
+	}
+	rec.Status = http.StatusCreated
+	w.Header().Set("Location", s.URL()+"/message/"+rand.Text())
+	w.Header().Set("TTL", rec.TTL)
+	w.WriteHeader(http.StatusCreated)
+}
+
+// Subscriptions lists the last parts of the live endpoints.
+func (s *Server) Subscriptions() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.browsers))
+}

@@ -1,0 +1,154 @@
+package simkit
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+)
+
+// The actions of a scripted request.
+const (
+	ActionAnswer = ""      // with the script's status
+	ActionHang   = "hang"  // no answer, until the client gives up
+	ActionDrop   = "drop"  // processed, and the connection is cut before the answer
+	ActionReset  = "reset" // not processed, and the connection is cut
+)
+
+// Script is how a request that passes every check is treated.
+type Script struct {
+	Token      string   `json:"token,omitempty"`  // "": every token without a script of its own
+	Status     int      `json:"status,omitempty"` // 0: as the server would answer
+	Body       string   `json:"body,omitempty"`   // with Status
+	RetryAfter string   `json:"retry_after,omitempty"`
+	Times      int      `json:"times,omitempty"` // requests that it is good for; 0: all
+	Delay      Duration `json:"delay,omitempty"` // before the action
+	Action     string   `json:"action,omitempty"`
+}
+
+// Duration is a time.Duration that JSON holds as text ("50ms").
+type Duration time.Duration
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	*d = Duration(v)
+	return err
+}
+
+func (s *Script) validate() error {
+	switch s.Action {
+	case ActionAnswer, ActionHang, ActionDrop, ActionReset:
+	default:
+		return fmt.Errorf("action: must be hang, drop or reset, or left out; got %q", s.Action)
+	}
+	if s.Status != 0 && (s.Status < 200 || s.Status > 599) {
+		return fmt.Errorf("status: must be 200 to 599, got %d", s.Status)
+	}
+	if s.Times < 0 || s.Delay < 0 {
+		return fmt.Errorf("times and delay: must not be negative")
+	}
+	return nil
+}
+
+// Scripts is a list of scripts. Its methods are safe for concurrent use.
+type Scripts struct {
+	mu   sync.Mutex
+	list []*Script
+}
+
+// Add appends scripts. A request uses the first one of its token, or else the first one
+// for every token, until that has been used Times times.
+func (s *Scripts) Add(scripts ...Script) error {
+	for i := range scripts {
+		if err := scripts[i].validate(); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sc := range scripts {
+		s.list = append(s.list, &sc)
+	}
+	return nil
+}
+
+// List returns the scripts that are not used up.
+func (s *Scripts) List() []Script {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]Script, 0, len(s.list))
+	for _, sc := range s.list {
+		out = append(out, *sc)
+	}
+	return out
+}
+
+// Clear forgets every script.
+func (s *Scripts) Clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = nil
+}
+
+// next takes the script for a request.
+func (s *Scripts) next(token string) Script {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(s.list, func(sc *Script) bool { return sc.Token == token })
+	if i < 0 {
+		i = slices.IndexFunc(s.list, func(sc *Script) bool { return sc.Token == "" })
+	}
+	if i < 0 {
+		return Script{}
+	}
+	sc := *s.list[i]
+	if sc.Times == 1 {
+		s.list = slices.Delete(s.list, i, i+1)
+	} else if sc.Times > 1 {
+		s.list[i].Times--
+	}
+	return sc
+}
+
+// Play runs the script for a request of token. process is what the server does with a
+// request that it accepts; it is called unless the script refuses the request. done
+// reports that the answer has been written.
+func (s *Scripts) Play(w http.ResponseWriter, r *http.Request, token string, process func()) (status int, done bool) {
+	sc := s.next(token)
+	if sc.Delay > 0 {
+		timer := time.NewTimer(time.Duration(sc.Delay))
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-r.Context().Done():
+		}
+	}
+	switch sc.Action {
+	case ActionHang:
+		<-r.Context().Done()
+		return 0, true
+	case ActionReset:
+		panic(http.ErrAbortHandler) // net/http resets the stream and logs nothing
+	case ActionDrop:
+		process()
+		panic(http.ErrAbortHandler)
+	}
+	if sc.RetryAfter != "" {
+		w.Header().Set("Retry-After", sc.RetryAfter)
+	}
+	if sc.Status == 0 {
+		process()
+		return 0, false
+	}
+	if sc.Status < 300 {
+		process()
+	}
+	w.WriteHeader(sc.Status)
+	_, _ = w.Write([]byte(sc.Body)) // the client is gone
+	return sc.Status, true
+}

@@ -1,0 +1,89 @@
+package simkit
+
+import (
+	"cmp"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Server is an HTTPS server (HTTP/2 and 1.1) with a certificate of its own, and a
+// control API over plain HTTP.
+type Server struct {
+	caPEM        []byte
+	push, steer  net.Listener
+	pushes       *http.Server
+	control      *http.Server
+	wg           sync.WaitGroup
+	closing      sync.Once
+	closeFailure error
+}
+
+// Start listens and serves until Close. address and controlAddress are host:port, by
+// default a free port on loopback; controlAddress "off" is no control API.
+func Start(address, controlAddress string, pushes, control http.Handler) (*Server, error) {
+	s := &Server{}
+	var err error
+	if s.push, err = net.Listen("tcp", cmp.Or(address, "127.0.0.1:0")); err != nil {
+		return nil, fmt.Errorf("listen for pushes: %w", err)
+	}
+	cert, caPEM, err := Certificate(s.push.Addr())
+	if err != nil {
+		return nil, errors.Join(err, s.push.Close())
+	}
+	s.caPEM = caPEM
+	if controlAddress != "off" {
+		if s.steer, err = net.Listen("tcp", cmp.Or(controlAddress, "127.0.0.1:0")); err != nil {
+			return nil, errors.Join(fmt.Errorf("listen for control: %w", err), s.push.Close())
+		}
+		s.control = &http.Server{Handler: guarded(control), ReadHeaderTimeout: 10 * time.Second}
+		s.wg.Go(func() { _ = s.control.Serve(s.steer) }) // ends with Close
+	}
+	s.pushes = &http.Server{
+		Handler: pushes, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0),
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
+	}
+	s.wg.Go(func() { _ = s.pushes.ServeTLS(s.push, "", "") }) // ends with Close
+	return s, nil
+}
+
+// URL is the endpoint.
+func (s *Server) URL() string { return "https://" + s.push.Addr().String() }
+
+// ControlURL is where the control API listens; "" if it is off.
+func (s *Server) ControlURL() string {
+	if s.steer == nil {
+		return ""
+	}
+	return "http://" + s.steer.Addr().String()
+}
+
+// CAPEM is the certificate of the CA that signed the endpoint's.
+func (s *Server) CAPEM() []byte { return slices.Clone(s.caPEM) }
+
+// Close cuts every connection and waits for the listeners. It may be called twice.
+func (s *Server) Close() error {
+	s.closing.Do(func() {
+		s.closeFailure = s.pushes.Close()
+		if s.control != nil {
+			s.closeFailure = errors.Join(s.closeFailure, s.control.Close())
+		}
+	})
+	s.wg.Wait()
+	return s.closeFailure
+}
+
+// Client returns an HTTP client that trusts the server's certificate.
+func (s *Server) Client() *http.Client {
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(s.caPEM)
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true, DisableKeepAlives: true}}
+}
