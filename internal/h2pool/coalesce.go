@@ -1,6 +1,7 @@
 package h2pool
 
 import (
+	"errors"
 	"net"
 	"sync"
 	"time"
@@ -23,11 +24,14 @@ type coalescingConn struct {
 	err    error
 	closed bool
 	done   chan struct{} // closed when run has returned
+	live   liveness
 }
 
 // bufferLimit bounds the bytes in buf. A Write beyond it blocks, so that net/http
 // notices a connection that accepts nothing.
 const bufferLimit = 256 << 10
+
+var errSilent = errors.New("the connection has gone silent")
 
 const (
 	writeTimeout = 5 * time.Second // a connection that accepts nothing for this long is closed
@@ -36,6 +40,7 @@ const (
 
 func coalesce(nc net.Conn) *coalescingConn {
 	c := &coalescingConn{Conn: nc, done: make(chan struct{})}
+	c.live.start = time.Now()
 	c.moved.L = &c.mu
 	go c.run()
 	return c
@@ -54,8 +59,18 @@ func (c *coalescingConn) Write(b []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	c.buf = append(c.buf, b...)
+	c.wroteLocked(b)
 	c.moved.Broadcast()
 	return len(b), nil
+}
+
+// Read notes that the connection is alive.
+func (c *coalescingConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 {
+		c.live.read.Store(int64(max(c.live.since(), 1)))
+	}
+	return n, err
 }
 
 func (c *coalescingConn) run() {
@@ -98,6 +113,9 @@ func (c *coalescingConn) SetWriteDeadline(time.Time) error { return nil }
 func (c *coalescingConn) Close() error {
 	c.mu.Lock()
 	c.closed = true
+	if c.live.timer != nil {
+		c.live.timer.Stop()
+	}
 	_ = c.Conn.SetWriteDeadline(time.Now().Add(closeTimeout)) // a failure shows in the write
 	c.moved.Broadcast()
 	c.mu.Unlock()

@@ -2,7 +2,8 @@
 // keeping the rest of the program from running.
 //
 // Read pool.go (connections: how many, when one is opened, when it is replaced), then
-// coalesce.go (many small writes become one), writeslots.go (how many requests are
+// coalesce.go (many small writes become one), liveness.go (a silent connection is found),
+// writeslots.go (how many requests are
 // written at the same time) and netpoller.go (the network is polled in a storm).
 //
 // A Pool runs a goroutine while it dials, a connection one for its writes, a Netpoller
