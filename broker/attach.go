@@ -11,6 +11,8 @@ import (
 	mqtt "github.com/mochi-mqtt/server/v2"
 
 	"github.com/heartline-mqtt/heartline/auth"
+	"github.com/heartline-mqtt/heartline/broker/internal/listener"
+	"github.com/heartline-mqtt/heartline/broker/internal/metrics"
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/fallback"
@@ -28,42 +30,36 @@ const (
 // Heartline is what Attach adds to a server. All its methods are safe for
 // concurrent use.
 type Heartline struct {
-	auth   *auth.Auth
-	core   *delivery.Core
-	outbox *store.Outbox
-	router *fallback.Router
-	hook   *hooks.Hook
-	server *mqtt.Server
+	auth    *auth.Auth
+	core    *delivery.Core
+	outbox  *store.Outbox
+	router  *fallback.Router
+	hook    *hooks.Hook
+	server  *mqtt.Server
+	log     *slog.Logger
+	metrics *metrics.Metrics // of a plugin; nil in a Broker, which has its own
+	gate    *listener.Gate   // of a plugin's listeners
+
+	closing context.Context // ends when Close begins to stop the rest
+	endAll  context.CancelFunc
 
 	stopCore, stopRest sync.Once
 	stopErr, closeErr  error
 }
 
-// Attach adds Heartline to a mochi server, before or after its Serve. Who may
-// connect, and who may use which ordinary topics, stays with the server's own hooks
-// where cfg.Auth.Mode is none. In the other modes Heartline decides; mochi lets in
-// whom any hook lets in, so that no other may authenticate then. The topics below
-// cfg.MQTT.TopicPrefix are Heartline's. The listeners and the HTTP section of cfg are
-// not used. It may be closed before the server or after it.
-func Attach(server *mqtt.Server, cfg *config.Config) (*Heartline, error) {
-	if cfg.Auth.Mode == config.AuthNone && len(cfg.Auth.ACL) > 0 {
-		// mochi lets pass what any hook lets pass, so it would forbid nothing.
-		return nil, errors.New("auth.acl: must be empty where auth.mode is none, as the server's own hooks decide: give them the rules")
-	}
-	return attach(server, cfg, attachment{log: server.Log, foreign: cfg.Auth.Mode == config.AuthNone})
-}
-
 // attachment is what New does differently from a plugin's user.
 type attachment struct {
-	log     *slog.Logger
-	foreign bool // other hooks decide on connections
-	observe []delivery.Observer
+	log      *slog.Logger
+	hostAuth bool // other hooks of the server decide on connections
+	services func(*mqtt.Client) bool
+	observe  []delivery.Observer
 	// sessionEnded runs when the hook has removed a kept session; nil: nobody needs to know.
 	sessionEnded func(*mqtt.Client)
 }
 
 func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartline, err error) {
-	h := &Heartline{server: server}
+	h := &Heartline{server: server, log: with.log}
+	h.closing, h.endAll = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
 			_ = h.Close(context.Background()) // the first error is the one to report
@@ -75,7 +71,7 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 	if h.auth, err = auth.New(cfg.Auth, auth.Options{Logger: with.log, StateDir: stateDir(cfg)}); err != nil {
 		return nil, err
 	}
-	opts := deliveryOptions(cfg, h.auth.Open() && !with.foreign)
+	opts := deliveryOptions(cfg, h.auth.Open() && !with.hostAuth)
 	if h.router, err = newRouter(cfg.Fallback, h.outbox.Notification, with.log); err != nil {
 		return nil, err
 	}
@@ -96,7 +92,8 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 		MaxKeepalive: cfg.MQTT.MaxKeepalive,
 		WriteTimeout: cfg.MQTT.WriteTimeout,
 		MaxWaiting:   int(server.Options.Capabilities.ReceiveMaximum),
-		ForeignAuth:  with.foreign,
+		HostAuth:     with.hostAuth,
+		Services:     with.services,
 		Access:       accessRules(cfg.Auth.ACL),
 		SessionEnded: with.sessionEnded,
 	}
@@ -131,10 +128,6 @@ func (h *Heartline) Timeline(ctx context.Context, id string) (*delivery.View, er
 	return h.core.Get(ctx, id)
 }
 
-// Subscribe opens a live view of every event. A reader that lags by more than
-// buffer events is cut off; see delivery.Subscription.
-func (h *Heartline) Subscribe(buffer int) *delivery.Subscription { return h.core.Subscribe(buffer) }
-
 // Core is the whole of the core's methods: the registry, lists, asynchronous
 // accepts.
 func (h *Heartline) Core() *delivery.Core { return h.core }
@@ -167,6 +160,7 @@ func (h *Heartline) close(ctx context.Context) error {
 }
 
 func (h *Heartline) closeParts(ctx context.Context) error {
+	h.endAll()
 	var errs []error
 	if h.hook != nil {
 		errs = append(errs, h.hook.Stop())

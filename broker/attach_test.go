@@ -21,10 +21,10 @@ import (
 // TestAttachWithRulesThatWouldForbidNothing: in a server whose own hooks decide,
 // auth.acl is refused and not ignored.
 func TestAttachWithRulesThatWouldForbidNothing(t *testing.T) {
-	cfg := config.Default()
-	cfg.Store.Engine = config.EngineMemory
-	cfg.Auth.ACL = []config.ACLEntry{{Filter: "secret/#", Access: config.AccessDeny}}
-	if _, err := broker.Attach(mqtt.New(nil), cfg); err == nil || !strings.HasPrefix(err.Error(), "auth.acl: ") {
+	var o broker.Options
+	o.Store.Engine = config.EngineMemory
+	o.Auth.ACL = []config.ACLEntry{{Filter: "secret/#", Access: config.AccessDeny}}
+	if _, err := broker.Attach(mqtt.New(nil), o); err == nil || !strings.HasPrefix(err.Error(), "auth.acl: ") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -39,16 +39,16 @@ func TestAttachAuthenticates(t *testing.T) {
 	if err := os.WriteFile(users, fmt.Appendf(nil, "users: [{name: alice, password_hash: %q}]\n", hash), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cfg := config.Default()
-	cfg.Store.Engine = config.EngineMemory
-	cfg.Auth.Mode, cfg.Auth.File.Path = config.AuthFile, users
+	var o broker.Options
+	o.Store.Engine = config.EngineMemory
+	o.Auth.Mode, o.Auth.File.Path = config.AuthFile, users
 
 	server := mqtt.New(&mqtt.Options{Logger: slog.New(slog.DiscardHandler)})
 	tcp := listeners.NewTCP(listeners.Config{ID: "tcp", Address: "127.0.0.1:0"})
 	if err := server.AddListener(tcp); err != nil {
 		t.Fatal(err)
 	}
-	heartline, err := broker.Attach(server, cfg)
+	heartline, err := broker.Attach(server, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,7 +44,7 @@ func closeWhileBusy(t *testing.T, heartlineFirst bool) {
 	}
 	cfg := config.Default()
 	cfg.Store.Engine = config.EngineMemory
-	heartline, err := attach(server, cfg, attachment{log: log, foreign: true})
+	heartline, err := attach(server, cfg, attachment{log: log, hostAuth: true, services: func(*mqtt.Client) bool { return true }})
 	if err != nil {
 		t.Fatal(err)
 	}

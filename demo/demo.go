@@ -151,7 +151,7 @@ func newStage(ctx context.Context, b *broker.Broker, sim *apnssim.Server, n int)
 	account := []string{"", "anna", "ben", "clara", "dora"}[n]
 	return &stage{
 		ctx: ctx, broker: b, sim: sim, dev: newDevice(account, account+"-phone"), token: strings.Repeat(fmt.Sprintf("%02x", n), 32),
-		events: b.Subscribe(1024), lines: make(chan string, 64), // enough for every line: a path never waits to be told
+		events: b.Core().Subscribe(1024), lines: make(chan string, 64), // enough for every line: a path never waits to be told
 	}
 }
 

@@ -104,7 +104,7 @@ func TestAccessOfWill(t *testing.T) {
 // TestPluginLeavesOrdinaryTopics: what another hook of the server forbids stays
 // forbidden, though mochi lets pass what any hook lets pass.
 func TestPluginLeavesOrdinaryTopics(t *testing.T) {
-	s := newSite(t, func(o *hooks.Options) { o.ForeignAuth = true })
+	s := newSite(t, func(o *hooks.Options) { o.HostAuth = true })
 	must(t, s.server.AddHook(&guard{}, nil))
 	c := s.connect(5, rawmqtt.Connect{ID: "phone", Username: "anna", Clean: true})
 	codes, err := c.Subscribe(1, 1, "secret", "open", topicOf("phone", "notifications"))

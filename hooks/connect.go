@@ -85,7 +85,7 @@ func (h *Hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 		return false
 	}
 	switch {
-	case h.opts.ForeignAuth:
+	case h.opts.HostAuth:
 		return false // mochi asks the next hook
 	case h.opts.Authenticate == nil:
 		c.identify(h.byName(cl))
@@ -117,7 +117,7 @@ func (c *conn) identify(id auth.Identity) {
 
 // byName takes a client's word, or that of whoever has let it in.
 func (h *Hook) byName(cl *mqtt.Client) auth.Identity {
-	id := auth.Identity{Account: string(cl.Properties.Username), Service: true}
+	id := auth.Identity{Account: string(cl.Properties.Username), Service: !h.opts.HostAuth || h.opts.Services != nil && h.opts.Services(cl)}
 	if id.Account == "" {
 		id.Account = h.accountOf(cl.ID)
 	}
@@ -141,7 +141,7 @@ func (h *Hook) OnSessionEstablish(cl *mqtt.Client, _ packets.Packet) {
 	// Not in OnConnectAuthenticate: mochi asks nobody after the first hook that
 	// says yes, and someone else's may come before this one.
 	c := h.conn(cl)
-	if c != nil && h.opts.ForeignAuth {
+	if c != nil && h.opts.HostAuth {
 		c.identify(h.byName(cl))
 	}
 	if c != nil {

@@ -33,9 +33,12 @@ type Options struct {
 	// Authenticate decides who a client is; nil takes every client for what it
 	// says (auth.mode: none).
 	Authenticate func(ctx context.Context, c auth.Credentials) (auth.Identity, error)
-	// ForeignAuth leaves the decision on connections and on ordinary topics to
+	// Services reports whether a client that other hooks have let in is a service;
+	// nil: none is. It is used with HostAuth.
+	Services func(*mqtt.Client) bool
+	// HostAuth leaves the decision on connections and on ordinary topics to
 	// other hooks of the server. It is for the plugin.
-	ForeignAuth bool
+	HostAuth bool
 	// Access is the rules about ordinary topics. AccessClosed refuses what none of them
 	// speaks of, and $SYS, to all but services.
 	Access       []AccessRule
@@ -276,25 +279,25 @@ func (h *Hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
 	if write {
 		// OnPublish answers with a reason, and after a topic alias has been
 		// resolved; a refusal here would cut a 3.1.1 client off.
-		return ours || !h.opts.ForeignAuth
+		return ours || !h.opts.HostAuth
 	}
 	if !ours && !h.access.reads(cl, topic) {
 		return false
 	}
 	c := h.conn(cl)
 	if c == nil {
-		return !h.opts.ForeignAuth
+		return !h.opts.HostAuth
 	}
 	h.admit(c)
 	switch {
 	case c.isDevice() != nil && h.topics.belowDevices(topic):
 		return c.refuseSubscription(topic)
-	case h.opts.Authenticate == nil && !h.opts.ForeignAuth:
+	case h.opts.Authenticate == nil && !h.opts.HostAuth:
 		return true
 	case h.topics.overlaps(topic):
 		return c.isDevice() == nil && h.topics.coversOwn(topic, cl.ID) || slices.Contains(h.topics.refusals(cl.ID), topic)
 	}
-	return !h.opts.ForeignAuth
+	return !h.opts.HostAuth
 }
 
 // refuseSubscription notes why a client that is no device may not subscribe below the

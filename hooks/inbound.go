@@ -155,8 +155,8 @@ var errSignedOut = packets.Code{Code: packets.ErrAdministrativeAction.Code, Reas
 // has it; meanwhile the read loop goes on, for as many as there are slots.
 func (c *conn) onNotification(pk *packets.Packet, account string) error {
 	reply := c.replies.expect(ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos})
-	if !c.identity.Service {
-		return c.refuseNotification(reply, account, "", refuse(packets.ErrNotAuthorized, 403, "forbidden", "only a service may notify an account"))
+	if !c.identity.MayActFor(account) {
+		return c.refuseNotification(reply, account, "", refuse(packets.ErrNotAuthorized, 403, "forbidden", "only a service may notify this account"))
 	}
 	r, err := wire.ParseContent(pk.Payload, account)
 	if err != nil {

@@ -59,7 +59,7 @@ func (s *claims) release(id string) {
 
 // accountsAreProven reports whether somebody checks who a client is: Heartline's own
 // authentication or the other hooks of the server.
-func (h *Hook) accountsAreProven() bool { return h.opts.Authenticate != nil || h.opts.ForeignAuth }
+func (h *Hook) accountsAreProven() bool { return h.opts.Authenticate != nil || h.opts.HostAuth }
 
 // claim checks that the connection's account may use its client identifier, and
 // claims it until the connection is established. If it may not, refused is true and

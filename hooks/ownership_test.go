@@ -44,7 +44,7 @@ func TestDeviceBelongsToItsAccount(t *testing.T) {
 	for name, setup := range map[string]func(*testing.T) *site{
 		"own auth": func(t *testing.T) *site { return newSite(t, proven) },
 		"plugin": func(t *testing.T) *site {
-			s := newSite(t, func(o *hooks.Options) { o.ForeignAuth = true })
+			s := newSite(t, func(o *hooks.Options) { o.HostAuth = true })
 			must(t, s.server.AddHook(new(hostAuth), nil))
 			return s
 		},

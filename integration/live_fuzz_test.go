@@ -110,7 +110,7 @@ func startLive(t *testing.T) *live {
 	if err := l.broker.Start(); err != nil {
 		t.Fatal(err)
 	}
-	l.events = l.broker.Subscribe(1 << 16)
+	l.events = l.broker.Core().Subscribe(1 << 16)
 	l.healthy = dial(t, l.broker.MQTTAddr(), l.name, l.name, l.name)
 	if _, err := l.healthy.Subscribe(2, 1, "heartline/devices/"+l.name+"/notifications"); err != nil {
 		t.Fatal(err)

@@ -15,7 +15,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/heartline-mqtt/heartline/broker"
-	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
 	"github.com/heartline-mqtt/heartline/wire"
@@ -35,9 +34,7 @@ func TestPlugin(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cfg := config.Default()
-	cfg.DataDir = t.TempDir()
-	heartline, err := broker.Attach(server, cfg)
+	heartline, err := broker.Attach(server, broker.Options{DataDir: t.TempDir(), Services: func(*mqtt.Client) bool { return true }})
 	if err != nil {
 		t.Fatal(err)
 	}

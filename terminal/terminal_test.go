@@ -86,7 +86,7 @@ func (s *server) send(t *testing.T, r delivery.Request) string {
 // until waits until the timeline of id holds kind, and returns its events.
 func (s *server) until(t *testing.T, id string, kind delivery.EventKind) []delivery.EventKind {
 	t.Helper()
-	events := s.Subscribe(1024)
+	events := s.Core().Subscribe(1024)
 	defer events.Close()
 	deadline := time.After(within)
 	for {

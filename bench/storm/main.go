@@ -100,7 +100,7 @@ func run(n, rounds int, profiles string) error {
 	if r.bare, err = bareClient(r.sim); err != nil {
 		return err
 	}
-	go r.watch(r.broker.Subscribe(1 << 20))
+	go r.watch(r.broker.Core().Subscribe(1 << 20))
 	if err := r.register(); err != nil {
 		return err
 	}
