@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -122,4 +123,16 @@ func short(token string) string {
 		return token[:12] + "…"
 	}
 	return token
+}
+
+// writeCredentials writes what a client of the simulator needs into dir.
+func writeCredentials(sim *apnssim.Server, dir string) (ca, key string, err error) {
+	ca, key = filepath.Join(dir, "ca.pem"), filepath.Join(dir, "AuthKey_"+sim.Key().KeyID+".p8")
+	if err := os.WriteFile(ca, sim.CAPEM(), 0o644); err != nil {
+		return "", "", fmt.Errorf("write the simulator's CA: %w", err)
+	}
+	if err := os.WriteFile(key, sim.Key().PEM, 0o600); err != nil {
+		return "", "", fmt.Errorf("write the simulator's key: %w", err)
+	}
+	return ca, key, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -15,7 +16,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/heartline-mqtt/heartline/config"
-	"github.com/heartline-mqtt/heartline/fallback/apnssim"
 )
 
 // runner runs a server until ctx ends and everything is stopped and on the disk.
@@ -35,7 +35,7 @@ func (p *program) serveCommand() *cobra.Command {
 		Long: `Runs the broker until it is interrupted (SIGINT, SIGTERM).
 
 With --dev everything is on one machine and for one run: loopback addresses,
-nobody is asked who they are, a simulator stands in for Apple, the web terminal is
+nobody is asked who they are, simulators stand in for Apple, Google and the browsers, the web terminal is
 on, and the data is thrown away at the end. A flag of this command still wins over
 what --dev chooses; file and environment do not.`,
 		Example: `  heartline serve --dev
@@ -43,7 +43,7 @@ what --dev chooses; file and environment do not.`,
 		Args: cobra.NoArgs,
 	}
 	src := p.configSource(cmd)
-	dev := cmd.Flags().Bool("dev", false, "for trying out: loopback, no authentication, a simulator for Apple, throw-away data")
+	dev := cmd.Flags().Bool("dev", false, "for trying out: loopback, no authentication, simulators for the notification servers, throw-away data")
 	cmd.RunE = p.action(func(ctx context.Context, _ []string) error {
 		if *dev {
 			return p.serveDev(ctx, src)
@@ -112,33 +112,32 @@ func (p *program) serveDev(ctx context.Context, src *configSource) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
-	sim, err := apnssim.Start(apnssim.Options{ControlAddress: devControl})
+	sims, err := startSimulators(simulatorAddresses{control: devControl}, dir)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		sim, err = apnssim.Start(apnssim.Options{})
+		sims, err = startSimulators(simulatorAddresses{}, dir)
 	}
 	if err != nil {
-		return fmt.Errorf("start the simulator: %w", err)
+		return fmt.Errorf("start the simulators: %w", err)
 	}
-	defer func() { err = errors.Join(err, sim.Close()) }()
-	ca, key, err := writeCredentials(sim, dir)
-	if err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, sims.close()) }()
 
-	cfg, err := src.load(devFlags(map[string]string{
+	values := map[string]string{
 		"data_dir":     filepath.Join(dir, "data"),
 		"mqtt.address": "127.0.0.1:1883", "mqtt.tls.address": "", "mqtt.tls.cert_file": "", "mqtt.tls.key_file": "", "mqtt.tls.client_ca_file": "",
 		"http.address": "127.0.0.1:8080", "http.tls.cert_file": "", "http.tls.key_file": "", "http.web_terminal": "true",
-		"auth.mode":             config.AuthNone,
-		"fallback.apns.enabled": "true", "fallback.apns.endpoint": sim.URL(), "fallback.apns.ca_file": ca,
-		"fallback.apns.key_file": key, "fallback.apns.key": "", "fallback.apns.key_id": sim.Key().KeyID, "fallback.apns.team_id": sim.Key().TeamID,
-		"fallback.apns.certificate_file": "", "fallback.apns.certificate_password_file": "", "fallback.apns.certificate_password": "",
-		"fallback.apns.topic": "com.example.app", "fallback.apns.environment": config.EnvironmentProduction, "fallback.apns.apps": "[]",
-	})...)
+		"auth.mode": config.AuthNone,
+		// What another source may say of the notification servers does not count.
+		"fallback.apns.key": "", "fallback.apns.certificate_file": "", "fallback.apns.certificate_password_file": "", "fallback.apns.certificate_password": "",
+		"fallback.apns.environment": config.EnvironmentProduction, "fallback.apns.apps": "[]",
+		"fallback.fcm.service_account": "", "fallback.fcm.apps": "[]",
+		"fallback.webpush.key": "", "fallback.webpush.allow": "[]", "fallback.webpush.apps": "[]",
+	}
+	maps.Copy(values, sims.settings())
+	cfg, err := src.load(devFlags(values)...)
 	if err != nil {
 		return err
 	}
-	return p.runServer(ctx, cfg, func(mqtt, http string) { p.printDev(cfg, mqtt, http, sim) })
+	return p.runServer(ctx, cfg, func(mqtt, http string) { p.printDev(cfg, mqtt, http, sims) })
 }
 
 func devFlags(values map[string]string) []config.Flag {
@@ -149,21 +148,9 @@ func devFlags(values map[string]string) []config.Flag {
 	return flags
 }
 
-// writeCredentials writes what a client of the simulator needs into dir.
-func writeCredentials(sim *apnssim.Server, dir string) (ca, key string, err error) {
-	ca, key = filepath.Join(dir, "ca.pem"), filepath.Join(dir, "AuthKey_"+sim.Key().KeyID+".p8")
-	if err := os.WriteFile(ca, sim.CAPEM(), 0o644); err != nil {
-		return "", "", fmt.Errorf("write the simulator's CA: %w", err)
-	}
-	if err := os.WriteFile(key, sim.Key().PEM, 0o600); err != nil {
-		return "", "", fmt.Errorf("write the simulator's key: %w", err)
-	}
-	return ca, key, nil
-}
-
 // printDev tells whoever tries Heartline out where everything is and what to do
 // next.
-func (p *program) printDev(cfg *config.Config, mqtt, http string, sim *apnssim.Server) {
+func (p *program) printDev(cfg *config.Config, mqtt, http string, sims *simulators) {
 	fmt.Fprintln(p.Stdout, "Heartline runs for development: its data ends with it.")
 	fmt.Fprintln(p.Stdout)
 	rows := [][]string{}
@@ -176,7 +163,10 @@ func (p *program) printDev(cfg *config.Config, mqtt, http string, sim *apnssim.S
 			rows = append(rows, []string{"  Web terminal", "http://" + http + "/terminal/"})
 		}
 	}
-	rows = append(rows, []string{"  APNs simulator", sim.URL() + "  (scripted at " + sim.ControlURL() + ")"})
+	rows = append(rows,
+		[]string{"  APNs simulator", sims.apns.URL() + "  (scripted at http://" + sims.address + "/apns/)"},
+		[]string{"  FCM simulator", sims.fcm.URL() + "  (/fcm/)"},
+		[]string{"  Web Push simulator", sims.webpush.URL() + "  (/webpush/)"})
 	p.table(rows)
 	if mqtt == "" || http == "" {
 		return

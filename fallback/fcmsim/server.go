@@ -84,6 +84,14 @@ func Start(o Options) (*Server, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /token", s.token)
 	mux.HandleFunc("POST /v1/projects/{project}/messages:send", s.send)
+	if s.Server, err = simkit.Start(o.Address, o.ControlAddress, mux, s.Control()); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Control is the control API as a handler, also for a server of one's own.
+func (s *Server) Control() http.Handler {
 	control := simkit.Control(func() []byte { return s.CAPEM() }, &s.Scripts, s.journal)
 	control.HandleFunc("GET /service-account.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -108,10 +116,7 @@ func Start(o Options) (*Server, error) {
 		s.SetOAuth(v.Down, v.Revoked)
 		w.WriteHeader(http.StatusNoContent)
 	})
-	if s.Server, err = simkit.Start(o.Address, o.ControlAddress, mux, control); err != nil {
-		return nil, err
-	}
-	return s, nil
+	return control
 }
 
 // Close stops the server and ends every wait. It may be called twice.

@@ -77,6 +77,15 @@ func Start(o Options) (*Server, error) {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /push/{token}", s.push)
+	var err error
+	if s.Server, err = simkit.Start(o.Address, o.ControlAddress, mux, s.Control()); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Control is the control API as a handler, also for a server of one's own.
+func (s *Server) Control() http.Handler {
 	control := simkit.Control(func() []byte { return s.CAPEM() }, &s.Scripts, s.journal)
 	control.HandleFunc("POST /subscriptions", s.serveSubscribe)
 	control.HandleFunc("DELETE /subscriptions/{token}", func(w http.ResponseWriter, r *http.Request) {
@@ -86,11 +95,7 @@ func Start(o Options) (*Server, error) {
 	control.HandleFunc("GET /shown", func(w http.ResponseWriter, r *http.Request) {
 		simkit.WriteJSON(w, http.StatusOK, s.Shown(r.FormValue("token")))
 	})
-	var err error
-	if s.Server, err = simkit.Start(o.Address, o.ControlAddress, mux, control); err != nil {
-		return nil, err
-	}
-	return s, nil
+	return control
 }
 
 // Close stops the server and ends every wait. It may be called twice.

@@ -14,10 +14,10 @@ import (
 	"time"
 )
 
-// guarded refuses what a web page of another site can send: a foreign Origin, and a
+// Guard refuses what a web page of another site can send: a foreign Origin, and a
 // Host that is a name other than localhost, which a page can make resolve to this
 // machine (DNS rebinding).
-func guarded(h http.Handler) http.Handler {
+func Guard(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host, _, err := net.SplitHostPort(r.Host)
 		if err != nil {

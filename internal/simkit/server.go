@@ -44,7 +44,7 @@ func Start(address, controlAddress string, pushes, control http.Handler) (*Serve
 		if s.steer, err = net.Listen("tcp", cmp.Or(controlAddress, "127.0.0.1:0")); err != nil {
 			return nil, errors.Join(fmt.Errorf("listen for control: %w", err), s.push.Close())
 		}
-		s.control = &http.Server{Handler: guarded(control), ReadHeaderTimeout: 10 * time.Second}
+		s.control = &http.Server{Handler: Guard(control), ReadHeaderTimeout: 10 * time.Second}
 		s.wg.Go(func() { _ = s.control.Serve(s.steer) }) // ends with Close
 	}
 	s.pushes = &http.Server{
