@@ -60,8 +60,10 @@ func (r Ref) Nacked(reason string) {
 }
 
 // AckByID handles a device's ack of a notification, from its acks topic or over
-// HTTP. A repetition is harmless. The error wraps ErrNotYours if the notification
-// was not for this device of this account.
+// HTTP. A repetition is harmless. AckRead counts as AckDisplayed, ends the deliveries
+// to the account's other devices, and takes the notification off their screens. The
+// error wraps ErrNotYours if the notification was not for this device of this
+// account.
 func (c *Core) AckByID(id, deviceID, accountName string, kind AckKind) error {
 	seq, err := c.out.Lookup(id)
 	if errors.Is(err, ErrNotFound) {
@@ -69,33 +71,106 @@ func (c *Core) AckByID(id, deviceID, accountName string, kind AckKind) error {
 	} else if err != nil {
 		return fmt.Errorf("find notification %s: %w", id, err)
 	}
-	c.mu.Lock()
-	if dev := c.devices[deviceID]; dev != nil {
-		if dev.Account != accountName {
-			c.mu.Unlock()
-			return fmt.Errorf("%w: notification %s, device %s", ErrNotYours, id, deviceID)
-		}
-		if d := dev.delivery(seq); d != nil {
-			in := inReceived
-			if kind == AckDisplayed {
-				in = inDisplayed
-			}
-			if !d.state.Final() || kind == AckDisplayed {
-				d.misses = 0
-				c.apply(d, in, situation{})
-			}
-			c.seen(dev)
-			c.feed(dev)
-			c.settle()
-			c.mu.Unlock()
-			return nil
-		}
-	}
-	c.mu.Unlock()
-	if err := c.ackFinished(seq, id, deviceID, accountName, kind); err != nil {
+	handled, err := c.ackUnfinished(seq, id, deviceID, accountName, kind)
+	if err != nil {
 		return err
 	}
-	return c.seenByID(deviceID, accountName)
+	if !handled {
+		if err := c.ackFinished(seq, id, deviceID, accountName, kind); err != nil {
+			return err
+		}
+		if err := c.seenByID(deviceID, accountName); err != nil {
+			return err
+		}
+	}
+	if kind == AckRead {
+		return c.onRead(seq, id, deviceID)
+	}
+	return nil
+}
+
+// ackUnfinished acks a delivery that is in memory; handled is false if it is not.
+func (c *Core) ackUnfinished(seq Seq, id, deviceID, accountName string, kind AckKind) (handled bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	dev := c.devices[deviceID]
+	if dev == nil {
+		return false, nil
+	}
+	if dev.Account != accountName {
+		return false, fmt.Errorf("%w: notification %s, device %s", ErrNotYours, id, deviceID)
+	}
+	d := dev.delivery(seq)
+	if d == nil {
+		return false, nil
+	}
+	in := inReceived
+	if kind != AckReceived {
+		in = inDisplayed
+	}
+	if !d.state.Final() || kind != AckReceived {
+		d.misses = 0
+		c.apply(d, in, situation{})
+	}
+	c.seen(dev)
+	c.feed(dev)
+	c.settle()
+	return true, nil
+}
+
+// onRead adds `read` to the timeline, once, and cancels the deliveries to the other
+// devices.
+func (c *Core) onRead(seq Seq, id, deviceID string) error {
+	n, err := c.out.Notification(seq)
+	if err != nil {
+		return fmt.Errorf("read notification %s: %w", id, err)
+	}
+	timeline, err := c.settledTimeline(n)
+	if err != nil {
+		return err
+	}
+	attempt := 0
+	for _, e := range timeline {
+		if e.Device == deviceID && e.Kind == EventRead {
+			return nil
+		}
+		if e.Device == deviceID {
+			attempt = e.Attempt
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stopped {
+		return ErrStopped
+	}
+	c.event(Event{Seq: seq, Time: time.Now(), Kind: EventRead, Device: deviceID, Attempt: attempt}, n.Account)
+	for _, name := range n.Devices {
+		dev := c.devices[name]
+		if dev == nil || name == deviceID {
+			continue
+		}
+		if d := dev.delivery(seq); d != nil && !d.state.Final() {
+			c.apply(d, inCancel, situation{detail: "read on " + deviceID})
+			c.feed(dev)
+		}
+	}
+	c.settle()
+	return nil
+}
+
+// settledTimeline is the timeline of a notification with everything that has
+// happened so far. It waits for the store no longer than a read loop may.
+func (c *Core) settledTimeline(n *Notification) ([]Event, error) {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), ackPatience, errBusy)
+	defer cancel()
+	if err := c.Flush(ctx); err != nil { // or a repeated ack would stand there twice
+		return nil, fmt.Errorf("look for earlier acks of notification %s: %w", n.ID, err)
+	}
+	timeline, err := c.out.Timeline(n.Seq)
+	if err != nil {
+		return nil, fmt.Errorf("read the timeline of notification %s: %w", n.ID, err)
+	}
+	return timeline, nil
 }
 
 // seenByID notes a sign of life of a device that is known.
@@ -124,14 +199,9 @@ func (c *Core) ackFinished(seq Seq, id, deviceID, accountName string, kind AckKi
 	if n.Account != accountName || !slices.Contains(n.Devices, deviceID) {
 		return fmt.Errorf("%w: notification %s, device %s", ErrNotYours, id, deviceID)
 	}
-	ctx, cancel := context.WithTimeoutCause(context.Background(), ackPatience, errBusy)
-	defer cancel()
-	if err := c.Flush(ctx); err != nil { // or a repeated ack would stand there twice
-		return fmt.Errorf("look for earlier acks of notification %s: %w", id, err)
-	}
-	timeline, err := c.out.Timeline(seq)
+	timeline, err := c.settledTimeline(n)
 	if err != nil {
-		return fmt.Errorf("read the timeline of notification %s: %w", id, err)
+		return err
 	}
 	attempt, received := 0, false
 	for _, e := range timeline {

@@ -18,6 +18,9 @@ const (
 	AckReceived AckKind = iota + 1
 	// AckDisplayed is the device's word on its acks topic that it has shown it.
 	AckDisplayed
+	// AckRead is the device's word that its user has seen it (see Core.AckByID). No
+	// notification asks for it.
+	AckRead
 )
 
 // Urgency says how soon a notification server should deliver.

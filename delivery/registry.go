@@ -602,7 +602,9 @@ func (c *Core) EraseAccount(ctx context.Context, accountName string) error {
 	if err := ValidAccount(accountName); err != nil {
 		return err
 	}
+	var until Seq // whoever signs in meanwhile keeps what comes after it
 	err := c.withAccount(accountName, func(a *account) error {
+		until = Seq(c.clock.next())
 		for len(a.devices) > 0 {
 			c.drop(a.devices[0], "account erased")
 		}
@@ -621,7 +623,7 @@ func (c *Core) EraseAccount(ctx context.Context, accountName string) error {
 	}
 	for {
 		var seqs []Seq
-		err := c.out.List(accountName, 0, func(n *Notification) bool {
+		err := c.out.List(accountName, until, func(n *Notification) bool {
 			seqs = append(seqs, n.Seq)
 			return len(seqs) < eraseStep
 		})
