@@ -27,6 +27,9 @@ func (r Ref) Acked() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p.closed(r.Seq, r.Message)
+	if r.Dismissal {
+		c.onDismissalAcked(p.dev, r.Seq, false)
+	}
 	// A late ack counts, even from a connection that has been taken over.
 	if d := p.dev.delivery(r.Seq); d != nil {
 		if r.Message {
@@ -47,6 +50,9 @@ func (r Ref) Nacked(reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p.closed(r.Seq, r.Message)
+	if r.Dismissal {
+		c.onDismissalAcked(p.dev, r.Seq, true)
+	}
 	if d := p.dev.delivery(r.Seq); d != nil && !p.gone {
 		if r.Message {
 			c.apply(d, inChannelLost, situation{}) // held again, until the device's next return
@@ -137,6 +143,9 @@ func (c *Core) onRead(seq Seq, id, deviceID string) error {
 		if e.Device == deviceID {
 			attempt = e.Attempt
 		}
+	}
+	if err := c.dismiss(n, deviceID); err != nil {
+		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -19,6 +19,12 @@ type Options struct {
 	ForgetDeviceAfter time.Duration // without a sign of life
 	// ForgetInterval is how often devices to forget are searched for; 0: 1 h.
 	ForgetInterval time.Duration
+	// History is how long a dismissal is kept for a device that does not acknowledge
+	// it (store.history); 0: 72 h.
+	History time.Duration
+	// PushDismissals asks for a background push of a dismissal whose device is
+	// offline. The Pusher must know Push.Dismiss.
+	PushDismissals bool
 	// HoldUnknown keeps a notification for an account without devices until the
 	// first one registers (delivery.unknown_accounts: hold).
 	HoldUnknown bool
@@ -99,7 +105,9 @@ type pending struct {
 	dirty      []*delivery // whose Record is to be written
 	putDevices []Device
 	removed    []string
-	assign     []Key       // held deliveries, to their devices
+	assign     []Key // held deliveries, to their devices
+	dismissals []Dismissal
+	dismissed  []Key       // dismissals that are over
 	registry   []*account  // of those two
 	slots      []uint16    // of versions, likewise
 	pushes     []*delivery // to be asked for once their Records are on the disk
@@ -237,6 +245,7 @@ func (c *Core) run() {
 		case <-c.kick:
 		case <-forget.C:
 			c.forgetDevices()
+			c.expireDismissals()
 		case <-c.quit:
 			return
 		}
@@ -385,7 +394,7 @@ func (c *Core) commitPending() {
 	if p.since == 0 {
 		return
 	}
-	b := &Batch{Events: p.events, Finish: p.finished, PutDevices: p.putDevices, RemoveDevices: p.removed, Assign: p.assign, Sync: p.sync}
+	b := &Batch{Events: p.events, Finish: p.finished, PutDevices: p.putDevices, RemoveDevices: p.removed, Assign: p.assign, PutDismissals: p.dismissals, RemoveDismissals: p.dismissed, Sync: p.sync}
 	for _, d := range p.dirty {
 		d.dirty = false
 		if !d.over {

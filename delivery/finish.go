@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 )
@@ -34,8 +35,8 @@ func (c *Core) supersede(dev *device, newer *delivery) {
 	}
 }
 
-// Cancel ends every delivery of a notification that is not final, and drops
-// messages that are not delivered. It returns when that is on record; with
+// Cancel ends every delivery of a notification that is not final, drops messages
+// that are not delivered, and takes it off the screens. It returns when that is on record; with
 // ErrUnavailable it is not yet, and will be unless a crash comes first.
 func (c *Core) Cancel(ctx context.Context, id string) error {
 	n, err := c.find(id)
@@ -46,14 +47,22 @@ func (c *Core) Cancel(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	if !begun {
+		// It was in the store, and its acceptance not handled yet. Now it is.
+		if err := c.Flush(ctx); err != nil {
+			return err
+		}
+		if _, err := c.cancelBegun(n); err != nil {
+			return err
+		}
+	}
+	if err := c.Flush(ctx); err != nil {
+		return err
+	}
+	if err := c.dismiss(n, ""); err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
 	// On the disk, also where an ack came first: a crash must not bring it back.
-	if err := c.flush(ctx, true); err != nil || begun {
-		return err
-	}
-	// It was in the store, and its acceptance not dealt with. Now it is.
-	if _, err := c.cancelBegun(n); err != nil {
-		return err
-	}
 	return c.flush(ctx, true)
 }
 

@@ -344,6 +344,9 @@ type Batch struct {
 	PutDevices    []Device // replaces registry entries, moving their tokens
 	RemoveDevices []string // forgets them; deliveries are finished separately
 
+	PutDismissals    []Dismissal // by device and Seq; replaces
+	RemoveDismissals []Key
+
 	// Erase removes notifications with everything of theirs: content, data, ID,
 	// timeline. Their Records count as finished.
 	Erase []Seq
@@ -371,6 +374,8 @@ func (b *Batch) Merge(o *Batch) {
 	b.Finish = append(b.Finish, o.Finish...)
 	b.PutDevices = append(b.PutDevices, o.PutDevices...)
 	b.RemoveDevices = append(b.RemoveDevices, o.RemoveDevices...)
+	b.PutDismissals = append(b.PutDismissals, o.PutDismissals...)
+	b.RemoveDismissals = append(b.RemoveDismissals, o.RemoveDismissals...)
 	b.Erase = append(b.Erase, o.Erase...)
 	b.Sync = b.Sync || o.Sync
 }
@@ -378,5 +383,6 @@ func (b *Batch) Merge(o *Batch) {
 // Empty reports whether b changes nothing.
 func (b *Batch) Empty() bool {
 	return len(b.Accept) == 0 && len(b.Update) == 0 && len(b.Events) == 0 && len(b.Finish) == 0 &&
-		len(b.PutDevices) == 0 && len(b.RemoveDevices) == 0 && len(b.Erase) == 0 && len(b.Assign) == 0
+		len(b.PutDevices) == 0 && len(b.RemoveDevices) == 0 && len(b.Erase) == 0 && len(b.Assign) == 0 &&
+		len(b.PutDismissals) == 0 && len(b.RemoveDismissals) == 0
 }

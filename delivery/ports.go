@@ -72,6 +72,9 @@ type Reader interface {
 	// false. The Record is reused: fn must copy it. A start reads it
 	// first.
 	Unfinished(fn func(*Record) bool) error
+	// Dismissals calls fn with every Dismissal, by device and Seq, until it returns
+	// false. The Dismissal is reused: fn must copy it.
+	Dismissals(fn func(*Dismissal) bool) error
 	// LastSeq is the highest Seq and event Number ever stored, 0 where there is
 	// none: what a new one must exceed.
 	LastSeq() (uint64, error)
@@ -110,10 +113,12 @@ type Channel interface {
 // Channel keeps it and calls Acked or Nacked once, or neither where the connection
 // ends first.
 type Ref struct {
-	Seq      Seq
-	Attempt  uint16
-	Message  bool // the full message, on the messages topic; otherwise the pseudo-notification
-	presence *Presence
+	Seq     Seq
+	Attempt uint16
+	Message bool // the full message, on the messages topic; otherwise the pseudo-notification
+	// Dismissal: on the dismissals topic; Seq is the dismissal's own.
+	Dismissal bool
+	presence  *Presence
 }
 
 // Publication is what a Channel is asked to send at QoS 1.
@@ -122,8 +127,9 @@ type Publication struct {
 	// Notification is the content if the core has it at hand; nil: the Channel
 	// fetches it by Seq, off the core's path.
 	Notification *Notification
-	Redelivery   bool // not the first of its kind for this delivery
-	Pushed       bool // a notification server has accepted a push for it
+	Redelivery   bool   // not the first of its kind for this delivery
+	Pushed       bool   // a notification server has accepted a push for it
+	DismissedID  string // of a Dismissal: the ID of the notification to take away
 }
 
 // Pusher asks a notification server to notify a device. Package fallback

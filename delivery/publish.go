@@ -77,6 +77,7 @@ type OnlineInfo struct {
 	Channel        Channel
 	ReceiveMaximum int           // the client's; 0: 65535 (MQTT 5 §3.1.2.11.3)
 	Messages       bool          // subscribed to the messages topic, too
+	Dismissals     bool          // subscribed to the dismissals topic, too
 	App            AppState      // what it has said of its app on this connection
 	Keepalive      time.Duration // in force on the connection
 	Remote         string        // address, for people
@@ -107,6 +108,9 @@ func (c *Core) Online(info OnlineInfo) (*Presence, error) {
 		p.heartbeat.Store(p.progress)
 		if info.App != AppUnknown {
 			c.setApp(d, info.App)
+		}
+		for _, x := range d.dismissals {
+			x.open, x.refused = false, false
 		}
 		for _, x := range d.queue {
 			x.misses, x.notBefore, x.messageRefused = 0, 0, false
@@ -144,6 +148,9 @@ func (c *Core) lose(d *device, why string, replaced bool) {
 	c.seen(d) // it was here until now
 	if d.app == AppForeground {
 		d.app = AppBackground
+	}
+	for _, x := range d.dismissals {
+		x.open = false
 	}
 	for _, x := range slices.Clone(d.queue) {
 		x.due, x.content = false, nil
@@ -242,10 +249,13 @@ func (c *Core) feed(dev *device) {
 		if !d.due {
 			continue
 		}
-		if !p.room(d) {
+		if !c.feedDismissals(dev, p, d.seq) || !p.room(d) {
 			break
 		}
 		c.apply(d, inOffer, situation{room: true})
+	}
+	if len(dev.dismissals) > 0 && dev.due == 0 {
+		c.feedDismissals(dev, p, 0)
 	}
 	c.feedMessages(dev, p)
 }

@@ -63,6 +63,9 @@ func (c *Core) recover() error {
 		}
 		return true
 	})
+	if err == nil && failed == nil {
+		err = c.recoverDismissals()
+	}
 	c.settle()
 	return pick(failed != nil, failed, err)
 }

@@ -27,6 +27,8 @@ type device struct {
 	since    time.Time // of the channel's state; zero: not known
 	probe    *delivery // the one that tries a suspended registration
 	lanes    []*pushLane
+	// dismissals are the notifications to take off its screen, in their order.
+	dismissals []*dismissal
 }
 
 // AppState is what a device has said of its app.
@@ -52,7 +54,7 @@ type account struct {
 }
 
 func (d *device) idle() bool {
-	return d.presence == nil && len(d.queue) == 0 && d.reserved == 0
+	return d.presence == nil && len(d.queue) == 0 && len(d.dismissals) == 0 && d.reserved == 0
 }
 
 // withAccount calls fn under the mutex with the account in memory, which is empty
@@ -522,6 +524,9 @@ func (c *Core) drop(d *device, why string) {
 	d.dropped = why
 	for len(d.queue) > 0 {
 		c.apply(d.queue[0], inCancel, situation{detail: why})
+	}
+	for len(d.dismissals) > 0 {
+		c.removeDismissal(d, d.dismissals[0])
 	}
 	if d.presence != nil {
 		d.presence.gone = true

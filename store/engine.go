@@ -50,6 +50,8 @@ type Engine interface {
 	//   - PutDevices replaces an entry. A push token that another device holds
 	//     moves: the other's entry loses it.
 	//   - RemoveDevices of an unknown device changes nothing.
+	//   - PutDismissals replaces a Dismissal of the same device and Seq;
+	//     RemoveDismissals of an unknown one changes nothing.
 	//   - Erase of an unknown Seq changes nothing. Otherwise nothing of the
 	//     notification can be read any more; each Record of it goes, and
 	//     Totals.Finished grows by one for it.

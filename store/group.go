@@ -112,6 +112,8 @@ func (g *group) merge(into *delivery.Batch) *delivery.Batch {
 func reset(b *delivery.Batch) {
 	clear(b.Accept)
 	clear(b.Assign)
+	clear(b.PutDismissals)
+	clear(b.RemoveDismissals)
 	clear(b.Erase)
 	clear(b.Update)
 	clear(b.Events)
@@ -120,13 +122,14 @@ func reset(b *delivery.Batch) {
 	clear(b.RemoveDevices)
 	*b = delivery.Batch{
 		Accept: b.Accept[:0], Assign: b.Assign[:0], Erase: b.Erase[:0], Update: b.Update[:0], Events: b.Events[:0], Finish: b.Finish[:0],
+		PutDismissals: b.PutDismissals[:0], RemoveDismissals: b.RemoveDismissals[:0],
 		PutDevices: b.PutDevices[:0], RemoveDevices: b.RemoveDevices[:0],
 	}
 }
 
 // size estimates what b needs on the disk.
 func size(b *delivery.Batch) int {
-	n := 64 + 256*len(b.Assign) + 32*len(b.Erase) + 128*len(b.Update) + 96*len(b.Finish) + 160*len(b.PutDevices) + 32*len(b.RemoveDevices)
+	n := 64 + 256*len(b.Assign) + 32*len(b.Erase) + 160*len(b.PutDismissals) + 32*len(b.RemoveDismissals) + 128*len(b.Update) + 96*len(b.Finish) + 160*len(b.PutDevices) + 32*len(b.RemoveDevices)
 	for i := range b.Accept {
 		c := b.Accept[i].Notification
 		n += 256 + contentBytes(c) + len(b.Accept[i].Data) + 128*len(c.Devices)

@@ -95,6 +95,11 @@ func (o *Outbox) Unfinished(fn func(*delivery.Record) bool) error {
 	return o.read(func(e Engine) error { return e.Unfinished(fn) })
 }
 
+// Dismissals implements delivery.Reader. fn must copy the Dismissal.
+func (o *Outbox) Dismissals(fn func(*delivery.Dismissal) bool) error {
+	return o.read(func(e Engine) error { return e.Dismissals(fn) })
+}
+
 // LastSeq implements delivery.Reader.
 func (o *Outbox) LastSeq() (uint64, error) {
 	return get(o, func(e Engine) (uint64, error) { return e.LastSeq() })

@@ -29,6 +29,7 @@ type Engine struct {
 	ids           map[string]delivery.Seq
 	records       map[delivery.Key]delivery.Record
 	devices       map[string]delivery.Device
+	dismissals    map[delivery.Key]delivery.Dismissal
 	tokens        map[token]string
 	totals        delivery.Totals
 	last          uint64
@@ -64,6 +65,7 @@ func New() *Engine {
 		ids:           map[string]delivery.Seq{},
 		records:       map[delivery.Key]delivery.Record{},
 		devices:       map[string]delivery.Device{},
+		dismissals:    map[delivery.Key]delivery.Dismissal{},
 		tokens:        map[token]string{},
 	}
 }
@@ -119,6 +121,13 @@ func (e *Engine) Apply(b *delivery.Batch) error {
 	for _, id := range b.RemoveDevices {
 		e.unlink(id)
 		delete(e.devices, id)
+	}
+	for _, d := range b.PutDismissals {
+		e.dismissals[delivery.Key{Seq: d.Seq, Device: d.Device}] = d
+		e.last = max(e.last, uint64(d.Seq))
+	}
+	for _, k := range b.RemoveDismissals {
+		delete(e.dismissals, k)
 	}
 	for _, seq := range b.Erase {
 		e.erase(seq)
@@ -501,6 +510,22 @@ func (e *Engine) Unfinished(fn func(*delivery.Record) bool) error {
 	all := slices.Collect(maps.Values(e.records))
 	e.mu.RUnlock()
 	slices.SortFunc(all, func(a, b delivery.Record) int {
+		return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Seq, b.Seq))
+	})
+	for i := range all {
+		if !fn(&all[i]) {
+			break
+		}
+	}
+	return nil
+}
+
+// Dismissals implements delivery.Reader.
+func (e *Engine) Dismissals(fn func(*delivery.Dismissal) bool) error {
+	e.mu.RLock()
+	all := slices.Collect(maps.Values(e.dismissals))
+	e.mu.RUnlock()
+	slices.SortFunc(all, func(a, b delivery.Dismissal) int {
 		return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Seq, b.Seq))
 	})
 	for i := range all {

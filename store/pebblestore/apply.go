@@ -103,6 +103,19 @@ func (a *application) apply(b *delivery.Batch) error {
 			return fmt.Errorf("remove device %s: %w", id, err)
 		}
 	}
+	for i := range b.PutDismissals {
+		d := &b.PutDismissals[i]
+		a.counters.Last = max(a.counters.Last, uint64(d.Seq))
+		a.value = codec.AppendDismissal(a.value[:0], d)
+		if err := a.batch.Set(keyDismissal(nil, delivery.Key{Seq: d.Seq, Device: d.Device}), a.value, nil); err != nil {
+			return fmt.Errorf("put dismissal %d of device %s: %w", d.Seq, d.Device, err)
+		}
+	}
+	for _, k := range b.RemoveDismissals {
+		if err := a.batch.Delete(keyDismissal(nil, k), nil); err != nil {
+			return fmt.Errorf("remove dismissal %d of device %s: %w", k.Seq, k.Device, err)
+		}
+	}
 	for _, seq := range b.Erase {
 		if err := a.erase(seq); err != nil {
 			return fmt.Errorf("erase notification %d: %w", seq, err)

@@ -30,6 +30,7 @@
 //	v device                        device         the registry
 //	w account device                -              an account's devices
 //	x time seq device               -              finished deliveries by time, for pruning
+//	y device seq                    dismissal      a notification to take off the device's screen
 //
 // Format 1 had "f seq device" (the time of a finish) and "p server token".
 //

@@ -27,6 +27,7 @@ const (
 	prefixDevice    = 'v'
 	prefixOfAccount = 'w'
 	prefixFinished  = 'x'
+	prefixDismissal = 'y'
 )
 
 // Format 1 had these. They are removed when a store is upgraded.
@@ -83,6 +84,10 @@ func keyFinished(b []byte, at uint64, seq delivery.Seq, device string) []byte {
 
 func keyRecord(b []byte, k delivery.Key) []byte {
 	return appendSeq(codec.AppendName(append(b, prefixRecord), k.Device), k.Seq)
+}
+
+func keyDismissal(b []byte, k delivery.Key) []byte {
+	return appendSeq(codec.AppendName(append(b, prefixDismissal), k.Device), k.Seq)
 }
 
 // keyHolder is the key of who holds a token. A token is a secret and can be long, and

@@ -315,6 +315,29 @@ func (s *Store) Unfinished(fn func(*delivery.Record) bool) error {
 	return nil
 }
 
+// Dismissals implements delivery.Reader.
+func (s *Store) Dismissals(fn func(*delivery.Dismissal) bool) error {
+	err := s.scan([]byte{prefixDismissal}, func(rest, value []byte) (bool, error) {
+		name, rest, err := codec.CutName(rest)
+		if err != nil {
+			return false, err
+		}
+		seq, _, err := cutSeq(rest)
+		if err != nil {
+			return false, err
+		}
+		var d delivery.Dismissal
+		if err := codec.DecodeDismissal(&d, delivery.Key{Seq: seq, Device: string(name)}, value); err != nil {
+			return false, fmt.Errorf("dismissal %d of device %s: %w", seq, name, err)
+		}
+		return fn(&d), nil
+	})
+	if err != nil {
+		return fmt.Errorf("read dismissals: %w", oneLine{err})
+	}
+	return nil
+}
+
 func (s *Store) readCounters() (codec.Counters, error) { return countersOf(s.db) }
 
 func countersOf(r pebble.Reader) (codec.Counters, error) {

@@ -63,3 +63,28 @@ func testErase(t *testing.T, e store.Engine) {
 	}
 	equal(t, "list", list(t, e, "", 0), []string{"n-2"})
 }
+
+func testDismissals(t *testing.T, e store.Engine) {
+	one := delivery.Dismissal{Seq: 30, Device: "phone", Of: 10, ID: "n-1", At: at(1)}
+	two := delivery.Dismissal{Seq: 31, Device: "phone", Of: 11, ID: "n-2", At: at(2)}
+	other := delivery.Dismissal{Seq: 20, Device: "watch", Of: 10, ID: "n-1", Pushed: true, At: at(1)}
+	all := func() (out []delivery.Dismissal) {
+		t.Helper()
+		if err := e.Dismissals(func(d *delivery.Dismissal) bool { out = append(out, *d); return true }); err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	b := &delivery.Batch{PutDismissals: []delivery.Dismissal{other, two, one}}
+	apply(t, e, b, b)
+	equal(t, "dismissals", all(), []delivery.Dismissal{one, two, other})
+	equal(t, "last", must[uint64](t, "last")(e.LastSeq()), uint64(31))
+	equal(t, "totals", totals(t, e), delivery.Totals{})
+	one.Pushed = true
+	b = &delivery.Batch{
+		PutDismissals:    []delivery.Dismissal{one},
+		RemoveDismissals: []delivery.Key{{Seq: 20, Device: "watch"}, {Seq: 99, Device: "watch"}},
+	}
+	apply(t, e, b, b)
+	equal(t, "dismissals", all(), []delivery.Dismissal{one, two})
+}

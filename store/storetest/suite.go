@@ -155,6 +155,7 @@ var cases = []struct {
 	{"TokenMovesWithinOneBatch", testTokenMovesInBatch},
 	{"Assign", testAssign},
 	{"Erase", testErase},
+	{"Dismissals", testDismissals},
 	{"LastSeq", testLastSeq},
 	{"Prune", testPrune},
 	{"PruneSeveralDevices", testPruneSeveralDevices},

@@ -1,0 +1,129 @@
+package delivery_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+func dismissing(i *delivery.OnlineInfo, _ *channel) { i.Dismissals = true }
+
+// dismissed are the IDs of the dismissals that came down a channel.
+func (ch *channel) dismissed() (ids []string) {
+	for _, p := range ch.published() {
+		if p.Dismissal {
+			ids = append(ids, p.DismissedID)
+		}
+	}
+	return ids
+}
+
+// TestDismiss: over the channel, durable, to every device that may show it, in
+// order with the notifications, until its PUBACK.
+func TestDismiss(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("never", "")
+		phone := w.up("phone", acking)
+		n := w.accept(delivery.Request{ID: "n"})
+		synctest.Wait()
+		phone.presence.Offline("gone")
+		for range 2 {
+			if err := w.core.Dismiss(context.Background(), "n"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		later := w.accept(delivery.Request{ID: "later"})
+		w.core.Crash()
+		w.store.powerCut(0)
+		w.start(options())
+		if got := w.up("never", acking, dismissing).dismissed(); len(got) != 0 {
+			t.Errorf("a device that never had it got %v", got)
+		}
+		phone = w.up("phone", dismissing)
+		var order []string
+		for _, p := range phone.published() {
+			order = append(order, fmt.Sprint(p.Dismissal, p.DismissedID))
+		}
+		if !slices.Equal(order, []string{"truen", "false"}) {
+			t.Errorf("came in the order %v", order)
+		}
+		phone.presence.Offline("gone") // without a PUBACK: again
+		phone = w.up("phone", acking, dismissing)
+		if got := phone.dismissed(); !slices.Equal(got, []string{"n"}) {
+			t.Errorf("again: %v", got)
+		}
+		phone.presence.Offline("gone")
+		if got := w.up("phone", acking, dismissing).dismissed(); len(got) != 0 {
+			t.Errorf("after its PUBACK: %v", got)
+		}
+		w.wantTimeline(n, "accepted, waiting, published, received, published, received, dismissal_sent, dismissal_sent, dismissed")
+		w.wantState(later, delivery.StateAcked)
+		totals, err := w.store.Totals()
+		if err != nil || totals.Accepted != 4 {
+			t.Errorf("totals %+v, %v", totals, err)
+		}
+	})
+}
+
+// TestCancelTakesItAway: from the devices that have had it.
+func TestCancelTakesItAway(t *testing.T) {
+	inWorld(t, func(w *world) {
+		phone := w.up("phone", dismissing)
+		n := w.accept(delivery.Request{ID: "n"})
+		synctest.Wait()
+		if err := w.core.Cancel(context.Background(), "n"); err != nil {
+			t.Fatal(err)
+		}
+		if got := phone.dismissed(); !slices.Equal(got, []string{"n"}) {
+			t.Errorf("dismissed %v", got)
+		}
+		w.wantState(n, delivery.StateCancelled)
+	})
+}
+
+// TestReadIsTakenAway: from the others, over the channel or by one background push.
+func TestReadIsTakenAway(t *testing.T) {
+	opts := options()
+	opts.PushDismissals = true
+	inWorldWith(t, opts, func(w *world) {
+		w.known("tablet", "tt")
+		phone := w.up("phone", acking, dismissing)
+		watch := w.up("watch", acking, dismissing)
+		n := w.accept(delivery.Request{ID: "n"})
+		synctest.Wait()
+		w.apple.script = []delivery.PushResult{{Outcome: delivery.PushRetry, RetryAfter: time.Second, Detail: "503"}, accepted}
+		for range 2 {
+			if err := w.core.AckByID("n", "phone", "a", delivery.AckRead); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(5 * time.Second)
+		if got := watch.dismissed(); !slices.Equal(got, []string{"n"}) {
+			t.Errorf("watch: %v", got)
+		}
+		if got := phone.dismissed(); len(got) != 0 {
+			t.Errorf("phone: %v", got)
+		}
+		var pushes []bool
+		for _, p := range w.apple.asked {
+			pushes = append(pushes, p.Dismiss)
+		}
+		if !slices.Equal(pushes, []bool{false, true, true}) {
+			t.Errorf("pushes %v: want the notification's, and the dismissal's after one failure", pushes)
+		}
+		w.wantState(n, delivery.StateAcked)
+		// What nobody asks for is kept for the history, and no longer.
+		time.Sleep(74 * time.Hour)
+		synctest.Wait()
+		w.flush()
+		left := 0
+		if err := w.store.Dismissals(func(*delivery.Dismissal) bool { left++; return true }); err != nil || left != 0 {
+			t.Errorf("%d dismissals are left, %v", left, err)
+		}
+	})
+}
