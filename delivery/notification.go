@@ -52,7 +52,6 @@ type Notification struct {
 	AcceptedAt  time.Time
 	ExpiresAt   time.Time
 	Devices     []string // one delivery each, in the order of the registry
-	Fingerprint uint64   // of the content, to tell a repeat from a conflict
 
 	Subtitle  string
 	Thread    string // shown as one conversation; "": the account

@@ -37,7 +37,7 @@ func FuzzNotification(f *testing.F) {
 	n := &delivery.Notification{
 		Seq: 7, ID: "n-1", Account: "ann", Title: "t", Body: "b", Badge: &badge, Sound: "s", Category: "c", CollapseKey: "k",
 		Ack: delivery.AckDisplayed, Urgency: delivery.UrgencyNormal, Fallback: true, HasMessage: true,
-		AcceptedAt: when, ExpiresAt: when, Devices: []string{"a", "", "b"}, Fingerprint: 9,
+		AcceptedAt: when, ExpiresAt: when, Devices: []string{"a", "", "b"},
 		Subtitle: "s", Thread: "t", Link: "https://example.com", Image: "https://example.com/i.png", Level: delivery.LevelCritical,
 		Localized: &delivery.Localized{TitleKey: "T", TitleArgs: []string{"", "1"}, SubtitleKey: "S", SubtitleArgs: []string{"2"}, BodyKey: "B", BodyArgs: []string{"3"}},
 		Extra:     json.RawMessage(`{"a":1}`), BadgeAuto: true, AckWindow: new(time.Duration), TTLZero: true, Kind: "voip", PushType: "voip",

@@ -158,7 +158,7 @@ const (
 	notificationAcceptedAt
 	notificationExpiresAt
 	notificationDevice
-	notificationFingerprint
+	notificationFingerprint // of format 1, not used any more
 	notificationSubtitle
 	notificationThread
 	notificationLink
@@ -217,10 +217,6 @@ func AppendNotification(b []byte, n *delivery.Notification) []byte {
 	b = appendTime(b, notificationExpiresAt, n.ExpiresAt)
 	for _, d := range n.Devices { // an empty one too: the list's length counts
 		b = protowire.AppendString(protowire.AppendTag(b, notificationDevice, protowire.BytesType), d)
-	}
-	if n.Fingerprint != 0 {
-		b = protowire.AppendTag(b, notificationFingerprint, protowire.Fixed64Type)
-		b = protowire.AppendFixed64(b, n.Fingerprint)
 	}
 	b = appendString(b, notificationSubtitle, n.Subtitle)
 	b = appendString(b, notificationThread, n.Thread)
@@ -358,8 +354,6 @@ func DecodeNotification(n *delivery.Notification, seq delivery.Seq, b []byte) er
 			n.ExpiresAt = unixTime(f.v)
 		case notificationDevice:
 			n.Devices = append(n.Devices, string(f.s))
-		case notificationFingerprint:
-			n.Fingerprint = f.v
 		case notificationSubtitle:
 			n.Subtitle = string(f.s)
 		case notificationThread:

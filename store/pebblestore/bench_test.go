@@ -20,7 +20,7 @@ func journey(seq delivery.Seq, device string) (accept, finish *delivery.Batch) {
 		Seq: seq, ID: fmt.Sprintf("0193a5b2-7e11-7000-8000-%012x", uint64(seq)), Account: "ann@example.com",
 		Title: "Front door", Body: "The front door has been open for five minutes.", Ack: delivery.AckReceived,
 		Urgency: delivery.UrgencyHigh, Fallback: true, AcceptedAt: start, ExpiresAt: start.Add(24 * time.Hour),
-		Devices: []string{device}, Fingerprint: uint64(seq) * 0x9e3779b97f4a7c15,
+		Devices: []string{device},
 	}
 	accept = &delivery.Batch{Accept: []delivery.Acceptance{{Notification: n}}, Sync: true}
 	finish = &delivery.Batch{

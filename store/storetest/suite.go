@@ -28,7 +28,7 @@ func notification(seq delivery.Seq, id, account string, devices ...string) *deli
 		Seq: seq, ID: id, Account: account, Title: "Tür offen", Body: "seit 5 min", Badge: &badge,
 		Sound: "default", Category: "DOOR", CollapseKey: "door-" + id, Ack: delivery.AckDisplayed,
 		Urgency: delivery.UrgencyHigh, Fallback: true, AcceptedAt: at(0), ExpiresAt: at(24 * time.Hour),
-		Devices: devices, Fingerprint: 0xfedcba9876543210,
+		Devices: devices,
 	}
 }
 
