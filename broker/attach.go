@@ -204,6 +204,7 @@ func deliveryOptions(cfg *config.Config, anyAccount bool) delivery.Options {
 		MaxOutstanding: d.MaxOutstandingPerDevice, MaxInflight: d.MaxInflightPerDevice,
 		ForgetDeviceAfter: d.ForgetDeviceAfter,
 		AnyAccount:        anyAccount,
+		HoldUnknown:       d.UnknownAccounts == config.UnknownHold,
 	}
 	if d.Ack == config.AckDisplayed {
 		opts.Ack = delivery.AckDisplayed

@@ -38,6 +38,7 @@ func (b *Broker) bindHTTP() error {
 	}
 	opts := api.Options{
 		Core: b.core, Logger: b.log, Version: Version(), Ready: b.Ready, Metrics: b.metrics,
+		Disconnect: b.hook.Disconnect, EndSession: b.hook.EndSession,
 		Handlers: map[string]http.Handler{"/mqtt": b.listeners.ws},
 	}
 	if b.cfg.HTTP.WebTerminal {
@@ -47,6 +48,9 @@ func (b *Broker) bindHTTP() error {
 	}
 	if b.cfg.Auth.Mode != config.AuthNone {
 		opts.Bearer = b.auth.Bearer
+	}
+	if mode := b.cfg.Auth.Mode; mode == config.AuthFile || mode == config.AuthHTTP {
+		opts.Password = b.auth.Connect
 	}
 	b.api = api.New(opts)
 	b.httpConns = newHTTPConns(b.cfg.MQTT.MaxConnections, rlimit.OpenFiles())

@@ -18,6 +18,9 @@ const (
 	AckReceived  = "received"
 	AckDisplayed = "displayed"
 
+	UnknownRefuse = "refuse"
+	UnknownHold   = "hold"
+
 	EnvironmentProduction = "production"
 	EnvironmentSandbox    = "sandbox"
 
@@ -257,8 +260,8 @@ type Delivery struct {
 	// How long a sent pseudo-notification may go unacknowledged before the
 	// fallback.
 	AckWindow time.Duration `key:"ack_window"`
-	// How long an accepted push may go unacknowledged before the channel is looked
-	// at again. Longer than ack_window.
+	// How long an accepted push may go unacknowledged before the channel is checked
+	// again.
 	FallbackWindow time.Duration `key:"fallback_window"`
 	// How long a notification is tried where it does not say; at most 720h.
 	TTL time.Duration `key:"ttl"`
@@ -266,6 +269,9 @@ type Delivery struct {
 	MaxOutstandingPerDevice int `key:"max_outstanding_per_device"`
 	// How many of them may be published and not yet acknowledged at a time.
 	MaxInflightPerDevice int `key:"max_inflight_per_device"`
+	// What becomes of a notification for an account without devices: refuse (404), or
+	// hold it until a device of the account registers or its TTL ends.
+	UnknownAccounts string `key:"unknown_accounts"`
 	// How long after its last sign a device is forgotten. Longer than ttl.
 	ForgetDeviceAfter time.Duration `key:"forget_device_after"`
 }
@@ -461,6 +467,7 @@ func Default() *Config {
 			TTL:                     24 * time.Hour,
 			MaxOutstandingPerDevice: 1000,
 			MaxInflightPerDevice:    16,
+			UnknownAccounts:         UnknownRefuse,
 			ForgetDeviceAfter:       1440 * time.Hour,
 		},
 		Fallback: Fallback{

@@ -23,6 +23,7 @@ func deliveryRules() []rule {
 			return unless(c.Delivery.MaxInflightPerDevice <= c.Delivery.MaxOutstandingPerDevice,
 				fmt.Sprintf("must be at most delivery.max_outstanding_per_device (%d)", c.Delivery.MaxOutstandingPerDevice), c.Delivery.MaxInflightPerDevice)
 		}},
+		word("delivery.unknown_accounts", func(c c) string { return c.Delivery.UnknownAccounts }, UnknownRefuse, UnknownHold),
 		// A device that is forgotten takes its unfinished deliveries with it.
 		longer("delivery.forget_device_after", "delivery.ttl", func(c c) (time.Duration, time.Duration) {
 			return c.Delivery.ForgetDeviceAfter, c.Delivery.TTL

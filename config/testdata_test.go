@@ -113,6 +113,7 @@ delivery:
   ack: displayed
   ack_window: 5s
   fallback_window: 20s
+  unknown_accounts: hold
   ttl: 48h
   max_outstanding_per_device: 100
   max_inflight_per_device: 8

@@ -213,6 +213,8 @@ func TestRules(t *testing.T) {
 		{func(c c) { c.Delivery.MaxOutstandingPerDevice = 2_000_000 }, "delivery.max_outstanding_per_device: must be from 1 to 1000000, got 2000000"},
 		{func(c c) { c.Delivery.MaxInflightPerDevice = 0 }, "delivery.max_inflight_per_device: must be from 1 to 32768, got 0"},
 		{func(c c) { c.Delivery.MaxInflightPerDevice = 1001 }, "delivery.max_inflight_per_device: must be at most delivery.max_outstanding_per_device (1000), got 1001"},
+		{func(c c) { c.Delivery.UnknownAccounts = "hold" }, ""},
+		{func(c c) { c.Delivery.UnknownAccounts = "keep" }, "delivery.unknown_accounts: must be refuse or hold, got keep"},
 		{func(c c) { c.Delivery.ForgetDeviceAfter = 24 * time.Hour }, "delivery.forget_device_after: must be longer than delivery.ttl (24h), got 24h"},
 
 		{push, ""},

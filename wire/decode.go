@@ -30,7 +30,7 @@ func Decode(payload []byte, v any) error {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return &delivery.FieldError{Field: "body", Rule: "must be one JSON value, and more than one value follows"}
 	}
-	return checkMembers(payload)
+	return CheckMembers(payload)
 }
 
 // decodeError says what is wrong in the words of JSON: the errors of encoding/json
@@ -75,11 +75,11 @@ func typeName(t reflect.Type) string {
 	return "an object"
 }
 
-// checkMembers refuses a member that an object has twice: of two readers one may take
+// CheckMembers refuses a member that an object has twice: of two readers one may take
 // the first and the other the last (RFC 8259 §4). encoding/json matches names in any
 // case, so that two that differ in case are the same. The value of a top-level `data`
 // is the app's own and not looked into.
-func checkMembers(payload []byte) error {
+func CheckMembers(payload []byte) error {
 	type object struct {
 		path string
 		seen map[string]bool // nil: an array

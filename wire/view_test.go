@@ -30,19 +30,19 @@ func TestViews(t *testing.T) {
 		v    any
 		want string
 	}{
-		"accepted":            {wire.NewAccepted(full), `{"id":"n1","account":"alice","state":"pending","accepted_at":"2026-11-23T05:30:00.001Z","deliveries":[{"device":"phone","state":"pending"}]}`},
-		"accepted, no device": {wire.NewAccepted(bare), `{"id":"n2","account":"bob","state":"pending","accepted_at":"2026-11-23T05:30:00.001Z","deliveries":[]}`},
+		"accepted":            {wire.NewAccepted(delivery.Receipt{Notification: full, Repeated: true}), `{"id":"n1","account":"alice","state":"pending","accepted_at":"2026-11-23T05:30:00.001Z","deliveries":[{"device":"phone","state":"pending"}]}`},
+		"accepted, no device": {wire.NewAccepted(delivery.Receipt{Notification: bare, Repeated: true}), `{"id":"n2","account":"bob","state":"waiting","accepted_at":"2026-11-23T05:30:00.001Z","deliveries":[]}`},
 		"full":                {wire.NewNotificationView(view, true), `{"id":"n1","account":"alice","title":"T","body":"B","badge":0,"sound":"s","category":"c","collapse_key":"k","ack":"displayed","urgency":"normal","fallback":false,"has_message":true,"accepted_at":"2026-11-23T05:30:00.001Z","expires_at":"2026-11-23T06:30:00.001Z","state":"pushed","deliveries":[{"device":"phone","state":"pushed","attempts":2,"pushed":true}],"timeline":[{"time":"2026-11-23T05:30:00.001Z","event":"accepted"},{"time":"2026-11-23T05:30:01.001Z","event":"pushed","device":"phone","attempt":2,"detail":"200"}]}`},
 		"bare":                {wire.NewNotificationView(&delivery.View{Notification: bare, State: delivery.StateCancelled}, false), `{"id":"n2","account":"bob","ack":"received","urgency":"high","accepted_at":"2026-11-23T05:30:00.001Z","expires_at":"2026-11-23T05:30:00.001Z","state":"cancelled","deliveries":[]}`},
 		"event":               {wire.NewStreamEvent(delivery.AccountEvent{Account: "alice", Event: delivery.Event{Time: at, Kind: delivery.EventWaiting, Device: "phone", Detail: "why"}}, "n1"), `{"time":"2026-11-23T05:30:00.001Z","event":"waiting","id":"n1","account":"alice","device":"phone","detail":"why"}`},
 		"device up": {wire.NewDeviceView(delivery.DeviceView{
 			Device: delivery.Device{ID: "phone", Account: "alice", Registrations: []delivery.Registration{{Server: "apns", Kind: delivery.KindAlert, Token: "ab", App: "t", Environment: "sandbox", RegisteredAt: at}}},
 			App:    delivery.AppBackground, Up: true, Since: at, LastHeartbeat: at, Keepalive: 90 * time.Second, Remote: "10.0.0.1:9", Outstanding: 3,
-		}), `{"device":"phone","account":"alice","apns":{"token":"ab","topic":"t","environment":"sandbox","registered_at":"2026-11-23T05:30:00.001Z"},"app":"background","channel":{"state":"up","since":"2026-11-23T05:30:00.001Z","last_heartbeat":"2026-11-23T05:30:00.001Z","keepalive":90,"remote":"10.0.0.1:9"},"outstanding":3}`},
+		}), `{"device":"phone","account":"alice","apns":{"token":"ab","topic":"t","environment":"sandbox","registered_at":"2026-11-23T05:30:00.001Z"},"registrations":[{"server":"apns","app":"t","environment":"sandbox","kind":"alert","registered_at":"2026-11-23T05:30:00.001Z"}],"via":"mqtt","app":"background","channel":{"state":"up","since":"2026-11-23T05:30:00.001Z","last_heartbeat":"2026-11-23T05:30:00.001Z","keepalive":90,"remote":"10.0.0.1:9"},"outstanding":3}`},
 		"device down": {wire.NewDeviceView(delivery.DeviceView{
-			Device: delivery.Device{ID: "phone", Account: "alice", Registrations: []delivery.Registration{{Server: "other", Kind: delivery.KindAlert}}}, Since: at,
-		}), `{"device":"phone","account":"alice","channel":{"state":"down","since":"2026-11-23T05:30:00.001Z"},"outstanding":0}`},
-		"device not in memory": {wire.NewDeviceView(delivery.DeviceView{Device: delivery.Device{ID: "phone", Account: "alice"}}), `{"device":"phone","account":"alice","channel":{"state":"down"},"outstanding":0}`},
+			Device: delivery.Device{ID: "phone", Account: "alice", Registrations: []delivery.Registration{{Server: "fcm", App: "p", Kind: delivery.KindAlert, Token: "secret", RegisteredAt: at, Suspended: &delivery.Suspension{Since: at, Reason: "SENDER_ID_MISMATCH", NextProbe: at}}, {Server: "apns", Kind: "voip", RegisteredAt: at, Ended: &delivery.Ending{At: at, Reason: "410 Unregistered"}}}}, Since: at,
+		}), `{"device":"phone","account":"alice","registrations":[{"server":"fcm","app":"p","kind":"alert","registered_at":"2026-11-23T05:30:00.001Z","suspended":{"since":"2026-11-23T05:30:00.001Z","reason":"SENDER_ID_MISMATCH","next_probe":"2026-11-23T05:30:00.001Z"}},{"server":"apns","kind":"voip","registered_at":"2026-11-23T05:30:00.001Z","ended":{"at":"2026-11-23T05:30:00.001Z","reason":"410 Unregistered"}}],"via":"mqtt","channel":{"state":"down","since":"2026-11-23T05:30:00.001Z"},"outstanding":0}`},
+		"device not in memory": {wire.NewDeviceView(delivery.DeviceView{Device: delivery.Device{ID: "phone", Account: "alice"}}), `{"device":"phone","account":"alice","via":"mqtt","channel":{"state":"down"},"outstanding":0}`},
 		"refused line":         {wire.BatchResult{Line: 3, Status: 422, Title: "Unprocessable Entity", Detail: "d"}, `{"line":3,"status":422,"title":"Unprocessable Entity","detail":"d"}`},
 	} {
 		text, err := json.Marshal(c.v)

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/http"
@@ -8,49 +9,108 @@ import (
 	"strings"
 
 	"github.com/heartline-mqtt/heartline/auth"
+	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/internal/loopback"
 )
 
-// authorize decides whether a request may be served, by the pattern that it has
-// matched: a path can be written in many ways. Calls are for services. /metrics is
-// open to this machine, as it is in most servers, and asks for a token from
+// caller is who makes a request.
+type caller struct {
+	auth.Identity
+	// basic is set where the request brings a username and a password: the handler
+	// checks them, because the device that they must be good for is in its path or body.
+	basic *auth.Credentials
+}
+
+type callerKey struct{}
+
+func callerOf(ctx context.Context) caller {
+	who, _ := ctx.Value(callerKey{}).(caller)
+	return who
+}
+
+// forDevices reports whether a call takes a device's own credentials.
+func forDevices(pattern string) bool {
+	return pattern == "POST /v1/notifications/{id}/acks" || pattern == "DELETE /v1/accounts/{account}/devices/{device}"
+}
+
+// authorize decides whether a request may be served, by the pattern that matched it: a
+// path can be written in many ways. Calls are for services, a few for devices too.
+// /metrics is open to this machine, as in most servers, and needs a token from
 // elsewhere: its counts tell a stranger how busy the place is.
-func (a *API) authorize(r *http.Request, pattern string) error {
+func (a *API) authorize(r *http.Request, pattern string) (caller, error) {
 	if a.bearer == nil {
-		return nil
+		return caller{Identity: auth.Identity{Service: true}}, nil
 	}
 	switch _, route, _ := strings.Cut(pattern, " "); route {
 	case "/healthz", "/readyz", "/openapi.json":
-		return nil
+		return caller{}, nil
 	case "/metrics":
 		if fromHere(r) {
-			return nil
+			return caller{}, nil
 		}
+	}
+	if username, password, ok := r.BasicAuth(); ok && forDevices(pattern) && a.opts.Password != nil {
+		return caller{basic: &auth.Credentials{Username: username, Password: []byte(password), Remote: r.RemoteAddr}}, nil
 	}
 	token, ok := bearerToken(r)
 	if !ok {
-		p := newProblem(http.StatusUnauthorized, "send the header Authorization: Bearer with a token of the role service")
+		p := newProblem(http.StatusUnauthorized, codeUnauthenticated, "send the header Authorization: Bearer with a token of the role service")
 		p.headers.Set("WWW-Authenticate", "Bearer") // RFC 6750 §3: no error code where no token was sent
-		return p
+		if forDevices(pattern) {
+			p.headers.Add("WWW-Authenticate", `Basic realm="heartline", charset="UTF-8"`)
+		}
+		return caller{}, p
 	}
 	id, err := a.bearer(r.Context(), token, r.RemoteAddr)
-	switch {
-	case errors.Is(err, auth.ErrUnavailable):
-		p := newProblem(http.StatusServiceUnavailable, "the token cannot be checked now; try again")
-		p.headers.Set("Retry-After", retryUnavailable)
-		a.log.Warn("token not checked", "remote", r.RemoteAddr, "error", err)
-		return p
-	case err != nil:
-		a.log.Info("call refused", "remote", r.RemoteAddr, "path", r.URL.Path, "error", err)
-		p := newProblem(http.StatusUnauthorized, "the bearer token is unknown, expired or not meant for this server: get a new one")
-		p.headers.Set("WWW-Authenticate", `Bearer error="invalid_token"`)
-		return p
-	case !id.Service:
-		p := newProblem(http.StatusForbidden, "this token is a device's; the API is for tokens of the role service")
+	if err != nil {
+		return caller{}, a.denied(r, err, "the bearer token is unknown, expired or not meant for this server: get a new one", `Bearer error="invalid_token"`)
+	}
+	if !id.Service && !forDevices(pattern) {
+		p := newProblem(http.StatusForbidden, codeForbidden, "this token is a device's; this call is for tokens of the role service")
 		p.headers.Set("WWW-Authenticate", `Bearer error="insufficient_scope"`)
+		return caller{}, p
+	}
+	return caller{Identity: id}, nil
+}
+
+// denied answers credentials that are wrong, or that cannot be checked now.
+func (a *API) denied(r *http.Request, err error, detail, challenge string) *problem {
+	if errors.Is(err, auth.ErrUnavailable) {
+		p := newProblem(http.StatusServiceUnavailable, codeUnavailable, "the credentials cannot be checked now: try again")
+		p.headers.Set("Retry-After", retryUnavailable)
+		a.log.Warn("credentials not checked", "remote", r.RemoteAddr, "error", err)
 		return p
 	}
-	return nil
+	a.log.Info("request refused", "remote", r.RemoteAddr, "path", r.URL.Path, "error", err)
+	p := newProblem(http.StatusUnauthorized, codeUnauthenticated, "%s", detail)
+	p.headers.Set("WWW-Authenticate", challenge)
+	return p
+}
+
+// asDevice returns the account for which the caller may speak as the device: its own,
+// or, for a service, the account that holds the device.
+func (a *API) asDevice(r *http.Request, device string) (account string, err error) {
+	who := callerOf(r.Context())
+	if who.basic != nil {
+		who.basic.ClientID = device
+		if who.Identity, err = a.opts.Password(r.Context(), *who.basic); err != nil {
+			return "", a.denied(r, err, "the username or the password is wrong", `Basic realm="heartline", charset="UTF-8"`)
+		}
+	}
+	holder, err := a.core.AccountOf(device)
+	switch {
+	case who.Service && errors.Is(err, delivery.ErrUnknownDevice):
+		return "", newProblem(http.StatusNotFound, codeUnknownDevice, "there is no device %q", clip(device))
+	case who.Service:
+		return holder, err
+	case errors.Is(err, delivery.ErrUnknownDevice):
+		return who.Account, nil
+	case err != nil:
+		return "", err
+	case holder != who.Account:
+		return "", newProblem(http.StatusForbidden, codeNotYours, "device %q is not yours", clip(device))
+	}
+	return who.Account, nil
 }
 
 func bearerToken(r *http.Request) (string, bool) {
@@ -81,7 +141,7 @@ func foreign(r *http.Request) *problem {
 		host = h
 	}
 	if !loopback.Host(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")) {
-		return newProblem(http.StatusForbidden,
+		return newProblem(http.StatusForbidden, codeForbidden,
 			"without authentication (auth.mode none) this server answers to localhost only, not to %q: call it as localhost, or set auth.mode to file, jwt or http", clip(r.Host))
 	}
 	origin := r.Header.Get("Origin")
@@ -93,7 +153,7 @@ func foreign(r *http.Request) *problem {
 		scheme = "https"
 	}
 	if u, err := url.Parse(origin); err != nil || u.Scheme != scheme || !strings.EqualFold(u.Host, r.Host) {
-		return newProblem(http.StatusForbidden,
+		return newProblem(http.StatusForbidden, codeForbidden,
 			"without authentication (auth.mode none) web pages of other origins may not call this server, and %q is not its own", clip(origin))
 	}
 	return nil

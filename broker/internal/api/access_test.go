@@ -40,8 +40,8 @@ func TestBearer(t *testing.T) {
 		{"Bearer", 401, "send the header Authorization: Bearer", "Bearer"},
 		{"Bearer  ", 401, "send the header Authorization: Bearer", "Bearer"},
 		{"Bearer wrong", 401, "the bearer token is unknown, expired or not meant for this server", `Bearer error="invalid_token"`},
-		{"Bearer device", 403, "this token is a device's; the API is for tokens of the role service", `Bearer error="insufficient_scope"`},
-		{"Bearer down", 503, "the token cannot be checked now; try again", ""},
+		{"Bearer device", 403, "this token is a device's; this call is for tokens of the role service", `Bearer error="insufficient_scope"`},
+		{"Bearer down", 503, "the credentials cannot be checked now: try again", ""},
 	} {
 		for _, call := range []string{"GET /v1/notifications", "POST /v1/notifications", "POST /v1/notifications/batch", "GET /v1/events", "GET /v1/nothing", "PATCH /v1/devices"} {
 			method, path, _ := strings.Cut(call, " ")

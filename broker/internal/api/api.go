@@ -38,6 +38,12 @@ type Core interface {
 	PutDevice(ctx context.Context, account, id string, r *delivery.Registration) error
 	RemoveRegistrations(id, account, server, kind string) error
 	ForgetDevice(ctx context.Context, account, id string) error
+	SignOut(ctx context.Context, id, account string) error
+	AccountOf(id string) (string, error)
+	AckByID(id, device, account string, kind delivery.AckKind) error
+	Flush(ctx context.Context) error
+	Erase(ctx context.Context, id string) error
+	EraseAccount(ctx context.Context, account string) error
 }
 
 // Options say what an API is made of.
@@ -46,7 +52,14 @@ type Options struct {
 	// Bearer finds out who presents a token. nil is auth.mode none: everyone may
 	// call, and the requests of foreign web pages are refused.
 	Bearer func(ctx context.Context, token, remote string) (auth.Identity, error)
-	Logger *slog.Logger
+	// Password authenticates a device by its MQTT username and password. nil: the mode
+	// of authentication knows no passwords, or Bearer is nil.
+	Password func(ctx context.Context, c auth.Credentials) (auth.Identity, error)
+	// Disconnect ends the connection of a device and reports whether there was one; its
+	// session stays. EndSession ends both. nil: there are no connections.
+	Disconnect func(device string) bool
+	EndSession func(device string) bool
+	Logger     *slog.Logger
 	// Version is that of the program, in /healthz and in the OpenAPI document.
 	Version string
 	// Ready is asked by /readyz: what was looked at, and an error for as long as
@@ -62,6 +75,7 @@ type Options struct {
 // API is the http.Handler of contract §4.
 type API struct {
 	core    Core
+	opts    Options
 	bearer  func(ctx context.Context, token, remote string) (auth.Identity, error)
 	log     *slog.Logger
 	version string
@@ -73,7 +87,7 @@ type API struct {
 	huma  huma.API
 
 	acceptBody bodyReader
-	deviceBody bodyReader
+	ackBody    bodyReader
 	ids        seqIDs
 
 	streams     chan struct{} // a slot for each stream of events
@@ -98,10 +112,17 @@ const maxStreams = 256
 // New returns an API.
 func New(o Options) *API {
 	a := &API{
-		core: o.Core, bearer: o.Bearer, log: o.Logger, version: o.Version, ready: o.Ready, metrics: o.Metrics,
+		core: o.Core, opts: o, bearer: o.Bearer, log: o.Logger, version: o.Version, ready: o.Ready, metrics: o.Metrics,
 		mux: http.NewServeMux(), other: http.NewServeMux(),
 		streams: make(chan struct{}, maxStreams), closing: make(chan struct{}),
 		timing: timing{heartbeat: 15 * time.Second, write: 10 * time.Second, answer: time.Minute, read: 30 * time.Second},
+	}
+	noConnection := func(string) bool { return false }
+	if a.opts.Disconnect == nil {
+		a.opts.Disconnect = noConnection
+	}
+	if a.opts.EndSession == nil {
+		a.opts.EndSession = noConnection
 	}
 	if a.metrics == nil {
 		a.metrics = metrics.New()
@@ -113,13 +134,14 @@ func New(o Options) *API {
 		a.other.Handle(pattern, h)
 	}
 	a.huma = humago.New(a.mux, a.config())
-	a.acceptBody = newBodyReader(reflect.TypeFor[wire.Notification](), "data")
-	a.deviceBody = newBodyReader(reflect.TypeFor[devicePut]())
+	a.acceptBody = newBodyReader(reflect.TypeFor[wire.Notification]())
+	a.ackBody = newBodyReader(reflect.TypeFor[ackPost]())
 	a.registerNotifications()
 	a.registerBatch()
 	a.registerDevices()
 	a.registerEvents()
 	a.registerHealth()
+	a.describeProblems()
 	a.serveDocument()
 	return a
 }
@@ -147,7 +169,8 @@ func (a *API) config() huma.Config {
 	}
 	if a.bearer != nil {
 		c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
-			"bearer": {Type: "http", Scheme: "bearer", Description: "A token of the role service"},
+			"bearer": {Type: "http", Scheme: "bearer", Description: "A token of the role service; where a call says so, a device's"},
+			"basic":  {Type: "http", Scheme: "basic", Description: "A device's MQTT username and password, where a call says so"},
 		}
 	}
 	return c
@@ -187,6 +210,9 @@ func (a *API) operation(op huma.Operation) huma.Operation {
 		if a.bearer != nil {
 			op.Errors = append(op.Errors, http.StatusUnauthorized)
 			op.Security = []map[string][]string{{"bearer": {}}}
+			if forDevices(op.Method + " " + op.Path) {
+				op.Security = append(op.Security, map[string][]string{"basic": {}})
+			}
 		}
 	}
 	return op
@@ -265,10 +291,12 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	sw := &statusWriter{ResponseWriter: w}
 	defer func() { a.metrics.Served(r.Method, pattern, sw.status, time.Since(begun)) }()
 	defer a.recover(sw, r)
-	if err := a.authorize(r, pattern); err != nil {
+	who, err := a.authorize(r, pattern)
+	if err != nil {
 		writeProblem(sw, a.problem(r.Context(), err))
 		return
 	}
+	r = r.WithContext(context.WithValue(r.Context(), callerKey{}, who))
 	a.mux.ServeHTTP(sw, r) // not handler: only this gives the path its values
 }
 
@@ -286,18 +314,18 @@ func (a *API) serveOther(w http.ResponseWriter, r *http.Request, unmatched http.
 		}
 	}
 	if under {
-		if err := a.authorize(r, ""); err != nil {
+		if _, err := a.authorize(r, ""); err != nil {
 			writeProblem(w, a.problem(r.Context(), err))
 			return
 		}
 	}
 	if allowed != "" {
-		p := newProblem(http.StatusMethodNotAllowed, "%s takes %s, not %s", r.URL.Path, allowed, r.Method)
+		p := newProblem(http.StatusMethodNotAllowed, codeMethodNotAllowed, "%s takes %s, not %s", r.URL.Path, allowed, r.Method)
 		p.headers.Set("Allow", allowed)
 		writeProblem(w, p)
 		return
 	}
-	writeProblem(w, newProblem(http.StatusNotFound, "there is nothing at %s; /openapi.json lists the calls", clip(r.URL.Path)))
+	writeProblem(w, newProblem(http.StatusNotFound, codeNotFound, "there is nothing at %s; /openapi.json lists the calls", clip(r.URL.Path)))
 }
 
 // recover keeps a fault in one call from ending the connection without a word.
@@ -316,7 +344,7 @@ func (a *API) recover(w *statusWriter, r *http.Request) {
 	if w.status != 0 {
 		panic(http.ErrAbortHandler) // half an answer is under way: let the client see that it is cut off
 	}
-	writeProblem(w, newProblem(http.StatusInternalServerError, "the server failed at this call; its log says more"))
+	writeProblem(w, newProblem(http.StatusInternalServerError, codeInternal, "the server failed at this call; its log says more"))
 }
 
 // statusWriter remembers what was answered.

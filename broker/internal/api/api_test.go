@@ -166,14 +166,20 @@ func (s *service) wantProblem(r reply, status int, detail string) {
 		s.Errorf("content type %q", ct)
 	}
 	var p struct {
-		Title, Detail string
-		Status        int
+		Title, Detail, Code string
+		Status              int
 	}
 	if err := json.Unmarshal([]byte(r.text), &p); err != nil {
 		s.Fatalf("%v in %s", err, r.text)
 	}
 	if p.Status != status || p.Title != http.StatusText(status) {
 		s.Errorf("status %d, title %q in the body", p.Status, p.Title)
+	}
+	if api.CodeStatus(p.Code) != status {
+		s.Errorf("code %q with status %d", p.Code, status)
+	}
+	if strings.Contains(p.Detail, "\n") {
+		s.Errorf("more than one line: %q", p.Detail)
 	}
 	if !strings.HasPrefix(p.Detail, detail) {
 		s.Errorf("detail:\n got %s\nwant %s", p.Detail, detail)

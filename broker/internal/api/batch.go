@@ -140,7 +140,7 @@ func (a *API) readLines(r *http.Request, rc *http.ResponseController, slots chan
 				a.cutOff(r, n, slots, stop, delivery.ErrStopped)
 			default:
 				if errors.Is(err, os.ErrDeadlineExceeded) {
-					a.cutOff(r, n, slots, stop, newProblem(http.StatusRequestTimeout, "nothing came for %s: send this line and those after it again", a.timing.read))
+					a.cutOff(r, n, slots, stop, newProblem(http.StatusRequestTimeout, codeTimeout, "nothing came for %s: send this line and those after it again", a.timing.read))
 				}
 			}
 			return false
@@ -192,7 +192,7 @@ func (a *API) acceptLine(r *http.Request, slot *batchSlot, text []byte) {
 			return
 		}
 		a.metrics.Accepted(time.Since(begun), receipt.Repeated)
-		n := wire.NewAccepted(receipt.Notification)
+		n := wire.NewAccepted(receipt)
 		slot.result <- wire.BatchResult{
 			Line: slot.line, Status: statusOf(receipt), ID: n.ID, Account: n.Account, State: n.State, AcceptedAt: n.AcceptedAt, Deliveries: n.Deliveries,
 		}
@@ -201,7 +201,7 @@ func (a *API) acceptLine(r *http.Request, slot *batchSlot, text []byte) {
 
 func (a *API) refused(r *http.Request, line int, id string, err error) wire.BatchResult {
 	p := a.problem(r.Context(), err)
-	return wire.BatchResult{Line: line, Status: p.Status, ID: id, Title: p.Title, Detail: p.Detail}
+	return wire.BatchResult{Line: line, Status: p.Status, ID: id, Title: p.Title, Code: string(p.code), Detail: p.Detail}
 }
 
 // idOf finds the ID of a line that was refused, so that its sender knows it again.

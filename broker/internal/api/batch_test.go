@@ -39,9 +39,9 @@ func TestBatch(t *testing.T) {
 			e.id, e.status = "b0001", 200
 		case line%100 == 10:
 			text = fmt.Sprintf(`{"account":"alice","title":"x","id":%q,"tll":"5s"}`, id)
-			e.status, e.detail = 422, "body.tll: is not a field of this call"
+			e.status, e.detail = 422, "body.tll: is not a member that is known here"
 		case line%100 == 20:
-			text, e.status, e.id, e.detail = `{"account":"alice"`, 422, "", "body: is not JSON: unexpected end of JSON input at byte 18"
+			text, e.status, e.id, e.detail = `{"account":"alice"`, 422, "", "body: must be JSON, and ends too early"
 		case line%100 == 30:
 			text = fmt.Sprintf(`{"account":"bob","title":"x","id":%q}`, id)
 			e.status, e.detail = 404, "account bob has no device"
@@ -175,7 +175,7 @@ func TestBatchEndsWithTheServer(t *testing.T) {
 	}
 	s.api.Close()
 	rest, err := io.ReadAll(results) // long before the 30 s of an idle body
-	if !errors.Is(err, io.ErrUnexpectedEOF) || string(rest) != `{"line":2,"status":503,"title":"Service Unavailable","detail":"the server is shutting down and takes nothing more: try again"}`+"\n" {
+	if !errors.Is(err, io.ErrUnexpectedEOF) || string(rest) != `{"line":2,"status":503,"title":"Service Unavailable","code":"stopped","detail":"the server is shutting down and accepts nothing more: try again"}`+"\n" {
 		t.Errorf("%s %v", rest, err)
 	}
 	_ = write.Close()
@@ -186,7 +186,7 @@ func TestBatchThatStandsStill(t *testing.T) {
 	s.api.Hurry(0, 0, 20*time.Millisecond)
 	write, results := s.talk()
 	rest, err := io.ReadAll(results)
-	if !errors.Is(err, io.ErrUnexpectedEOF) || string(rest) != `{"line":1,"status":408,"title":"Request Timeout","detail":"nothing came for 20ms: send this line and those after it again"}`+"\n" {
+	if !errors.Is(err, io.ErrUnexpectedEOF) || string(rest) != `{"line":1,"status":408,"title":"Request Timeout","code":"timeout","detail":"nothing came for 20ms: send this line and those after it again"}`+"\n" {
 		t.Errorf("%s %v", rest, err)
 	}
 	_ = write.Close()

@@ -16,24 +16,38 @@ import (
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/wire"
 )
 
 // maxBody is how long one notification may be: data at its longest, every other
 // field at its longest with each character escaped, and room for white space.
 const maxBody = 512 << 10
 
-// bodyReader reads bodies of one type, strictly: by the schema that the OpenAPI
-// document shows.
+// bodyReader reads bodies of one type strictly, by the schema that the OpenAPI document
+// shows.
 type bodyReader struct {
 	schemas huma.Registry
 	schema  *huma.Schema
-	opaque  []string // fields that may be anything: they are not looked into
+	fields  []string // in the order of the contract
+	opaque  []string // fields that may hold any JSON: the schema does not look into them
 }
 
-func newBodyReader(t reflect.Type, opaque ...string) bodyReader {
+func newBodyReader(t reflect.Type) bodyReader {
 	schemas := huma.NewMapRegistry("#/", huma.DefaultSchemaNamer)
-	schema := schemas.Schema(t, false, t.Name())
-	return bodyReader{schemas: schemas, schema: schema, opaque: opaque}
+	b := bodyReader{schemas: schemas, schema: schemas.Schema(t, false, t.Name())}
+	for _, f := range reflect.VisibleFields(t) {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if name == "" { // the embedded struct
+			continue
+		}
+		b.fields = append(b.fields, name)
+		if f.Type == reflect.TypeFor[json.RawMessage]() || f.Type == reflect.TypeFor[any]() {
+			b.opaque = append(b.opaque, name)
+		}
+	}
+	return b
 }
 
 // read takes the body of a request that is one JSON object. An empty body gives
@@ -56,13 +70,13 @@ func (a *API) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 		return nil, tooLarge()
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil, newProblem(http.StatusRequestTimeout, "the body did not arrive within %s", a.timing.read)
+		return nil, newProblem(http.StatusRequestTimeout, codeTimeout, "the body did not arrive within %s", a.timing.read)
 	}
-	return nil, newProblem(http.StatusBadRequest, "the body could not be read to its end: %s", err)
+	return nil, newProblem(http.StatusBadRequest, codeBadRequest, "the body could not be read to its end: %s", err)
 }
 
 func tooLarge() *problem {
-	return newProblem(http.StatusRequestEntityTooLarge, "a notification is at most %d bytes of JSON; data may have %d of them", maxBody, 256<<10)
+	return newProblem(http.StatusRequestEntityTooLarge, codeTooLarge, "a notification is at most %d bytes of JSON; data may have %d of them", maxBody, delivery.MaxData)
 }
 
 // takes refuses a body of another type. A body that names no type is taken. That
@@ -76,90 +90,87 @@ func takes(r *http.Request, types ...string) error {
 	if err == nil && (slices.Contains(types, t) || types[0] == "application/json" && strings.HasSuffix(t, "+json")) {
 		return nil
 	}
-	return newProblem(http.StatusUnsupportedMediaType, "send the header Content-Type: %s, not %q", types[0], clip(named))
+	return newProblem(http.StatusUnsupportedMediaType, codeMediaType, "send the header Content-Type: %s, not %q", types[0], clip(named))
 }
 
-// parse reads body into v, or says all that is wrong with it.
+// parse reads body into v, or reports everything that is wrong with it.
 func (b bodyReader) parse(body []byte, v any) error {
-	if len(bytes.TrimSpace(body)) == 0 {
-		return broken("body", "must be a JSON object, got nothing")
+	if err := isObject(body); err != nil {
+		return err
 	}
-	if !utf8.Valid(body) {
-		return broken("body", "must be UTF-8") // RFC 8259 §8.1; encoding/json would put in U+FFFD
+	if err := wire.CheckMembers(body); err != nil {
+		return invalid(faultsOf(err, "body")...)
 	}
 	var raw map[string]json.RawMessage
-	if err := json.Unmarshal(body, &raw); err != nil || raw == nil {
-		return broken("body", notAnObject(body, err))
+	if err := json.Unmarshal(body, &raw); err != nil {
+		return broken("body", "must be a JSON object")
 	}
 	fields := make(map[string]any, len(raw))
-	var parts []*huma.ErrorDetail
+	var faults []*fault
 	for name, value := range raw {
 		switch {
 		case b.schema.Properties[name] == nil:
-			parts = append(parts, &huma.ErrorDetail{Location: "body." + clip(name), Message: "is not a field of this call"})
+			faults = append(faults, &fault{Location: "body." + clip(name), Message: "is not a member that is known here"})
 		case slices.Contains(b.opaque, name):
-			// Not decoded: it may be long, and a number of it may be beyond float64.
+			// Not decoded: it may be long, and a number in it may be beyond float64.
 		default:
 			var decoded any
-			if err := json.Unmarshal(value, &decoded); err != nil {
-				parts = append(parts, &huma.ErrorDetail{Location: "body." + name, Message: "cannot be read: " + err.Error()})
+			if err := json.Unmarshal(value, &decoded); err != nil { // a number beyond float64
+				faults = append(faults, &fault{Location: "body." + name, Message: "must be a number that fits 64 bits"})
+				fields[name] = nil
 				continue
 			}
 			fields[name] = decoded
 		}
 	}
-	slices.SortFunc(parts, func(a, b *huma.ErrorDetail) int { return strings.Compare(a.Location, b.Location) })
 	found := &huma.ValidateResult{}
 	huma.Validate(b.schemas, b.schema, huma.NewPathBuffer([]byte("body"), 4), huma.ModeWriteToServer, fields, found)
 	for _, err := range found.Errors {
-		part := &huma.ErrorDetail{Message: err.Error()}
+		f := &fault{Message: err.Error()}
 		if d, ok := errors.AsType[*huma.ErrorDetail](err); ok {
-			part = d
-			describe(part)
+			f = d
+			inPlainWords(f)
 		}
-		parts = append(parts, part)
+		if !slices.ContainsFunc(faults, func(x *fault) bool { return x.Location == f.Location }) {
+			faults = append(faults, f)
+		}
 	}
-	if len(parts) > 0 {
-		return brokenBody(parts)
+	if len(faults) > 0 {
+		sortFaults(faults, b.fields)
+		return invalid(faults...)
 	}
-	if err := json.Unmarshal(body, v); err != nil { // beyond the schema: an integer of 20 digits
+	if err := json.Unmarshal(body, v); err != nil { // the schema cannot say everything
 		if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-			field := strings.TrimPrefix(e.Field, "Content.") // the embedded struct is no part of the JSON
-			return broken("body."+field, fmt.Sprintf("must be %s, got %s", kindName(e.Type), clip(e.Value)))
+			return broken("body."+strings.TrimPrefix(e.Field, "Content."), "must be another kind of value") // the embedded struct is no part of the JSON
 		}
-		return broken("body", err.Error())
+		return broken("body", "must be a JSON object")
 	}
 	return nil
 }
 
-func kindName(t reflect.Type) string {
-	switch t.Kind() {
-	case reflect.Int:
-		return "an integer of 64 bits"
-	default:
-		return "of the type " + t.String()
+// isObject refuses a body that is no JSON object, and says what it is.
+func isObject(body []byte) error {
+	trimmed := bytes.TrimSpace(body)
+	switch {
+	case len(trimmed) == 0:
+		return broken("body", "must be a JSON object, got nothing")
+	case !utf8.Valid(body):
+		return broken("body", "must be UTF-8") // RFC 8259 §8.1; encoding/json would put in U+FFFD
 	}
-}
-
-// notAnObject says why a body is no JSON object.
-func notAnObject(body []byte, err error) string {
-	if e, ok := errors.AsType[*json.SyntaxError](err); ok {
-		return fmt.Sprintf("is not JSON: %s at byte %d", e.Error(), e.Offset)
+	var raw json.RawMessage
+	if err := json.Unmarshal(body, &raw); err != nil {
+		if e, ok := errors.AsType[*json.SyntaxError](err); ok && e.Error() != "unexpected end of JSON input" {
+			return broken("body", fmt.Sprintf("must be JSON, and is not at byte %d", e.Offset))
+		}
+		return broken("body", "must be JSON, and ends too early")
 	}
-	what := "null"
-	switch bytes.TrimSpace(body)[0] {
-	case '[':
-		what = "an array"
-	case '"':
-		what = "a string"
-	case 't', 'f':
-		what = "a boolean"
-	case '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9':
-		what = "a number"
+	if trimmed[0] == '{' {
+		return nil
 	}
-	return "must be a JSON object, got " + what
-}
-
-func broken(location, message string) *problem {
-	return brokenBody([]*huma.ErrorDetail{{Location: location, Message: message}})
+	kinds := map[byte]string{'[': "an array", '"': "a string", 't': "a boolean", 'f': "a boolean", 'n': "null"}
+	kind, ok := kinds[trimmed[0]]
+	if !ok {
+		kind = "a number"
+	}
+	return broken("body", "must be a JSON object, got "+kind)
 }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"net/http"
 	"reflect"
-	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -30,9 +29,13 @@ type deviceQuery struct {
 	Cursor string `query:"cursor" maxLength:"256" doc:"next of the page before"`
 }
 
-// devicePut is the body of PUT. No apns leaves the token that is there.
+// devicePut describes the body of PUT, which wire.ParsePushToken reads. Exactly one
+// server is named, or none.
 type devicePut struct {
-	APNs *wire.APNsToken `json:"apns,omitempty" doc:"The device's push token; null removes it, absent leaves it as it is"`
+	APNs    *wire.APNsToken           `json:"apns,omitempty" doc:"A registration with Apple; null removes them"`
+	FCM     *wire.FCMToken            `json:"fcm,omitempty" doc:"A registration with Firebase; null removes them"`
+	WebPush *wire.WebPushSubscription `json:"webpush,omitempty" doc:"A browser's PushSubscription.toJSON() as it is; null removes them"`
+	Kind    string                    `json:"kind,omitempty" doc:"With null: only the registration of this kind"`
 }
 
 type deviceAnswer struct {
@@ -72,9 +75,10 @@ func (a *API) registerDevices() {
 
 	raw(a, huma.Operation{
 		OperationID: "put-device", Method: http.MethodPut, Path: one,
-		Summary: "Register a device, renew its registration, set or remove its push token",
-		Description: "A device of another account moves here, and what is outstanding for it there is cancelled. " +
-			"A push token that another device holds moves, too.",
+		Summary: "Register a device, renew its entry, set or remove a registration",
+		Description: "Name at most one of apns, fcm and webpush; a registration takes the place of the device's one of its kind. " +
+			"A device of another account moves here, and what is outstanding for it there is cancelled. " +
+			"A registration that another device holds moves, too.",
 		Responses: map[string]*huma.Response{
 			"200": answer[wire.DeviceView](a, "The entry; the device was registered before"),
 			"201": answer[wire.DeviceView](a, "The entry; the device is new"),
@@ -87,71 +91,147 @@ func (a *API) registerDevices() {
 		"application/json": {Schema: a.devicePutSchema()},
 	}}, a.putDevice)
 
+	raw(a, huma.Operation{
+		OperationID: "forget-device", Method: http.MethodDelete, Path: one, DefaultStatus: http.StatusNoContent,
+		Summary: "Take a device out of the registry: sign it out",
+		Description: "Its registrations are removed, what is outstanding for it is cancelled, and its connection and its session end. " +
+			"A device may do this itself, with its own credentials; see acknowledge.",
+		Responses: map[string]*huma.Response{"204": {Description: "Removed"}},
+		Errors:    []int{http.StatusNotFound, http.StatusServiceUnavailable},
+	}, nil, a.forgetDevice)
+
 	call(a, huma.Operation{
-		OperationID: "forget-device", Method: http.MethodDelete, Path: one,
-		Summary: "Take a device out of the registry, and cancel what is outstanding for it",
-		Errors:  []int{http.StatusNotFound, http.StatusServiceUnavailable},
-	}, func(ctx context.Context, in *byDevice) (*struct{}, error) {
-		if err := a.core.ForgetDevice(ctx, in.Account, in.Device); err != nil {
-			return nil, unknownDevice(in, err)
+		OperationID: "erase-account", Method: http.MethodDelete, Path: "/v1/accounts/{account}",
+		Summary: "Erase an account",
+		Description: "Its devices, registrations, notifications and timelines cannot be read from the answer on, and are off the disk within 24 h. " +
+			"An account that is not known is no error.",
+		Errors: []int{http.StatusServiceUnavailable},
+	}, a.eraseAccount)
+
+	call(a, huma.Operation{
+		OperationID: "disconnect-device", Method: http.MethodPost, Path: "/v1/devices/{device}/disconnect",
+		Summary:     "End a device's connection",
+		Description: "Its session and its entry stay; it may connect again at once.",
+		Errors:      []int{http.StatusNotFound},
+	}, func(_ context.Context, in *struct {
+		Device string `path:"device" doc:"The device, which is its MQTT client identifier"`
+	}) (*struct{}, error) {
+		if !a.opts.Disconnect(in.Device) {
+			return nil, newProblem(http.StatusNotFound, codeNotConnected, "device %q is not connected", clip(in.Device))
 		}
 		return nil, nil
 	})
 }
 
+// forgetDevice is a service's or the device's own.
+func (a *API) forgetDevice(w http.ResponseWriter, r *http.Request, in *byDevice) error {
+	who := callerOf(r.Context())
+	if who.Service {
+		if err := a.core.ForgetDevice(r.Context(), in.Account, in.Device); err != nil {
+			return unknownDevice(in, err)
+		}
+	} else {
+		account, err := a.asDevice(r, in.Device)
+		if err != nil {
+			return err
+		}
+		if account != in.Account {
+			return newProblem(http.StatusForbidden, codeNotYours, "account %q is not yours", clip(in.Account))
+		}
+		if err := a.core.SignOut(r.Context(), in.Device, account); err != nil {
+			return err
+		}
+	}
+	a.opts.EndSession(in.Device)
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (a *API) eraseAccount(ctx context.Context, in *byAccount) (*struct{}, error) {
+	if err := delivery.ValidAccount(in.Account); err != nil {
+		return nil, invalid(faultsOf(err, "path")...)
+	}
+	devices, err := a.core.Devices(in.Account)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.core.EraseAccount(ctx, in.Account); err != nil {
+		return nil, err
+	}
+	for _, d := range devices {
+		a.opts.EndSession(d.ID)
+	}
+	return nil, nil
+}
+
 func unknownDevice(d *byDevice, err error) error {
-	if errors.Is(err, delivery.ErrNotFound) {
-		return newProblem(http.StatusNotFound, "account %q has no device %q; PUT registers it", clip(d.Account), clip(d.Device))
+	if errors.Is(err, delivery.ErrUnknownDevice) {
+		return newProblem(http.StatusNotFound, codeUnknownDevice, "account %q has no device %q; PUT registers it", clip(d.Account), clip(d.Device))
 	}
 	return err
 }
 
-// devicePutSchema says that apns may be null, which no struct tag can say of a
-// struct.
+// devicePutSchema lets each server be null, which no struct tag can say of a struct.
 func (a *API) devicePutSchema() *huma.Schema {
 	s := huma.SchemaFromType(a.huma.OpenAPI().Components.Schemas, reflect.TypeFor[devicePut]())
-	token := s.Properties["apns"]
-	s.Properties["apns"] = &huma.Schema{Description: token.Description, AnyOf: []*huma.Schema{{Ref: token.Ref}, {Type: "null"}}}
+	for _, server := range []string{delivery.ServerAPNs, delivery.ServerFCM, delivery.ServerWebPush} {
+		one := s.Properties[server]
+		s.Properties[server] = &huma.Schema{Description: one.Description, AnyOf: []*huma.Schema{{Ref: one.Ref}, {Type: "null"}}}
+	}
 	return s
 }
 
 func (a *API) putDevice(w http.ResponseWriter, r *http.Request, in *byDevice) error {
-	for _, name := range [][2]string{{"account", in.Account}, {"device", in.Device}} {
-		if err := delivery.ValidName(name[0], name[1]); err != nil {
-			return broken("path."+name[0], strings.TrimPrefix(plain(err, delivery.ErrInvalid), name[0]+": "))
-		}
+	if err := errors.Join(delivery.ValidAccount(in.Account), delivery.ValidDevice(in.Device)); err != nil {
+		return invalid(faultsOf(err, "path")...)
 	}
 	body, err := a.read(w, r)
 	if err != nil {
 		return err
 	}
-	var put devicePut
-	var given map[string]json.RawMessage
-	if len(bytes.TrimSpace(body)) > 0 {
-		if err := a.deviceBody.parse(body, &put); err != nil {
-			return err
-		}
-		if err := json.Unmarshal(body, &given); err != nil {
-			return broken("body", err.Error())
-		}
+	token, err := parseDevicePut(body)
+	if err != nil {
+		return err
 	}
 	status := http.StatusOK
 	if _, err := a.core.Device(in.Account, in.Device); errors.Is(err, delivery.ErrNotFound) {
 		status = http.StatusCreated
 	}
-	if _, named := given["apns"]; named && put.APNs == nil {
-		if err := a.core.RemoveRegistrations(in.Device, in.Account, delivery.ServerAPNs, ""); err != nil {
+	if err := a.core.PutDevice(r.Context(), in.Account, in.Device, token.Registration); err != nil {
+		return err
+	}
+	if token.Server != "" && token.Registration == nil {
+		if err := a.core.RemoveRegistrations(in.Device, in.Account, token.Server, token.Kind); err != nil {
 			return err
 		}
-	}
-	if err := a.core.PutDevice(r.Context(), in.Account, in.Device, put.APNs.Registered()); err != nil {
-		return err
+		if err := a.core.Flush(r.Context()); err != nil {
+			return err
+		}
 	}
 	v, err := a.core.Device(in.Account, in.Device)
 	if err != nil {
 		return err
 	}
 	return writeJSON(w, status, wire.NewDeviceView(v))
+}
+
+// parseDevicePut returns the zero value for a body that names no server.
+func parseDevicePut(body []byte) (wire.PushToken, error) {
+	if len(bytes.TrimSpace(body)) == 0 {
+		return wire.PushToken{}, nil
+	}
+	if err := isObject(body); err != nil {
+		return wire.PushToken{}, err
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(body, &members); err == nil && len(members) == 0 {
+		return wire.PushToken{}, nil
+	}
+	token, err := wire.ParsePushToken(body)
+	if err != nil {
+		return token, invalid(faultsOf(err, "body")...)
+	}
+	return token, nil
 }
 
 func (a *API) allDevices(_ context.Context, in *deviceQuery) (*deviceListAnswer, error) {

@@ -26,45 +26,48 @@ func TestBrokenBodies(t *testing.T) {
 	}{
 		{``, 422, "body: must be a JSON object, got nothing"},
 		{" \n", 422, "body: must be a JSON object, got nothing"},
-		{`{"account":"alice","title":"x"`, 422, "body: is not JSON: unexpected end of JSON input at byte 30"},
-		{`{"account":"alice","title":"x"}}`, 422, "body: is not JSON: invalid character '}' after top-level value at byte 32"},
-		{`{"account":"alice"} {"account":"alice"}`, 422, "body: is not JSON: "},
+		{`{"account":"alice","title":"x"`, 422, "body: must be JSON, and ends too early"},
+		{`{"account":"alice","title":"x"}}`, 422, "body: must be JSON, and is not at byte 32"},
+		{`{"account":"alice"} {"account":"alice"}`, 422, "body: must be JSON, and is not at byte 21"},
 		{`[]`, 422, "body: must be a JSON object, got an array"},
 		{`"x"`, 422, "body: must be a JSON object, got a string"},
 		{`7`, 422, "body: must be a JSON object, got a number"},
 		{`true`, 422, "body: must be a JSON object, got a boolean"},
 		{`null`, 422, "body: must be a JSON object, got null"},
 		{"{\"account\":\"alice\",\"title\":\"\xff\"}", 422, "body: must be UTF-8"},
-		{`{"account":"alice","title":"x","tll":"5s"}`, 422, "body.tll: is not a field of this call"},
-		{`{"account":"alice","Title":"x"}`, 422, "body.Title: is not a field of this call"},
-		{`{"account":"alice","title":"x","zz":1,"aa":1}`, 422, "body.aa: is not a field of this call; body.zz: is not a field of this call"},
-		{`{"title":"x"}`, 422, "body: expected required property account to be present"},
-		{`{"account":null,"title":"x"}`, 422, "body.account: expected string"},
-		{`{"account":"","title":"x"}`, 422, "body.account: expected length >= 1"},
+		{`{"account":"alice","title":"x","tll":"5s"}`, 422, "body.tll: is not a member that is known here"},
+		{`{"account":"alice","Title":"x"}`, 422, "body.Title: is not a member that is known here"},
+		{`{"account":"alice","title":"x","zz":1,"aa":1}`, 422, "body.aa: is not a member that is known here; body.zz: is not a member that is known here"},
+		{`{"title":"x"}`, 422, "body.account: must be given"},
+		{`{"account":null,"title":"x"}`, 422, "body.account: must be a string"},
+		{`{"account":"","title":"x"}`, 422, "body.account: must not be empty"},
 		{`{"account":"..","title":"x"}`, 422, `body.account: must not be "." or ".."`},
-		{`{"account":"alice","title":7}`, 422, "body.title: expected string, got 7"},
-		{`{"account":"alice","title":{}}`, 422, "body.title: expected string, got an object"},
-		{`{"account":"alice","title":"x","ttl":5}`, 422, "body.ttl: expected string, got 5"},
+		{`{"account":"alice","title":7}`, 422, "body.title: must be a string, got 7"},
+		{`{"account":"alice","title":{}}`, 422, "body.title: must be a string, got an object"},
+		{`{"account":"alice","title":"x","ttl":5}`, 422, "body.ttl: must be a string, got 5"},
 		{`{"account":"alice","title":"x","ttl":"5"}`, 422, `body.ttl: must be a duration such as 90s or 24h, got "5"`},
 		{`{"account":"alice","title":"x","ttl":"-1s"}`, 422, "body.ttl: must be 0 to 720h (30 days), got -1s"},
 		{`{"account":"alice","title":"x","ttl":"721h"}`, 422, "body.ttl: must be 0 to 720h (30 days), got 721h"},
-		{`{"account":"alice","title":"x","ack":"read"}`, 422, `body.ack: expected value to be one of "received, displayed", got "read"`},
-		{`{"account":"alice","title":"x","urgency":"low"}`, 422, `body.urgency: expected value to be one of "high, normal", got "low"`},
-		{`{"account":"alice","title":"x","fallback":"no"}`, 422, `body.fallback: expected boolean, got "no"`},
-		{`{"account":"alice","title":"x","devices":"phone"}`, 422, `body.devices: expected array, got "phone"`},
-		{`{"account":"alice","title":"x","devices":[1]}`, 422, "body.devices[0]: expected string, got 1"},
+		{`{"account":"alice","title":"x","ack":"read"}`, 422, `body.ack: must be one of received, displayed, got "read"`},
+		{`{"account":"alice","title":"x","urgency":"low"}`, 422, `body.urgency: must be one of high, normal, got "low"`},
+		{`{"account":"alice","title":"x","fallback":"no"}`, 422, `body.fallback: must be true or false, got "no"`},
+		{`{"account":"alice","title":"x","devices":"phone"}`, 422, `body.devices: must be an array, got "phone"`},
+		{`{"account":"alice","title":"x","devices":[1]}`, 422, "body.devices[0]: must be a string, got 1"},
 		{`{"account":"alice","title":"x","badge":-1}`, 422, `body.badge: must be a whole number of 0 or more, or "auto", got -1`},
 		{`{"account":"alice","title":"x","badge":1.5}`, 422, `body.badge: must be a whole number of 0 or more, or "auto", got 1.5`},
-		{`{"account":"alice","title":"x","badge":99999999999999999999}`, 422, `body.badge: must be a whole number of 0 or more, or "auto", got 100000000000000000000`},
-		{`{"account":"alice","title":"x","badge":1e999}`, 422, "body.badge: cannot be read"},
+		{`{"account":"alice","title":"x","badge":99999999999999999999}`, 422, `body.badge: must be a whole number of 0 or more, or "auto", got 1`},
+		{`{"account":"alice","title":"x","badge":1e999}`, 422, "body.badge: must be another kind of value"},
 		{`{"account":"alice","title":"x","id":"a b"}`, 422, `body.id: must be 1 to 64 of A-Za-z0-9._:-, got "a b"`},
 		{`{"account":"alice","title":"x","collapse_key":"` + strings.Repeat("k", 65) + `"}`, 422, "body.collapse_key: must be 1 to 64 of"},
 		{`{"account":"alice"}`, 422, "body.title: title, body or data must be given"},
 		{`{"account":"alice","title":"` + strings.Repeat("x", 2049) + `"}`, 422, "body.title: at most 2048 bytes together with body; put the rest into data, got 2049"},
-		{`{"account":"alice","title":"x","ttl":"5","ack":7}`, 422, "body.ack: expected string, got 7"},
+		{`{"account":"alice","title":"x","ttl":"5","ack":7}`, 422, "body.ack: must be a string, got 7"},
 		{`{"account":"alice","title":"x","id":"?","ttl":"9999h"}`, 422, `body.id: must be 1 to 64 of A-Za-z0-9._:-, got "?"; body.ttl: must be 0 to 720h`},
 		{`{"account":"alice","title":"x","data":"` + big + `"}`, 422, "body.data: at most 262144 bytes, got"},
 		{`{"account":"alice","title":"x","data":"` + big + big + `"}`, 413, "a notification is at most 524288 bytes of JSON"},
+		{`{"account":"alice","title":"x","title":"y"}`, 422, "body.title: must be given once, and is given twice"},
+		{`{"account":"alice","title":"x","localized":{"title_key":"a","title_key":"b"}}`, 422, "body.localized.title_key: must be given once, and is given twice"},
+		{`{"zz":1,"badge":"x","title":7}`, 422, "body.account: must be given; body.title: must be a string, got 7; body.zz: is not a member that is known here"},
 		{`{"account":"bob","title":"x"}`, 404, "account bob has no device; a device is registered by"},
 		{`{"account":"alice","title":"x","devices":["watch"]}`, 404, "account alice has no device watch"},
 	} {
@@ -106,7 +109,7 @@ func TestTooMuchOutstanding(t *testing.T) {
 	s.device("alice", "phone")
 	s.want(s.do("POST", "/v1/notifications", `{"account":"alice","title":"1"}`), 202, nil)
 	r := s.do("POST", "/v1/notifications", `{"account":"alice","title":"2"}`)
-	s.wantProblem(r, 429, "every device addressed has 1 unfinished notifications (delivery.max_outstanding_per_device): try again when")
+	s.wantProblem(r, 429, "every device addressed has 1 unfinished notifications (delivery.max_outstanding_per_device): try again after")
 	if r.Header.Get("Retry-After") != "2" {
 		t.Error(r.Header)
 	}
@@ -122,7 +125,7 @@ func TestStoreFails(t *testing.T) {
 		s.do("PUT", "/v1/accounts/alice/devices/watch", ""), s.do("DELETE", "/v1/accounts/alice/devices/watch", ""),
 		s.do("DELETE", "/v1/notifications/zero", ""), s.do("GET", "/v1/notifications/zero", ""), s.do("GET", "/v1/notifications", ""),
 	} {
-		s.wantProblem(r, 503, "the store does not take changes now: no notification was accepted, no other change is on record yet,")
+		s.wantProblem(r, 503, "the store takes no changes now: nothing was accepted, and no other change is on record yet")
 		if r.Header.Get("Retry-After") != "5" {
 			t.Error(r.Header)
 		}
@@ -140,7 +143,7 @@ func TestStopped(t *testing.T) {
 		s.do("POST", "/v1/notifications", `{"account":"alice","title":"x"}`), s.do("PUT", "/v1/accounts/alice/devices/watch", ""),
 		s.do("GET", "/v1/accounts/alice/devices", ""),
 	} {
-		s.wantProblem(r, 503, "the server is shutting down and takes nothing more: try again")
+		s.wantProblem(r, 503, "the server is shutting down and accepts nothing more: try again")
 		if r.Header.Get("Retry-After") != "5" {
 			t.Error(r.Header)
 		}
@@ -162,14 +165,14 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 		{"PATCH", "/v1/notifications", 405, "/v1/notifications takes GET, HEAD, POST, not PATCH", "GET, HEAD, POST"},
 		{"POST", "/v1/events", 405, "/v1/events takes GET, HEAD, not POST", "GET, HEAD"},
 		{"DELETE", "/healthz", 405, "/healthz takes GET, HEAD, not DELETE", "GET, HEAD"},
-		{"GET", "/v1/notifications?acount=alice", 422, "query.acount: unknown query parameter", ""},
-		{"GET", "/v1/notifications?limit=0", 422, "query.limit: expected number >= 1, got 0", ""},
-		{"GET", "/v1/notifications?limit=501", 422, "query.limit: expected number <= 500, got 501", ""},
-		{"GET", "/v1/notifications?limit=many", 422, `query.limit: invalid integer, got "many"`, ""},
-		{"GET", "/v1/notifications?state=done", 422, `query.state: expected value to be one of "pending, published, pushing, pushed, waiting, acked, expired, superseded, cancelled", got "done"`, ""},
+		{"GET", "/v1/notifications?acount=alice", 422, "query.acount: is not a parameter of this call", ""},
+		{"GET", "/v1/notifications?limit=0", 422, "query.limit: must be at least 1, got 0", ""},
+		{"GET", "/v1/notifications?limit=501", 422, "query.limit: must be at most 500, got 501", ""},
+		{"GET", "/v1/notifications?limit=many", 422, `query.limit: must be a whole number, got "many"`, ""},
+		{"GET", "/v1/notifications?state=done", 422, `query.state: must be one of pending, published, pushing, pushed, waiting, acked, expired, superseded, cancelled, got "done"`, ""},
 		{"GET", "/v1/notifications?cursor=x", 422, "query.cursor: must be next of an earlier page", ""},
 		{"GET", "/v1/devices?cursor=%21", 422, "query.cursor: must be next of an earlier page", ""},
-		{"GET", "/v1/events?divice=x", 422, "query.divice: unknown query parameter", ""},
+		{"GET", "/v1/events?divice=x", 422, "query.divice: is not a parameter of this call", ""},
 	} {
 		r := s.do(c.method, c.path, "")
 		s.wantProblem(r, c.status, c.detail)

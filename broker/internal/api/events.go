@@ -46,7 +46,7 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, in *eventQuery) err
 	case a.streams <- struct{}{}:
 		defer func() { <-a.streams }()
 	default:
-		p := newProblem(http.StatusServiceUnavailable, "%d streams of events are open, which is the most: close one, or try again", maxStreams)
+		p := newProblem(http.StatusServiceUnavailable, codeUnavailable, "%d streams of events are open, which is the most: close one, or try again", maxStreams)
 		p.headers.Set("Retry-After", retryUnavailable)
 		return p
 	}

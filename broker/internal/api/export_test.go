@@ -14,5 +14,15 @@ func (a *API) Hurry(heartbeat, write, read time.Duration) {
 	}
 }
 
+// CodeStatus is the status that goes with a problem's code; 0: there is no such code.
+func CodeStatus(c string) int {
+	for _, known := range codes() {
+		if string(known.code) == c {
+			return known.status
+		}
+	}
+	return 0
+}
+
 // MaxStreams is how many streams of events there may be.
 const MaxStreams = maxStreams

@@ -25,7 +25,7 @@ func FuzzNotificationBody(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
-	reader := newBodyReader(reflect.TypeFor[wire.Notification](), "data")
+	reader := newBodyReader(reflect.TypeFor[wire.Notification]())
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var n wire.Notification
 		err := reader.parse(body, &n)

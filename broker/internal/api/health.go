@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -16,19 +15,6 @@ type health struct {
 
 type healthAnswer struct {
 	Body health
-}
-
-// notReady is a problem with the checks beside it (RFC 9457 §3.2).
-type notReady struct {
-	*problem
-	checks map[string]string
-}
-
-func (p notReady) MarshalJSON() ([]byte, error) {
-	return json.Marshal(struct {
-		*huma.ErrorModel
-		Checks map[string]string `json:"checks,omitempty"`
-	}{&p.ErrorModel, p.checks})
 }
 
 func (a *API) registerHealth() {
@@ -52,10 +38,7 @@ func (a *API) registerHealth() {
 		if err == nil {
 			return writeJSON(w, http.StatusOK, health{Status: "ok", Checks: checks})
 		}
-		p := newProblem(http.StatusServiceUnavailable, "not ready: %s", err)
-		w.Header().Set("Content-Type", "application/problem+json")
-		w.WriteHeader(p.Status)
-		_ = huma.DefaultJSONFormat.Marshal(w, notReady{p, checks}) // the client may be gone
+		writeProblemWith(w, newProblem(http.StatusServiceUnavailable, codeNotReady, "not ready: %s", err), checks)
 		return nil
 	})
 

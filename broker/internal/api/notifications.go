@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"strconv"
 	"time"
@@ -18,6 +17,17 @@ import (
 
 type byID struct {
 	ID string `path:"id" doc:"The notification's ID"`
+}
+
+type cancelQuery struct {
+	ID    string `path:"id" doc:"The notification's ID"`
+	Erase bool   `query:"erase" doc:"Erase its content and its timeline, too"`
+}
+
+// ackPost is the body of POST /v1/notifications/{id}/acks.
+type ackPost struct {
+	Device string `json:"device" minLength:"1" maxLength:"128" doc:"The device, which is its MQTT client identifier"`
+	Status string `json:"status" enum:"received,displayed" doc:"received: it has come; displayed: its user has been shown it"`
 }
 
 type notificationQuery struct {
@@ -61,7 +71,7 @@ func (a *API) registerNotifications() {
 	}, func(ctx context.Context, in *byID) (*notificationAnswer, error) {
 		v, err := a.core.Get(ctx, in.ID)
 		if err != nil {
-			return nil, unknownNotification(in.ID, err)
+			return nil, err
 		}
 		return &notificationAnswer{wire.NewNotificationView(v, true)}, nil
 	})
@@ -74,23 +84,30 @@ func (a *API) registerNotifications() {
 
 	call(a, huma.Operation{
 		OperationID: "cancel-notification", Method: http.MethodDelete, Path: "/v1/notifications/{id}",
-		Summary:     "Cancel what is not final",
-		Description: "Answers 204 when that is on record, also where everything was final already: cancelling twice does no harm.",
-		Errors:      []int{http.StatusNotFound, http.StatusServiceUnavailable},
-	}, func(ctx context.Context, in *byID) (*struct{}, error) {
-		if err := a.core.Cancel(ctx, in.ID); err != nil {
-			return nil, unknownNotification(in.ID, err)
+		Summary: "Cancel what is not final",
+		Description: "Answers 204 when that is on record, also where everything was final already: cancelling twice does no harm. " +
+			"With erase=true the content and the timeline are erased, too.",
+		Errors: []int{http.StatusNotFound, http.StatusServiceUnavailable},
+	}, func(ctx context.Context, in *cancelQuery) (*struct{}, error) {
+		if in.Erase {
+			return nil, a.core.Erase(ctx, in.ID)
 		}
-		return nil, nil
+		return nil, a.core.Cancel(ctx, in.ID)
 	})
-}
 
-// unknownNotification says what a 404 may mean.
-func unknownNotification(id string, err error) error {
-	if errors.Is(err, delivery.ErrNotFound) {
-		return newProblem(http.StatusNotFound, "there is no notification %q: it was not accepted here, or it is long final and its history is over (store.history)", clip(id))
-	}
-	return err
+	raw(a, huma.Operation{
+		OperationID: "acknowledge", Method: http.MethodPost, Path: "/v1/notifications/{id}/acks", DefaultStatus: http.StatusNoContent,
+		Summary: "Acknowledge a notification for a device that has no MQTT connection",
+		Description: "For an app extension that a push has started. Authenticate as the device: in the modes file and http with HTTP Basic " +
+			"(its MQTT username and password), in the mode jwt with its token as Bearer. A repetition is harmless.",
+		Responses: map[string]*huma.Response{"204": {Description: "Recorded"}},
+		Errors: []int{
+			http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity,
+			http.StatusServiceUnavailable,
+		},
+	}, &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
+		"application/json": {Schema: schemaOf[ackPost](a)},
+	}}, a.acknowledge)
 }
 
 func (a *API) accept(w http.ResponseWriter, r *http.Request, _ *struct{}) error {
@@ -108,13 +125,13 @@ func (a *API) accept(w http.ResponseWriter, r *http.Request, _ *struct{}) error 
 		return err
 	}
 	a.metrics.Accepted(time.Since(begun), receipt.Repeated)
-	return writeJSON(w, statusOf(receipt), wire.NewAccepted(receipt.Notification))
+	return writeJSON(w, statusOf(receipt), wire.NewAccepted(receipt))
 }
 
 // request reads a notification. Its rules are those of an MQTT backend's, but for
 // the account, which is in the topic there.
 func (a *API) request(body []byte) (delivery.Request, error) {
-	if n, plain := wire.PlainNotification(body); plain && max(len(n.Account), len(n.Sound), len(n.Category)) <= 128 { // the schema's lengths
+	if n, plain := wire.PlainNotification(body); plain && max(len(n.Account), len(n.Sound), len(n.Category)) <= delivery.MaxName { // the schema's lengths
 		if r, err := n.Request(n.Account); err == nil {
 			return r, nil
 		}
@@ -131,6 +148,34 @@ func statusOf(r delivery.Receipt) int {
 		return http.StatusOK
 	}
 	return http.StatusAccepted
+}
+
+// acknowledge handles the ack of a device's app extension.
+func (a *API) acknowledge(w http.ResponseWriter, r *http.Request, in *byID) error {
+	body, err := a.read(w, r)
+	if err != nil {
+		return err
+	}
+	var ack ackPost
+	if err := a.ackBody.parse(body, &ack); err != nil {
+		return err
+	}
+	account, err := a.asDevice(r, ack.Device)
+	if err != nil {
+		return err
+	}
+	kind := delivery.AckReceived
+	if ack.Status == wire.AckName(delivery.AckDisplayed) {
+		kind = delivery.AckDisplayed
+	}
+	if err := a.core.AckByID(in.ID, ack.Device, account, kind); err != nil {
+		return err
+	}
+	if err := a.core.Flush(r.Context()); err != nil { // durable before the 204
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
 }
 
 func (a *API) list(ctx context.Context, in *notificationQuery) (*notificationListAnswer, error) {

@@ -1,37 +1,102 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/text"
 )
 
-// What Retry-After says, in seconds. A device that is full gets room with its
-// next ack; a store that fails is looked at again every few seconds.
+// code is the stable name of a kind of problem. Clients switch on it; its meaning never
+// changes. Every code has a line in codes.
+type code string
+
 const (
-	retryFull        = "2"
-	retryUnavailable = "5"
+	codeBadRequest          code = "bad_request"
+	codeUnauthenticated     code = "unauthenticated"
+	codeForbidden           code = "forbidden"
+	codeNotYours            code = "not_yours"
+	codeNotFound            code = "not_found"
+	codeUnknownAccount      code = "unknown_account"
+	codeUnknownDevice       code = "unknown_device"
+	codeUnknownNotification code = "unknown_notification"
+	codeNotConnected        code = "not_connected"
+	codeMethodNotAllowed    code = "method_not_allowed"
+	codeTimeout             code = "timeout"
+	codeConflict            code = "id_conflict"
+	codeTooLarge            code = "too_large"
+	codeMediaType           code = "unsupported_media_type"
+	codeInvalid             code = "invalid"
+	codeTooMuchOutstanding  code = "too_much_outstanding"
+	codeInternal            code = "internal"
+	codeStoreUnavailable    code = "store_unavailable"
+	codeStopped             code = "stopped"
+	codeUnavailable         code = "unavailable"
+	codeNotReady            code = "not_ready"
 )
 
-// problem is an answer that is an error, RFC 9457.
+// codes says what each code means, in the order of the HTTP statuses. The OpenAPI
+// document lists them.
+func codes() []codeMeaning {
+	return []codeMeaning{
+		{codeBadRequest, 400, "the request could not be read to its end"},
+		{codeUnauthenticated, 401, "no credentials, or wrong ones"},
+		{codeForbidden, 403, "the credentials do not allow this call"},
+		{codeNotYours, 403, "the device, the account or the notification belongs to somebody else"},
+		{codeNotFound, 404, "nothing at this path"},
+		{codeUnknownAccount, 404, "the account has no device"},
+		{codeUnknownDevice, 404, "the account has no such device"},
+		{codeUnknownNotification, 404, "no such notification, or its history is over"},
+		{codeNotConnected, 404, "the device is not connected"},
+		{codeMethodNotAllowed, 405, "the path takes other methods"},
+		{codeTimeout, 408, "the body did not arrive in time"},
+		{codeConflict, 409, "the id was used before, with another meaning"},
+		{codeTooLarge, 413, "the body is too long"},
+		{codeMediaType, 415, "the body has the wrong type"},
+		{codeInvalid, 422, "the request breaks rules: errors names each, with its location"},
+		{codeTooMuchOutstanding, 429, "every device addressed is full: try again after Retry-After"},
+		{codeInternal, 500, "a fault of the server, which is in its log"},
+		{codeStoreUnavailable, 503, "the store takes no changes now: try again"},
+		{codeStopped, 503, "the server is shutting down: try again"},
+		{codeUnavailable, 503, "a limit is reached or a service is down: try again"},
+		{codeNotReady, 503, "only from /readyz: checks says why"},
+	}
+}
+
+type codeMeaning struct {
+	code    code
+	status  int
+	meaning string
+}
+
+// retryUnavailable is the Retry-After, in seconds, while the store or the
+// authentication fails.
+const retryUnavailable = "5"
+
+// problem is an answer that is an error (RFC 9457).
 type problem struct {
 	huma.ErrorModel
+	code    code
 	headers http.Header
 }
 
-func newProblem(status int, format string, args ...any) *problem {
+func newProblem(status int, c code, format string, args ...any) *problem {
 	return &problem{
-		ErrorModel: huma.ErrorModel{Status: status, Title: http.StatusText(status), Detail: fmt.Sprintf(format, args...)},
-		headers:    http.Header{},
+		ErrorModel: huma.ErrorModel{Status: status, Title: http.StatusText(status), Detail: text.OneLine(fmt.Sprintf(format, args...))},
+		code:       c, headers: http.Header{},
 	}
 }
 
@@ -39,13 +104,44 @@ func newProblem(status int, format string, args ...any) *problem {
 func (p *problem) GetHeaders() http.Header { return p.headers }
 
 // MarshalJSON leaves the headers out.
-func (p *problem) MarshalJSON() ([]byte, error) { return json.Marshal(&p.ErrorModel) }
+func (p *problem) MarshalJSON() ([]byte, error) { return p.marshal(nil) }
 
-// brokenBody is a 422 that says all that is at fault.
-func brokenBody(parts []*huma.ErrorDetail) *problem {
-	p := newProblem(http.StatusUnprocessableEntity, "%s", sentence(parts))
-	p.Errors = parts
+func (p *problem) marshal(checks map[string]string) ([]byte, error) {
+	return json.Marshal(struct {
+		*huma.ErrorModel
+		Code   code              `json:"code"`
+		Checks map[string]string `json:"checks,omitempty"`
+	}{&p.ErrorModel, p.code, checks})
+}
+
+// describeProblems adds code, which huma's error model lacks, to the schema of problems.
+func (a *API) describeProblems() {
+	var list strings.Builder
+	var values []any
+	for _, c := range codes() {
+		fmt.Fprintf(&list, "\n- `%s` (%d): %s", c.code, c.status, c.meaning)
+		values = append(values, string(c.code))
+	}
+	a.huma.OpenAPI().Info.Description += "\n\nA problem's `code` is stable:\n" + list.String()
+	s := a.huma.OpenAPI().Components.Schemas.Map()["Problem"]
+	s.Properties["code"] = &huma.Schema{Type: huma.TypeString, Enum: values, Description: "What kind of problem it is: stable, for programs"}
+}
+
+// fault is one thing wrong with a request.
+type fault = huma.ErrorDetail
+
+// invalid is a 422 that lists every fault.
+func invalid(faults ...*fault) *problem {
+	for _, f := range faults {
+		f.Message = text.OneLine(f.Message)
+	}
+	p := newProblem(http.StatusUnprocessableEntity, codeInvalid, "%s", sentence(faults))
+	p.Errors = faults
 	return p
+}
+
+func broken(location, message string) *problem {
+	return invalid(&fault{Location: location, Message: message})
 }
 
 // problem turns an error of the core into an answer.
@@ -53,125 +149,214 @@ func (a *API) problem(ctx context.Context, err error) *problem {
 	if p, ok := errors.AsType[*problem](err); ok {
 		return p
 	}
+	if kind, ok := kindOf(err); ok {
+		p := newProblem(kind.status, kind.code, kind.format, strings.TrimPrefix(err.Error(), kind.err.Error()+": "))
+		if kind.err == delivery.ErrUnavailable {
+			a.log.Error("store unavailable", "error", err)
+		}
+		if kind.status == http.StatusServiceUnavailable {
+			p.headers.Set("Retry-After", retryUnavailable)
+		}
+		if full, ok := errors.AsType[*delivery.FullError](err); ok {
+			p.headers.Set("Retry-After", strconv.Itoa(int(math.Ceil(max(full.RetryAfter, time.Second).Seconds()))))
+		}
+		return p
+	}
 	switch {
 	case errors.Is(err, delivery.ErrInvalid):
-		return brokenBody(partsOf(err))
-	case errors.Is(err, delivery.ErrNotFound):
-		return newProblem(http.StatusNotFound, "%s", plain(err, delivery.ErrUnknownAccount, delivery.ErrUnknownDevice, delivery.ErrUnknownNotification, delivery.ErrNotFound))
-	case errors.Is(err, delivery.ErrConflict):
-		return newProblem(http.StatusConflict, "%s, with other content: use another id, or none", plain(err, delivery.ErrConflict))
-	case errors.Is(err, delivery.ErrTooMuchOutstanding):
-		p := newProblem(http.StatusTooManyRequests, "%s: try again when the device has acknowledged some of them", plain(err, delivery.ErrTooMuchOutstanding))
-		p.headers.Set("Retry-After", retryFull)
-		return p
-	case errors.Is(err, delivery.ErrStopped):
-		p := newProblem(http.StatusServiceUnavailable, "the server is shutting down and takes nothing more: try again")
-		p.headers.Set("Retry-After", retryUnavailable)
-		return p
-	case errors.Is(err, delivery.ErrUnavailable):
-		a.log.Error("store unavailable", "error", err)
-		p := newProblem(http.StatusServiceUnavailable, "the store does not take changes now: no notification was accepted, no other change is on record yet, and what is asked about would lack its latest events; try again")
-		p.headers.Set("Retry-After", retryUnavailable)
-		return p
+		return invalid(faultsOf(err, "body")...)
 	case ctx.Err() != nil: // nobody reads the answer
-		return newProblem(http.StatusServiceUnavailable, "the answer was not awaited")
+		return newProblem(http.StatusServiceUnavailable, codeUnavailable, "the client went away before the answer")
 	}
 	a.log.Error("call failed", "error", err)
-	return newProblem(http.StatusInternalServerError, "the server failed at this call; its log says more")
+	return newProblem(http.StatusInternalServerError, codeInternal, "the server failed at this call; its log says more")
 }
 
-// plain is an error without the words that sort it, where it begins with them.
-func plain(err error, kinds ...error) string {
-	text := err.Error()
-	for _, kind := range kinds {
-		text = strings.TrimPrefix(text, kind.Error()+": ")
-	}
-	return text
+// errorKind says how an error of the core is answered. format gets its text.
+type errorKind struct {
+	err    error
+	status int
+	code   code
+	format string
 }
 
-// contentFields are the fields that an error of the core can begin with, and
-// where they are.
-var contentFields = []string{
-	"title", "body", "data", "id", "collapse_key", "ttl", "ack", "urgency", "fallback", "devices", "badge", "sound", "category", "account",
-}
-
-// partsOf takes the errors that a refusal of the core joins apart: a line each.
-func partsOf(err error) []*huma.ErrorDetail {
-	var parts []*huma.ErrorDetail
-	for line := range strings.SplitSeq(err.Error(), "\n") {
-		text := strings.TrimPrefix(line, delivery.ErrInvalid.Error()+": ")
-		part := &huma.ErrorDetail{Message: text}
-		if field, rest, ok := strings.Cut(text, ": "); ok && slices.Contains(contentFields, field) {
-			part.Location, part.Message = "body."+field, rest
+func kindOf(err error) (errorKind, bool) {
+	for _, k := range []errorKind{
+		{delivery.ErrUnknownAccount, http.StatusNotFound, codeUnknownAccount, "%s"},
+		{delivery.ErrUnknownDevice, http.StatusNotFound, codeUnknownDevice, "%s"},
+		{delivery.ErrNotYours, http.StatusForbidden, codeNotYours, "%s"},
+		{delivery.ErrForeignDevice, http.StatusForbidden, codeNotYours, "the device belongs to another account%.0s"},
+		{delivery.ErrUnknownNotification, http.StatusNotFound, codeUnknownNotification, "there is no notification %q: it was not accepted here, or its history is over (store.history)"},
+		{delivery.ErrNotFound, http.StatusNotFound, codeNotFound, "%s"},
+		{delivery.ErrConflict, http.StatusConflict, codeConflict, "%s, with another meaning: use another id, or none"},
+		{delivery.ErrTooMuchOutstanding, http.StatusTooManyRequests, codeTooMuchOutstanding, "%s: try again after a device has acknowledged some of them"},
+		{delivery.ErrStopped, http.StatusServiceUnavailable, codeStopped, "the server is shutting down and accepts nothing more: try again%.0s"},
+		{delivery.ErrUnavailable, http.StatusServiceUnavailable, codeStoreUnavailable, "the store takes no changes now: nothing was accepted, and no other change is on record yet; try again%.0s"},
+	} {
+		if errors.Is(err, k.err) {
+			return k, true
 		}
-		parts = append(parts, part)
 	}
-	return parts
+	return errorKind{}, false
 }
 
-// sentence says all parts in one line.
-func sentence(parts []*huma.ErrorDetail) string {
-	texts := make([]string, len(parts))
-	for i, p := range parts {
-		texts[i] = p.Message
-		if p.Location != "" {
-			texts[i] = p.Location + ": " + p.Message
+// faultsOf takes a refusal of the core apart. Each FieldError is located below where.
+func faultsOf(err error, where string) []*fault {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var faults []*fault
+		for _, e := range joined.Unwrap() {
+			if e != delivery.ErrInvalid { //nolint:errorlint // the sentinel itself, of fmt.Errorf("%w: %w")
+				faults = append(faults, faultsOf(e, where)...)
+			}
+		}
+		return faults
+	}
+	if e, ok := err.(*delivery.FieldError); ok { //nolint:errorlint // not one further down
+		f := &fault{Location: where, Message: e.Rule}
+		if e.Field != where {
+			f.Location += "." + e.Field
+		}
+		if e.Got != "" {
+			f.Message += ", got " + e.Got
+		}
+		return []*fault{f}
+	}
+	if inner := errors.Unwrap(err); inner != nil && inner != delivery.ErrInvalid { //nolint:errorlint // likewise
+		return faultsOf(inner, where)
+	}
+	return []*fault{{Message: strings.TrimPrefix(err.Error(), delivery.ErrInvalid.Error()+": ")}}
+}
+
+// sentence says all faults in one line.
+func sentence(faults []*fault) string {
+	texts := make([]string, len(faults))
+	for i, f := range faults {
+		texts[i] = f.Message
+		if f.Location != "" {
+			texts[i] = f.Location + ": " + f.Message
 		}
 	}
 	return strings.Join(texts, "; ")
 }
 
-// readable is a huma.Transformer: it puts what huma has found into the detail, and
-// takes out what it echoes of the request.
+// readable is a huma.Transformer: it makes a problem of ours of one that huma made, and
+// takes out what that repeats of the request.
 func readable(_ huma.Context, _ string, v any) (any, error) {
 	m, ok := v.(*huma.ErrorModel)
 	if !ok {
 		return v, nil
 	}
-	for _, e := range m.Errors {
-		describe(e)
+	for _, f := range m.Errors {
+		inPlainWords(f)
 	}
+	c := codeInternal
+	for _, known := range codes() {
+		if known.status == m.Status {
+			c = known.code
+			break
+		}
+	}
+	p := &problem{ErrorModel: *m, code: c}
 	if len(m.Errors) > 0 {
-		m.Detail = sentence(m.Errors)
+		p.Detail = sentence(m.Errors)
 	}
-	return m, nil
+	return p, nil
 }
 
-// describe adds to a finding of the schema what was found instead, where that is
-// short enough to be of use.
-func describe(e *huma.ErrorDetail) {
-	switch v := e.Value.(type) {
+// inPlainWords replaces the words of JSON schema in a fault, and adds what was found
+// where that is short enough to help. A pattern is named by its field's description.
+func inPlainWords(f *fault) {
+	msg := f.Message
+	switch {
+	case strings.HasPrefix(msg, "expected required property "):
+		name, _, _ := strings.Cut(strings.TrimPrefix(msg, "expected required property "), " ")
+		f.Location, f.Message, f.Value = f.Location+"."+name, "must be given", nil
+		return
+	case strings.HasPrefix(msg, "expected value to be one of "):
+		list := strings.Trim(strings.TrimPrefix(msg, "expected value to be one of "), `"`)
+		msg = "must be one of " + list
+	case msg == "unexpected property":
+		f.Message, f.Value = "is not a member that is known here", nil
+		return
+	case msg == "unknown query parameter":
+		f.Message, f.Value = "is not a parameter of this call", nil
+		return
+	case strings.HasPrefix(msg, "invalid "): // a query parameter's type
+		msg = "must be " + article(strings.TrimPrefix(msg, "invalid "))
+	case strings.HasPrefix(msg, "expected length >= 1"):
+		msg = "must not be empty"
+	case strings.HasPrefix(msg, "expected length "):
+		msg = "must have a " + strings.TrimPrefix(msg, "expected ") + " characters"
+	case strings.HasPrefix(msg, "expected number "):
+		msg = "must be " + strings.TrimPrefix(msg, "expected number ")
+	case strings.HasPrefix(msg, "expected string to "):
+		msg = "must " + strings.TrimPrefix(msg, "expected string to ")
+	case strings.HasPrefix(msg, "expected "):
+		msg = "must be " + article(strings.TrimPrefix(msg, "expected "))
+	}
+	msg = strings.NewReplacer(">= ", "at least ", "<= ", "at most ").Replace(msg)
+	switch v := f.Value.(type) {
 	case string:
 		if v != "" {
-			e.Message += fmt.Sprintf(", got %q", clip(v))
+			msg += fmt.Sprintf(", got %q", clip(v))
 		}
 	case float64, bool, int, int64:
-		e.Message += fmt.Sprintf(", got %v", v)
-	case nil:
+		msg += fmt.Sprintf(", got %v", v)
 	case map[string]any:
-		if e.Message == "expected string" || strings.HasPrefix(e.Message, "expected integer") || strings.HasPrefix(e.Message, "expected array") || strings.HasPrefix(e.Message, "expected boolean") {
-			e.Message += ", got an object"
+		if !strings.Contains(msg, "object") {
+			msg += ", got an object"
 		}
 	case []any:
-		e.Message += ", got an array"
+		msg += ", got an array"
 	}
-	e.Value = nil
+	f.Message, f.Value = msg, nil
 }
 
-// writeProblem answers with a problem where nothing has been answered yet.
-func writeProblem(w http.ResponseWriter, p *problem) {
+func article(noun string) string {
+	switch noun {
+	case "boolean":
+		return "true or false"
+	case "integer":
+		return "a whole number"
+	}
+	if strings.ContainsAny(noun[:1], "aeiou") {
+		return "an " + noun
+	}
+	return "a " + noun
+}
+
+// sortFaults puts faults in the order of the fields, as the contract lists them.
+func sortFaults(faults []*fault, fields []string) {
+	rank := func(f *fault) int {
+		name := strings.TrimPrefix(f.Location, "body.")
+		if i := strings.IndexAny(name, ".["); i >= 0 {
+			name = name[:i]
+		}
+		if i := slices.Index(fields, name); i >= 0 {
+			return i
+		}
+		return len(fields)
+	}
+	slices.SortStableFunc(faults, func(a, b *fault) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), strings.Compare(a.Location, b.Location))
+	})
+}
+
+// writeProblem answers with a problem. Nothing must have been answered before.
+func writeProblem(w http.ResponseWriter, p *problem) { writeProblemWith(w, p, nil) }
+
+func writeProblemWith(w http.ResponseWriter, p *problem, checks map[string]string) {
+	body, err := p.marshal(checks)
+	if err != nil {
+		panic(err) // it is made of strings
+	}
 	h := w.Header()
 	maps.Copy(h, p.headers)
 	h.Set("Content-Type", "application/problem+json")
 	h.Del("Content-Length")
 	w.WriteHeader(p.Status)
-	_ = huma.DefaultJSONFormat.Marshal(w, p) // the client may be gone
+	_, _ = w.Write(append(body, '\n')) // the client may be gone
 }
 
-// clip keeps what is echoed short.
-func clip(s string) string {
-	if len(s) > 64 {
-		return strings.ToValidUTF8(s[:64], "") + "…"
-	}
-	return s
-}
+// clip shortens a stranger's text that an answer repeats.
+func clip(s string) string { return text.Clip(strings.ToValidUTF8(s, "\uFFFD"), 64) }
