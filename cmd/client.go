@@ -43,6 +43,7 @@ func (p *program) callsServer(cmd *cobra.Command) *server {
 	cmd.GroupID = groupClient
 	cmd.Flags().String("server", "", "`URL` of the server (or "+config.EnvServer+"; "+defaultServer+")")
 	cmd.Flags().String("token-file", "", "`file` with the bearer token (or "+config.EnvTokenFile+", or the token itself in "+config.EnvToken+")")
+	cmd.Flags().String("ca-file", "", "`file` with the CA (PEM) of the server's certificate, in addition to the system's")
 	return &server{p, cmd.Flags()}
 }
 
@@ -65,6 +66,13 @@ func (s *server) client() (*client, error) {
 		return nil, usagef("--server: must be a URL that begins with http:// or https://, got %q", address)
 	}
 	c := &client{base: base, token: s.p.getenv(config.EnvToken), http: &http.Client{}, name: s.p.name()}
+	if file, _ := s.flags.GetString("ca-file"); file != "" {
+		trusted, err := trust(file)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		c.http.Transport = &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: trusted, ForceAttemptHTTP2: true, DisableKeepAlives: true}
+	}
 	if file := flag("token-file", config.EnvTokenFile); file != "" {
 		token, err := os.ReadFile(file)
 		if err != nil {
@@ -79,7 +87,7 @@ func (s *server) client() (*client, error) {
 }
 
 // call is one call of the API: in is sent as JSON (nil: no body), the answer is
-// decoded into out, and returned as it came.
+// decoded into out (nil: not looked into), and returned as it came.
 func (c *client) call(ctx context.Context, method, path string, query url.Values, in, out any) (json.RawMessage, error) {
 	var body io.Reader
 	if in != nil {
@@ -103,6 +111,9 @@ func (c *client) call(ctx context.Context, method, path string, query url.Values
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, answerLimit))
 	if err != nil {
 		return nil, fmt.Errorf("read the answer of %s: %w", c.base.Host, err)
+	}
+	if out == nil {
+		return answer, nil
 	}
 	if err := json.Unmarshal(answer, out); err != nil {
 		return nil, fmt.Errorf("%s answered %s and not with what Heartline answers (%w): is --server right?", c.base.Host, resp.Status, err)

@@ -70,11 +70,12 @@ func TestSendWait(t *testing.T) {
 		stream bool
 		final  string
 		code   int
+		last   string
 		stderr string
 	}{
-		{"with a stream", true, "acked", 0, ""},
-		{"without one", false, "acked", 0, ""},
-		{"in vain", true, "expired", 1, "heartline: no device has acknowledged n-1: phone expired\n"},
+		{"with a stream", true, "acked", 0, "Received by phone 2.0 h after acceptance, over the channel", ""},
+		{"without one", false, "acked", 0, "Received by phone 2.0 h after acceptance, over the channel", ""},
+		{"in vain", true, "expired", 1, "Expired for phone", "heartline: no device has acknowledged n-1: phone expired\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var gets atomic.Int32
@@ -115,7 +116,7 @@ func TestSendWait(t *testing.T) {
 04:05:06.124    +0.001s  published         phone         1
 04:05:09.124    +3.001s  ack_timeout       phone         1    no PUBACK within 3s
 06:06:07.000    +2h1m0s  received          phone         2    late�[2J
-`, tt.stderr)
+`+tt.last+"\n", tt.stderr)
 		})
 	}
 }
@@ -154,6 +155,8 @@ TIME          AFTER    EVENT        DEVICE  ATTEMPT  DETAIL
 04:05:06.124  +0.001s  published    phone   1
 04:05:09.124  +3.001s  ack_timeout  phone   1        no PUBACK within 3s
 06:06:07.000  +2h1m0s  received     phone   2        late�[2J
+
+Received by phone 2.0 h after acceptance, over the channel
 `, "")
 	if got := a.requests()[0]; got.uri != "/v1/notifications/n%2F1" {
 		t.Errorf("asked for %s", got.uri)
@@ -165,7 +168,7 @@ TIME          AFTER    EVENT        DEVICE  ATTEMPT  DETAIL
 }
 
 func TestDevices(t *testing.T) {
-	const up = `{"device":"phone","account":"alice","apns":{"token":"ab","topic":"com.example.app","environment":"sandbox","registered_at":"2026-11-23T04:05:06Z"},"app":"foreground","channel":{"state":"up","since":"2020-01-01T00:00:00Z","last_heartbeat":"2020-01-01T00:00:00Z","keepalive":60,"remote":"10.0.0.1:5"},"outstanding":2,"later":"kept"}`
+	const up = `{"device":"phone","account":"alice","apns":{"token":"ab","topic":"com.example.app","environment":"sandbox","registered_at":"2026-11-23T04:05:06Z"},"registrations":[{"server":"apns","kind":"alert","environment":"sandbox"}],"app":"foreground","channel":{"state":"up","since":"2020-01-01T00:00:00Z","last_heartbeat":"2020-01-01T00:00:00Z","keepalive":60,"remote":"10.0.0.1:5"},"outstanding":2,"later":"kept"}`
 	const down = `{"device":"tablet","account":"bob","channel":{"state":"down"},"outstanding":0}`
 	a := serveAPI(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.RequestURI() {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -58,6 +59,7 @@ func (p *program) devicesCommand() *cobra.Command {
 		p.table(rows)
 		return nil
 	})
+	cmd.AddCommand(p.devicesPutCommand(), p.devicesForgetCommand(), p.devicesDisconnectCommand())
 	return cmd
 }
 
@@ -94,13 +96,34 @@ func (c *client) devices(ctx context.Context, account string) ([]wire.DeviceView
 	}
 }
 
+// pushWords says how notification servers reach a device, and why one does not.
+func pushWords(rs []wire.RegistrationView) string {
+	words := make([]string, len(rs))
+	for i, r := range rs {
+		words[i] = r.Server
+		if r.Kind != "alert" {
+			words[i] += " " + r.Kind
+		}
+		if r.Environment != "" {
+			words[i] += " " + r.Environment
+		}
+		switch {
+		case r.Ended != nil:
+			words[i] += " (ended: " + r.Ended.Reason + ")"
+		case r.Suspended != nil:
+			words[i] += " (suspended: " + r.Suspended.Reason + ")"
+		}
+	}
+	return strings.Join(words, ", ")
+}
+
 func deviceRow(now time.Time, d wire.DeviceView) []string {
 	keepalive, push := "-", "-"
 	if d.Channel.Keepalive > 0 {
 		keepalive = time.Duration(d.Channel.Keepalive * float64(time.Second)).String()
 	}
-	if d.APNs != nil {
-		push = "apns " + cmp.Or(d.APNs.Environment, "production")
+	if len(d.Registrations) > 0 {
+		push = pushWords(d.Registrations)
 	}
 	return []string{
 		d.Account, d.Device, d.Channel.State, ago(now, parseTime(d.Channel.Since)), ago(now, parseTime(d.Channel.LastHeartbeat)), keepalive,

@@ -6,6 +6,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/mattn/go-runewidth"
 )
 
 // table writes rows in columns; the first row is the heading. text/tabwriter would
@@ -18,17 +20,22 @@ func (p *program) table(rows [][]string) {
 			if i == len(widths) {
 				widths = append(widths, 0)
 			}
-			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
+			widths[i] = max(widths[i], cells(row[i]))
 		}
 	}
 	for _, row := range rows {
 		var line strings.Builder
 		for i, cell := range row {
-			fmt.Fprintf(&line, "%-*s  ", widths[i], cell)
+			line.WriteString(cell + strings.Repeat(" ", widths[i]-cells(cell)+2))
 		}
 		fmt.Fprintln(p.Stdout, strings.TrimRight(line.String(), " "))
 	}
 }
+
+// cells is how many columns of a terminal a text takes: a Chinese character takes two, a
+// combining accent none. A locale does not change that, so that output is the same
+// everywhere.
+func cells(s string) int { return (&runewidth.Condition{StrictEmojiNeutral: true}).StringWidth(s) }
 
 // plain keeps what devices and backends have named from steering the terminal.
 func plain(s string) string {

@@ -24,7 +24,7 @@ func (p *program) sendCommand() *cobra.Command {
 		Short: "Notify an account",
 		Long: `Sends one notification and prints its ID once the server has it on disk.
 
-With --wait it follows the notification, prints each event, and ends when every
+With --wait it follows the notification, prints each event and a verdict, and ends when every
 delivery is final. It then exits 0 if at least one device has acknowledged, and 1
 if none has (expired, superseded, cancelled).`,
 		Example: `  heartline send --account alice --title Hello --body "It works" --wait
@@ -57,7 +57,7 @@ if none has (expired, superseded, cancelled).`,
 			return usagef("there is nothing to send: give --title, --body or --data")
 		}
 		var err error
-		if n.Data, err = p.messageData(*data); err != nil {
+		if n.Data, err = p.jsonArg("--data", *data); err != nil {
 			return err
 		}
 		if f.Changed("badge") {
@@ -87,8 +87,8 @@ if none has (expired, superseded, cancelled).`,
 	return cmd
 }
 
-// messageData reads the value of --data.
-func (p *program) messageData(arg string) (json.RawMessage, error) {
+// jsonArg reads the value of a flag: JSON, @file or @-.
+func (p *program) jsonArg(flag, arg string) (json.RawMessage, error) {
 	text := []byte(arg)
 	var err error
 	switch file, isFile := strings.CutPrefix(arg, "@"); {
@@ -100,10 +100,10 @@ func (p *program) messageData(arg string) (json.RawMessage, error) {
 		text, err = os.ReadFile(file)
 	}
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--data: %w", err)}
+		return nil, usageError{fmt.Errorf("%s: %w", flag, err)}
 	}
 	if !json.Valid(text) {
-		return nil, usagef("--data: must be JSON, or @ and the name of a file that holds JSON (a text is JSON in quotes: '\"hello\"')")
+		return nil, usagef("%s: must be JSON, or @ and the name of a file that holds JSON (a text is JSON in quotes: '\"hello\"')", flag)
 	}
 	return text, nil
 }
@@ -157,6 +157,8 @@ func (p *program) follow(ctx context.Context, c *client, id string, asJSON bool)
 				if err := p.printRaw(raw); err != nil {
 					return err
 				}
+			} else {
+				fmt.Fprintln(p.Stdout, p.verdict(n))
 			}
 			return outcome
 		}

@@ -19,7 +19,7 @@ func (p *program) timelineCommand() *cobra.Command {
 		Use:   "timeline ID",
 		Short: "Tell what became of a notification",
 		Long: `Prints the state of each delivery of a notification and every event since it was
-accepted, with the time (local) and the time since then.`,
+accepted, with the time (local) and the time since then. The last line is the verdict.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 || args[0] == "" {
 				return usagef("give the ID of one notification: heartline timeline ID")
@@ -85,6 +85,7 @@ func (p *program) printNotification(n *wire.NotificationView) {
 		rows = append(rows, p.eventRow(accepted, e))
 	}
 	p.table(rows)
+	fmt.Fprintf(p.Stdout, "\n%s\n", p.verdict(n))
 }
 
 func (p *program) eventRow(accepted time.Time, e wire.TimelineEvent) []string {
