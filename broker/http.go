@@ -65,7 +65,7 @@ func (b *Broker) bindHTTP() error {
 	return nil
 }
 
-// HTTPAddr is where HTTP is served, "" for nowhere.
+// HTTPAddr returns the address that serves HTTP; "" means that HTTP is off.
 func (b *Broker) HTTPAddr() string {
 	if b.socket == nil {
 		return ""
@@ -73,7 +73,7 @@ func (b *Broker) HTTPAddr() string {
 	return b.socket.Addr().String()
 }
 
-// closeHTTP ends the API's calls. What is under way may finish within ctx.
+// closeHTTP ends the event streams and batches. Other calls may finish within endGrace.
 func (b *Broker) closeHTTP(ctx context.Context) error {
 	b.api.Close()
 	ctx, cancel := context.WithTimeout(ctx, endGrace)
@@ -84,7 +84,7 @@ func (b *Broker) closeHTTP(ctx context.Context) error {
 	return nil
 }
 
-// Ready tells whether Heartline accepts, and how its parts stand.
+// Ready reports the state of each part, and an error while notifications are refused.
 func (b *Broker) Ready() (map[string]string, error) {
 	checks := map[string]string{"listeners": "up", "store": "up"}
 	var errs []error
@@ -104,7 +104,7 @@ func (b *Broker) Ready() (map[string]string, error) {
 	if b.router != nil {
 		for _, s := range b.router.Status() {
 			checks["push "+s.App.String()] = s.State
-			if s.Cause != "" { // pushing stands still, and accepting does not
+			if s.Cause != "" { // pushes stop, acceptance goes on
 				checks["push "+s.App.String()] += ": " + s.Cause
 			}
 		}

@@ -11,7 +11,7 @@ import (
 // figures is a collector of what the parts count themselves: each scrape asks them.
 type figures struct{ b *Broker }
 
-// Describe implements prometheus.Collector: the names depend on what is on.
+// Describe implements prometheus.Collector: the names depend on the configuration.
 func (figures) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.

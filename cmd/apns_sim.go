@@ -79,8 +79,8 @@ fallback:
 func (p *program) showPushes(ctx context.Context, sim *apnssim.Server) error {
 	shown := 0 // number of the last one
 	for ctx.Err() == nil {
-		// Numbers start again where the control API was asked to forget what came:
-		// then there is nothing to wait for, so that no wait is for long.
+		// Numbers start again when the control API clears the journal. Nothing wakes the
+		// wait then, so it is short.
 		look, cancel := context.WithTimeout(ctx, time.Second)
 		got, err := sim.Wait(look, shown+1)
 		cancel()

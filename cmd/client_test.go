@@ -62,8 +62,8 @@ const (
 	evReceived  = `{"time":"2026-11-23T06:06:07Z","event":"received","device":"phone","attempt":2,"detail":"late\u001b[2J"}`
 )
 
-// TestSendWait: the stream says when to look, and where there is none the ticker
-// does; what is printed is the same.
+// TestSendWait: the stream, or without one the ticker, says when to read the timeline;
+// the output is the same.
 func TestSendWait(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

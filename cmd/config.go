@@ -37,7 +37,7 @@ type configSource struct {
 }
 
 // configSource adds --config and the flags of single keys to a command. Their
-// values stay text: what they must be is said in one place, by package config.
+// values stay text: package config alone has the rules.
 func (p *program) configSource(cmd *cobra.Command) *configSource {
 	flags := cmd.Flags()
 	flags.StringP("config", "c", "", "configuration `file`: .yaml, .toml or .json (or "+config.EnvConfig+")")

@@ -47,7 +47,7 @@ func plain(s string) string {
 	}, s)
 }
 
-// parseTime reads a time of the API; what it cannot read is the zero time.
+// parseTime reads a time of the API. It returns the zero time for any other text.
 func parseTime(s string) time.Time {
 	t, err := time.Parse(time.RFC3339Nano, s)
 	if err != nil {

@@ -122,8 +122,8 @@ func (p *program) printAccepted(a *wire.Accepted) {
 }
 
 // follow prints the events of a notification until each of its deliveries is
-// final. What is printed is its timeline: the stream of events only says when to
-// read it again, so that nothing is missed where the stream begins late or breaks.
+// final. It prints the timeline; the stream of events only says when to read it again,
+// so that no event is missed if the stream begins late or breaks.
 func (p *program) follow(ctx context.Context, c *client, id string, asJSON bool) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var streams sync.WaitGroup

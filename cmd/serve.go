@@ -21,7 +21,7 @@ import (
 // runner runs a server until ctx ends and everything is stopped and on the disk.
 type runner func(ctx context.Context, cfg *config.Config, opts ServeOptions) error
 
-// ServeOptions are what a server is told beside its configuration.
+// ServeOptions are the settings of a server that are not configuration.
 type ServeOptions struct {
 	Log *slog.Logger
 	// Ready is called once every listener is up, with the addresses that were

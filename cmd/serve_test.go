@@ -131,7 +131,7 @@ func push(cfg *config.Config) error {
 	return conn.Close()
 }
 
-// TestAPNsSim: what it prints is a configuration that can be used.
+// TestAPNsSim: apns-sim prints a configuration that works.
 func TestAPNsSim(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "certs")
 	s := start(t, nil, nil, "apns-sim", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--cert-dir", dir)

@@ -268,7 +268,7 @@ func (w crlf) Write(b []byte) (int, error) {
 }
 
 // deviceScreen is the terminal.Display of the command. Statuses come from other
-// goroutines than what is shown.
+// goroutines than the screen.
 type deviceScreen struct {
 	p      *program
 	asJSON bool

@@ -91,7 +91,7 @@ func (p *program) watch(ctx context.Context, c *client, query url.Values, show f
 }
 
 // printStreamEvent writes one line. The columns are wide enough for nearly all
-// that comes, because what comes later cannot be known.
+// events, because the widths of later ones are unknown.
 func (p *program) printStreamEvent(data []byte) error {
 	var e wire.StreamEvent
 	if err := json.Unmarshal(data, &e); err != nil {

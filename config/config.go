@@ -96,7 +96,7 @@ type MQTT struct {
 	MaxConnectionsPerAddress int `key:"max_connections_per_address"`
 	// How long a new connection may take to complete TLS and send its CONNECT.
 	ConnectTimeout time.Duration `key:"connect_timeout"`
-	// How long one write to a client may take before its connection is closed.
+	// How long one write to a client may take. A slower client is disconnected.
 	WriteTimeout time.Duration `key:"write_timeout"`
 }
 
@@ -383,7 +383,7 @@ type WebPush struct {
 	// Host names of the push services that may be asked, with * for any part; empty:
 	// any at a public address.
 	Allow []string `key:"allow"`
-	// Address ranges that may be connected to beside public ones, such as 10.0.0.0/8,
+	// Address ranges that may be connected to in addition to public ones, such as 10.0.0.0/8,
 	// for a distributor of your own.
 	AllowPrivate []string `key:"allow_private"`
 	// Further application server keys.
@@ -424,8 +424,8 @@ type Store struct {
 	Engine string `key:"engine"`
 	// How long a finished notification's timeline is kept.
 	History time.Duration `key:"history"`
-	// New notifications are refused while the disk has less than this free, because
-	// what has been accepted must still be written. 0B turns the guard off.
+	// Notifications are refused while the disk has less than this free, so that the
+	// accepted ones can still be written. 0B turns the check off.
 	MinFree ByteSize `key:"min_free"`
 }
 

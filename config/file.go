@@ -19,8 +19,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxFileSize is far above any configuration: it stops a file named by mistake
-// from being read into memory whole.
+// maxFileSize is far above any configuration. A larger file, named by mistake, is not
+// read into memory.
 const maxFileSize = 1 << 20
 
 // readFile puts a file into viper, less the parts that have a finding.
@@ -107,10 +107,10 @@ func fileLine(path string, text []byte, offset int) string {
 	return fmt.Sprintf("%s:%d", path, 1+bytes.Count(text[:offset], []byte("\n")))
 }
 
-// treeDecoder decodes a file for viper and looks at the tree on its way: viper
-// lower-cases keys, takes dots in them for sections, drops what is null and what
-// does not fit, and keeps no order, so that afterwards nobody could say what was
-// wrong with the file. It is its own registry because it serves one file.
+// treeDecoder decodes a file for viper and checks the tree first. Viper lower-cases
+// keys, splits them at dots, drops null values and values of the wrong type, and keeps no
+// order: after it, nobody can tell the mistakes of the file. treeDecoder is its own
+// registry because it serves one file.
 type treeDecoder struct {
 	loader *loader
 	path   string
@@ -275,9 +275,8 @@ func duplicateKeys(dec *json.Decoder, at string, found func(key string)) error {
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
-// prune reports what is in the tree of a file and not among the keys, or has no
-// value, or is a section where a value must be and the other way round, and takes
-// it out, so that viper sees what is left.
+// prune reports unknown keys, keys without a value, and sections in the place of values
+// or the reverse, and removes them from the tree before viper sees it.
 func (l *loader) prune(tree map[string]any, prefix string) {
 	var keys, sections []string
 	fields := map[string]field{}

@@ -57,8 +57,8 @@ func Load(src Source) (*Config, error) {
 	return c, nil
 }
 
-// loader collects what is wrong instead of stopping at it: whoever mends a
-// configuration wants to do so once.
+// loader collects all findings instead of stopping at the first, so that a configuration
+// can be corrected in one go.
 type loader struct {
 	fields   []field
 	viper    *viper.Viper

@@ -269,8 +269,8 @@ func TestVariablesOfOthersAreLeftAlone(t *testing.T) {
 	}})
 }
 
-// TestFindings is what is said about files, variables and flags before any rule is
-// looked at: each line names its place, what must be there and what is.
+// TestFindings covers the findings about files, variables and flags that come before any
+// rule: each line names its place, the expected and the given value.
 func TestFindings(t *testing.T) {
 	const noUnit = "must be a duration with a unit: write a unit, as in 5s, 10m or 24h"
 	const noSize = "must be a size with a unit: write a unit, as in 512KiB, 1MiB or 100B"
@@ -353,7 +353,7 @@ func TestFindings(t *testing.T) {
 		{flags: []config.Flag{{Key: "mqtt.address", Name: "--mqtt-address", Value: "1883"}}, want: []string{`mqtt.address: must be host:port with a port from 0 to 65535, or "" for none, got 1883 (from --mqtt-address)`}},
 
 		// All at once, and no rule about a value that could not be read: the
-		// fallback window is fine beside whatever ack_window will be.
+		// fallback window is fine whatever ack_window will be.
 		{
 			name: "a.yaml", text: "delivery: {ack_window: 5, fallback_window: 1s, ttl: 900h}\nlog: {level: loud}\nmqtt: {adress: x}\n",
 			environ: []string{"HEARTLINE_MQT_ADDRESS=x", "HEARTLINE_STORE_ENGINE=bolt"},

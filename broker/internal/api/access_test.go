@@ -107,7 +107,7 @@ func TestForeignPagesAreRefused(t *testing.T) {
 				s.wantProblem(r, 403, c.detail)
 			}
 		}
-		// What is mounted beside the API is under the same guard.
+		// The same guard protects the handlers that are mounted next to the API.
 		if r := s.do("GET", "/mqtt", "", header...); (r.StatusCode == 403) != (c.detail != "") {
 			t.Errorf("%+v: /mqtt answers %s", c, r.Status)
 		}

@@ -46,11 +46,11 @@ type Core interface {
 	EraseAccount(ctx context.Context, account string) error
 }
 
-// Options say what an API is made of.
+// Options configure an API.
 type Options struct {
 	Core Core
-	// Bearer finds out who presents a token. nil is auth.mode none: everyone may
-	// call, and the requests of foreign web pages are refused.
+	// Bearer authenticates a token. nil is auth.mode none: everyone may call, except web
+	// pages of other origins.
 	Bearer func(ctx context.Context, token, remote string) (auth.Identity, error)
 	// Password authenticates a device by its MQTT username and password. nil: the mode
 	// of authentication knows no passwords, or Bearer is nil.
@@ -62,13 +62,13 @@ type Options struct {
 	Logger     *slog.Logger
 	// Version is that of the program, in /healthz and in the OpenAPI document.
 	Version string
-	// Ready is asked by /readyz: what was looked at, and an error for as long as
-	// it is not ready. nil: ready.
+	// Ready answers /readyz: the state of each part, and an error until the server is
+	// ready. nil: always ready.
 	Ready func() (map[string]string, error)
-	// Metrics count what goes through the API; nil makes new ones.
+	// Metrics count the requests; nil makes new ones.
 	Metrics *metrics.Metrics
-	// Handlers are served beside the API, by their ServeMux patterns: the MQTT
-	// WebSocket, the web pages. No token is asked of them.
+	// Handlers serve further paths, by their ServeMux patterns: the MQTT WebSocket, the
+	// web pages. They need no token.
 	Handlers map[string]http.Handler
 }
 
@@ -97,7 +97,7 @@ type API struct {
 	timing timing
 }
 
-// timing is what tests shorten.
+// timing holds the timeouts, which tests shorten.
 type timing struct {
 	heartbeat time.Duration // between the comments of an idle stream of events
 	write     time.Duration // how long a client may take to let a write of a stream or a batch through
@@ -105,8 +105,7 @@ type timing struct {
 	read      time.Duration // how long a body may take, and a batch stand still
 }
 
-// maxStreams is how many streams of events there may be at a time: every event of
-// the core is offered to each of them.
+// maxStreams limits the event streams that are open at a time: each gets every event.
 const maxStreams = 256
 
 // New returns an API.
@@ -146,8 +145,8 @@ func New(o Options) *API {
 	return a
 }
 
-// Close ends the streams and the batches that are under way. It does not wait:
-// the http.Server does.
+// Close ends the event streams and the batches. It does not wait for them:
+// http.Server.Shutdown does.
 func (a *API) Close() { a.closingOnce.Do(func() { close(a.closing) }) }
 
 func (a *API) config() huma.Config {
@@ -201,7 +200,7 @@ func (a *API) serveDocument() {
 	})
 }
 
-// operation fills in what the calls have in common.
+// operation adds the tags, errors and security that calls share.
 func (a *API) operation(op huma.Operation) huma.Operation {
 	op.Tags = []string{strings.SplitN(strings.TrimPrefix(op.Path, "/v1/"), "/", 2)[0]}
 	op.Errors = append(op.Errors, http.StatusInternalServerError)
@@ -266,8 +265,8 @@ func schemaOf[T any](a *API) *huma.Schema {
 
 // ServeHTTP implements http.Handler.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	// Anew for each request of a connection; the streams set their own. Not every
-	// writer can.
+	// Set again for each request of a connection; streams set their own. Some writers do
+	// not support deadlines.
 	rc := http.NewResponseController(w)
 	_ = rc.SetWriteDeadline(time.Now().Add(a.timing.answer))
 	if r.Body != http.NoBody { // of a call that does not look at it, too: the server reads over it
@@ -300,8 +299,8 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mux.ServeHTTP(sw, r) // not handler: only this gives the path its values
 }
 
-// serveOther serves what is no call of the API. unmatched is the mux's word for
-// it: a 404 or a 405.
+// serveOther serves a request that matches no call of the API. unmatched is the mux's
+// handler for it, which answers 404 or 405.
 func (a *API) serveOther(w http.ResponseWriter, r *http.Request, unmatched http.Handler) {
 	verdict := &verdictWriter{header: http.Header{}}
 	unmatched.ServeHTTP(verdict, r)
@@ -328,7 +327,7 @@ func (a *API) serveOther(w http.ResponseWriter, r *http.Request, unmatched http.
 	writeProblem(w, newProblem(http.StatusNotFound, codeNotFound, "there is nothing at %s; /openapi.json lists the calls", clip(r.URL.Path)))
 }
 
-// recover keeps a fault in one call from ending the connection without a word.
+// recover answers 500 when a call panics, instead of closing the connection.
 func (a *API) recover(w *statusWriter, r *http.Request) {
 	fault := recover()
 	if fault == nil {
@@ -347,7 +346,7 @@ func (a *API) recover(w *statusWriter, r *http.Request) {
 	writeProblem(w, newProblem(http.StatusInternalServerError, codeInternal, "the server failed at this call; its log says more"))
 }
 
-// statusWriter remembers what was answered.
+// statusWriter records the status of the answer.
 type statusWriter struct {
 	http.ResponseWriter
 	status int

@@ -156,7 +156,7 @@ func (s *service) want(r reply, status int, v any) {
 	}
 }
 
-// wantProblem asserts an error and the beginning of what it says.
+// wantProblem asserts a problem and the beginning of its detail.
 func (s *service) wantProblem(r reply, status int, detail string) {
 	s.Helper()
 	if r.StatusCode != status {

@@ -53,8 +53,8 @@ type batchSlot struct {
 
 // batch reads on one goroutine and writes on another; a third ends the reading where
 // the server closes or the client does not take results. The slots between them keep
-// the order and bound what is under way, so that a client that does not read is
-// not read from either.
+// the order and bound the lines in flight: from a client that does not read its results,
+// the server reads no further lines.
 func (a *API) batch(w http.ResponseWriter, r *http.Request, _ *struct{}) error {
 	if err := takes(r, "application/x-ndjson", "application/ndjson", "application/jsonl", "application/json"); err != nil {
 		return err
@@ -98,8 +98,8 @@ func (a *API) batch(w http.ResponseWriter, r *http.Request, _ *struct{}) error {
 	close(slots)
 	others.Wait()
 	if !ended {
-		// Not a good end, which the client would take for the whole answer; and what is
-		// left of the body must not be read as the next request, nor waited for.
+		// Abort: the client would take a proper end for the complete answer, and the rest
+		// of the body must not be read as the next request.
 		_ = rc.SetReadDeadline(time.Now())
 		panic(http.ErrAbortHandler)
 	}

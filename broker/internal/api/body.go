@@ -60,9 +60,9 @@ func (a *API) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	_ = rc.SetReadDeadline(time.Now().Add(a.timing.read)) // not every writer can
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err == nil {
-		// Or the server, which reads on to learn whether the client is still there,
-		// would take the deadline for its end. It stays where the body has not been
-		// read: what is left of it is read over within it.
+		// The server reads on in the background to notice that the client has gone, and
+		// would take the deadline for that. Where the body was not read, the deadline
+		// stays and bounds the time to skip the rest.
 		_ = rc.SetReadDeadline(time.Time{})
 		return body, nil
 	}
@@ -148,7 +148,7 @@ func (b bodyReader) parse(body []byte, v any) error {
 	return nil
 }
 
-// isObject refuses a body that is no JSON object, and says what it is.
+// isObject refuses a body that is not a JSON object, and names its kind.
 func isObject(body []byte) error {
 	trimmed := bytes.TrimSpace(body)
 	switch {

@@ -62,7 +62,7 @@ func TestDeviceFromPutToDelete(t *testing.T) {
 	if len(list.Devices) != 3 || list.Devices[0].Device != "new-phone" || list.Devices[0].Outstanding != 1 {
 		t.Errorf("%+v", list)
 	}
-	// Another account: the device moves, and what it was to get does not.
+	// PUT under another account moves the device; its notifications do not move.
 	s.want(s.do("PUT", "/v1/accounts/bob/devices/phone", ""), 201, nil)
 	s.wantProblem(s.do("GET", path, ""), 404, `account "alice" has no device "phone"`)
 	s.want(s.do("DELETE", "/v1/accounts/bob/devices/phone", ""), 204, nil)
@@ -114,7 +114,7 @@ func TestDevicePutThatIsBroken(t *testing.T) {
 	if len(list.Devices) != 0 {
 		t.Errorf("registered all the same: %+v", list)
 	}
-	// What is in a path is decoded once.
+	// A path segment is decoded once.
 	var d wire.DeviceView
 	s.want(s.do("PUT", "/v1/accounts/al%20ice/devices/%C3%A9%25", ""), 201, &d)
 	if d.Account != "al ice" || d.Device != "é%" {

@@ -15,8 +15,8 @@ import (
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
-// FuzzNotificationBody: whatever comes, it is taken or refused with a problem that
-// says where; and what is taken here is what an MQTT backend could have sent, too.
+// FuzzNotificationBody: every body is accepted, or refused with a problem that has a
+// location; and MQTT accepts the same bodies.
 func FuzzNotificationBody(f *testing.F) {
 	for _, seed := range []string{
 		"", "{}", "[1]", "null", `{"account":"a","title":"x"}`, `{"account":"a","data":{"deep":[[[1e999]]]},"badge":3}`,

@@ -198,7 +198,7 @@ func (a *API) list(ctx context.Context, in *notificationQuery) (*notificationLis
 	return out, nil
 }
 
-// A cursor is opaque to callers: what is in it may change.
+// Cursors are opaque to callers: their content may change.
 
 func seqCursor(s delivery.Seq) string {
 	if s == 0 {

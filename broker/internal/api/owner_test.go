@@ -130,8 +130,7 @@ func TestDisconnect(t *testing.T) {
 	}
 }
 
-// TestErase: what is erased cannot be read any more, and nothing else is touched. The
-// account's name needs percent-encoding.
+// TestErase: erased content cannot be read any more; other content can. The account's name needs percent-encoding.
 func TestErase(t *testing.T) {
 	var c connections
 	s := serve(t, func(o *api.Options, _ *delivery.Options) { o.EndSession = c.end("session", true) })

@@ -263,8 +263,8 @@ func readable(_ huma.Context, _ string, v any) (any, error) {
 	return p, nil
 }
 
-// inPlainWords replaces the words of JSON schema in a fault, and adds what was found
-// where that is short enough to help. A pattern is named by its field's description.
+// inPlainWords replaces the words of JSON schema in a fault, and adds the value if it is
+// short enough to help. A pattern is named by its field's description.
 func inPlainWords(f *fault) {
 	msg := f.Message
 	switch {
