@@ -478,6 +478,7 @@ func (l *lane) settleLocked(q *queue, it *item, res *delivery.PushResult, err er
 		// Cut off by Close, no fault of the server.
 		res.Outcome, res.RetryAfter, res.Detail, res.Err = delivery.PushRetry, l.limits.RetryInitial, ErrClosed.Error(), ErrClosed
 	default:
+		it.failures++
 		l.failLocked(now, started, res.Detail, pe.RetryAfter, probe)
 		l.retryLocked(q, it, res, now, min(pe.RetryAfter, maxRetryAfter))
 	}

@@ -15,6 +15,7 @@ type item struct {
 	push       delivery.Push
 	to         *delivery.Registration // push.Registration completed; nil: it is complete
 	done       func(delivery.PushResult)
+	failures   int // that were its own: not the registration's, the app's or the configuration's
 	prev, next *item
 }
 
@@ -55,7 +56,7 @@ type awayPush struct {
 	class    int
 	collapse string
 	until    time.Time // forgotten then: the core no longer wants the push
-	holds    bool      // later pushes of the class wait for it
+	failures int       // below holdAttempts, later pushes of the class wait for it
 	passed   bool      // a newer one of its collapse key has been sent
 }
 
@@ -92,7 +93,7 @@ func (q *queue) turn(now time.Time) (class int, wake time.Time) {
 		return classes, wake
 	}
 	for c := range q.class {
-		if q.class[c].head != nil && !slices.ContainsFunc(q.away, func(a awayPush) bool { return a.holds && a.class == c }) {
+		if q.class[c].head != nil && !slices.ContainsFunc(q.away, func(a awayPush) bool { return a.failures < holdAttempts && a.class == c }) {
 			return c, time.Time{}
 		}
 	}
@@ -103,9 +104,10 @@ func (q *queue) turn(now time.Time) (class int, wake time.Time) {
 // holdAttempts times goes behind those that wait. Of one collapse key only the newest
 // push stays: insert returns those that it has replaced, which may be it itself.
 func (q *queue) insert(it *item) (replaced []*item) {
-	seq, collapse, late := it.push.Seq, it.push.CollapseKey, it.push.Attempt > holdAttempts
+	seq, collapse := it.push.Seq, it.push.CollapseKey
 	if i := slices.IndexFunc(q.away, func(a awayPush) bool { return a.seq == seq }); i >= 0 {
 		passed := q.away[i].passed
+		it.failures = q.away[i].failures
 		q.away = slices.Delete(q.away, i, i+1)
 		if passed {
 			return []*item{it}
@@ -128,7 +130,7 @@ func (q *queue) insert(it *item) (replaced []*item) {
 	}
 	l := &q.class[classOf(&it.push)]
 	after := l.tail
-	for !late && after != nil && after.push.Seq > seq && after.push.Attempt <= holdAttempts {
+	for it.failures < holdAttempts && after != nil && after.push.Seq > seq && after.failures < holdAttempts {
 		after = after.prev
 	}
 	l.insertAfter(after, it)
@@ -152,7 +154,7 @@ func (q *queue) sending(it *item) {
 func (q *queue) handedBack(it *item, now time.Time, wait time.Duration) {
 	q.away = append(q.away, awayPush{
 		seq: it.push.Seq, class: classOf(&it.push), collapse: it.push.CollapseKey,
-		until: now.Add(wait + awayGrace), holds: it.push.Attempt < holdAttempts,
+		until: now.Add(wait + awayGrace), failures: it.failures,
 	})
 }
 
