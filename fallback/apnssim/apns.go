@@ -2,11 +2,13 @@ package apnssim
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"math/big"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -125,8 +127,98 @@ func (s *Server) check(r *request, rec *Received) reply {
 	if b := bytes.TrimSpace(r.body); len(b) == 0 || b[0] != '{' || !json.Valid(b) {
 		return refuse(400, "PayloadEmpty")
 	}
+	if !fits(rec.PushType, rec.Topic) {
+		return refuse(400, "BadTopic")
+	}
+	if !carries(rec.PushType, r.body) {
+		return refuse(400, "InvalidPushType")
+	}
 	rec.Payload = json.RawMessage(r.body)
+	if s.tooMany(rec.Token) {
+		return refuse(429, "TooManyRequests")
+	}
 	return reply{status: 200}
+}
+
+// suffixes end the topic of a push type; a topic without one is for the types that are
+// not here.
+// https://developer.apple.com/documentation/usernotifications/sending-notification-requests-to-apns
+var suffixes = map[string]string{
+	"location": ".location-query", "voip": ".voip", "complication": ".complication",
+	"fileprovider": ".pushkit.fileprovider", "liveactivity": ".push-type.liveactivity",
+	"pushtotalk": ".voip-ptt", "widgets": ".push-type.widgets", "controls": ".push-type.controls",
+}
+
+// fits reports whether a topic is one for the push type.
+func fits(pushType, topic string) bool {
+	if suffix := suffixes[pushType]; suffix != "" {
+		return strings.HasSuffix(topic, suffix)
+	}
+	if pushType == "" || pushType == "mdm" {
+		return true
+	}
+	for _, suffix := range suffixes {
+		if strings.HasSuffix(topic, suffix) {
+			return false
+		}
+	}
+	return true
+}
+
+// carries reports whether a payload is one for the push type: "The value of this header
+// must accurately reflect the contents of your notification's payload."
+func carries(pushType string, body []byte) bool {
+	var p struct {
+		APS map[string]json.RawMessage `json:"aps"`
+	}
+	if json.Unmarshal(body, &p) != nil {
+		return false // aps is not an object
+	}
+	shows := false
+	for _, key := range []string{"alert", "badge", "sound"} {
+		shows = shows || p.APS[key] != nil
+	}
+	switch pushType {
+	case "alert":
+		return shows
+	case "background":
+		return !shows && string(p.APS["content-available"]) == "1"
+	case "liveactivity":
+		return p.APS["event"] != nil && p.APS["timestamp"] != nil
+	}
+	return true
+}
+
+// window counts the requests for a device token.
+type window struct {
+	began time.Time
+	n     int
+}
+
+// tooMany counts a request for a device token against the limit.
+func (s *Server) tooMany(token string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.opts.TokenLimit <= 0 {
+		return false
+	}
+	if s.taken == nil {
+		s.taken = map[string]window{}
+	}
+	w, now := s.taken[token], s.opts.Now()
+	if now.Sub(w.began) >= s.opts.TokenWindow {
+		w = window{began: now}
+	}
+	w.n++
+	s.taken[token] = w
+	return w.n > s.opts.TokenLimit
+}
+
+// LimitToken changes Options.TokenLimit and TokenWindow.
+func (s *Server) LimitToken(requests int, per time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opts.TokenLimit, s.opts.TokenWindow = requests, cmp.Or(per, time.Second)
 }
 
 // authState is what is known of provider tokens.
@@ -287,8 +379,12 @@ func (s *Server) handle(r *request) {
 			r.conn.answer(r.stream, rep)
 		}
 	}
-	if script.Delay > 0 {
-		r.conn.later(script.Delay, send)
+	delay := script.Delay
+	if s.opts.Reorder > 0 {
+		delay += rand.N(s.opts.Reorder)
+	}
+	if delay > 0 {
+		r.conn.later(delay, send)
 		return
 	}
 	send()

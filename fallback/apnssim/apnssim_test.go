@@ -142,7 +142,7 @@ func path(s string) func(*http.Request) {
 }
 
 func TestChecks(t *testing.T) {
-	s := start(t, Options{Topics: []string{"com.example.app"}})
+	s := start(t, Options{Topics: []string{"com.example.app", "com.example.app.voip"}})
 	k := s.Key()
 	other, err := NewKey("OTHER", "TEAM")
 	if err != nil {
@@ -162,6 +162,7 @@ func TestChecks(t *testing.T) {
 			q.Header.Set("apns-priority", "5")
 			q.Header.Set("apns-expiration", "0")
 			q.Header.Set("apns-push-type", "background")
+			body(`{"aps":{"content-available":1}}`)(q)
 		}, "200 "},
 		"method":      {func(q *http.Request) { q.Method = "PUT" }, "405 MethodNotAllowed"},
 		"path":        {path("/3/devices/00aa"), "404 BadPath"},
@@ -200,6 +201,7 @@ func TestChecks(t *testing.T) {
 		"huge":       {body(strings.Repeat("y", 200_000)), "413 PayloadTooLarge"},
 		"voip": {func(q *http.Request) {
 			q.Header.Set("apns-push-type", "voip")
+			q.Header.Set("apns-topic", "com.example.app.voip")
 			body(`{"x":"` + strings.Repeat("y", 5000) + `"}`)(q)
 		}, "200 "},
 	} {

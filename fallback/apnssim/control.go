@@ -9,10 +9,13 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/heartline-mqtt/heartline/internal/simkit"
 )
 
 // Control is the control API as a handler, also for a server of one's own. JSON
-// in and out; an error is {"error": "…"}.
+// in and out; an error is {"error": "…"}. It refuses what a web page of another site
+// can send.
 //
 //	GET    /                  Info: the endpoint, key ID and team ID
 //	GET    /ca.pem            the CA of the endpoint's certificate
@@ -27,6 +30,8 @@ import (
 //	                          [Received] once there are n; 408 if there are not in time
 //	POST   /streams           {"max": n}: limits concurrent streams
 //	POST   /topics            {"topics": [...]}: those that may be pushed to; none: any
+//	POST   /limit             {"requests": n, "per": "1s"}: of a device token, then 429; 0: none
+//	POST   /device            {"token": "…", "off": true}: the phone is off, or on again
 //	POST   /goaway            GOAWAY on every connection
 //	POST   /silence           every open connection goes dead without a word
 //	POST   /disconnect        every open connection is cut
@@ -80,11 +85,44 @@ func (s *Server) Control() http.Handler {
 		s.SetTopics(v.Topics...)
 		w.WriteHeader(http.StatusNoContent)
 	})
+	mux.HandleFunc("POST /limit", func(w http.ResponseWriter, r *http.Request) {
+		var v struct {
+			Requests int    `json:"requests"`
+			Per      string `json:"per"`
+		}
+		err := readJSON(r, &v)
+		per := time.Second
+		if err == nil && v.Per != "" {
+			per, err = time.ParseDuration(v.Per)
+		}
+		if err != nil {
+			writeError(w, http.StatusBadRequest, err)
+			return
+		}
+		s.LimitToken(v.Requests, per)
+		w.WriteHeader(http.StatusNoContent)
+	})
+	mux.HandleFunc("POST /device", func(w http.ResponseWriter, r *http.Request) {
+		var v struct {
+			Token string `json:"token"`
+			Off   bool   `json:"off"`
+		}
+		err := readJSON(r, &v)
+		if err == nil && v.Token == "" {
+			err = errors.New("token: must be given")
+		}
+		if err != nil {
+			writeError(w, http.StatusBadRequest, err)
+			return
+		}
+		s.SwitchDevice(v.Token, !v.Off)
+		w.WriteHeader(http.StatusNoContent)
+	})
 	mux.HandleFunc("POST /goaway", s.do(s.GoAway))
 	mux.HandleFunc("POST /silence", s.do(s.Silence))
 	mux.HandleFunc("POST /disconnect", s.do(s.Disconnect))
 	mux.HandleFunc("POST /expire", s.do(s.ExpireProviderTokens))
-	return mux
+	return simkit.Guard(mux)
 }
 
 // Info is what GET / of the control API tells.

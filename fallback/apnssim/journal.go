@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -41,7 +42,8 @@ type journal struct {
 	list    []*Received
 	total   int
 	byToken map[string]int
-	shown   map[string]*screen // by token
+	shown   map[string]*screen   // by token
+	kept    map[string]*Received // by token, for phones that are off; nil value: nothing is kept
 	changed chan struct{}
 	waiting int
 	closed  bool
@@ -57,6 +59,9 @@ func (j *journal) clear() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.list, j.total, j.byToken, j.shown = nil, 0, map[string]int{}, map[string]*screen{}
+	for token := range j.kept {
+		j.kept[token] = nil
+	}
 }
 
 func (j *journal) add(r *Received) {
@@ -89,6 +94,41 @@ type screen struct {
 func (j *journal) show(r *Received) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if _, off := j.kept[r.Token]; off {
+		// "APNs stores only one notification per app for a device that is offline"; one
+		// without an expiration is not stored.
+		if r.Expiration != "0" {
+			j.kept[r.Token] = r
+		}
+		return
+	}
+	j.showLocked(r)
+}
+
+// switchDevice turns a phone off, or on: it then shows the notification kept for it.
+func (j *journal) switchDevice(token string, on bool, now time.Time) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	kept, off := j.kept[token]
+	switch {
+	case !on && !off:
+		if j.kept == nil {
+			j.kept = map[string]*Received{}
+		}
+		j.kept[token] = nil
+	case on && off:
+		delete(j.kept, token)
+		if kept == nil {
+			return
+		}
+		if at, err := strconv.ParseInt(kept.Expiration, 10, 64); err == nil && !now.Before(time.Unix(at, 0)) {
+			return // expired meanwhile
+		}
+		j.showLocked(kept)
+	}
+}
+
+func (j *journal) showLocked(r *Received) {
 	s := j.shown[r.Token]
 	if s == nil {
 		s = &screen{byCollapse: map[string]*list.Element{}}
@@ -183,6 +223,13 @@ func (s *Server) Shown(token string) []Received {
 		}
 	}
 	return out
+}
+
+// SwitchDevice turns the phone with this token off or on; all are on at first. For one
+// that is off, only the last notification is kept, as Apple does it, and shown when it
+// is on again.
+func (s *Server) SwitchDevice(token string, on bool) {
+	s.journal.switchDevice(strings.ToLower(token), on, s.opts.Now())
 }
 
 // Wait returns when n requests have come since the start or the last Clear, with

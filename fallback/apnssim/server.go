@@ -45,6 +45,14 @@ type Options struct {
 	// NoFirstStream grants all streams from the start.
 	NoFirstStream bool
 
+	// TokenLimit requests for one device token are taken in TokenWindow (1 s), further
+	// ones are answered 429 TooManyRequests; 0: any number.
+	TokenLimit  int
+	TokenWindow time.Duration
+	// Reorder delays each request by a random time up to this. Apple promises no order
+	// between streams: of requests that are under way together any may be first.
+	Reorder time.Duration
+
 	// MaxReceived is how many requests are kept for Received; 100,000. The oldest
 	// go first.
 	MaxReceived int
@@ -110,6 +118,7 @@ type Server struct {
 	topics  []string
 	auth    authState
 	scripts []*Script
+	taken   map[string]window // by device token, with TokenLimit
 	journal journal
 }
 
@@ -123,6 +132,7 @@ func Start(opts Options) (*Server, error) {
 	opts.Address = cmp.Or(opts.Address, "127.0.0.1:0")
 	opts.ControlAddress = cmp.Or(opts.ControlAddress, "127.0.0.1:0")
 	opts.MaxConcurrentStreams = cmp.Or(opts.MaxConcurrentStreams, 1000)
+	opts.TokenWindow = cmp.Or(opts.TokenWindow, time.Second)
 	opts.MaxReceived = cmp.Or(opts.MaxReceived, 100_000)
 	if opts.Now == nil {
 		opts.Now = time.Now
