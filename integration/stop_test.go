@@ -2,13 +2,16 @@ package integration
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"github.com/heartline-mqtt/heartline/fallback/apnssim"
 	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
 	"github.com/heartline-mqtt/heartline/wire"
 )
@@ -104,5 +107,44 @@ func TestStopUnderLoad(t *testing.T) {
 	quit := device(s, "alice", "alice-phone", c.add)
 	defer quit()
 	c.wait(t)
+	s.stop()
+}
+
+// TestStopWhilePushesHang: SIGTERM while Apple's server answers nothing ends the
+// program within the 5 s that docs/operating.md promises, with exit code 0, and the
+// pushes are asked for again at the next start.
+func TestStopWhilePushesHang(t *testing.T) {
+	sim, env := apple(t)
+	sim.Script(apnssim.Script{Action: apnssim.ActionHang, Times: 20})
+	s := serve(t, append(env, "HEARTLINE_FALLBACK_APNS_TIMEOUT=1m")...)
+	for i := range 20 {
+		device := fmt.Sprintf("phone-%02d", i)
+		s.register(device, device, deviceToken(i+1))
+		s.notify(`{"account":"` + device + `","title":"hangs"}`)
+	}
+	await(t, "pushes that hang", func() bool {
+		var list wire.NotificationList
+		s.must(http.MethodGet, "/v1/notifications?state=pushing", "", &list)
+		left := sim.Scripts() // Apple's server lets one request through before it knows the provider token
+		return len(list.Notifications) == 20 && (len(left) == 0 || left[0].Times < 20)
+	})
+	began := time.Now()
+	s.signal(t, syscall.SIGTERM)
+	code := s.wait(t)
+	took := time.Since(began)
+	t.Logf("ended after %s with exit code %d", took.Round(time.Millisecond), code)
+	if code != 0 {
+		t.Errorf("exit code %d:\n%s", code, s.stderr)
+	}
+	if limit := 6 * time.Second; took > limit && raceFlag == "" {
+		t.Errorf("ended after %s, want at most %s", took, limit)
+	}
+	sim.ClearScripts()
+	s.start()
+	await(t, "the pushes after the start", func() bool {
+		var list wire.NotificationList
+		s.must(http.MethodGet, "/v1/notifications?state=pushed", "", &list)
+		return len(list.Notifications) == 20
+	})
 	s.stop()
 }

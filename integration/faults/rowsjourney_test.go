@@ -197,7 +197,7 @@ func repeated(w *World, size int, full bool) error {
 		if err := w.Restart(); err != nil {
 			return err
 		}
-		for range 20 {
+		for range fleet(full, 40) {
 			if err := w.again(all[rand.IntN(len(all))]); err != nil {
 				return err
 			}
