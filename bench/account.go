@@ -11,7 +11,7 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// account is what was sent, to whom, and what became of it.
+// account records each message sent, its receiver and its fate.
 type account struct {
 	run    uint32
 	start  time.Time // what times are counted from
@@ -19,7 +19,7 @@ type account struct {
 	kept   []bool    // by device: what is accepted for it may stay with the broker
 	lanes  []*lane
 	shards []shard
-	// closeLoop has a lane told of each delivery.
+	// closeLoop notifies a lane of each delivery.
 	closeLoop bool
 	// from and to are the times, in ns since start, between which a message has to be
 	// due for its latency to count.
@@ -157,7 +157,7 @@ func marked(bits *[chunkSize / 64]atomic.Uint64, seq uint64) bool {
 	return bits[seq%chunkSize/64].Load()&(1<<(seq%64)) != 0
 }
 
-// signal wakes the lane's sender, which looks for itself at what is new.
+// signal wakes the lane's sender, which finds the new messages itself.
 func (l *lane) signal() {
 	select {
 	case l.wake <- struct{}{}:
@@ -217,7 +217,7 @@ type inbox struct {
 	order  []uint64 // of each lane, the number of its latest message here, plus one
 }
 
-// arrived is told of every copy that a device has read.
+// arrived is called with every copy that a device has read.
 func (a *account) arrived(in *inbox, payload []byte, at int64) {
 	s := &a.shards[in.device%len(a.shards)]
 	m, ok := findStamp(payload)

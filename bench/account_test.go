@@ -156,7 +156,7 @@ func TestCoordinatedOmission(t *testing.T) {
 	}
 }
 
-// TestWarmupDoesNotCount: only what is due in the measured time does.
+// TestWarmupDoesNotCount: only messages due in the measured time count.
 func TestWarmupDoesNotCount(t *testing.T) {
 	r := newRig(1, 1)
 	r.send(0, 3)
@@ -202,7 +202,7 @@ func TestPaceOfLanes(t *testing.T) {
 	}
 }
 
-// TestNothingAllocatedForAMessage: the generator is not to be what is measured.
+// TestNothingAllocatedForAMessage: the generator must not dominate the measurement.
 func TestNothingAllocatedForAMessage(t *testing.T) {
 	r := &run{o: &Options{Payload: 256, Mode: ModeNotifications, Version: version5}, account: newAccount(1, 1, 1, false)}
 	d := &device{link: link{r: r, id: "phone"}, target: "heartline/accounts/phone/notifications"}

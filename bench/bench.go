@@ -71,7 +71,7 @@ type Options struct {
 
 	Dialers   int // connections that are made at a time, but for storms
 	ServerPID int // of a broker on this machine; 0: it is not watched
-	// Progress is told, for people, of what goes on.
+	// Progress gets lines for people about the run.
 	Progress func(format string, args ...any)
 }
 
@@ -415,7 +415,7 @@ func (r *run) serverUsage() usage {
 	return u
 }
 
-// moment is what has been counted and used up to a time.
+// moment holds the counts and the resources used up to a time.
 type moment struct {
 	at          int64
 	counts      counts
@@ -429,7 +429,7 @@ func (r *run) moment() moment {
 	return m
 }
 
-// load sends, and waits until what was sent has arrived.
+// load sends, and waits until every message has arrived.
 func (r *run) load(ctx context.Context, res *Result, online []*device) error {
 	var connecting sync.WaitGroup
 	errs := make([]error, len(r.senders))

@@ -198,7 +198,7 @@ func TestMochi(t *testing.T) {
 	}
 }
 
-// TestTLSAndSecrets: over TLS, to a broker and an API that ask who is there.
+// TestTLSAndSecrets: over TLS, to a broker and an API that authenticate.
 func TestTLSAndSecrets(t *testing.T) {
 	address, api := serveHeartline(t)
 	proxy := httputil.NewSingleHostReverseProxy(api)

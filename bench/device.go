@@ -229,7 +229,7 @@ func (d *device) reconnect(ctx context.Context) (storms int64, ok bool) {
 }
 
 // read reads until the connection ends, or the SUBACK has come where that is asked
-// for. What came in one read is acknowledged in one write.
+// for. All packets of one read are acknowledged in one write.
 func (d *device) read(untilSuback bool) error {
 	for {
 		at := d.r.account.now()

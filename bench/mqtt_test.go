@@ -135,7 +135,7 @@ func TestPacketsThatAreNone(t *testing.T) {
 	}
 }
 
-// FuzzSplit: what comes is split the same however it is cut, and never past its end.
+// FuzzSplit: packets are split the same however the stream is cut, and never past its end.
 func FuzzSplit(f *testing.F) {
 	f.Add(append(appendPuback(nil, 5), appendPublishHead(nil, version5, 1, "a", 0)...), 3)
 	f.Add([]byte{0x30, 0xff, 0xff}, 1)

@@ -54,7 +54,7 @@ func (d *device) disconnect() {
 	}
 }
 
-// speak ends the silence: what was kept back is acknowledged, late.
+// speak ends the silence: the held acks are sent, late.
 func (d *device) speak() error {
 	d.mu.Lock()
 	kept := d.kept

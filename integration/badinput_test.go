@@ -195,7 +195,7 @@ func TestBadDataDirectory(t *testing.T) {
 	s.stop()
 }
 
-// contents is tree without directories, whose size is not that of what is in them.
+// contents is tree without directories: the size of one says nothing of its content.
 func contents(t *testing.T, dir string) []string {
 	t.Helper()
 	return slices.DeleteFunc(tree(t, dir), func(line string) bool {

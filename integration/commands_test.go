@@ -14,7 +14,7 @@ import (
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
-// TestConfigPrint: what is printed loads again, and prints the same; the defaults
+// TestConfigPrint: the printed configuration loads again, and prints the same; the defaults
 // are the example file.
 func TestConfigPrint(t *testing.T) {
 	dir := t.TempDir()

@@ -12,7 +12,7 @@ import (
 
 const module = "github.com/heartline-mqtt/heartline"
 
-// arrows are the layout, a line a package: what it may import of ours. A line with
+// arrows are the layout, a line a package: the packages of ours that it may import. A line with
 // /... speaks for everything below it that has no line of its own. They point down
 // only; a package that is not here is to be given its place first.
 func arrows() [][]string {
@@ -216,7 +216,7 @@ func TestLayoutHasNoSpareArrow(t *testing.T) {
 	}
 }
 
-// TestRulesWork: the rules find what they are there to find.
+// TestRulesWork: the rules find the faults they are for.
 func TestRulesWork(t *testing.T) {
 	for _, tt := range []struct {
 		pattern, pkg string

@@ -177,7 +177,7 @@ func (l *live) wipe(id string) error {
 	return c.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Disconnect}})
 }
 
-// quiet waits until the server has no goroutine left from what was.
+// quiet waits until the server has no goroutine left from earlier clients.
 func (l *live) quiet(t *testing.T) {
 	t.Helper()
 	for deadline := time.Now().Add(serviceTime); runtime.NumGoroutine() > l.goroutines; time.Sleep(time.Millisecond) {
@@ -269,7 +269,7 @@ func stacks() string {
 }
 
 // What the two clients do: an operation is a byte with the number of the client in
-// its lowest bit, and what it asks for behind it. Input that has ended is zeros.
+// its lowest bit, and the operands follow it. Input that has ended is zeros.
 const (
 	opConnect = iota
 	opSubscribe
@@ -529,7 +529,7 @@ func (c *liveClient) connect(in *tape) error {
 	return c.send(frame(0x10, text(name), []byte{version, flags}, keepalive, properties, text(id), will, username))
 }
 
-// read takes what comes until the end, or until it is told to.
+// read takes packets until the end, or until it is told to.
 func (c *liveClient) read(conn net.Conn, version byte, ended, pong, deaf chan struct{}) {
 	defer close(ended)
 	in := rawmqtt.New(conn, version)
@@ -555,7 +555,7 @@ func (c *liveClient) read(conn net.Conn, version byte, ended, pong, deaf chan st
 	}
 }
 
-// send writes a packet, or what is to become of it. A server that has closed the
+// send writes a packet, or a damaged one. A server that has closed the
 // connection may have done so; one that does not read has not.
 func (c *liveClient) send(b []byte) error {
 	if len(b) == 0 || c.conn == nil {

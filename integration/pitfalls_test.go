@@ -685,7 +685,7 @@ func cleanTakeover(v *victim) string {
 		c.Close() // and it is back at once
 		c = v.connect(4, o)
 		v.subscribe(c, 1, "n/#")
-		// What is in its way is there for a moment.
+		// Whatever stands in its way is gone in a moment.
 		for range 3 {
 			_ = c.Ping()
 			if _, err := c.Read(v.wait); err != nil {

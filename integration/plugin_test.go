@@ -21,7 +21,7 @@ import (
 )
 
 // TestPlugin: Heartline on someone's own mochi server, with its listener and its
-// hooks, and ordinary MQTT beside it. Nothing is left when both are closed, and the
+// hooks, and ordinary MQTT. Nothing is left when both are closed, and the
 // server goes on without Heartline.
 func TestPlugin(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())

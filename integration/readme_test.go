@@ -28,7 +28,7 @@ type step struct {
 
 var keys = regexp.MustCompile("(?:(Ctrl-[CZ])|`(fg)`) in the (\\w+)'s terminal")
 
-// steps reads the README. A block of sh is run; one of text or json is what is seen
+// steps reads the README. A block of sh is run; one of text or json is the expected output
 // then. The word terminal= after the language, which no renderer shows, says in
 // whose terminal; prose says which keys are pressed there.
 func steps(t *testing.T, readme string) []step {
@@ -85,7 +85,7 @@ type terminal struct {
 	seen int // lines of its output
 }
 
-// TestReadme runs every command of the README in order and compares what it shows.
+// TestReadme runs every command of the README in order and compares the output.
 // What differs is the ports, because the usual ones may be taken, and where the
 // source comes from: a clone of this tree.
 func TestReadme(t *testing.T) {
@@ -107,7 +107,7 @@ func TestReadme(t *testing.T) {
 	home := t.TempDir()
 	r.env = append(environ(t), "HOME="+home, "GIT_TERMINAL_PROMPT=0", "GIT_CONFIG_NOSYSTEM=1",
 		"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=url."+upstream(t)+".insteadOf", "GIT_CONFIG_VALUE_0=https://github.com/heartline-mqtt/heartline")
-	// What is downloaded and compiled already need not be again.
+	// Modules and objects that are there already are used.
 	for _, name := range []string{"GOCACHE", "GOMODCACHE", "GOPROXY", "GOSUMDB", "GOTOOLCHAIN"} {
 		out, err := exec.Command("go", "env", name).Output()
 		if err != nil {
@@ -215,7 +215,7 @@ func (r *reader) run(s step) {
 	r.dir, r.last, r.output = strings.TrimSpace(string(dir)), s, out.String()
 }
 
-// open runs a block in a terminal of its own, and goes on when what it started can
+// open runs a block in a terminal of its own, and goes on when the started program can
 // be used: a reader types more slowly than that.
 func (r *reader) open(s step) {
 	r.t.Helper()
@@ -292,7 +292,7 @@ func (r *reader) press(s step) {
 	}
 }
 
-// see compares what is shown. What was only looked at is looked at again for a
+// see compares the output. A command that only looks is run again for a
 // while, as a reader would: the ack may be under way.
 func (r *reader) see(s step) {
 	r.t.Helper()
@@ -319,7 +319,7 @@ var (
 	blanks  = regexp.MustCompile(` +`)
 )
 
-// normal takes out of a text what is different each time.
+// normal takes times and ports out of a text.
 func normal(text string) string {
 	text = spans.ReplaceAllString(moments.ReplaceAllString(text, "TIME"), "SPAN")
 	return strings.TrimSpace(blanks.ReplaceAllString(strings.ReplaceAll(text, " \n", "\n"), " "))

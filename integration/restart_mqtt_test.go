@@ -39,7 +39,7 @@ func (s *server) stateWritten() {
 	}
 }
 
-// TestOrdinaryMQTTSurvives: retained messages, sessions and what is queued for them
+// TestOrdinaryMQTTSurvives: retained messages, sessions and the messages queued for them
 // are there after SIGTERM and after kill -9, in their order, and the identifiers of
 // old and new packets do not collide.
 func TestOrdinaryMQTTSurvives(t *testing.T) {

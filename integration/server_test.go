@@ -24,7 +24,7 @@ import (
 )
 
 // patience is how long anything may take that should happen soon: two slow cores,
-// the race detector, and other tests beside it.
+// the race detector, and other tests running.
 const patience = 30 * time.Second
 
 // lines collects what a process writes, and tells whoever waits for a line.
@@ -110,7 +110,7 @@ func (l *lines) String() string {
 	return strings.Join(l.all, "\n")
 }
 
-// process is a program that runs beside the test.
+// process is a program that the test has started.
 type process struct {
 	cmd    *exec.Cmd
 	stdout *lines
@@ -303,7 +303,7 @@ func call(base, method, path, body string) (int, []byte, error) {
 	return resp.StatusCode, b, err
 }
 
-// must is call for what has to work: any status below 300.
+// must is call for requests that have to work: any status below 300.
 func (s *server) must(method, path, body string, out any) {
 	s.t.Helper()
 	status, b := s.call(method, path, body)

@@ -93,7 +93,7 @@ func TestStop(t *testing.T) {
 	s.stop()
 }
 
-// TestStopUnderLoad: what was answered for before the end is there after it.
+// TestStopUnderLoad: every notification that was answered for before the end is there after it.
 func TestStopUnderLoad(t *testing.T) {
 	s := serve(t, "HEARTLINE_DELIVERY_MAX_OUTSTANDING_PER_DEVICE=1000000")
 	s.register("alice", "alice-phone", "")

@@ -354,7 +354,7 @@ func contract(t *testing.T, connect func(s *server) other) {
 }
 
 // TestMosquittoAsDevice: a device that never says anything of its app gets the
-// message on the ack alone; MQTT 5 carries what the contract names beside the
+// message on the ack alone; MQTT 5 carries the properties that the contract names in addition to the
 // payload.
 func TestMosquittoAsDevice(t *testing.T) {
 	for _, version := range []string{"mqttv311", "mqttv5"} {

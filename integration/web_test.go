@@ -334,7 +334,7 @@ func accessible(t *testing.T, d *webDevice) {
 	d.screenshot("focus")
 }
 
-// TestWebTerminalIsOff: who has not asked for the page does not serve it.
+// TestWebTerminalIsOff: a server that is not configured for the page does not serve it.
 func TestWebTerminalIsOff(t *testing.T) {
 	s := serve(t)
 	if status, _ := s.call(http.MethodGet, "/terminal/", ""); status != http.StatusNotFound {

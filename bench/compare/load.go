@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// result is what is read of the answer of `heartline bench --json`.
+// result holds the fields read from the answer of `heartline bench --json`.
 type result struct {
 	Throughput float64 `json:"delivered_per_s"`
 	Accepted   float64 `json:"accepted_per_s"`

@@ -1,4 +1,4 @@
-// Command compare measures Heartline beside other brokers: plain mochi, mochi with
+// Command compare measures Heartline and other brokers: plain mochi, mochi with
 // its storage hooks, and Mosquitto. All run in turn in one run, each measurement with
 // a server and a data directory of its own; `heartline bench` makes the load.
 //

@@ -63,7 +63,7 @@ func (t *table) String() string {
 	return b.String()
 }
 
-// aim is a row of what is aimed at.
+// aim is a row of the table of aims.
 type aim struct{ what, bar, aim, reached string }
 
 func ms(v float64) string { return fmt.Sprintf("%.2f ms", v) }
@@ -89,7 +89,7 @@ func (r *report) section(name, text string, t table, aims []aim) error {
 	return r.write(name, fmt.Sprintf("%s\n%s\n", b.String(), r.machine))
 }
 
-// write replaces what is between a section's markers.
+// write replaces the text between a section's markers.
 func (r *report) write(name, text string) error {
 	page, err := os.ReadFile(r.page)
 	if err != nil {
@@ -105,7 +105,7 @@ func (r *report) write(name, text string) error {
 	return os.WriteFile(r.page, bytes.Join([][]byte{page[:i], []byte(text), page[j:]}, nil), 0o644) //nolint:gosec // the page that was named on the command line
 }
 
-// machine describes what was measured on.
+// machine describes the machine of the measurement.
 func machine() string {
 	read := func(file, key string) string {
 		b, _ := os.ReadFile(file) // what is not told is left out

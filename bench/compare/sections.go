@@ -266,7 +266,7 @@ func get(ctx context.Context, address string, into any) error {
 	return json.NewDecoder(resp.Body).Decode(into)
 }
 
-// outstanding is the throughput beside a million deliveries for others.
+// outstanding is the throughput with a million deliveries for others in the store.
 func (p *program) outstanding(ctx context.Context) error {
 	t := table{head: []string{"broker", "none outstanding", fmt.Sprintf("%d outstanding", p.backlog), "ratio", "CPU ratio", "faults"}}
 	var aims []aim
@@ -318,7 +318,7 @@ func (p *program) sideBySide(ctx context.Context, c contestant) (without, with [
 	return without, with, nil
 }
 
-// batch is NDJSON over HTTP beside MQTT, each with the same number under way.
+// batch compares NDJSON over HTTP with MQTT, each with the same number under way.
 func (p *program) batch(ctx context.Context) error {
 	t := table{head: []string{"ingress", "in flight", "notifications/s", "÷ MQTT", "CPU ÷ MQTT", "p50", "p99", "faults"}}
 	var aims []aim

@@ -1,5 +1,5 @@
 // Command storm measures a fallback storm: notifications for offline devices, made
-// durable and pushed by Heartline, beside a bare apns2 loop of the same concurrency
+// durable and pushed by Heartline, and by a bare apns2 loop of the same concurrency
 // that pushes to the same simulator, in turn in one run; and what the storm does to
 // the acks of devices that are online. The simulator and the devices are processes
 // of their own, as they would be: see peers.go.
@@ -205,7 +205,7 @@ func (r *rig) storm(n int) error {
 	}
 }
 
-// loop is what somebody writes who has apns2 and no broker.
+// loop is a program as written with apns2 and no broker.
 func (r *rig) loop(n int) error {
 	work, failed := make(chan int), make(chan error, concurrency)
 	var workers sync.WaitGroup

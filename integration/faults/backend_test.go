@@ -41,7 +41,7 @@ type Backend struct {
 	links int
 }
 
-// More is what the nth request of a backend has beside the account and a title.
+// More returns the members of the nth request of a backend after account and title.
 type More func(id string, n int) string
 
 // always is the same for each.

@@ -13,7 +13,7 @@ import (
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
-// Evidence is the three ledgers and what is known of the run.
+// Evidence is the three ledgers and the facts about the run.
 type Evidence struct {
 	Acceptances []Acceptance
 	Connections []*Connection
@@ -268,7 +268,7 @@ func (c *checker) devices() {
 	}
 }
 
-// answers are what backends were told of one ID.
+// answers are the answers that backends got for one ID.
 type answers struct {
 	found      bool
 	first      bool // a 202

@@ -59,7 +59,7 @@ type Device struct {
 	Deaf int
 	// Seen is called with each copy before its ack.
 	Seen func(Copy)
-	// Receipts gets what it receives; required.
+	// Receipts records each copy received; required.
 	Receipts *Receipts
 
 	mu     sync.Mutex
@@ -98,7 +98,7 @@ func (d *Device) Run(ctx context.Context) {
 	}
 }
 
-// SetAck replaces what it does with copies from now on.
+// SetAck replaces the way it acknowledges copies from now on.
 func (d *Device) SetAck(a Ack) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -157,7 +157,7 @@ func (d *Device) Ping() {
 
 // forgets is how many packets a device leaves unacknowledged on a connection before
 // it ends it: each of them keeps its place in the window of 16 for as long as the
-// connection lives, and a client that has lost so many has to connect anew.
+// connection lives, and a client that has lost so many has to reconnect.
 const forgets = 8
 
 var errRefused = errors.New("refused")

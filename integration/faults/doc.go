@@ -1,17 +1,17 @@
 // Package faults shows that nothing accepted is lost, doubled or out of order
-// (contract §7, guarantees 1 to 5): the real program in a process of its own, with
-// devices, backends and a stand-in for Apple's server around it that each keep a
-// ledger, a fault, and a checker that compares the ledgers with the store once the
-// program has stopped.
+// (contract §7, guarantees 1 to 5). It runs the real program in a process of its own,
+// with devices, backends and a stand-in for Apple's server, each of which keeps a
+// ledger. A row of the table causes a fault; once the program has stopped, a checker
+// compares the ledgers with the store.
 //
-// Read ledger.go (what is written down), checker.go (what must be true of it), then
-// the parts: program.go (the program as a child process, kill -9), overlay.go (the
-// same program with a disk that can be slow or read-only, and a clock that can be
-// stepped), proxy.go (a network that fails), device.go and backend.go (who talks to
-// the program), world.go (all of them together). rows.go is the table, a function a
-// fault; table.go prints it, and writes it into docs/faults.md.
+// All files are tests. Read ledger_test.go (the records), checker_test.go (the rules),
+// then the parts: program_test.go (the program as a child process, kill -9),
+// overlay_test.go (the same program with a disk that can be slow or read-only, and a
+// clock that can be stepped), proxy_test.go (a network that fails), device_test.go and
+// backend_test.go (the clients), world_test.go (all of them together). rows_test.go is
+// the table and the frame that most rows share, rows*_test.go have a function a fault,
+// crash_test.go kills at chosen steps; table_test.go prints the table and writes it into
+// docs/faults.md; planted_test.go checks the checker; faults_test.go runs the rows.
 //
 // Everything that is started belongs to a World, whose Close stops it and waits.
-// The package imports delivery and the Pebble store for the checker, wire for the
-// payloads, rawmqtt for the devices, smalldisk for the full disk, and apnssim.
 package faults

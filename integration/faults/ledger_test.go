@@ -11,7 +11,7 @@ import (
 type Acceptance struct {
 	ID      string
 	Account string
-	// Link and Place are the backend's connection and the place among what was sent
+	// Link and Place are the backend's connection and the place among the requests sent
 	// on it: acceptances of one link are in that order in the store.
 	Link  string
 	Place int
@@ -146,7 +146,7 @@ type Connection struct {
 	forgot int // copies that will not be acknowledged; the device's own
 }
 
-// Copies returns what has come.
+// Copies returns the copies received so far.
 func (c *Connection) Copies() []Copy {
 	c.mu.Lock()
 	defer c.mu.Unlock()

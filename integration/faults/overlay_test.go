@@ -41,7 +41,7 @@ func build(binary string, race bool, env []string, flags ...string) (string, err
 // writing and back again, and not every machine can slow a disk down. Nothing of it
 // is in the program that users run.
 //
-// With another clock all is compiled anew, Go's own library included, which takes
+// With another clock everything is compiled again, Go's own library included, which takes
 // minutes; without it, Pebble and what imports it.
 //
 // The program is told over its standard input, see Program.Tell:
@@ -64,7 +64,7 @@ func BuildFaulty(dir string, race, clock bool) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// A copy: what is in the module cache may not be overlaid.
+	// A copy: files of the module cache may not be overlaid.
 	pebble := filepath.Join(dir, "pebble")
 	if err := os.CopyFS(pebble, os.DirFS(source)); err != nil {
 		return "", fmt.Errorf("copy Pebble: %w", err)

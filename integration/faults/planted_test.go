@@ -291,7 +291,7 @@ func (x *ending) again(id string, message bool) {
 	x.later.copies = append(x.later.copies, c)
 }
 
-// TestCheckerCatchesEnds: likewise, of what is not just acked.
+// TestCheckerCatchesEnds: likewise, for deliveries that end in other ways than an ack.
 func TestCheckerCatchesEnds(t *testing.T) {
 	type counts struct{ unaccounted, duplicates, disorder, pushes, other int }
 	for _, tt := range []struct {

@@ -16,7 +16,7 @@ import (
 )
 
 // patience is how long anything may take that should happen soon, on two slow
-// cores with other work beside it.
+// cores with other work.
 const patience = 60 * time.Second
 
 // Program is `heartline serve` in a process of its own. It can be killed and

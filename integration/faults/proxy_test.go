@@ -12,7 +12,7 @@ import (
 type Flow struct {
 	Delay time.Duration // of every byte
 	// Loss is the share of segments that are lost, and come Resend later: what TCP
-	// makes of a lost packet. What is behind them waits, too.
+	// makes of a lost packet. The packets behind them wait, too.
 	Loss   float64
 	Resend time.Duration
 	// CutAfter cuts the link when this many bytes have passed, also in the middle of

@@ -95,7 +95,7 @@ func readOnly(w *World, size int, _ bool) error {
 
 // refuses waits until the program says that it is not ready, asks for a notification
 // both ways, and has to get a no. The load may get no answer at all: in front of what
-// is refused may be what is in doubt until the store works again.
+// is refused may be requests that are in doubt until the store works again.
 func (w *World) refuses(id, account string) error {
 	if err := until(w.ctx, "the store takes no changes, and /readyz says that all is well", func() (bool, error) {
 		status, _, err := w.Call(http.MethodGet, "/readyz", "")

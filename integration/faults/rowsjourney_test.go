@@ -69,7 +69,7 @@ func collapse(w *World, size int, full bool) error {
 	})
 }
 
-// cancelled: what has been accepted is cancelled again, one in three, while it is on
+// cancelled: one accepted notification in three is cancelled again, while it is on
 // its way and while the program dies.
 func cancelled(w *World, size int, full bool) error {
 	devices, err := ready(w, fleet(full, 80), func(i int, d *Device) {

@@ -263,7 +263,7 @@ func (l *Load) Wait() error {
 	return errors.Join(l.w.err(), l.w.ctx.Err())
 }
 
-// Stop ends it when what was asked for is answered.
+// Stop ends it when every request is answered.
 func (l *Load) Stop() error {
 	for _, b := range l.backends {
 		b.Stop()

@@ -59,7 +59,7 @@ func silent(n int) attack {
 }
 
 // slowloris has n clients send a CONNECT of 60 KiB, every other one of 1,000 bytes, a
-// byte a second, and begin anew when they are cut.
+// byte a second, and begin again when they are cut.
 func slowloris(n int) attack {
 	return func(ctx context.Context, b *besiegers) error {
 		// CONNECT, its length, MQTT 5, and a client identifier that does not end.

@@ -4,7 +4,7 @@
 //
 //	make siege
 //
-// The rows are in rows.go, what a besieger does in attack.go, those who are to be
+// The rows are in rows.go, the attacks in attack.go, those who are to be
 // served in served.go, the server's process in server.go. Linux only: memory is
 // read from /proc.
 package main
@@ -50,7 +50,7 @@ func run() error {
 	return siege(ctx, dir, *small, *only, os.Stdout, log)
 }
 
-// siege plays the rows and prints the table. It returns what was not as it has to be.
+// siege plays the rows and prints the table. It returns the rows that failed.
 func siege(ctx context.Context, dir string, small bool, only string, out, log io.Writer) error {
 	binary := filepath.Join(dir, "heartline")
 	build := exec.CommandContext(ctx, "go", "build", "-o", binary, "github.com/heartline-mqtt/heartline") //nolint:gosec // the path is of our own making

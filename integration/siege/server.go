@@ -97,7 +97,7 @@ func (s *server) stop() (string, error) {
 	return fmt.Sprintf("exit 0 in %.1f s", time.Since(begin).Seconds()), nil
 }
 
-// kill ends what is left of the program.
+// kill ends the program if it still runs.
 func (s *server) kill() {
 	_ = s.cmd.Process.Kill() // it may have ended
 	<-s.ended

@@ -1,5 +1,5 @@
-// Package testtool finds the programs that tests use beside Go: clients that nobody
-// here wrote, a browser, Node.js.
+// Package testtool finds the programs that tests use beyond Go: other people's clients,
+// a browser, Node.js.
 //
 // A test whose program is missing has shown nothing, so it fails. `make test` is the
 // exception: it must pass on a machine with Go, git and make only. It sets
