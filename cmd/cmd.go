@@ -145,7 +145,7 @@ configuration.`,
 	)
 	root.AddCommand(
 		p.serveCommand(),
-		p.configCommand(),
+		p.configCommand(), p.userCommand(), p.tokenCommand(),
 		p.apnsSimCommand(),
 		p.pushSimCommand(),
 		p.webPushKeyCommand(),

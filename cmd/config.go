@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/config"
 )
 
@@ -88,8 +89,12 @@ none and 2 if there is one.`,
 	}
 	src := p.configSource(cmd)
 	cmd.RunE = p.action(func(context.Context, []string) error {
-		if _, err := src.load(); err != nil {
+		cfg, err := src.load()
+		if err != nil {
 			return err
+		}
+		if err := auth.Check(cfg.Auth); err != nil {
+			return usageError{err}
 		}
 		from := src.file()
 		if from == "" {

@@ -18,7 +18,7 @@ const module = "github.com/heartline-mqtt/heartline"
 func arrows() [][]string {
 	return [][]string{
 		{".", "cmd"},
-		{"cmd", "bench", "broker", "config", "demo", "fallback/apnssim", "fallback/fcmsim", "fallback/webpushsim", "internal/credentials", "internal/simkit", "terminal", "wire"},
+		{"cmd", "auth", "bench", "broker", "config", "demo", "fallback/apnssim", "fallback/fcmsim", "fallback/webpushsim", "internal/credentials", "internal/simkit", "terminal", "wire"},
 		{"bench"},
 		{"bench/outstanding", "delivery", "internal/rawmqtt", "store", "store/pebblestore"},
 		{"bench/storm", "broker", "config", "delivery", "fallback/apnssim", "internal/rawmqtt"},

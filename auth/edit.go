@@ -1,0 +1,276 @@
+package auth
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/heartline-mqtt/heartline/config"
+)
+
+// Entry is a user or a token of a users file, as it is shown: without its hash.
+type Entry struct {
+	Name     string     `json:"name"`
+	Role     string     `json:"role"`
+	Account  string     `json:"account,omitempty"`
+	Accounts []string   `json:"accounts,omitempty"`
+	Expires  *time.Time `json:"expires,omitempty"`
+}
+
+// Errors of editing a users file.
+var (
+	ErrExists  = errors.New("is there already")
+	ErrMissing = errors.New("is not there")
+)
+
+// NewToken returns a new bearer token: 256 random bits.
+func NewToken() string {
+	b := make([]byte, 32)
+	_, _ = rand.Read(b) // it never fails
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+// Users lists the users of a file, Tokens its API tokens.
+func Users(path string) (out []Entry, err error) {
+	text, err := readUsersFile(path)
+	for _, u := range text.Users {
+		out = append(out, Entry{Name: u.Name, Role: or(u.Role, roleDevice), Accounts: u.Accounts})
+	}
+	return out, err
+}
+
+// Tokens lists the API tokens of a file.
+func Tokens(path string) (out []Entry, err error) {
+	text, err := readUsersFile(path)
+	for _, t := range text.Tokens {
+		e := Entry{Name: t.Name, Role: or(t.Role, roleService), Account: t.Account, Accounts: t.Accounts}
+		if !t.Expires.IsZero() {
+			e.Expires = &t.Expires
+		}
+		out = append(out, e)
+	}
+	return out, err
+}
+
+func or(s, absent string) string {
+	if s == "" {
+		return absent
+	}
+	return s
+}
+
+func readUsersFile(path string) (text fileText, err error) {
+	content, err := readFile(path)
+	if err != nil {
+		return text, err
+	}
+	if text, err = readFileText(content); err != nil {
+		return text, fmt.Errorf("%s: %w", path, err)
+	}
+	return text, nil
+}
+
+// AddUser adds a user, or replaces one where replace is set. A file that is not there
+// is made. The comments of the file stay.
+func AddUser(path string, e Entry, password []byte, replace bool) error {
+	if len(password) == 0 || len(password) > maxPassword {
+		return fmt.Errorf("the password must have 1 to %d bytes, has %d", maxPassword, len(password))
+	}
+	return edit(path, "users", e.Name, func(old *yaml.Node) (any, error) {
+		if old != nil && !replace {
+			return nil, fmt.Errorf("user %q %w", e.Name, ErrExists)
+		}
+		return userText{Name: e.Name, Password: HashPassword(password), Role: e.Role, Accounts: e.Accounts}, nil
+	})
+}
+
+// RemoveUser removes a user. Its connections end within seconds.
+func RemoveUser(path, name string) error {
+	return edit(path, "users", name, func(old *yaml.Node) (any, error) {
+		if old == nil {
+			return nil, fmt.Errorf("user %q %w", name, ErrMissing)
+		}
+		return nil, nil
+	})
+}
+
+// AddToken adds the hash of an API token.
+func AddToken(path string, e Entry, token string) error {
+	return edit(path, "tokens", e.Name, func(old *yaml.Node) (any, error) {
+		if old != nil {
+			return nil, fmt.Errorf("token %q %w", e.Name, ErrExists)
+		}
+		sum := sha256.Sum256([]byte(token))
+		t := tokenText{Name: e.Name, SHA256: hex.EncodeToString(sum[:]), Role: e.Role, Account: e.Account, Accounts: e.Accounts}
+		if e.Expires != nil {
+			t.Expires = e.Expires.UTC().Truncate(time.Second)
+		}
+		return t, nil
+	})
+}
+
+// RemoveToken revokes an API token.
+func RemoveToken(path, name string) error {
+	return edit(path, "tokens", name, func(old *yaml.Node) (any, error) {
+		if old == nil {
+			return nil, fmt.Errorf("token %q %w", name, ErrMissing)
+		}
+		return nil, nil
+	})
+}
+
+// edit replaces the entry of a list: change returns the new one, nil for none. The
+// result is checked as the server would before the file is replaced, in one step.
+func edit(path, list, name string, change func(old *yaml.Node) (any, error)) error {
+	if err := validName(name); err != nil {
+		return fmt.Errorf("the name %w", err)
+	}
+	mode := fs.FileMode(0o600)
+	content, err := readFile(path)
+	if err == nil {
+		if info, err := os.Stat(path); err == nil {
+			mode = info.Mode().Perm()
+		}
+		if path, err = followLink(path); err != nil {
+			return err
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if _, err := readFileText(content); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	var doc yaml.Node
+	if err := yaml.Unmarshal(content, &doc); err != nil {
+		return fmt.Errorf("%s: %w", path, withoutValues(err))
+	}
+	if doc.Kind == 0 {
+		doc = yaml.Node{Kind: yaml.DocumentNode, Content: []*yaml.Node{{Kind: yaml.MappingNode, Tag: "!!map"}}}
+	}
+	root := doc.Content[0]
+	if root.Kind != yaml.MappingNode {
+		*root = yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"} // null
+	}
+	entries := listOf(root, list)
+	at := slices.IndexFunc(entries.Content, func(n *yaml.Node) bool { return nameOf(n) == name })
+	var old *yaml.Node
+	if at >= 0 {
+		old = entries.Content[at]
+	}
+	value, err := change(old)
+	if err != nil {
+		return err
+	}
+	switch {
+	case value == nil:
+		entries.Content = slices.Delete(entries.Content, at, at+1)
+	default:
+		n := new(yaml.Node)
+		if err := n.Encode(value); err != nil {
+			return err
+		}
+		if old != nil {
+			n.HeadComment, n.LineComment, n.FootComment = old.HeadComment, old.LineComment, old.FootComment
+			entries.Content[at] = n
+		} else {
+			entries.Content = append(entries.Content, n)
+		}
+	}
+	var out bytes.Buffer
+	enc := yaml.NewEncoder(&out)
+	enc.SetIndent(2)
+	if err := errors.Join(enc.Encode(&doc), enc.Close()); err != nil {
+		return err
+	}
+	if value != nil { // the last user may be removed: it is the file's owner who decides
+		if err := CheckFile(out.Bytes()); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return writeFile(path, out.Bytes(), mode)
+}
+
+// followLink returns the file behind a symbolic link, which a rename would replace.
+func followLink(path string) (string, error) {
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode()&fs.ModeSymlink == 0 {
+		return path, err
+	}
+	return filepath.EvalSymlinks(path)
+}
+
+func listOf(root *yaml.Node, name string) *yaml.Node {
+	for i := 0; i+1 < len(root.Content); i += 2 {
+		if root.Content[i].Value == name {
+			n := root.Content[i+1]
+			if n.Kind != yaml.SequenceNode {
+				*n = yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq"} // null
+			}
+			return n
+		}
+	}
+	n := &yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq"}
+	root.Content = append(root.Content, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: name}, n)
+	return n
+}
+
+func nameOf(n *yaml.Node) string {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == "name" {
+			return n.Content[i+1].Value
+		}
+	}
+	return ""
+}
+
+// Check reads the files that a section of the configuration names, as New would, and
+// returns all mistakes of their content, joined. It fetches nothing.
+func Check(cfg config.Auth) error {
+	var errs []error
+	check := func(key, path string, parse func([]byte) error) {
+		if path == "" {
+			return
+		}
+		content, err := readFile(path)
+		if err == nil {
+			if err = parse(content); err != nil {
+				err = fmt.Errorf("%s: %w", path, err)
+			}
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", key, err))
+		}
+	}
+	keys := func(parse func([]byte) ([]verifyKey, error)) func([]byte) error {
+		return func(content []byte) error { _, err := parse(content); return err }
+	}
+	switch cfg.Mode {
+	case config.AuthFile:
+		check("auth.file.path", cfg.File.Path, CheckFile)
+		if path := cfg.File.VerifierKeyFile; path != "" {
+			if _, err := os.Stat(path); err == nil { // otherwise it will be made
+				if _, err := verifierKeyFile(path); err != nil {
+					errs = append(errs, fmt.Errorf("auth.file.verifier_key_file: %w", err))
+				}
+			}
+		}
+	case config.AuthTLS:
+		check("auth.file.path", cfg.File.Path, CheckFile)
+	case config.AuthJWT:
+		check("auth.jwt.jwks_file", cfg.JWT.JWKSFile, keys(parseJWKS))
+		check("auth.jwt.public_key_file", cfg.JWT.PublicKeyFile, keys(parsePublicKey))
+		check("auth.jwt.secret_file", cfg.JWT.SecretFile, keys(parseSecret))
+	}
+	return errors.Join(errs...)
+}
