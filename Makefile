@@ -10,7 +10,7 @@ BENCHSTAT ?= $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c
 HOT := Transition|Deadlines|ParseContent|AppendPseudo|Publication|Engine|Outbox|Journey
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-storm faults siege fuzz fresh example web web-modules
+.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-storm faults siege attack fuzz fresh example web web-modules
 
 ## build: the program, ./heartline
 build: web
@@ -72,6 +72,10 @@ faults:
 ## siege: thousands of clients that mean harm, and what becomes of the others; takes minutes
 siege:
 	$(GO) run ./integration/siege
+
+## attack: hundreds of attempts to get in, over every transport and mode; each must fail
+attack:
+	$(GO) test -count 1 -v ./integration/attack
 
 # Each new input is made smaller for up to a minute unless told otherwise, and
 # nothing else is tried meanwhile.
