@@ -33,12 +33,12 @@ func (p *program) terminalCommand() *cobra.Command {
 		Long: `Connects as a device and shows what it is sent, a line each, until interrupted:
 
   tip      a system notification: the app is in the background
-  notice   a notification without a tip: the app is in the foreground, or Apple
-           has shown it already
+  notice   a notification without a tip: the app is in the foreground
   message  the full message, which comes in the foreground
 
 Each ID is shown once, and acknowledged (PUBACK) once it has been printed. On a
-terminal the keys f and b switch between foreground and background, and q ends it;
+terminal the keys f and b switch between foreground and background, s signs the
+device out, and q ends it;
 elsewhere the signals SIGUSR1 (foreground) and SIGUSR2 (background) do.
 
 --ack says what is sent beside the PUBACK. Without it "displayed" is sent for the
@@ -196,6 +196,8 @@ func (p *program) playDevice(ctx context.Context, o terminal.Options, register *
 			switch key {
 			case 'f', 'b':
 				foreground = key == 'f'
+			case 's':
+				return signOut(ctx, t)
 			case 'q', 3, 4: // Ctrl-C and Ctrl-D, which raw mode hands over
 				return nil
 			default:
@@ -207,6 +209,12 @@ func (p *program) playDevice(ctx context.Context, o terminal.Options, register *
 			s.app(foreground)
 		}
 	}
+}
+
+func signOut(ctx context.Context, t *terminal.Terminal) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return t.SignOut(ctx)
 }
 
 // brokerError says what to do about a first connection that could not be made.
@@ -319,7 +327,7 @@ func (s *deviceScreen) notification(event string, n wire.Pseudo) {
 		text = strings.TrimPrefix(text+": "+n.Body, ": ")
 	}
 	if n.Pushed {
-		text += " (shown by Apple already)"
+		text += " (pushed, too)"
 	}
 	s.print(deviceEvent{Event: event, Notification: &n}, n.ID+"  "+text)
 }

@@ -226,11 +226,11 @@ func TestWebTerminal(t *testing.T) {
 			}
 			d.click("#toggle")
 			events.until("received", id)
-			if d.chip(id) != "pushed" {
+			if d.chip(id) != "tip" { // it has not shown it, whatever Apple has
 				t.Error(d.chip(id))
 			}
-			if ids, shown := d.tips(); len(ids)+shown != 0 {
-				t.Errorf("a second tip: %v", ids)
+			if ids, shown := d.tips(); len(ids)+shown != 1 {
+				t.Errorf("tips: %v", ids)
 			}
 			d.show()
 			d.message(id)

@@ -111,6 +111,10 @@ func (t *Terminal) lost() bool {
 		t.isUp, t.up = false, make(chan struct{})
 	}
 	err := t.err
+	if err == nil && t.signingOut {
+		t.mu.Unlock()
+		return false // SignOut says how it ended
+	}
 	t.mu.Unlock()
 	if err == nil {
 		t.tell(Status{Err: errors.New("connection lost")})
@@ -179,6 +183,7 @@ func (t *Terminal) align(l *line) error {
 	// no harm if it has not.
 	suback, err := t.cm.Subscribe(t.ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{
 		{Topic: t.topics.notifications(), QoS: 1}, {Topic: t.topics.messages(), QoS: 1},
+		{Topic: t.topics.dismissals(), QoS: 1},
 	}})
 	if err != nil {
 		if suback != nil {

@@ -28,6 +28,13 @@ func (t *Terminal) arrived(pr paho.PublishReceived) (bool, error) {
 		if err = read(pr.Packet.Payload, &m, &m.ID); err == nil {
 			t.once(SeenMessage, m.ID, func() { t.opts.Display.Message(m) })
 		}
+	case t.topics.dismissals():
+		var d wire.Dismissal
+		if err = read(pr.Packet.Payload, &d, &d.ID); err == nil {
+			if display, ok := t.opts.Display.(Dismisser); ok {
+				display.Dismiss(d)
+			}
+		}
 	default:
 		return false, nil
 	}
@@ -48,9 +55,12 @@ func read(payload []byte, v any, id *string) error {
 	return nil
 }
 
+// notification shows a tip in the background, unless the ID has been shown. p.Pushed
+// does not count: a notification server has accepted a push, and Apple keeps one for a
+// phone that is off (contract §2).
 func (t *Terminal) notification(p wire.Pseudo) {
 	t.once(SeenNotification, p.ID, func() {
-		if t.Foreground() || p.Pushed {
+		if t.Foreground() {
 			t.opts.Display.Notice(p)
 		} else {
 			t.opts.Display.Tip(p)

@@ -31,13 +31,19 @@ type Display interface {
 	// Tip shows a system notification. It is called in the background, once for
 	// each ID.
 	Tip(wire.Pseudo)
-	// Notice is called in Tip's place where no tip is to be shown: in the
-	// foreground, and where Apple has shown the notification already. It is for
-	// the app's own lists and badges.
+	// Notice is called in Tip's place in the foreground, where no tip is to be shown.
+	// It is for the app's own lists and badges.
 	Notice(wire.Pseudo)
 	// Message shows the full message, once for each ID. It comes in the
 	// foreground, or just after the app has left it.
 	Message(wire.Message)
+}
+
+// Dismisser is a Display that can take a notification off the screen: its user has read
+// it on another device, or its backend has taken it back. Dismiss may be called for an
+// ID that was never shown.
+type Dismisser interface {
+	Dismiss(wire.Dismissal)
 }
 
 // Displayed says when a Terminal publishes `displayed` on its acks topic, beside
@@ -71,6 +77,8 @@ var (
 	// ErrTakenOver: another client has connected with this device's identifier.
 	// Two of them would throw each other out for ever, so the Terminal ends.
 	ErrTakenOver = errors.New("another client has connected as this device")
+	// ErrSignedOut: SignOut has succeeded.
+	ErrSignedOut = errors.New("the device has signed out")
 	// ErrClosed: the Terminal has been closed.
 	ErrClosed = errors.New("terminal is closed")
 )
@@ -133,6 +141,7 @@ type Terminal struct {
 	connected  bool          // the last of them is there
 	up         chan struct{} // closed while the channel is up
 	isUp       bool
+	signingOut bool
 	err        error // why it ended
 }
 
@@ -220,6 +229,36 @@ func (t *Terminal) RegisterPushToken(ctx context.Context, token *wire.APNsToken)
 	}
 }
 
+// SignOut says that the user leaves this device: the server forgets it with its push
+// tokens, cancels what is outstanding for it and ends the connection and its session.
+// Only then another account can use the device's ID. The Terminal ends (ErrSignedOut).
+// An app that cannot reach the server signs out over HTTP, or later: device IDs that
+// hold the account and the installation keep it from locking the next user out.
+func (t *Terminal) SignOut(ctx context.Context) error {
+	if err := t.WaitUp(ctx); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	t.signingOut = true // the server ends the connection: it is not to be made again
+	t.mu.Unlock()
+	answer, err := t.publish(ctx, t.topics.signOut(), 1, struct{}{})
+	if answer != nil && answer.ReasonCode >= 0x80 {
+		reason := ""
+		if answer.Properties != nil {
+			reason = answer.Properties.ReasonString
+		}
+		err = refusal("the sign-out", answer.ReasonCode, reason)
+	}
+	if err != nil {
+		t.mu.Lock()
+		t.signingOut = false
+		t.mu.Unlock()
+		return fmt.Errorf("sign out device %s: %w", t.opts.Device, err)
+	}
+	t.end(ErrSignedOut)
+	return nil
+}
+
 // WaitUp returns when the channel is up. An error is that of ctx, or why the
 // Terminal has ended.
 func (t *Terminal) WaitUp(ctx context.Context) error {
@@ -292,6 +331,8 @@ func (t topics) notifications() string { return t.device + "notifications" }
 func (t topics) messages() string      { return t.device + "messages" }
 func (t topics) acks() string          { return t.device + "acks" }
 func (t topics) state() string         { return t.device + "state" }
+func (t topics) dismissals() string    { return t.device + "dismissals" }
+func (t topics) signOut() string       { return t.device + "sign-out" }
 func (t topics) pushToken() string     { return t.device + "push-token" }
 
 // ports by scheme; a WebSocket's are those of HTTP, which its dialer knows.

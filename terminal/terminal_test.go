@@ -270,8 +270,8 @@ func TestDisplayed(t *testing.T) {
 	}
 }
 
-// TestAway: what was sent meanwhile comes in order, and what Apple has shown is no
-// tip.
+// TestAway sends three while the device is away. They come in order, and each is a tip
+// unless the app has shown its ID: `pushed` says only that Apple may have.
 func TestAway(t *testing.T) {
 	s := serve(t, nil)
 	term, _ := open(t, s, Options{})
@@ -294,8 +294,11 @@ func TestAway(t *testing.T) {
 	s.until(t, ids[2], delivery.EventPushed)
 
 	seen := NewSeen(0)
+	if err := seen.Add(SeenNotification, ids[0]); err != nil { // as the app's extension does for a push that was shown
+		t.Fatal(err)
+	}
 	term, show := open(t, s, Options{Seen: seen})
-	show.expect(t, "notice "+ids[0], "tip "+ids[1], "notice "+ids[2])
+	show.expect(t, "tip "+ids[1], "tip "+ids[2]) // of two pushes Apple keeps one
 	term.SetForeground(true)
 	show.expect(t, "message "+ids[0]+" 1", "message "+ids[1]+" 2", "message "+ids[2]+" 3")
 	if err := term.RegisterPushToken(ctx, nil); err != nil {
@@ -489,5 +492,23 @@ func TestSeenIsKept(t *testing.T) {
 	}
 	if _, err := OpenSeen(path, 3); err == nil || !strings.Contains(err.Error(), "line 2") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestSignOut leaves the device; another account can use its ID afterwards.
+func TestSignOut(t *testing.T) {
+	s := serve(t, nil)
+	term, _ := open(t, s, Options{})
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	if err := term.SignOut(ctx); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "the end", term.Done())
+	if err := term.Err(); !errors.Is(err, ErrSignedOut) {
+		t.Errorf("ended with %v", err)
+	}
+	if _, err := s.Core().Device("alice", "phone"); !errors.Is(err, delivery.ErrUnknownDevice) {
+		t.Errorf("the device is still there: %v", err)
 	}
 }

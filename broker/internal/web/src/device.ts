@@ -2,7 +2,7 @@
 // one is sent on the next.
 import mqtt, { type IPublishPacket, type MqttClient } from "mqtt";
 import { after, every, stop } from "./timers";
-import { topics, type APNsToken, type AppState, type Message, type Pseudo } from "./wire";
+import { topics, type APNsToken, type AppState, type Dismissal, type Message, type Pseudo } from "./wire";
 
 export interface Options {
   url: string;
@@ -14,6 +14,7 @@ export interface Options {
   // fail at is refused (0x80), and the server goes another way.
   show(p: Pseudo): Promise<{ displayed: boolean }>;
   message(m: Message): Promise<void>;
+  dismiss(d: Dismissal): Promise<void>;
   status(s: Status): void;
 }
 
@@ -81,6 +82,12 @@ export class Device {
     return this.#publish(this.#topics.pushToken, { apns });
   }
 
+  // signOut has the server forget the device: another account can use its ID then.
+  async signOut(): Promise<void> {
+    await this.#publish(this.#topics.signOut, {});
+    this.#end({ kind: "closed" });
+  }
+
   // retryNow is for when the network has come back, or someone looks.
   retryNow(): void {
     if (this.#timer === undefined) return;
@@ -137,7 +144,7 @@ export class Device {
     // Before the subscription: the channel is to come up with the right state.
     this.#publishState(client);
     try {
-      await client.subscribeAsync({ [this.#topics.notifications]: { qos: 1 }, [this.#topics.messages]: { qos: 1 } });
+      await client.subscribeAsync({ [this.#topics.notifications]: { qos: 1 }, [this.#topics.messages]: { qos: 1 }, [this.#topics.dismissals]: { qos: 1 } });
     } catch (err) {
       if (client.connected) this.#end({ kind: "refused", why: err instanceof Error ? err.message : String(err) });
       return;
@@ -187,6 +194,9 @@ export class Device {
         }
         case this.#topics.messages:
           await this.#o.message(body as Message);
+          break;
+        case this.#topics.dismissals:
+          await this.#o.dismiss(body as Dismissal);
       }
       done(success);
     } catch (err) {

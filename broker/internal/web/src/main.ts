@@ -77,6 +77,7 @@ async function connect(): Promise<void> {
     device: deviceID.value,
     password: password.value,
     show: (p) => show(p),
+    dismiss: (d) => tips.dismiss(d.id),
     message: (m) => message(m),
     status,
   }, appState());
@@ -125,10 +126,15 @@ function status(s: Status): void {
   const toggle = element<HTMLButtonElement>("toggle");
   toggle.textContent = ended ? "Connect" : "Disconnect";
   toggle.toggleAttribute("data-connected", !ended);
+  element<HTMLButtonElement>("sign-out").hidden = s.kind !== "up";
   element("device").toggleAttribute("data-connected", !ended);
   element("device-heading").textContent = ended ? "Device" : `${deviceID.value} of ${account.value}`;
   if (s.kind === "up") void payOwed();
 }
+
+element("sign-out").addEventListener("click", () => {
+  device?.signOut().catch((err) => { element("problem").textContent = `Not signed out: ${err instanceof Error ? err.message : String(err)}.`; });
+});
 
 // show shows a notification once, whichever path brought it.
 async function show(p: Pseudo): Promise<{ displayed: boolean }> {
@@ -137,7 +143,7 @@ async function show(p: Pseudo): Promise<{ displayed: boolean }> {
     item.pseudo = p;
     item.shown = "page";
     if (appState() === "background") {
-      item.shown = p.pushed ? "pushed" : await tips.show(p) ? "tip" : "blocked";
+      item.shown = await tips.show(p) ? "tip" : "blocked"; // whatever p.pushed says: a push may not have been shown
     }
     // Nobody has seen what is only in the list of a page in the background.
     item.owed = item.shown === "blocked" && p.ack === "displayed";
@@ -177,7 +183,6 @@ async function payOwed(): Promise<void> {
 const shown: Record<store.Shown, string> = {
   tip: "tip shown",
   page: "in the page",
-  pushed: "shown by Apple",
   blocked: "tips not allowed",
 };
 

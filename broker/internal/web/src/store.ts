@@ -3,9 +3,8 @@
 import type { Message, Pseudo } from "./wire";
 
 // How a notification was shown. "page": in the list alone, because the app was in
-// the foreground. "pushed": Apple had shown it. "blocked": there was to be a tip,
-// and the browser does not allow one.
-export type Shown = "tip" | "page" | "pushed" | "blocked";
+// the foreground. "blocked": there was to be a tip, and the browser does not allow one.
+export type Shown = "tip" | "page" | "blocked";
 
 export interface Item {
   owner: string; // account and device

@@ -21,12 +21,19 @@ export async function ask(): Promise<void> {
   await Notification.requestPermission();
 }
 
+// dismiss takes the tip of a notification off the screen, if it is there.
+export async function dismiss(id: string): Promise<void> {
+  const worker = await registration?.catch(() => undefined);
+  const tips = (await worker?.getNotifications()) ?? [];
+  for (const tip of tips) if (tip.data?.id === id) tip.close();
+}
+
 // show reports whether there is a tip now.
 export async function show(p: Pseudo): Promise<boolean> {
   if (permission() !== "granted") return false;
-  // The tag is the ID: of two with one ID the system shows one.
+  // Of two tips with one tag the system shows the newer one.
   const title = p.title || p.account;
-  const options: NotificationOptions = { body: p.body ?? "", tag: p.id, data: { page: location.href } };
+  const options: NotificationOptions = { body: p.body ?? "", tag: p.tag ?? p.id, data: { page: location.href, id: p.id } };
   const worker = await registration?.catch(() => undefined);
   if (worker) {
     await worker.showNotification(title, options);

@@ -13,6 +13,17 @@ export interface Pseudo {
   pushed: boolean;
   has_message: boolean;
   ack: "received" | "displayed";
+  tag?: string;
+  subtitle?: string;
+  thread?: string;
+  link?: string;
+  image?: string;
+  level?: "passive" | "time-sensitive" | "critical";
+  extra?: Record<string, unknown>;
+}
+
+export interface Dismissal {
+  id: string;
 }
 
 export interface Message {
@@ -36,5 +47,7 @@ export function topics(prefix: string, device: string) {
     acks: own + "acks",
     state: own + "state",
     pushToken: own + "push-token",
+    dismissals: own + "dismissals",
+    signOut: own + "sign-out",
   };
 }
