@@ -145,7 +145,10 @@ func (h *Heartline) ReleaseClient(clientID string) bool { return h.hook.EndSessi
 // With a nil authorize Heartline's own authentication decides; with auth.mode none the
 // API answers to localhost only. Close ends what the handler serves.
 func (h *Heartline) APIHandler(authorize func(*http.Request) error) http.Handler {
-	o := api.Options{Core: h.core, Logger: h.log, Version: Version(), Ready: h.ready, Metrics: h.metrics}
+	o := api.Options{
+		Core: h.core, Logger: h.log, Version: Version(), Ready: h.ready, Metrics: h.metrics,
+		Disconnect: h.hook.Disconnect, EndSession: h.hook.EndSession,
+	}
 	if !h.auth.Open() {
 		o.Bearer = h.auth.Bearer
 	}
