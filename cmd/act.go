@@ -46,6 +46,19 @@ harm. With --erase its content and its timeline are erased, too.`,
 	return cmd
 }
 
+func (p *program) dismissCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "dismiss ID",
+		Short: "Take a notification off every screen",
+		Args:  exactArgs(1, "dismiss ID"),
+	}
+	srv := p.callsServer(cmd)
+	cmd.RunE = p.action(func(ctx context.Context, args []string) error {
+		return p.act(ctx, srv, http.MethodPost, "/v1/notifications/"+url.PathEscape(args[0])+"/dismissal", nil, nil, args[0]+"  dismissed")
+	})
+	return cmd
+}
+
 func (p *program) devicesPutCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "put ACCOUNT DEVICE",

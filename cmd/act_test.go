@@ -23,6 +23,7 @@ func TestActs(t *testing.T) {
 	}{
 		{[]string{"cancel", "n/1"}, "", request{"DELETE", "/v1/notifications/n%2F1", "", ""}, "n/1  cancelled\n"},
 		{[]string{"cancel", "n-1", "--erase"}, "", request{"DELETE", "/v1/notifications/n-1?erase=true", "", ""}, "n-1  cancelled and erased\n"},
+		{[]string{"dismiss", "n/1"}, "", request{"POST", "/v1/notifications/n%2F1/dismissal", "", ""}, "n/1  dismissed\n"},
 		{[]string{"devices", "put", "+49/ann", "phone"}, "", request{"PUT", "/v1/accounts/+49%2Fann/devices/phone", "", ""}, "phone  registered for +49/ann\n"},
 		{[]string{"devices", "put", "alice", "phone", "--registration", "@-"}, `{"apns":null}`, request{"PUT", "/v1/accounts/alice/devices/phone", "", `{"apns":null}`}, "phone  registered for alice\n"},
 		{[]string{"devices", "forget", "alice", "phone"}, "", request{"DELETE", "/v1/accounts/alice/devices/phone", "", ""}, "phone  forgotten\n"},

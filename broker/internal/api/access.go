@@ -39,7 +39,7 @@ func forDevices(pattern string) bool {
 // elsewhere: its counts tell a stranger how busy the place is.
 func (a *API) authorize(r *http.Request, pattern string) (caller, error) {
 	if a.bearer == nil {
-		return caller{Identity: auth.Identity{Service: true}}, nil
+		return caller{Identity: auth.Identity{Service: true, Admin: true}}, nil
 	}
 	switch _, route, _ := strings.Cut(pattern, " "); route {
 	case "/healthz", "/readyz", "/openapi.json":
@@ -87,6 +87,34 @@ func (a *API) denied(r *http.Request, err error, detail, challenge string) *prob
 	return p
 }
 
+// mayActFor refuses a service that is limited to other accounts.
+func mayActFor(ctx context.Context, account string) error {
+	if who := callerOf(ctx); !who.MayActFor(account) {
+		return notForAccount(account)
+	}
+	return nil
+}
+
+func notForAccount(account string) *problem {
+	if account == "" {
+		return newProblem(http.StatusForbidden, codeForbidden, "these credentials are for some accounts only: name one of them with ?account=")
+	}
+	return newProblem(http.StatusForbidden, codeForbidden, "these credentials are not for account %q", clip(account))
+}
+
+// mayActOn refuses a service that is limited to other accounts than a notification's.
+// It looks the notification up only for such a service.
+func (a *API) mayActOn(ctx context.Context, id string) error {
+	if who := callerOf(ctx); who.AllAccounts() {
+		return nil
+	}
+	v, err := a.core.Get(ctx, id)
+	if err != nil {
+		return err
+	}
+	return mayActFor(ctx, v.Account)
+}
+
 // asDevice returns the account for which the caller may speak as the device: its own,
 // or, for a service, the account that holds the device.
 func (a *API) asDevice(r *http.Request, device string) (account string, err error) {
@@ -97,8 +125,13 @@ func (a *API) asDevice(r *http.Request, device string) (account string, err erro
 			return "", a.denied(r, err, "the username or the password is wrong", `Basic realm="heartline", charset="UTF-8"`)
 		}
 	}
+	if !who.MayUse(device) {
+		return "", newProblem(http.StatusForbidden, codeNotYours, "device %q is not yours", clip(device))
+	}
 	holder, err := a.core.AccountOf(device)
 	switch {
+	case who.Service && err == nil && !who.MayActFor(holder):
+		return "", notForAccount(holder)
 	case who.Service && errors.Is(err, delivery.ErrUnknownDevice):
 		return "", newProblem(http.StatusNotFound, codeUnknownDevice, "there is no device %q", clip(device))
 	case who.Service:

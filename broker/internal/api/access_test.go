@@ -18,6 +18,10 @@ func withTokens(o *api.Options, _ *delivery.Options) {
 			return auth.Identity{}, fmt.Errorf("%w: remote %q", auth.ErrDenied, remote)
 		case token == "service":
 			return auth.Identity{Service: true}, nil
+		case token == "admin":
+			return auth.Identity{Service: true, Admin: true}, nil
+		case token == "shop":
+			return auth.Identity{Service: true, Accounts: []string{"shop-*"}}, nil
 		case token == "device":
 			return auth.Identity{Account: "alice"}, nil
 		case token == "down":

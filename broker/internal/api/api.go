@@ -42,6 +42,7 @@ type Core interface {
 	AccountOf(id string) (string, error)
 	AckByID(id, device, account string, kind delivery.AckKind) error
 	Flush(ctx context.Context) error
+	Dismiss(ctx context.Context, id string) error
 	Erase(ctx context.Context, id string) error
 	EraseAccount(ctx context.Context, account string) error
 }

@@ -185,6 +185,10 @@ func (a *API) acceptLine(r *http.Request, slot *batchSlot, text []byte) {
 		slot.result <- a.refused(r, slot.line, idOf(text), err)
 		return
 	}
+	if err := mayActFor(r.Context(), request.Account); err != nil {
+		slot.result <- a.refused(r, slot.line, request.ID, err)
+		return
+	}
 	begun := time.Now()
 	a.core.AcceptAsync(request, func(receipt delivery.Receipt, err error) {
 		if err != nil {

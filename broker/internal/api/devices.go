@@ -52,7 +52,10 @@ func (a *API) registerDevices() {
 		OperationID: "list-account-devices", Method: http.MethodGet, Path: "/v1/accounts/{account}/devices",
 		Summary: "The devices of an account", Description: "An account that is not known has none.",
 		Errors: []int{http.StatusServiceUnavailable},
-	}, func(_ context.Context, in *byAccount) (*deviceListAnswer, error) {
+	}, func(ctx context.Context, in *byAccount) (*deviceListAnswer, error) {
+		if err := mayActFor(ctx, in.Account); err != nil {
+			return nil, err
+		}
 		views, err := a.core.Devices(in.Account)
 		return deviceList(views, ""), err
 	})
@@ -65,7 +68,10 @@ func (a *API) registerDevices() {
 	call(a, huma.Operation{
 		OperationID: "get-device", Method: http.MethodGet, Path: one,
 		Summary: "A device", Errors: []int{http.StatusNotFound, http.StatusServiceUnavailable},
-	}, func(_ context.Context, in *byDevice) (*deviceAnswer, error) {
+	}, func(ctx context.Context, in *byDevice) (*deviceAnswer, error) {
+		if err := mayActFor(ctx, in.Account); err != nil {
+			return nil, err
+		}
 		v, err := a.core.Device(in.Account, in.Device)
 		if err != nil {
 			return nil, unknownDevice(in, err)
@@ -113,9 +119,12 @@ func (a *API) registerDevices() {
 		Summary:     "End a device's connection",
 		Description: "Its session and its entry stay; it may connect again at once.",
 		Errors:      []int{http.StatusNotFound},
-	}, func(_ context.Context, in *struct {
+	}, func(ctx context.Context, in *struct {
 		Device string `path:"device" doc:"The device, which is its MQTT client identifier"`
 	}) (*struct{}, error) {
+		if who := callerOf(ctx); !who.Admin {
+			return nil, newProblem(http.StatusForbidden, codeForbidden, "this call is for the role admin")
+		}
 		if !a.opts.Disconnect(in.Device) {
 			return nil, newProblem(http.StatusNotFound, codeNotConnected, "device %q is not connected", clip(in.Device))
 		}
@@ -127,6 +136,9 @@ func (a *API) registerDevices() {
 func (a *API) forgetDevice(w http.ResponseWriter, r *http.Request, in *byDevice) error {
 	who := callerOf(r.Context())
 	if who.Service {
+		if err := mayActFor(r.Context(), in.Account); err != nil {
+			return err
+		}
 		if err := a.core.ForgetDevice(r.Context(), in.Account, in.Device); err != nil {
 			return unknownDevice(in, err)
 		}
@@ -150,6 +162,9 @@ func (a *API) forgetDevice(w http.ResponseWriter, r *http.Request, in *byDevice)
 func (a *API) eraseAccount(ctx context.Context, in *byAccount) (*struct{}, error) {
 	if err := delivery.ValidAccount(in.Account); err != nil {
 		return nil, invalid(faultsOf(err, "path")...)
+	}
+	if err := mayActFor(ctx, in.Account); err != nil {
+		return nil, err
 	}
 	devices, err := a.core.Devices(in.Account)
 	if err != nil {
@@ -184,6 +199,9 @@ func (a *API) devicePutSchema() *huma.Schema {
 func (a *API) putDevice(w http.ResponseWriter, r *http.Request, in *byDevice) error {
 	if err := errors.Join(delivery.ValidAccount(in.Account), delivery.ValidDevice(in.Device)); err != nil {
 		return invalid(faultsOf(err, "path")...)
+	}
+	if err := mayActFor(r.Context(), in.Account); err != nil {
+		return err
 	}
 	body, err := a.read(w, r)
 	if err != nil {
@@ -234,7 +252,10 @@ func parseDevicePut(body []byte) (wire.PushToken, error) {
 	return token, nil
 }
 
-func (a *API) allDevices(_ context.Context, in *deviceQuery) (*deviceListAnswer, error) {
+func (a *API) allDevices(ctx context.Context, in *deviceQuery) (*deviceListAnswer, error) {
+	if who := callerOf(ctx); !who.AllAccounts() {
+		return nil, newProblem(http.StatusForbidden, codeForbidden, "these credentials are for some accounts only: ask for the devices of one")
+	}
 	after, err := base64.RawURLEncoding.DecodeString(in.Cursor)
 	if err != nil {
 		return nil, broken("query.cursor", "must be next of an earlier page")

@@ -42,6 +42,9 @@ func (a *API) registerEvents() {
 }
 
 func (a *API) events(w http.ResponseWriter, r *http.Request, in *eventQuery) error {
+	if who := callerOf(r.Context()); !who.AllAccounts() && !who.MayActFor(in.Account) {
+		return notForAccount(in.Account)
+	}
 	select {
 	case a.streams <- struct{}{}:
 		defer func() { <-a.streams }()

@@ -27,7 +27,7 @@ type cancelQuery struct {
 // ackPost is the body of POST /v1/notifications/{id}/acks.
 type ackPost struct {
 	Device string `json:"device" minLength:"1" maxLength:"128" doc:"The device, which is its MQTT client identifier"`
-	Status string `json:"status" enum:"received,displayed" doc:"received: it has come; displayed: its user has been shown it"`
+	Status string `json:"status" enum:"received,displayed,read" doc:"received: it has come; displayed: its user has been shown it; read: its user has seen it, the account's other devices take it away"`
 }
 
 type notificationQuery struct {
@@ -73,6 +73,9 @@ func (a *API) registerNotifications() {
 		if err != nil {
 			return nil, err
 		}
+		if err := mayActFor(ctx, v.Account); err != nil {
+			return nil, err
+		}
 		return &notificationAnswer{wire.NewNotificationView(v, true)}, nil
 	})
 
@@ -89,10 +92,25 @@ func (a *API) registerNotifications() {
 			"With erase=true the content and the timeline are erased, too.",
 		Errors: []int{http.StatusNotFound, http.StatusServiceUnavailable},
 	}, func(ctx context.Context, in *cancelQuery) (*struct{}, error) {
+		if err := a.mayActOn(ctx, in.ID); err != nil {
+			return nil, err
+		}
 		if in.Erase {
 			return nil, a.core.Erase(ctx, in.ID)
 		}
 		return nil, a.core.Cancel(ctx, in.ID)
+	})
+
+	call(a, huma.Operation{
+		OperationID: "dismiss-notification", Method: http.MethodPost, Path: "/v1/notifications/{id}/dismissal",
+		Summary:     "Take a notification off every screen",
+		Description: "Whatever its state: over the channel, or by a background push where the channel is down. Dismissing twice does no harm.",
+		Errors:      []int{http.StatusNotFound, http.StatusServiceUnavailable},
+	}, func(ctx context.Context, in *byID) (*struct{}, error) {
+		if err := a.mayActOn(ctx, in.ID); err != nil {
+			return nil, err
+		}
+		return nil, a.core.Dismiss(ctx, in.ID)
 	})
 
 	raw(a, huma.Operation{
@@ -117,6 +135,9 @@ func (a *API) accept(w http.ResponseWriter, r *http.Request, _ *struct{}) error 
 	}
 	request, err := a.request(body)
 	if err != nil {
+		return err
+	}
+	if err := mayActFor(r.Context(), request.Account); err != nil {
 		return err
 	}
 	begun := time.Now()
@@ -164,10 +185,9 @@ func (a *API) acknowledge(w http.ResponseWriter, r *http.Request, in *byID) erro
 	if err != nil {
 		return err
 	}
-	kind := delivery.AckReceived
-	if ack.Status == wire.AckName(delivery.AckDisplayed) {
-		kind = delivery.AckDisplayed
-	}
+	kind := map[string]delivery.AckKind{
+		"received": delivery.AckReceived, "displayed": delivery.AckDisplayed, "read": delivery.AckRead,
+	}[ack.Status] // the schema has checked it
 	if err := a.core.AckByID(in.ID, ack.Device, account, kind); err != nil {
 		return err
 	}
@@ -182,6 +202,9 @@ func (a *API) list(ctx context.Context, in *notificationQuery) (*notificationLis
 	before, ok := parseSeqCursor(in.Cursor)
 	if !ok {
 		return nil, broken("query.cursor", "must be next of an earlier page")
+	}
+	if who := callerOf(ctx); !who.AllAccounts() && !who.MayActFor(in.Account) {
+		return nil, notForAccount(in.Account)
 	}
 	state, _ := delivery.ParseState(in.State) // huma has checked it; "" is any
 	page, next, err := a.core.List(ctx, delivery.Filter{Account: in.Account, Device: in.Device, State: state, Before: before, Limit: in.Limit})

@@ -64,7 +64,7 @@ func TestAcksOverHTTP(t *testing.T) {
 		{bob, `{"device":"phone","status":"displayed"}`, 403, `device "phone" is not yours`},
 		{bob, `{"device":"bobphone","status":"displayed"}`, 403, "notification n1"},
 		{alice, `{"device":"phone"}`, 422, "body.status: must be given"},
-		{alice, `{"device":"phone","status":"seen"}`, 422, `body.status: must be one of received, displayed, got "seen"`},
+		{alice, `{"device":"phone","status":"seen"}`, 422, `body.status: must be one of received, displayed, read, got "seen"`},
 		{alice, `{"device":"phone","status":"received","status":"displayed"}`, 422, "body.status: must be given once"},
 		{alice, `{}`, 422, "body.device: must be given; body.status: must be given"},
 	} {
@@ -83,10 +83,10 @@ func TestAcksOverHTTP(t *testing.T) {
 		t.Errorf("state %s", n.State)
 	}
 	// With a token of the device (auth.mode jwt), and for a service.
-	for i, header := range []string{"Bearer device", service} {
+	for i, header := range []string{"Bearer device", service} { // each in another status
 		id := fmt.Sprintf("t%d", i)
 		s.want(s.do("POST", "/v1/notifications", fmt.Sprintf(`{"account":"alice","title":"x","id":%q}`, id), "Authorization", service), 202, nil)
-		s.want(s.do("POST", "/v1/notifications/"+id+"/acks", `{"device":"phone","status":"received"}`, "Authorization", header), 204, nil)
+		s.want(s.do("POST", "/v1/notifications/"+id+"/acks", fmt.Sprintf(`{"device":"phone","status":%q}`, []string{"received", "read"}[i]), "Authorization", header), 204, nil)
 	}
 	s.wantProblem(s.do("POST", path, `{"device":"nobody","status":"received"}`, "Authorization", service), 404, `there is no device "nobody"`)
 	s.wantProblem(s.do("POST", "/v1/notifications/none/acks", `{"device":"phone","status":"received"}`, "Authorization", alice), 403, "")
@@ -122,12 +122,47 @@ func TestSignOutOverHTTP(t *testing.T) {
 func TestDisconnect(t *testing.T) {
 	var c connections
 	s := serve(t, withPasswords(&c))
-	const service = "Bearer service"
+	const service = "Bearer admin"
+	s.wantProblem(s.do("POST", "/v1/devices/phone/disconnect", "", "Authorization", "Bearer service"), 403, "this call is for the role admin")
 	s.want(s.do("POST", "/v1/devices/phone/disconnect", "", "Authorization", service), 204, nil)
 	s.wantProblem(s.do("POST", "/v1/devices/other/disconnect", "", "Authorization", service), 404, `device "other" is not connected`)
 	if !slices.Equal(c.ended, []string{"disconnect phone", "disconnect other"}) {
 		t.Errorf("ended %v", c.ended)
 	}
+}
+
+// TestServiceOfSomeAccounts: credentials that are for some accounts do nothing for others.
+func TestServiceOfSomeAccounts(t *testing.T) {
+	s := serve(t, withPasswords(&connections{}))
+	s.device("alice", "phone")
+	s.device("shop-1", "till")
+	const shop, service = "Bearer shop", "Bearer service"
+	s.want(s.do("POST", "/v1/notifications", `{"account":"alice","title":"x","id":"hers"}`, "Authorization", service), 202, nil)
+	for _, c := range []struct{ call, body string }{
+		{"POST /v1/notifications", `{"account":"alice","title":"x"}`},
+		{"GET /v1/notifications/hers", ""},
+		{"DELETE /v1/notifications/hers", ""},
+		{"DELETE /v1/notifications/hers?erase=true", ""},
+		{"POST /v1/notifications/hers/dismissal", ""},
+		{"POST /v1/notifications/hers/acks", `{"device":"phone","status":"received"}`},
+		{"GET /v1/notifications", ""},
+		{"GET /v1/notifications?account=alice", ""},
+		{"GET /v1/events", ""},
+		{"GET /v1/events?account=alice", ""},
+		{"GET /v1/devices", ""},
+		{"GET /v1/accounts/alice/devices", ""},
+		{"GET /v1/accounts/alice/devices/phone", ""},
+		{"PUT /v1/accounts/alice/devices/phone", ""},
+		{"DELETE /v1/accounts/alice/devices/phone", ""},
+		{"DELETE /v1/accounts/alice", ""},
+	} {
+		method, path, _ := strings.Cut(c.call, " ")
+		s.wantProblem(s.do(method, path, c.body, "Authorization", shop), 403, "these credentials are ")
+	}
+	s.want(s.do("POST", "/v1/notifications", `{"account":"shop-1","title":"x","id":"ours"}`, "Authorization", shop), 202, nil)
+	s.want(s.do("GET", "/v1/notifications?account=shop-1", "", "Authorization", shop), 200, nil)
+	s.want(s.do("POST", "/v1/notifications/ours/dismissal", "", "Authorization", shop), 204, nil)
+	s.wantProblem(s.do("POST", "/v1/notifications/none/dismissal", "", "Authorization", service), 404, `there is no notification "none"`)
 }
 
 // TestErase: erased content cannot be read any more; other content can. The account's name needs percent-encoding.
