@@ -12,7 +12,7 @@ import (
 
 // openOutbox opens the store that cfg names.
 func openOutbox(cfg *config.Config, log *slog.Logger) (*store.Outbox, error) {
-	opts := store.Options{History: cfg.Store.History, Logger: log, Open: memory.Open}
+	opts := store.Options{History: cfg.Store.History, HousekeepingInterval: cfg.Store.Housekeeping, Logger: log, Open: memory.Open}
 	if cfg.Store.Engine == config.EnginePebble {
 		opts.Open = func(readOnly bool) (store.Engine, error) {
 			return pebblestore.Open(cfg.DataDir, pebblestore.Options{ReadOnly: readOnly, Logger: log})

@@ -424,6 +424,8 @@ type Store struct {
 	Engine string `key:"engine"`
 	// How long a finished notification's timeline is kept.
 	History time.Duration `key:"history"`
+	// How often what is older is removed, in small steps. history is at least as long.
+	Housekeeping time.Duration `key:"housekeeping"`
 	// Notifications are refused while the disk has less than this free, so that the
 	// accepted ones can still be written. 0B turns the check off.
 	MinFree ByteSize `key:"min_free"`
@@ -489,7 +491,7 @@ func Default() *Config {
 				Retry:         Retry{Initial: time.Second, Max: time.Minute},
 			},
 		},
-		Store: Store{Engine: EnginePebble, History: 72 * time.Hour, MinFree: 128 * MiB},
+		Store: Store{Engine: EnginePebble, History: 72 * time.Hour, Housekeeping: time.Minute, MinFree: 128 * MiB},
 		Log:   Log{Level: "info", Format: FormatText},
 	}
 }

@@ -163,6 +163,7 @@ fallback:
 store:
   engine: memory
   history: 1h30m
+  housekeeping: 7s
   min_free: 1GB
 log: {level: debug, format: json}
 `

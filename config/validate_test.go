@@ -303,6 +303,9 @@ func TestRules(t *testing.T) {
 
 		{func(c c) { c.Store.Engine = "bolt" }, "store.engine: must be pebble or memory, got bolt"},
 		{func(c c) { c.Store.History = -1 }, "store.history: must be from 0s to 8760h, got -1ns"},
+		{func(c c) { c.Store.Housekeeping = 0 }, "store.housekeeping: must be from 1s to 1h, got 0s"},
+		{func(c c) { c.Store.History = 59 * time.Second }, "store.history: must be at least store.housekeeping (1m), after which it is looked at, got 59s"},
+		{func(c c) { c.Store.History, c.Store.Housekeeping = time.Second, time.Second }, ""},
 		{func(c c) { c.Store.MinFree = 0 }, ""},
 		{func(c c) { c.Store.MinFree = -1 }, "store.min_free: must be from 0B to 1024TiB, got -1B"},
 		{func(c c) { c.Log.Level = "warning" }, "log.level: must be debug, info, warn or error, got warning"},

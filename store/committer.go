@@ -230,6 +230,9 @@ func (o *Outbox) tell(g *group, err error) {
 	g.commits = slices.DeleteFunc(g.commits, func(c *commit) bool { return c.told })
 	for _, c := range g.commits {
 		c.told = true
+		if err == nil {
+			o.recent.apply(c.batch)
+		}
 	}
 	o.teller.tell(g.commits, err)
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -8,21 +9,32 @@ import (
 	"github.com/heartline-mqtt/heartline/delivery"
 )
 
-// pruneStep is how many notifications are pruned between two looks at whether to
-// stop.
-const pruneStep = 1000
+// pruneStep is how many notifications are pruned between two pauses.
+const pruneStep = 64
 
-// keepHouse is the housekeeper: it audits at the start, and prunes and audits
-// every HousekeepingInterval until the outbox is closed.
+// prunePause is how long the housekeeper pauses after a step of pruning, as a
+// multiple of the time that the step took. So pruning takes no more than a third of
+// one core, and Apply, which the write of a step can hold up, runs alone in between.
+// A round that is longer than HousekeepingInterval pauses for less.
+const prunePause = 2
+
+// keepHouse is the housekeeper: it audits at the start and every AuditInterval, and
+// prunes every HousekeepingInterval, until the outbox is closed.
 func (o *Outbox) keepHouse() {
 	o.logged(o.audit())
-	t := time.NewTicker(o.opts.HousekeepingInterval)
-	defer t.Stop()
+	prune := time.NewTicker(o.opts.HousekeepingInterval)
+	defer prune.Stop()
+	audit := time.NewTicker(o.opts.AuditInterval)
+	defer audit.Stop()
 	for {
 		select {
-		case <-t.C:
+		case <-prune.C:
 			if o.Ready() == nil { // nothing to be changed, or even seen, until then
-				o.logged(o.Housekeep())
+				o.logged(o.prune(prunePause))
+			}
+		case <-audit.C:
+			if o.Ready() == nil {
+				o.logged(errors.Join(o.audit(), o.scrub()))
 			}
 		case <-o.stop:
 			return
@@ -31,19 +43,19 @@ func (o *Outbox) keepHouse() {
 }
 
 func (o *Outbox) logged(err error) {
-	if err == nil || errors.Is(err, delivery.ErrStopped) {
+	if err == nil || errors.Is(err, delivery.ErrStopped) || o.stopping() {
 		return
 	}
 	o.mu.Lock()
 	o.stats.LastError, o.stats.LastErrorAt = err.Error(), o.opts.Now()
 	o.mu.Unlock()
-	o.opts.Logger.Error("outbox: housekeeping failed; it is tried again in the next round", "error", err)
+	o.opts.Logger.Error("housekeeping of the store failed, trying again in the next round", "error", err)
 }
 
-// Housekeep does at once what is otherwise done every HousekeepingInterval: it
-// prunes what was finished longer than History ago and takes stock. Stats has
-// the results.
-func (o *Outbox) Housekeep() error { return errors.Join(o.prune(), o.audit()) }
+// Housekeep does at once, and without pauses, what is otherwise done every
+// HousekeepingInterval and AuditInterval: it prunes what was finished longer than
+// History ago and takes stock. Stats has the results.
+func (o *Outbox) Housekeep() error { return errors.Join(o.prune(0), o.audit()) }
 
 func (o *Outbox) stopping() bool {
 	select {
@@ -54,10 +66,15 @@ func (o *Outbox) stopping() bool {
 	}
 }
 
-func (o *Outbox) prune() error {
+// prune removes in steps what was finished longer than History ago, and pauses after
+// each step for `pause` times as long as it took.
+func (o *Outbox) prune(pause time.Duration) error {
 	before := o.opts.Now().Add(-o.opts.History)
+	o.recent.forget(before)
+	round := time.Now()
 	for !o.stopping() {
 		n := 0
+		began := time.Now()
 		err := o.read(func(e Engine) (err error) {
 			n, err = e.Prune(before, pruneStep)
 			return err
@@ -71,8 +88,55 @@ func (o *Outbox) prune() error {
 		if n < pruneStep {
 			return nil
 		}
+		d := pause * time.Since(began)
+		if time.Since(round) > o.opts.HousekeepingInterval { // more is finished than that removes
+			d /= 8
+		}
+		if !o.rest(d) {
+			return nil
+		}
 	}
 	return nil
+}
+
+// rest waits, and reports whether to go on.
+func (o *Outbox) rest(d time.Duration) bool {
+	if d <= 0 {
+		return true
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-o.stop:
+		return false
+	}
+}
+
+// scrub takes off the disk what was erased longer than ScrubDelay ago.
+func (o *Outbox) scrub() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	o.background.Go(func() {
+		select {
+		case <-o.stop:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	return o.read(func(e Engine) error {
+		s, ok := e.(Scrubber)
+		if !ok {
+			return nil
+		}
+		began := time.Now()
+		scrubbed, err := s.Scrub(ctx, o.opts.Now().Add(-o.opts.ScrubDelay))
+		if scrubbed && err == nil {
+			o.opts.Logger.Info("erased notifications and devices have left the disk", "took", time.Since(began).Round(time.Millisecond))
+		}
+		return err
+	})
 }
 
 // audit compares the store's totals with the deliveries that are there.

@@ -38,9 +38,17 @@ type Options struct {
 	AbandonAfter time.Duration
 	// History is how long finished notifications are kept (default 72h).
 	History time.Duration
-	// HousekeepingInterval is the time between two rounds of pruning and
-	// accounting (default 1h).
+	// HousekeepingInterval is the time between two rounds of pruning (default 1m).
 	HousekeepingInterval time.Duration
+	// AuditInterval is the time between two rounds of accounting (default 1h).
+	AuditInterval time.Duration
+	// ScrubDelay is how long after an erasure it is taken off the disk, with all that
+	// were erased by then, at the next audit (default 12h).
+	ScrubDelay time.Duration
+	// CacheBytes bounds the notifications that are kept in memory, the latest accepted
+	// (default 8 MiB; negative: none). They are read again when they are published or
+	// pushed.
+	CacheBytes int
 	// Gathering is how long after a write has begun the next one begins, where that
 	// holds no acceptance and nothing that waits for those before it: more comes to
 	// share it (default 5 ms; negative: none). It is what an engine whose disk syncs
@@ -68,7 +76,10 @@ func (o Options) withDefaults() Options {
 	orDefault(&o.CommitTimeout, 5*time.Second)
 	orDefault(&o.AbandonAfter, 4*o.CommitTimeout)
 	orDefault(&o.History, 72*time.Hour)
-	orDefault(&o.HousekeepingInterval, time.Hour)
+	orDefault(&o.HousekeepingInterval, time.Minute)
+	orDefault(&o.AuditInterval, time.Hour)
+	orDefault(&o.ScrubDelay, 12*time.Hour)
+	orDefault(&o.CacheBytes, 8<<20)
 	orDefault(&o.MaxGroup, 512)
 	orDefault(&o.Gathering, 5*time.Millisecond)
 	orDefault(&o.MaxGroupBytes, 4<<20)
@@ -111,6 +122,7 @@ type Outbox struct {
 	wake   chan struct{} // one slot: the queue has grown, or the end has come
 	stop   chan struct{} // closed by Close
 	teller teller
+	recent recent
 
 	spaceMu sync.Mutex // one look at the room at a time
 
@@ -150,6 +162,7 @@ func (c *commit) urgent() bool { return c.accepts() || c.fences() }
 // New opens the engine and starts the outbox. Close stops it.
 func New(opts Options) (*Outbox, error) {
 	o := &Outbox{gather: time.NewTimer(0), opts: opts.withDefaults(), applying: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: make(chan struct{})}
+	o.recent.limit = o.opts.CacheBytes
 	if o.opts.Open == nil {
 		return nil, errors.New("open the outbox: no engine given")
 	}
@@ -185,8 +198,7 @@ func (o *Outbox) Commit(b *delivery.Batch, done func(error)) {
 	defer o.mu.Unlock()
 	switch err := o.refusal(); {
 	case o.closing:
-		// Not from here: the caller may hold what done takes.
-		go o.teller.call(outcome{[]*commit{c}, fmt.Errorf("commit after close: %w", delivery.ErrStopped)})
+		o.teller.tell([]*commit{c}, fmt.Errorf("commit after close: %w", delivery.ErrStopped))
 		return
 	case c.accepts() && err != nil:
 		o.refuse(c, err)
@@ -245,9 +257,11 @@ func (o *Outbox) Ready() error {
 	return o.low // a long queue is no fault of the store
 }
 
-// Close writes what is queued, closes the engine and returns when all has
-// stopped. What cannot be written gets delivery.ErrStopped. It is safe to call
-// twice.
+// Close writes what is queued, closes the engine and returns when all has stopped:
+// every goroutine has ended, and every done function of a Commit before it has
+// returned. What cannot be written gets delivery.ErrStopped. It is safe to call
+// twice, also at once, and beside every other method; each call returns when all has
+// stopped.
 func (o *Outbox) Close() error {
 	o.closeOnce.Do(func() {
 		o.mu.Lock()
@@ -315,6 +329,7 @@ type teller struct {
 	told    sync.Cond
 	waiting []outcome
 	ending  bool
+	ended   bool
 	then    atomic.Pointer[func()]
 	running sync.WaitGroup
 }
@@ -332,6 +347,11 @@ func (t *teller) start() {
 func (t *teller) tell(commits []*commit, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.ended {
+		// Close has returned. Not from here: the caller may hold what done takes.
+		go t.call(outcome{commits, err})
+		return
+	}
 	t.waiting = append(t.waiting, outcome{commits, err})
 	t.told.Signal()
 }
@@ -341,6 +361,7 @@ func (t *teller) run() {
 		t.mu.Lock()
 		for len(t.waiting) == 0 {
 			if t.ending {
+				t.ended = true
 				t.mu.Unlock()
 				return
 			}

@@ -32,6 +32,9 @@ func get[T any](o *Outbox, fn func(Engine) (T, error)) (v T, err error) {
 
 // Notification implements delivery.Reader.
 func (o *Outbox) Notification(seq delivery.Seq) (*delivery.Notification, error) {
+	if n := o.recent.get(seq); n != nil && !o.stopping() {
+		return n, nil
+	}
 	return get(o, func(e Engine) (*delivery.Notification, error) { return e.Notification(seq) })
 }
 

@@ -44,12 +44,17 @@ func run(ctx context.Context) error {
 	total := flag.Int("total", 1_000_000, "outstanding deliveries")
 	each := flag.Int("each", 1000, "of them for each device")
 	rounds := flag.Int("rounds", 5, "devices that return, for the median")
+	prune := flag.Int("prune", 0, "measure pruning of this many finished notifications instead, under -rate accepts a second")
+	rate := flag.Int("rate", 500, "with -prune: accepts a second")
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "heartline-outstanding-")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
+	if *prune > 0 {
+		return pruning(dir, *prune, *rate)
+	}
 	binary := filepath.Join(dir, "heartline")
 	build := exec.CommandContext(ctx, "go", "build", "-o", binary, "github.com/heartline-mqtt/heartline") //nolint:gosec // the path is of our own making
 	build.Stderr = os.Stderr

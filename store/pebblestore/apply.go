@@ -15,13 +15,10 @@ import (
 	"github.com/heartline-mqtt/heartline/store/codec"
 )
 
-// Apply implements store.Engine.
+// Apply implements store.Engine. The mutex is not held while the disk syncs, so that
+// Prune can write meanwhile: what is applied can be seen before it is synced in any
+// case.
 func (s *Store) Apply(b *delivery.Batch) (err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.broken(); err != nil {
-		return err
-	}
 	defer func() {
 		// Pebble panics where its log has failed. It is of no use after that.
 		if r := recover(); r != nil {
@@ -29,6 +26,27 @@ func (s *Store) Apply(b *delivery.Batch) (err error) {
 			err = s.broken()
 		}
 	}()
+	batch, sync, err := s.commit(b)
+	if err != nil {
+		return err
+	}
+	if sync {
+		if err := batch.SyncWait(); err != nil {
+			s.markBroken(err)
+		}
+	}
+	err = batch.Close()
+	// Pebble reports a commit that failed to its logger and then returns nil.
+	return errors.Join(s.broken(), err)
+}
+
+// commit commits b; sync: the caller waits for the disk before it closes the batch.
+func (s *Store) commit(b *delivery.Batch) (_ *pebble.Batch, sync bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.broken(); err != nil {
+		return nil, false, err
+	}
 	a := application{Store: s, counters: s.counters, reserved: s.reserved, refs: s.refs[:0]}
 	if len(b.PutDevices) > 0 || len(b.RemoveDevices) > 0 || len(b.Assign) > 0 || len(b.Erase) > 0 {
 		// These build on what stands before them in the batch.
@@ -36,25 +54,28 @@ func (s *Store) Apply(b *delivery.Batch) (err error) {
 	} else {
 		a.batch = s.db.NewBatch()
 	}
-	defer func() { err = errors.Join(err, a.batch.Close()) }()
 	s.live.age()
 	if err := a.apply(b); err != nil {
 		s.live = liveness{} // it has learnt what is not so
-		return fmt.Errorf("apply to store %s: %w", s.dir, err)
+		return nil, false, errors.Join(fmt.Errorf("apply to store %s: %w", s.dir, err), a.batch.Close())
 	}
-	if err := a.batch.Commit(&pebble.WriteOptions{Sync: b.Sync || a.sync}); err != nil {
+	if sync = b.Sync || a.sync; sync {
+		err = s.db.ApplyNoSyncWait(a.batch, pebble.Sync)
+	} else {
+		err = a.batch.Commit(pebble.NoSync)
+	}
+	if err != nil {
 		s.markBroken(err)
 	}
-	// Pebble reports a commit that failed to its logger and then returns nil.
 	if err := s.broken(); err != nil {
-		return err
+		return nil, false, err
 	}
 	s.counters, s.reserved = a.counters, a.reserved
 	s.writes.Store(a.counters.Writes)
 	if a.removes {
 		s.noteErased()
 	}
-	return nil
+	return a.batch, sync, nil
 }
 
 // application is one Apply on its way.
@@ -228,10 +249,7 @@ func (a *application) accept(acc *delivery.Acceptance) error {
 		return err
 	}
 	if len(n.Devices) == 0 { // finished from the start, or it would never be pruned
-		at := sortableTime(n.AcceptedAt)
-		a.pruned = min(a.pruned, at)
-		a.key = keyFinished(a.key[:0], at, n.Seq, "")
-		return a.batch.Set(a.key, nil, nil)
+		return a.setFinished(n.AcceptedAt, n.Seq, "")
 	}
 	for _, device := range n.Devices {
 		k := delivery.Key{Seq: n.Seq, Device: device}
@@ -380,14 +398,17 @@ func (a *application) finish(f *delivery.Finish) error {
 	if err := a.batch.Set(a.key, a.value, nil); err != nil {
 		return err
 	}
-	at := sortableTime(f.At)
-	a.pruned = min(a.pruned, at) // the clock was set back
-	a.key = keyFinished(a.key[:0], at, f.Seq, f.Device)
-	if err := a.batch.Set(a.key, nil, nil); err != nil {
-		return err
-	}
 	a.counters.Finished++
-	return nil
+	return a.setFinished(f.At, f.Seq, f.Device)
+}
+
+// setFinished puts a delivery into the index of those that Prune looks at.
+func (a *application) setFinished(at time.Time, seq delivery.Seq, device string) error {
+	a.key = keyFinished(a.key[:0], sortableTime(at), seq, device)
+	if bytes.Compare(a.key, a.pruned) < 0 { // Prune has passed its place: the clock was set back
+		a.pruned = bytes.Clone(a.key)
+	}
+	return a.batch.Set(a.key, nil, nil)
 }
 
 // read returns a copy of a value as this batch has left it; nil: none. The batch

@@ -130,3 +130,36 @@ func BenchmarkStart(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkPrune prunes finished notifications, 64 at a time.
+func BenchmarkPrune(b *testing.B) {
+	s, err := pebblestore.Open(b.TempDir(), pebblestore.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	var accepts, finishes delivery.Batch
+	for i := range b.N {
+		a, f := journey(delivery.Seq(3*i+3), fmt.Sprintf("device-%05d", i%10000))
+		accepts.Merge(a)
+		finishes.Merge(f)
+		if i%500 == 499 || i == b.N-1 {
+			for _, m := range []*delivery.Batch{&accepts, &finishes} {
+				m.Sync = false
+				if err := s.Apply(m); err != nil {
+					b.Fatal(err)
+				}
+				*m = delivery.Batch{}
+			}
+		}
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	for left := b.N; left > 0; {
+		n, err := s.Prune(start.Add(time.Hour), 64)
+		if err != nil || n == 0 {
+			b.Fatalf("pruned %d, %d left (error %v)", n, left, err)
+		}
+		left -= n
+	}
+}

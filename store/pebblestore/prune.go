@@ -1,10 +1,10 @@
 package pebblestore
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -54,14 +54,14 @@ func (s *Store) pruneSome(before time.Time, limit int) (n int, more bool, err er
 	}
 	s.mu.Lock()
 	p.from = s.pruned
-	s.pruning, s.pruned = p, math.MaxUint64 // Apply lowers it where it adds an entry below
+	s.pruning, s.pruned = p, endFinished // Apply lowers it to what it adds meanwhile
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.pruning = nil
 		if err != nil {
-			s.pruned = min(s.pruned, p.from)
+			s.pruneFrom(p.from)
 		}
 	}()
 	seen, more, err := p.look(limit)
@@ -71,7 +71,7 @@ func (s *Store) pruneSome(before time.Time, limit int) (n int, more bool, err er
 	if seen == 0 {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.pruned = min(s.pruned, p.from)
+		s.pruneFrom(p.next)
 		return 0, false, nil
 	}
 	n, err = p.commit()
@@ -84,8 +84,8 @@ type pruning struct {
 	*Store
 	batch  *pebble.Batch
 	before uint64 // sortable
-	from   uint64 // likewise: no entry of the index is before it
-	next   uint64 // likewise: no entry will be, when this is written
+	from   []byte // no key of the index is before it
+	next   []byte // no key will be, when this is written
 	events *pebble.Iterator
 	key    []byte
 	gone   map[delivery.Seq]*prunable
@@ -106,7 +106,7 @@ func (p *pruning) touch(seq delivery.Seq) { p.touched[seq] = true }
 // consists of. It holds no mutex.
 func (p *pruning) look(limit int) (seen int, more bool, err error) {
 	it, err := p.db.NewIter(&pebble.IterOptions{
-		LowerBound: binary.BigEndian.AppendUint64([]byte{prefixFinished}, p.from),
+		LowerBound: p.from,
 		UpperBound: binary.BigEndian.AppendUint64([]byte{prefixFinished}, p.before),
 	})
 	if err != nil {
@@ -120,13 +120,12 @@ func (p *pruning) look(limit int) (seen int, more bool, err error) {
 		return 0, false, err
 	}
 	defer func() { err = errors.Join(err, p.events.Close()) }()
-	p.next = p.before
+	p.next = binary.BigEndian.AppendUint64([]byte{prefixFinished}, p.before)
 	for ok := it.First(); ok; ok = it.Next() {
-		at := binary.BigEndian.Uint64(it.Key()[1:])
 		// What is looked at and stays is removed from the index, so there is an
 		// end to it too.
 		if len(p.gone) >= limit || seen >= 8*pruneChunk {
-			p.next = at
+			p.next = bytes.Clone(it.Key())
 			more = true
 			break
 		}
@@ -165,20 +164,14 @@ func (p *pruning) entry(key []byte) error {
 	if err := errors.Join(codec.DecodeNotification(&n, seq, v), closer.Close()); err != nil {
 		return fmt.Errorf("notification %d: %w", seq, err)
 	}
-	for _, device := range n.Devices {
-		p.key = keyRecord(p.key[:0], delivery.Key{Seq: seq, Device: device})
-		live, err := p.has(p.key)
-		if live || err != nil {
-			return err
-		}
-	}
 	g := &prunable{keys: [][]byte{keyAccount(nil, n.Account, seq), keyContent(nil, seq)}}
 	if n.HasMessage {
 		g.keys = append(g.keys, keyData(nil, seq))
 	}
-	latest, device := at, ""
+	latest, device, finals := at, "", 0
 	err = p.each(prefixFinal, seq, func(key, value []byte) error {
 		g.keys = append(g.keys, key)
+		finals++
 		f, err := codec.DecodeFinish(delivery.Key{Seq: seq, Device: string(key[9:])}, value)
 		if err != nil || f.At.IsZero() { // its only one: the entry is its own
 			return err
@@ -193,6 +186,15 @@ func (p *pruning) entry(key []byte) error {
 	if err != nil {
 		return fmt.Errorf("notification %d: %w", seq, err)
 	}
+	if finals < len(n.Devices) { // as many final states as devices: none has a Record
+		for _, device := range n.Devices {
+			p.key = keyRecord(p.key[:0], delivery.Key{Seq: seq, Device: device})
+			live, err := p.has(p.key)
+			if live || err != nil {
+				return err
+			}
+		}
+	}
 	if latest >= p.before {
 		return p.batch.Set(keyFinished(nil, latest, seq, device), nil, nil)
 	}
@@ -203,12 +205,16 @@ func (p *pruning) entry(key []byte) error {
 	if err != nil {
 		return fmt.Errorf("notification %d: %w", seq, err)
 	}
+	if tellsSeq(&n) {
+		p.gone[seq] = g
+		return nil
+	}
 	// A later notification may have taken the ID over.
 	holder, err := p.get(keyID(nil, n.ID))
 	switch {
 	case err == nil && len(holder) == 8 && binary.BigEndian.Uint64(holder) == uint64(seq):
 		g.id = n.ID
-	case err != nil && !errors.Is(err, pebble.ErrNotFound): // it may tell the Seq
+	case err != nil && !errors.Is(err, pebble.ErrNotFound):
 		return fmt.Errorf("notification %d: %w", seq, err)
 	}
 	p.gone[seq] = g
@@ -243,10 +249,11 @@ func (p *pruning) commit() (n int, err error) {
 	for seq, g := range p.gone {
 		if p.touched[seq] {
 			// Its entry is gone with the batch: another leads to it.
-			if err := p.batch.Set(keyFinished(nil, p.from, seq, ""), nil, nil); err != nil {
+			key := keyFinished(nil, 0, seq, "")
+			if err := p.batch.Set(key, nil, nil); err != nil {
 				return 0, err
 			}
-			p.next = min(p.next, p.from)
+			p.next = minKey(p.next, key)
 			continue
 		}
 		if g.id != "" && !p.ids[g.id] {
@@ -269,8 +276,22 @@ func (p *pruning) commit() (n int, err error) {
 	}
 	s.counters = counters
 	s.writes.Store(counters.Writes)
-	s.pruned = min(s.pruned, p.next)
+	s.pruneFrom(p.next)
 	return n, nil
+}
+
+// endFinished is behind every key of the index of finished deliveries.
+var endFinished = []byte{prefixFinished + 1}
+
+// pruneFrom has the next step of Prune begin at key, or before it where Apply has
+// added something there. mu is held.
+func (s *Store) pruneFrom(key []byte) { s.pruned = minKey(s.pruned, key) }
+
+func minKey(a, b []byte) []byte {
+	if bytes.Compare(a, b) < 0 {
+		return a
+	}
+	return b
 }
 
 // commitUnsynced commits a batch of housekeeping, of which a crash may take back

@@ -79,7 +79,7 @@ type Store struct {
 	reserved uint64   // commit numbers up to here are reserved on the disk
 	stored   uint64   // the format, as the database has it
 	opened   uint64   // counters.Last when the store was opened
-	pruned   uint64   // sortable time: no entry of the index of finished deliveries is before it
+	pruned   []byte   // no key of the index of finished deliveries is before it
 	pruning  *pruning // under way; nil: none
 	erased   erasure
 
@@ -103,7 +103,7 @@ const (
 // damaged is refused with an error that names it and says what to do; nothing in
 // it is changed.
 func Open(dir string, o Options) (_ *Store, err error) {
-	s := &Store{dir: dir, opts: o.withDefaults()}
+	s := &Store{dir: dir, opts: o.withDefaults(), pruned: []byte{prefixFinished}}
 	if err := s.prepare(); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,125 @@
+package store_test
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/store"
+	"github.com/heartline-mqtt/heartline/store/memory"
+)
+
+// TestCloseAtOnce: Close from several goroutines, beside callers that commit and
+// read. Each returns when all has stopped, and each caller is told once.
+func TestCloseAtOnce(t *testing.T) {
+	o, err := store.New(store.Options{Open: memory.Open})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var committed, told atomic.Int64
+	var callers, closers sync.WaitGroup
+	begun := make(chan struct{}, 8)
+	for c := range 8 {
+		callers.Go(func() {
+			for i := range 300 {
+				if i == 100 {
+					begun <- struct{}{}
+				}
+				committed.Add(1)
+				seq := delivery.Seq(c*1000 + i + 1)
+				o.Commit(accept(seq), func(err error) {
+					told.Add(1)
+					if err != nil && !errors.Is(err, delivery.ErrStopped) {
+						t.Error(err)
+					}
+				})
+				if _, err := o.Notification(seq); err != nil && !errors.Is(err, delivery.ErrStopped) && !errors.Is(err, delivery.ErrNotFound) {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 8 {
+		<-begun
+	}
+	for range 3 {
+		closers.Go(func() {
+			if err := o.Close(); err != nil {
+				t.Error(err)
+			}
+			if _, err := o.LastSeq(); !errors.Is(err, delivery.ErrStopped) {
+				t.Errorf("read after Close: %v", err)
+			}
+		})
+	}
+	closers.Wait()
+	callers.Wait()
+	for told.Load() != committed.Load() { // those after Close come from goroutines of their own
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// counting counts reads of content.
+type counting struct {
+	store.Engine
+	reads atomic.Int64
+}
+
+func (c *counting) Notification(seq delivery.Seq) (*delivery.Notification, error) {
+	c.reads.Add(1)
+	return c.Engine.Notification(seq)
+}
+
+// TestRecentNotifications: the latest are read from memory, within bounds, and not
+// when they have changed or gone.
+func TestRecentNotifications(t *testing.T) {
+	e := &counting{Engine: memory.New()}
+	o := newOutbox(t, store.Options{Open: func(bool) (store.Engine, error) { return e, nil }, CacheBytes: 10 << 10, History: time.Hour,
+		Now: func() time.Time { return start.Add(2 * time.Hour) }})
+	commitAll := func(bs ...*delivery.Batch) {
+		t.Helper()
+		for _, b := range bs {
+			if err := commit(o, b); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	reads := func(seq delivery.Seq) int64 {
+		before := e.reads.Load()
+		n, err := o.Notification(seq)
+		if err != nil || n.Seq != seq {
+			t.Fatalf("notification %d: got %v (error %v)", seq, n, err)
+		}
+		n.Devices[0] = "changed by the caller"
+		return e.reads.Load() - before
+	}
+	for seq := range delivery.Seq(100) {
+		commitAll(accept(seq + 1))
+	}
+	if reads(100) != 0 || reads(100) != 0 || reads(1) != 1 {
+		t.Error("the latest was read from the engine, or the first was not")
+	}
+	if n, _ := o.Notification(100); n.Devices[0] != "phone" {
+		t.Errorf("a caller has changed it for others: %v", n.Devices)
+	}
+	held := accept(101)
+	held.Accept[0].Notification.Devices = []string{""}
+	commitAll(held, &delivery.Batch{Assign: []delivery.Key{{Seq: 101, Device: "watch"}}})
+	if n, err := o.Notification(101); err != nil || n.Devices[0] != "watch" {
+		t.Errorf("after Assign: %v (error %v)", n, err)
+	}
+	commitAll(&delivery.Batch{Erase: []delivery.Seq{100}})
+	if _, err := o.Notification(100); !errors.Is(err, delivery.ErrNotFound) {
+		t.Errorf("erased, and read with error %v", err)
+	}
+	commitAll(finish(99))
+	if err := o.Housekeep(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.Notification(99); !errors.Is(err, delivery.ErrNotFound) {
+		t.Errorf("pruned, and read with error %v", err)
+	}
+}

@@ -1,0 +1,96 @@
+package pebblestore_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/store/pebblestore"
+)
+
+// filesWith returns the files below dir that hold text.
+func filesWith(t *testing.T, dir, text string) (names []string) {
+	t.Helper()
+	err := filepath.Walk(dir, func(path string, info os.FileInfo, err error) error {
+		if err != nil || info.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if bytes.Contains(b, []byte(text)) {
+			names = append(names, filepath.Base(path))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+// TestScrub: what was erased is in no file any more, neither in a table nor in a log,
+// used or kept to be reused; the rest is as before.
+func TestScrub(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, pebblestore.Options{MemTableBytes: 256 << 10})
+	const secret, token = "Kq7vZp2wXr9LmT4c", "b81e5f09a7c3642d"
+	put := func(seq delivery.Seq, title string) {
+		b := accept(seq)
+		n := b.Accept[0].Notification
+		n.Title, n.HasMessage = title, true
+		// It does not compress, and so can be found in a table.
+		b.Accept[0].Data = json.RawMessage(`"` + title + `"`)
+		apply(t, s, b)
+	}
+	registered := delivery.Device{ID: "d", Account: "ann", Registrations: []delivery.Registration{{Server: delivery.ServerAPNs, Kind: delivery.KindAlert, Token: token}}}
+	apply(t, s, &delivery.Batch{PutDevices: []delivery.Device{registered}, Sync: true})
+	put(1, secret)
+	for seq := delivery.Seq(2); seq < 4000; seq++ { // logs and tables, many times over
+		put(seq, "another")
+	}
+	put(4000, secret)
+	if len(filesWith(t, dir, secret)) == 0 || len(filesWith(t, dir, token)) == 0 {
+		t.Fatal("it is in no file before it is erased")
+	}
+	if did, err := s.Scrub(context.Background(), time.Now()); did || err != nil {
+		t.Errorf("scrubbed %v (error %v), with nothing erased", did, err)
+	}
+	apply(t, s, &delivery.Batch{Erase: []delivery.Seq{1, 4000}, RemoveDevices: []string{"d"}, Sync: true})
+	if did, err := s.Scrub(context.Background(), time.Now().Add(-time.Hour)); did || err != nil {
+		t.Errorf("scrubbed %v (error %v), an hour early", did, err)
+	}
+	closeStore(t, s)
+	s = open(t, dir, pebblestore.Options{MemTableBytes: 256 << 10}) // a restart does not forget it
+	if did, err := s.Scrub(context.Background(), time.Now()); !did || err != nil {
+		t.Errorf("scrubbed %v (error %v)", did, err)
+	}
+	for _, text := range []string{secret, token} {
+		if names := filesWith(t, dir, text); len(names) > 0 {
+			t.Errorf("%q is still in %v", text, names)
+		}
+	}
+	if did, err := s.Scrub(context.Background(), time.Now()); did || err != nil {
+		t.Errorf("scrubbed %v (error %v) again", did, err)
+	}
+	// Without a restart: the logs that wait to be reused hold it.
+	put(5000, secret)
+	for seq := delivery.Seq(5001); seq < 7000; seq++ {
+		put(seq, "another")
+	}
+	apply(t, s, &delivery.Batch{Erase: []delivery.Seq{5000}, Sync: true})
+	if did, err := s.Scrub(context.Background(), time.Now()); !did || err != nil {
+		t.Errorf("scrubbed %v (error %v)", did, err)
+	}
+	if names := filesWith(t, dir, secret); len(names) > 0 {
+		t.Errorf("%q is still in %v", secret, names)
+	}
+	n := 0
+	if err := s.List("", 0, func(*delivery.Notification) bool { n++; return true }); err != nil || n != 3998+1999 {
+		t.Errorf("%d notifications are left (error %v), want %d", n, err, 3998+1999)
+	}
+	closeStore(t, s)
+}
