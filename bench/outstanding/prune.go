@@ -82,7 +82,7 @@ func acceptance(seq delivery.Seq, i int, at time.Time) *delivery.Batch {
 	return &delivery.Batch{Sync: true, Accept: []delivery.Acceptance{{Notification: &delivery.Notification{
 		Seq: seq, ID: delivery.NewID(seq), Account: device(i % 1000), Title: "Front door", Body: "The front door has been open for five minutes.",
 		Ack: delivery.AckReceived, Urgency: delivery.UrgencyHigh, Fallback: true, AcceptedAt: at, ExpiresAt: at.Add(24 * time.Hour),
-		Devices: []string{device(i % 1000)}, Fingerprint: uint64(seq) * 0x9e3779b97f4a7c15,
+		Devices: []string{device(i % 1000)},
 	}}}}
 }
 
