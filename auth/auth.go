@@ -130,7 +130,11 @@ func (a *Auth) Bearer(ctx context.Context, token, remote string) (Identity, erro
 	if len(token) > maxToken {
 		return Identity{}, denied("a token of %d bytes", len(token))
 	}
-	return a.mode.bearer(ctx, token, remote)
+	id, err := a.mode.bearer(ctx, token, remote)
+	if err == nil && id.Device == "" {
+		id.DevicePattern = a.devicePattern
+	}
+	return id, err
 }
 
 // Close stops watching files, writes the verifiers and closes idle connections. It

@@ -98,7 +98,7 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 		SessionEnded: with.sessionEnded,
 	}
 	if !h.auth.Open() {
-		rules.AccessClosed = true
+		rules.AccessClosed, rules.MaxDevices = true, cfg.MQTT.Limits.Devices
 		if len(rules.Access) == 0 {
 			with.log.Info("ordinary MQTT topics are closed to devices: auth.acl has no entries; services may use all",
 				"to_open_all", `auth.acl: [{filter: "#", access: readwrite}]`)

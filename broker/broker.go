@@ -26,17 +26,20 @@ import (
 // its listeners and the HTTP side.
 type Broker struct {
 	*Heartline
-	cfg       *config.Config
-	log       *slog.Logger
-	server    *mqtt.Server
-	listeners listeners
-	persist   *persist.Hook // nil: ordinary MQTT is not kept
-	metrics   *metrics.Metrics
-	api       *api.API // nil: off
-	web       *http.Server
-	httpConns *httpConns
-	files     *filewatch.Watcher // certificates
-	socket    net.Listener       // of web
+	cfg            *config.Config
+	log            *slog.Logger
+	server         *mqtt.Server
+	listeners      listeners
+	persist        *persist.Hook // nil: ordinary MQTT is not kept
+	metrics        *metrics.Metrics
+	api            *api.API // nil: off
+	web            *http.Server
+	httpConns      *httpConns
+	files          *filewatch.Watcher // certificates
+	internal       *http.Server       // nil: everything is served by web
+	publicAPI      *api.API           // beside internal
+	internalSocket net.Listener
+	socket         net.Listener // of web
 
 	serving sync.WaitGroup
 	failed  chan error // of something that should have gone on serving
@@ -121,6 +124,13 @@ func serverOptions(cfg *config.Config, log *slog.Logger) *mqtt.Options {
 func (b *Broker) Start() error {
 	if err := b.server.Serve(); err != nil {
 		return fmt.Errorf("serve MQTT: %w", err)
+	}
+	if b.internal != nil {
+		b.serving.Go(func() {
+			if err := b.internal.Serve(b.internalSocket); err != nil && !errors.Is(err, http.ErrServerClosed) {
+				b.fail(fmt.Errorf("serve HTTP on %s: %w", b.internalSocket.Addr(), err))
+			}
+		})
 	}
 	if b.web != nil {
 		b.serving.Go(func() {

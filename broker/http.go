@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"path"
+	"strings"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/broker/internal/api"
@@ -52,10 +54,27 @@ func (b *Broker) bindHTTP() error {
 	if mode := b.cfg.Auth.Mode; mode == config.AuthFile || mode == config.AuthHTTP {
 		opts.Password = b.auth.Connect
 	}
+	public := http.Handler(nil)
+	if b.cfg.HTTP.Internal.Address != "" {
+		if b.internalSocket, err = bind("http.internal.address", b.cfg.HTTP.Internal.Address); err != nil {
+			return err
+		}
+		opts.Internal = true
+	}
 	b.api = api.New(opts)
+	public = b.api
+	if opts.Internal {
+		opts.Internal = false
+		b.publicAPI = api.New(opts)
+		public = publicOnly(b.publicAPI)
+		b.internal = &http.Server{
+			Handler: b.api, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+			ErrorLog: slog.NewLogLogger(quiet{b.log.Handler()}, slog.LevelDebug),
+		}
+	}
 	b.httpConns = newHTTPConns(b.cfg.MQTT.MaxConnections, rlimit.OpenFiles())
 	b.web = &http.Server{
-		Handler:           trusted.handler(b.api),
+		Handler:           trusted.handler(public),
 		ReadHeaderTimeout: 10 * time.Second, // the API bounds the rest call by call
 		IdleTimeout:       2 * time.Minute,
 		ConnState:         b.httpConns.onState,
@@ -63,6 +82,27 @@ func (b *Broker) bindHTTP() error {
 		ErrorLog:          slog.NewLogLogger(quiet{b.log.Handler()}, slog.LevelDebug),
 	}
 	return nil
+}
+
+// publicOnly serves what the public address serves beside http.internal: no API and no
+// metrics.
+func publicOnly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p := path.Clean("/" + r.URL.Path)
+		if p == "/metrics" || p == "/openapi.json" || p == "/v1" || strings.HasPrefix(p, "/v1/") {
+			http.Error(w, "not found", http.StatusNotFound)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// InternalAddr returns the address of http.internal; "" means that it is off.
+func (b *Broker) InternalAddr() string {
+	if b.internalSocket == nil {
+		return ""
+	}
+	return b.internalSocket.Addr().String()
 }
 
 // HTTPAddr returns the address that serves HTTP; "" means that HTTP is off.
@@ -76,8 +116,16 @@ func (b *Broker) HTTPAddr() string {
 // closeHTTP ends the event streams and batches. Other calls may finish within endGrace.
 func (b *Broker) closeHTTP(ctx context.Context) error {
 	b.api.Close()
+	if b.publicAPI != nil {
+		b.publicAPI.Close()
+	}
 	ctx, cancel := context.WithTimeout(ctx, endGrace)
 	defer cancel()
+	if b.internal != nil {
+		if err := b.internal.Shutdown(ctx); err != nil {
+			_ = b.internal.Close() // the public one reports
+		}
+	}
 	if err := b.web.Shutdown(ctx); err != nil {
 		return errors.Join(fmt.Errorf("HTTP calls were cut off: %w", err), b.web.Close())
 	}

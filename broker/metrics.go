@@ -82,6 +82,8 @@ func (b *Broker) mqttFigures(s scrape) {
 	s.gauge("mqtt_clients", "Clients connected.", float64(b.hook.Connections()))
 	s.counter("mqtt_accepted_total", "Notifications accepted over MQTT.", float64(counts.Ingress.Load()))
 	s.counter("mqtt_refused_total", "Publishes refused: below the topic prefix, or by auth.acl.", float64(counts.Refused.Load()))
+	s.counter("mqtt_connections_revoked_total", "Connections ended because their credentials expired or were revoked.", float64(counts.Revoked.Load()))
+	s.counter("mqtt_devices_refused_total", "Subscriptions and publishes refused because the account has mqtt.limits.devices devices.", float64(counts.OverDevices.Load()))
 	s.counter("mqtt_connects_refused_total", "CONNECTs refused because the client identifier belongs to another account.", float64(counts.RefusedConnects.Load()))
 	s.counter("mqtt_foreign_acks_total", "Acks of a notification that was never for the device.", float64(counts.UnknownAcks.Load()))
 	info := b.server.Info

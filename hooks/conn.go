@@ -23,6 +23,7 @@ type conn struct {
 	hook        *Hook
 	client      *mqtt.Client
 	identity    auth.Identity
+	counted     atomic.Bool // among the devices of its account
 	established atomic.Bool
 	notDevice   error                  // why the client cannot be a device; nil: it can
 	signedOut   atomic.Bool            // the device has signed out on this connection
@@ -286,7 +287,30 @@ func (c *conn) isDevice() error {
 	if c.signedOut.Load() {
 		return errSignedOut
 	}
+	if c.notDevice == nil {
+		return c.overDevices()
+	}
 	return c.notDevice
+}
+
+// errTooManyDevices refuses what would make a device known to an account that has as
+// many as it may.
+var errTooManyDevices = errors.New("the account has as many devices as it may have (mqtt.limits.devices)")
+
+// overDevices asks the registry until the device is known or has room.
+func (c *conn) overDevices() error {
+	limit := c.hook.opts.MaxDevices
+	if limit == 0 || c.hook.opts.Authenticate == nil || c.identity.Service || c.counted.Load() {
+		return nil
+	}
+	if _, err := c.hook.core.AccountOf(c.client.ID); errors.Is(err, delivery.ErrNotFound) {
+		if devices, err := c.hook.core.Devices(c.identity.Account); err == nil && len(devices) >= limit {
+			c.hook.Counters.OverDevices.Add(1)
+			return errTooManyDevices
+		}
+	}
+	c.counted.Store(true)
+	return nil
 }
 
 func (c *conn) offline(why string) {

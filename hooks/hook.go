@@ -43,6 +43,8 @@ type Options struct {
 	// speaks of, and $SYS, to all but services.
 	Access       []AccessRule
 	AccessClosed bool
+	// MaxDevices bounds the devices of an account; 0 sets no limit.
+	MaxDevices int
 	// SessionEnded runs when the hook has removed the kept session of a client that
 	// is not connected: mochi calls no hook then. nil: nobody needs to know.
 	SessionEnded func(*mqtt.Client)
@@ -58,6 +60,8 @@ type Counters struct {
 	Forgotten   atomic.Int64 // clients that mochi had forgotten at a take-over
 	// RefusedConnects counts CONNECTs under an identifier of another account.
 	RefusedConnects atomic.Int64
+	// OverDevices counts what was refused because the account has too many devices.
+	OverDevices atomic.Int64
 	// Revoked counts connections ended because their credentials were no longer valid.
 	Revoked atomic.Int64
 }

@@ -25,7 +25,7 @@ func arrows() [][]string {
 		{"demo", "broker", "config", "delivery", "fallback/apnssim", "internal/rawmqtt"},
 		{"terminal", "delivery", "wire"},
 		{"broker", "auth", "broker/internal/...", "config", "delivery", "fallback", "fallback/apns", "fallback/fcm", "fallback/webpush", "hooks", "hooks/persist", "hooks/strict", "internal/filewatch", "internal/credentials", "internal/rlimit", "store", "store/memory", "store/pebblestore"},
-		{"broker/internal/api", "auth", "broker/internal/metrics", "delivery", "internal/loopback", "internal/text", "wire"},
+		{"broker/internal/api", "auth", "broker/internal/metrics", "delivery", "internal/loopback", "internal/seldom", "internal/text", "wire"},
 		{"broker/internal/metrics", "delivery"},
 		{"broker/internal/listener", "hooks/strict", "internal/rlimit"},
 		{"broker/internal/web"},

@@ -78,10 +78,10 @@ func (a *API) denied(r *http.Request, err error, detail, challenge string) *prob
 	if errors.Is(err, auth.ErrUnavailable) {
 		p := newProblem(http.StatusServiceUnavailable, codeUnavailable, "the credentials cannot be checked now: try again")
 		p.headers.Set("Retry-After", retryUnavailable)
-		a.log.Warn("credentials not checked", "remote", r.RemoteAddr, "error", err)
+		a.seldom.Warn(a.log, "credentials not checked", "remote", r.RemoteAddr, "error", err)
 		return p
 	}
-	a.log.Info("request refused", "remote", r.RemoteAddr, "path", r.URL.Path, "error", err)
+	a.seldom.Info(a.log, "request refused", "remote", r.RemoteAddr, "path", r.URL.Path, "error", err)
 	p := newProblem(http.StatusUnauthorized, codeUnauthenticated, "%s", detail)
 	p.headers.Set("WWW-Authenticate", challenge)
 	return p

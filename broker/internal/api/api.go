@@ -19,6 +19,7 @@ import (
 	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/broker/internal/metrics"
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/seldom"
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
@@ -61,6 +62,8 @@ type Options struct {
 	Disconnect func(device string) bool
 	EndSession func(device string) bool
 	Logger     *slog.Logger
+	// Internal says that the API is served on a private address: /readyz tells all.
+	Internal bool
 	// Version is that of the program, in /healthz and in the OpenAPI document.
 	Version string
 	// Ready answers /readyz: the state of each part, and an error until the server is
@@ -79,6 +82,7 @@ type API struct {
 	opts    Options
 	bearer  func(ctx context.Context, token, remote string) (auth.Identity, error)
 	log     *slog.Logger
+	seldom  seldom.Log // of what callers cause
 	version string
 	ready   func() (map[string]string, error)
 	metrics *metrics.Metrics

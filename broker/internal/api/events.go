@@ -72,6 +72,9 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, in *eventQuery) err
 	}
 	beat := time.NewTicker(a.timing.heartbeat)
 	defer beat.Stop()
+	who := callerOf(r.Context())
+	permission := time.NewTicker(time.Second)
+	defer permission.Stop()
 	for {
 		select {
 		case e, open := <-sub.C:
@@ -95,6 +98,12 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, in *eventQuery) err
 			}
 		case <-beat.C:
 			s.buf.WriteString(": heartbeat\n\n")
+		case now := <-permission.C:
+			if err := who.Check(now); err != nil {
+				a.seldom.Info(a.log, "event stream ended", "remote", r.RemoteAddr, "error", err)
+				return nil
+			}
+			continue
 		case <-a.closing:
 			return nil
 		case <-r.Context().Done():

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -17,6 +18,20 @@ type healthAnswer struct {
 	Body health
 }
 
+// detailed reports whether the caller of /readyz may see the checks: everybody without
+// authentication and on the internal address, otherwise this machine and services.
+func (a *API) detailed(r *http.Request) bool {
+	if a.bearer == nil || a.opts.Internal || fromHere(r) {
+		return true
+	}
+	token, ok := bearerToken(r)
+	if !ok {
+		return false
+	}
+	id, err := a.bearer(r.Context(), token, r.RemoteAddr)
+	return err == nil && id.Service
+}
+
 func (a *API) registerHealth() {
 	call(a, huma.Operation{
 		OperationID: "healthz", Method: http.MethodGet, Path: "/healthz", Summary: "Whether the process lives",
@@ -29,11 +44,18 @@ func (a *API) registerHealth() {
 		Summary:   "Whether it takes notifications: the store recovered, the listeners up",
 		Responses: map[string]*huma.Response{"200": answer[health](a, "Ready")},
 		Errors:    []int{http.StatusServiceUnavailable},
-	}, nil, func(w http.ResponseWriter, _ *http.Request, _ *struct{}) error {
+	}, nil, func(w http.ResponseWriter, r *http.Request, _ *struct{}) error {
 		var checks map[string]string
 		var err error
 		if a.ready != nil {
 			checks, err = a.ready()
+		}
+		if !a.detailed(r) {
+			// Which apps are paused, and why, is nobody else's business.
+			checks = nil
+			if err != nil {
+				err = errors.New("a service's token shows why")
+			}
 		}
 		if err == nil {
 			return writeJSON(w, http.StatusOK, health{Status: "ok", Checks: checks})

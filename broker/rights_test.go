@@ -1,0 +1,124 @@
+package broker
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
+)
+
+// TestRights: a service for some accounts gets no other, an event stream ends with its
+// token, an account has no more devices than it may, and with an internal address the
+// public one serves no API.
+func TestRights(t *testing.T) {
+	dir := t.TempDir()
+	cfg := config.Default()
+	cfg.DataDir = filepath.Join(dir, "data")
+	cfg.MQTT.Address, cfg.HTTP.Address, cfg.HTTP.Internal.Address = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	cfg.MQTT.Limits.Devices = 1
+	path := users(t, dir, "alice")
+	cfg.Auth.Mode, cfg.Auth.File.Path = config.AuthFile, path
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256([]byte("shop"))
+	tokens := string(content) + "tokens:\n  - {name: shop, sha256: " + hex.EncodeToString(sum[:]) + ", accounts: ['a*']}\n"
+	if err := os.WriteFile(path, []byte(tokens), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b, err := New(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+		if err := b.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := b.Start(); err != nil {
+		t.Fatal(err)
+	}
+	call := func(address, method, path, body string) *http.Response {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), method, "http://"+address+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer shop")
+		r.Header.Set("Content-Type", "application/json")
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp
+	}
+	for _, c := range []struct {
+		address, method, path, body string
+		want                        int
+	}{
+		{b.InternalAddr(), "GET", "/v1/accounts/alice/devices", "", 200},
+		{b.InternalAddr(), "GET", "/v1/accounts/bob/devices", "", 403},
+		{b.InternalAddr(), "GET", "/v1/accounts/%62ob/devices", "", 403},
+		{b.InternalAddr(), "GET", "/v1/notifications?account=alice", "", 200},
+		{b.InternalAddr(), "GET", "/v1/notifications", "", 403},
+		{b.InternalAddr(), "GET", "/v1/devices", "", 403},
+		{b.InternalAddr(), "GET", "/v1/events?account=bob", "", 403},
+		{b.InternalAddr(), "POST", "/v1/notifications", `{"account":"bob","title":"x"}`, 403},
+		{b.InternalAddr(), "POST", "/v1/notifications", `{"account":"alice","title":"x"}`, 404}, // no device yet
+		{b.InternalAddr(), "GET", "/readyz", "", 200},
+		{b.HTTPAddr(), "GET", "/readyz", "", 200},
+		{b.HTTPAddr(), "GET", "/v1/accounts/alice/devices", "", 404},
+		{b.HTTPAddr(), "GET", "//v1/devices", "", 404},
+		{b.HTTPAddr(), "GET", "/metrics", "", 404},
+	} {
+		resp := call(c.address, c.method, c.path, c.body)
+		_ = resp.Body.Close()
+		if resp.StatusCode != c.want {
+			t.Errorf("%s %s: %d, want %d", c.method, c.path, resp.StatusCode, c.want)
+		}
+	}
+
+	for i, want := range []byte{1, 0x87} {
+		c, err := rawmqtt.Dial(b.MQTTAddr(), 5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		id := fmt.Sprint("alice-", i)
+		if pk, err := c.Connect(rawmqtt.Connect{ID: id, Username: "alice", Password: "alice", Clean: true, Keepalive: 60}); err != nil || pk.ReasonCode != 0 {
+			t.Fatal(pk.ReasonCode, err)
+		}
+		codes, err := c.Subscribe(1, 1, "heartline/devices/"+id+"/notifications")
+		if err != nil || codes[0] != want {
+			t.Errorf("device %d: %x %v", i, codes, err)
+		}
+	}
+
+	stream := call(b.InternalAddr(), "GET", "/v1/events?account=alice", "")
+	defer func() { _ = stream.Body.Close() }()
+	if stream.StatusCode != http.StatusOK {
+		t.Fatal(stream.StatusCode)
+	}
+	if err := os.WriteFile(path, content, 0o600); err != nil { // without the token
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() { _, _ = io.Copy(io.Discard, stream.Body); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(15 * time.Second):
+		t.Error("the event stream goes on without its token")
+	}
+}
