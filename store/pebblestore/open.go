@@ -78,6 +78,9 @@ func (s *Store) prepare() error {
 			return err
 		}
 	}
+	if err := s.guardDir(); err != nil {
+		return err
+	}
 	lock, err := vf.Lock(s.path(fileLock))
 	switch {
 	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EACCES) && s.lockable(),
@@ -121,6 +124,25 @@ func (s *Store) makeDir() error {
 		if err := errors.Join(f.Sync(), f.Close()); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// guardDir refuses LOCK and WATERMARK as symbolic links, through which who may write
+// into the directory would have us overwrite a file elsewhere, and takes the rights of
+// other users from a directory that was made by hand: everything in it is private.
+func (s *Store) guardDir() error {
+	for _, name := range []string{fileLock, fileWatermark} {
+		if info, err := os.Lstat(s.path(name)); err == nil && info.Mode()&fs.ModeSymlink != 0 {
+			return s.refuse(fmt.Sprintf("file %s is a symbolic link", name), "remove it, and find out who put it there")
+		}
+	}
+	info, err := os.Stat(s.dir)
+	if err != nil || s.opts.ReadOnly || info.Mode().Perm()&0o007 == 0 {
+		return nil // a file system of a test, or nothing to do
+	}
+	if err := os.Chmod(s.dir, info.Mode().Perm()&^0o007); err != nil {
+		s.opts.Logger.Warn("data directory is open to other users", "path", s.dir, "mode", info.Mode().Perm(), "error", err)
 	}
 	return nil
 }
