@@ -17,6 +17,7 @@ import (
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/fallback"
 	"github.com/heartline-mqtt/heartline/hooks"
+	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 	"github.com/heartline-mqtt/heartline/store"
 )
 
@@ -53,8 +54,7 @@ type attachment struct {
 	hostAuth bool // other hooks of the server decide on connections
 	services func(*mqtt.Client) bool
 	observe  []delivery.Observer
-	// sessionEnded runs when the hook has removed a kept session; nil: nobody needs to know.
-	sessionEnded func(*mqtt.Client)
+	hub      *ordinary.Hub // routes ordinary messages; nil: the server does
 }
 
 func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartline, err error) {
@@ -95,7 +95,8 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 		HostAuth:     with.hostAuth,
 		Services:     with.services,
 		Access:       accessRules(cfg.Auth.ACL),
-		SessionEnded: with.sessionEnded,
+		Hub:          with.hub,
+		Limits:       hooks.Limits{TopicLevels: cfg.MQTT.Limits.TopicLevels, PublishRate: cfg.MQTT.Limits.PublishRate},
 	}
 	if !h.auth.Open() {
 		rules.AccessClosed, rules.MaxDevices = true, cfg.MQTT.Limits.Devices

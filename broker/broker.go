@@ -18,6 +18,7 @@ import (
 	"github.com/heartline-mqtt/heartline/broker/internal/metrics"
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 	"github.com/heartline-mqtt/heartline/hooks/persist"
 	"github.com/heartline-mqtt/heartline/internal/filewatch"
 )
@@ -30,7 +31,8 @@ type Broker struct {
 	log            *slog.Logger
 	server         *mqtt.Server
 	listeners      listeners
-	persist        *persist.Hook // nil: ordinary MQTT is not kept
+	hub            *ordinary.Hub
+	persist        *persist.Keeper // nil: ordinary MQTT is not kept
 	metrics        *metrics.Metrics
 	api            *api.API // nil: off
 	web            *http.Server
@@ -60,7 +62,8 @@ func New(cfg *config.Config, log *slog.Logger) (_ *Broker, err error) {
 	}()
 	b.server = mqtt.New(serverOptions(cfg, log))
 	b.metrics = metrics.New()
-	if b.Heartline, err = attach(b.server, cfg, attachment{log: log, observe: []delivery.Observer{b.metrics}, sessionEnded: b.sessionEnded}); err != nil {
+	b.hub = ordinary.New(b.hubOptions())
+	if b.Heartline, err = attach(b.server, cfg, attachment{log: log, observe: []delivery.Observer{b.metrics}, hub: b.hub}); err != nil {
 		return nil, err
 	}
 	if err := b.keepMQTT(); err != nil {
@@ -76,8 +79,20 @@ func New(cfg *config.Config, log *slog.Logger) (_ *Broker, err error) {
 	return b, nil
 }
 
-// keepMQTT has ordinary MQTT survive a restart, if it is to and the store can. Its
-// hook comes after Heartline's, whose changes it keeps.
+// hubOptions are what bounds ordinary MQTT.
+func (b *Broker) hubOptions() ordinary.Options {
+	l := b.cfg.MQTT.Limits
+	return ordinary.Options{
+		Budget:           ordinary.Budget{Bytes: int(l.SessionBytes)},
+		Limits:           ordinary.Limits{Subscriptions: l.Subscriptions, RetainedBytes: int64(l.RetainedBytes), Sessions: l.Sessions},
+		MaxSessionExpiry: config.MaxTTL,
+		Room:             func() error { return b.outbox.Ready() },
+		Logger:           b.log,
+	}
+}
+
+// keepMQTT has ordinary MQTT survive a restart, if it is to and the store can, and
+// brings back what is there.
 func (b *Broker) keepMQTT() error {
 	if !b.cfg.MQTT.Persistence {
 		return nil
@@ -86,18 +101,11 @@ func (b *Broker) keepMQTT() error {
 		b.log.Debug("mqtt.persistence has no effect with this store.engine", "engine", b.cfg.Store.Engine)
 		return nil
 	}
-	b.persist = persist.New(b.server, persist.Options{Store: b.outbox, Logger: b.log})
-	if err := b.server.AddHook(b.persist, nil); err != nil {
+	b.persist = persist.New(b.hub, persist.Options{Store: b.outbox, MaxSessionExpiry: config.MaxTTL, Logger: b.log})
+	if err := b.persist.Restore(); err != nil {
 		return fmt.Errorf("mqtt.persistence: %w", err)
 	}
 	return nil
-}
-
-// sessionEnded has the stored copy of a session removed that the hook has ended.
-func (b *Broker) sessionEnded(cl *mqtt.Client) {
-	if b.persist != nil {
-		b.persist.OnClientExpired(cl)
-	}
 }
 
 // serverOptions are mochi's capabilities as Heartline needs them.
@@ -190,6 +198,9 @@ func (b *Broker) Close(ctx context.Context) error {
 		}
 		if b.server != nil {
 			_ = b.server.Close() // it has no error to return
+		}
+		if b.persist != nil {
+			b.persist.Stop()
 		}
 		if b.Heartline != nil {
 			errs = append(errs, b.Heartline.close(ctx))

@@ -41,7 +41,7 @@ func (b *Broker) bindHTTP() error {
 	opts := api.Options{
 		Core: b.core, Logger: b.log, Version: Version(), Ready: b.Ready, Metrics: b.metrics,
 		Disconnect: b.hook.Disconnect, EndSession: b.hook.EndSession,
-		Handlers: map[string]http.Handler{"/mqtt": b.listeners.ws},
+		Handlers: map[string]http.Handler{"/mqtt": b.listeners.ws, "/mqtt/{$}": b.listeners.ws},
 	}
 	if b.cfg.HTTP.WebTerminal {
 		opts.Handlers[web.TerminalPath] = web.Terminal(web.TerminalOptions{

@@ -82,6 +82,7 @@ func (b *Broker) listenerOptions(id string, socket net.Listener) listener.Option
 		ID:         id, Socket: socket, Gate: b.listeners.gate,
 		Strict:         strict.Options{MaxPacketSize: int(m.MaxPacketSize)},
 		ConnectTimeout: m.ConnectTimeout, WriteTimeout: m.WriteTimeout,
+		Logger:  b.log,
 		OnPanic: func(c *listener.Conn) { b.hook.Lost(c) },
 	}
 }

@@ -1,8 +1,6 @@
 package broker
 
 import (
-	"sync/atomic"
-
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/heartline-mqtt/heartline/broker/internal/listener"
@@ -86,15 +84,19 @@ func (b *Broker) mqttFigures(s scrape) {
 	s.counter("mqtt_devices_refused_total", "Subscriptions and publishes refused because the account has mqtt.limits.devices devices.", float64(counts.OverDevices.Load()))
 	s.counter("mqtt_connects_refused_total", "CONNECTs refused because the client identifier belongs to another account.", float64(counts.RefusedConnects.Load()))
 	s.counter("mqtt_foreign_acks_total", "Acks of a notification that was never for the device.", float64(counts.UnknownAcks.Load()))
-	info := b.server.Info
-	s.counter("mqtt_ordinary_dropped_total", "Ordinary messages that mochi dropped: a client's outbound queue was full.", load(&info.MessagesDropped))
-	s.counter("mqtt_ordinary_inflight_dropped_total", "Ordinary QoS 1 and 2 messages dropped: over 8,192 or 4 MiB in flight to one session, or no packet identifier free.", load(&info.InflightDropped))
-	s.gauge("mqtt_ordinary_inflight", "Ordinary QoS 1 and 2 messages in flight.", load(&info.Inflight))
-	s.gauge("mqtt_retained", "Retained messages.", load(&info.Retained))
-	s.gauge("mqtt_subscriptions", "Subscriptions.", load(&info.Subscriptions))
-	s.counter("mqtt_ordinary_too_large_total", "Ordinary messages not sent again: over the client's Maximum Packet Size.", float64(counts.TooLarge.Load()))
-	s.counter("mqtt_takeover_messages_total", "Ordinary messages that a take-over would have lost.", float64(counts.Strayed.Load()))
-	s.counter("mqtt_takeover_clients_total", "Clients that a take-over would have made unreachable.", float64(counts.Forgotten.Load()))
+	s.counter("mqtt_limited_total", "Publishes, subscriptions and connections refused for one of mqtt.limits.", float64(counts.Limited.Load()))
+	o := b.hub.Stats()
+	s.gauge("mqtt_sessions", "Sessions, connected and kept.", float64(o.Sessions))
+	s.gauge("mqtt_subscriptions", "Subscriptions.", float64(o.Subscriptions))
+	s.gauge("mqtt_retained", "Retained messages.", float64(o.Retained))
+	s.gauge("mqtt_retained_bytes", "Bytes of retained messages.", float64(o.RetainedBytes))
+	s.gauge("mqtt_ordinary_inflight", "Ordinary messages of QoS 1 and 2 that are queued or not acknowledged.", float64(o.Inflight))
+	s.counter("mqtt_ordinary_sent_total", "Ordinary messages sent.", float64(o.Sent))
+	s.counter("mqtt_ordinary_inflight_dropped_total", "Ordinary messages of QoS 1 and 2 dropped: over mqtt.limits.session_bytes or 8,192 messages for one session.", float64(o.Dropped))
+	s.counter("mqtt_ordinary_dropped_total", "Ordinary messages of QoS 0 dropped for the same reason.", float64(o.DroppedQoS0))
+	s.counter("mqtt_ordinary_too_large_total", "Ordinary messages not sent: over the client's Maximum Packet Size.", float64(o.TooLarge))
+	s.counter("mqtt_ordinary_waited_total", "Times that a publisher has waited for a receiver to catch up.", float64(o.Waited))
+	s.counter("mqtt_takeovers_total", "Sessions taken over from an earlier connection.", float64(o.Takeovers))
 	if b.persist != nil {
 		p := b.persist.Stats()
 		s.gauge("mqtt_state_waiting", "Changes of ordinary MQTT's state that are not on the disk yet.", float64(p.Waiting))
@@ -148,8 +150,6 @@ func (l listeners) stats() map[string]listener.Stats {
 	}
 	return all
 }
-
-func load(v *int64) float64 { return float64(atomic.LoadInt64(v)) }
 
 func bit(b bool) float64 {
 	if b {

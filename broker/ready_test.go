@@ -9,9 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mochi-mqtt/server/v2/packets"
-
 	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 	"github.com/heartline-mqtt/heartline/hooks/persist"
 	"github.com/heartline-mqtt/heartline/store"
 )
@@ -26,8 +25,8 @@ func TestReadyWhileMQTTStateStalls(t *testing.T) {
 		t.Fatal(err)
 	}
 	hang := make(chan struct{})
-	b.persist = persist.New(b.server, persist.Options{Store: hanging(hang), Gather: time.Millisecond, StallAfter: time.Millisecond})
-	if err := b.server.AddHook(b.persist, nil); err != nil {
+	b.persist = persist.New(b.hub, persist.Options{Store: hanging(hang), Gather: time.Millisecond, StallAfter: time.Millisecond})
+	if err := b.persist.Restore(); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.Start(); err != nil {
@@ -42,7 +41,9 @@ func TestReadyWhileMQTTStateStalls(t *testing.T) {
 	if checks, err := b.Ready(); err != nil || checks["mqtt state"] != "" {
 		t.Errorf("before: %v, %v", checks, err)
 	}
-	b.persist.OnRetainMessage(nil, packets.Packet{TopicName: "a"}, 1)
+	if _, err := b.hub.Publish(&ordinary.Message{TopicName: "a", Payload: []byte("1"), Retain: true}); err != nil {
+		t.Fatal(err)
+	}
 	for !b.persist.Stats().Stalled {
 		time.Sleep(time.Millisecond)
 	}

@@ -118,9 +118,23 @@ type MQTTTLS struct {
 // MQTTLimits bounds what one client or account may take. 0 sets no limit; services
 // and admins have none.
 type MQTTLimits struct {
+	// Levels of a topic name or filter of an ordinary message.
+	TopicLevels int `key:"topic_levels"`
+	// Subscriptions of a client.
+	Subscriptions int `key:"subscriptions"`
+	// Ordinary messages a second that a client may publish.
+	PublishRate int `key:"publish_rate"`
+	// Retained messages of an account. Not applied where auth.mode is none.
+	RetainedBytes ByteSize `key:"retained_bytes"`
+	// Sessions of an account, connected and kept. Not applied where auth.mode is none.
+	Sessions int `key:"sessions"`
 	// Devices of an account. A further one is refused with reason code 0x97. Not
 	// applied where auth.mode is none.
 	Devices int `key:"devices"`
+	// Ordinary messages that wait for a session's client. What comes beyond for a client
+	// that is away or does not read is dropped and counted; for one that reads,
+	// publishers wait. It applies to every client, and cannot be turned off.
+	SessionBytes ByteSize `key:"session_bytes"`
 }
 
 // HTTP is the listener of the API.
@@ -453,7 +467,9 @@ func Default() *Config {
 			MaxConnections: 100_000,
 			ConnectTimeout: 10 * time.Second,
 			WriteTimeout:   10 * time.Second,
-			Limits:         MQTTLimits{Devices: 1000},
+			Limits: MQTTLimits{
+				TopicLevels: 100, Subscriptions: 1000, RetainedBytes: 64 * MiB, Sessions: 1000, Devices: 1000, SessionBytes: 4 * MiB,
+			},
 		},
 		HTTP: HTTP{Address: "127.0.0.1:8080"},
 		Auth: Auth{

@@ -50,6 +50,12 @@ func mqttRules() []rule {
 		size("mqtt.max_packet_size", func(c c) ByteSize { return c.MQTT.MaxPacketSize }, 1*KiB, 256*MiB),
 		count("mqtt.max_connections", func(c c) int { return c.MQTT.MaxConnections }, 1, 10_000_000),
 		count("mqtt.max_connections_per_address", func(c c) int { return c.MQTT.MaxConnectionsPerAddress }, 0, 10_000_000),
+		count("mqtt.limits.topic_levels", func(c c) int { return c.MQTT.Limits.TopicLevels }, 0, 65_535),
+		count("mqtt.limits.subscriptions", func(c c) int { return c.MQTT.Limits.Subscriptions }, 0, 10_000_000),
+		count("mqtt.limits.publish_rate", func(c c) int { return c.MQTT.Limits.PublishRate }, 0, 10_000_000),
+		size("mqtt.limits.retained_bytes", func(c c) ByteSize { return c.MQTT.Limits.RetainedBytes }, 0, 1<<50),
+		count("mqtt.limits.sessions", func(c c) int { return c.MQTT.Limits.Sessions }, 0, 10_000_000),
+		size("mqtt.limits.session_bytes", func(c c) ByteSize { return c.MQTT.Limits.SessionBytes }, 64*KiB, 1<<40),
 		span("mqtt.connect_timeout", func(c c) time.Duration { return c.MQTT.ConnectTimeout }, 10*time.Millisecond, 5*time.Minute),
 		span("mqtt.write_timeout", func(c c) time.Duration { return c.MQTT.WriteTimeout }, 10*time.Millisecond, 5*time.Minute),
 	}

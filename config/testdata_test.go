@@ -83,13 +83,13 @@ mqtt:
   insecure: true
   proxy_protocol: true
   allowed_origins: ["https://app.example.org", "*.example.net"]
-  limits: {devices: 10}
   topic_prefix: acme/push
   max_keepalive: 10m
   max_packet_size: 512KiB
   persistence: false
   max_connections: 5000
   max_connections_per_address: 50
+  limits: {topic_levels: 20, subscriptions: 50, publish_rate: 100, retained_bytes: 1MiB, sessions: 10, devices: 10, session_bytes: 8MiB}
   connect_timeout: 5s
   write_timeout: 1500ms
 http:

@@ -115,6 +115,12 @@ func TestRules(t *testing.T) {
 		{func(c c) { c.MQTT.MaxConnections = 0 }, "mqtt.max_connections: must be from 1 to 10000000, got 0"},
 		{func(c c) { c.MQTT.MaxConnectionsPerAddress = -1 }, "mqtt.max_connections_per_address: must be from 0 to 10000000, got -1"},
 		{func(c c) { c.MQTT.ConnectTimeout = 0 }, "mqtt.connect_timeout: must be from 10ms to 5m, got 0s"},
+		{func(c c) { c.MQTT.Limits.TopicLevels = -1 }, "mqtt.limits.topic_levels: must be from 0 to 65535, got -1"},
+		{func(c c) { c.MQTT.Limits.Subscriptions = -1 }, "mqtt.limits.subscriptions: must be from 0 to 10000000, got -1"},
+		{func(c c) { c.MQTT.Limits.PublishRate = -1 }, "mqtt.limits.publish_rate: must be from 0 to 10000000, got -1"},
+		{func(c c) { c.MQTT.Limits.RetainedBytes = -1 }, "mqtt.limits.retained_bytes: must be from 0B to 1024TiB, got -1B"},
+		{func(c c) { c.MQTT.Limits.Sessions = -1 }, "mqtt.limits.sessions: must be from 0 to 10000000, got -1"},
+		{func(c c) { c.MQTT.Limits.SessionBytes = 0 }, "mqtt.limits.session_bytes: must be from 64KiB to 1TiB, got 0B"},
 		{func(c c) { c.MQTT.WriteTimeout = time.Hour }, "mqtt.write_timeout: must be from 10ms to 5m, got 1h"},
 
 		{func(c c) { c.HTTP.TLS = config.HTTPTLS{CertFile: "cert.pem", KeyFile: "key.pem"} }, ""},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 	"github.com/heartline-mqtt/heartline/internal/text"
 )
 
@@ -31,13 +32,23 @@ type conn struct {
 	limits      limits
 	topicNames  topicNames // of a device that has been online
 
-	outlet   outlet
-	ids      packetIDs // of the client's own packets
-	flow     flow
-	window   *window // nil: the client has set no Receive Maximum
-	aliases  aliases
-	inherits bool        // a session is taken over; set before mochi does that
-	shed     atomic.Bool // mochi may have messages for it that are not kept
+	outlet  outlet
+	session *ordinary.Session // of a server whose routing is its own, packet identifiers alone
+	peer    ordinary.Peer
+
+	// On a server of our own; see routing.go.
+	present   bool           // the session is older than the connection
+	will      *ordinary.Will // nil: none
+	bridge    bool
+	pacer     pacer                        // nil: its writes wait
+	paused    atomic.Bool                  // the connection has enough to write
+	over      atomic.Bool                  // another connection has the session
+	closing   atomic.Pointer[packets.Code] // why it ends, if not for a take-over
+	routing   sync.Mutex                   // while a packet of the client is routed
+	bye       bool                         // it has said DISCONNECT with success
+	asked     string                       // the topic name of the packet that is being read, where mochi would not take it
+	rate      rate
+	limitedAt time.Time
 
 	waiting chan struct{} // a slot for each publish of this client that waits for the disk
 	replies replies       // to those publishes
@@ -46,15 +57,8 @@ type conn struct {
 	presence *delivery.Presence
 	app      delivery.AppState
 
-	mu     sync.Mutex
-	open   map[uint16]delivery.Ref // our unacknowledged packets
-	lastID uint16
-	// Of a take-over: what the session has in flight, what comes of it until it is
-	// settled, and what new messages wait for meanwhile.
-	backlog  []uint16
-	strays   []packets.Packet
-	settled  bool
-	resuming chan struct{} // nil: nothing waits
+	mu       sync.Mutex
+	open     map[uint16]delivery.Ref // our unacknowledged packets
 	standing standing
 	claimed  string // the client identifier that the connection claims until it is established; see ownership.go
 
@@ -66,29 +70,15 @@ type limits struct {
 	receiveMaximum int // MQTT 5 §3.1.2.11.3; 65535 where it said nothing
 }
 
-// Ours is the upper half of the packet identifiers: mochi counts up from 1, and
-// the client's own publishes have a space of their own (MQTT 5 §2.2.1).
-const (
-	firstID = 0x8000
-	lastID  = 0xFFFF
-)
-
-var errNoPacketID = errors.New("no packet identifier free")
+var errNoPlace = errors.New("no place in the client's Receive Maximum")
 
 // Publish implements delivery.Channel. The core calls it with its mutex held.
 func (c *conn) Publish(p delivery.Publication) error {
-	if c.window != nil && !c.window.admitPublication(p) {
-		return nil
-	}
-	err := c.send(item{pub: p})
-	if err != nil && c.window != nil {
-		c.window.giveBack()
-	}
-	return err
+	return c.send(item{pub: p})
 }
 
 // Closed implements delivery.Channel.
-func (c *conn) Closed() bool { return c.client.Closed() || c.client.IsTakenOver() }
+func (c *conn) Closed() bool { return c.client.Closed() || c.over.Load() || c.client.IsTakenOver() }
 
 func (c *conn) send(it item) error {
 	start, err := c.outlet.put(it)
@@ -104,44 +94,36 @@ func (c *conn) uncork() {
 	}
 }
 
-// claimID takes a packet identifier for ref. mochi's allocator can reach the upper
-// half after 32,767 ordinary QoS 1 messages on one connection: what it has in
-// flight is passed over.
+// claimID takes a packet identifier for ref, and a place in the client's Receive Maximum
+// until releaseID gives it back.
 func (c *conn) claimID(ref delivery.Ref) (uint16, error) {
+	id, ok := c.session.Claim(c)
+	if !ok {
+		return 0, errNoPlace
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	id := c.lastID
-	for range lastID - firstID + 1 {
-		if id++; id < firstID {
-			id = firstID
-		}
-		if _, ours := c.open[id]; ours {
-			continue
-		}
-		if _, mochis := c.client.State.Inflight.Get(id); mochis {
-			continue
-		}
-		if c.open == nil {
-			c.open = map[uint16]delivery.Ref{}
-		}
-		c.open[id], c.lastID = ref, id
-		return id, nil
+	if c.open == nil {
+		c.open = map[uint16]delivery.Ref{}
 	}
-	return 0, errNoPacketID
+	c.open[id] = ref
+	return id, nil
 }
 
 func (c *conn) releaseID(id uint16) (delivery.Ref, bool) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	ref, ok := c.open[id]
 	delete(c.open, id)
+	c.mu.Unlock()
+	if ok {
+		c.session.Release(c, id)
+	}
 	return ref, ok
 }
 
 func (c *conn) encodeAck(buf *bytes.Buffer, a *ack) {
 	if a.qos == 1 && a.code == packets.CodeSuccess.Code { // all but a few; in MQTT 5 the code is left out, too [§3.4.2.1]
-		id := c.ids.release(a.packetID)
-		buf.Write([]byte{packets.Puback << 4, 2, byte(id >> 8), byte(id)})
+		buf.Write([]byte{packets.Puback << 4, 2, byte(a.packetID >> 8), byte(a.packetID)})
 		return
 	}
 	c.encodeOtherAck(buf, a)
@@ -164,14 +146,16 @@ func (c *conn) encodeOtherAck(buf *bytes.Buffer, a *ack) {
 	var err error
 	if a.qos == 2 {
 		pk.FixedHeader.Type = packets.Pubrec
-		if a.code < packets.ErrUnspecifiedError.Code {
+		switch failed := a.code >= packets.ErrUnspecifiedError.Code; {
+		case failed: // the exchange is over [MQTT-4.3.3-4]
+		case c.hook.hub == nil:
 			// mochi answers the PUBREL, and knows a repeated PUBLISH by this entry [MQTT-4.3.3-10].
 			c.client.State.Inflight.Set(pk)
+		default:
+			c.session.Begin(c, a.packetID)
 		}
-		c.outbound(&pk)
 		err = pk.PubrecEncode(buf)
 	} else {
-		c.outbound(&pk)
 		err = pk.PubackEncode(buf)
 	}
 	if err != nil {
@@ -198,7 +182,7 @@ func (c *conn) write(b []byte) error {
 
 // puback takes the device's acknowledgement of one of our packets.
 func (c *conn) puback(pk *packets.Packet) bool {
-	if pk.PacketID < firstID {
+	if pk.PacketID < ordinary.FirstNotificationID {
 		return false
 	}
 	ref, ours := c.releaseID(pk.PacketID)
@@ -210,7 +194,6 @@ func (c *conn) puback(pk *packets.Packet) bool {
 	} else {
 		ref.Nacked(nackDetail(pk))
 	}
-	c.vacate()
 	return true
 }
 
@@ -222,6 +205,27 @@ func nackDetail(pk *packets.Packet) string {
 	return detail
 }
 
+// subscriptions are the client's, by filter.
+func (c *conn) subscriptions() map[string]ordinary.Subscription {
+	if c.hook.hub != nil {
+		return c.session.Subscriptions()
+	}
+	all := map[string]ordinary.Subscription{}
+	for filter, sub := range c.client.State.Subscriptions.GetAll() {
+		all[filter] = ordinary.Subscription{QoS: sub.Qos, Identifier: sub.Identifier}
+	}
+	return all
+}
+
+// subscribed reports whether the client is subscribed to exactly that filter.
+func (c *conn) subscribed(filter string) bool {
+	if c.hook.hub != nil {
+		return c.session.Subscribed(filter)
+	}
+	_, ok := c.client.State.Subscriptions.Get(filter)
+	return ok
+}
+
 // subscriptionsChanged brings the presence into line with what the client is
 // subscribed to.
 func (c *conn) subscriptionsChanged() {
@@ -229,15 +233,15 @@ func (c *conn) subscriptionsChanged() {
 		return
 	}
 	id, t := c.client.ID, c.hook.topics
-	filters := c.client.State.Subscriptions.GetAll()
+	filters := c.subscriptions()
 	c.stand(filters)
 	var known, notifications, messages bool
 	for filter, sub := range filters {
 		if t.covers(filter, id, kindNotifications) {
 			known = true
-			notifications = notifications || sub.Qos >= 1
+			notifications = notifications || sub.QoS >= 1
 		}
-		messages = messages || sub.Qos >= 1 && t.covers(filter, id, kindMessages)
+		messages = messages || sub.QoS >= 1 && t.covers(filter, id, kindMessages)
 	}
 	switch p := c.presence; {
 	case notifications && p == nil:

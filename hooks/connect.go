@@ -2,7 +2,6 @@ package hooks
 
 import (
 	"errors"
-	"math"
 	"sync"
 	"time"
 
@@ -22,12 +21,9 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 	if cl.ID == mqtt.InlineClientId {
 		return h.refuse(cl, packets.ErrClientIdentifierNotValid) // it is the server's own client
 	}
-	if will := cl.Properties.Will; will.Flag != 0 && h.topics.within(will.TopicName) {
+	if pk.Connect.WillFlag && h.topics.within(pk.Connect.WillTopic) {
 		// mochi publishes a will without any check.
 		return h.refuse(cl, packets.ErrNotAuthorized)
-	}
-	if pk.Ignore {
-		cl.Properties.Will.Payload = nil // see readConnect
 	}
 	h.clampKeepalive(cl)
 
@@ -35,12 +31,12 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 	// deadlock, and its topic aliases break at a resend: both are switched off.
 	receiveMaximum := int(pk.Properties.ReceiveMaximum) // mochi has cut down the other one to a limit of its own
 	c := &conn{hook: h, client: cl, limits: limits{receiveMaximum: receiveMaximum}, waiting: make(chan struct{}, h.opts.MaxWaiting)}
-	c.flow.moved = make(chan struct{}, 1)
-	c.aliases.limit = min(int(cl.Properties.Props.TopicAliasMaximum), maxAliases)
-	if receiveMaximum > 0 && receiveMaximum < math.MaxUint16 {
-		c.window = newWindow(receiveMaximum)
+	c.takeConnection(&pk)
+	cl.Net.Conn = &watchedConn{cl.Net.Conn, c.onConnClosed} // nobody else has the client yet
+	if reason := c.refusesWill(); reason != "" {
+		h.log.Info("connection refused", "client", cl.ID, "remote", cl.Net.Remote, "error", reason)
+		return h.refuse(cl, packets.ErrNotAuthorized)
 	}
-	cl.Net.Conn = quietConn{cl.Net.Conn, c.onConnClosed} // nobody else has the client yet
 	cl.Properties.Props.ReceiveMaximum = 0
 	cl.Properties.Props.TopicAliasMaximum = 0
 	cl.State.Inflight.ResetSendQuota(0)
@@ -53,7 +49,7 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 func (h *Hook) refuse(cl *mqtt.Client, code packets.Code) error {
 	if cl.Properties.ProtocolVersion < 5 { // mochi's table lacks the first, and knows the second by its own reason only
 		switch code.Code {
-		case packets.ErrNotAuthorized.Code:
+		case packets.ErrNotAuthorized.Code, packets.ErrQuotaExceeded.Code:
 			code = packets.Err3NotAuthorized
 		case packets.ErrServerUnavailable.Code:
 			code = packets.ErrServerUnavailable
@@ -103,9 +99,19 @@ func (h *Hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 		}
 	}
 	cl.Properties.Username = []byte(c.identity.Account) // whose session it is, for OnSessionEstablish
-	if will := cl.Properties.Will; will.Flag != 0 && !h.access.writes(cl, will.TopicName) {
+	if h.hub == nil {
+		return true
+	}
+	if c.will != nil && !c.bridgeState(c.will.TopicName) && !h.access.writes(cl, c.will.TopicName) {
 		cl.Stop(h.refuse(cl, packets.ErrNotAuthorized)) // mochi's CONNACK would name the password
 		return false
+	}
+	if h.opts.Authenticate != nil && !c.exempt() {
+		if err := h.hub.Room(cl.ID, c.identity.Account); err != nil {
+			h.limited(c, "connection refused", err.Error())
+			cl.Stop(h.refuse(cl, packets.ErrQuotaExceeded))
+			return false
+		}
 	}
 	return true
 }
@@ -150,12 +156,17 @@ func (h *Hook) OnSessionEstablish(cl *mqtt.Client, _ packets.Packet) {
 			return
 		}
 	}
+	if h.hub != nil {
+		if c != nil {
+			h.takeSession(c)
+		}
+		return
+	}
 	existing, ok := h.server.Clients.Get(cl.ID)
 	if !ok || existing == cl {
 		return
 	}
 	if string(existing.Properties.Username) == string(cl.Properties.Username) {
-		h.inherit(cl, existing)
 		return
 	}
 	_ = h.server.DisconnectClient(existing, packets.ErrSessionTakenOver) // [MQTT-3.1.4-3]
@@ -180,7 +191,6 @@ func (a *arrivals) add(h *Hook, c *conn) {
 		case x.established.Load():
 		case x.client.Closed():
 			h.conns.Delete(x.client)
-			h.successors.CompareAndDelete(x.client.ID, x)
 		default:
 			kept = append(kept, x)
 		}

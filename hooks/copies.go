@@ -1,9 +1,8 @@
 package hooks
 
 import (
-	"github.com/mochi-mqtt/server/v2/packets"
-
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 )
 
 // standing is what a connection's session and subscriptions put on every PUBLISH
@@ -15,7 +14,7 @@ type standing struct {
 }
 
 // stand notes the Subscription Identifiers that the client has given.
-func (c *conn) stand(filters map[string]packets.Subscription) {
+func (c *conn) stand(filters map[string]ordinary.Subscription) {
 	var s standing
 	for filter, sub := range filters {
 		if sub.Identifier == 0 {

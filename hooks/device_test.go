@@ -19,6 +19,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/hooks"
+	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
 	"github.com/heartline-mqtt/heartline/store"
 	"github.com/heartline-mqtt/heartline/store/memory"
@@ -42,6 +43,8 @@ type site struct {
 	store   *testStore
 	core    *delivery.Core
 	hook    *hooks.Hook
+	hub     *ordinary.Hub // nil: the server's routing is its own
+	ahead   atomic.Int64  // of the clock, what the hub takes for now; a time.Duration
 	server  *mqtt.Server
 	address string
 }
@@ -61,6 +64,10 @@ func newSite(t *testing.T, change ...func(*hooks.Options)) *site {
 	opts := hooks.Options{TopicPrefix: "heartline", MaxKeepalive: 5 * time.Minute, WriteTimeout: 10 * time.Second, MaxWaiting: 1024}
 	for _, c := range change {
 		c(&opts)
+	}
+	if !opts.HostAuth {
+		s.hub = ordinary.New(ordinary.Options{Now: func() time.Time { return time.Now().Add(time.Duration(s.ahead.Load())) }})
+		opts.Hub = s.hub
 	}
 	s.hook = hooks.New(s.server, s.core, opts, log)
 	must(t, s.server.AddHook(s.hook, nil))

@@ -6,9 +6,16 @@
 // conn.go (one connection: its packet IDs, its presence), outlet.go (its outgoing
 // queue), inbound.go (what devices and backends publish), replies.go (answers in
 // the order of the questions), reason.go (errors as reason codes). For ordinary
-// MQTT: access.go (who may use which topics), window.go (the client's Receive
-// Maximum), load.go (its bytes in flight), aliases.go, takeover.go, flow.go and
-// quirks.go.
+// MQTT: access.go (who may use which topics), routing.go (between mochi's packets and
+// package ordinary, which routes), sys.go ($SYS).
+//
+// The device flow is conn.go, outlet.go, inbound.go, copies.go and publication.go. The
+// ordinary flow is routing.go and package ordinary; it is ours where Options.Hub is set,
+// on the server of `heartline serve`. There mochi's index, subscriptions and in-flight
+// maps stay empty. In a foreign server the host routes, and a connection's session is a
+// window: packet identifiers of notifications, and their part of the Receive Maximum.
+// What still repairs mochi: readConnect and announce in routing.go, rejectEstablish in
+// ownership.go, and package strict.
 //
 // Why the device's QoS 1 flow is ours and not mochi's is in docs/adr/0001: mochi
 // has one in-flight map for both directions, loses packets over the client's
@@ -17,5 +24,6 @@
 //
 // mochi runs the hook's methods on the read goroutine of the client at hand. What
 // goes out runs on a goroutine of its own while there is something to send. Stop
-// waits for those. The package imports delivery, wire and mochi.
+// waits for those. The package imports auth, delivery, hooks/ordinary, wire, small
+// packages of internal, and mochi.
 package hooks

@@ -18,6 +18,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 	"github.com/heartline-mqtt/heartline/internal/seldom"
 	"github.com/heartline-mqtt/heartline/internal/text"
 )
@@ -45,9 +46,10 @@ type Options struct {
 	AccessClosed bool
 	// MaxDevices bounds the devices of an account; 0 sets no limit.
 	MaxDevices int
-	// SessionEnded runs when the hook has removed the kept session of a client that
-	// is not connected: mochi calls no hook then. nil: nobody needs to know.
-	SessionEnded func(*mqtt.Client)
+	// Hub routes ordinary messages. nil leaves them to the server, for the plugin.
+	Hub *ordinary.Hub
+	// Limits are about ordinary messages, where there is a Hub.
+	Limits Limits
 }
 
 // Counters counts what nobody else can see. Read them at any time.
@@ -55,9 +57,7 @@ type Counters struct {
 	Refused     atomic.Int64 // publishes below the prefix that were refused
 	UnknownAcks atomic.Int64 // acks of a notification that was never for the device
 	Ingress     atomic.Int64 // notifications taken over MQTT
-	Strayed     atomic.Int64 // ordinary messages brought back that a take-over had lost
-	TooLarge    atomic.Int64 // ordinary messages not sent again: over the client's Maximum Packet Size
-	Forgotten   atomic.Int64 // clients that mochi had forgotten at a take-over
+	Limited     atomic.Int64 // subscriptions, publishes and sessions refused for a limit
 	// RefusedConnects counts CONNECTs under an identifier of another account.
 	RefusedConnects atomic.Int64
 	// OverDevices counts what was refused because the account has too many devices.
@@ -85,10 +85,8 @@ type Hook struct {
 
 	rejections atomic.Uint64 // numbers the identifiers of rejected connections
 
-	order      atomic.Uint64 // of ordinary messages in flight
-	since      int64         // when it began to count, in Unix time
-	successors sync.Map      // client identifier → *conn that is taking a session over
-	loads      sync.Map      // *mqtt.Client → *load, of sessions with something in flight
+	hub        *ordinary.Hub // nil: ordinary messages are the server's
+	openTopics bool          // nothing forbids an ordinary topic
 	workers    *workers
 	stopped    atomic.Bool
 	stalled    stalled
@@ -102,11 +100,12 @@ type Hook struct {
 func New(server *mqtt.Server, core *delivery.Core, opts Options, log *slog.Logger) *Hook {
 	h := &Hook{opts: opts, core: core, server: server, log: log, topics: topics{opts.TopicPrefix}, workers: newWorkers()}
 	h.access = access{h, auth.NewACL(opts.Access, opts.AccessClosed)}
-	now := time.Now()
-	h.order.Store(uint64(now.UnixNano())) // after all that a store has kept
-	h.since = now.Unix()
+	h.openTopics = len(opts.Access) == 0 && !opts.AccessClosed
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.stalled.hook = h
+	if h.hub = opts.Hub; h.hub != nil {
+		h.hub.Guard(h.mayRead)
+	}
 	return h
 }
 
@@ -118,9 +117,15 @@ func (h *Hook) Provides(b byte) bool {
 	return slices.Contains([]byte{
 		mqtt.OnConnect, mqtt.OnConnectAuthenticate, mqtt.OnACLCheck, mqtt.OnSessionEstablish, mqtt.OnSessionEstablished,
 		mqtt.OnDisconnect, mqtt.OnPacketRead, mqtt.OnPacketProcessed, mqtt.OnSubscribed, mqtt.OnUnsubscribed,
-		mqtt.OnPublish, mqtt.OnClientExpired,
-		mqtt.OnPacketEncode, mqtt.OnPacketSent, mqtt.OnQosPublish, mqtt.OnQosDropped,
+		mqtt.OnPublish, mqtt.OnPacketEncode, mqtt.OnSysInfoTick, mqtt.OnStarted,
 	}, b)
+}
+
+// OnStarted starts what runs by the clock.
+func (h *Hook) OnStarted() {
+	if h.hub != nil {
+		h.workers.start(h.ctx, func() { h.hub.Run(h.ctx) })
+	}
 }
 
 // Stop ends the hook's part of every connection and returns when no goroutine of the
@@ -164,10 +169,14 @@ func (h *Hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 		return
 	}
 	c.releaseClaim()
-	c.settle()
 	c.established.Store(true)
-	c.standing.resumed = cl.State.Subscriptions.Len() > 0 // of a new session there are none yet
+	if c.present = c.present || cl.State.Subscriptions.Len() > 0; cl.Closed() && h.hub != nil {
+		c.leaveSession(false) // it ended before it was established
+	}
+	c.standing.resumed = c.present
 	c.subscriptionsChanged()
+	c.Wake() // there may be messages of an earlier connection
+	c.uncork()
 }
 
 // OnDisconnect may come after the new connection's OnSessionEstablished at a
@@ -179,10 +188,15 @@ func (h *Hook) OnDisconnect(cl *mqtt.Client, err error, _ bool) {
 		return
 	}
 	h.conns.Delete(cl)
-	h.successors.CompareAndDelete(cl.ID, c)
 	c.outlet.close()
-	h.unload(cl)
 	c.offline(whyLost(cl, err))
+	if h.hub == nil {
+		return
+	}
+	c.leaveSession(c.bye && err == nil)
+	if same, ok := h.server.Clients.Get(cl.ID); ok && same == cl {
+		h.server.Clients.Delete(cl.ID) // the session is ours, and goes on without mochi's client
+	}
 }
 
 func whyLost(cl *mqtt.Client, err error) string {
@@ -224,10 +238,14 @@ func (h *Hook) read(cl *mqtt.Client, pk *packets.Packet) {
 	}
 	if pk.FixedHeader.Type == packets.Puback && c.puback(pk) {
 		pk.PacketID = 0 // mochi may have a packet of its own under this identifier
-	} else if c.presence != nil {
+		return
+	}
+	if c.presence != nil {
 		c.presence.Heartbeat()
 	}
-	c.read(pk)
+	if h.hub != nil && c.established.Load() {
+		c.ordinary(pk)
+	}
 }
 
 // OnSubscribed comes before the SUBACK is written: what it brings about is held
@@ -241,19 +259,11 @@ func (h *Hook) OnSubscribed(cl *mqtt.Client, _ packets.Packet, _ []byte) {
 
 // OnPacketProcessed comes when the SUBACK is out.
 func (h *Hook) OnPacketProcessed(cl *mqtt.Client, pk packets.Packet, _ error) {
-	switch pk.FixedHeader.Type {
-	case packets.Subscribe:
-		if c := h.conn(cl); c != nil {
-			c.uncork()
-		}
-	case packets.Pubrec:
-		h.released(cl, pk.PacketID)
-		fallthrough
-	case packets.Puback, packets.Pubcomp:
-		h.relieve(cl, pk.PacketID)
-		if c := h.conn(cl); c != nil && c.window != nil {
-			c.acknowledged(pk.PacketID)
-		}
+	if pk.FixedHeader.Type != packets.Subscribe {
+		return
+	}
+	if c := h.conn(cl); c != nil {
+		c.uncork()
 	}
 }
 
@@ -264,15 +274,8 @@ func (h *Hook) OnUnsubscribed(cl *mqtt.Client, _ packets.Packet) {
 	}
 }
 
-// OnClientExpired removes what mochi leaves behind of an expired session: its
-// subscriptions would serve the next client of that name.
-func (h *Hook) OnClientExpired(cl *mqtt.Client) {
-	h.server.UnsubscribeClient(cl)
-	cl.ClearInflights()
-	h.unload(cl)
-}
-
-// OnACLCheck decides on subscriptions, and again at each delivery. mochi lets pass
+// OnACLCheck decides on subscriptions in a server whose routing is its own, and again
+// at each delivery. mochi lets pass
 // what any of its hooks lets pass: in a server with hooks of its own, ordinary
 // topics are theirs alone, and this one says yes to a device's own topics only.
 func (h *Hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
@@ -292,7 +295,6 @@ func (h *Hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
 	if c == nil {
 		return !h.opts.HostAuth
 	}
-	h.admit(c)
 	switch {
 	case c.isDevice() != nil && h.topics.belowDevices(topic):
 		return c.refuseSubscription(topic)

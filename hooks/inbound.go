@@ -17,23 +17,55 @@ import (
 // OnPublish handles what devices and backends publish below the prefix; nothing of
 // it is routed further. It is the last place before mochi acknowledges.
 func (h *Hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
+	if h.hub != nil {
+		h.take(cl, &pk)
+		return pk, errReject
+	}
 	return pk, h.onPublish(cl, &pk)
+}
+
+// take does on a server of our own all that mochi would do with a PUBLISH.
+func (h *Hook) take(cl *mqtt.Client, pk *packets.Packet) {
+	c := h.conn(cl)
+	if c != nil {
+		if c.asked != "" && c.bridgeState(c.asked) {
+			pk.TopicName = c.asked
+		}
+		if c.asked = ""; c.repeated(pk) {
+			return
+		}
+	}
+	switch err := h.onPublish(cl, pk); {
+	case err == nil:
+		h.route(c, pk)
+	case c == nil:
+	case errors.Is(err, errIgnore):
+		c.acknowledge(pk)
+	case errors.Is(err, errStopped):
+		c.control(packets.Puback, 0, pk.PacketID, packets.ErrImplementationSpecificError.Code)
+	}
 }
 
 func (h *Hook) onPublish(cl *mqtt.Client, pk *packets.Packet) error {
 	ours := h.topics.within(pk.TopicName)
-	switch {
-	case cl.Net.Inline:
+	if cl.Net.Inline {
 		return h.onInlinePublish(pk)
-	case !ours && h.access.writes(cl, pk.TopicName):
-		return nil
 	}
 	c := h.conn(cl)
 	if c == nil {
-		return packets.ErrRejectPacket
+		return errReject
 	}
-	if h.stopped.Load() {
+	if h.stopped.Load() && ours {
 		return c.refuseStopped(pk)
+	}
+	if !ours && h.hub != nil {
+		if r := c.refusesTopic(pk.TopicName); r.code != 0 {
+			h.limited(c, "publish refused", r.reason)
+			return c.refuse(pk, r)
+		}
+	}
+	if !ours && (c.bridgeState(pk.TopicName) || h.access.writes(cl, pk.TopicName)) {
+		return nil
 	}
 	if !ours {
 		return c.refuse(pk, refuse(packets.ErrNotAuthorized, 403, "forbidden", h.access.acl.Why()))
@@ -59,13 +91,13 @@ func (h *Hook) onPublish(cl *mqtt.Client, pk *packets.Packet) error {
 		err = c.onPushToken(pk.Payload)
 	case kindSignOut:
 		if err = c.onSignOut(pk); err == nil {
-			return packets.ErrRejectPacket // the PUBACK is queued before the end of the connection
+			return errReject // the PUBACK is queued before the end of the connection
 		}
 	}
 	if err != nil {
 		return c.refuse(pk, refusalFor(err))
 	}
-	return packets.CodeSuccessIgnore // acknowledged, and not fanned out
+	return errIgnore // acknowledged, and not fanned out
 }
 
 // onInlinePublish handles the server's own Publish: to a notifications topic it is
@@ -86,7 +118,7 @@ func (h *Hook) onInlinePublish(pk *packets.Packet) error {
 	} else {
 		h.Counters.Ingress.Add(1)
 	}
-	return packets.CodeSuccessIgnore
+	return errIgnore
 }
 
 func (c *conn) onAck(payload []byte) error {
@@ -171,7 +203,7 @@ func (c *conn) onNotification(pk *packets.Packet, account string) error {
 	select {
 	case c.waiting <- struct{}{}:
 	case <-c.hook.ctx.Done():
-		return packets.ErrRejectPacket
+		return errReject
 	}
 	c.hook.core.AcceptAsync(r, func(receipt delivery.Receipt, err error) {
 		<-c.waiting
@@ -187,7 +219,7 @@ func (c *conn) onNotification(pk *packets.Packet, account string) error {
 		}
 		c.replies.complete(c, reply)
 	})
-	return packets.ErrRejectPacket
+	return errReject
 }
 
 // refuse replies to a publish that is not taken: mochi is to do nothing more with it.
@@ -197,7 +229,7 @@ func (c *conn) refuse(pk *packets.Packet, r refusal) error {
 	if it := c.refusalItem(&ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos}, pk.TopicName, "", r); !it.empty() {
 		_ = c.send(it) // the connection is gone: nobody waits for the answer
 	}
-	return packets.ErrRejectPacket
+	return errReject
 }
 
 // refuseNotification is refuse for a backend's publish. What may be accepted later
@@ -207,7 +239,7 @@ func (c *conn) refuse(pk *packets.Packet, r refusal) error {
 func (c *conn) refuseNotification(reply *reply, account, id string, r refusal) error {
 	reply.item = c.refusalItem(&reply.ack, c.hook.topics.account(account), id, r)
 	c.replies.complete(c, reply)
-	return packets.ErrRejectPacket
+	return errReject
 }
 
 // refuseStopped replies to a publish after Stop, when the hook writes nothing any
@@ -222,10 +254,17 @@ func (c *conn) refuseStopped(pk *packets.Packet) error {
 	default:
 		c.client.Stop(errStopped)
 	}
-	return packets.ErrRejectPacket
+	return errReject
 }
 
-var errStopped = packets.Code{Code: packets.ErrImplementationSpecificError.Code, Reason: "heartline is stopped"}
+// What mochi is told of a publish, as errors once and for all: each conversion would be
+// an allocation.
+var (
+	errReject error = packets.ErrRejectPacket
+	errIgnore error = packets.CodeSuccessIgnore
+)
+
+var errStopped error = packets.Code{Code: packets.ErrImplementationSpecificError.Code, Reason: "heartline is stopped"}
 
 // refusalItem counts, logs and tells a refusal, and returns the reply to write.
 func (c *conn) refusalItem(a *ack, topicName, id string, r refusal) item {

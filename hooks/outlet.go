@@ -9,6 +9,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 )
 
 // item is something to be written to a client.
@@ -38,6 +39,7 @@ type ack struct {
 type outlet struct {
 	mu     sync.Mutex
 	items  []item
+	more   bool // the session has something to send
 	busy   bool // a goroutine is draining
 	corked bool // hold everything: a SUBACK is to go first
 	closed bool
@@ -70,11 +72,22 @@ func (o *outlet) put(it item) (start bool, err error) {
 }
 
 func (o *outlet) start() bool {
-	if o.busy || o.corked || len(o.items) == 0 {
+	if o.busy || o.corked || len(o.items) == 0 && !o.more {
 		return false
 	}
 	o.busy = true
 	return true
+}
+
+// kick says that the session has something to send.
+func (o *outlet) kick() (start bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return false
+	}
+	o.more = true
+	return o.start()
 }
 
 func (o *outlet) cork() {
@@ -90,21 +103,33 @@ func (o *outlet) uncork() (start bool) {
 	return o.start()
 }
 
-// take gives the draining goroutine what there is; nothing ends it. What it holds
-// is then back in the queue, which nobody else drains meanwhile.
-func (o *outlet) take(reuse, held []item) []item {
+// take gives the draining goroutine what there is, behind what it holds; nothing ends
+// it. What it holds is then back in the queue: until somebody starts a drain, or, where
+// the store has stalled it, until the goroutine itself is started again.
+func (o *outlet) take(reuse, held []item, stalled, again bool) (taken []item, more bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	taken := o.items
-	o.items = reuse[:0]
-	if len(taken) == 0 {
-		o.busy = len(held) > 0 && !o.closed
-		o.items = nil // idle connections hold no queue
-		if o.busy {
-			o.items = held
+	more = o.more || again
+	o.more = false
+	switch {
+	case o.corked || len(o.items) == 0 && !more:
+		o.busy = stalled && !o.closed
+		if o.more = more; o.closed {
+			held = nil
 		}
+		o.items = append(held, o.items...)
+		if len(o.items) == 0 {
+			o.items = nil // idle connections hold no queue
+		}
+		return nil, false
+	case len(held) > 0:
+		taken = append(held, o.items...)
+		o.items = nil
+	default:
+		taken = o.items
+		o.items = reuse[:0]
 	}
-	return taken
+	return taken, true
 }
 
 // finish refuses new items. Those in the queue are still written.
@@ -137,14 +162,17 @@ func (c *conn) drain() {
 		}
 	}()
 	var reuse, held []item
+	var stalled, again, waited bool
 	for {
-		taken := c.outlet.take(reuse, held)
-		if len(taken) == 0 {
-			if len(held) > 0 {
+		taken, more := c.outlet.take(reuse, held, stalled, again)
+		if !more {
+			if stalled {
 				c.hook.stalled.add(c)
 			}
 			return
 		}
+		reuse, held, stalled = nil, nil, false
+		c.fill(buf, 0) // a SUBACK, before what it brings about
 		var written []delivery.Ref
 		for i := range taken {
 			it := &taken[i]
@@ -160,8 +188,10 @@ func (c *conn) drain() {
 				switch err := c.encodePublication(buf, it.pub); {
 				case err == nil:
 					written = append(written, it.pub.Ref)
-				case errors.Is(err, delivery.ErrUnavailable):
+				case errors.Is(err, errNoPlace):
 					held = c.postpone(held, it)
+				case errors.Is(err, delivery.ErrUnavailable):
+					held, stalled = c.postpone(held, it), true
 				default: // at once, and for itself alone
 					c.notSent(it, err.Error())
 				}
@@ -180,13 +210,43 @@ func (c *conn) drain() {
 			}
 		}
 		clear(taken)
-		reuse = taken
+		if len(held) == 0 {
+			reuse = taken
+		}
+		if waited && len(held) == 0 {
+			c.session.Unwanted(c) // of the client's places
+		}
+		waited = len(held) > 0
+		again = false
+		if c.hasRoom() {
+			messages := c.fill(buf, flushAt)
+			if again = buf.Len() > 0; !again {
+				continue
+			}
+			if err := c.write(buf.Bytes()); err != nil {
+				c.failed(nil, held, err)
+				return
+			}
+			c.sent(messages, buf.Len())
+			buf.Reset()
+		}
 	}
 }
 
-// postpone keeps a publication whose content the store cannot read now, and those
-// behind it, so that the order stays. Of several copies it keeps the last, in the
-// place of the first.
+// fill appends what the session has to send, up to limit bytes, and returns the number
+// of messages.
+func (c *conn) fill(buf *bytes.Buffer, limit int) int {
+	b, messages := c.session.Fill(c, buf.AvailableBuffer(), limit)
+	if len(b) == 0 && limit > 0 && c.session.Feed(c) {
+		b, messages = c.session.Fill(c, b, limit)
+	}
+	buf.Write(b)
+	return messages
+}
+
+// postpone keeps a publication that has no place in the client's Receive Maximum, or
+// whose content the store cannot read now, and those behind it, so that the order
+// stays. Of several copies it keeps the last, in the place of the first.
 func (c *conn) postpone(held []item, it *item) []item {
 	i := slices.IndexFunc(held, func(h item) bool { return h.pub.Seq == it.pub.Seq && h.pub.Message == it.pub.Message })
 	if i < 0 {
@@ -200,11 +260,13 @@ func (c *conn) postpone(held []item, it *item) []item {
 // notSent reports to the core that a publication is not sent.
 func (c *conn) notSent(it *item, why string) {
 	it.pub.Nacked("not sent: " + why)
-	c.vacate()
 }
 
 // stop ends the connection. MQTT 5 clients get a DISCONNECT with the reason.
 func (c *conn) stop(why error) {
+	if c.hook.hub != nil && c.signedOut.Load() {
+		c.hook.hub.Disconnect(c.session, c, ordinary.Bye{}) // at once: the identifier is free when the client sees the end
+	}
 	if code, ok := why.(packets.Code); ok && c.client.Properties.ProtocolVersion == 5 {
 		_ = c.hook.server.DisconnectClient(c.client, code) // returns the code
 		return

@@ -111,6 +111,12 @@ func (h *Hook) mayNotUse(c *conn) (why packets.Code, refused bool) {
 		// stale, and OnSessionEstablish drops it.
 		return why, false
 	}
+	if h.hub != nil {
+		if holder, ok := h.hub.Holder(c.client.ID); ok && holder != c.identity.Account {
+			return errOtherSession, true
+		}
+		return why, false
+	}
 	if existing, ok := h.server.Clients.Get(c.client.ID); ok && existing != c.client && keepsSession(existing) &&
 		string(existing.Properties.Username) != string(c.client.Properties.Username) {
 		return errOtherSession, true
@@ -141,14 +147,14 @@ func (h *Hook) rejectEstablish(c *conn, code packets.Code) {
 	_ = h.refuse(c.client, code)
 	c.rejected.Store(true)
 	c.client.ID = fmt.Sprintf("\x00refused/%d", h.rejections.Add(1))
-	_ = c.client.Net.Conn.Close() // not Stop: quietConn hears the Close of mochi's Stop, after Clients.Add
+	_ = c.client.Net.Conn.Close() // not Stop: watchedConn hears the Close of mochi's Stop, after Clients.Add
 }
 
 // onConnClosed runs when mochi closes the connection, also one that it never
 // established.
 func (c *conn) onConnClosed() {
-	c.proceed()
 	c.releaseClaim()
+	c.failedToEstablish()
 	if c.rejected.Load() {
 		c.hook.server.Clients.Delete(c.client.ID)
 	}
@@ -157,7 +163,7 @@ func (c *conn) onConnClosed() {
 // Disconnect ends the connection of a client and leaves its session. It reports
 // false if the client is not connected.
 func (h *Hook) Disconnect(clientID string) bool {
-	cl, ok := h.server.Clients.Get(clientID)
+	cl, ok := h.connected(clientID)
 	if !ok || cl.Net.Inline || cl.Closed() {
 		return false
 	}
@@ -168,12 +174,30 @@ func (h *Hook) Disconnect(clientID string) bool {
 // EndSession ends the connection and the session of a client, so that another
 // account can use the identifier. It reports false if there was neither.
 func (h *Hook) EndSession(clientID string) bool {
+	if h.hub != nil {
+		if c, ok := h.hub.Connection(clientID).(*conn); ok {
+			c.closing.Store(&packets.ErrAdministrativeAction)
+		}
+		return h.hub.End(clientID)
+	}
 	cl, ok := h.server.Clients.Get(clientID)
 	if !ok || cl.Net.Inline {
 		return false
 	}
 	h.endSession(cl, packets.ErrAdministrativeAction)
 	return true
+}
+
+// connected returns the client that is connected under an identifier; in a server whose
+// routing is its own, the one that has the session.
+func (h *Hook) connected(clientID string) (*mqtt.Client, bool) {
+	if h.hub == nil {
+		return h.server.Clients.Get(clientID)
+	}
+	if c, ok := h.hub.Connection(clientID).(*conn); ok {
+		return c.client, true
+	}
+	return nil, false
 }
 
 func (h *Hook) endSession(cl *mqtt.Client, code packets.Code) {
@@ -184,11 +208,7 @@ func (h *Hook) endSession(cl *mqtt.Client, code packets.Code) {
 	}
 	h.server.UnsubscribeClient(cl)
 	cl.ClearInflights()
-	h.unload(cl)
 	h.server.Clients.Delete(cl.ID)
-	if h.opts.SessionEnded != nil {
-		h.opts.SessionEnded(cl)
-	}
 }
 
 // expireWithConnection makes mochi drop the session when the connection ends.

@@ -34,10 +34,7 @@ type secureConn interface {
 
 func credentials(cl *mqtt.Client, password []byte) auth.Credentials {
 	c := auth.Credentials{ClientID: cl.ID, Username: string(cl.Properties.Username), Password: password, Remote: cl.Net.Remote}
-	nc := cl.Net.Conn
-	if q, ok := nc.(quietConn); ok {
-		nc = q.Conn
-	}
+	nc := unwrapped(cl.Net.Conn)
 	var state *tls.ConnectionState
 	switch nc := nc.(type) {
 	case secureConn:

@@ -54,7 +54,7 @@ func refusalFor(err error) refusal {
 func (c *conn) tellRefusal(topicName, id string, r refusal) {
 	to := ""
 	for _, own := range c.hook.topics.refusals(c.client.ID) {
-		if _, ok := c.client.State.Subscriptions.Get(own); ok {
+		if c.subscribed(own) {
 			to = own
 		}
 	}

@@ -5,10 +5,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
-	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -16,13 +14,12 @@ import (
 )
 
 // session connects a client whose session stays, subscribed to n.
-func (s *site) session() (*rawmqtt.Client, *mqtt.Client) {
+func (s *site) session() *rawmqtt.Client {
 	s.Helper()
 	c := s.connect(5, rawmqtt.Connect{ID: "c", SessionExpiry: 3600})
 	_, err := c.Subscribe(1, 2, "n")
 	must(s.T, err)
-	cl, _ := s.server.Clients.Get("c")
-	return c, cl
+	return c
 }
 
 func (s *site) again(o rawmqtt.Connect) *rawmqtt.Client {
@@ -45,7 +42,7 @@ func silent(t *testing.T, c *rawmqtt.Client) {
 // the second of each alone.
 func TestTakeoverOrder(t *testing.T) {
 	s := newSite(t)
-	c, _ := s.session()
+	c := s.session()
 	var all []string
 	for i := range 20 {
 		all = append(all, fmt.Sprintf("%d twice", i))
@@ -82,74 +79,17 @@ func TestTakeoverOrder(t *testing.T) {
 	}
 }
 
-// interloper publishes for mochi in the middle of a take-over.
-type interloper struct {
-	mqtt.HookBase
-	once sync.Once
-	act  func()
-	old  *mqtt.Client
-}
-
-func (*interloper) ID() string           { return "interloper" }
-func (*interloper) Provides(b byte) bool { return b == mqtt.OnQosPublish }
-
-// OnQosPublish comes for what the new client gets of the session.
-func (i *interloper) OnQosPublish(cl *mqtt.Client, _ packets.Packet, _ int64, _ int) {
-	if cl != i.old {
-		i.once.Do(i.act)
-	}
-}
-
-// TestTakeoverStrays: messages that mochi gives to the client that has just lost
-// its session reach the one that has it, once, behind what the session has.
-func TestTakeoverStrays(t *testing.T) {
-	s := newSite(t)
-	c, old := s.session()
-	s.publish(s.connect(5, rawmqtt.Connect{ID: "p", Clean: true}), "n", "0")
-	next(t, c)
-	inherited := old.State.Inflight.GetAll(false)[0]
-	stray := func(id uint16, payload string) packets.Packet {
-		return packets.Packet{
-			FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 1}, TopicName: "n", PacketID: id, Payload: []byte(payload),
-		}
-	}
-	must(t, s.server.AddHook(&interloper{old: old, act: func() {
-		one := stray(500, "1")
-		old.State.Inflight.Set(one)
-		s.hook.OnQosPublish(old, one, 0, 0)
-		s.hook.OnQosDropped(old, stray(501, "2"))
-		s.hook.OnQosDropped(old, inherited) // the session has it
-	}}, nil))
-	c = s.again(rawmqtt.Connect{})
-	for i := range 3 {
-		if pk := next(t, c); string(pk.Payload) != fmt.Sprint(i) {
-			t.Errorf("got %q, want %d", pk.Payload, i)
-		}
-	}
-	silent(t, c)
-	late := stray(502, "3")
-	old.State.Inflight.Set(late)
-	s.hook.OnQosPublish(old, late, 0, 0)
-	if pk := next(t, c); string(pk.Payload) != "3" {
-		t.Errorf("got %q, want 3", pk.Payload)
-	}
-	if n := s.hook.Counters.Strayed.Load(); n != 3 || old.State.Inflight.Len() != 0 {
-		t.Errorf("%d counted, %d left with the old client", n, old.State.Inflight.Len())
-	}
-}
-
 // TestTakeoverCleanStart: a new session gets nothing of the old one.
 func TestTakeoverCleanStart(t *testing.T) {
 	s := newSite(t)
-	_, old := s.session()
+	s.session()
+	s.publish(s.connect(5, rawmqtt.Connect{ID: "p", Clean: true}), "n", "0")
 	c := s.again(rawmqtt.Connect{Clean: true})
 	silent(t, c)
-	stray := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 1}, TopicName: "n", PacketID: 500}
-	old.State.Inflight.Set(stray)
-	s.hook.OnQosPublish(old, stray, 0, 0)
+	s.publish(s.connect(5, rawmqtt.Connect{ID: "p", Clean: true}), "n", "1")
 	silent(t, c)
-	if n := s.hook.Counters.Strayed.Load(); n != 0 {
-		t.Errorf("%d counted", n)
+	if st := s.hub.Stats(); st.Inflight != 0 || st.Subscriptions != 0 {
+		t.Errorf("left of the old session: %+v", st)
 	}
 }
 
@@ -157,9 +97,9 @@ func TestTakeoverCleanStart(t *testing.T) {
 // keep it from connecting, and is over.
 func TestTakeoverTooLarge(t *testing.T) {
 	s := newSite(t)
-	_, cl := s.session()
+	s.session()
 	s.publish(s.connect(5, rawmqtt.Connect{ID: "p", Clean: true}), "n", strings.Repeat("x", 200), "small")
-	if n := cl.State.Inflight.Len(); n != 2 {
+	if n := s.hub.Stats().Inflight; n != 2 {
 		t.Fatalf("%d in flight", n)
 	}
 	c := s.again(rawmqtt.Connect{MaximumPacketSize: 100})
@@ -167,24 +107,7 @@ func TestTakeoverTooLarge(t *testing.T) {
 		t.Errorf("got %q", pk.Payload)
 	}
 	silent(t, c)
-	if n := s.hook.Counters.TooLarge.Load(); n != 1 {
-		t.Errorf("%d counted", n)
-	}
-}
-
-// TestTakeoverForgotten: a client that mochi has lost sight of is found again with
-// its next packet.
-func TestTakeoverForgotten(t *testing.T) {
-	s := newSite(t)
-	c, _ := s.session()
-	s.server.Topics.Unsubscribe("n", "c") // as mochi does at the end of a take-over with a clean start
-	s.server.Clients.Delete("c")
-	silent(t, c)
-	s.publish(s.connect(5, rawmqtt.Connect{ID: "p", Clean: true}), "n", "0")
-	if pk := next(t, c); string(pk.Payload) != "0" {
-		t.Errorf("got %q", pk.Payload)
-	}
-	if n := s.hook.Counters.Forgotten.Load(); n != 1 {
+	if n := s.hub.Stats().TooLarge; n != 1 {
 		t.Errorf("%d counted", n)
 	}
 }

@@ -24,14 +24,15 @@ func arrows() [][]string {
 		{"bench/storm", "broker", "config", "delivery", "fallback/apnssim", "internal/rawmqtt"},
 		{"demo", "broker", "config", "delivery", "fallback/apnssim", "internal/rawmqtt"},
 		{"terminal", "delivery", "wire"},
-		{"broker", "auth", "broker/internal/...", "config", "delivery", "fallback", "fallback/apns", "fallback/fcm", "fallback/webpush", "hooks", "hooks/persist", "hooks/strict", "internal/filewatch", "internal/credentials", "internal/rlimit", "store", "store/memory", "store/pebblestore"},
+		{"broker", "auth", "broker/internal/...", "config", "delivery", "fallback", "fallback/apns", "fallback/fcm", "fallback/webpush", "hooks", "hooks/ordinary", "hooks/persist", "hooks/strict", "internal/filewatch", "internal/credentials", "internal/rlimit", "store", "store/memory", "store/pebblestore"},
 		{"broker/internal/api", "auth", "broker/internal/metrics", "delivery", "internal/loopback", "internal/seldom", "internal/text", "wire"},
 		{"broker/internal/metrics", "delivery"},
 		{"broker/internal/listener", "hooks/strict", "internal/rlimit"},
 		{"broker/internal/web"},
-		{"hooks", "auth", "delivery", "internal/seldom", "internal/text", "wire"},
+		{"hooks", "auth", "delivery", "hooks/ordinary", "internal/seldom", "internal/text", "wire"},
 		{"hooks/strict"},
-		{"hooks/persist", "store"},
+		{"hooks/ordinary"},
+		{"hooks/persist", "hooks/ordinary", "store"},
 		{"fallback", "delivery", "internal/backoff"},
 		{"fallback/apns", "delivery", "fallback", "fallback/payload", "internal/backoff", "internal/h2pool"},
 		{"fallback/payload", "delivery", "fallback"},
@@ -61,7 +62,7 @@ func arrows() [][]string {
 // their surprises are known. A line with ! forbids.
 func owners() [][]string {
 	return [][]string{
-		{"github.com/mochi-mqtt/server", "hooks/...", "broker", "broker/internal/listener", "bench/...", "demo", "internal/rawmqtt", "integration", "integration/..."},
+		{"github.com/mochi-mqtt/server", "hooks", "hooks/strict", "broker", "broker/internal/listener", "bench/...", "demo", "internal/rawmqtt", "integration", "integration/..."},
 		{"github.com/sideshow/apns2", "fallback/apns", "bench/storm"},
 		{"github.com/cockroachdb/pebble", "store/pebblestore"},
 		{"github.com/spf13/viper", "config"},

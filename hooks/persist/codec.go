@@ -1,15 +1,13 @@
 package persist
 
 import (
-	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 
-	mqtt "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/packets"
+	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 )
 
 // The first byte of a key. They are stored: append, never reuse.
@@ -18,6 +16,7 @@ const (
 	kindInflight     = 'i' // client, 0, packet identifier (2 bytes, big-endian)
 	kindRetained     = 'r' // topic name
 	kindSubscription = 's' // client, 0, topic filter
+	kindIncoming     = 'p' // client, 0, packet identifier (2 bytes, big-endian)
 )
 
 // mark names something that has changed.
@@ -31,7 +30,7 @@ type mark struct {
 // key is m in the store. No client identifier has a zero in it [MQTT-1.5.4-2].
 func (m mark) key() string {
 	switch m.kind {
-	case kindInflight:
+	case kindInflight, kindIncoming:
 		return string(binary.BigEndian.AppendUint16([]byte(ofClient(m.kind, m.client)), m.id))
 	case kindSubscription:
 		return ofClient(m.kind, m.client) + m.name
@@ -60,7 +59,7 @@ func parseKey(key string) (m mark, ok bool) {
 	case kindSubscription:
 		m.client, m.name, ok = strings.Cut(key, "\x00")
 		return m, ok
-	case kindInflight:
+	case kindInflight, kindIncoming:
 		var id string
 		if m.client, id, ok = strings.Cut(key, "\x00"); ok && len(id) == 2 {
 			m.id = binary.BigEndian.Uint16([]byte(id))
@@ -72,14 +71,14 @@ func parseKey(key string) (m mark, ok bool) {
 
 // session is a client that outlives its connection.
 type session struct {
-	Username []byte `json:"u,omitempty"`
+	Username []byte `json:"u,omitempty"` // the account
+	Service  bool   `json:"sv,omitempty"`
 	Version  byte   `json:"v"`
 	Expiry   uint32 `json:"e,omitempty"` // seconds after Gone; MQTT 5 only
 	Gone     int64  `json:"g,omitempty"` // when its connection ended, Unix seconds; 0: it had not
-	Listener string `json:"l,omitempty"`
 }
 
-// subscription is a packets.Subscription.
+// subscription is an ordinary.Subscription.
 type subscription struct {
 	QoS               byte `json:"q"`
 	Identifier        int  `json:"i,omitempty"`
@@ -88,30 +87,40 @@ type subscription struct {
 	NoLocal           bool `json:"n,omitempty"`
 }
 
-// message is a packet of mochi's, all that matters of it but its payload.
+// message is a message, retained or on its way to a client, all of it but its payload.
 type message struct {
-	Type        byte                   `json:"t"`
-	QoS         byte                   `json:"q,omitempty"`
-	Retain      bool                   `json:"r,omitempty"`
-	Dup         bool                   `json:"d,omitempty"`
-	TopicName   string                 `json:"n,omitempty"`
-	Origin      string                 `json:"o,omitempty"`
-	PacketID    uint16                 `json:"i,omitempty"`
-	Created     int64                  `json:"c,omitempty"`
-	Expiry      int64                  `json:"e,omitempty"`
-	Version     byte                   `json:"v,omitempty"`
-	ReasonCode  byte                   `json:"x,omitempty"`
-	ClientID    uint16                 `json:"k,omitempty"` // the client's packet identifier, where it is another; see hooks/packetids.go
-	Order       []byte                 `json:"s,omitempty"` // see hooks/order.go
-	Format      byte                   `json:"pf,omitempty"`
-	FormatFlag  bool                   `json:"pg,omitempty"`
-	ContentType string                 `json:"ct,omitempty"`
-	Response    string                 `json:"rt,omitempty"`
-	Correlate   []byte                 `json:"cd,omitempty"`
-	Interval    uint32                 `json:"me,omitempty"`
-	Subscribed  []int                  `json:"si,omitempty"`
-	User        []packets.UserProperty `json:"up,omitempty"`
+	Type        byte           `json:"t"`
+	QoS         byte           `json:"q,omitempty"`
+	Retain      bool           `json:"r,omitempty"`
+	Sent        bool           `json:"d,omitempty"` // it was sent at least once
+	TopicName   string         `json:"n,omitempty"`
+	Origin      string         `json:"o,omitempty"`
+	Account     string         `json:"a,omitempty"`
+	PacketID    uint16         `json:"i,omitempty"`
+	Created     int64          `json:"c,omitempty"`
+	Expiry      int64          `json:"e,omitempty"`
+	ClientID    uint16         `json:"k,omitempty"` // of a packet of an older version: the client's packet identifier, where it is another
+	Order       []byte         `json:"s,omitempty"` // 8 bytes, big-endian
+	Format      byte           `json:"pf,omitempty"`
+	FormatFlag  bool           `json:"pg,omitempty"`
+	ContentType string         `json:"ct,omitempty"`
+	Response    string         `json:"rt,omitempty"`
+	Correlate   []byte         `json:"cd,omitempty"`
+	Subscribed  []int          `json:"si,omitempty"`
+	User        []userProperty `json:"up,omitempty"`
 }
+
+type userProperty struct {
+	Key   string `json:"k"`
+	Value string `json:"v"`
+}
+
+// Types of what is in flight (MQTT 5 §2.1.2).
+const (
+	typePublish = 3
+	typePubrec  = 5 // of an older version; now kindIncoming
+	typePubrel  = 6
+)
 
 // version begins every value.
 const version = 1
@@ -145,61 +154,67 @@ func decode(b []byte, header any) (payload []byte, err error) {
 	return b[n:], nil
 }
 
-func encodePacket(pk *packets.Packet) ([]byte, error) {
-	p := &pk.Properties
-	return encode(&message{
-		Type: pk.FixedHeader.Type, QoS: pk.FixedHeader.Qos, Retain: pk.FixedHeader.Retain, Dup: pk.FixedHeader.Dup,
-		TopicName: pk.TopicName, Origin: pk.Origin, PacketID: pk.PacketID, Created: pk.Created, Expiry: pk.Expiry,
-		Version: pk.ProtocolVersion, ReasonCode: pk.ReasonCode, Order: pk.ReasonCodes,
-		ClientID: pk.Connect.Keepalive,
-		Format:   p.PayloadFormat, FormatFlag: p.PayloadFormatFlag, ContentType: p.ContentType, Response: p.ResponseTopic,
-		Correlate: p.CorrelationData, Interval: p.MessageExpiryInterval, Subscribed: p.SubscriptionIdentifier, User: p.User,
-	}, pk.Payload)
+func headerOf(m *ordinary.Message) message {
+	h := message{
+		Type: typePublish, QoS: m.QoS, Retain: m.Retain, TopicName: m.TopicName, Origin: m.Origin, Account: m.Account,
+		Created: m.Created, Expiry: m.Expiry, Format: m.PayloadFormat, FormatFlag: m.HasPayloadFormat, ContentType: m.ContentType,
+		Response: m.ResponseTopic, Correlate: m.CorrelationData,
+	}
+	for _, u := range m.User {
+		h.User = append(h.User, userProperty(u))
+	}
+	return h
 }
 
-func decodePacket(b []byte) (packets.Packet, error) {
-	var m message
-	payload, err := decode(b, &m)
+func encodeRetained(m *ordinary.Message) ([]byte, error) {
+	h := headerOf(m)
+	return encode(&h, m.Payload)
+}
+
+func encodeOutgoing(o *ordinary.Outgoing) ([]byte, error) {
+	h, payload := message{Type: typePubrel}, []byte(nil)
+	if o.Message != nil {
+		h, payload = headerOf(o.Message), o.Message.Payload
+	}
+	h.PacketID, h.QoS, h.Retain, h.Sent, h.Subscribed = o.PacketID, o.QoS, o.Retain, o.Sent, o.Identifiers
+	h.Order = binary.BigEndian.AppendUint64(nil, o.Order)
+	return encode(&h, payload)
+}
+
+// decodeMessage decodes a message. Its payload is a part of b.
+func decodeMessage(b []byte) (h message, m *ordinary.Message, err error) {
+	payload, err := decode(b, &h)
 	if err != nil {
-		return packets.Packet{}, err
+		return h, nil, err
 	}
-	return packets.Packet{
-		FixedHeader: packets.FixedHeader{Type: m.Type, Qos: m.QoS, Retain: m.Retain, Dup: m.Dup},
-		TopicName:   m.TopicName, Origin: m.Origin, PacketID: m.PacketID, Created: m.Created, Expiry: m.Expiry,
-		ProtocolVersion: m.Version, ReasonCode: m.ReasonCode, ReasonCodes: m.Order,
-		Connect: packets.ConnectParams{Keepalive: m.ClientID},
-		Payload: append([]byte(nil), payload...),
-		Properties: packets.Properties{
-			PayloadFormat: m.Format, PayloadFormatFlag: m.FormatFlag, ContentType: m.ContentType, ResponseTopic: m.Response,
-			CorrelationData: m.Correlate, MessageExpiryInterval: m.Interval, SubscriptionIdentifier: m.Subscribed, User: m.User,
+	m = &ordinary.Message{
+		TopicName: h.TopicName, Payload: payload, QoS: h.QoS, Retain: h.Retain, Origin: h.Origin, Account: h.Account,
+		Created: h.Created, Expiry: h.Expiry, Properties: ordinary.Properties{
+			PayloadFormat: h.Format, HasPayloadFormat: h.FormatFlag, ContentType: h.ContentType, ResponseTopic: h.Response,
+			CorrelationData: h.Correlate,
 		},
-	}, nil
+	}
+	for _, u := range h.User {
+		m.User = append(m.User, ordinary.UserProperty(u))
+	}
+	return h, m, nil
 }
 
-// sessionOf is cl's session. Only the goroutine that reads the connection may ask.
-func sessionOf(cl *mqtt.Client, gone int64) session {
-	s := session{
-		Username: bytes.Clone(cl.Properties.Username), Version: cl.Properties.ProtocolVersion,
-		Listener: cl.Net.Listener, Gone: gone,
+// outgoing is a message in flight as it was stored; ok is false for anything else.
+func (h *message) outgoing(m *ordinary.Message, id uint16) (o ordinary.Outgoing, ok bool) {
+	o = ordinary.Outgoing{PacketID: id, QoS: h.QoS, Retain: h.Retain, Sent: h.Sent, Identifiers: h.Subscribed}
+	if len(h.Order) == 8 {
+		o.Order = binary.BigEndian.Uint64(h.Order)
 	}
-	if s.Version == 5 {
-		s.Expiry = cl.Properties.Props.SessionExpiryInterval
+	switch {
+	case h.Type == typePublish && h.QoS > 0:
+		m.Payload = append([]byte(nil), m.Payload...)
+		o.Message = m
+		return o, true
+	case h.Type == typePubrel:
+		return o, true
 	}
-	return s
+	return o, false
 }
 
-// outlives reports whether cl's session does not end with its connection.
-func outlives(cl *mqtt.Client) bool {
-	if strings.IndexByte(cl.ID, 0) >= 0 || cl.Net.Inline {
-		return false
-	}
-	if cl.Properties.ProtocolVersion == 5 {
-		return cl.Properties.Props.SessionExpiryInterval > 0
-	}
-	return !cl.Properties.Clean
-}
-
-// expired reports whether a packet is past its Message Expiry Interval.
-func expired(pk *packets.Packet, now int64) bool {
-	return pk.ProtocolVersion == 5 && pk.Expiry > 0 && pk.Expiry < now // as mochi has it
-}
+func expired(m *ordinary.Message, now int64) bool { return m.Expiry > 0 && m.Expiry < now }

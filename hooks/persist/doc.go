@@ -3,23 +3,22 @@
 // from them at QoS 1 and 2. Heartline's own notifications are in the outbox and
 // none of its business.
 //
-// Read hook.go (what is noticed), writer.go (how it is written), codec.go (what is
-// stored), restore.go (how it comes back).
+// Read keeper.go (what it hears), writer.go (how it is written), codec.go (what is
+// stored), restore.go (how it comes back, and how retained messages are read).
 //
-// The hook does not write what mochi tells it. It marks what has changed, and a
-// goroutine writes what mochi has in its memory under each mark some milliseconds
-// later, all marks of that time in one batch that is on the disk when the next is
-// gathered. So a message that is acknowledged at once costs nothing, the order of
-// mochi's calls at a take-over does not matter, and a store that failed for a
-// while is caught up with by itself.
+// The Keeper does not write what it hears. It marks what has changed, and a goroutine
+// writes what the Hub has under each mark some milliseconds later, all marks of that
+// time in one batch that is on the disk when the next is gathered. So a message that is
+// acknowledged at once costs nothing, and a store that failed for a while is caught up
+// with by itself.
 //
 // What holds after a crash of the process or of the machine: everything as it was
 // a few milliseconds (at most the time of two writes to the disk) before. A change
-// is not waited for before a packet is answered: mochi acknowledges first.
+// is not waited for before a packet is answered.
 //
 // A write that does not come back holds nobody up: Ready and Stats say so.
 //
-// Init makes the goroutine; mochi calls Stop, which writes what is left, waits
-// for the goroutine, and gives up after a while when the disk does not answer.
-// The package imports mochi and, for the names of the store, store.
+// Restore starts the goroutine. Stop writes what is left, waits for the goroutine, and
+// gives up after a while when the disk does not answer. The package imports
+// hooks/ordinary and, for the names of the store, store.
 package persist

@@ -2,18 +2,18 @@ package persist_test
 
 import (
 	"errors"
-	"log/slog"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"go.uber.org/goleak"
 
+	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 	"github.com/heartline-mqtt/heartline/hooks/persist"
 	"github.com/heartline-mqtt/heartline/store"
 )
@@ -71,61 +71,80 @@ func (s *testStore) failing(err error) {
 	s.fail = err
 }
 
-func TestMain(m *testing.M) {
-	// mochi's event loop ends at Close without being waited for.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/mochi-mqtt/server/v2.(*Server).eventLoop"))
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func start(t *testing.T, s *testStore) (*ordinary.Hub, *persist.Keeper) {
+	t.Helper()
+	hub := ordinary.New(ordinary.Options{CacheBytes: 1})
+	keeper := persist.New(hub, persist.Options{Store: s, Gather: time.Millisecond, RetryInitial: time.Millisecond, RetryMax: time.Millisecond, StallAfter: 10 * time.Millisecond})
+	if err := keeper.Restore(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(keeper.Stop)
+	return hub, keeper
 }
 
-func start(t *testing.T, s *testStore) (*mqtt.Server, *persist.Hook) {
+func retain(t *testing.T, hub *ordinary.Hub, topicName, payload string) {
 	t.Helper()
-	caps := mqtt.NewDefaultServerCapabilities()
-	caps.MaximumMessageExpiryInterval = 0
-	server := mqtt.New(&mqtt.Options{InlineClient: true, Capabilities: caps, Logger: slog.New(slog.DiscardHandler)})
-	hook := persist.New(server, persist.Options{Store: s, Gather: time.Millisecond, RetryInitial: time.Millisecond, RetryMax: time.Millisecond, StallAfter: 10 * time.Millisecond})
-	if err := server.AddHook(hook, nil); err != nil {
+	if _, err := hub.Publish(&ordinary.Message{TopicName: topicName, Payload: []byte(payload), QoS: 1, Retain: true}); err != nil {
 		t.Fatal(err)
 	}
-	if err := server.Serve(); err != nil {
-		t.Fatal(err)
-	}
-	return server, hook
 }
 
-func retain(t *testing.T, server *mqtt.Server, topicName, payload string) {
+// link is a connection that acknowledges nothing.
+type link struct{ closed bool }
+
+func (*link) Wake()    {}
+func (l *link) Close() { l.closed = true }
+
+// read is what a client gets that subscribes to everything.
+func read(t *testing.T, hub *ordinary.Hub) (all []string) {
 	t.Helper()
-	if err := server.Publish(topicName, []byte(payload), true, 1); err != nil {
-		t.Fatal(err)
+	l := &link{}
+	s, _ := hub.Connect(ordinary.Arrival{ID: "reader", Clean: true, Peer: ordinary.Peer{Version: 4, ReceiveMaximum: 1000}, Link: l})
+	defer hub.Disconnect(s, l, ordinary.Bye{Clean: true})
+	if _, ok := hub.Subscribe(s, l, []ordinary.Ask{{Filter: "#"}}, false); !ok {
+		t.Fatal("not subscribed")
 	}
+	s.Resume(l, nil)
+	for s.Feed(l) {
+	}
+	b, _ := s.Fill(l, nil, 1<<20)
+	for len(b) > 0 {
+		pk := packets.Packet{ProtocolVersion: 4, FixedHeader: packets.FixedHeader{Type: packets.Publish, Retain: b[0]&1 > 0}}
+		if err := pk.PublishDecode(b[2 : 2+b[1]]); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, pk.TopicName+"="+string(pk.Payload))
+		b = b[2+b[1]:]
+	}
+	return all
 }
 
 // TestStoreThatFails: a store that does not take a write for a while holds nobody
 // up, and has everything when it is back.
 func TestStoreThatFails(t *testing.T) {
 	s := &testStore{all: map[string][]byte{"rdamaged": {0xff}}}
-	server, hook := start(t, s)
-	if d := hook.Stats().Damaged; d != 1 {
+	hub, keeper := start(t, s)
+	if d := keeper.Stats().Damaged; d != 1 {
 		t.Errorf("%d damaged values", d)
 	}
 	s.failing(errors.New("disk full"))
-	retain(t, server, "a", "1")
-	retain(t, server, "b", "1")
-	retain(t, server, "b", "")
-	for hook.Stats().Failed == 0 {
+	retain(t, hub, "a", "1")
+	retain(t, hub, "b", "1")
+	retain(t, hub, "b", "")
+	for keeper.Stats().Failed == 0 {
 		time.Sleep(time.Millisecond)
 	}
 	s.failing(nil)
-	for hook.Stats().Waiting > 0 || hook.Stats().Writes == 0 {
+	for keeper.Stats().Waiting > 0 || keeper.Stats().Writes == 0 {
 		time.Sleep(time.Millisecond)
 	}
-	_ = server.Close()
+	keeper.Stop()
 
-	server, _ = start(t, s)
-	defer server.Close()
-	if pk, ok := server.Topics.Retained.Get("a"); !ok || string(pk.Payload) != "1" || !pk.FixedHeader.Retain {
-		t.Errorf("a: %+v", pk)
-	}
-	if _, ok := server.Topics.Retained.Get("b"); ok {
-		t.Error("b was cleared, and is back")
+	hub, _ = start(t, s)
+	if got := read(t, hub); !slices.Equal(got, []string{"a=1"}) {
+		t.Errorf("retained: %q", got)
 	}
 }
 
@@ -133,87 +152,110 @@ func TestStoreThatFails(t *testing.T) {
 // up; what it leaves out is written when it has.
 func TestStoreThatHangs(t *testing.T) {
 	s := &testStore{all: map[string][]byte{}}
-	server, hook := start(t, s)
+	hub, keeper := start(t, s)
 	hang := make(chan struct{})
 	s.mu.Lock()
 	s.hang = hang
 	s.mu.Unlock()
-	retain(t, server, "a", "1")
-	for !hook.Stats().Stalled {
+	retain(t, hub, "a", "1")
+	for !keeper.Stats().Stalled {
 		time.Sleep(time.Millisecond)
 	}
-	if err := hook.Ready(); err == nil || !strings.Contains(err.Error(), "has not come back") {
+	if err := keeper.Ready(); err == nil || !strings.Contains(err.Error(), "has not come back") {
 		t.Errorf("Ready: %v", err)
 	}
-	retain(t, server, "b", "1") // goes on in memory
-	if n := hook.Stats().Waiting; n != 2 {
+	retain(t, hub, "b", "1") // goes on in memory
+	if n := keeper.Stats().Waiting; n != 2 {
 		t.Errorf("%d changes wait, want the one being written and the one after it", n)
 	}
 	s.mu.Lock()
 	s.hang = nil
 	s.mu.Unlock()
 	close(hang)
-	for hook.Stats().Waiting > 0 {
+	for keeper.Stats().Waiting > 0 {
 		time.Sleep(time.Millisecond)
 	}
-	if err := hook.Ready(); err != nil || hook.Stats().Stalled {
+	if err := keeper.Ready(); err != nil || keeper.Stats().Stalled {
 		t.Errorf("the store is back: %v", err)
 	}
-	_ = server.Close()
+	// Their content is on the disk alone: the cache has room for none.
+	if got := read(t, hub); !slices.Equal(got, []string{"a=1", "b=1"}) {
+		t.Errorf("retained: %q", got)
+	}
+	keeper.Stop()
 
-	server, _ = start(t, s)
-	defer server.Close()
-	for _, topicName := range []string{"a", "b"} {
-		if _, ok := server.Topics.Retained.Get(topicName); !ok {
-			t.Errorf("%s is gone", topicName)
+	hub, _ = start(t, s)
+	if got := read(t, hub); !slices.Equal(got, []string{"a=1", "b=1"}) {
+		t.Errorf("retained after a restart: %q", got)
+	}
+}
+
+// TestSessionIsKept: subscriptions, what is in flight both ways, with identifiers,
+// order, expiry and properties.
+func TestSessionIsKept(t *testing.T) {
+	s := &testStore{all: map[string][]byte{}}
+	hub, keeper := start(t, s)
+	l := &link{}
+	arrival := ordinary.Arrival{
+		ID: "phone", Account: "alice", Service: true, Kept: true, Expiry: 100, Link: l,
+		Peer: ordinary.Peer{Version: 5, ReceiveMaximum: 2},
+	}
+	c, _ := hub.Connect(arrival)
+	hub.Subscribe(c, l, []ordinary.Ask{{Filter: "x/#", Subscription: ordinary.Subscription{QoS: 2, NoLocal: true, Identifier: 3}}}, false)
+	c.Resume(l, nil)
+	c.Begin(l, 7)
+	c.Begin(l, 8)
+	c.End(l, 8)
+	for i, qos := range []byte{2, 1, 2} {
+		_, err := hub.Publish(&ordinary.Message{
+			TopicName: "x/1", Payload: []byte{byte(i)}, QoS: qos, Created: 5, Expiry: time.Now().Unix() + 1000, Origin: "p",
+			Properties: ordinary.Properties{ContentType: "text/plain", User: []ordinary.UserProperty{{Key: "k", Value: "v"}}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Fill(l, nil, 1<<20) // two of them, then the window is full
+	c.Received(l, 1)
+	hub.Disconnect(c, l, ordinary.Bye{Kept: true, Expiry: 100})
+	want, ok := hub.Export("phone")
+	if !ok || len(want.Outgoing) != 3 || len(want.Incoming) != 1 {
+		t.Fatalf("exported %+v", want)
+	}
+	keeper.Stop()
+
+	hub, keeper = start(t, s)
+	got, _ := hub.Export("phone")
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("after a restart:\n%+v, want\n%+v", got, want)
+	}
+	arrival.Clean = true // nothing is left of it
+	hub.Connect(arrival)
+	keeper.Stop()
+	for key := range s.all {
+		if key != "cphone" {
+			t.Errorf("left after a clean start: %q", key)
 		}
 	}
 }
 
-// TestWhatIsKeptOfAPacket: the identifier, the place in the order, the expiry and
-// the version, which mochi's own storage loses; and a session's expiry.
-func TestWhatIsKeptOfAPacket(t *testing.T) {
-	s := &testStore{all: map[string][]byte{}}
-	server, hook := start(t, s)
-	cl := server.NewClient(nil, "t", "phone", false)
-	cl.Properties.ProtocolVersion, cl.Properties.Props.SessionExpiryInterval = 5, 100
-	cl.Properties.Username = []byte("alice")
-	server.Clients.Add(cl)
-	hook.OnSessionEstablished(cl, packets.Packet{})
-	cl.State.Subscriptions.Add("x/#", packets.Subscription{Filter: "x/#", Qos: 2, NoLocal: true})
-	hook.OnSubscribed(cl, packets.Packet{Filters: packets.Subscriptions{{Filter: "x/#"}}}, nil)
-	want := packets.Packet{
-		FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 2}, TopicName: "x/1", Payload: []byte("hello"),
-		PacketID: 77, ProtocolVersion: 5, Created: 5, Expiry: time.Now().Unix() + 1000, ReasonCodes: []byte("0123456789abcdef"),
-		Properties: packets.Properties{ContentType: "text/plain", User: []packets.UserProperty{{Key: "k", Val: "v"}}},
+// TestStateOfAnOlderVersion: both directions were under one kind.
+func TestStateOfAnOlderVersion(t *testing.T) {
+	value := func(header string) []byte {
+		return append([]byte{1, byte(len(header))}, header...)
 	}
-	over := want
-	over.PacketID, over.Expiry = 78, 1
-	for _, pk := range []packets.Packet{want, over} {
-		cl.State.Inflight.Set(pk)
-		hook.OnQosPublish(cl, pk, 0, 0)
+	s := &testStore{all: map[string][]byte{
+		"cphone":             value(`{"u":"YWxpY2U=","v":5,"e":100}`),
+		"iphone\x00\x00\x05": value(`{"t":5,"i":5,"k":9}`),
+		"iphone\x00\x00\x06": append(value(`{"t":3,"q":1,"n":"x","o":"p","i":6}`), "hello"...),
+	}}
+	hub, keeper := start(t, s)
+	got, _ := hub.Export("phone")
+	if len(got.Incoming) != 1 || got.Incoming[0] != 9 || len(got.Outgoing) != 1 || string(got.Outgoing[0].Message.Payload) != "hello" || got.Account != "alice" {
+		t.Errorf("restored %+v", got)
 	}
-	hook.OnDisconnect(cl, nil, false)
-	_ = server.Close()
-
-	server, _ = start(t, s)
-	defer server.Close()
-	back, ok := server.Clients.Get("phone")
-	if !ok {
-		t.Fatal("the session is gone")
-	}
-	if e := back.Properties.Props.SessionExpiryInterval; e == 0 || e > 100 || string(back.Properties.Username) != "alice" {
-		t.Errorf("session: expiry %d, user %s", e, back.Properties.Username)
-	}
-	if sub, ok := back.State.Subscriptions.Get("x/#"); !ok || sub.Qos != 2 || !sub.NoLocal {
-		t.Errorf("subscription: %+v", sub)
-	}
-	got, ok := back.State.Inflight.Get(77)
-	if !ok || got.Expiry != want.Expiry || got.ProtocolVersion != 5 || got.Created != 5 || string(got.ReasonCodes) != string(want.ReasonCodes) ||
-		string(got.Payload) != "hello" || got.Properties.ContentType != "text/plain" || len(got.Properties.User) != 1 {
-		t.Errorf("in flight: %+v", got)
-	}
-	if _, ok := back.State.Inflight.Get(78); ok {
-		t.Error("an expired message is back")
+	keeper.Stop()
+	if _, old := s.all["iphone\x00\x00\x05"]; old || s.all["pphone\x00\x00\x09"] == nil {
+		t.Error("not written in the new form")
 	}
 }

@@ -1,125 +1,176 @@
 package persist
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
-	"sync/atomic"
+	"slices"
 	"time"
 
-	"github.com/mochi-mqtt/server/v2/hooks/storage"
-
+	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 	"github.com/heartline-mqtt/heartline/store"
 )
 
-// StoredClients is the first thing that mochi asks for at the start. What has
-// expired meanwhile is removed. mochi counts a session's expiry from the start: it
-// is told what is left of it.
-func (h *Hook) StoredClients() (out []storage.Client, err error) {
+// Restore brings what is in the store into the Hub and starts the writer. Sessions that
+// have expired meanwhile are removed.
+func (h *Keeper) Restore() error {
 	now := time.Now().Unix()
-	limit := int64(h.server.Options.Capabilities.MaximumSessionExpiryInterval)
+	sessions := map[string]*ordinary.State{}
+	steps := []error{
+		h.restoreSessions(sessions, now),
+		h.restoreSubscriptions(sessions),
+		h.restoreInflight(sessions, now),
+		h.restoreIncoming(sessions),
+		h.restoreRetained(now),
+	}
+	if err := errors.Join(steps...); err != nil {
+		return err
+	}
+	for _, s := range sessions {
+		slices.SortFunc(s.Outgoing, func(a, b ordinary.Outgoing) int { return cmp.Compare(a.Order, b.Order) })
+		h.hub.Import(*s)
+	}
+	h.begin.Do(func() { go h.write() })
+	h.signal()
+	return nil
+}
+
+func (h *Keeper) restoreSessions(sessions map[string]*ordinary.State, now int64) error {
 	var over []store.StateChange
-	err = h.scan(kindClient, func(m mark, value []byte) error {
+	err := h.scan(kindClient, func(m mark, value []byte) error {
 		var s session
 		if _, err := decode(value, &s); err != nil {
 			return err
 		}
-		c := storage.Client{ID: m.client, Username: s.Username, Listener: s.Listener, ProtocolVersion: s.Version}
-		life := limit
+		limit := uint32(h.opts.MaxSessionExpiry / time.Second)
+		expiry := limit
 		if s.Version == 5 {
-			life = min(life, int64(s.Expiry))
+			expiry = min(limit, s.Expiry)
 		}
 		if s.Gone == 0 {
 			s.Gone = now // the process died before it could say
-			h.markSession(m.client)
+			h.Session(m.client)
 		}
-		left := s.Gone + life - now
-		if left <= 0 {
-			for _, k := range []string{m.key(), ofClient(kindSubscription, m.client), ofClient(kindInflight, m.client)} {
+		if s.Gone+int64(expiry) <= now {
+			for _, k := range []string{m.key(), ofClient(kindSubscription, m.client), ofClient(kindInflight, m.client), ofClient(kindIncoming, m.client)} {
 				over = append(over, store.StateChange{Key: k, Remove: true, Prefix: k[0] != kindClient})
 			}
 			return nil
 		}
-		if s.Version == 5 {
-			c.Properties.SessionExpiryInterval, c.Properties.SessionExpiryIntervalFlag = uint32(min(left, int64(s.Expiry))), true
+		sessions[m.client] = &ordinary.State{
+			Header: ordinary.Header{
+				ID: m.client, Account: string(s.Username), Service: s.Service, Version: s.Version, Expiry: expiry, Gone: s.Gone,
+			},
+			Subscriptions: map[string]ordinary.Subscription{},
 		}
-		h.sessions.Store(m.client, &kept{session: s})
-		out = append(out, c)
 		return nil
 	})
 	if err == nil && len(over) > 0 {
-		err = h.opts.Store.ApplyState(over)
+		if err := h.opts.Store.ApplyState(over); err != nil {
+			// They are found again at the next start.
+			h.log.Error("MQTT state: expired sessions not removed", "sessions", len(over)/4, "error", err)
+		}
 	}
-	return out, err
+	return err
 }
 
-// StoredSubscriptions implements mqtt.Hook.
-func (h *Hook) StoredSubscriptions() (out []storage.Subscription, err error) {
-	err = h.scan(kindSubscription, func(m mark, value []byte) error {
+func (h *Keeper) restoreSubscriptions(sessions map[string]*ordinary.State) error {
+	return h.scan(kindSubscription, func(m mark, value []byte) error {
 		var s subscription
 		if _, err := decode(value, &s); err != nil {
 			return err
 		}
-		if _, ok := h.server.Clients.Get(m.client); !ok {
-			return nil
+		if of := sessions[m.client]; of != nil {
+			of.Subscriptions[m.name] = ordinary.Subscription{
+				QoS: s.QoS, Identifier: s.Identifier, RetainHandling: s.RetainHandling,
+				RetainAsPublished: s.RetainAsPublished, NoLocal: s.NoLocal,
+			}
 		}
-		out = append(out, storage.Subscription{
-			Client: m.client, Filter: m.name, Qos: s.QoS, Identifier: s.Identifier,
-			RetainHandling: s.RetainHandling, RetainAsPublished: s.RetainAsPublished, NoLocal: s.NoLocal,
-		})
 		return nil
 	})
-	atomic.AddInt64(&h.server.Info.Subscriptions, int64(len(out))) // mochi does not count them
-	return out, err
 }
 
-// StoredInflightMessages puts the packets where they belong by itself and tells
-// mochi of none: storage.Message has no room for the expiry and the protocol
-// version, without which they would never expire.
-func (h *Hook) StoredInflightMessages() ([]storage.Message, error) {
-	now := time.Now().Unix()
-	return nil, h.scan(kindInflight, func(m mark, value []byte) error {
-		pk, err := decodePacket(value)
+func (h *Keeper) restoreInflight(sessions map[string]*ordinary.State, now int64) error {
+	return h.scan(kindInflight, func(m mark, value []byte) error {
+		header, msg, err := decodeMessage(value)
 		if err != nil {
 			return err
 		}
 		h.stored[m.key()] = struct{}{}
-		cl, ok := h.server.Clients.Get(m.client)
-		if !ok || expired(&pk, now) {
-			h.mark(m) // not there, so it will be removed
+		of := sessions[m.client]
+		if of != nil && header.Type == typePubrec {
+			// An older version kept both directions under one kind.
+			id := m.id
+			if header.ClientID != 0 {
+				id = header.ClientID
+			}
+			of.Incoming = append(of.Incoming, id)
+			h.Incoming(m.client, id)
+		}
+		o, ok := header.outgoing(msg, m.id)
+		if of == nil || !ok || expired(msg, now) {
+			h.mark(m) // the Hub does not have it, so it will be removed
 			return nil
 		}
-		pk.PacketID = m.id
-		if cl.State.Inflight.Set(pk) {
-			atomic.AddInt64(&h.server.Info.Inflight, 1)
+		of.Outgoing = append(of.Outgoing, o)
+		return nil
+	})
+}
+
+func (h *Keeper) restoreIncoming(sessions map[string]*ordinary.State) error {
+	return h.scan(kindIncoming, func(m mark, _ []byte) error {
+		h.stored[m.key()] = struct{}{}
+		if of := sessions[m.client]; of != nil {
+			of.Incoming = append(of.Incoming, m.id)
+		} else {
+			h.mark(m)
 		}
 		return nil
 	})
 }
 
-// StoredRetainedMessages does as StoredInflightMessages does.
-func (h *Hook) StoredRetainedMessages() ([]storage.Message, error) {
-	now := time.Now().Unix()
-	err := h.scan(kindRetained, func(m mark, value []byte) error {
-		pk, err := decodePacket(value)
+// restoreRetained leaves the messages where they are: the Hub gets their names and sizes.
+func (h *Keeper) restoreRetained(now int64) error {
+	return h.scan(kindRetained, func(m mark, value []byte) error {
+		_, msg, err := decodeMessage(value)
 		if err != nil {
 			return err
 		}
-		if expired(&pk, now) || len(pk.Payload) == 0 {
+		if expired(msg, now) || len(msg.Payload) == 0 {
 			h.mark(m)
 			return nil
 		}
-		pk.TopicName = m.name
-		h.server.Topics.RetainMessage(pk)
+		msg.TopicName = m.name
+		h.hub.ImportRetained(msg)
 		return nil
 	})
-	atomic.StoreInt64(&h.server.Info.Retained, int64(h.server.Topics.Retained.Len()))
-	h.started.Store(true) // mochi asks for nothing after this
-	h.signal()
-	return nil, err
 }
 
-// scan reads everything of a kind. A value that cannot be read is told of and
-// passed over: one session is not worth the others.
-func (h *Hook) scan(kind byte, fn func(m mark, value []byte) error) error {
+var errFound = errors.New("found")
+
+// Load implements ordinary.Disk.
+func (h *Keeper) Load(topicName string) (found *ordinary.Message, err error) {
+	key := mark{kind: kindRetained, name: topicName}.key()
+	err = h.opts.Store.ScanState(key, func(k string, value []byte) error {
+		if k != key {
+			return errFound // the first is the key itself, or it is not there
+		}
+		_, m, err := decodeMessage(slices.Clone(value))
+		if err != nil {
+			return err
+		}
+		m.TopicName, found = topicName, m
+		return errFound
+	})
+	if err != nil && !errors.Is(err, errFound) {
+		return nil, fmt.Errorf("read a retained message: %w", err)
+	}
+	return found, nil
+}
+
+// scan reads everything of a kind. A value that cannot be read is told of and passed
+// over: one session is not worth the others.
+func (h *Keeper) scan(kind byte, fn func(m mark, value []byte) error) error {
 	err := h.opts.Store.ScanState(string(kind), func(key string, value []byte) error {
 		m, ok := parseKey(key)
 		err := errValue

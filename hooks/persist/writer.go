@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 	"github.com/heartline-mqtt/heartline/store"
 )
 
@@ -13,8 +14,8 @@ const (
 	maxWriteCount = 10_000
 )
 
-// write is the writer: it runs from Init to Stop.
-func (h *Hook) write() {
+// write is the writer: it runs from Restore to Stop.
+func (h *Keeper) write() {
 	defer close(h.done)
 	retry := h.opts.RetryInitial
 	for quitting := false; ; {
@@ -55,10 +56,7 @@ func (h *Hook) write() {
 }
 
 // flush writes what is marked. On an error the marks are there again.
-func (h *Hook) flush() error {
-	if !h.started.Load() { // what mochi has is not what there is yet
-		return nil
-	}
+func (h *Keeper) flush() error {
 	h.mu.Lock()
 	marks := h.marks
 	if len(marks) == 0 {
@@ -68,7 +66,7 @@ func (h *Hook) flush() error {
 	h.marks, h.writing = map[mark]struct{}{}, len(marks)
 	h.mu.Unlock()
 
-	w := batch{hook: h}
+	w := batch{keeper: h}
 	err := func() error {
 		for m := range marks { // sessions first: one that is over takes all that is its own away
 			if m.kind == kindClient {
@@ -99,25 +97,29 @@ func (h *Hook) flush() error {
 
 // batch is a write in the making.
 type batch struct {
-	hook    *Hook
+	keeper  *Keeper
 	changes []store.StateChange
 	bytes   int
+
+	retained []*ordinary.Message // among the changes
 }
 
 func (w *batch) add(m mark) error {
-	value, there, err := w.hook.value(m)
+	value, there, err := w.value(m)
 	if err != nil {
 		return fmt.Errorf("keep %q of %q: %w", m.name, m.client, err)
 	}
 	key := m.key()
 	switch {
-	case there && m.kind == kindInflight:
-		w.hook.stored[key] = struct{}{} // even where the write fails: it may have been made
+	case there && value == nil: // the disk has it
+		return nil
+	case there && m.ofPacket():
+		w.keeper.stored[key] = struct{}{} // even where the write fails: it may have been made
 		w.changes = append(w.changes, store.StateChange{Key: key, Value: value})
 	case there:
 		w.changes = append(w.changes, store.StateChange{Key: key, Value: value})
-	case m.kind == kindInflight:
-		if _, stored := w.hook.stored[key]; !stored {
+	case m.ofPacket():
+		if _, stored := w.keeper.stored[key]; !stored {
 			return nil // come and gone between two writes
 		}
 		w.changes = append(w.changes, store.StateChange{Key: key, Remove: true})
@@ -125,7 +127,8 @@ func (w *batch) add(m mark) error {
 		w.changes = append(w.changes,
 			store.StateChange{Key: key, Remove: true},
 			store.StateChange{Key: ofClient(kindSubscription, m.client), Remove: true, Prefix: true},
-			store.StateChange{Key: ofClient(kindInflight, m.client), Remove: true, Prefix: true})
+			store.StateChange{Key: ofClient(kindInflight, m.client), Remove: true, Prefix: true},
+			store.StateChange{Key: ofClient(kindIncoming, m.client), Remove: true, Prefix: true})
 	default:
 		w.changes = append(w.changes, store.StateChange{Key: key, Remove: true})
 	}
@@ -139,58 +142,67 @@ func (w *batch) apply() error {
 	if len(w.changes) == 0 {
 		return nil
 	}
-	end := w.hook.watch()
-	err := w.hook.opts.Store.ApplyState(w.changes)
+	end := w.keeper.watch()
+	err := w.keeper.opts.Store.ApplyState(w.changes)
 	end()
 	if err != nil {
 		return err
 	}
 	for i := range w.changes {
-		if c := &w.changes[i]; c.Remove && !c.Prefix && c.Key[0] == kindInflight {
-			delete(w.hook.stored, c.Key)
+		if c := &w.changes[i]; c.Remove && !c.Prefix && (c.Key[0] == kindInflight || c.Key[0] == kindIncoming) {
+			delete(w.keeper.stored, c.Key)
 		}
 	}
-	w.hook.writes.Add(1)
-	w.hook.written.Add(uint64(len(w.changes)))
+	for _, m := range w.retained {
+		w.keeper.hub.Written(m)
+	}
+	clear(w.retained)
+	w.retained = w.retained[:0]
+	w.keeper.writes.Add(1)
+	w.keeper.written.Add(uint64(len(w.changes)))
 	clear(w.changes)
 	w.changes, w.bytes = w.changes[:0], 0
 	return nil
 }
 
-// value is what mochi has under m now.
-func (h *Hook) value(m mark) (value []byte, there bool, err error) {
-	if m.kind == kindRetained {
-		pk, ok := h.server.Topics.Retained.Get(m.name)
-		if !ok || len(pk.Payload) == 0 {
-			return nil, false, nil
+// value is what the Hub has under m now. It is nil for what is there and unchanged.
+func (w *batch) value(m mark) (value []byte, there bool, err error) {
+	hub := w.keeper.hub
+	switch m.kind {
+	case kindRetained:
+		msg, ok := hub.SavedRetained(m.name)
+		if !ok || msg == nil {
+			return nil, ok, nil
 		}
-		value, err = encodePacket(&pk)
+		w.retained = append(w.retained, msg)
+		value, err = encodeRetained(msg)
 		return value, true, err
-	}
-	v, ok := h.sessions.Load(m.client)
-	if !ok {
-		return nil, false, nil
-	}
-	if m.kind == kindClient {
-		value, err = encode(&v.(*kept).session, nil)
-		return value, true, err
-	}
-	cl, ok := h.server.Clients.Get(m.client)
-	if !ok {
-		return nil, false, nil
-	}
-	if m.kind == kindSubscription {
-		sub, ok := cl.State.Subscriptions.Get(m.name)
+	case kindClient:
+		s, ok := hub.SavedSession(m.client)
 		if !ok {
 			return nil, false, nil
 		}
-		value, err = encode(&subscription{sub.Qos, sub.Identifier, sub.RetainHandling, sub.RetainAsPublished, sub.NoLocal}, nil)
+		value, err = encode(&session{Username: []byte(s.Account), Service: s.Service, Version: s.Version, Expiry: s.Expiry, Gone: s.Gone}, nil)
 		return value, true, err
+	case kindSubscription:
+		sub, ok := hub.SavedSubscription(m.client, m.name)
+		if !ok {
+			return nil, false, nil
+		}
+		value, err = encode(&subscription{sub.QoS, sub.Identifier, sub.RetainHandling, sub.RetainAsPublished, sub.NoLocal}, nil)
+		return value, true, err
+	case kindInflight:
+		o, ok := hub.SavedOutgoing(m.client, m.id)
+		if !ok {
+			return nil, false, nil
+		}
+		value, err = encodeOutgoing(&o)
+		return value, true, err
+	case kindIncoming:
+		return []byte{version}, hub.SavedIncoming(m.client, m.id), nil
 	}
-	pk, ok := cl.State.Inflight.Get(m.id)
-	if !ok {
-		return nil, false, nil
-	}
-	value, err = encodePacket(&pk)
-	return value, true, err
+	return nil, false, nil
 }
+
+// ofPacket reports whether m is of a packet, which often is over before it is written.
+func (m mark) ofPacket() bool { return m.kind == kindInflight || m.kind == kindIncoming }

@@ -13,7 +13,11 @@ type connect struct {
 	noProblemInfo bool
 	expiryZero    bool // the session is to end with the connection
 	authMethod    bool
+	bridge        bool // it has set the top bit of the protocol level
 }
+
+// bridgeBit in the protocol level is what a bridge sets that speaks MQTT 3.1 or 3.1.1.
+const bridgeBit = 0x80
 
 const (
 	flagReserved   = 1 << 0
@@ -39,14 +43,20 @@ func (c *connect) parse(b []byte, o *Options) *rule {
 		return &ruleTruncated
 	}
 	level := b[0]
+	if string(name) == "MQTT" && level == 4|bridgeBit || string(name) == "MQIsdp" && level == 3|bridgeBit {
+		// Mosquitto's bridges, and others, tell by this bit that they are one. mochi
+		// gets the level of the protocol that they speak.
+		level &^= bridgeBit
+		b[0], c.bridge = level, true
+	}
 	switch {
 	case string(name) != "MQTT" && string(name) != "MQIsdp":
 		return &ruleProtocolName // [MQTT-3.1.2-1]
 	case string(name) == "MQTT" && (level == 4 || level == 5), string(name) == "MQIsdp" && level == 3:
 		c.version = level
 	default:
-		// A bridge marks itself with the top bit and comes back without it when
-		// it is refused in the form that it knows.
+		// The answer takes the form of the version without the top bit, which a client
+		// that marks itself as a bridge knows.
 		if c.version = level & 0x7F; c.version < 3 || c.version > 5 {
 			c.version = 5
 		}

@@ -166,6 +166,9 @@ func guessVersion(b []byte) byte {
 // Version is the client's protocol version: 3, 4 or 5, and 0 before its CONNECT.
 func (r *Reader) Version() byte { return r.connect.version }
 
+// Bridge reports whether the client is a bridge, by the top bit of its protocol level.
+func (r *Reader) Bridge() bool { return r.connect.bridge }
+
 // LastPacket is the type of the packet looked at last.
 func (r *Reader) LastPacket() byte { return r.last }
 

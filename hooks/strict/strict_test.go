@@ -229,6 +229,16 @@ func TestPacketsThatDoNotPass(t *testing.T) {
 	}
 }
 
+// TestBridge: the top bit of the protocol level is taken off, and told.
+func TestBridge(t *testing.T) {
+	in := pk(t, "10", "'MQTT' 84 02 003c 'id'")
+	r := NewReader(bytes.NewReader(in), &Options{})
+	out, err := io.ReadAll(r)
+	if want := pk(t, "10", "'MQTT' 04 02 003c 'id'"); err != nil || !bytes.Equal(out, want) || !r.Bridge() || r.Version() != 4 {
+		t.Errorf("%x passed, %v, bridge %v, version %d", out, err, r.Bridge(), r.Version())
+	}
+}
+
 func TestConnect(t *testing.T) {
 	const (
 		silent = ""
@@ -254,7 +264,7 @@ func TestConnect(t *testing.T) {
 		"version 2":               {"'MQTT' 02 02 003c 'id'", "20 03 00 84 00"},
 		"version 6":               {"'MQTT' 06 02 003c 'id'", "20 03 00 84 00"},
 		"version 3 as MQTT":       {"'MQTT' 03 02 003c 'id'", "20 02 00 01"},
-		"bridge":                  {"'MQTT' 84 02 003c 'id'", "20 02 00 01"},
+		"bridge of MQTT 5":        {"'MQTT' 85 02 003c 00 'id'", "20 03 00 84 00"},
 		"reserved flag":           {"'MQTT' 04 03 003c 'id'", silent},
 		"reserved flag 5":         {"'MQTT' 05 03 003c 00 'id'", "20 03 00 81 00"},
 		"will qos, no will":       {"'MQTT' 04 0a 003c 'id'", silent},

@@ -86,6 +86,12 @@ func (c *Conn) Since() time.Time { return c.since }
 // Queued is how many bytes wait for the peer to take them.
 func (c *Conn) Queued() int { return c.base.queued() }
 
+// OnDrained has f called when bytes that were queued have been taken. f must not block.
+func (c *Conn) OnDrained(f func()) { c.base.onDrained(f) }
+
+// Bridge reports whether the client is a bridge, by its CONNECT.
+func (c *Conn) Bridge() bool { return c.in.Bridge() }
+
 // A KickError is why a read ended after Kick.
 type KickError struct{ Code packets.Code }
 
@@ -160,7 +166,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 func (c *Conn) violated(v *strict.Violation) {
 	c.part(v, func() []byte {
 		c.front.stats.violated(v)
-		c.front.log.Debug("malformed packet", "listener", c.ListenerID(), "remote", c.remote.String(),
+		c.front.cutOff(c, "client cut off: a packet that MQTT or a limit forbids",
 			"packet", strict.PacketName(v.Packet), "rule", v.Rule, "code", v.Code)
 		return c.in.Answer(v)
 	})

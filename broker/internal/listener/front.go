@@ -22,6 +22,7 @@ type front struct {
 	options Options
 	log     *slog.Logger
 	stats   stats
+	cutLog  pace
 
 	mu        sync.Mutex
 	conns     map[*Conn]struct{}
@@ -68,7 +69,7 @@ func (f *front) admit(addr netip.Prefix) error {
 // run. Where the front is being closed the place is given back.
 func (f *front) take(socket net.Conn, addr netip.Prefix) (*Conn, error) {
 	c := &Conn{front: f, remote: socket.RemoteAddr(), addr: addr, since: time.Now()}
-	c.base = newSender(socket, f.options.WriteTimeout, 4*f.options.WriteQueue, f.cut)
+	c.base = newSender(socket, f.options.WriteTimeout, 4*f.options.WriteQueue, func(err error) { f.cut(c, err) })
 	c.stream = c.base
 
 	f.mu.Lock()
@@ -89,13 +90,61 @@ func (f *front) take(socket net.Conn, addr netip.Prefix) (*Conn, error) {
 }
 
 // cut counts a peer that its sender gave up.
-func (f *front) cut(err error) {
+func (f *front) cut(c *Conn, err error) {
+	if errors.Is(err, ErrSlow) || errors.Is(err, ErrStuck) {
+		f.cutOff(c, "client cut off", "error", err)
+	}
 	switch {
 	case errors.Is(err, ErrSlow):
 		f.stats.slowConsumers.Add(1)
 	case errors.Is(err, ErrStuck):
 		f.stats.writeTimeouts.Add(1)
 	}
+}
+
+// takeLog takes mochi's log, unless there is one of the options.
+func (f *front) takeLog(log *slog.Logger) {
+	if f.options.Logger != nil {
+		log = f.options.Logger
+	}
+	if log != nil {
+		f.log = log
+	}
+}
+
+// cutOff logs why a client was cut off. Clients can bring that about as often as they
+// like: it is a record a second, after the first few, and each tells how many there were
+// none for.
+func (f *front) cutOff(c *Conn, what string, args ...any) {
+	if missed, ok := f.cutLog.next(time.Now()); ok {
+		f.log.Info(what, append([]any{"listener", f.ID(), "remote", c.remote.String(), "not_logged", missed}, args...)...)
+	}
+}
+
+// pace lets a burst of records through, and one a second after it.
+type pace struct {
+	mu     sync.Mutex
+	tokens float64
+	last   time.Time
+	missed int
+}
+
+const paceBurst = 10
+
+func (p *pace) next(now time.Time) (missed int, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.last.IsZero() {
+		p.tokens = paceBurst
+	}
+	p.tokens, p.last = min(paceBurst, p.tokens+now.Sub(p.last).Seconds()), now
+	if p.tokens < 1 {
+		p.missed++
+		return 0, false
+	}
+	p.tokens--
+	missed, p.missed = p.missed, 0
+	return missed, true
 }
 
 // evict closes a connection that the Gate has given up. It may be another

@@ -32,9 +32,7 @@ func New(o Options) *Listener {
 
 // Init opens the socket. mochi calls it in AddListener.
 func (l *Listener) Init(log *slog.Logger) error {
-	if log != nil {
-		l.log = log
-	}
+	l.takeLog(log)
 	if l.socket != nil {
 		return nil
 	}
@@ -178,7 +176,7 @@ func (l *Listener) prepareTLS(c *Conn) error {
 		l.stats.handshakeTimeouts.Add(1)
 	default:
 		l.stats.handshakeFailures.Add(1)
-		l.log.Debug("TLS handshake failed", "listener", l.ID(), "remote", c.remote.String(), "error", err)
+		l.cutOff(c, "TLS handshake failed", "error", err)
 	}
 	return err
 }

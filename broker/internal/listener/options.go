@@ -2,6 +2,7 @@ package listener
 
 import (
 	"crypto/tls"
+	"log/slog"
 	"net"
 	"net/netip"
 	"time"
@@ -61,6 +62,9 @@ type Options struct {
 	// CloseTimeout bounds how long Close waits. Default: 5 s.
 	CloseTimeout time.Duration
 
+	// Logger gets one record for each client that is cut off, at most one a second.
+	// Default: what mochi gives.
+	Logger *slog.Logger
 	// OnPanic is called after a panic under a connection has been recovered, for a
 	// hook that keeps a record of the client: mochi has not called OnDisconnect.
 	// May be nil.

@@ -42,6 +42,7 @@ type sender struct {
 	try     func([]byte) (int, error) // one write that does not wait; nil: there is no such
 	queue   []byte
 	sending bool
+	drained func()        // called when the queue has been taken, and when it is empty; may be nil
 	done    chan struct{} // closed when sending ends, if someone waits for it
 	closed  bool
 	err     error // why nothing is sent any more
@@ -80,7 +81,12 @@ func (s *sender) Write(p []byte) (int, error) {
 	s.queue = append(s.queue, p[n:]...)
 	if !s.sending {
 		s.sending = true
-		go s.send()
+		go func() {
+			s.send()
+			if f := s.onDrained(nil); f != nil {
+				f()
+			}
+		}()
 	}
 	return len(p), nil
 }
@@ -94,6 +100,11 @@ func (s *sender) send() {
 	for s.err == nil && len(s.queue) > 0 {
 		b := s.queue
 		s.queue = nil
+		if f := s.drained; f != nil {
+			s.mu.Unlock()
+			f()
+			s.mu.Lock()
+		}
 		for len(b) > 0 && s.err == nil {
 			p := b[:min(piece, len(b))]
 			s.mu.Unlock()
@@ -133,6 +144,17 @@ func (s *sender) queued() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.queue)
+}
+
+// onDrained sets what is called when there is room in the queue again, unless f is nil,
+// and returns it.
+func (s *sender) onDrained(f func()) func() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f != nil {
+		s.drained = f
+	}
+	return s.drained
 }
 
 // failure is why nothing is sent any more, nil as long as it is.

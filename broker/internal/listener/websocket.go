@@ -54,9 +54,7 @@ func NewWebSocket(o Options) *WebSocket {
 
 // Init takes mochi's log.
 func (w *WebSocket) Init(log *slog.Logger) error {
-	if log != nil {
-		w.log = log
-	}
+	w.takeLog(log)
 	return nil
 }
 

@@ -1,0 +1,155 @@
+package ordinary
+
+import (
+	"slices"
+	"strings"
+)
+
+// names is an ordered set of topic names, level by level: it keeps them with a zero
+// byte for each slash, which no topic name has. Its chunks bound what an insertion
+// moves.
+type names struct {
+	chunks [][]string
+	len    int
+}
+
+const chunkLen = 512
+
+// keyOf is a topic name as names orders it.
+func keyOf(topicName string) string { return strings.ReplaceAll(topicName, "/", "\x00") }
+
+// nameOf is the inverse of keyOf.
+func nameOf(key string) string { return strings.ReplaceAll(key, "\x00", "/") }
+
+// find returns the chunk that key belongs to.
+func (n *names) find(key string) int {
+	at, found := slices.BinarySearchFunc(n.chunks, key, func(chunk []string, key string) int { return strings.Compare(chunk[0], key) })
+	if !found && at > 0 {
+		at--
+	}
+	return at
+}
+
+func (n *names) add(key string) {
+	if len(n.chunks) == 0 {
+		n.chunks = [][]string{{key}}
+		n.len = 1
+		return
+	}
+	c := n.find(key)
+	at, found := slices.BinarySearch(n.chunks[c], key)
+	if found {
+		return
+	}
+	n.len++
+	n.chunks[c] = slices.Insert(n.chunks[c], at, key)
+	if chunk := n.chunks[c]; len(chunk) > chunkLen {
+		upper := slices.Clone(chunk[chunkLen/2:])
+		clear(chunk[chunkLen/2:])
+		n.chunks[c] = chunk[:chunkLen/2]
+		n.chunks = slices.Insert(n.chunks, c+1, upper)
+	}
+}
+
+func (n *names) remove(key string) {
+	if len(n.chunks) == 0 {
+		return
+	}
+	c := n.find(key)
+	at, found := slices.BinarySearch(n.chunks[c], key)
+	if !found {
+		return
+	}
+	n.len--
+	if n.chunks[c] = slices.Delete(n.chunks[c], at, at+1); len(n.chunks[c]) == 0 {
+		n.chunks = slices.Delete(n.chunks, c, c+1)
+	}
+}
+
+// ceil returns the first key that is not before key.
+func (n *names) ceil(key string) (string, bool) {
+	if len(n.chunks) == 0 {
+		return "", false
+	}
+	c := n.find(key)
+	at, _ := slices.BinarySearch(n.chunks[c], key)
+	if at < len(n.chunks[c]) {
+		return n.chunks[c][at], true
+	}
+	if c+1 < len(n.chunks) {
+		return n.chunks[c+1][0], true
+	}
+	return "", false
+}
+
+// next returns the first key after a key that a filter, given by its levels, matches.
+// It skips what cannot match: it looks at no more keys than it has to.
+func (n *names) next(filter []string, after string) (string, bool) {
+	from := after + "\x00" // its first successor: a level of no characters below it
+	if after == "" {
+		from = ""
+	}
+	for {
+		key, ok := n.ceil(from)
+		if !ok {
+			return "", false
+		}
+		seek, match := compare(filter, key)
+		if match {
+			return key, true
+		}
+		if seek == "" {
+			return "", false
+		}
+		from = seek
+	}
+}
+
+// compare reports whether a filter matches a key, and if not the first key after it
+// that may match; "" for none.
+func compare(filter []string, key string) (seek string, match bool) {
+	if filter[0] == "#" || filter[0] == "+" {
+		if strings.HasPrefix(key, "$") {
+			return "%", false // past $: [MQTT-4.7.2-1]
+		}
+	}
+	// Where the level after the last + begins and ends: everything below it can be
+	// skipped, and nothing else.
+	bump := ""
+	at := 0
+	for i, level := range filter {
+		if level == "#" {
+			return "", true
+		}
+		if at > len(key) { // the key has no such level
+			below := key + "\x00"
+			if level != "+" {
+				below += level
+			}
+			return below, false
+		}
+		end := strings.IndexByte(key[at:], 0)
+		if end < 0 {
+			end = len(key)
+		} else {
+			end += at
+		}
+		name := key[at:end]
+		switch {
+		case level == "+":
+			bump = key[:end] + "\x01"
+		case name < level:
+			return key[:at] + level, false
+		case name > level:
+			return bump, false
+		}
+		at = end + 1
+		if at > len(key) && i+1 < len(filter) && filter[i+1] == "#" {
+			return "", true // the parent level, too: §4.7.1.2
+		}
+	}
+	if at > len(key) {
+		return "", true
+	}
+	return bump, false // the key has more levels
+}

@@ -1,0 +1,192 @@
+package ordinary
+
+import (
+	"cmp"
+	"slices"
+)
+
+// State is a session as one value: what a store keeps, and what moves where a session
+// moves.
+type State struct {
+	Header
+	Subscriptions map[string]Subscription // by filter
+	Outgoing      []Outgoing              // in their order
+	Incoming      []uint16                // QoS 2 from the client between PUBLISH and PUBREL
+}
+
+// Header is the part of a State that is there once.
+type Header struct {
+	ID, Account string
+	Service     bool
+	Version     byte   // of MQTT, at the last connection
+	Expiry      uint32 // seconds that it lives without a connection
+	Gone        int64  // since when it has none, Unix seconds; 0: it has one
+}
+
+// Outgoing is a message of QoS 1 or 2 that the client has not acknowledged.
+type Outgoing struct {
+	PacketID    uint16
+	Order       uint64 // greater than that of all before it
+	QoS         byte
+	Retain      bool
+	Sent        bool // at least once: it is a duplicate from now on
+	Identifiers []int
+	Message     *Message // nil: the client has it, and a PUBREL is to be acknowledged
+}
+
+func (s *Session) headerLocked() Header {
+	return Header{ID: s.ID, Account: s.Account, Service: s.Service, Version: s.peer.Version, Expiry: s.expiry, Gone: s.gone}
+}
+
+func (e *entry) outgoing() Outgoing {
+	return Outgoing{PacketID: e.id, Order: e.order, QoS: e.qos, Retain: e.retain, Sent: e.sent, Identifiers: e.identifiers, Message: e.msg}
+}
+
+// Export returns a session as a value; false: there is none, or it does not outlive its
+// connection.
+func (h *Hub) Export(id string) (State, bool) {
+	s := h.session(id)
+	if s == nil {
+		return State{}, false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.kept {
+		return State{}, false
+	}
+	st := State{Header: s.headerLocked(), Subscriptions: make(map[string]Subscription, len(s.subscriptions))}
+	for f, sub := range s.subscriptions {
+		st.Subscriptions[f] = sub
+	}
+	for _, e := range s.byID {
+		st.Outgoing = append(st.Outgoing, e.outgoing())
+	}
+	slices.SortFunc(st.Outgoing, func(a, b Outgoing) int { return cmp.Compare(a.Order, b.Order) })
+	for id := range s.incoming {
+		st.Incoming = append(st.Incoming, id)
+	}
+	slices.Sort(st.Incoming)
+	return st, true
+}
+
+// Import takes a session in whose client is away. The Hub has none of that identifier.
+func (h *Hub) Import(st State) {
+	s := newSession(h, st.ID, st.Account)
+	s.Service, s.kept, s.expiry, s.gone = st.Service, true, st.Expiry, st.Gone
+	s.peer.Version = st.Version
+	for f, sub := range st.Subscriptions {
+		s.subscriptions[f] = sub
+		if h.index.add(f, s, sub) {
+			h.counters.subscriptions.Add(1)
+		}
+	}
+	for _, o := range st.Outgoing {
+		e := &entry{msg: o.Message, identifiers: o.Identifiers, order: o.Order, id: o.PacketID, qos: o.QoS, retain: o.Retain, sent: o.Sent}
+		if s.byID[e.id] != nil {
+			continue
+		}
+		s.byID[e.id] = e
+		h.counters.inflight.Add(1)
+		if e.msg == nil {
+			e.released, e.sent, e.qos = true, true, 2
+			s.pubrels.push(e)
+			continue
+		}
+		s.queue.push(e)
+		s.bytes += e.msg.size()
+		s.waiting += e.msg.size()
+	}
+	s.unsent = s.queue.head
+	for _, id := range st.Incoming {
+		if s.incoming == nil {
+			s.incoming = map[uint16]struct{}{}
+		}
+		s.incoming[id] = struct{}{}
+	}
+	h.mu.Lock()
+	h.sessions[s.ID] = s
+	h.accounts[s.Account]++
+	h.mu.Unlock()
+	h.deadlines.set(s, s.gone+int64(s.expiry))
+}
+
+// ImportRetained takes a retained message in that the disk has; its content stays
+// there.
+func (h *Hub) ImportRetained(m *Message) {
+	r := h.retained
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.removeLocked(m.TopicName)
+	r.addLocked(&kept{topicName: m.TopicName, size: int64(m.size()), account: m.Account, expiry: m.Expiry})
+}
+
+func (h *Hub) session(id string) *Session {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.sessions[id]
+}
+
+// SavedSession returns what a journal is to keep of a session now; false: nothing.
+func (h *Hub) SavedSession(id string) (Header, bool) {
+	s := h.session(id)
+	if s == nil {
+		return Header{}, false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.headerLocked(), s.kept
+}
+
+// SavedSubscription is SavedSession for a subscription.
+func (h *Hub) SavedSubscription(id, filter string) (Subscription, bool) {
+	s := h.session(id)
+	if s == nil {
+		return Subscription{}, false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sub, ok := s.subscriptions[filter]
+	return sub, ok && s.kept
+}
+
+// SavedOutgoing is SavedSession for a message to the client.
+func (h *Hub) SavedOutgoing(id string, packetID uint16) (Outgoing, bool) {
+	s := h.session(id)
+	if s == nil {
+		return Outgoing{}, false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.byID[packetID]
+	if e == nil || !s.kept {
+		return Outgoing{}, false
+	}
+	return e.outgoing(), true
+}
+
+// SavedIncoming is SavedSession for an exchange of QoS 2 that the client has begun.
+func (h *Hub) SavedIncoming(id string, packetID uint16) bool {
+	s := h.session(id)
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.incoming[packetID]
+	return ok && s.kept
+}
+
+// SavedRetained returns a retained message that the disk may not have; nil: it has it.
+// false: there is none.
+func (h *Hub) SavedRetained(topicName string) (*Message, bool) {
+	h.retained.mu.Lock()
+	defer h.retained.mu.Unlock()
+	k := h.retained.entries[topicName]
+	if k == nil {
+		return nil, false
+	}
+	return k.msg, true
+}
+
+// Written says that the disk has a retained message.
+func (h *Hub) Written(m *Message) { h.retained.written(m) }

@@ -1,0 +1,115 @@
+package ordinary
+
+// Will is a client's will (MQTT 5 §3.1.2.5).
+type Will struct {
+	Message
+	Delay    uint32 // seconds after the end of the connection [MQTT-3.1.3-9]
+	Lifetime uint32 // Message Expiry Interval, seconds from its publication; 0: none
+}
+
+// message is the will as it is published now.
+func (w *Will) message(now int64) *Message {
+	m := w.Message
+	m.Created = now
+	if w.Lifetime > 0 {
+		m.Expiry = now + int64(w.Lifetime)
+	}
+	return &m
+}
+
+// delay is how long a will waits after its connection: not longer than the session
+// lives (MQTT 5 §3.1.3.2.2).
+func (w *Will) delay(expiry uint32) int64 { return int64(min(w.Delay, expiry)) }
+
+// Bye is how a connection ended.
+type Bye struct {
+	// Clean is true after a DISCONNECT with reason code 0x00: there is no will
+	// [MQTT-3.14.4-3]. Any other reason code sends it.
+	Clean bool
+	// Kept and Expiry replace what the CONNECT said.
+	Kept   bool
+	Expiry uint32
+}
+
+// Disconnect ends a connection. A session that does not outlive it ends too. It does
+// nothing for a connection whose session another one has taken over.
+func (h *Hub) Disconnect(s *Session, link Link, bye Bye) {
+	now := h.opts.Now().Unix()
+	s.mu.Lock()
+	if s.link != link || s.ended {
+		s.mu.Unlock()
+		return
+	}
+	s.detachLocked()
+	if bye.Clean {
+		s.will = nil
+	}
+	s.expiry, s.gone = bye.Expiry, now
+	if bye.Kept && !s.kept {
+		s.kept = true
+		s.journalLocked()
+	}
+	var due *Will
+	if w := s.will; w != nil && bye.Kept {
+		if delay := w.delay(s.expiry); delay > 0 {
+			s.willAt = now + delay
+		} else {
+			due, s.will = w, nil
+		}
+	}
+	at := s.endsLocked()
+	if s.willAt > 0 {
+		at = min(at, s.willAt)
+	}
+	s.mu.Unlock()
+	h.counters.online.Add(-1)
+	if !bye.Kept {
+		h.forget(s)
+		return
+	}
+	h.opts.Journal.Session(s.ID)
+	h.deadlines.set(s, at)
+	h.publishWill(due)
+}
+
+// endsLocked is when the session of a client that is away ends, Unix seconds.
+func (s *Session) endsLocked() int64 { return s.gone + int64(s.expiry) }
+
+// publishWill publishes a will, if there is one.
+func (h *Hub) publishWill(w *Will) {
+	if w == nil {
+		return
+	}
+	if _, err := h.Publish(w.message(h.opts.Now().Unix())); err != nil {
+		h.opts.Logger.Info("will refused", "client", w.Origin, "topic", w.TopicName, "error", err)
+	}
+}
+
+// elapse does what is due for a client that is away: its will, and the end of its
+// session.
+func (h *Hub) elapse(s *Session, now int64) {
+	s.mu.Lock()
+	if s.ended || s.link != nil {
+		s.mu.Unlock()
+		return
+	}
+	ends, next := s.endsLocked(), int64(0)
+	var due *Will
+	switch {
+	case ends <= now: // the will goes with the session
+		s.mu.Unlock()
+		h.counters.expired.Add(1)
+		h.forget(s)
+		return
+	case s.willAt > 0 && s.willAt <= now:
+		due, s.will, s.willAt = s.will, nil, 0
+		next = ends
+	case s.willAt > 0:
+		next = min(ends, s.willAt)
+	default:
+		next = ends
+	}
+	s.mu.Unlock()
+	h.deadlines.set(s, next)
+	h.publishWill(due)
+}

@@ -1,0 +1,638 @@
+package hooks
+
+import (
+	"encoding/binary"
+	"errors"
+	"math"
+	"net"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/heartline-mqtt/heartline/auth"
+	"github.com/heartline-mqtt/heartline/hooks/ordinary"
+	"github.com/heartline-mqtt/heartline/internal/text"
+)
+
+// This file is between mochi's packets and hooks/ordinary, on a server of our own.
+// mochi reads the packets, and learns of none that is about routing: its index, its
+// subscriptions and its in-flight maps stay empty.
+
+// Limits are what a client may do on a server of our own; 0: no limit. A service that
+// has authenticated is exempt.
+type Limits struct {
+	TopicLevels int // of a topic name or filter
+	PublishRate int // ordinary messages a second
+}
+
+// pacer is a connection whose writes do not wait: it says how much is queued, and when
+// that is all gone.
+type pacer interface {
+	Queued() int
+	OnDrained(func())
+}
+
+// bridged is a connection that knows whether its client is a bridge, by the top bit of
+// the CONNECT's protocol level.
+type bridged interface{ Bridge() bool }
+
+// paceAt is how many bytes may be queued on a connection when more is written to it.
+const paceAt = 256 << 10
+
+// watchedConn is a client's connection before mochi establishes it: mochi tells of its
+// end in no other way.
+type watchedConn struct {
+	net.Conn
+	closed func()
+}
+
+// Close implements net.Conn.
+func (w *watchedConn) Close() error {
+	w.closed()
+	return w.Conn.Close()
+}
+
+func unwrapped(nc net.Conn) net.Conn {
+	if w, ok := nc.(*watchedConn); ok {
+		return w.Conn
+	}
+	return nc
+}
+
+var errPanic = errors.New("a fault of the server ended the connection")
+
+// Lost forgets the client of a connection that ended without mochi's OnDisconnect: in a
+// panic that a listener has recovered.
+func (h *Hook) Lost(nc net.Conn) {
+	nc = unwrapped(nc)
+	h.conns.Range(func(key, _ any) bool {
+		cl := key.(*mqtt.Client)
+		if unwrapped(cl.Net.Conn) != nc {
+			return true
+		}
+		cl.Stop(errPanic)
+		h.OnDisconnect(cl, errPanic, false)
+		return false
+	})
+}
+
+// exempt reports whether the client has no limits.
+func (c *conn) exempt() bool { return c.hook.opts.Authenticate != nil && c.identity.Service }
+
+// takeConnection prepares a client's connection for its session.
+func (c *conn) takeConnection(pk *packets.Packet) {
+	cl := c.client
+	c.peer = ordinary.Peer{
+		Version: cl.Properties.ProtocolVersion, ReceiveMaximum: c.limits.receiveMaximum,
+		MaximumPacketSize: int(cl.Properties.Props.MaximumPacketSize), TopicAliasMaximum: int(cl.Properties.Props.TopicAliasMaximum),
+	}
+	if c.peer.ReceiveMaximum == 0 {
+		c.peer.ReceiveMaximum = math.MaxUint16
+	}
+	if c.hook.hub == nil {
+		c.peer.Taken = func(id uint16) bool {
+			_, taken := cl.State.Inflight.Get(id)
+			return taken
+		}
+		c.session = ordinary.NewWindow(c, c.peer)
+		return
+	}
+	if b, ok := cl.Net.Conn.(bridged); ok {
+		c.bridge = b.Bridge()
+	}
+	if p, ok := cl.Net.Conn.(pacer); ok {
+		c.pacer = p
+		p.OnDrained(func() {
+			if c.paused.Swap(false) {
+				c.Wake()
+			}
+		})
+	}
+	if pk.Connect.WillFlag {
+		p := &pk.Connect.WillProperties
+		c.will = &ordinary.Will{
+			Message: ordinary.Message{
+				TopicName: pk.Connect.WillTopic, Payload: pk.Connect.WillPayload, QoS: pk.Connect.WillQos, Retain: pk.Connect.WillRetain,
+				Origin: cl.ID, Properties: passedOn(p),
+			},
+			Delay: p.WillDelayInterval, Lifetime: p.MessageExpiryInterval,
+		}
+		if pk.Ignore { // see readConnect
+			c.will.Payload = nil
+		}
+	}
+	cl.Properties.Will = mqtt.Will{} // mochi publishes none
+	c.outlet.cork()                  // the CONNACK is first [MQTT-3.2.0-1]
+}
+
+// stand-in for a will's payload of no bytes.
+const emptyWill = "\x00"
+
+// readConnect has mochi take what MQTT allows and its check refuses: a will with an
+// empty payload, and an empty password.
+func readConnect(pk *packets.Packet) {
+	if pk.Connect.WillFlag && len(pk.Connect.WillPayload) == 0 {
+		pk.Connect.WillPayload = []byte(emptyWill)
+		pk.Ignore = true // without a meaning on a CONNECT: takeConnection takes the payload back
+	}
+	if pk.Connect.PasswordFlag && len(pk.Connect.Password) == 0 {
+		pk.Connect.PasswordFlag = false
+	}
+}
+
+// takeSession brings the client to its session. mochi asks next for a session of its
+// own, and finds none.
+func (h *Hook) takeSession(c *conn) {
+	cl := c.client
+	kept, expiry := h.outlives(cl)
+	if c.will != nil && !c.exempt() && h.opts.Authenticate != nil {
+		c.will.Account = c.identity.Account
+	}
+	s, present := h.hub.Connect(ordinary.Arrival{
+		ID: cl.ID, Account: c.identity.Account, Service: c.exempt(), Clean: cl.Properties.Clean,
+		Kept: kept, Expiry: expiry, Peer: c.peer, Link: c, Will: c.will,
+	})
+	c.mu.Lock()
+	c.session, c.present = s, present
+	c.mu.Unlock()
+	h.server.Clients.Delete(cl.ID)
+	if cl.Closed() { // before the session knew of it
+		c.failedToEstablish()
+	}
+}
+
+// outlives reports whether a client's session does not end with its connection, and by
+// how many seconds.
+func (h *Hook) outlives(cl *mqtt.Client) (kept bool, expiry uint32) {
+	limit := h.server.Options.Capabilities.MaximumSessionExpiryInterval
+	if cl.Properties.ProtocolVersion == 5 {
+		expiry = min(limit, cl.Properties.Props.SessionExpiryInterval)
+		return expiry > 0, expiry
+	}
+	return !cl.Properties.Clean, limit
+}
+
+// failedToEstablish ends what a client has that got no further than its CONNECT.
+func (c *conn) failedToEstablish() {
+	c.mu.Lock()
+	begun := c.session != nil && c.hook.hub != nil
+	c.mu.Unlock()
+	if begun && !c.established.Load() {
+		c.leaveSession(false)
+	}
+}
+
+func (c *conn) leaveSession(bye bool) {
+	kept, expiry := c.hook.outlives(c.client)
+	c.hook.hub.Disconnect(c.session, c, ordinary.Bye{Clean: bye, Kept: kept, Expiry: expiry})
+}
+
+// Wake implements ordinary.Link.
+func (c *conn) Wake() {
+	if c.outlet.kick() {
+		c.hook.workers.start(c.hook.ctx, c.drain)
+	}
+}
+
+// Close implements ordinary.Link.
+func (c *conn) Close() {
+	c.over.Store(true)
+	code := packets.ErrSessionTakenOver // [MQTT-3.1.4-3]
+	if other := c.closing.Load(); other != nil {
+		code = *other
+	}
+	_ = c.hook.server.DisconnectClient(c.client, code)
+	c.routing.Lock() // the packet that is being routed
+	defer c.routing.Unlock()
+}
+
+// hasRoom reports whether the connection takes more now; Wake follows where it does not.
+func (c *conn) hasRoom() bool {
+	if c.pacer == nil || c.pacer.Queued() < paceAt {
+		return true
+	}
+	c.paused.Store(true)
+	if c.pacer.Queued() < paceAt {
+		c.paused.Store(false)
+		return true
+	}
+	return false
+}
+
+// sent counts what was written to the client beside what mochi writes.
+func (c *conn) sent(messages, bytes int) {
+	info := c.hook.server.Info
+	if c.hook.hub != nil {
+		c.hook.hub.Sent(messages)
+	}
+	atomic.AddInt64(&info.BytesSent, int64(bytes))
+	if messages > 0 {
+		atomic.AddInt64(&info.PacketsSent, int64(messages))
+		atomic.AddInt64(&info.MessagesSent, int64(messages))
+	}
+}
+
+// noPacket is what mochi gets in the place of a packet that is dealt with: a PUBACK of
+// nothing.
+func noPacket(pk *packets.Packet) {
+	*pk = packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}, ProtocolVersion: pk.ProtocolVersion}
+}
+
+// ordinary deals with a packet that is about routing.
+func (c *conn) ordinary(pk *packets.Packet) {
+	switch pk.FixedHeader.Type {
+	case packets.Publish:
+		if pk.TopicName != "" && !mqtt.IsValidFilter(pk.TopicName, true) {
+			// $SYS and $share: mochi drops it without an answer, and the client's
+			// window is one less for ever. OnPublish refuses this one.
+			c.asked, pk.TopicName = pk.TopicName, c.hook.topics.prefix+"/$"
+		}
+		return
+	case packets.Subscribe:
+		if pk.SubscribeValidate() != packets.CodeSuccess {
+			return // mochi says the same
+		}
+		c.subscribe(pk)
+	case packets.Unsubscribe:
+		if pk.UnsubscribeValidate() != packets.CodeSuccess {
+			return
+		}
+		c.unsubscribe(pk)
+	case packets.Puback, packets.Pubcomp:
+		c.session.Acknowledge(c, pk.PacketID)
+	case packets.Pubrec:
+		c.pubrec(pk)
+	case packets.Pubrel:
+		c.pubrel(pk)
+	case packets.Pingreq:
+		if !c.session.Answer(c, packets.Pingresp<<4, 0) { // behind the acknowledgements of what came before
+			c.client.Stop(errAnswers)
+		}
+	case packets.Disconnect:
+		c.bye = pk.ReasonCode == packets.CodeDisconnect.Code
+		return
+	default:
+		return
+	}
+	noPacket(pk)
+}
+
+func (c *conn) pubrec(pk *packets.Packet) {
+	if pk.ReasonCode >= packets.ErrUnspecifiedError.Code {
+		c.session.Reject(c, pk.PacketID)
+		return
+	}
+	if !c.session.Received(c, pk.PacketID) {
+		c.control(packets.Pubrel, 2, pk.PacketID, packets.ErrPacketIdentifierNotFound.Code)
+	}
+}
+
+func (c *conn) pubrel(pk *packets.Packet) {
+	known := c.session.End(c, pk.PacketID)
+	switch {
+	case pk.ReasonCode >= packets.ErrUnspecifiedError.Code:
+	case known:
+		c.control(packets.Pubcomp, 0, pk.PacketID, 0)
+	default:
+		c.control(packets.Pubcomp, 0, pk.PacketID, packets.ErrPacketIdentifierNotFound.Code)
+	}
+}
+
+// control answers with a packet of an identifier and, in MQTT 5, a reason code.
+func (c *conn) control(packet, flags byte, id uint16, code byte) {
+	b := []byte{packet<<4 | flags, 2, byte(id >> 8), byte(id)}
+	if code != 0 && c.peer.Version == 5 {
+		b[1] = 3
+		b = append(b, code)
+	}
+	if !c.session.Answer(c, b...) {
+		c.client.Stop(errAnswers)
+	}
+}
+
+var errAnswers = errors.New("client takes no acknowledgements")
+
+// acknowledge answers a PUBLISH with success.
+func (c *conn) acknowledge(pk *packets.Packet) {
+	switch pk.FixedHeader.Qos {
+	case 1:
+		c.control(packets.Puback, 0, pk.PacketID, 0)
+	case 2:
+		c.session.Begin(c, pk.PacketID)
+		c.control(packets.Pubrec, 0, pk.PacketID, 0)
+	}
+}
+
+// subscribe takes a SUBSCRIBE.
+func (c *conn) subscribe(pk *packets.Packet) {
+	h := c.hook
+	asks := make([]ordinary.Ask, len(pk.Filters))
+	reason := ""
+	for i := range pk.Filters {
+		f := &pk.Filters[i]
+		a := &asks[i]
+		a.Filter = f.Filter
+		a.Subscription = ordinary.Subscription{
+			QoS: min(f.Qos, h.server.Options.Capabilities.MaximumQos), NoLocal: f.NoLocal, RetainAsPublished: f.RetainAsPublished,
+			RetainHandling: f.RetainHandling, Identifier: f.Identifier,
+		}
+		if c.bridge { // it asks for no message back that it has brought
+			a.NoLocal, a.RetainAsPublished = true, true
+		}
+		if code, why := c.refusesFilter(f); code.Code != 0 {
+			a.Code, reason = code.Code, why
+		}
+	}
+	codes, ok := h.hub.Subscribe(c.session, c, asks, c.exempt())
+	if !ok {
+		return // taken over
+	}
+	if reason == "" && slices.Contains(codes, packets.ErrQuotaExceeded.Code) {
+		reason = "too many subscriptions (mqtt.limits.subscriptions)"
+	}
+	if reason != "" {
+		h.limited(c, "subscription refused", reason)
+	}
+	c.answerFilters(packets.Suback, pk.PacketID, codes, reason)
+}
+
+// answerFilters sends a SUBACK or an UNSUBACK when the device's channel knows of the
+// change, and before what the channel sends because of it.
+func (c *conn) answerFilters(packet byte, id uint16, codes []byte, reason string) {
+	c.outlet.cork()
+	c.subscriptionsChanged()
+	c.session.Resume(c, c.filterAnswer(packet, id, codes, reason))
+	c.uncork()
+}
+
+// refusesFilter says why a filter is not granted.
+func (c *conn) refusesFilter(f *packets.Subscription) (code packets.Code, reason string) {
+	h := c.hook
+	group, inner := ordinary.SplitShare(f.Filter)
+	switch limit := h.opts.Limits.TopicLevels; {
+	case !mqtt.IsValidFilter(f.Filter, false), strings.HasPrefix(f.Filter, "$share/") && (group == "" || inner == "" || strings.ContainsAny(group, "+#")):
+		return packets.ErrTopicFilterInvalid, "not a topic filter"
+	case limit > 0 && !c.exempt() && ordinary.Levels(inner) > limit:
+		return packets.ErrTopicFilterInvalid, "too many levels (mqtt.limits.topic_levels)"
+	case group != "" && f.NoLocal:
+		return packets.ErrProtocolViolationInvalidSharedNoLocal, "No Local on a shared subscription"
+	}
+	if reason = h.mayNotSubscribe(c, inner); reason != "" {
+		code = packets.ErrNotAuthorized
+		if h.server.Options.Capabilities.Compatibilities.ObscureNotAuthorized {
+			code = packets.ErrUnspecifiedError
+		}
+		return code, reason
+	}
+	return packets.CodeSuccess, ""
+}
+
+// mayNotSubscribe is why a client may read nothing of what a filter can match; "": it
+// may read some of it. What it may not is kept back when it is delivered.
+func (h *Hook) mayNotSubscribe(c *conn, filter string) string {
+	switch {
+	case c.isDevice() != nil && h.topics.belowDevices(filter):
+		return text.OneLine(c.isDevice().Error())
+	case h.topics.within(filter):
+		if h.opts.Authenticate == nil || c.isDevice() == nil && h.topics.coversOwn(filter, c.client.ID) || slices.Contains(h.topics.refusals(c.client.ID), filter) {
+			return ""
+		}
+		return "a device reads its own topics only"
+	case !h.access.reads(c.client, filter):
+		return "no topic that this filter matches may be read: " + h.access.acl.Why()
+	}
+	return ""
+}
+
+// mayRead reports whether a session's client may have what is published to a topic.
+func (h *Hook) mayRead(s *ordinary.Session, topicName string) bool {
+	if h.topics.within(topicName) {
+		if h.opts.Authenticate == nil {
+			return true
+		}
+		return h.topics.coversOwn(topicName, s.ID) || slices.Contains(h.topics.refusals(s.ID), topicName)
+	}
+	return h.openTopics || h.access.acl.Reads(auth.Client{Account: s.Account, ID: s.ID, Service: s.Service || h.opts.Authenticate == nil}, topicName)
+}
+
+func (c *conn) unsubscribe(pk *packets.Packet) {
+	filters := make([]string, len(pk.Filters))
+	for i := range pk.Filters {
+		filters[i] = pk.Filters[i].Filter
+	}
+	if codes, ok := c.hook.hub.Unsubscribe(c.session, c, filters); ok {
+		c.answerFilters(packets.Unsuback, pk.PacketID, codes, "")
+	}
+}
+
+// filterAnswer is a SUBACK or an UNSUBACK. MQTT 5 §3.9 §3.11, MQTT 3.1.1 §3.9 §3.11.
+func (c *conn) filterAnswer(packet byte, id uint16, codes []byte, reason string) []byte {
+	body := binary.BigEndian.AppendUint16(nil, id)
+	if c.peer.Version == 5 {
+		props := 0
+		p := &c.client.Properties.Props
+		room := c.peer.MaximumPacketSize == 0 || 16+len(codes)+len(reason) <= c.peer.MaximumPacketSize
+		if reason != "" && room && !(p.RequestProblemInfoFlag && p.RequestProblemInfo == 0) { // [MQTT-3.1.2-29]
+			props = 3 + len(reason)
+		}
+		body = binary.AppendUvarint(body, uint64(props))
+		if props > 0 {
+			body = appendText(append(body, 0x1f), reason)
+		}
+		body = append(body, codes...)
+	} else if packet == packets.Suback {
+		for _, code := range codes {
+			body = append(body, min(code, 0x80))
+		}
+	}
+	return append(binary.AppendUvarint([]byte{packet << 4}, uint64(len(body))), body...)
+}
+
+// passedOn is what of a packet's properties goes on to subscribers.
+func passedOn(p *packets.Properties) ordinary.Properties {
+	out := ordinary.Properties{
+		PayloadFormat: p.PayloadFormat, HasPayloadFormat: p.PayloadFormatFlag, ContentType: p.ContentType,
+		ResponseTopic: p.ResponseTopic, CorrelationData: p.CorrelationData,
+	}
+	for i := range p.User {
+		out.User = append(out.User, ordinary.UserProperty{Key: p.User[i].Key, Value: p.User[i].Val})
+	}
+	return out
+}
+
+// repeated deals with the packet identifier of a PUBLISH of QoS 2. It reports whether
+// the packet has come before, or must not come.
+func (c *conn) repeated(pk *packets.Packet) bool {
+	if pk.FixedHeader.Qos != 2 {
+		return false
+	}
+	switch known, open := c.session.Incoming(pk.PacketID); {
+	case known:
+		c.acknowledge(pk) // [MQTT-4.3.3-10]
+		return true
+	case open >= int(c.hook.server.Options.Capabilities.ReceiveMaximum):
+		_ = c.hook.server.DisconnectClient(c.client, packets.ErrReceiveMaximum) // [MQTT-3.3.4-7]
+		return true
+	}
+	return false
+}
+
+// route publishes an ordinary message, acknowledges it, and holds its publisher up
+// while receivers that read have too much waiting.
+func (h *Hook) route(c *conn, pk *packets.Packet) {
+	m := &ordinary.Message{
+		TopicName: pk.TopicName, Payload: pk.Payload, QoS: pk.FixedHeader.Qos, Retain: pk.FixedHeader.Retain,
+		Origin: pk.Origin, Created: pk.Created, Expiry: pk.Expiry, Properties: passedOn(&pk.Properties),
+	}
+	if c == nil { // the server's own client
+		_, _ = h.hub.Publish(m) // over a limit: nobody to tell
+		return
+	}
+	if h.opts.Authenticate != nil && !c.exempt() {
+		m.Account = c.identity.Account
+	}
+	if !c.routing.TryLock() {
+		return // taken over
+	}
+	if c.over.Load() {
+		c.routing.Unlock()
+		return
+	}
+	if !m.Retain { // which may be refused
+		c.acknowledge(pk)
+	}
+	pressed, err := h.hub.Publish(m)
+	switch {
+	case err != nil:
+		c.routing.Unlock()
+		_ = c.refuse(pk, refuse(packets.ErrQuotaExceeded, 429, "over_limit", err.Error()))
+		return
+	case m.Retain:
+		c.acknowledge(pk)
+	}
+	c.routing.Unlock()
+	if len(pressed) > 0 {
+		h.hub.Wait(h.ctx, pressed)
+	}
+}
+
+// refusesTopic says why an ordinary message is not taken.
+func (c *conn) refusesTopic(topicName string) refusal {
+	l := c.hook.opts.Limits
+	if c.exempt() {
+		return refusal{}
+	}
+	if l.TopicLevels > 0 && ordinary.Levels(topicName) > l.TopicLevels {
+		return refuse(packets.ErrTopicNameInvalid, 422, "invalid", "too many levels (mqtt.limits.topic_levels)")
+	}
+	if l.PublishRate > 0 && !c.rate.take(l.PublishRate, time.Now()) {
+		return refuse(packets.ErrQuotaExceeded, 429, "over_limit", "too many messages a second (mqtt.limits.publish_rate)")
+	}
+	return refusal{}
+}
+
+// bridgeState reports whether a topic is where a bridge says whether it is connected,
+// as Mosquitto's bridges do.
+func (c *conn) bridgeState(topicName string) bool {
+	return c.bridge && topicName == "$SYS/broker/connection/"+c.client.ID+"/state"
+}
+
+// rate is a bucket of tokens: as many as a second brings.
+type rate struct {
+	tokens float64
+	at     time.Time
+}
+
+func (r *rate) take(perSecond int, now time.Time) bool {
+	limit := float64(perSecond)
+	if r.at.IsZero() {
+		r.tokens = limit
+	} else {
+		r.tokens = min(limit, r.tokens+limit*now.Sub(r.at).Seconds())
+	}
+	r.at = now
+	if r.tokens < 1 {
+		return false
+	}
+	r.tokens--
+	return true
+}
+
+// limited logs that a client has been refused something, at most once a minute and
+// connection.
+func (h *Hook) limited(c *conn, what, reason string) {
+	h.Counters.Limited.Add(1)
+	if now := time.Now(); now.Sub(c.limitedAt) >= time.Minute {
+		c.limitedAt = now
+		h.log.Info(what, "client", c.client.ID, "account", c.identity.Account, "reason", reason)
+	}
+}
+
+// OnPacketEncode completes mochi's CONNACK, or, where the routing is the server's, its
+// SUBACK. Packets are large and mochi hands them on by value, several to a stack: here
+// they go by pointer, so that the stack of an idle connection stays below 16 KiB.
+func (h *Hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet {
+	switch {
+	case pk.FixedHeader.Type == packets.Connack && h.hub != nil:
+		h.connack(cl, &pk)
+	case pk.FixedHeader.Type == packets.Suback && h.hub == nil:
+		h.suback(cl, &pk)
+	}
+	return pk
+}
+
+func (h *Hook) suback(cl *mqtt.Client, pk *packets.Packet) {
+	if c := h.conn(cl); c != nil {
+		if reason := c.refusedSub.Swap(nil); reason != nil {
+			pk.Properties.ReasonString = *reason
+		}
+	}
+}
+
+func (h *Hook) connack(cl *mqtt.Client, pk *packets.Packet) {
+	if pk.ReasonCode != packets.CodeSuccess.Code {
+		return
+	}
+	if c := h.conn(cl); c != nil {
+		pk.SessionPresent = c.present
+	}
+	if cl.Properties.ProtocolVersion == 5 {
+		announce(&pk.Properties, h.server.Options.Capabilities)
+	}
+}
+
+// announce says in the CONNACK what the server can and mochi keeps to itself.
+func announce(p *packets.Properties, c *mqtt.Capabilities) {
+	p.MaximumPacketSize = c.MaximumPacketSize // §3.2.2.3.6; 0 is not encoded
+	p.TopicAliasMaximum = c.TopicAliasMaximum // §3.2.2.3.8; without it a client may use none
+	if c.RetainAvailable == 0 {
+		p.RetainAvailableFlag, p.RetainAvailable = true, 0 // §3.2.2.3.5
+	}
+	if c.WildcardSubAvailable == 0 {
+		p.WildcardSubAvailableFlag, p.WildcardSubAvailable = true, 0 // §3.2.2.3.11
+	}
+	if c.SubIDAvailable == 0 {
+		p.SubIDAvailableFlag, p.SubIDAvailable = true, 0 // §3.2.2.3.12
+	}
+	if c.SharedSubAvailable == 0 {
+		p.SharedSubAvailableFlag, p.SharedSubAvailable = true, 0 // §3.2.2.3.13
+	}
+}
+
+// refusesWill says why a will is not taken, whoever the client is.
+func (c *conn) refusesWill() string {
+	if c.will == nil || c.bridgeState(c.will.TopicName) {
+		return ""
+	}
+	if !mqtt.IsValidFilter(c.will.TopicName, true) {
+		return "the will is for one of the server's own topics" // [MQTT-4.7.2-1]
+	}
+	if limit := c.hook.opts.Limits.TopicLevels; limit > 0 && ordinary.Levels(c.will.TopicName) > limit {
+		return "the will's topic has too many levels (mqtt.limits.topic_levels)"
+	}
+	return ""
+}
