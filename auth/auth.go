@@ -78,7 +78,7 @@ func New(cfg config.Auth, o Options) (_ *Auth, err error) {
 	a := &Auth{devicePattern: cfg.DevicePattern, files: newWatcher(o.Logger)}
 	defer func() {
 		if err != nil {
-			_ = a.files.close()
+			a.files.close()
 		}
 	}()
 	switch cfg.Mode {
@@ -143,7 +143,8 @@ func (a *Auth) Close() error {
 	if a == nil {
 		return nil
 	}
-	return errors.Join(a.files.close(), a.mode.close())
+	a.files.close()
+	return a.mode.close()
 }
 
 // open is auth.mode none.

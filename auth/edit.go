@@ -172,10 +172,9 @@ func edit(path, list, name string, change func(old *yaml.Node) (any, error)) err
 	if err != nil {
 		return err
 	}
-	switch {
-	case value == nil:
+	if value == nil {
 		entries.Content = slices.Delete(entries.Content, at, at+1)
-	default:
+	} else {
 		n := new(yaml.Node)
 		if err := n.Encode(value); err != nil {
 			return err

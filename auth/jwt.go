@@ -237,11 +237,12 @@ var (
 func (c *claims) rights() (role, error) {
 	name := roleDevice
 	var text string
-	if c.heartlineRole != nil {
+	switch {
+	case c.heartlineRole != nil:
 		name = *c.heartlineRole
-	} else if json.Unmarshal(c.role, &text) == nil && text == roleService {
+	case json.Unmarshal(c.role, &text) == nil && text == roleService:
 		name = roleService
-	} else {
+	default:
 		var scopes []string
 		if json.Unmarshal(c.scope, &text) == nil {
 			scopes = strings.Fields(text)

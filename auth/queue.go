@@ -187,18 +187,6 @@ func (q *queue) leave(w *waiter) {
 	q.grantLocked()
 }
 
-// waiting is how many wait.
-func (q *queue) waiting() (n int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for i := range q.classes {
-		for _, l := range q.classes[i].byAddress {
-			n += l.waiters.Len()
-		}
-	}
-	return n
-}
-
 // pause waits for d, or until ctx ends or the connection has closed.
 func pause(ctx context.Context, d time.Duration, open func() bool) {
 	end := time.NewTimer(d)

@@ -26,7 +26,7 @@ func newWatcher(log *slog.Logger) *watcher { return &watcher{filewatch.New(), lo
 
 func (w *watcher) start() { w.Start() }
 
-func (w *watcher) close() error { w.Stop(); return nil }
+func (w *watcher) close() { w.Stop() }
 
 // watched is the parsed content of a file. A file that becomes unreadable or broken
 // changes nothing but the log: half a write locks nobody out and lets nobody in.

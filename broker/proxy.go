@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -69,8 +70,8 @@ func (p proxies) clientOf(r *http.Request) (client netip.Addr, ok bool) {
 		return client, false
 	}
 	list := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
-	for i := len(list) - 1; i >= 0; i-- {
-		a, err := netip.ParseAddr(strings.TrimSpace(list[i]))
+	for _, hop := range slices.Backward(list) {
+		a, err := netip.ParseAddr(strings.TrimSpace(hop))
 		if err != nil {
 			return client, ok
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -110,10 +111,8 @@ func (c *certificates) isRevoked(s *tls.ConnectionState) bool {
 		return false
 	}
 	for _, chain := range s.VerifiedChains {
-		for _, cert := range chain {
-			if list.has(cert) {
-				return true
-			}
+		if slices.ContainsFunc(chain, list.has) {
+			return true
 		}
 	}
 	return false

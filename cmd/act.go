@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 
 	"github.com/spf13/cobra"
 )
@@ -12,10 +13,8 @@ import (
 // exactArgs takes n arguments, none of them empty; usage is what the error shows.
 func exactArgs(n int, usage string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
-		for _, a := range args {
-			if a == "" {
-				return usagef("no argument may be empty: heartline %s", usage)
-			}
+		if slices.Contains(args, "") {
+			return usagef("no argument may be empty: heartline %s", usage)
 		}
 		if len(args) != n {
 			return usagef("give %d arguments: heartline %s", n, usage)

@@ -35,8 +35,7 @@ func ExampleLoad() {
 // Errors holds every finding, each with its key.
 func ExampleErrors() {
 	_, err := config.Load(config.Source{Environ: []string{"HEARTLINE_LOG_LEVEL=loud", "HEARTLINE_DELIVERY_TTL=3"}})
-	var findings config.Errors
-	if errors.As(err, &findings) {
+	if findings, ok := errors.AsType[config.Errors](err); ok {
 		for _, f := range findings {
 			fmt.Println(f)
 		}

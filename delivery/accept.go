@@ -478,8 +478,7 @@ func (c *Core) begin(n *Notification, deliveries []*delivery, begun []Event) {
 	for _, e := range begun {
 		c.observers.observe(n.Account, e)
 	}
-	for i := 0; i < len(deliveries); i++ {
-		d := deliveries[i]
+	for _, d := range deliveries {
 		if d.dev.ID == "" && len(d.dev.account.devices) > 0 && d.dev.dropped == "" { // a device has come meanwhile
 			c.assign(d, d.dev.account.devices[0])
 		}

@@ -34,7 +34,7 @@ func EventID(at ...Position) string {
 		b = binary.AppendUvarint(b, p.Commit)
 		b = binary.AppendUvarint(b, p.Number)
 	}
-	b = binary.BigEndian.AppendUint16(b, uint16(crc32.ChecksumIEEE(b))) //nolint:gosec // a part of it is enough to notice a typing error
+	b = binary.BigEndian.AppendUint16(b, uint16(crc32.ChecksumIEEE(b))) // a part of it is enough to notice a typing error
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
@@ -46,14 +46,14 @@ func ParseEventID(id string) ([]Position, error) {
 		return nil, bad
 	}
 	b, sum := b[:len(b)-2], binary.BigEndian.Uint16(b[len(b)-2:])
-	if uint16(crc32.ChecksumIEEE(b)) != sum { //nolint:gosec // as above
+	if uint16(crc32.ChecksumIEEE(b)) != sum { // as above
 		return nil, bad
 	}
 	var at []Position
 	for b = b[1:]; len(b) > 0; {
 		var v [3]uint64
 		for i := range v {
-			n := 0
+			var n int
 			if v[i], n = binary.Uvarint(b); n <= 0 {
 				return nil, bad
 			}

@@ -267,7 +267,7 @@ func (c *conn) stop(why error) {
 	if c.hook.hub != nil && c.signedOut.Load() {
 		c.hook.hub.Disconnect(c.session, c, ordinary.Bye{}) // at once: the identifier is free when the client sees the end
 	}
-	if code, ok := why.(packets.Code); ok && c.client.Properties.ProtocolVersion == 5 {
+	if code, ok := errors.AsType[packets.Code](why); ok && c.client.Properties.ProtocolVersion == 5 {
 		_ = c.hook.server.DisconnectClient(c.client, code) // returns the code
 		return
 	}

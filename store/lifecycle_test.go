@@ -99,7 +99,7 @@ func TestRecentNotifications(t *testing.T) {
 	for seq := range delivery.Seq(100) {
 		commitAll(accept(seq + 1))
 	}
-	if reads(100) != 0 || reads(100) != 0 || reads(1) != 1 {
+	if first, again := reads(100), reads(100); first != 0 || again != 0 || reads(1) != 1 {
 		t.Error("the latest was read from the engine, or the first was not")
 	}
 	if n, _ := o.Notification(100); n.Devices[0] != "phone" {

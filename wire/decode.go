@@ -90,7 +90,7 @@ func CheckMembers(payload []byte) error {
 	for {
 		token, err := dec.Token()
 		if err != nil {
-			return nil // the end: the payload has been decoded before
+			return nil //nolint:nilerr // the end: the payload has been decoded before
 		}
 		inObject := len(open) > 0 && open[len(open)-1].seen != nil
 		if key, ok := token.(string); ok && inObject && name == "" {
@@ -101,7 +101,7 @@ func CheckMembers(payload []byte) error {
 			} else if o.seen[folded] = true; name == "data" {
 				var skipped json.RawMessage
 				if dec.Decode(&skipped) != nil {
-					return nil
+					return nil // as above
 				}
 				name = ""
 			}

@@ -59,7 +59,7 @@ func acceptWhilePruning(dir string, n, rate int, while time.Duration) (sorted []
 	began := time.Now()
 	for i := 0; ; i++ {
 		switch took = time.Since(began); {
-		case n > 0 && out.Stats().Pruned >= uint64(n), n == 0 && took > while: //nolint:gosec // a count
+		case n > 0 && out.Stats().Pruned >= uint64(n), n == 0 && took > while: // a count
 			wg.Wait()
 			slices.Sort(sorted)
 			return sorted, took, failed
@@ -69,7 +69,7 @@ func acceptWhilePruning(dir string, n, rate int, while time.Duration) (sorted []
 		<-t.C
 		start := time.Now()
 		wg.Add(1)
-		out.Commit(acceptance(delivery.Seq(start.UnixNano()), i, start), func(err error) { //nolint:gosec // after 1970
+		out.Commit(acceptance(delivery.Seq(start.UnixNano()), i, start), func(err error) { // after 1970
 			defer wg.Done()
 			mu.Lock()
 			defer mu.Unlock()
@@ -96,7 +96,7 @@ func fillFinished(dir string, n int, at time.Time) error {
 	for i := 0; i < n; {
 		var accept, finish delivery.Batch
 		for range min(500, n-i) {
-			seq := delivery.Seq(at.UnixNano()) + delivery.Seq(i)*1000 //nolint:gosec // after 1970
+			seq := delivery.Seq(at.UnixNano()) + delivery.Seq(i)*1000 // after 1970
 			a := acceptance(seq, i, at)
 			d := a.Accept[0].Notification.Devices[0]
 			accept.Accept = append(accept.Accept, a.Accept...)

@@ -72,7 +72,7 @@ type App struct {
 	CertificatePassword string // of a .p12 or an encrypted .pem
 }
 
-// APNs is Apple's push service as a Pusher.
+// Client is Apple's push service as a Pusher.
 type Client struct {
 	list       []fallback.App
 	apps       map[fallback.App]*appClient

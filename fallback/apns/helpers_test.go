@@ -100,18 +100,6 @@ func do(t testing.TB, r *fallback.Router, p delivery.Push) delivery.PushResult {
 	}
 }
 
-func count(t testing.TB, r *fallback.Router, outcome string) (n uint64) {
-	t.Helper()
-	for _, s := range r.Status() {
-		for k, v := range s.Counts {
-			if k.Outcome == outcome {
-				n += v
-			}
-		}
-	}
-	return n
-}
-
 // logBuffer is a logger's output.
 type logBuffer struct {
 	mu sync.Mutex

@@ -165,8 +165,8 @@ func fits(pushType, topic string) bool {
 	return true
 }
 
-// carries reports whether a payload is one for the push type: "The value of this header
-// must accurately reflect the contents of your notification's payload."
+// carries reports whether a payload is one for the push type: Apple asks that the
+// header reflect the contents of the payload.
 func carries(pushType string, body []byte) bool {
 	var p struct {
 		APS map[string]json.RawMessage `json:"aps"`

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -112,9 +113,7 @@ func (g *google) requests() int {
 func (g *google) answerOAuth(fn http.HandlerFunc) { g.oauth.Store(&fn) }
 func (g *google) answerSend(status int, header http.Header, body string) {
 	var fn http.HandlerFunc = func(w http.ResponseWriter, _ *http.Request) {
-		for k, v := range header {
-			w.Header()[k] = v
-		}
+		maps.Copy(w.Header(), header)
 		w.WriteHeader(status)
 		_, _ = io.WriteString(w, body)
 	}

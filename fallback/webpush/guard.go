@@ -77,7 +77,7 @@ func (g *guard) host(host string) bool {
 		return true
 	}
 	for _, pattern := range g.allow {
-		if suffix, any := strings.CutPrefix(pattern, "*."); any && strings.HasSuffix(host, "."+strings.ToLower(suffix)) {
+		if suffix, wild := strings.CutPrefix(pattern, "*."); wild && strings.HasSuffix(host, "."+strings.ToLower(suffix)) {
 			return true
 		}
 		if ok, err := path.Match(strings.ToLower(pattern), host); ok && err == nil {

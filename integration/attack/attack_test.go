@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -222,14 +223,7 @@ func (t *target) refusedConnect(row, transport string, version byte, o rawmqtt.C
 	t.unharmed(row)
 }
 
-func contains(codes []byte, code byte) bool {
-	for _, c := range codes {
-		if c == code {
-			return true
-		}
-	}
-	return false
-}
+func contains(codes []byte, code byte) bool { return slices.Contains(codes, code) }
 
 func (t *target) transports(do func(transport string, version byte)) {
 	for _, transport := range []string{"tcp", "tls", "websocket"} {

@@ -231,7 +231,7 @@ func dialBatch(ctx context.Context, p *Program) (link, error) {
 	go func() {
 		defer close(l.head)
 		t := &http.Transport{DisableKeepAlives: true}
-		l.resp, l.err = t.RoundTrip(req) //nolint:bodyclose // it is read, and closed, by the link
+		l.resp, l.err = t.RoundTrip(req) // it is read, and closed, by the link
 		if l.err != nil {
 			_ = out.CloseWithError(l.err) // never fails
 		}

@@ -22,7 +22,7 @@ func build(binary string, race bool, env []string, flags ...string) (string, err
 	if race {
 		args = append(args, "-race")
 	}
-	cmd := exec.Command("go", append(args, module)...) //nolint:gosec,noctx // the arguments are of our own making; it ends by itself
+	cmd := exec.Command("go", append(args, module)...) // the arguments are of our own making; it ends by itself
 	cmd.Env = env
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -100,7 +100,7 @@ func BuildFaulty(dir string, race, clock bool) (string, error) {
 	gomod, err1 := os.ReadFile(filepath.Join(root, "go.mod"))
 	gosum, err2 := os.ReadFile(filepath.Join(root, "go.sum"))
 	gomod = fmt.Appendf(gomod, "\nreplace github.com/cockroachdb/pebble/v2 => %s\n", pebble)
-	//nolint:gosec // the paths are of our own making
+	// the paths are of our own making
 	if err := errors.Join(err1, err2, os.WriteFile(mod, gomod, 0o600), os.WriteFile(filepath.Join(dir, "faulty.sum"), gosum, 0o600)); err != nil {
 		return "", err
 	}
@@ -283,7 +283,7 @@ func init() {
 `
 
 func output(name string, args ...string) (string, error) {
-	out, err := exec.Command(name, args...).Output() //nolint:gosec,noctx // likewise
+	out, err := exec.Command(name, args...).Output() // likewise
 	if err != nil {
 		return "", fmt.Errorf("%s %s: %w", name, strings.Join(args, " "), err)
 	}

@@ -58,7 +58,7 @@ func NewProgram(binary, data string, env ...string) *Program {
 // Start starts it and waits until it is ready.
 func (p *Program) Start(ctx context.Context) error {
 	r := &run{ended: make(chan struct{}), ready: make(chan struct{}), answer: make(chan string, 64)}
-	r.cmd = exec.Command(p.binary, "serve", "--data-dir", p.data, "--mqtt-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", "--log-format", "json") //nolint:gosec,noctx // the paths are of our own making; the rig kills it
+	r.cmd = exec.Command(p.binary, "serve", "--data-dir", p.data, "--mqtt-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", "--log-format", "json") // the paths are of our own making; the rig kills it
 	r.cmd.Env = p.env
 	p.lives = append(p.lives, Life{Start: time.Now()})
 	stdin, err1 := r.cmd.StdinPipe()

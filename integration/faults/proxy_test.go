@@ -100,7 +100,7 @@ func (p *Proxy) accept() {
 }
 
 func (p *Proxy) serve(client net.Conn) {
-	defer client.Close() //nolint:errcheck // gone is gone
+	defer client.Close() // gone is gone
 	address, err := p.target(p.ctx)
 	if err != nil {
 		return
@@ -109,7 +109,7 @@ func (p *Proxy) serve(client net.Conn) {
 	if err != nil {
 		return
 	}
-	defer server.Close() //nolint:errcheck // gone is gone
+	defer server.Close() // gone is gone
 	l := &Link{client: client, server: server, over: make(chan struct{})}
 	l.gate[0].moved, l.gate[1].moved = make(chan struct{}), make(chan struct{})
 	p.mu.Lock()

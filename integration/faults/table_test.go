@@ -29,7 +29,7 @@ func (row Row) Go(ctx context.Context, binary string, full bool, log func(string
 	if err != nil {
 		return line, err
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // what is left there is nobody's
+	defer os.RemoveAll(dir) // what is left there is nobody's
 	began := time.Now()
 	w, err := NewWorld(ctx, binary, dir, log, row.Env...)
 	if err != nil {
@@ -122,5 +122,5 @@ func WritePage(file, table string) error {
 	if !ok1 || !ok2 {
 		return fmt.Errorf("%s has no place for the table: no %q with %q after it", file, pageBegin, pageEnd)
 	}
-	return os.WriteFile(file, []byte(before+pageBegin+table+pageEnd+after), 0o644) //nolint:gosec // as git has it
+	return os.WriteFile(file, []byte(before+pageBegin+table+pageEnd+after), 0o644) // as git has it
 }

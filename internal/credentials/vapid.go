@@ -35,11 +35,11 @@ func ParseVAPIDKey(text []byte) (*ecdsa.PrivateKey, error) {
 	}
 	switch block.Type {
 	case "PRIVATE KEY":
-		any, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+		parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 		if err != nil {
 			return nil, errors.New("the PEM block PRIVATE KEY holds no PKCS 8 key")
 		}
-		key, ok := any.(*ecdsa.PrivateKey)
+		key, ok := parsed.(*ecdsa.PrivateKey)
 		if !ok {
 			return nil, errors.New("must be a P-256 key (heartline webpush-key makes one), got another kind of key")
 		}

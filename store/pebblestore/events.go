@@ -36,7 +36,7 @@ func (s *Store) EventsFrom(after delivery.Position, fn func(delivery.Position, s
 	defer func() { err = errors.Join(err, it.Close()) }()
 	c := commitReader{snap: snap}
 	for ok := it.First(); ok; ok = it.Next() {
-		commit, _, err := cutSeq(it.Key()[1:])
+		commit, err := seqAt(it.Key()[1:])
 		if err != nil {
 			return err
 		}
@@ -161,7 +161,7 @@ func (s *Store) trimSome(before time.Time) (more bool, err error) {
 	defer func() { err = errors.Join(err, batch.Close()) }()
 	last := s.trimmed
 	for ok := it.First(); ok; ok = it.Next() {
-		commit, _, err := cutSeq(it.Key()[1:])
+		commit, err := seqAt(it.Key()[1:])
 		if err != nil {
 			return false, err
 		}

@@ -40,11 +40,12 @@ func appendSeq(b []byte, seq delivery.Seq) []byte {
 	return binary.BigEndian.AppendUint64(b, uint64(seq))
 }
 
-func cutSeq(key []byte) (seq delivery.Seq, rest []byte, err error) {
+// seqAt reads the number that key begins with.
+func seqAt(key []byte) (seq delivery.Seq, err error) {
 	if len(key) < 8 {
-		return 0, nil, fmt.Errorf("%w: key too short for a sequence number", codec.ErrDamaged)
+		return 0, fmt.Errorf("%w: key too short for a sequence number", codec.ErrDamaged)
 	}
-	return delivery.Seq(binary.BigEndian.Uint64(key)), key[8:], nil
+	return delivery.Seq(binary.BigEndian.Uint64(key)), nil
 }
 
 // sortableTime orders as the times do, before 1970 too.

@@ -143,7 +143,7 @@ func (p *pruning) look(limit int) (seen int, more bool, err error) {
 // may have gone that way, takes this one's place.
 func (p *pruning) entry(key []byte) error {
 	at := binary.BigEndian.Uint64(key[1:])
-	seq, _, err := cutSeq(key[9:])
+	seq, err := seqAt(key[9:])
 	if err != nil {
 		return err
 	}

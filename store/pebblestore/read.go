@@ -58,7 +58,7 @@ func (s *Store) Lookup(id string) (delivery.Seq, error) {
 	if err != nil {
 		return 0, err
 	}
-	seq, _, err := cutSeq(v)
+	seq, err := seqAt(v)
 	if err != nil {
 		return 0, fmt.Errorf("read notification %s: %w", id, err)
 	}
@@ -204,7 +204,7 @@ func (s *Store) List(account string, before delivery.Seq, fn func(*delivery.Noti
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
 	for ok := it.Last(); ok; ok = it.Prev() {
-		seq, _, err := cutSeq(it.Key()[len(prefix):])
+		seq, err := seqAt(it.Key()[len(prefix):])
 		if err != nil {
 			return err
 		}
@@ -300,7 +300,7 @@ func (s *Store) Unfinished(fn func(*delivery.Record) bool) error {
 		if string(name) != device {
 			device = string(name)
 		}
-		seq, _, err := cutSeq(rest)
+		seq, err := seqAt(rest)
 		if err != nil {
 			return false, err
 		}
@@ -322,7 +322,7 @@ func (s *Store) Dismissals(fn func(*delivery.Dismissal) bool) error {
 		if err != nil {
 			return false, err
 		}
-		seq, _, err := cutSeq(rest)
+		seq, err := seqAt(rest)
 		if err != nil {
 			return false, err
 		}

@@ -43,7 +43,7 @@ type upgrade struct {
 
 func (u *upgrade) run() error {
 	err := u.scan([]byte{prefixContent}, func(rest, value []byte) (bool, error) {
-		seq, _, err := cutSeq(rest)
+		seq, err := seqAt(rest)
 		if err == nil {
 			err = u.notification(seq, value)
 		}

@@ -151,7 +151,7 @@ func (a *API) problem(ctx context.Context, err error) *problem {
 	}
 	if kind, ok := kindOf(err); ok {
 		p := newProblem(kind.status, kind.code, kind.format, strings.TrimPrefix(err.Error(), kind.err.Error()+": "))
-		if kind.err == delivery.ErrUnavailable {
+		if errors.Is(kind.err, delivery.ErrUnavailable) {
 			a.log.Error("store unavailable", "error", err)
 		}
 		if kind.status == http.StatusServiceUnavailable {
@@ -355,7 +355,7 @@ func writeProblemWith(w http.ResponseWriter, p *problem, checks map[string]strin
 	h.Set("Content-Type", "application/problem+json")
 	h.Del("Content-Length")
 	w.WriteHeader(p.Status)
-	_, _ = w.Write(append(body, '\n')) // the client may be gone
+	_, _ = w.Write(append(body, '\n')) //nolint:gosec // JSON, and its content type says so; the client may be gone
 }
 
 // clip shortens a stranger's text that an answer repeats.
