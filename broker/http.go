@@ -54,7 +54,6 @@ func (b *Broker) bindHTTP() error {
 	if mode := b.cfg.Auth.Mode; mode == config.AuthFile || mode == config.AuthHTTP {
 		opts.Password = b.auth.Connect
 	}
-	public := http.Handler(nil)
 	if b.cfg.HTTP.Internal.Address != "" {
 		if b.internalSocket, err = bind("http.internal.address", b.cfg.HTTP.Internal.Address); err != nil {
 			return err
@@ -62,7 +61,7 @@ func (b *Broker) bindHTTP() error {
 		opts.Internal = true
 	}
 	b.api = api.New(opts)
-	public = b.api
+	public := http.Handler(b.api)
 	if opts.Internal {
 		opts.Internal = false
 		b.publicAPI = api.New(opts)

@@ -123,7 +123,7 @@ func (o *outlet) take(reuse, held []item, stalled, again bool) (taken []item, mo
 		}
 		return nil, false
 	case len(held) > 0:
-		taken = append(held, o.items...)
+		taken = slices.Concat(held, o.items)
 		o.items = nil
 	default:
 		taken = o.items

@@ -57,7 +57,7 @@ type court struct {
 	address string
 }
 
-func TestOrdinaryRulings(t *testing.T) {
+func TestOrdinaryRulings(t *testing.T) { //nolint:tparallel // its cases share one broker and its topic names
 	t.Parallel()
 	s := serve(t)
 	judge := judgeOf(t)
@@ -160,13 +160,6 @@ func kept(expiry uint32) func(*packets.Packet) {
 	return func(pk *packets.Packet) {
 		pk.Connect.Clean = false
 		pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = expiry, true
-	}
-}
-
-func cleanKept(expiry uint32) func(*packets.Packet) {
-	return func(pk *packets.Packet) {
-		kept(expiry)(pk)
-		pk.Connect.Clean = true
 	}
 }
 
@@ -536,10 +529,8 @@ func forgedSys(c *court) error {
 	}
 	sub := c.join(5, "fs")
 	c.subscribe(sub, 0, filter("$SYS/broker/version"))
-	for _, p := range payloads(hear(sub, soon, "")) {
-		if p == "forged" {
-			return errors.New("$SYS is forged")
-		}
+	if slices.Contains(payloads(hear(sub, soon, "")), "forged") {
+		return errors.New("$SYS is forged")
 	}
 	if err == nil {
 		return errors.New("the will is taken, and the client not told")

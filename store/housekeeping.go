@@ -88,7 +88,7 @@ func (o *Outbox) prune(pause time.Duration) error {
 		if n < pruneStep {
 			return nil
 		}
-		d := time.Duration(pause) * time.Since(began)        //nolint:durationcheck // pause is a factor
+		d := pause * time.Since(began)                       //nolint:durationcheck // pause is a factor
 		if time.Since(round) > o.opts.HousekeepingInterval { // more is finished than that removes
 			d /= 8
 		}

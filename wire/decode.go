@@ -101,7 +101,7 @@ func CheckMembers(payload []byte) error {
 			} else if o.seen[folded] = true; name == "data" {
 				var skipped json.RawMessage
 				if dec.Decode(&skipped) != nil {
-					return nil // as above
+					return nil //nolint:nilerr // as above
 				}
 				name = ""
 			}

@@ -1,6 +1,7 @@
 package ordinary
 
 import (
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -276,7 +277,7 @@ func (s *Session) aliasLocked(o *outgoing) {
 		return
 	}
 	o.alias = uint16(len(s.aliases) + 1)
-	if max := s.peer.MaximumPacketSize; max > 0 && o.encodedSize(5) > max { // by these bytes
+	if most := s.peer.MaximumPacketSize; most > 0 && o.encodedSize(5) > most { // by these bytes
 		o.alias = 0
 		return
 	}
@@ -630,9 +631,7 @@ func (s *Session) Subscriptions() map[string]Subscription {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := make(map[string]Subscription, len(s.subscriptions))
-	for f, sub := range s.subscriptions {
-		out[f] = sub
-	}
+	maps.Copy(out, s.subscriptions)
 	return out
 }
 

@@ -2,6 +2,7 @@ package ordinary
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 )
 
@@ -55,9 +56,7 @@ func (h *Hub) Export(id string) (State, bool) {
 		return State{}, false
 	}
 	st := State{Header: s.headerLocked(), Subscriptions: make(map[string]Subscription, len(s.subscriptions))}
-	for f, sub := range s.subscriptions {
-		st.Subscriptions[f] = sub
-	}
+	maps.Copy(st.Subscriptions, s.subscriptions)
 	for _, e := range s.byID {
 		st.Outgoing = append(st.Outgoing, e.outgoing())
 	}

@@ -93,7 +93,8 @@ func (h *Hub) elapse(s *Session, now int64) {
 		s.mu.Unlock()
 		return
 	}
-	ends, next := s.endsLocked(), int64(0)
+	ends := s.endsLocked()
+	var next int64
 	var due *Will
 	switch {
 	case ends <= now: // the will goes with the session

@@ -139,7 +139,7 @@ func (s *Store) guardDir() error {
 	}
 	info, err := os.Stat(s.dir)
 	if err != nil || s.opts.ReadOnly || info.Mode().Perm()&0o007 == 0 {
-		return nil // a file system of a test, or nothing to do
+		return nil //nolint:nilerr // a file system of a test, or nothing to do
 	}
 	if err := os.Chmod(s.dir, info.Mode().Perm()&^0o007); err != nil {
 		s.opts.Logger.Warn("data directory is open to other users", "path", s.dir, "mode", info.Mode().Perm(), "error", err)
