@@ -2,8 +2,8 @@
 // subscribe and acknowledge, publishers that send to single devices, over MQTT to
 // any broker or over Heartline's API, and an account of every message.
 //
-// Read bench.go first (Options, Run), then account.go (who was sent what, and what
-// became of it), stamp.go (how a message says which one it is), mqtt.go (the
+// Read bench.go first (Options, Run), then account.go (the messages sent to each device,
+// and their outcome), stamp.go (how a message says which one it is), mqtt.go (the
 // codec), device.go, and publisher.go or http.go; process.go watches what the run
 // and the server cost.
 //

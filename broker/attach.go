@@ -120,7 +120,7 @@ func (h *Heartline) Notify(ctx context.Context, r delivery.Request) (*delivery.N
 	return receipt.Notification, err
 }
 
-// Cancel ends what is not final of a notification.
+// Cancel ends the deliveries of a notification that are not final.
 func (h *Heartline) Cancel(ctx context.Context, id string) error { return h.core.Cancel(ctx, id) }
 
 // Timeline returns a notification, the state of its deliveries and every event so

@@ -50,8 +50,8 @@ type Broker struct {
 	ready   atomic.Bool
 }
 
-// New opens the store, takes up what is unfinished and binds every listener, so
-// that whatever is wrong is said before anything is served. Close it, whether it
+// New opens the store, resumes unfinished deliveries and binds every listener, so
+// that it reports every fault before it serves anything. Close it, whether it
 // has been started or not.
 func New(cfg *config.Config, log *slog.Logger) (_ *Broker, err error) {
 	b := &Broker{cfg: cfg, log: log, files: filewatch.New(), failed: make(chan error, 1)}
@@ -91,8 +91,8 @@ func (b *Broker) hubOptions() ordinary.Options {
 	}
 }
 
-// keepMQTT has ordinary MQTT survive a restart, if it is to and the store can, and
-// brings back what is there.
+// keepMQTT makes ordinary MQTT survive a restart, if configured and if the store can,
+// and restores the stored state.
 func (b *Broker) keepMQTT() error {
 	if !b.cfg.MQTT.Persistence {
 		return nil
@@ -178,8 +178,8 @@ func (b *Broker) Run(ctx context.Context, ready func()) error {
 	return errors.Join(err, b.Close(context.WithoutCancel(ctx)))
 }
 
-// stopTimeout bounds a whole stop. What is not answered by then is taken up at the
-// next start.
+// stopTimeout bounds a whole stop. The next start resumes whatever has no answer by
+// then.
 const stopTimeout = 20 * time.Second
 
 // Close stops in the order of the package comment. It is safe to call twice.

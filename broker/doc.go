@@ -4,5 +4,5 @@
 //
 // Read attach.go, then broker.go. Start order: store, core (recovery), hook,
 // listeners. Stop order: the API and new accepts, running pushes (5 s), clients
-// (DISCONNECT 0x8B to MQTT 5), what is pending, store.
+// (DISCONNECT 0x8B to MQTT 5), pending work, store.
 package broker

@@ -83,7 +83,7 @@ func (b *Broker) bindHTTP() error {
 	return nil
 }
 
-// publicOnly serves what the public address serves beside http.internal: no API and no
+// publicOnly serves the public address when http.internal is set too: no API and no
 // metrics.
 func publicOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

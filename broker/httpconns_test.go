@@ -140,7 +140,7 @@ func (c *caller) call(path string, want int) {
 	}
 }
 
-// rest reads what is left of the answer.
+// rest reads the rest of the answer.
 func (c *caller) rest() {
 	c.Helper()
 	if _, err := io.Copy(io.Discard, c.resp.Body); err != nil {

@@ -101,7 +101,7 @@ func listenerAddr(l *listener.Listener) string {
 	return l.Address()
 }
 
-// bind listens, and says what is wrong in the words of the configuration.
+// bind listens, and reports errors in the words of the configuration.
 func bind(key, address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	switch {

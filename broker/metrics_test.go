@@ -18,7 +18,7 @@ import (
 	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
 )
 
-// What an operator looks at is there, and says what has happened.
+// The metrics that an operator looks at exist, and report the events.
 func TestMetrics(t *testing.T) {
 	cfg := config.Default()
 	cfg.DataDir, cfg.MQTT.Address, cfg.HTTP.Address = t.TempDir(), "127.0.0.1:0", "127.0.0.1:0"

@@ -58,7 +58,7 @@ func (o Options) config() *config.Config {
 	return &given
 }
 
-// fillZero sets what is zero in v to what defaults has there.
+// fillZero sets each zero field of v to the same field of defaults.
 func fillZero(v, defaults reflect.Value) {
 	if v.Kind() == reflect.Struct {
 		for i := range v.NumField() {
@@ -73,7 +73,7 @@ func fillZero(v, defaults reflect.Value) {
 
 // Attach adds Heartline to a mochi server, before or after its Serve. The topics below
 // Options.TopicPrefix are Heartline's. In a server of yours nobody becomes a service by
-// being let in: Options.Services or Heartline's own authentication says who is. What
+// being let in: Options.Services or Heartline's own authentication decides that. What
 // the server itself publishes to an account's notifications topic is taken as a
 // service's.
 //
@@ -121,8 +121,8 @@ func (h *Heartline) PutDevice(ctx context.Context, account, device string, r *de
 	return nil
 }
 
-// ForgetDevice removes a device with its registrations, cancels what is outstanding for
-// it, and ends its connection and session: another account can use it then. The error
+// ForgetDevice removes a device with its registrations, cancels its outstanding
+// deliveries, and ends its connection and session: another account can use it then. The error
 // wraps delivery.ErrUnknownDevice if the account has no such device.
 func (h *Heartline) ForgetDevice(ctx context.Context, account, device string) error {
 	if err := h.core.ForgetDevice(ctx, account, device); err != nil {

@@ -15,8 +15,8 @@ import (
 	"github.com/heartline-mqtt/heartline/store"
 )
 
-// TestReadyWhileMQTTStateStalls: what ordinary MQTT does not get onto the disk is
-// told of, and does not make anyone send notifications elsewhere.
+// TestReadyWhileMQTTStateStalls: state of ordinary MQTT that does not reach the disk is
+// reported, and does not make anyone send notifications elsewhere.
 func TestReadyWhileMQTTStateStalls(t *testing.T) {
 	cfg := config.Default()
 	cfg.Store.Engine, cfg.MQTT.Address, cfg.HTTP.Address = config.EngineMemory, "", "127.0.0.1:0"

@@ -29,8 +29,8 @@ func openOutbox(cfg *config.Config, log *slog.Logger) (*store.Outbox, error) {
 	return out, nil
 }
 
-// stateDir is where parts beside the store keep small files: the data directory, ""
-// for none.
+// stateDir is where parts other than the store keep small files: the data directory,
+// "" for none.
 func stateDir(cfg *config.Config) string {
 	if cfg.Store.Engine == config.EngineMemory {
 		return ""

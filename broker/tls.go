@@ -20,7 +20,7 @@ import (
 type tlsFiles struct{ cert, key, clientCA, crl string }
 
 // certificates are a listener's certificates and CAs, which are read again when their
-// files change. New connections get the new ones; what is broken is not taken.
+// files change. New connections get the new ones; broken files are not taken.
 type certificates struct {
 	section string // of the configuration, for errors
 	files   tlsFiles

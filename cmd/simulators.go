@@ -106,7 +106,7 @@ func (s *simulators) settings() map[string]string {
 	}
 }
 
-// close stops what was started.
+// close stops the simulators that were started.
 func (s *simulators) close() error {
 	var errs []error
 	if s.control != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/heartline-mqtt/heartline/config"
 )
 
-// TestUsersAndTokens makes a users file from nothing, logs in with what it holds, and
-// takes it back.
+// TestUsersAndTokens makes a users file from nothing, logs in with its entries, and
+// removes them.
 func TestUsersAndTokens(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "users.yaml")

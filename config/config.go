@@ -131,7 +131,7 @@ type MQTTLimits struct {
 	// Devices of an account. A further one is refused with reason code 0x97. Not
 	// applied where auth.mode is none.
 	Devices int `key:"devices"`
-	// Ordinary messages that wait for a session's client. What comes beyond for a client
+	// Ordinary messages that wait for a session's client. Beyond that, a message for a client
 	// that is away or does not read is dropped and counted; for one that reads,
 	// publishers wait. It applies to every client, and cannot be turned off.
 	SessionBytes ByteSize `key:"session_bytes"`
@@ -438,7 +438,7 @@ type Store struct {
 	Engine string `key:"engine"`
 	// How long a finished notification's timeline is kept.
 	History time.Duration `key:"history"`
-	// How often what is older is removed, in small steps. history is at least as long.
+	// How often older entries are removed, in small steps. history is at least as long.
 	Housekeeping time.Duration `key:"housekeeping"`
 	// Notifications are refused while the disk has less than this free, so that the
 	// accepted ones can still be written. 0B turns the check off.

@@ -540,7 +540,7 @@ func (l *lane) idleLocked() bool {
 	return l.server.laned != nil && !l.closed && l.running == 0 && len(l.queues) == 0 && l.breaker.state == laneOK && len(l.throttled) == 0
 }
 
-// close hands back what waits. Workers end after the request they have.
+// close hands back the waiting pushes. Workers end after the request they have.
 func (l *lane) close() {
 	l.mu.Lock()
 	l.closed = true

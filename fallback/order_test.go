@@ -356,7 +356,7 @@ func TestBusy(t *testing.T) {
 	})
 }
 
-// TestCurrent: what waits is asked for when its turn comes: a push that is not wanted
+// TestCurrent: a waiting push is looked up when its turn comes: one that is not wanted
 // makes no request, one whose registration was replaced goes to the new one.
 func TestCurrent(t *testing.T) {
 	release := make(chan struct{})

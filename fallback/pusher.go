@@ -60,7 +60,7 @@ type Pusher interface {
 	// the token and that the app and environment are among Apps, fills in fields
 	// that the registration leaves out, and returns the token in its one spelling,
 	// so that equal tokens are equal strings. The error is for the device's
-	// developer: it says what is wrong and what would be right, and does not repeat
+	// developer: it names the fault and its correction, and does not repeat
 	// the token, which is a secret.
 	Normalize(t delivery.Registration) (delivery.Registration, error)
 

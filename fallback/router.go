@@ -287,7 +287,7 @@ func CheckNames(r delivery.Registration) error {
 	return nil
 }
 
-// Complete checks a registration against the configuration and fills in what it leaves
+// Complete checks a registration against the configuration and fills in the fields it leaves
 // out; see Pusher.Normalize. A registration whose server is off comes back as it is: it
 // is completed when it is used.
 func (r *Router) Complete(reg delivery.Registration) (delivery.Registration, error) {

@@ -423,8 +423,8 @@ func TestThrottledTokensAreBounded(t *testing.T) {
 	})
 }
 
-// TestClose: what waits is handed back at once, what is under way may finish
-// within the grace and is cut off after it.
+// TestClose: waiting pushes are handed back at once; running ones may finish
+// within the grace and are cut off after it.
 func TestClose(t *testing.T) {
 	for _, c := range []struct {
 		takes time.Duration

@@ -15,8 +15,8 @@ func withRules(rules ...hooks.AccessRule) func(*hooks.Options) {
 	return func(o *hooks.Options) { o.Access = rules }
 }
 
-// TestAccessToOrdinaryTopics: a subscription to what is forbidden is refused, and
-// what is forbidden of a wider one is kept back; a publish is refused in MQTT 5 and
+// TestAccessToOrdinaryTopics: a subscription to forbidden topics is refused, and
+// a wider one does not deliver the forbidden topics; a publish is refused in MQTT 5 and
 // dropped in MQTT 3.1.1, whose connection goes on.
 func TestAccessToOrdinaryTopics(t *testing.T) {
 	for _, version := range []byte{4, 5} {

@@ -124,7 +124,7 @@ func TestSignOut(t *testing.T) {
 	}
 }
 
-// TestRefusedSignOut: what is no `{}` changes nothing.
+// TestRefusedSignOut: a payload other than `{}` changes nothing.
 func TestRefusedSignOut(t *testing.T) {
 	s := newSite(t, proven)
 	alice := s.device(5, rawmqtt.Connect{ID: "phone", Username: "alice"})

@@ -85,7 +85,7 @@ func newSite(t *testing.T, change ...func(*hooks.Options)) *site {
 	return s
 }
 
-// store can be one that is being opened anew, which nothing can be read from.
+// store can be one that is being reopened, from which nothing can be read.
 type testStore struct {
 	delivery.Outbox
 	unreadable atomic.Bool

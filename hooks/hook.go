@@ -31,8 +31,8 @@ type Options struct {
 	// MaxWaiting is how many publishes of one backend connection may wait for the
 	// disk at once; further ones wait unread (the server's Receive Maximum).
 	MaxWaiting int
-	// Authenticate decides who a client is; nil takes every client for what it
-	// says (auth.mode: none).
+	// Authenticate decides the identity of a client; nil accepts the identity that
+	// each client claims (auth.mode: none).
 	Authenticate func(ctx context.Context, c auth.Credentials) (auth.Identity, error)
 	// Services reports whether a client that other hooks have let in is a service;
 	// nil: none is. It is used with HostAuth.
@@ -60,7 +60,7 @@ type Counters struct {
 	Limited     atomic.Int64 // subscriptions, publishes and sessions refused for a limit
 	// RefusedConnects counts CONNECTs under an identifier of another account.
 	RefusedConnects atomic.Int64
-	// OverDevices counts what was refused because the account has too many devices.
+	// OverDevices counts refusals because the account has too many devices.
 	OverDevices atomic.Int64
 	// Revoked counts connections ended because their credentials were no longer valid.
 	Revoked atomic.Int64
@@ -248,7 +248,7 @@ func (h *Hook) read(cl *mqtt.Client, pk *packets.Packet) {
 	}
 }
 
-// OnSubscribed comes before the SUBACK is written: what it brings about is held
+// OnSubscribed runs before the SUBACK is written: the packets it causes are held
 // until OnPacketProcessed.
 func (h *Hook) OnSubscribed(cl *mqtt.Client, _ packets.Packet, _ []byte) {
 	if c := h.conn(cl); c != nil {

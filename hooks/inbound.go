@@ -257,7 +257,7 @@ func (c *conn) refuseStopped(pk *packets.Packet) error {
 	return errReject
 }
 
-// What mochi is told of a publish, as errors once and for all: each conversion would be
+// The answers to mochi about a publish, converted to errors only once: each conversion would be
 // an allocation.
 var (
 	errReject error = packets.ErrRejectPacket

@@ -103,9 +103,9 @@ func (o *outlet) uncork() (start bool) {
 	return o.start()
 }
 
-// take gives the draining goroutine what there is, behind what it holds; nothing ends
-// it. What it holds is then back in the queue: until somebody starts a drain, or, where
-// the store has stalled it, until the goroutine itself is started again.
+// take gives the draining goroutine the queued items, behind its held ones; an empty
+// result ends it. Its held items are then back in the queue until somebody starts a
+// drain or, where the store has stalled it, until the goroutine itself is started again.
 func (o *outlet) take(reuse, held []item, stalled, again bool) (taken []item, more bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -274,8 +274,8 @@ func (c *conn) stop(why error) {
 	c.client.Stop(why)
 }
 
-// failed ends a connection whose write did not go through: what was to go out
-// counts as refused at once, and a partial write has spoilt the stream.
+// failed ends a connection whose write did not go through: the unsent items
+// count as refused at once, and a partial write has spoilt the stream.
 func (c *conn) failed(written []delivery.Ref, left []item, err error) {
 	c.client.Stop(err)
 	left = append(left, c.outlet.close()...)

@@ -223,7 +223,7 @@ func (c *conn) hasRoom() bool {
 	return false
 }
 
-// sent counts what was written to the client beside what mochi writes.
+// sent counts the messages and bytes that are written to the client without mochi.
 func (c *conn) sent(messages, bytes int) {
 	info := c.hook.server.Info
 	if c.hook.hub != nil {
@@ -391,8 +391,8 @@ func (c *conn) refusesFilter(f *packets.Subscription) (code packets.Code, reason
 	return packets.CodeSuccess, ""
 }
 
-// mayNotSubscribe is why a client may read nothing of what a filter can match; "": it
-// may read some of it. What it may not is kept back when it is delivered.
+// mayNotSubscribe is why a client may read no topic that a filter can match; "": it
+// may read some of them. The others are kept back at delivery.
 func (h *Hook) mayNotSubscribe(c *conn, filter string) string {
 	switch {
 	case c.isDevice() != nil && h.topics.belowDevices(filter):
@@ -408,7 +408,7 @@ func (h *Hook) mayNotSubscribe(c *conn, filter string) string {
 	return ""
 }
 
-// mayRead reports whether a session's client may have what is published to a topic.
+// mayRead reports whether a session's client may have messages published to a topic.
 func (h *Hook) mayRead(s *ordinary.Session, topicName string) bool {
 	if h.topics.within(topicName) {
 		if h.opts.Authenticate == nil {

@@ -20,7 +20,7 @@ import (
 // without Heartline. Another version of mochi that changes one of these facts
 // fails here first, by name.
 
-// bare is a plain mochi server with a hook that writes down what it is called for.
+// bare is a plain mochi server with a hook that records its calls.
 type bare struct {
 	mqtt.HookBase
 	*testing.T
@@ -355,7 +355,7 @@ func TestSeamOnConnectVeto(t *testing.T) {
 }
 
 // H6: with the Receive Maximum put to 0 in OnConnect, mochi's own accounting of it
-// is out of the way: what is over it is neither lost nor held back.
+// is out of the way: messages over it are neither lost nor held back.
 func TestSeamReceiveMaximumOff(t *testing.T) {
 	b := newBare(t)
 	b.onConnect = func(cl *mqtt.Client, _ packets.Packet) error {
@@ -376,8 +376,8 @@ func TestSeamReceiveMaximumOff(t *testing.T) {
 	}
 }
 
-// P06: a keepalive over 43,690 s is cut off at once; ServerKeepalive is how an
-// MQTT 5 client is told of another.
+// P06: a keepalive over 43,690 s is cut off at once; ServerKeepalive tells
+// an MQTT 5 client another.
 func TestSeamServerKeepalive(t *testing.T) {
 	b := newBare(t)
 	b.onConnect = func(cl *mqtt.Client, _ packets.Packet) error {
@@ -418,7 +418,7 @@ func TestSeamSessionNotInherited(t *testing.T) {
 }
 
 // Neither OnSessionEstablished nor OnDisconnect comes for a connection that ends
-// before it is established: what is kept of it has to be cleared away otherwise.
+// before it is established: its state has to be cleared away otherwise.
 func TestSeamSilentFailure(t *testing.T) {
 	b := newBare(t)
 	failed := make(chan struct{})

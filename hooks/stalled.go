@@ -6,7 +6,7 @@ import (
 )
 
 // stalled are the connections that hold a publication because the store, which is
-// being opened anew, cannot tell its content.
+// being reopened, cannot read its content.
 type stalled struct {
 	hook  *Hook
 	mu    sync.Mutex

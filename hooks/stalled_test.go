@@ -11,7 +11,7 @@ import (
 )
 
 // TestNothingOvertakesWhatTheStoreHolds: a device comes back while the store is
-// opened anew. What has to be read for it comes before what is at hand all the same,
+// reopened. What must be read for it still comes before the messages at hand,
 // and once; so does a message. The acks of its own publishes wait for neither.
 func TestNothingOvertakesWhatTheStoreHolds(t *testing.T) {
 	s := newSite(t)

@@ -37,7 +37,7 @@ func silent(t *testing.T, c *rawmqtt.Client) {
 	}
 }
 
-// TestTakeoverOrder: what is in flight comes in the order in which it came first,
+// TestTakeoverOrder: in-flight messages come in the order in which they came first,
 // and the PUBRELs in that of the PUBRECs [MQTT-4.6.0-3] [MQTT-4.6.0-6]. mochi knows
 // the second of each alone.
 func TestTakeoverOrder(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
 )
 
-// limited is a client that counts what it has not acknowledged.
+// limited is a client that counts its unacknowledged messages.
 type limited struct {
 	*rawmqtt.Client
 	t       *testing.T
@@ -138,7 +138,7 @@ func TestReceiveMaximumOfBoth(t *testing.T) {
 		must(t, err)
 		p := s.connect(5, rawmqtt.Connect{ID: "p", Clean: true})
 		s.publish(p, "n", "0", "1", "2", "3", "4", "5")
-		// Routed is not sent: places go to who comes first.
+		// Routed is not sent: places go to the first that come.
 		for len(c.open) < c.maximum {
 			c.open = append(c.open, next(t, c.Client))
 		}
@@ -278,7 +278,7 @@ func TestReceiveMaximumBesideABurst(t *testing.T) {
 }
 
 // TestTopicAliases: the alias comes with the topic name first, and alone after
-// that; the next connection begins anew; no more than the client takes.
+// that; the next connection starts over; no more than the client takes.
 func TestTopicAliases(t *testing.T) {
 	s := newSite(t)
 	p := s.connect(5, rawmqtt.Connect{ID: "p", Clean: true})

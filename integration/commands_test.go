@@ -66,8 +66,8 @@ func TestCommands(t *testing.T) {
 	watch := exec.Command(binary, "watch", "--json")
 	watch.Env = environ(t, "HEARTLINE_SERVER="+s.http)
 	w := launch(t, watch)
-	// It says nothing when it is connected: what comes after the first event that it
-	// shows is certain.
+	// It says nothing when it is connected: every event after the first that
+	// it shows is certain.
 	s.register("zoe", "zoe-phone", "")
 	for w.stdout.len() == 0 {
 		s.notify(`{"account":"zoe","title":"are you watching?","ttl":"1m"}`)

@@ -18,8 +18,8 @@ import (
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
-// accepted are the IDs that a server has answered for, by account. What it was
-// asked for and did not answer may be there or not.
+// accepted are the IDs that a server has answered for, by account. A request
+// without an answer may have taken effect or not.
 type accepted struct {
 	mu  sync.Mutex
 	ids map[string][]string

@@ -20,7 +20,7 @@ import (
 )
 
 // ruling is a case of ordinary MQTT as a script that looks at a broker from the outside
-// and returns what is wrong. It is played to the program, and to Mosquitto, which is the
+// and returns the faults. It is played to the program, and to Mosquitto, which is the
 // judge where it is right by default.
 type ruling struct {
 	name   string

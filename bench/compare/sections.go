@@ -222,8 +222,8 @@ func (p *program) reconnect(ctx context.Context) error {
 	return p.report.section("reconnect", text, t, aims)
 }
 
-// finished makes sure that nothing is left that Heartline waits for, once what is on
-// its way has come.
+// finished makes sure that Heartline waits for nothing more once the messages in flight
+// have arrived.
 func finished(ctx context.Context, s *server) error {
 	for tries := 0; ; tries++ {
 		left := ""

@@ -1,6 +1,6 @@
 // Command outstanding measures what many deliveries for offline devices cost: the
 // memory that the broker holds, the time from its start until it is ready, and how
-// long one device that returns waits for its own, beside the same with few.
+// long one device that returns waits for its own, compared with the same for few.
 //
 //	make bench-outstanding
 //

@@ -126,7 +126,7 @@ func unprocessed(err error) (refused, goingAway bool) {
 // at. Each connection may go away under it once.
 const maxUnprocessed = 6
 
-// maxAnswer is what is read of an answer's body; Apple's are under 100 bytes.
+// maxAnswer bounds the bytes read of an answer's body; Apple's are under 100 bytes.
 const maxAnswer = 4 << 10
 
 // RoundTrip implements http.RoundTripper for apns2's client: it makes up for what

@@ -26,7 +26,7 @@ const (
 // environments with the same key share it: Apple counts updates by key.
 //
 // apns2's token.Token looks at the wall clock only, drops signing errors and
-// cannot be told of a refusal, so it is not used.
+// has no call to report a refusal, so it is not used.
 type providerToken struct {
 	key    *ecdsa.PrivateKey
 	keyID  string
@@ -97,7 +97,7 @@ func (p *providerToken) get() (string, error) {
 
 // refused is told that Apple called value expired. It reports whether get now
 // gives another one: made by someone else since, or made now. A token is not
-// made anew before it is 20 minutes old, whatever Apple says: a fresh one that
+// replaced before it is 20 minutes old, whatever Apple says: a fresh one that
 // is called expired is a matter of clocks, and more of them make it worse.
 func (p *providerToken) refused(value string) bool {
 	p.mu.Lock()
@@ -138,8 +138,8 @@ func (p *providerToken) makeLocked() (string, error) {
 	return b.value, nil
 }
 
-// state is for status: when the token in use was made, and what is wrong with
-// making another.
+// state is for status: when the token in use was made, and the error of the last
+// attempt to make another.
 func (p *providerToken) state() (issued time.Time, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -14,7 +14,7 @@ import (
 )
 
 // TestAnswers gives every answer of Apple's list, and some that are not on it,
-// to a push and looks at what comes of it. `requests` is how many requests one
+// to a push and checks the result. `requests` is how many requests one
 // Push makes when the answer is always the same: 2 where it tries again at once.
 func TestAnswers(t *testing.T) {
 	const (
@@ -180,8 +180,8 @@ func TestPayloadTooLargeIsShortened(t *testing.T) {
 	}
 }
 
-// TestGone: the time is Apple's, in milliseconds; what it means for the token at
-// hand is the core's to say, which knows when it was registered.
+// TestGone: the time is Apple's, in milliseconds; the core decides its meaning for
+// the token at hand, since it knows when the token was registered.
 func TestGone(t *testing.T) {
 	s := startSim(t, apnssim.Options{})
 	r := newRouter(t, fallback.Options{Pushers: []fallback.Pusher{apnsFor(t, s)}})

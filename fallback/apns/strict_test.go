@@ -126,7 +126,7 @@ func TestNoPushAfterSignOut(t *testing.T) {
 	}
 }
 
-// TestMovedRegistration: what waits for a device goes to its new token, not to the old.
+// TestMovedRegistration: a push that waits for a device goes to its new token, not to the old.
 func TestMovedRegistration(t *testing.T) {
 	sim := startSim(t, apnssim.Options{})
 	r := newRouter(t, fallback.Options{Pushers: []fallback.Pusher{apnsFor(t, sim)}})

@@ -17,7 +17,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// request is what came on a stream.
+// request is the request of a stream.
 type request struct {
 	conn       *conn
 	stream     uint32
@@ -29,7 +29,7 @@ type request struct {
 	tooLarge   bool
 }
 
-// reply is what goes back.
+// reply is the answer to a request.
 type reply struct {
 	status     int
 	reason     string
@@ -221,7 +221,7 @@ func (s *Server) LimitToken(requests int, per time.Duration) {
 	s.opts.TokenLimit, s.opts.TokenWindow = requests, cmp.Or(per, time.Second)
 }
 
-// authState is what is known of provider tokens.
+// authState is the state of the provider tokens.
 type authState struct {
 	checked map[string]jwt // by bearer: one signature check each
 	expired map[string]bool

@@ -3,11 +3,11 @@
 // documents, and faults on demand.
 //
 // Start it, hand Server.URL, Server.CAPEM and Server.Key to a client (the key
-// stands in for a .p8 from Apple), then read what came with Received, Shown and
+// stands in for a .p8 from Apple), then read the pushes with Received, Shown and
 // Wait, and say with Script how it shall misbehave. The same is to be had over
 // HTTP on Server.ControlURL, for other processes; see control.go for the calls.
 //
-// Read server.go (options, life), apns.go (what is checked, in which order),
+// Read server.go (options, life), apns.go (the checks and their order),
 // script.go (faults), h2.go (the HTTP/2 side, on frames rather than net/http so
 // that GOAWAY, SETTINGS, resets and silence can be had exactly), control.go.
 //

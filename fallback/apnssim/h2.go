@@ -401,7 +401,7 @@ func (c *conn) close() {
 	_ = c.tc.NetConn().Close() // not the TLS one: its goodbye may block on a dead client
 }
 
-// flushLocked sends what is written. A client that does not read ends here.
+// flushLocked sends the buffered frames. A client that does not read ends here.
 func (c *conn) flushLocked() {
 	if c.bw == nil || c.bw.Buffered() == 0 || c.finished || c.silent || c.closed {
 		return

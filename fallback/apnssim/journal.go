@@ -35,7 +35,7 @@ type Received struct {
 	Action      Action            `json:"action,omitempty"`
 }
 
-// journal keeps what came, and what devices show.
+// journal keeps the received pushes, and what devices show.
 type journal struct {
 	mu      sync.Mutex
 	limit   int
@@ -154,7 +154,7 @@ func (j *journal) wake() {
 	}
 }
 
-// received copies what came for token; "": all.
+// received copies the pushes received for token; "": all.
 func (j *journal) received(token string) []Received {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -208,7 +208,7 @@ func (s *Server) ReceivedFor(token string) []Received {
 	return s.journal.received(strings.ToLower(token))
 }
 
-// Clear forgets what has come and what devices show.
+// Clear forgets the received pushes and what devices show.
 func (s *Server) Clear() { s.journal.clear() }
 
 // Shown lists what the device with this token would show: the notifications

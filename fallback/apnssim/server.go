@@ -297,8 +297,8 @@ func (s *Server) eachConn(fn func(*conn)) {
 	}
 }
 
-// GoAway sends GOAWAY on every connection: what has come is answered, what comes
-// after is ignored, and the connection ends.
+// GoAway sends GOAWAY on every connection: earlier requests are answered, later ones
+// are ignored, and the connection ends.
 func (s *Server) GoAway() { s.eachConn(func(c *conn) { c.goAway(math.MaxUint32, "") }) }
 
 // Silence makes every open connection dead without a word: nothing is answered,

@@ -80,7 +80,7 @@ func TestTokenLimit(t *testing.T) {
 	}
 }
 
-// TestPhoneOff: of what comes while it is off it shows the last one.
+// TestPhoneOff: of the pushes that come while it is off it shows the last one.
 func TestPhoneOff(t *testing.T) {
 	s := start(t, Options{})
 	c := client(t, s)

@@ -1,5 +1,5 @@
 // Package fallbacktest holds the tests that every fallback.Pusher has to pass. A
-// new notification server's own tests call Run beside those of its answers.
+// new notification server's own tests call Run in addition to those of its answers.
 package fallbacktest
 
 import (
@@ -19,7 +19,7 @@ import (
 
 // Harness is a Pusher in front of a stand-in for its server.
 type Harness struct {
-	// New makes a Pusher whose server accepts what is right.
+	// New makes a Pusher whose server accepts correct requests.
 	New func(t *testing.T) fallback.Pusher
 	// Token is a good one as a device would register it.
 	Token delivery.Registration

@@ -240,7 +240,7 @@ func TestReactions(t *testing.T) {
 	}
 }
 
-// TestTooBigIsTriedShorter: once, with a payload that only tells what has come.
+// TestTooBigIsTriedShorter: once, with a payload that only announces the notification.
 func TestTooBigIsTriedShorter(t *testing.T) {
 	g := startGoogle(t)
 	p := g.pusher(t, nil, "")

@@ -157,10 +157,10 @@ func (s *Server) Unregister(token string) {
 	s.unregistered[token] = true
 }
 
-// Received lists what came for a registration, for all of them with "".
+// Received lists the pushes received for a registration, for all of them with "".
 func (s *Server) Received(token string) []Received { return s.journal.List(token) }
 
-// WaitFor returns what came for a registration (all with "") once there are n.
+// WaitFor returns the pushes received for a registration (all with "") once there are n.
 func (s *Server) WaitFor(ctx context.Context, token string, n int) ([]Received, error) {
 	return s.journal.WaitFor(ctx, token, n)
 }

@@ -8,7 +8,7 @@
 //
 // A subscription's endpoint is a URL that a device chose and that lets everybody who
 // knows it send pushes. So the package connects to public addresses only, never
-// follows a redirect, and never shows or logs an endpoint or the keys beside it.
+// follows a redirect, and never shows or logs an endpoint or its keys.
 //
 // A Pusher has no goroutine of its own; net/http keeps connections, which Close
 // closes. The package imports delivery, fallback, fallback/payload and internal/credentials.

@@ -35,7 +35,7 @@ type Config struct {
 	Apps []App
 	// Allow are the host patterns of push services (see package credentials); empty: any.
 	Allow []string
-	// AllowPrivate are address ranges that may be reached beside public ones, for a
+	// AllowPrivate are address ranges that may be reached besides public ones, for a
 	// distributor of one's own.
 	AllowPrivate []netip.Prefix
 	// MaxConcurrent bounds the requests under way to one push service; 100.

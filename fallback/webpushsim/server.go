@@ -138,10 +138,10 @@ func (s *Server) Unsubscribe(endpoint string) {
 // Token is the last part of an endpoint, by which the journal knows it.
 func Token(endpoint string) string { return endpoint[strings.LastIndexByte(endpoint, '/')+1:] }
 
-// Received lists what came for a subscription, for all of them with "".
+// Received lists the pushes received for a subscription, for all of them with "".
 func (s *Server) Received(token string) []Received { return s.journal.List(Token(token)) }
 
-// WaitFor returns what came for a subscription (all with "") once there are n.
+// WaitFor returns the pushes received for a subscription (all with "") once there are n.
 func (s *Server) WaitFor(ctx context.Context, token string, n int) ([]Received, error) {
 	return s.journal.WaitFor(ctx, Token(token), n)
 }

@@ -85,7 +85,7 @@ func push(t *testing.T, p *webpush.Pusher, r delivery.Registration, id string) *
 	return pe
 }
 
-// TestPushes: a strict push service takes Heartline's pushes and reads what was meant.
+// TestPushes: a strict push service takes Heartline's pushes and decrypts the right content.
 func TestPushes(t *testing.T) {
 	s, p := start(t, "mailto:ops@example.com")
 	r := registration(t, s, p.PublicKey())

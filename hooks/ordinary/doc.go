@@ -34,7 +34,7 @@
 // Publish returns the receivers that are over their budget and still read. The caller
 // waits for them (Hub.Wait, a quarter of a second at most) before it reads its
 // client's next packet. A receiver that makes no progress in that time is not waited
-// for again for a while, and what goes beyond its budget is dropped and counted.
+// for again for a while, and messages beyond its budget are dropped and counted.
 //
 // The package starts no goroutine. The owner runs Hub.Run for deadlines (sessions,
 // delayed wills, retained messages) until its context ends. It imports nothing of

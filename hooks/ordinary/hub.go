@@ -52,7 +52,7 @@ type Options struct {
 	Limits           Limits        //
 	MaxSessionExpiry time.Duration // of a session without a connection; default 30 days
 	CacheBytes       int64         // of retained content that is on the disk, too; default 64 MiB
-	// MayRead reports whether a session's client may have what is published to a topic.
+	// MayRead reports whether a session's client may have messages published to a topic.
 	// It is asked for each delivery. nil: everybody may read everything.
 	MayRead func(s *Session, topicName string) bool
 	// Room says why the disk must not fill up further; nil: it may.
@@ -101,7 +101,7 @@ type counters struct {
 	overRetained, takeovers, waited, expired atomic.Int64
 }
 
-// Stats are the present figures. Those of what was sent, dropped or refused only grow.
+// Stats are the present figures. The counts of sent, dropped and refused messages only grow.
 type Stats struct {
 	Sessions, Online    int64
 	Subscriptions       int64
@@ -597,7 +597,7 @@ func (h *Hub) Subscribe(s *Session, link Link, asks []Ask, exempt bool) (codes [
 		}
 	}
 	// From here on every live message reaches the session, so that a replay may look at
-	// a topic: what is published after that look comes behind it.
+	// a topic: a message published after that look comes behind it.
 	s.mu.Lock()
 	for _, r := range replays {
 		r.held = false
@@ -606,7 +606,7 @@ func (h *Hub) Subscribe(s *Session, link Link, asks []Ask, exempt bool) (codes [
 	return codes, true
 }
 
-// Resume sends the answer to a SUBSCRIBE or an UNSUBSCRIBE, and what has waited for it.
+// Resume sends the answer to a SUBSCRIBE or an UNSUBSCRIBE, and the messages held for it.
 func (s *Session) Resume(link Link, packet []byte) {
 	s.mu.Lock()
 	if s.link != link {
@@ -652,7 +652,7 @@ func (h *Hub) Unsubscribe(s *Session, link Link, filters []string) (codes []byte
 	return codes, true
 }
 
-// Run does what is due until ctx ends: wills with a delay, ends of sessions, retained
+// Run does the due work until ctx ends: wills with a delay, ends of sessions, retained
 // messages that expire.
 func (h *Hub) Run(ctx context.Context) {
 	t := time.NewTicker(time.Second)
@@ -667,7 +667,7 @@ func (h *Hub) Run(ctx context.Context) {
 	}
 }
 
-// Elapse does what is due now.
+// Elapse does the work due now.
 func (h *Hub) Elapse() {
 	now := h.opts.Now().Unix()
 	for s := h.deadlines.due(now); s != nil; s = h.deadlines.due(now) {

@@ -31,7 +31,7 @@ type Properties struct {
 // UserProperty is a name and a value.
 type UserProperty struct{ Key, Value string }
 
-// messageOverhead is about what a queued message takes of the memory beside its
+// messageOverhead is about the memory that a queued message takes in addition to its
 // content.
 const messageOverhead = 512
 

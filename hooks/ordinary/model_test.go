@@ -198,8 +198,8 @@ func TestManyNames(t *testing.T) {
 	}
 }
 
-// client plays one, over one connection after another: it reads what its session fills
-// in, and checks what it reads.
+// client plays one, over one connection after another: it reads the packets that its
+// session fills in, and checks them.
 type client struct {
 	t        *rapid.T
 	hub      *Hub

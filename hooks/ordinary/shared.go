@@ -34,8 +34,8 @@ func (g *group) remove(s *Session) bool {
 	return false
 }
 
-// pick deals a message to a member, in turns: to one who is connected, may read it
-// and has room; else to one who is connected and may read it; else to one who is away
+// pick deals a message to a member, in turns: to one that is connected, may read it
+// and has room; else to one that is connected and may read it; else to one that is away
 // and keeps it.
 func (g *group) pick(m *Message, allowed func(*Session) bool) (subscriber, bool) {
 	g.mu.Lock()

@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// Subscription is what a client asks for beside the filter (MQTT 5 §3.8.3.1).
+// Subscription holds the options that a client sends with the filter (MQTT 5 §3.8.3.1).
 type Subscription struct {
 	QoS               byte
 	NoLocal           bool
@@ -70,7 +70,7 @@ type node struct {
 // child returns the node below for a level, nil if there is none.
 func (n *node) child(level string) *node { return n.children[level] }
 
-// grow returns the node of a filter and makes what is missing.
+// grow returns the node of a filter and makes missing nodes.
 func (x *index) grow(filter string) *node {
 	n := &x.root
 	for more := true; more; {

@@ -85,7 +85,7 @@ func (h *Hub) publishWill(w *Will) {
 	}
 }
 
-// elapse does what is due for a client that is away: its will, and the end of its
+// elapse does the due work for a client that is away: its will, and the end of its
 // session.
 func (h *Hub) elapse(s *Session, now int64) {
 	s.mu.Lock()

@@ -115,7 +115,7 @@ type userProperty struct {
 	Value string `json:"v"`
 }
 
-// Types of what is in flight (MQTT 5 §2.1.2).
+// Types of in-flight entries (MQTT 5 §2.1.2).
 const (
 	typePublish = 3
 	typePubrec  = 5 // of an older version; now kindIncoming

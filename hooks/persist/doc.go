@@ -1,12 +1,12 @@
 // Package persist keeps ordinary MQTT over a restart: retained messages, sessions
-// that outlive their connection, their subscriptions, and what is in flight to and
-// from them at QoS 1 and 2. Heartline's own notifications are in the outbox and
+// that outlive their connection, their subscriptions, and the messages in flight to
+// and from them at QoS 1 and 2. Heartline's own notifications are in the outbox and
 // none of its business.
 //
-// Read keeper.go (what it hears), writer.go (how it is written), codec.go (what is
-// stored), restore.go (how it comes back, and how retained messages are read).
+// Read keeper.go (the marked changes), writer.go (how they are written), codec.go (the
+// stored format), restore.go (how it comes back, and how retained messages are read).
 //
-// The Keeper does not write what it hears. It marks what has changed, and a goroutine
+// The Keeper does not write each change. It marks the changed entry, and a goroutine
 // writes what the Hub has under each mark some milliseconds later, all marks of that
 // time in one batch that is on the disk when the next is gathered. So a message that is
 // acknowledged at once costs nothing, and a store that failed for a while is caught up
@@ -18,7 +18,7 @@
 //
 // A write that does not come back holds nobody up: Ready and Stats say so.
 //
-// Restore starts the goroutine. Stop writes what is left, waits for the goroutine, and
+// Restore starts the goroutine. Stop writes the remaining marks, waits for the goroutine, and
 // gives up after a while when the disk does not answer. The package imports
 // hooks/ordinary and, for the names of the store, store.
 package persist

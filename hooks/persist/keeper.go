@@ -24,7 +24,7 @@ type Options struct {
 	// RetryInitial and RetryMax are the backoff after a write that failed
 	// (default 500 ms, 30 s).
 	RetryInitial, RetryMax time.Duration
-	// StallAfter is how long one write may take before it is told of (default 10 s).
+	// StallAfter is how long one write may take before it is reported (default 10 s).
 	StallAfter time.Duration
 	// StopTimeout bounds how long Stop waits for the disk (default 5 s).
 	StopTimeout time.Duration
@@ -105,7 +105,7 @@ func New(hub *ordinary.Hub, o Options) *Keeper {
 	return h
 }
 
-// Stop writes what is left and ends the writer. Call it when all clients are gone.
+// Stop writes the remaining marks and ends the writer. Call it when all clients are gone.
 func (h *Keeper) Stop() {
 	h.begin.Do(func() { close(h.done) }) // it never ran
 	h.stop.Do(func() { close(h.quit) })
@@ -130,7 +130,7 @@ func (h *Keeper) Stats() Stats {
 }
 
 // Ready returns an error while the store does not come back from a write: ordinary
-// MQTT goes on in memory, and a restart would lose what has changed since.
+// MQTT goes on in memory, and a restart would lose later changes.
 func (h *Keeper) Ready() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -148,8 +148,8 @@ func TestStoreThatFails(t *testing.T) {
 	}
 }
 
-// TestStoreThatHangs: a write that does not come back is told of, and holds nobody
-// up; what it leaves out is written when it has.
+// TestStoreThatHangs: a write that does not return is reported, and holds nobody
+// up; the remaining changes are written once it returns.
 func TestStoreThatHangs(t *testing.T) {
 	s := &testStore{all: map[string][]byte{}}
 	hub, keeper := start(t, s)
@@ -190,7 +190,7 @@ func TestStoreThatHangs(t *testing.T) {
 	}
 }
 
-// TestSessionIsKept: subscriptions, what is in flight both ways, with identifiers,
+// TestSessionIsKept: subscriptions, messages in flight both ways, with identifiers,
 // order, expiry and properties.
 func TestSessionIsKept(t *testing.T) {
 	s := &testStore{all: map[string][]byte{}}

@@ -11,7 +11,7 @@ import (
 	"github.com/heartline-mqtt/heartline/store"
 )
 
-// Restore brings what is in the store into the Hub and starts the writer. Sessions that
+// Restore brings the stored state into the Hub and starts the writer. Sessions that
 // have expired meanwhile are removed.
 func (h *Keeper) Restore() error {
 	now := time.Now().Unix()
@@ -168,8 +168,8 @@ func (h *Keeper) Load(topicName string) (found *ordinary.Message, err error) {
 	return found, nil
 }
 
-// scan reads everything of a kind. A value that cannot be read is told of and passed
-// over: one session is not worth the others.
+// scan reads everything of a kind. A value that cannot be read is reported and skipped:
+// one session is not worth the others.
 func (h *Keeper) scan(kind byte, fn func(m mark, value []byte) error) error {
 	err := h.opts.Store.ScanState(string(kind), func(key string, value []byte) error {
 		m, ok := parseKey(key)

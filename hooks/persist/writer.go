@@ -55,7 +55,7 @@ func (h *Keeper) write() {
 	}
 }
 
-// flush writes what is marked. On an error the marks are there again.
+// flush writes the marked entries. On an error it restores the marks.
 func (h *Keeper) flush() error {
 	h.mu.Lock()
 	marks := h.marks
@@ -165,7 +165,7 @@ func (w *batch) apply() error {
 	return nil
 }
 
-// value is what the Hub has under m now. It is nil for what is there and unchanged.
+// value is what the Hub has under m now. It is nil if the entry exists and is unchanged.
 func (w *batch) value(m mark) (value []byte, there bool, err error) {
 	hub := w.keeper.hub
 	switch m.kind {

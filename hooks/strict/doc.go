@@ -7,10 +7,10 @@
 // the stream with a [Violation], which knows the reason code that the standard
 // names and what to answer in the protocol version at hand.
 //
-// Read in this order: violation.go (what is refused, with which code),
+// Read in this order: violation.go (the refusals and their codes),
 // reader.go (how bytes flow), stream.go (fixed headers, and which check a packet
 // gets), then a file a packet: connect.go, publish.go, subscribe.go, control.go;
-// properties.go and text.go are what they share. flow.go watches the packets
+// they share properties.go and text.go. flow.go watches the packets
 // that go out, to know which acknowledgement a client owes.
 //
 // A Reader is used by the goroutine that reads the connection. Only

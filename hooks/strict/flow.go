@@ -8,7 +8,7 @@ import (
 )
 
 // flow knows which acknowledgement the client owes for each packet identifier
-// that was sent to it on this connection. What it does not know it lets pass: a
+// that was sent to it on this connection. It lets unknown identifiers pass: a
 // client may still answer what an earlier connection of the session brought.
 type flow struct {
 	mu   sync.Mutex

@@ -89,7 +89,7 @@ func readAll(r io.Reader, size func() int) (out []byte, err error) {
 	}
 }
 
-// decode runs mochi's decoder over what has passed, as its server does. It
+// decode runs mochi's decoder over the bytes that passed, as its server does. It
 // returns the length of the whole packets.
 func decode(t *testing.T, b []byte) (whole int) {
 	var version byte

@@ -111,8 +111,8 @@ func uvarint(b []byte) (v, size int) {
 	return 0, -1
 }
 
-// parse checks a property section: its length and what follows. b is what is
-// left of the packet; n is the size of the section within it.
+// parse checks a property section: its length and its content. b is the rest
+// of the packet; n is the size of the section within it.
 func (p *properties) parse(b []byte, allowed propertySet) (n int, r *rule) {
 	length, n := uvarint(b)
 	if n <= 0 || length > len(b)-n {

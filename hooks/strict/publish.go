@@ -8,7 +8,7 @@ import (
 
 // publish checks the fixed and variable header of a PUBLISH, of which b holds
 // the first bytes; the body begins at head and has size bytes. It returns how
-// many bytes may pass, 0 where more are needed. What follows them is payload.
+// many bytes may pass, 0 where more are needed. The bytes after them are payload.
 func (s *stream) publish(b []byte, head, size int) (pass int, r *rule) {
 	qos := b[0] >> 1 & 3
 	fixed := 2

@@ -52,7 +52,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 			r.fill(r.need)
 			continue
 		}
-		// The usual way: straight into the caller's buffer, behind what is held.
+		// The usual way: straight into the caller's buffer, behind the held bytes.
 		n := copy(p, r.held)
 		m, err := r.src.Read(p[n:])
 		if m == 0 && err == nil {
@@ -126,8 +126,8 @@ func (r *Reader) fill(limit int) {
 // header, ten of variable header, and an empty client identifier.
 const minConnect = 14
 
-// ReadConnect reads the first packet and not a byte more, so that what it keeps
-// of a socket's data before anyone has been authenticated is that packet. The
+// ReadConnect reads the first packet and not a byte more, so that it keeps
+// only that packet of a socket's data before authentication. The
 // next calls of Read return it. A *Violation says that it is no CONNECT, or none
 // to be accepted.
 //
@@ -173,13 +173,13 @@ func (r *Reader) Bridge() bool { return r.connect.bridge }
 func (r *Reader) LastPacket() byte { return r.last }
 
 // Outbound looks at whole packets that are about to be sent to the client, and
-// returns what is to be sent: all but a DISCONNECT to a client older than
+// returns the packets to send: all but a DISCONNECT to a client older than
 // MQTT 5, which is not to get one. final says that nothing may be sent after it.
 // It may be called while another goroutine reads, and not before the CONNECT has
 // been read.
 func (r *Reader) Outbound(b []byte) (out []byte, final bool) { return r.outbound(b) }
 
-// Answer is what the client is told of a violation: a CONNACK while its CONNECT
+// Answer is the packet that reports a violation to the client: a CONNACK while its CONNECT
 // has not passed, then in MQTT 5 a DISCONNECT; nil where the standard has the
 // connection closed without a word.
 func (r *Reader) Answer(v *Violation) []byte {

@@ -28,7 +28,7 @@ type Violation struct {
 	Packet byte
 	// Code is the MQTT 5 reason code, also for a client of an earlier version.
 	Code byte
-	// Rule names what was broken in a few fixed words joined by underscores. The
+	// Rule names the broken rule in a few fixed words joined by underscores. The
 	// set is closed, so it can be the label of a metric.
 	Rule string
 	// Detail says it in a sentence's worth, without anything the client sent.
@@ -37,7 +37,7 @@ type Violation struct {
 	silent bool
 }
 
-// Error names the packet, what is wrong with it, and the reason code.
+// Error names the packet, its fault, and the reason code.
 func (v *Violation) Error() string {
 	return fmt.Sprintf("%s: %s (0x%02X)", PacketName(v.Packet), v.Detail, v.Code)
 }

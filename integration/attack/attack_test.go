@@ -233,8 +233,8 @@ func (t *target) transports(do func(transport string, version byte)) {
 	}
 }
 
-// TestMQTT: who has no credentials gets nothing, and bob, who has his own, gets nothing
-// of alice's.
+// TestMQTT: a client without credentials gets nothing, and bob, with his own, gets
+// nothing of alice's.
 func TestMQTT(t *testing.T) {
 	a := start(t, func(a *target) {
 		a.cfg.Auth.Mode, a.cfg.Auth.File.Path = config.AuthFile, a.write("users.yaml", usersFile(t))

@@ -4,7 +4,7 @@
 //
 //	make siege
 //
-// The rows are in rows.go, the attacks in attack.go, those who are to be
+// The rows are in rows.go, the attacks in attack.go, the clients that must be
 // served in served.go, the server's process in server.go. Linux only: memory is
 // read from /proc.
 package main

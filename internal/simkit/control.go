@@ -42,10 +42,10 @@ func Guard(h http.Handler) http.Handler {
 //	POST   /scripts           one Script or a list of them: added
 //	GET    /scripts           the scripts that are not used up
 //	DELETE /scripts           forgets them
-//	GET    /received?token=   what came
+//	GET    /received?token=   the received requests
 //	DELETE /received          forgets it
 //	GET    /wait?n=&token=&timeout=10s
-//	                          what came, once there are n; 408 if there are not in time
+//	                          the received requests, once there are n; 408 if there are not in time
 func Control[T any](caPEM func() []byte, scripts *Scripts, journal *Journal[T]) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /ca.pem", func(w http.ResponseWriter, _ *http.Request) {

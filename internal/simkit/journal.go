@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// Journal keeps what came, in order, each entry under a key such as a device token. Its
+// Journal keeps the received requests, in order, each entry under a key such as a device token. Its
 // methods are safe for concurrent use.
 type Journal[T any] struct {
 	mu      sync.Mutex

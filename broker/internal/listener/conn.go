@@ -242,8 +242,8 @@ func (c *Conn) cut(err error) {
 	_ = c.base.Close()
 }
 
-// Close ends the connection. What has been written is still sent, and read from
-// the peer and thrown away for a moment; the connection's goroutine sees to it.
+// Close ends the connection. The connection's goroutine still sends the bytes already
+// written, and for a moment reads from the peer and discards.
 func (c *Conn) Close() error {
 	if c.closed.Swap(true) {
 		return nil

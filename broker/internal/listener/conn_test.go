@@ -408,7 +408,7 @@ func TestQoS0IsDropped(t *testing.T) {
 		}
 		return l.Stats().DroppedQoS0 > 3
 	})
-	// What was not dropped arrives whole, and the connection goes on.
+	// The packets that were not dropped arrive whole, and the connection goes on.
 	c.ping()
 	if st := l.Stats(); st.SlowConsumers != 0 {
 		t.Errorf("%+v", st)

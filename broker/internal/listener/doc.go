@@ -8,11 +8,11 @@
 // peer.
 //
 // Read front.go first (the life of a connection), then conn.go (what mochi sees
-// of it), sender.go (how bytes leave), gate.go (who is let in), and last the two
+// of it), sender.go (how bytes leave), gate.go (admission), and last the two
 // fronts, listener.go and websocket.go.
 //
 // One goroutine a connection runs everything about it, mochi's reading loop
-// included; a second exists while the peer does not take what is sent. Both end
+// included; a second exists while the peer does not take sent data. Both end
 // when the connection does. Serve runs on the caller's goroutine until Close;
 // Close returns when every goroutine of the front has ended, or after
 // Options.CloseTimeout if one of mochi's hooks holds one back.

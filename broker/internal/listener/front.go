@@ -65,8 +65,8 @@ func (f *front) admit(addr netip.Prefix) error {
 	return err
 }
 
-// take takes a socket in that has its place. What it returns is to be given to
-// run. Where the front is being closed the place is given back.
+// take admits a socket that has reserved its place. The caller must pass the result to
+// run. If the front is closing, take releases the place.
 func (f *front) take(socket net.Conn, addr netip.Prefix) (*Conn, error) {
 	c := &Conn{front: f, remote: socket.RemoteAddr(), addr: addr, since: time.Now()}
 	c.base = newSender(socket, f.options.WriteTimeout, 4*f.options.WriteQueue, func(err error) { f.cut(c, err) })
@@ -158,7 +158,7 @@ func (f *front) evict(c *Conn) bool {
 	return true
 }
 
-// run is the life of a connection. prepare puts up what is between the socket and
+// run is the life of a connection. prepare sets up the layers between the socket and
 // MQTT.
 func (f *front) run(c *Conn, prepare func(*Conn) error) {
 	defer f.wg.Done()
@@ -255,8 +255,8 @@ func (f *front) started() bool {
 //
 // What mochi gives a listener for this is not called. It takes a read lock, and
 // takes it again (Clients.GetByListener, Len): a client that comes or goes in
-// between, through any listener, locks the server up for ever. What it would do
-// is done here, for the connections that mochi does not know of too.
+// between, through any listener, locks the server up for ever. stop does the same
+// work here, for the connections that mochi does not know of too.
 func (f *front) stop(stopAccepting func()) {
 	f.mu.Lock()
 	again := f.closed

@@ -21,8 +21,8 @@ type Limits struct {
 	// reverse proxy everyone behind its own.
 	PerAddress int
 	// Pending is the number that have not sent their CONNECT yet. One more closes
-	// the oldest of them, so that who waits for nothing gives way to who has
-	// something to say. Default: 10,000.
+	// the oldest of them, so that a silent connection is evicted for one that may
+	// send its CONNECT. Default: 10,000.
 	Pending int
 	// ConnectBytes is the memory that CONNECT packets of more than half a kilobyte
 	// may take in all while they arrive. One that has no room closes the oldest that

@@ -169,7 +169,7 @@ func (c *client) subscribe(filter string, qos byte) {
 	}
 }
 
-// packet reads one; what is there of it comes with an error.
+// packet reads one packet; on an error it returns the part it has read.
 func (c *client) packet(wait time.Duration) ([]byte, error) {
 	_ = c.SetReadDeadline(time.Now().Add(wait))
 	var out []byte

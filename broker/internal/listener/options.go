@@ -36,7 +36,7 @@ type Options struct {
 	// Gate limits the number of connections, over all the fronts that share it.
 	// Default: no limit.
 	Gate *Gate
-	// Strict says what is accepted in a packet. MaxConnectSize defaults to 64 KiB.
+	// Strict sets the checks on each packet. MaxConnectSize defaults to 64 KiB.
 	Strict strict.Options
 
 	// ConnectTimeout is how long after it was accepted a connection may take to
@@ -44,7 +44,7 @@ type Options struct {
 	ConnectTimeout time.Duration
 	// HandshakeTimeout is how much of that the TLS handshake may take. Default: 5 s.
 	HandshakeTimeout time.Duration
-	// WriteTimeout is how long a peer may take nothing of what is sent to it
+	// WriteTimeout is how long a peer may take nothing of the data sent to it
 	// before it is cut. Default: 10 s.
 	WriteTimeout time.Duration
 	// WriteQueue is how many bytes may wait for a peer before messages of QoS 0 to

@@ -51,7 +51,7 @@ func (f *front) readProxyHeader(c *Conn) error {
 	return nil
 }
 
-// parseProxyHeader returns the reader that holds what came after the header.
+// parseProxyHeader returns the reader that holds the bytes after the header.
 func parseProxyHeader(c net.Conn) (*proxyproto.Header, *bufio.Reader, error) {
 	r := bufio.NewReaderSize(c, 256)
 	h, err := proxyproto.Read(r)

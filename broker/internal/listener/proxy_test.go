@@ -66,7 +66,7 @@ type pipe struct {
 
 func (p pipe) Read(b []byte) (int, error) { return p.Reader.Read(b) }
 
-// FuzzProxyHeader: whatever a trusted peer sends, nothing of what follows a header is
+// FuzzProxyHeader: whatever a trusted peer sends, no byte after a header is
 // lost or made up.
 func FuzzProxyHeader(f *testing.F) {
 	for _, v := range []byte{1, 2} {

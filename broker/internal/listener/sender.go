@@ -129,7 +129,7 @@ func (s *sender) send() {
 	}
 }
 
-// failLocked ends the connection: what follows part of a packet is not MQTT.
+// failLocked ends the connection: after part of a packet, the stream is not MQTT.
 func (s *sender) failLocked(err error) {
 	if s.err == nil {
 		s.err = err
@@ -146,8 +146,8 @@ func (s *sender) queued() int {
 	return len(s.queue)
 }
 
-// onDrained sets what is called when there is room in the queue again, unless f is nil,
-// and returns it.
+// onDrained sets the function to call when the queue has room again, unless f is nil,
+// and returns the function that is set.
 func (s *sender) onDrained(f func()) func() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -179,7 +179,7 @@ func (s *sender) idle() <-chan struct{} {
 	return s.done
 }
 
-// Close closes the connection with what waits unsent.
+// Close closes the connection and leaves the queue unsent.
 func (s *sender) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

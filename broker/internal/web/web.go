@@ -83,7 +83,7 @@ func newFile(name string, content []byte) file {
 	}
 }
 
-// add takes what is in a folder, if it is there.
+// add adds the files of a folder, if the folder exists.
 func (p pages) add(files fs.FS, dir string) error {
 	if _, err := fs.Stat(files, dir); err != nil {
 		return nil //nolint:nilerr // not built; terminal says so
@@ -109,7 +109,7 @@ func (p pages) add(files fs.FS, dir string) error {
 	})
 }
 
-// policy lets a page use what comes from where it came from, and nothing else. A
+// policy lets a page use resources of its own origin, and nothing else. A
 // WebSocket to the same host is of 'self' (CSP 3 §6.7.2.8).
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; worker-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

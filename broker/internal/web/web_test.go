@@ -97,7 +97,7 @@ func TestNotBuilt(t *testing.T) {
 	}
 }
 
-// TestEmbedded: what was built is served, and loads nothing from elsewhere.
+// TestEmbedded: the built pages are served, and load nothing from elsewhere.
 func TestEmbedded(t *testing.T) {
 	index, err := fs.ReadFile(embedded, "dist/index.html")
 	if err != nil {
@@ -125,8 +125,8 @@ func TestEmbedded(t *testing.T) {
 	}
 }
 
-// TestLockFile: it names what is installed and by its hash, and not where it was
-// downloaded from.
+// TestLockFile: it names each installed package and its hash, and not the address of
+// the download.
 func TestLockFile(t *testing.T) {
 	lock, err := os.ReadFile("package-lock.json")
 	if err != nil {
