@@ -430,11 +430,11 @@ func TestWhatADeviceMayNotSay(t *testing.T) {
 		}{
 			{topicName + "acks", `{"id":"` + foreign + `","status":"displayed"}`, "not a notification of this device", 0x87},
 			{topicName + "acks", `{"id":"unheard-of","status":"displayed"}`, "unheard-of", 0x87},
-			{topicName + "acks", `{"id":"` + foreign + `","status":"seen"}`, `status: must be received or displayed, got "seen"`, 0x99},
+			{topicName + "acks", `{"id":"` + foreign + `","status":"seen"}`, `status: must be received, displayed or read, got "seen"`, 0x99},
 			{topicName + "acks", `{"status":"displayed"}`, "id: must be given", 0x99},
 			{topicName + "state", `{"app":"asleep"}`, `app: must be foreground or background, got "asleep"`, 0x99},
 			{topicName + "state", `{"app":`, "JSON", 0x99},
-			{topicName + "push-token", `{}`, "apns: must be given", 0x99},
+			{topicName + "push-token", `{}`, "must name exactly one of apns, fcm and webpush", 0x99},
 			{"heartline/devices/tablet/acks", `{"id":"` + foreign + `","status":"displayed"}`, "its own topics only", 0x87},
 			{topicName + "messages", `{}`, "only the server", 0x87},
 			{topicName + "mood", `{}`, "no such topic", 0x90},

@@ -78,7 +78,7 @@ func (s *Store) prepare() error {
 			return err
 		}
 	}
-	if err := s.guardDir(); err != nil {
+	if err := s.refuseLinks(); err != nil {
 		return err
 	}
 	lock, err := vf.Lock(s.path(fileLock))
@@ -94,6 +94,7 @@ func (s *Store) prepare() error {
 		return s.refuse(fmt.Sprintf("cannot be locked (%v)", cause(err)), "check the file system")
 	}
 	s.unlock = sync.OnceValue(lock.Close)
+	s.closeToOthers()
 	return nil
 }
 
@@ -128,23 +129,27 @@ func (s *Store) makeDir() error {
 	return nil
 }
 
-// guardDir refuses LOCK and WATERMARK as symbolic links, through which who may write
-// into the directory would have us overwrite a file elsewhere, and takes the rights of
-// other users from a directory that was made by hand: everything in it is private.
-func (s *Store) guardDir() error {
+// refuseLinks refuses LOCK and WATERMARK as symbolic links: through one, a user who can
+// write into the directory would have us overwrite a file elsewhere.
+func (s *Store) refuseLinks() error {
 	for _, name := range []string{fileLock, fileWatermark} {
 		if info, err := os.Lstat(s.path(name)); err == nil && info.Mode()&fs.ModeSymlink != 0 {
 			return s.refuse(fmt.Sprintf("file %s is a symbolic link", name), "remove it, and find out who put it there")
 		}
 	}
+	return nil
+}
+
+// closeToOthers takes the rights of other users from a directory that was made by hand:
+// everything in it is private.
+func (s *Store) closeToOthers() {
 	info, err := os.Stat(s.dir)
 	if err != nil || s.opts.ReadOnly || info.Mode().Perm()&0o007 == 0 {
-		return nil //nolint:nilerr // a file system of a test, or nothing to do
+		return // a file system of a test, or nothing to do
 	}
 	if err := os.Chmod(s.dir, info.Mode().Perm()&^0o007); err != nil {
 		s.opts.Logger.Warn("data directory is open to other users", "path", s.dir, "mode", info.Mode().Perm(), "error", err)
 	}
-	return nil
 }
 
 // lockable tells the two meanings of EACCES apart: fcntl may answer it for a
