@@ -125,6 +125,7 @@ func (b *Broker) closeHTTP(ctx context.Context) error {
 			_ = b.internal.Close() // the public one reports
 		}
 	}
+	b.httpConns.closeIdle()
 	if err := b.web.Shutdown(ctx); err != nil {
 		return errors.Join(fmt.Errorf("HTTP calls were cut off: %w", err), b.web.Close())
 	}

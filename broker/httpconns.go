@@ -18,6 +18,7 @@ type httpConns struct {
 	open    map[net.Conn]*list.Element // its place in idle; nil: serving a request
 	idle    list.List                  // no request so far, or none since the last; longest idle first
 	evicted uint64
+	closing bool // new connections are closed at once
 }
 
 func newHTTPConns(mqttConnections, files int) *httpConns {
@@ -44,10 +45,29 @@ func httpConnLimit(mqttConnections, files int) int {
 // new one is closed.
 func (c *httpConns) onState(conn net.Conn, s http.ConnState) {
 	if victim := c.track(conn, s); victim != nil {
-		if t, ok := victim.(*tls.Conn); ok {
-			victim = t.NetConn() // tls.Conn.Close writes an alert first and blocks on a peer that does not read
-		}
-		_ = victim.Close()
+		cut(victim)
+	}
+}
+
+func cut(conn net.Conn) {
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn() // tls.Conn.Close writes an alert first and blocks on a peer that does not read
+	}
+	_ = conn.Close()
+}
+
+// closeIdle closes every connection that serves no request, and from now on each new
+// one. http.Server.Shutdown waits up to 5 s for a connection that has sent nothing yet.
+func (c *httpConns) closeIdle() {
+	c.mu.Lock()
+	c.closing = true
+	var victims []net.Conn
+	for e := c.idle.Front(); e != nil; e = e.Next() {
+		victims = append(victims, e.Value.(net.Conn))
+	}
+	c.mu.Unlock()
+	for _, v := range victims {
+		cut(v)
 	}
 }
 
@@ -57,6 +77,8 @@ func (c *httpConns) track(conn net.Conn, s http.ConnState) (victim net.Conn) {
 	defer c.mu.Unlock()
 	place, known := c.open[conn]
 	switch {
+	case s == http.StateNew && c.closing:
+		return conn
 	case s == http.StateNew:
 		if c.limit > 0 && len(c.open) >= c.limit {
 			c.evicted++

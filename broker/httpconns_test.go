@@ -155,3 +155,36 @@ func (c *caller) ended() {
 		c.Fatalf("the connection is still there: %v", err)
 	}
 }
+
+// TestSilentConnectionDoesNotDelayTheStop: http.Server.Shutdown alone would wait 5 s for
+// a connection that has sent nothing.
+func TestSilentConnectionDoesNotDelayTheStop(t *testing.T) {
+	conns := newHTTPConns(0, 0)
+	fresh, late := make(chan struct{}), make(chan struct{})
+	first := true
+	srv := &http.Server{ReadHeaderTimeout: time.Minute, ConnState: func(c net.Conn, s http.ConnState) {
+		conns.onState(c, s)
+		if s == http.StateNew && first {
+			first = false
+			close(fresh)
+		}
+	}}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = srv.Serve(ln); close(late) }()
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	<-fresh
+	conns.closeIdle()
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+	defer cancel()
+	if err := srv.Shutdown(ctx); err != nil {
+		t.Errorf("the stop waited for a silent connection: %v", err)
+	}
+	<-late
+}
