@@ -61,7 +61,7 @@ type mode interface {
 	close() error
 }
 
-// Options are what an Auth needs beside its section of the configuration.
+// Options are the inputs of an Auth besides its section of the configuration.
 type Options struct {
 	Logger *slog.Logger
 	// StateDir holds the verifiers of mode file across restarts; "" keeps them in

@@ -48,7 +48,7 @@ func tokenHash(token string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// said is an error's kind and the end of what it says.
+// said returns an error's kind and the end of its message.
 func said(err error) string {
 	switch {
 	case err == nil:

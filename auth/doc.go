@@ -1,4 +1,4 @@
-// Package auth authenticates MQTT clients by what they present in CONNECT, and callers
+// Package auth authenticates MQTT clients by the credentials in their CONNECT, and callers
 // of the HTTP API by a bearer token (contract §3 and §5). The account is the
 // authenticated username. The role is device, service for backends, or admin: a service
 // may notify accounts and use the API, an admin may also disconnect devices.

@@ -335,7 +335,7 @@ func (m *fileMode) bearer(_ context.Context, token, _ string) (Identity, error) 
 	return id, nil
 }
 
-// clip keeps what is quoted short.
+// clip shortens text for quoting in an error.
 func clip(s string) string {
 	if len(s) > 64 {
 		return strings.ToValidUTF8(s[:64], "") + "…"

@@ -25,7 +25,7 @@ import (
 	"github.com/heartline-mqtt/heartline/config"
 )
 
-// bcryptOf is cheap: what is tested is not bcrypt.
+// bcryptOf uses a cheap hash: these tests do not test bcrypt.
 func bcryptOf(t testing.TB, password string) string { return bcryptCost(t, password, bcrypt.MinCost) }
 
 func bcryptCost(t testing.TB, password string, cost int) string {
@@ -222,7 +222,7 @@ func TestFileIsReadAgain(t *testing.T) {
 	}
 }
 
-// TestStormOfReconnects: what was right once costs no hash again.
+// TestStormOfReconnects: a password that was verified once costs no hash again.
 func TestStormOfReconnects(t *testing.T) {
 	const cost = 10 // some 50 ms each; two thousand would take a minute and a half of two cores
 	path := file(t, `users: [{name: fleet, password_hash: "`+bcryptCost(t, "pw", cost)+`"}, {name: other, password_hash: "`+bcryptOf(t, "x")+`"}]`)

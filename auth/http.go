@@ -21,7 +21,7 @@ import (
 	"github.com/heartline-mqtt/heartline/config"
 )
 
-// Bounds of what is asked at a time and of what is listened to.
+// Bounds of concurrent requests and of the answers.
 const (
 	httpConcurrent = 64
 	httpAnswer     = 64 << 10
@@ -39,8 +39,8 @@ type httpMode struct {
 	asking   singleflight.Group // one request at a time per question
 }
 
-// question is what is asked. Of an MQTT client it has the first three fields, of a
-// caller of the API the token alone; remote is in both.
+// question is the body of a request. For an MQTT client it has the first three fields,
+// for a caller of the API only the token; remote is in both.
 type question struct {
 	ClientID string `json:"client_id"`
 	Username string `json:"username"`
@@ -89,7 +89,7 @@ func (m *httpMode) close() error {
 }
 
 func (m *httpMode) connect(ctx context.Context, c Credentials) (Identity, error) {
-	// JSON would replace what is not UTF-8, and make one password of many.
+	// JSON would replace bytes that are not UTF-8, and make one password of many.
 	if !utf8.Valid(c.Password) || !utf8.ValidString(c.ClientID) {
 		return Identity{}, denied("the password or the client identifier is not UTF-8")
 	}

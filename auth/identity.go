@@ -62,7 +62,7 @@ func (id *Identity) MayUse(clientID string) bool {
 	return true
 }
 
-// MayActFor reports whether a service may notify an account and see what is its.
+// MayActFor reports whether a service may notify an account and see its data.
 func (id *Identity) MayActFor(account string) bool {
 	if !id.Service {
 		return false
@@ -73,8 +73,8 @@ func (id *Identity) MayActFor(account string) bool {
 // AllAccounts reports whether a service is not limited to some accounts.
 func (id *Identity) AllAccounts() bool { return id.Service && len(id.Accounts) == 0 }
 
-// matchPattern reports whether text fits pattern, in which * stands for any text and
-// names for what they are replaced by. A * in a replacement is only itself.
+// matchPattern reports whether text fits pattern, in which * stands for any text.
+// names maps each placeholder to its replacement. A * in a replacement is literal.
 func matchPattern(pattern string, names map[string]string, text string) bool {
 	parts := strings.Split(pattern, "*")
 	for i, p := range parts {

@@ -94,8 +94,8 @@ func verifierKey(text string) ([]byte, error) {
 	return key, nil
 }
 
-// verifierKeyFile reads the key, or makes one where there is no file. A file that
-// others can read is refused: what it protects would be as good as public.
+// verifierKeyFile reads the key, or makes one if there is no file. It refuses a file
+// that others can read: the data that the key protects would be as good as public.
 func verifierKeyFile(path string) ([]byte, error) {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -134,7 +134,7 @@ func (v *verifiers) knows(username, hash string, password []byte, now time.Time)
 	v.mu.Lock()
 	known, ok := v.known[username]
 	v.mu.Unlock()
-	// The MAC is computed in any case: its time must not tell who has been here.
+	// Always compute the MAC: its time must not tell which users have logged in.
 	sum := v.mac(username, hash, password)
 	return hmac.Equal(known.mac[:], sum[:]) && ok && now.Before(known.expires)
 }

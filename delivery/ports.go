@@ -50,7 +50,7 @@ type Reader interface {
 
 	// EventsFrom calls fn with every event behind a position, in the order of their
 	// commits, until fn returns false; `at` is the event's own position. It holds
-	// EventAccepted, whose Number is the Seq. The cost is that of what is read. No
+	// EventAccepted, whose Number is the Seq. The cost is that of the events read. No
 	// event ever appears behind a position that was read; one may be shown twice
 	// after the store has failed. Events of notifications that are pruned or erased
 	// are left out, as are those older than store.history. A position that is not of

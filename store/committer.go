@@ -26,8 +26,8 @@ func (o *Outbox) commitAll() {
 	}
 }
 
-// commit writes g, however often it takes. Its acceptances are tried once. False:
-// the outbox is closing, the store does not work, and g holds what is not written.
+// commit writes g and retries as often as needed. It tries acceptances once. It returns
+// false if the outbox is closing and the store does not work; g then holds the unwritten commits.
 func (o *Outbox) commit(g *group) bool {
 	wait := o.opts.RetryInitial
 	for len(g.commits) > 0 {
@@ -102,8 +102,8 @@ func (o *Outbox) apply(g *group) error {
 	return nil
 }
 
-// written remembers what an engine that breaks may lose, though it has been told:
-// it is applied again then. What is synced vouches for all before it.
+// written remembers a group that a breaking engine may lose, though its callers have
+// been notified: the group is applied again then. A synced group vouches for all before it.
 func (o *Outbox) written(g *group, synced bool) {
 	if synced {
 		clear(o.unsynced)
@@ -259,10 +259,10 @@ func (o *Outbox) bury(h *handle) {
 	})
 }
 
-// reopen replaces a broken engine. g was in flight: when reopen returns true, an
-// engine is there, and g holds what is still to be applied; it may be empty.
-// Before that, as soon as it is known, its callers are told. False: the outbox is
-// closing.
+// reopen replaces a broken engine. g was in flight. When reopen returns true, there is
+// an engine, and g holds the commits still to be applied; it may be empty. Before that,
+// as soon as the outcome is known, reopen notifies the callers of g. It returns false if
+// the outbox is closing.
 func (o *Outbox) reopen(g *group) bool {
 	old := o.detach()
 	old.engine.Abandon()
@@ -275,9 +275,9 @@ func (o *Outbox) reopen(g *group) bool {
 	var last string
 	full, left := false, uint64(0) // the last try found no room, and left this much
 	for {
-		// Less room than the guard wants is what it keeps for ending what was begun,
-		// and may be enough. Where it was not, readers keep their engine until
-		// there is more.
+		// The guard reserves room for ending deliveries that have begun. Less room than
+		// the guard wants may therefore be enough. If it was not enough, readers keep
+		// their engine until there is more.
 		if low, free := o.room(); !low || !full || free > left {
 			if h := o.detach(); h != nil { // the one for reading
 				h.drain()
@@ -344,8 +344,8 @@ func (o *Outbox) settle(g *group, e Engine, writable bool) error {
 	case err != nil:
 		return fmt.Errorf("look for what was in flight: %w", err)
 	case writable:
-		// Told, but still to be replayed behind what was before it, which would
-		// otherwise undo it.
+		// The callers are notified, but the group must still be replayed behind the
+		// groups before it, which would otherwise undo it.
 		o.written(g, false)
 		o.tell(g, nil)
 		*g = group{}

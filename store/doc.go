@@ -21,8 +21,8 @@
 // # When the store fails
 //
 // An engine that says it is broken, or whose Apply does not return, is abandoned
-// (see Engine.Abandon: from then on it cannot reach the store) and opened anew,
-// as soon as there is room. What was in flight is in doubt until then. The new
+// (see Engine.Abandon: from then on it cannot reach the store) and reopened as
+// soon as there is room. The in-flight group is in doubt until then. The new
 // engine shows whether it took effect: an acceptance that did is confirmed, one
 // that did not is refused. So nothing that was refused ever takes effect, not
 // even across a crash in the middle of it, and nothing has to be undone. All
@@ -33,7 +33,7 @@
 //
 // # How it stops
 //
-// Close flushes what is queued, closes the engine and returns when all
+// Close flushes the queue, closes the engine and returns when all
 // goroutines have ended. It is safe to call twice.
 //
 // It imports delivery and nothing else of ours. Engines import it, never the

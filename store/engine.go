@@ -10,17 +10,17 @@ import (
 
 // ErrBroken is wrapped by the error of an Apply after which the engine cannot go
 // on: the outcome of that batch is unknown, and the engine has to be abandoned
-// and opened anew.
+// and reopened.
 var ErrBroken = errors.New("engine broken")
 
 // Engine is what a store implements. Grouping callers, timeouts, retries and the
 // watch over free space are not its business: Outbox does them in front of it. Package storetest holds the conformance suite.
 //
 // The reading methods are those of delivery.Reader. They may run at any time and
-// beside each other and beside Apply; they see every batch whose Apply has
-// returned. What they return belongs to the caller, with one exception: the
+// concurrently with each other and with Apply; they see every batch whose Apply has
+// returned. The values they return belong to the caller, with one exception: the
 // Record that Unfinished passes to fn may be reused for the next, of which there
-// may be a million; fn must copy what it keeps. Unfinished, List and Devices
+// may be a million; fn must copy the parts it keeps. Unfinished, List and Devices
 // iterate over the store as it is when they are called, before the first fn; fn
 // may call any other method.
 type Engine interface {
@@ -68,15 +68,15 @@ type Engine interface {
 	// all indexes) whose deliveries are all finished, the last of them before
 	// finishedBefore, and returns how many it removed. Less than limit: there are no
 	// more. It also forgets, for EventsFrom, the oldest commits whose events are all
-	// from before that time. It may run beside Apply and must not hold it up for long,
-	// and its cost is that of what it removes.
+	// from before that time. It may run concurrently with Apply and must not hold it
+	// up for long. Its cost is proportional to the entries it removes.
 	Prune(finishedBefore time.Time, limit int) (n int, err error)
 
 	// Abandon gives up an engine whose Apply is broken or does not return. When
 	// Abandon has returned, nothing that this engine was asked to do can reach
-	// the store any more, the store can be opened anew, and an Apply that was
+	// the store any more, the store can be reopened, and an Apply that was
 	// under way returns soon, with an error that wraps ErrBroken. Reads may go
-	// on until Close. Abandon may run beside every other method; it may take as
+	// on until Close. Abandon may run concurrently with every other method; it may take as
 	// long as the operating system holds a call of this engine.
 	Abandon()
 
@@ -85,10 +85,10 @@ type Engine interface {
 	Close() error
 }
 
-// Scrubber is an Engine that keeps on a disk what was removed, for a while.
+// Scrubber is an Engine that keeps removed data on a disk for a while.
 type Scrubber interface {
-	// Scrub takes from the disk what was removed by RemoveDevices and Erase, if any
-	// of it was removed before the given time, and reports whether it did. It may run
-	// beside every other method but Close, and take minutes; ctx ends it early.
+	// Scrub takes data that RemoveDevices and Erase removed off the disk, if any of it
+	// was removed before the given time, and reports whether it did. It may run
+	// concurrently with every other method but Close, and take minutes; ctx ends it early.
 	Scrub(ctx context.Context, before time.Time) (bool, error)
 }

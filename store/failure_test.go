@@ -189,7 +189,7 @@ func TestNothingButRefusals(t *testing.T) {
 	})
 }
 
-// TestBrokenEngine: what was in flight when the engine broke is confirmed if it
+// TestBrokenEngine: a commit in flight when the engine broke is confirmed if it
 // took effect, and refused if not.
 func TestBrokenEngine(t *testing.T) {
 	for _, effect := range []bool{true, false} {
@@ -260,8 +260,8 @@ func TestLostUnsynced(t *testing.T) {
 	})
 }
 
-// TestHang: a write that does not return turns Ready off, has what waits refused,
-// and is abandoned. What was in flight is told when it is known.
+// TestHang: a write that does not return turns Ready off and is abandoned. Waiting
+// commits are refused. Callers of in-flight commits are notified when the outcome is known.
 func TestHang(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, d *disk, o *store.Outbox) {
 		if err := commit(o, accept(1)); err != nil {

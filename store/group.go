@@ -152,7 +152,7 @@ func contentBytes(n *delivery.Notification) int {
 	return size
 }
 
-// early is how long it is too early to write what is queued. mu is held.
+// early returns how much longer to wait for more commits; 0 or less means write now. mu is held.
 func (o *Outbox) early() time.Duration {
 	if o.closing || len(o.queue) == 0 || len(o.queue) >= o.opts.MaxGroup || slices.ContainsFunc(o.queue, (*commit).urgent) {
 		return 0

@@ -35,7 +35,7 @@ func (o *Outbox) guard() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if err != nil {
-		// A write will show soon enough what is wrong with the disk.
+		// The next write will soon show the fault of the disk.
 		o.stats.LastError, o.stats.LastErrorAt = err.Error(), o.opts.Now()
 		return
 	}

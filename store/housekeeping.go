@@ -52,9 +52,9 @@ func (o *Outbox) logged(err error) {
 	o.opts.Logger.Error("housekeeping of the store failed, trying again in the next round", "error", err)
 }
 
-// Housekeep does at once, and without pauses, what is otherwise done every
-// HousekeepingInterval and AuditInterval: it prunes what was finished longer than
-// History ago and takes stock. Stats has the results.
+// Housekeep does at once, and without pauses, the work of every HousekeepingInterval
+// and AuditInterval: it prunes notifications that finished longer than History ago and
+// takes stock. Stats has the results.
 func (o *Outbox) Housekeep() error { return errors.Join(o.prune(0), o.audit()) }
 
 func (o *Outbox) stopping() bool {
@@ -66,8 +66,8 @@ func (o *Outbox) stopping() bool {
 	}
 }
 
-// prune removes in steps what was finished longer than History ago, and pauses after
-// each step for `pause` times as long as it took.
+// prune removes in steps the notifications that finished longer than History ago. It
+// pauses after each step for `pause` times as long as the step took.
 func (o *Outbox) prune(pause time.Duration) error {
 	before := o.opts.Now().Add(-o.opts.History)
 	o.recent.forget(before)
@@ -114,7 +114,7 @@ func (o *Outbox) rest(d time.Duration) bool {
 	}
 }
 
-// scrub takes off the disk what was erased longer than ScrubDelay ago.
+// scrub takes data that was erased longer than ScrubDelay ago off the disk.
 func (o *Outbox) scrub() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

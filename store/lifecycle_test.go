@@ -12,8 +12,8 @@ import (
 	"github.com/heartline-mqtt/heartline/store/memory"
 )
 
-// TestCloseAtOnce: Close from several goroutines, beside callers that commit and
-// read. Each returns when all has stopped, and each caller is told once.
+// TestCloseAtOnce: Close from several goroutines, while callers commit and read. Each
+// Close returns when all has stopped, and each caller is notified once.
 func TestCloseAtOnce(t *testing.T) {
 	o, err := store.New(store.Options{Open: memory.Open})
 	if err != nil {

@@ -16,15 +16,15 @@ type Options struct {
 	// Open opens the engine: at first, and again after it had to be abandoned.
 	// readOnly asks for one that changes nothing on the disk; it is asked for
 	// after a failure, while none can be opened for writing, so that reads still
-	// work and what was in flight can be told. An error is an answer to it. One
+	// work and the outcome of in-flight commits can be read. An error is an answer to it. One
 	// for writing that wraps syscall.ENOSPC is asked for again once there is more
 	// room, any other after a while.
 	Open func(readOnly bool) (Engine, error)
 	// FreeBytes returns the room that is left to the store. Nil: not watched.
 	FreeBytes func() (uint64, error)
 	// MinFreeBytes is the room below which acceptances are refused (default
-	// 64 MiB). All else still goes in, to end what was begun, if need be into an
-	// engine that is opened anew.
+	// 64 MiB). All other changes are still written, to end deliveries that have
+	// begun, if need be into a reopened engine.
 	MinFreeBytes uint64
 	// GuardInterval is how often the room is looked at (default 1s). It is also
 	// looked at after each MinFreeBytes/8 written.
@@ -33,7 +33,7 @@ type Options struct {
 	// and Ready says so (default 5s).
 	CommitTimeout time.Duration
 	// AbandonAfter is how long it may take before the engine is abandoned and
-	// opened anew (default 4 * CommitTimeout). A write that is overdue on a full
+	// reopened (default 4 * CommitTimeout). A write that is overdue on a full
 	// disk waits for nothing else, and is abandoned at CommitTimeout.
 	AbandonAfter time.Duration
 	// History is how long finished notifications are kept (default 72h).
@@ -153,7 +153,7 @@ type commit struct {
 
 func (c *commit) accepts() bool { return len(c.batch.Accept) > 0 }
 
-// fences reports whether c changes nothing, and only waits for what is before it.
+// fences reports whether c changes nothing, and only waits for the commits before it.
 func (c *commit) fences() bool { return c.batch.Empty() }
 
 // urgent reports whether somebody waits for the outcome of c and for nothing else.
@@ -183,10 +183,10 @@ func New(opts Options) (*Outbox, error) {
 // of batches committed before it: what cannot be stored is refused at once, even
 // while an earlier write hangs.
 //
-// So is an empty batch, which waits for those before it: who asks what the store
-// shows is told within CommitTimeout that it does not show everything
-// (delivery.ErrUnavailable), and does not wait for as long as the store fails. It
-// is not refused for too little room alone, where what was begun still goes in.
+// So is an empty batch, which waits for those before it. Within CommitTimeout its
+// caller learns that the store does not show everything (delivery.ErrUnavailable). The
+// caller does not wait for as long as the store fails. An empty batch is not refused for
+// too little room alone: changes that end begun deliveries are still written then.
 //
 // After Close, done gets an error that wraps delivery.ErrStopped.
 func (o *Outbox) Commit(b *delivery.Batch, done func(error)) {
@@ -243,8 +243,8 @@ func (o *Outbox) signal() {
 	}
 }
 
-// Ready returns nil while the store works and has room, and otherwise what is
-// wrong; acceptances are then refused.
+// Ready returns nil while the store works and has room, and otherwise the fault;
+// acceptances are then refused.
 func (o *Outbox) Ready() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -257,11 +257,11 @@ func (o *Outbox) Ready() error {
 	return o.low // a long queue is no fault of the store
 }
 
-// Close writes what is queued, closes the engine and returns when all has stopped:
-// every goroutine has ended, and every done function of a Commit before it has
-// returned. What cannot be written gets delivery.ErrStopped. It is safe to call
-// twice, also at once, and beside every other method; each call returns when all has
-// stopped.
+// Close writes the queue, closes the engine and returns when all has stopped: every
+// goroutine has ended, and every done function of a Commit before it has returned.
+// Commits that cannot be written get delivery.ErrStopped. It is safe to call twice,
+// also at once, and concurrently with every other method; each call returns when all
+// has stopped.
 func (o *Outbox) Close() error {
 	o.closeOnce.Do(func() {
 		o.mu.Lock()
@@ -312,7 +312,7 @@ func (h *handle) release() {
 	}
 }
 
-// drain lets no one in any more and waits for those who are.
+// drain admits no more readers and waits for the admitted ones to leave.
 func (h *handle) drain() {
 	h.mu.Lock()
 	h.closed = true
@@ -323,7 +323,7 @@ func (h *handle) drain() {
 	<-h.idle
 }
 
-// teller calls the done functions, one at a time, beside the committer.
+// teller calls the done functions, one at a time, concurrently with the committer.
 type teller struct {
 	mu      sync.Mutex
 	told    sync.Cond

@@ -161,9 +161,9 @@ func (e breaking) Apply(b *delivery.Batch) error {
 	return e.Engine.Apply(b)
 }
 
-// TestReadsOnAFullDisk has an engine break for which there is no room to be opened
-// anew: reads go on undisturbed, and it is tried again when there is more room,
-// though it be less than the guard wants.
+// TestReadsOnAFullDisk has an engine break when there is no room to reopen it: reads
+// go on undisturbed, and the outbox retries when there is more room, even if it is
+// less than the guard wants.
 func TestReadsOnAFullDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var free atomic.Uint64
@@ -210,8 +210,8 @@ func TestReadsOnAFullDisk(t *testing.T) {
 	})
 }
 
-// TestGathering: what nobody waits for shares a write with what comes a little later,
-// and goes with an acceptance, or what waits for it, at once.
+// TestGathering: a commit that nobody waits for shares a write with commits that come
+// a little later. It goes at once with an acceptance, or with a commit that waits for it.
 func TestGathering(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newOutbox(t, store.Options{Open: memory.Open, Gathering: time.Second, GuardInterval: time.Hour})

@@ -93,7 +93,7 @@ func (o *Outbox) TokenOwner(server, token string) (string, error) {
 	return get(o, func(e Engine) (string, error) { return e.TokenOwner(server, token) })
 }
 
-// Unfinished implements delivery.Reader. fn must copy what it keeps.
+// Unfinished implements delivery.Reader. fn must copy the parts of a Record that it keeps.
 func (o *Outbox) Unfinished(fn func(*delivery.Record) bool) error {
 	return o.read(func(e Engine) error { return e.Unfinished(fn) })
 }

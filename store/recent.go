@@ -65,7 +65,7 @@ func (r *recent) dropLocked(seq delivery.Seq) {
 	}
 }
 
-// forget drops what was accepted before a time: it may be pruned.
+// forget drops notifications that were accepted before a time: they may be pruned.
 func (r *recent) forget(before time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

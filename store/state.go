@@ -7,9 +7,9 @@ import (
 	"github.com/heartline-mqtt/heartline/delivery"
 )
 
-// State is a small key-value store beside the outbox, in the same engine, for what
-// the broker keeps of ordinary MQTT. It has no part in what the outbox promises of
-// notifications: a State that fails degrades alone.
+// State is a small key-value store next to the outbox, in the same engine, for the
+// broker's state of ordinary MQTT. The outbox's promises for notifications do not
+// cover it: a State that fails degrades alone.
 type State interface {
 	// ScanState calls fn with every key that begins with prefix, in their order.
 	// key and value are valid only during the call; an error of fn ends it.
@@ -50,8 +50,8 @@ func (o *Outbox) ScanState(prefix string, fn func(key string, value []byte) erro
 }
 
 // ApplyState implements State. The error wraps delivery.ErrUnavailable while the
-// engine is being opened anew, and while there is no room: what room there is, is
-// for ending what was begun.
+// engine is being reopened, and while there is too little room: the remaining room is
+// reserved for ending deliveries that have begun.
 func (o *Outbox) ApplyState(changes []StateChange) error {
 	o.mu.Lock()
 	low := o.low

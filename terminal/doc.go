@@ -1,15 +1,15 @@
 // Package terminal is the reference terminal: a device of Heartline for Go
 // programs, over MQTT 5 (contract §2 'The terminal' and §3; patent CN104125141A,
-// claims 6, 7, 13 and 14, §0044, §0054, §0070, §0071). What it does on the wire is
-// written down for other languages in docs/clients.md.
+// claims 6, 7, 13 and 14, §0044, §0054, §0070, §0071). docs/clients.md describes its
+// behaviour on the wire for other languages.
 //
 // Open connects and stays connected until Close. In the background a
 // notification becomes a tip; in the foreground there is no tip, and the full
 // message follows. Each ID is shown once, whichever path brought it, and every
 // copy is acknowledged, after its Display method has returned.
 //
-// Read terminal.go (what a user sees), link.go (the connection, and what is
-// published on it), show.go (what becomes of what arrives), then seen.go.
+// Read terminal.go (the user's view), link.go (the connection, and the messages
+// published on it), show.go (how arriving messages are handled), then seen.go.
 //
 // Who runs what: autopaho keeps the connection; one goroutine of ours brings each
 // new connection into line (app state, subscriptions); paho calls the Display from

@@ -122,7 +122,7 @@ func (t *Terminal) lost() bool {
 	return err == nil
 }
 
-// run brings each connection into line with what is wanted, until the end, and
+// run brings each connection into line with the wanted state, until the end, and
 // then takes everything down.
 func (t *Terminal) run() {
 	defer close(t.done)
@@ -268,7 +268,7 @@ func (s *session) Ack(pb *packets.Publish) error {
 }
 
 // ConnectionLost comes before the connection is made again, with the server's
-// DISCONNECT where there was one; OnServerDisconnect runs beside the next attempt.
+// DISCONNECT where there was one; OnServerDisconnect runs concurrently with the next attempt.
 func (s *session) ConnectionLost(dp *packets.Disconnect) error {
 	if dp != nil && dp.ReasonCode == packets.DisconnectSessionTakenOver {
 		s.takenOver()
@@ -297,7 +297,7 @@ func (p *pauses) connected() {
 	p.since = time.Now()
 }
 
-// next is the pause before an attempt; autopaho's count begins anew with each
+// next is the pause before an attempt; autopaho's count starts again with each
 // connection, however short, and is not used.
 func (p *pauses) next(int) time.Duration {
 	p.mu.Lock()

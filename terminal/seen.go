@@ -24,7 +24,7 @@ const (
 // device unfinished, with two entries each: of older ones no copy can come.
 const DefaultSeen = 4096
 
-// Seen is a bounded set of what has been shown; the oldest entries go first. Its
+// Seen is a bounded set of the notifications shown; the oldest entries go first. Its
 // methods are safe for concurrent use. An app that shows a notification on another
 // path, a push above all, adds it here, and no tip follows.
 type Seen struct {

@@ -68,8 +68,8 @@ func (t *Terminal) notification(p wire.Pseudo) {
 	})
 }
 
-// once shows what has not been shown. It is noted down afterwards: a crash in
-// between shows it twice, the other order would not show it at all.
+// once shows a notification that has not been shown. It records it afterwards: a crash
+// in between shows it twice, the other order would not show it at all.
 func (t *Terminal) once(kind SeenKind, id string, show func()) {
 	if t.opts.Seen.Has(kind, id) {
 		return
@@ -90,8 +90,8 @@ func (t *Terminal) wantsDisplayed(p wire.Pseudo) bool {
 	return p.Ack == "displayed"
 }
 
-// displayed tells the server. Whether that arrives is not waited for: the server
-// sends what it has not been told of again, and each copy is answered.
+// displayed notifies the server. It does not wait for the arrival: the server resends
+// each notification that it has no `displayed` for, and each copy is answered.
 func (t *Terminal) displayed(client *paho.Client, id string) {
 	payload, err := json.Marshal(wire.Ack{ID: id, Status: "displayed"})
 	if err == nil {

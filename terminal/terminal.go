@@ -46,8 +46,8 @@ type Dismisser interface {
 	Dismiss(wire.Dismissal)
 }
 
-// Displayed says when a Terminal publishes `displayed` on its acks topic, beside
-// the PUBACK that every copy gets.
+// Displayed says when a Terminal publishes `displayed` on its acks topic, in addition
+// to the PUBACK that every copy gets.
 type Displayed int
 
 const (
@@ -65,8 +65,8 @@ const (
 type Status struct {
 	// Up: connected, and subscribed to notifications and messages.
 	Up bool
-	// Err is why it is not up. It wraps ErrRefused where the server has said no;
-	// it is tried again all the same, for what was refused may be granted later.
+	// Err is why it is not up. It wraps ErrRefused where the server has said no; the
+	// Terminal retries all the same, for the server may grant later a request it refused.
 	Err error
 }
 
@@ -230,7 +230,7 @@ func (t *Terminal) RegisterPushToken(ctx context.Context, token *wire.APNsToken)
 }
 
 // SignOut says that the user leaves this device: the server forgets it with its push
-// tokens, cancels what is outstanding for it and ends the connection and its session.
+// tokens, cancels its outstanding notifications and ends the connection and its session.
 // Only then another account can use the device's ID. The Terminal ends (ErrSignedOut).
 // An app that cannot reach the server signs out over HTTP, or later: device IDs that
 // hold the account and the installation keep it from locking the next user out.
@@ -324,7 +324,7 @@ func (t *Terminal) tell(s Status) {
 	}
 }
 
-// topics are those of one device; it holds what they begin with.
+// topics are those of one device; it holds their common prefix.
 type topics struct{ device string }
 
 func (t topics) notifications() string { return t.device + "notifications" }

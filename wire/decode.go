@@ -33,7 +33,7 @@ func Decode(payload []byte, v any) error {
 	return CheckMembers(payload)
 }
 
-// decodeError says what is wrong in the words of JSON: the errors of encoding/json
+// decodeError describes the fault in the words of JSON: the errors of encoding/json
 // name Go types.
 func decodeError(err error, offset int64) error {
 	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {

@@ -7,8 +7,8 @@ import (
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
-// What devices and backends publish is bytes of anybody: no payload may do more
-// than be refused, and what is taken is valid.
+// Devices and backends may publish any bytes: a payload can at worst be refused, and
+// every payload that is taken is valid.
 func FuzzPayloads(f *testing.F) {
 	for _, s := range []string{
 		`{"id":"1","status":"displayed"}`, `{"app":"foreground"}`, `{"apns":{"token":"ab","topic":"t"}}`, `{"apns":null}`,

@@ -42,7 +42,7 @@ func TestPlainContent(t *testing.T) {
 	}
 }
 
-// FuzzPlainContent: what is read without encoding/json is read as encoding/json
+// FuzzPlainContent: content that is read without encoding/json is read as encoding/json
 // would.
 func FuzzPlainContent(f *testing.F) {
 	for _, c := range plainCases {

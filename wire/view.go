@@ -62,7 +62,7 @@ type BatchResult struct {
 	Detail     string          `json:"detail,omitempty" doc:"Where it was refused: what to change"`
 }
 
-// NotificationView is a notification and what has become of it. Its data is not
+// NotificationView is a notification and its outcome. Its data is not
 // shown.
 type NotificationView struct {
 	ID          string              `json:"id"`
@@ -174,7 +174,7 @@ func NewStreamEvent(e delivery.AccountEvent, id string) StreamEvent {
 	}
 }
 
-// DeviceView is an entry of the registry and what is going on with the device.
+// DeviceView is an entry of the registry and the device's current state.
 type DeviceView struct {
 	Device        string             `json:"device"`
 	Account       string             `json:"account"`

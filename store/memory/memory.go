@@ -70,7 +70,7 @@ func New() *Engine {
 	}
 }
 
-// Open suits store.Options.Open. What it opens is empty each time.
+// Open suits store.Options.Open. It opens an empty store each time.
 func Open(bool) (store.Engine, error) { return New(), nil }
 
 // Apply implements store.Engine.

@@ -15,8 +15,8 @@ import (
 	"github.com/heartline-mqtt/heartline/store/codec"
 )
 
-// Apply implements store.Engine. The mutex is not held while the disk syncs, so that
-// Prune can write meanwhile: what is applied can be seen before it is synced in any
+// Apply implements store.Engine. It does not hold the mutex while the disk syncs, so that
+// Prune can write meanwhile: readers can see an applied batch before it is synced in any
 // case.
 func (s *Store) Apply(b *delivery.Batch) (err error) {
 	defer func() {

@@ -92,7 +92,7 @@ func TestKill(t *testing.T) {
 				if err := c.Process.Kill(); err != nil {
 					t.Fatal(err)
 				}
-				// What it has printed by now counts too: it is read to the end.
+				// Its output up to now counts too: it is read to the end.
 			}
 		}
 		_ = c.Wait() // "signal: killed"
@@ -134,7 +134,7 @@ func whole(t *testing.T, s *pebblestore.Store, told []delivery.Seq) {
 }
 
 // TestPowerLoss takes the disk as it may be after a loss of power at any moment:
-// what was not synced is there in part. What was told is there, and it opens.
+// unsynced data is there in part. All confirmed data is there, and the store opens.
 func TestPowerLoss(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	so := pebblestore.Options{FS: fs, MemTableBytes: 128 << 10}

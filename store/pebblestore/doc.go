@@ -1,9 +1,9 @@
 // Package pebblestore is the engine of the store on one machine's disk, on Pebble.
 //
-// Read keys.go and the package codec (what is stored), store.go (Options, Open,
+// Read keys.go and the package codec (the stored form), store.go (Options, Open,
 // Close), open.go (whose directory this is, and whether it is whole), upgrade.go
 // (from format 1), apply.go, erase.go, read.go, events.go (the order of commits),
-// prune.go, scrub.go (what was erased leaves the disk), mqttstate.go, liveness.go,
+// prune.go, scrub.go (erased data leaves the disk), mqttstate.go, liveness.go,
 // log.go, fence.go (how Pebble is given up without leaving anything behind).
 //
 // # Keys

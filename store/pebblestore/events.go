@@ -137,7 +137,7 @@ func (c *commitReader) notification(n *delivery.Notification, seq delivery.Seq) 
 const trimChunk = 512
 
 // trimCommits removes the oldest commits, as long as all their events are from
-// before. What they refer to stays where it is. It takes no mutex: Apply writes only
+// before. The records they refer to stay. It takes no mutex: Apply writes only
 // newer ones.
 func (s *Store) trimCommits(before time.Time) error {
 	for {

@@ -92,7 +92,7 @@ func (l *ledger) finish(o *store.Outbox, done *sync.WaitGroup) {
 	}
 }
 
-// check compares the ledger with what is in the store.
+// check compares the ledger with the store.
 func (l *ledger) check(t *testing.T, s delivery.Reader) {
 	t.Helper()
 	l.mu.Lock()
@@ -149,7 +149,7 @@ func (w testWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// faulty is a file system that does what it is told.
+// faulty is a file system that fails on command.
 type faulty struct {
 	vfs.FS
 	fault atomic.Pointer[func(errorfs.Op) error]
@@ -166,8 +166,8 @@ func newFaulty(inner vfs.FS) *faulty {
 	return f
 }
 
-// ReuseForWrite does what it does below errorfs, which would hand the file on
-// without faults: a store whose logs are all reused would then never fail.
+// ReuseForWrite repeats the work of the layer below errorfs, which would hand the file
+// on without faults: a store whose logs are all reused would then never fail.
 func (f *faulty) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCategory) (vfs.File, error) {
 	if fault := f.fault.Load(); fault != nil {
 		if err := (*fault)(errorfs.Op{Kind: errorfs.OpReuseForWrite, Path: oldname}); err != nil {
@@ -368,7 +368,7 @@ func tmpfs(t *testing.T, size int) (dir string) {
 }
 
 // TestBrokenBelowTheGuard has a write fail while there is room, but less than the
-// guard wants: what was begun is ended all the same, without more of it.
+// guard wants: begun deliveries still end, without more room.
 func TestBrokenBelowTheGuard(t *testing.T) {
 	fs := newFaulty(vfs.NewMem())
 	so := pebblestore.Options{FS: fs}

@@ -31,9 +31,9 @@ type fence struct {
 	up    atomic.Bool
 	down  chan struct{} // closed when the fence goes up
 	calls sync.RWMutex  // held for reading by each change under way
-	// discardOldLogs: above 0, a log is made anew where Pebble wants to reuse one.
+	// discardOldLogs: above 0, the fence creates a new log where Pebble wants to reuse one.
 	discardOldLogs atomic.Int32
-	// failed is told of each failed change. true: Pebble cannot cope with it.
+	// failed is called for each failed change. true: Pebble cannot cope with it.
 	failed func(name string, err error) (fatal bool)
 }
 
@@ -47,8 +47,8 @@ func (f *fence) raise() {
 	}
 }
 
-// wait returns when no change of Pebble is in the kernel any more. The fence is
-// up: the directory can then be opened anew beside what is left of it.
+// wait returns when no change of Pebble is in the kernel any more. The fence is up:
+// the directory can then be reopened while the rest of the old Pebble still runs.
 func (f *fence) wait() {
 	// A change looks at up with calls held: with the lock in hand there is none
 	// under way, and none can begin.

@@ -10,7 +10,7 @@ type liveness struct {
 	young, old map[delivery.Key]life
 }
 
-// life is what is known of a delivery.
+// life is the known state of a delivery.
 type life struct {
 	live  bool // it has a Record
 	alone bool // no other delivery has the same notification
@@ -19,7 +19,7 @@ type life struct {
 // generation is how many deliveries are remembered, twice at most: a few MB.
 const generation = 1 << 15
 
-// age forgets what was not touched for long. It is called between batches.
+// age forgets entries that were not touched for long. It is called between batches.
 func (l *liveness) age() {
 	if len(l.young) >= generation {
 		l.old, l.young = l.young, nil

@@ -5,8 +5,8 @@ import (
 	"log/slog"
 )
 
-// logger hands Pebble's words to slog: what is routine at debug, since Pebble
-// tells of every flush, and what is fatal to the store instead of the process.
+// logger hands Pebble's messages to slog. Routine messages go at debug, since Pebble
+// reports every flush. Fatal messages end the store instead of the process.
 type logger struct {
 	log   *slog.Logger
 	fatal func(error)
@@ -19,6 +19,6 @@ func (l logger) Infof(format string, args ...any) { l.log.Debug(fmt.Sprintf(form
 func (l logger) Errorf(format string, args ...any) { l.log.Debug(fmt.Sprintf(format, args...)) }
 
 // Fatalf must not end the process, as Pebble's own logger does: the store fails,
-// is refused to further changes, and is opened anew. Pebble goes on after it as
+// refuses further changes, and is reopened. Pebble goes on after it as
 // if nothing had happened, so every caller has to look at Store.broken.
 func (l logger) Fatalf(format string, args ...any) { l.fatal(fmt.Errorf(format, args...)) }

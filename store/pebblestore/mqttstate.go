@@ -11,8 +11,8 @@ import (
 	"github.com/heartline-mqtt/heartline/store"
 )
 
-// prefixMQTT begins the keys of ordinary MQTT's state. What follows is the
-// business of who writes them.
+// prefixMQTT begins the keys of ordinary MQTT's state. The writers of these keys
+// define the rest.
 const prefixMQTT = 'q'
 
 var _ store.State = (*Store)(nil)
@@ -37,8 +37,8 @@ func (s *Store) ScanState(prefix string, fn func(key string, value []byte) error
 	return it.Error()
 }
 
-// ApplyState implements store.State. It runs beside Apply, with which it shares
-// the log's syncs, and takes no lock of it.
+// ApplyState implements store.State. It runs concurrently with Apply. It shares the
+// log's syncs with Apply, and takes no lock of it.
 func (s *Store) ApplyState(changes []store.StateChange) (err error) {
 	if err := s.broken(); err != nil {
 		return err
@@ -101,7 +101,7 @@ func deleteAll(b *pebble.Batch, prefix []byte) (err error) {
 	return it.Error()
 }
 
-// stateFailed marks the store as one to be opened anew, as a failed Apply does.
+// stateFailed marks the store as one to be reopened, as a failed Apply does.
 func (s *Store) stateFailed(err error) {
 	if s.failed.CompareAndSwap(nil, &err) {
 		s.opts.Logger.Error("outbox: the store failed and has to be opened anew", "dir", s.dir, "error", err)

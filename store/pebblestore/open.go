@@ -32,7 +32,7 @@ const (
 	dirNew        = "db.new" // a store being made; removed and made again after a crash
 )
 
-// The first line of FORMAT. What follows it is for people.
+// The first line of FORMAT. The rest of the file is for people.
 const formatLine = "heartline outbox, format "
 
 // tableDelay is how long a table's ENOSPC is kept from Pebble.
@@ -186,8 +186,8 @@ func (s *Store) open() error {
 			return err
 		}
 	}
-	// First without changing anything: opened for writing, Pebble deletes what it
-	// does not know, and after damage that may be what is missing.
+	// First without changing anything: opened for writing, Pebble deletes files that it
+	// does not know. After damage, the missing data may be in those files.
 	if err := s.openWhole(); err != nil || s.opts.ReadOnly {
 		return err
 	}
@@ -500,8 +500,8 @@ func (s *Store) load() error {
 	return nil
 }
 
-// verify reads the tables and compares their checksums, so that a damaged one is
-// noticed here and not by whoever asks for what was in it.
+// verify reads the tables and compares their checksums, so that a damaged table is
+// noticed here and not by a reader of its data.
 func (s *Store) verify() error {
 	if s.opts.VerifyBytes < 0 {
 		return nil

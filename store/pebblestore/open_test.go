@@ -159,7 +159,7 @@ func TestDamagedDirectoryIsRefused(t *testing.T) {
 				t.Fatalf("opened, with %d of 300 notifications", n)
 			}
 			oneLine(t, err, append(c.want, dir)...)
-			// Whoever repairs it must find what was there.
+			// An operator who repairs it must find the original files.
 			for name, size := range before {
 				if after, there := contents(t, dir)[name]; !there || after < size {
 					t.Errorf("%s had %d bytes, and now %d (there: %v)", name, size, after, there)
@@ -322,8 +322,8 @@ func TestDirectoryInUseByAnotherProcess(t *testing.T) {
 	}
 }
 
-// TestCrashWhileMaking: a store that is not finished is made anew, one that lacks
-// its last step only is finished.
+// TestCrashWhileMaking: an unfinished store is created again; a store that lacks only
+// its last step is finished.
 func TestCrashWhileMaking(t *testing.T) {
 	dir := t.TempDir()
 	closeStore(t, open(t, dir, pebblestore.Options{}))

@@ -102,8 +102,8 @@ type prunable struct {
 
 func (p *pruning) touch(seq delivery.Seq) { p.touched[seq] = true }
 
-// look reads from the index what can go, at most limit notifications, and what it
-// consists of. It holds no mutex.
+// look reads from the index the notifications that can go, at most limit, and the keys
+// they consist of. It holds no mutex.
 func (p *pruning) look(limit int) (seen int, more bool, err error) {
 	it, err := p.db.NewIter(&pebble.IterOptions{
 		LowerBound: p.from,
@@ -122,8 +122,8 @@ func (p *pruning) look(limit int) (seen int, more bool, err error) {
 	defer func() { err = errors.Join(err, p.events.Close()) }()
 	p.next = binary.BigEndian.AppendUint64([]byte{prefixFinished}, p.before)
 	for ok := it.First(); ok; ok = it.Next() {
-		// What is looked at and stays is removed from the index, so there is an
-		// end to it too.
+		// An entry that was looked at and stays is removed from the index, so there
+		// is an end to it too.
 		if len(p.gone) >= limit || seen >= 8*pruneChunk {
 			p.next = bytes.Clone(it.Key())
 			more = true
@@ -236,8 +236,8 @@ func (p *pruning) each(prefix byte, seq delivery.Seq, fn func(key, value []byte)
 	return p.events.Error()
 }
 
-// commit removes what was looked at, but for what Apply has changed since. That
-// stays in the index, and is looked at in the next round.
+// commit removes the notifications that look found, except those that Apply has changed
+// since. Those stay in the index, and the next round looks at them.
 func (p *pruning) commit() (n int, err error) {
 	s := p.Store
 	s.mu.Lock()
@@ -294,8 +294,8 @@ func minKey(a, b []byte) []byte {
 	return b
 }
 
-// commitUnsynced commits a batch of housekeeping, of which a crash may take back
-// what it will.
+// commitUnsynced commits a batch of housekeeping. A crash may take back any part of
+// it.
 func (s *Store) commitUnsynced(batch *pebble.Batch) (err error) {
 	if err := s.broken(); err != nil {
 		return err

@@ -14,8 +14,8 @@ import (
 
 var _ store.Scrubber = (*Store)(nil)
 
-// erasure is what was removed and has to leave the disk. It is on the disk too: a
-// scrub that a restart has prevented is made up for.
+// erasure records removed data that has to leave the disk. The record is on the disk
+// too: a scrub that a restart has prevented is made up for.
 type erasure struct {
 	since time.Time // the first that has not left; zero: none
 	count uint64    // how many batches removed something
@@ -52,7 +52,7 @@ func (s *Store) noteErased() {
 
 // Scrub implements store.Scrubber. Pebble removes a value only when a compaction
 // meets its tombstone, and renames old logs to be new ones, whose ends then still
-// hold what they held. So all is compacted, and the logs are made anew.
+// hold the old data. So Scrub compacts everything and creates new logs.
 func (s *Store) Scrub(ctx context.Context, before time.Time) (bool, error) {
 	s.mu.Lock()
 	e := s.erased

@@ -32,7 +32,7 @@ func filesWith(t *testing.T, dir, text string) (names []string) {
 	return names
 }
 
-// TestScrub: what was erased is in no file any more, neither in a table nor in a log,
+// TestScrub: erased data is in no file any more, neither in a table nor in a log,
 // used or kept to be reused; the rest is as before.
 func TestScrub(t *testing.T) {
 	dir := t.TempDir()

@@ -23,7 +23,7 @@ type Options struct {
 	ReadOnly bool
 	// CacheBytes is kept of uncompressed blocks (default 16 MiB).
 	CacheBytes int64
-	// MemTableBytes is how much is collected in memory, beside the log, before it
+	// MemTableBytes is how much is collected in memory, as well as in the log, before it
 	// becomes a table (default 32 MiB); at most four times that is held.
 	MemTableBytes uint64
 	// VerifyBytes of tables are read and their checksums verified when the store
@@ -169,8 +169,8 @@ func (s *Store) pebbleOptions(f *fence) *pebble.Options {
 	return o
 }
 
-// background logs what Pebble tries again by itself, at most once in 10 s: on a
-// full disk it is told of every attempt.
+// background logs operations that Pebble retries by itself, at most once in 10 s: on a
+// full disk Pebble reports every attempt.
 func (s *Store) background(err error) {
 	now := time.Now().UnixNano()
 	last := s.noticed.Load()
@@ -208,7 +208,7 @@ func (s *Store) Abandon() {
 	}
 }
 
-// Close implements store.Engine. What was applied unsynced is on the disk when
+// Close implements store.Engine. Batches that were applied unsynced are on the disk when
 // it returns without error.
 func (s *Store) Close() (err error) {
 	// Pebble panics where a broken log will not close; the store is broken then

@@ -21,7 +21,7 @@ import (
 //
 // FORMAT says 2 already. The database says so with the last write, which alone is
 // synced: a crash before it is followed by another upgrade, which writes the same.
-// What it replaces goes with that write too. Events from before have no commit:
+// The entries it replaces go with that write too. Events from before have no commit:
 // EventsFrom begins with the first event after the upgrade.
 func (s *Store) upgrade() error {
 	s.opts.Logger.Info("upgrading the store", "dir", s.dir, "from", oldFormat, "to", format)

@@ -210,7 +210,7 @@ func TestPowerLossWhileUpgrading(t *testing.T) {
 	t.Logf("%d steps", len(clones))
 }
 
-// device is a channel that acknowledges what it gets, and says which.
+// device is a channel that acknowledges each notification it gets, and says which.
 type device chan delivery.Seq
 
 func (d device) Publish(p delivery.Publication) error {
@@ -222,7 +222,7 @@ func (d device) Publish(p delivery.Publication) error {
 }
 func (device) Closed() bool { return false }
 
-// TestUpgradedIsDelivered: what was outstanding in a store of format 1 is delivered.
+// TestUpgradedIsDelivered: outstanding notifications of a store of format 1 are delivered.
 func TestUpgradedIsDelivered(t *testing.T) {
 	fs := vfs.NewMem()
 	unpack(t, fs)

@@ -9,8 +9,8 @@ import (
 	"github.com/heartline-mqtt/heartline/delivery"
 )
 
-// RunCommits tests a delivery.Outbox: whatever batches share a write, what comes
-// out is as if they had been applied one after the other. open makes one that is
+// RunCommits tests a delivery.Outbox: whatever batches share a write, the result
+// is as if they had been applied one after the other. open makes one that is
 // empty, and end is called with it at the end.
 func RunCommits[O delivery.Outbox](t *testing.T, open func(t *testing.T) O, end func(O) error) {
 	rapid.Check(t, func(rt *rapid.T) {

@@ -50,8 +50,8 @@ func testReopen(t *testing.T, open func() store.Engine, before func(store.Engine
 	}
 }
 
-// fill changes the store in every way, synced at the end, and returns what it
-// looks like.
+// fill changes the store in every way, synced at the end, and returns a dump of
+// its content.
 func fill(t *testing.T, e store.Engine, round int) string {
 	t.Helper()
 	first := delivery.Seq(round*100 + 1)

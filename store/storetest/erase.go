@@ -51,7 +51,7 @@ func testErase(t *testing.T, e store.Engine) {
 		equal(t, "list", list(t, e, "ann", 0), []string{"n-2"})
 		equal(t, "records", records(t, e), []delivery.Record{pending(other, "phone")})
 		equal(t, "totals", totals(t, e), delivery.Totals{Accepted: 3, Finished: 2})
-		// What comes late for it changes nothing.
+		// A late change for it has no effect.
 		apply(t, e, &delivery.Batch{
 			Update: []delivery.Record{pending(n, "phone")},
 			Events: []delivery.Event{{Seq: 10, Number: 21, Time: at(2), Kind: delivery.EventExpired, Device: "phone"}},

@@ -83,7 +83,7 @@ func testEventsFrom(t *testing.T, e store.Engine) {
 	for _, foreign := range []delivery.Position{{Commit: 1 << 62}, {Partition: 1}} {
 		missing(t, "position of another store", e.EventsFrom(foreign, func(delivery.Position, string, delivery.Event) bool { return true }))
 	}
-	// What is pruned or erased is not shown; the positions of the others stay.
+	// Pruned and erased events are not shown; the positions of the others stay.
 	if _, err := e.Prune(at(2), 10); err != nil {
 		t.Error(err)
 	}
@@ -113,8 +113,8 @@ func testEventsAreForgotten(t *testing.T, e store.Engine) {
 	equal(t, "timeline", len(must[[]delivery.Event](t, "timeline")(e.Timeline(10))), commits)
 }
 
-// testEventsWhileApplying: a reader that goes on from where it was, beside callers
-// that apply and a housekeeper that prunes, gets every event once.
+// testEventsWhileApplying: a reader that continues from its last position gets every
+// event once, while callers apply and a housekeeper prunes.
 func testEventsWhileApplying(t *testing.T, e store.Engine) {
 	const callers, each = 4, 200
 	var next, applying sync.Mutex
@@ -277,8 +277,8 @@ func testContent(t *testing.T, e store.Engine) {
 	equal(t, "record", records(t, e), []delivery.Record{r})
 }
 
-// testEventsAfterReopening: positions stay what they are, and what comes then comes
-// behind all that a reader may have seen, also where an unsynced commit is lost.
+// testEventsAfterReopening: positions do not change. Later events come behind all that
+// a reader may have seen, also where an unsynced commit is lost.
 func testEventsAfterReopening(t *testing.T, open func() store.Engine) {
 	e := open()
 	apply(t, e, accept(notification(10, "n-1", "ann", "phone")))
@@ -302,7 +302,7 @@ func testEventsAfterReopening(t *testing.T, open func() store.Engine) {
 		e = open()
 		equal(t, "as before", eventsFrom(t, e, delivery.Position{})[:len(all)], all)
 		equal(t, "behind the end", len(eventsFrom(t, e, end)), 3)
-		// Again, as an outbox does with what was not synced.
+		// Again, as an outbox does with unsynced batches.
 		apply(t, e, &delivery.Batch{Events: []delivery.Event{{Seq: 10, Number: number, Time: at(1), Kind: delivery.EventPublished}}})
 	}
 	if err := e.Close(); err != nil {

@@ -314,7 +314,7 @@ func look(t rapid.TB, e delivery.Reader) picture {
 	return p
 }
 
-// drawBatch makes a batch of changes to what is in the model and a little more.
+// drawBatch makes a batch of changes to the entries of the model and a few others.
 func drawBatch(t *rapid.T, m *model, next *uint64) *delivery.Batch {
 	b := &delivery.Batch{Sync: rapid.Bool().Draw(t, "sync")}
 	some := func(what string) int { return rapid.SampledFrom([]int{0, 0, 1, 1, 2, 3}).Draw(t, what) }

@@ -228,7 +228,7 @@ func testAcceptTwice(t *testing.T, e store.Engine) {
 	apply(t, e, b, b)
 	equal(t, "unfinished", len(records(t, e)), 2)
 	equal(t, "totals", totals(t, e), delivery.Totals{Accepted: 2})
-	// Neither does it bring back what is over.
+	// Neither does it bring back a finished delivery.
 	apply(t, e, finish(at(1), 10, "phone"), accept(other), b)
 	equal(t, "unfinished", records(t, e), []delivery.Record{pending(other, "phone"), pending(n, "watch")})
 	equal(t, "totals", totals(t, e), delivery.Totals{Accepted: 3, Finished: 1})
