@@ -3,7 +3,7 @@
 //
 // A test whose program is missing has shown nothing, so it fails. `make test` is the
 // exception: it must pass on a machine with Go, git and make only. It sets
-// HEARTLINE_LEFT_OUT to a file; then the test is skipped, and its name, the reason
+// TESTS_LEFT_OUT to a file; then the test is skipped, and its name, the reason
 // and the remedy go into that file, which `make test` prints at its end.
 //
 // Only tests import this package.
@@ -17,7 +17,7 @@ import (
 )
 
 // variable names the file that lists the tests left out.
-const variable = "HEARTLINE_LEFT_OUT"
+const variable = "TESTS_LEFT_OUT"
 
 // Path returns the path of a program, or leaves the test out.
 func Path(t testing.TB, name, debianPackages string) string {
