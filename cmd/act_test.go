@@ -83,11 +83,11 @@ func TestVerdict(t *testing.T) {
 		{"received", "pending", nil, "Accepted for phone, not tried yet"},
 	} {
 		n := &wire.NotificationView{Ack: tt.ack, AcceptedAt: "2026-11-23T14:00:00Z", Timeline: tt.timeline, Deliveries: []wire.DeliveryView{{Device: "phone", State: tt.state}}}
-		if got := p.verdict(n); got != tt.want {
+		if got := plain(wire.Verdict(n, p.minute)); got != tt.want {
 			t.Errorf("got  %s\nwant %s", got, tt.want)
 		}
 	}
-	if got := p.verdict(&wire.NotificationView{}); got != "Waiting: the account has no device yet" {
+	if got := wire.Verdict(&wire.NotificationView{}, p.minute); got != "Waiting: the account has no device yet" {
 		t.Error(got)
 	}
 }

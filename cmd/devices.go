@@ -126,7 +126,7 @@ func deviceRow(now time.Time, d wire.DeviceView) []string {
 		push = pushWords(d.Registrations)
 	}
 	return []string{
-		d.Account, d.Device, d.Channel.State, ago(now, parseTime(d.Channel.Since)), ago(now, parseTime(d.Channel.LastHeartbeat)), keepalive,
+		d.Account, d.Device, d.Channel.State, ago(now, wire.ParseTime(d.Channel.Since)), ago(now, wire.ParseTime(d.Channel.LastHeartbeat)), keepalive,
 		cmp.Or(d.App, "-"), push, strconv.Itoa(d.Outstanding), cmp.Or(d.Channel.Remote, "-"),
 	}
 }

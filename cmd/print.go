@@ -47,13 +47,12 @@ func plain(s string) string {
 	}, s)
 }
 
-// parseTime reads a time of the API. It returns the zero time for any other text.
-func parseTime(s string) time.Time {
-	t, err := time.Parse(time.RFC3339Nano, s)
-	if err != nil {
-		return time.Time{}
+// minute is a time of today, to the second.
+func (p *program) minute(t time.Time) string {
+	if t.IsZero() {
+		return "-"
 	}
-	return t
+	return t.In(p.local).Format("15:04:05")
 }
 
 // clock is a time of today, to the millisecond that events are kept at.

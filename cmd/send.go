@@ -158,7 +158,7 @@ func (p *program) follow(ctx context.Context, c *client, id string, asJSON bool)
 					return err
 				}
 			} else {
-				fmt.Fprintln(p.Stdout, p.verdict(n))
+				fmt.Fprintln(p.Stdout, plain(wire.Verdict(n, p.minute)))
 			}
 			return outcome
 		}
@@ -181,13 +181,13 @@ func interrupted(ctx context.Context, err error) error {
 
 // printNews prints the events of n after the first printed of them.
 func (p *program) printNews(n *wire.NotificationView, printed int) int {
-	accepted := parseTime(n.AcceptedAt)
+	accepted := wire.ParseTime(n.AcceptedAt)
 	if printed == 0 {
 		fmt.Fprintf(p.Stdout, "%s  to %s\n", plain(n.ID), plain(n.Account))
 	}
 	for ; printed < len(n.Timeline); printed++ {
 		e := n.Timeline[printed]
-		t := parseTime(e.Time)
+		t := wire.ParseTime(e.Time)
 		line := fmt.Sprintf("%s  %9s  %-16s  %-12s  %-3s  %s", p.clock(t), since(accepted, t), plain(e.Event), plain(e.Device), attempt(e.Attempt), plain(e.Detail))
 		fmt.Fprintln(p.Stdout, strings.TrimRight(line, " "))
 	}

@@ -54,7 +54,7 @@ func (c *client) notification(ctx context.Context, id string) (*wire.Notificatio
 }
 
 func (p *program) printNotification(n *wire.NotificationView) {
-	accepted := parseTime(n.AcceptedAt)
+	accepted := wire.ParseTime(n.AcceptedAt)
 	rows := [][]string{
 		{"notification", n.ID},
 		{"account", n.Account},
@@ -67,7 +67,7 @@ func (p *program) printNotification(n *wire.NotificationView) {
 	}
 	rows = append(rows,
 		[]string{"accepted", p.date(accepted)},
-		[]string{"expires", p.date(parseTime(n.ExpiresAt))},
+		[]string{"expires", p.date(wire.ParseTime(n.ExpiresAt))},
 		[]string{"state", n.State},
 	)
 	p.table(rows)
@@ -85,11 +85,11 @@ func (p *program) printNotification(n *wire.NotificationView) {
 		rows = append(rows, p.eventRow(accepted, e))
 	}
 	p.table(rows)
-	fmt.Fprintf(p.Stdout, "\n%s\n", p.verdict(n))
+	fmt.Fprintf(p.Stdout, "\n%s\n", plain(wire.Verdict(n, p.minute)))
 }
 
 func (p *program) eventRow(accepted time.Time, e wire.TimelineEvent) []string {
-	t := parseTime(e.Time)
+	t := wire.ParseTime(e.Time)
 	return []string{p.clock(t), since(accepted, t), e.Event, e.Device, attempt(e.Attempt), e.Detail}
 }
 

@@ -97,7 +97,7 @@ func (p *program) printStreamEvent(data []byte) error {
 	if err := json.Unmarshal(data, &e); err != nil {
 		return fmt.Errorf("read an event: %w", err)
 	}
-	line := fmt.Sprintf("%s  %-16s  %-12s  %-12s  %s", p.clock(parseTime(e.Time)), plain(e.Event),
+	line := fmt.Sprintf("%s  %-16s  %-12s  %-12s  %s", p.clock(wire.ParseTime(e.Time)), plain(e.Event),
 		plain(cmp.Or(e.Account, "-")), plain(cmp.Or(e.Device, "-")), plain(cmp.Or(e.ID, "-")))
 	if e.Attempt > 0 {
 		line += fmt.Sprintf("  attempt %d", e.Attempt)

@@ -15,6 +15,15 @@ const Time = "2006-01-02T15:04:05.000Z07:00"
 // FormatTime writes t in the form Time.
 func FormatTime(t time.Time) string { return t.UTC().Format(Time) }
 
+// ParseTime reads a time of the API. It returns the zero time for any other text.
+func ParseTime(s string) time.Time {
+	t, err := time.Parse(time.RFC3339Nano, s)
+	if err != nil {
+		return time.Time{}
+	}
+	return t
+}
+
 // Pseudo is the pseudo-notification (contract §3).
 type Pseudo struct {
 	ID         string `json:"id"`

@@ -90,6 +90,7 @@ type NotificationView struct {
 	State       string              `json:"state" enum:"pending,published,pushing,pushed,waiting,acked,expired,superseded,cancelled" doc:"The furthest from final among the deliveries"`
 	Deliveries  []DeliveryView      `json:"deliveries"`
 	Timeline    []TimelineEvent     `json:"timeline,omitempty" doc:"Oldest first; left out of lists"`
+	Verdict     string              `json:"verdict,omitempty" doc:"In plain words what became of it; left out of lists"`
 }
 
 // DeliveryView is the state of one delivery.
@@ -98,6 +99,7 @@ type DeliveryView struct {
 	State    string `json:"state" enum:"pending,published,pushing,pushed,waiting,acked,expired,superseded,cancelled"`
 	Attempts int    `json:"attempts" doc:"How often it was published over the channel"`
 	Pushed   bool   `json:"pushed" doc:"A notification server has accepted a push for it"`
+	Verdict  string `json:"verdict,omitempty" doc:"In plain words what became of it; left out of lists"`
 }
 
 // TimelineEvent is one line of a timeline.
@@ -141,6 +143,10 @@ func NewNotificationView(v *delivery.View, timeline bool) NotificationView {
 		for i, e := range v.Timeline {
 			n.Timeline[i] = NewTimelineEvent(e)
 		}
+		for i, d := range n.Deliveries {
+			n.Deliveries[i].Verdict = deliveryVerdict(&n, d, stamp)
+		}
+		n.Verdict = Verdict(&n, stamp)
 	}
 	return n
 }

@@ -1,27 +1,26 @@
-package cmd
+package wire
 
 import (
 	"fmt"
 	"strings"
 	"time"
-
-	"github.com/heartline-mqtt/heartline/wire"
 )
 
-// verdict says in one line what became of a notification.
-func (p *program) verdict(n *wire.NotificationView) string {
+// Verdict says in one line what became of a notification. clock writes its times; it
+// gets the zero time where one is not known.
+func Verdict(n *NotificationView, clock func(time.Time) string) string {
 	if len(n.Deliveries) == 0 {
 		return "Waiting: the account has no device yet"
 	}
 	parts := make([]string, len(n.Deliveries))
 	for i, d := range n.Deliveries {
-		parts[i] = p.deliveryVerdict(n, d)
+		parts[i] = deliveryVerdict(n, d, clock)
 	}
-	return plain(strings.Join(parts, "; "))
+	return strings.Join(parts, "; ")
 }
 
 // deliveryVerdict says what became of one delivery.
-func (p *program) deliveryVerdict(n *wire.NotificationView, d wire.DeliveryView) string {
+func deliveryVerdict(n *NotificationView, d DeliveryView, clock func(time.Time) string) string {
 	h := historyOf(n, d.Device)
 	switch d.State {
 	case "acked":
@@ -29,19 +28,19 @@ func (p *program) deliveryVerdict(n *wire.NotificationView, d wire.DeliveryView)
 		if n.Ack == "displayed" {
 			did = "Shown on "
 		}
-		return fmt.Sprintf("%s%s %s after acceptance, %s", did, d.Device, inWords(h.acked.Sub(parseTime(n.AcceptedAt))), h.way)
+		return fmt.Sprintf("%s%s %s after acceptance, %s", did, d.Device, inWords(h.acked.Sub(ParseTime(n.AcceptedAt))), h.way)
 	case "expired", "superseded", "cancelled":
 		s := strings.ToUpper(d.State[:1]) + d.State[1:] + " for " + d.Device
 		if h.detail != "" {
 			s += " (" + h.detail + ")"
 		}
-		return s + p.pushedWords(h)
+		return s + pushedWords(h, clock)
 	case "waiting":
-		return fmt.Sprintf("Waiting for %s since %s%s", d.Device, p.minute(h.last), p.pushedWords(h))
+		return fmt.Sprintf("Waiting for %s since %s%s", d.Device, clock(h.last), pushedWords(h, clock))
 	case "published":
-		return fmt.Sprintf("Published to %s at %s, not acknowledged yet%s", d.Device, p.minute(h.last), p.pushedWords(h))
+		return fmt.Sprintf("Published to %s at %s, not acknowledged yet%s", d.Device, clock(h.last), pushedWords(h, clock))
 	case "pushed":
-		return fmt.Sprintf("Pushed to %s at %s, not acknowledged yet", d.Device, p.minute(h.pushed))
+		return fmt.Sprintf("Pushed to %s at %s, not acknowledged yet", d.Device, clock(h.pushed))
 	case "pushing":
 		s := "Being pushed to " + d.Device
 		if h.detail != "" {
@@ -52,18 +51,20 @@ func (p *program) deliveryVerdict(n *wire.NotificationView, d wire.DeliveryView)
 	return "Accepted for " + d.Device + ", not tried yet"
 }
 
-func (p *program) pushedWords(h history) string {
+func pushedWords(h history, clock func(time.Time) string) string {
 	if h.pushed.IsZero() {
 		return ""
 	}
-	return ", a push was accepted at " + p.minute(h.pushed)
+	return ", a push was accepted at " + clock(h.pushed)
 }
 
-func (p *program) minute(t time.Time) string {
+// stamp writes a time as the API does: whoever shows the verdict puts it into the
+// reader's zone.
+func stamp(t time.Time) string {
 	if t.IsZero() {
 		return "-"
 	}
-	return t.In(p.local).Format("15:04:05")
+	return FormatTime(t)
 }
 
 // history is what a timeline says of one device.
@@ -75,13 +76,13 @@ type history struct {
 	detail string    // of that event
 }
 
-func historyOf(n *wire.NotificationView, device string) history {
+func historyOf(n *NotificationView, device string) history {
 	h := history{way: "unasked"}
 	for _, e := range n.Timeline {
 		if e.Device != device {
 			continue
 		}
-		t := parseTime(e.Time)
+		t := ParseTime(e.Time)
 		switch e.Event {
 		case "published", "redelivered":
 			h.way = "over the channel"
@@ -108,6 +109,8 @@ func historyOf(n *wire.NotificationView, device string) history {
 // inWords is a time span for people.
 func inWords(d time.Duration) string {
 	switch d = max(d, 0); {
+	case d < 100*time.Millisecond:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
 	case d < time.Minute:
 		return fmt.Sprintf("%.1f s", d.Seconds())
 	case d < time.Hour:
