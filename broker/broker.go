@@ -16,6 +16,8 @@ import (
 
 	"github.com/heartline-mqtt/heartline/broker/internal/api"
 	"github.com/heartline-mqtt/heartline/broker/internal/metrics"
+	"github.com/heartline-mqtt/heartline/broker/internal/overview"
+	"github.com/heartline-mqtt/heartline/broker/internal/web"
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/hooks/ordinary"
@@ -34,6 +36,7 @@ type Broker struct {
 	hub            *ordinary.Hub
 	persist        *persist.Keeper // nil: ordinary MQTT is not kept
 	metrics        *metrics.Metrics
+	overview       *overview.Overview
 	api            *api.API // nil: off
 	web            *http.Server
 	httpConns      *httpConns
@@ -62,8 +65,11 @@ func New(cfg *config.Config, log *slog.Logger) (_ *Broker, err error) {
 	}()
 	b.server = mqtt.New(serverOptions(cfg, log))
 	b.metrics = metrics.New()
+	b.overview = overview.New(overview.Options{
+		Gatherer: b.metrics.Gatherer(), Version: Version(), Ready: b.Ready, ID: b.notificationID, Logger: log,
+	})
 	b.hub = ordinary.New(b.hubOptions())
-	if b.Heartline, err = attach(b.server, cfg, attachment{log: log, observe: []delivery.Observer{b.metrics}, hub: b.hub}); err != nil {
+	if b.Heartline, err = attach(b.server, cfg, attachment{log: log, observe: []delivery.Observer{b.metrics, b.overview}, hub: b.hub}); err != nil {
 		return nil, err
 	}
 	if err := b.keepMQTT(); err != nil {
@@ -77,6 +83,15 @@ func New(cfg *config.Config, log *slog.Logger) (_ *Broker, err error) {
 		return nil, err
 	}
 	return b, nil
+}
+
+// notificationID names a notification for people.
+func (b *Broker) notificationID(seq delivery.Seq) (string, error) {
+	n, err := b.core.Notification(seq)
+	if err != nil {
+		return "", err
+	}
+	return n.ID, nil
 }
 
 // hubOptions are what bounds ordinary MQTT.
@@ -148,7 +163,11 @@ func (b *Broker) Start() error {
 		})
 	}
 	b.files.Start()
+	b.overview.Start()
 	b.ready.Store(true)
+	if b.web != nil && !web.Built() {
+		b.log.Info("this binary was built without its web pages: / says how to have them (make build)")
+	}
 	b.log.Info("heartline is ready", "mqtt", b.MQTTAddr(), "mqtt_tls", b.TLSAddr(), "http", b.HTTPAddr(), "data_dir", b.cfg.DataDir)
 	return nil
 }
@@ -189,6 +208,7 @@ func (b *Broker) Close(ctx context.Context) error {
 		defer cancel()
 		b.ready.Store(false)
 		b.files.Stop()
+		b.overview.Stop()
 		var errs []error
 		if b.Heartline != nil {
 			errs = append(errs, b.quiesce(ctx)) // ends the event streams, too

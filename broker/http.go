@@ -40,9 +40,11 @@ func (b *Broker) bindHTTP() error {
 	}
 	opts := api.Options{
 		Core: b.core, Logger: b.log, Version: Version(), Ready: b.Ready, Metrics: b.metrics,
-		Disconnect: b.hook.Disconnect, EndSession: b.hook.EndSession,
+		Overview: b.overview, Disconnect: b.hook.Disconnect, EndSession: b.hook.EndSession,
 		Handlers: map[string]http.Handler{"/mqtt": b.listeners.ws, "/mqtt/{$}": b.listeners.ws},
 	}
+	opts.Handlers["/{$}"] = http.RedirectHandler(web.DashboardPath, http.StatusFound)
+	opts.Handlers[web.DashboardPath] = web.Dashboard(web.DashboardOptions{Token: b.cfg.Auth.Mode != config.AuthNone})
 	if b.cfg.HTTP.WebTerminal {
 		opts.Handlers[web.TerminalPath] = web.Terminal(web.TerminalOptions{
 			TopicPrefix: b.cfg.MQTT.TopicPrefix, Password: b.cfg.Auth.Mode != config.AuthNone,
@@ -63,7 +65,9 @@ func (b *Broker) bindHTTP() error {
 	b.api = api.New(opts)
 	public := http.Handler(b.api)
 	if opts.Internal {
-		opts.Internal = false
+		opts.Internal, opts.Overview = false, nil
+		delete(opts.Handlers, "/{$}")
+		delete(opts.Handlers, web.DashboardPath)
 		b.publicAPI = api.New(opts)
 		public = publicOnly(b.publicAPI)
 		b.internal = &http.Server{

@@ -18,6 +18,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/broker/internal/metrics"
+	"github.com/heartline-mqtt/heartline/broker/internal/overview"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/internal/seldom"
 	"github.com/heartline-mqtt/heartline/wire"
@@ -71,6 +72,8 @@ type Options struct {
 	Ready func() (map[string]string, error)
 	// Metrics count the requests; nil makes new ones.
 	Metrics *metrics.Metrics
+	// Overview is what the dashboard shows; nil: there is no dashboard.
+	Overview *overview.Overview
 	// Handlers serve further paths, by their ServeMux patterns: the MQTT WebSocket, the
 	// web pages. They need no token.
 	Handlers map[string]http.Handler
@@ -145,6 +148,8 @@ func New(o Options) *API {
 	a.registerDevices()
 	a.registerEvents()
 	a.registerHealth()
+	a.registerSearch()
+	a.registerOverview()
 	a.describeProblems()
 	a.serveDocument()
 	return a

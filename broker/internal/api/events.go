@@ -45,24 +45,14 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, in *eventQuery) err
 	if who := callerOf(r.Context()); !who.AllAccounts() && !who.MayActFor(in.Account) {
 		return notForAccount(in.Account)
 	}
-	select {
-	case a.streams <- struct{}{}:
-		defer func() { <-a.streams }()
-	default:
-		p := newProblem(http.StatusServiceUnavailable, codeUnavailable, "%d streams of events are open, which is the most: close one, or try again", maxStreams)
-		p.headers.Set("Retry-After", retryUnavailable)
-		return p
+	done, err := a.openStream()
+	if err != nil {
+		return err
 	}
+	defer done()
 	sub := a.core.Subscribe(eventBuffer)
 	defer sub.Close()
-	s := stream{
-		w: w, rc: http.NewResponseController(w), patience: a.timing.write,
-	}
-	_ = s.rc.SetReadDeadline(time.Time{}) // the server's is for requests; not every writer can
-	h := w.Header()
-	h.Set("Content-Type", "text/event-stream")
-	h.Set("X-Accel-Buffering", "no") // nginx would hold the events back
-	w.WriteHeader(http.StatusOK)
+	s := a.beginStream(w)
 	if r.Method == http.MethodHead {
 		return nil
 	}
@@ -79,7 +69,7 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, in *eventQuery) err
 		select {
 		case e, open := <-sub.C:
 			for more := open; more; {
-				a.addEvent(&s, in, e)
+				a.addEvent(s, in, e)
 				more = false
 				if s.buf.Len() < burst {
 					select {
@@ -137,6 +127,29 @@ func (a *API) addEvent(s *stream, in *eventQuery, e delivery.AccountEvent) {
 		return
 	}
 	fmt.Fprintf(&s.buf, "id: %d\nevent: %s\ndata: %s\n\n", e.Number, e.Kind, text)
+}
+
+// openStream takes a slot for a stream. The caller calls done at its end.
+func (a *API) openStream() (done func(), err error) {
+	select {
+	case a.streams <- struct{}{}:
+		return func() { <-a.streams }, nil
+	default:
+		p := newProblem(http.StatusServiceUnavailable, codeUnavailable, "%d streams of events are open, which is the most: close one, or try again", maxStreams)
+		p.headers.Set("Retry-After", retryUnavailable)
+		return nil, p
+	}
+}
+
+// beginStream answers with the headers of server-sent events.
+func (a *API) beginStream(w http.ResponseWriter) *stream {
+	s := &stream{w: w, rc: http.NewResponseController(w), patience: a.timing.write}
+	_ = s.rc.SetReadDeadline(time.Time{}) // the server's is for requests; not every writer can
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("X-Accel-Buffering", "no") // nginx would hold the events back
+	w.WriteHeader(http.StatusOK)
+	return s
 }
 
 // stream is the way to one reader.

@@ -8,6 +8,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/heartline-mqtt/heartline/broker/internal/api"
+	"github.com/heartline-mqtt/heartline/broker/internal/overview"
+	"github.com/heartline-mqtt/heartline/delivery"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -30,7 +34,7 @@ func golden(t *testing.T, name, got string) {
 }
 
 func TestOpenAPI(t *testing.T) {
-	s := serve(t, withTokens)
+	s := serve(t, withTokens, func(o *api.Options, _ *delivery.Options) { o.Overview = overview.New(overview.Options{}) })
 	r := s.do("GET", "/openapi.json", "")
 	if ct := r.Header.Get("Content-Type"); r.StatusCode != 200 || ct != "application/openapi+json" {
 		t.Fatal(r.Status, ct)

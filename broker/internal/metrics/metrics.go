@@ -111,7 +111,7 @@ func (m *Metrics) Served(method, pattern string, status int, took time.Duration)
 		status = http.StatusOK
 	}
 	m.requests.WithLabelValues(method, route, strconv.Itoa(status)).Inc()
-	if route != "/v1/events" && route != "/v1/notifications/batch" {
+	if route != "/v1/events" && route != "/v1/overview/stream" && route != "/v1/notifications/batch" {
 		m.seconds.WithLabelValues(method, route).Observe(took.Seconds())
 	}
 }

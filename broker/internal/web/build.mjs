@@ -1,4 +1,4 @@
-// Builds dist/, which the Go package embeds: index.html and sw.js under names that
+// Builds dist/ (the web terminal) and dist-dashboard/, which the Go package embeds: index.html and sw.js under names that
 // stay, everything else under names that change with its content.
 import * as esbuild from "esbuild";
 import { mkdir, readFile, readdir, rm, writeFile } from "node:fs/promises";
@@ -31,13 +31,26 @@ for (const [name, address] of Object.entries({ script, style, icon })) {
 }
 await writeFile(join(out, "index.html"), page);
 
+// The dashboard, into a folder of its own.
+const board = join(out + "-dashboard", "assets");
+await rm(out + "-dashboard", { recursive: true, force: true });
+await mkdir(board, { recursive: true });
+const parts = {
+  script: await bundle("dashboard/main.ts", { outdir: board }),
+  style: await bundle("dashboard/style.css", { outdir: board }),
+  icon: await bundle("src/icon.svg", { outdir: board, loader: { ".svg": "copy" } }),
+};
+let overview = await readFile("dashboard/index.html", "utf8");
+for (const [name, address] of Object.entries(parts)) overview = overview.replaceAll(`{{${name}}}`, address);
+await writeFile(join(out + "-dashboard", "index.html"), overview);
+
 // Whoever passes a binary on passes these packages on, and their licences with it.
 const lock = JSON.parse(await readFile("package-lock.json", "utf8"));
-let licences = "The web terminal holds code of these packages.\n";
+let licences = "The pages hold code of these packages.\n";
 for (const [path, p] of Object.entries(lock.packages).sort()) {
   if (path === "" || p.dev) continue;
   licences += `\n== ${path.replace(/^.*node_modules\//, "")} ${p.version} (${p.license ?? "see below"})\n`;
   const file = (await readdir(path)).find((f) => /^(licen[cs]e|copying)/i.test(f));
   if (file) licences += "\n" + (await readFile(join(path, file), "utf8")).trim() + "\n";
 }
-await writeFile(join(out, "licences.txt"), licences);
+for (const folder of [out, out + "-dashboard"]) await writeFile(join(folder, "licences.txt"), licences);

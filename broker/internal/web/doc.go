@@ -1,10 +1,11 @@
-// Package web serves Heartline's web pages: the web terminal, a page that plays a
-// device.
+// Package web serves Heartline's web pages: the dashboard, and the web terminal, a page
+// that plays a device.
 //
-// The pages are TypeScript in src/, built by `make web` into dist/, which is
-// embedded and not committed; in a program that was built without it, dist.html
-// stands in and says so. What a browser gets loads nothing from elsewhere.
+// The pages are TypeScript in dashboard/ and src/. `make web` builds them into
+// dist-dashboard/ and dist/, which are embedded and not committed. A program that was
+// built without them serves dist-dashboard.html and dist.html, which say so. The pages
+// load nothing from elsewhere.
 //
-// Read web.go. The page itself begins in src/main.ts. The package starts no
-// goroutine and imports nothing of Heartline.
+// Read web.go. The pages begin in dashboard/main.ts and src/main.ts. The package starts
+// no goroutine and imports nothing of Heartline.
 package web

@@ -20,36 +20,63 @@ import (
 //go:embed dist*
 var embedded embed.FS
 
-// TerminalPath is where Terminal is to be mounted: its page asks for addresses
-// below it, and its service worker may serve nothing else.
-const TerminalPath = "/terminal/"
+// TerminalPath and DashboardPath are where the handlers are to be mounted: their pages
+// ask for addresses below them, and a service worker may serve nothing else.
+const (
+	TerminalPath  = "/terminal/"
+	DashboardPath = "/dashboard/"
+)
 
-// TerminalOptions are what the page has to know of its broker.
+// TerminalOptions are what the web terminal has to know of its broker.
 type TerminalOptions struct {
 	TopicPrefix string // contract §3
 	Password    bool   // the broker asks for one
+}
+
+// DashboardOptions are what the dashboard has to know of its broker.
+type DashboardOptions struct {
+	Token bool // the API asks for a token
 }
 
 // Terminal is the handler of the web terminal.
 func Terminal(o TerminalOptions) http.Handler { return terminal(embedded, o) }
 
 func terminal(files fs.FS, o TerminalOptions) http.Handler {
-	settings, err := json.Marshal(map[string]any{"topic_prefix": o.TopicPrefix, "password": o.Password})
+	return http.StripPrefix(TerminalPath, newPages(files, "dist", "dist.html", map[string]any{"topic_prefix": o.TopicPrefix, "password": o.Password}))
+}
+
+// Dashboard is the handler of the dashboard.
+func Dashboard(o DashboardOptions) http.Handler { return dashboard(embedded, o) }
+
+func dashboard(files fs.FS, o DashboardOptions) http.Handler {
+	return http.StripPrefix(DashboardPath, newPages(files, "dist-dashboard", "dist-dashboard.html", map[string]any{"token": o.Token}))
+}
+
+// Built reports whether the binary holds the pages. Without them it serves
+// placeholders that say how to have them.
+func Built() bool {
+	_, err := fs.Stat(embedded, "dist-dashboard")
+	return err == nil
+}
+
+// newPages are the files of a folder, or a placeholder where it has not been built.
+func newPages(files fs.FS, dir, placeholder string, settings map[string]any) pages {
+	text, err := json.Marshal(settings)
 	if err != nil {
-		panic(fmt.Errorf("settings of the web terminal: %w", err)) // a string and a bool
+		panic(fmt.Errorf("settings of a page: %w", err)) // strings and bools
 	}
-	p := pages{"settings.json": newFile("settings.json", settings)}
-	if err := p.add(files, "dist"); err != nil {
-		panic(fmt.Errorf("embedded files of the web terminal: %w", err)) // they are in memory
+	p := pages{"settings.json": newFile("settings.json", text)}
+	if err := p.add(files, dir); err != nil {
+		panic(fmt.Errorf("embedded files of a page: %w", err)) // they are in memory
 	}
 	if _, built := p[""]; !built {
-		page, err := fs.ReadFile(files, "dist.html")
+		page, err := fs.ReadFile(files, placeholder)
 		if err != nil {
-			panic(fmt.Errorf("embedded files of the web terminal: %w", err))
+			panic(fmt.Errorf("embedded files of a page: %w", err))
 		}
-		p[""] = newFile("dist.html", page)
+		p[""] = newFile(placeholder, page)
 	}
-	return http.StripPrefix(TerminalPath, p)
+	return p
 }
 
 // pages are files by their path; "" is the index.

@@ -97,31 +97,55 @@ func TestNotBuilt(t *testing.T) {
 	}
 }
 
+// TestDashboardNotBuilt: the same of the dashboard.
+func TestDashboardNotBuilt(t *testing.T) {
+	page, err := fs.ReadFile(embedded, "dist-dashboard.html")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := dashboard(fstest.MapFS{"dist-dashboard.html": {Data: page}}, DashboardOptions{Token: true})
+	if w := request(h, http.MethodGet, DashboardPath, nil); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "make web") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if w := request(h, http.MethodGet, DashboardPath+"settings.json", nil); w.Body.String() != `{"token":true}` {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
 // TestEmbedded: the built pages are served, and load nothing from elsewhere.
 func TestEmbedded(t *testing.T) {
-	index, err := fs.ReadFile(embedded, "dist/index.html")
-	if err != nil {
-		testtool.LeaveOut(t, "the web terminal is not built", "make web, which needs npm: apt-get install nodejs npm")
-	}
-	h := Terminal(TerminalOptions{TopicPrefix: "heartline"})
-	found := 0
-	for _, attribute := range []string{`src="`, `href="`} {
-		for _, rest := range strings.Split(string(index), attribute)[1:] {
-			address, _, _ := strings.Cut(rest, `"`)
-			if strings.HasPrefix(address, "#") {
-				continue
+	for _, page := range []struct {
+		name, index, path string
+		handler           http.Handler
+	}{
+		{"terminal", "dist/index.html", TerminalPath, Terminal(TerminalOptions{TopicPrefix: "heartline"})},
+		{"dashboard", "dist-dashboard/index.html", DashboardPath, Dashboard(DashboardOptions{})},
+	} {
+		t.Run(page.name, func(t *testing.T) {
+			index, err := fs.ReadFile(embedded, page.index)
+			if err != nil {
+				testtool.LeaveOut(t, "the web pages are not built", "make web, which needs npm: apt-get install nodejs npm")
 			}
-			found++
-			if w := request(h, http.MethodGet, TerminalPath+address, nil); w.Code != http.StatusOK {
-				t.Errorf("%s: %d", address, w.Code)
+			found := 0
+			for _, attribute := range []string{`src="`, `href="`} {
+				for _, rest := range strings.Split(string(index), attribute)[1:] {
+					address, _, _ := strings.Cut(rest, `"`)
+					if strings.HasPrefix(address, "#") {
+						continue
+					}
+					found++
+					if w := request(page.handler, http.MethodGet, page.path+address, nil); w.Code != http.StatusOK {
+						t.Errorf("%s: %d", address, w.Code)
+					}
+				}
 			}
-		}
-	}
-	if found < 4 {
-		t.Errorf("the page loads only %d files", found)
-	}
-	if strings.Contains(string(index), "<style") || strings.Contains(string(index), "style=") || strings.Contains(string(index), "onclick=") {
-		t.Error("the page has inline styles or scripts, which its policy forbids")
+			if found < 4 {
+				t.Errorf("the page loads only %d files", found)
+			}
+			if strings.Contains(string(index), "<style") || strings.Contains(string(index), "style=") || strings.Contains(string(index), "onclick=") {
+				t.Error("the page has inline styles or scripts, which its policy forbids")
+			}
+		})
 	}
 }
 

@@ -1,0 +1,57 @@
+import { get, Problem } from "./api";
+import { h, pill, table } from "./dom";
+import { toAccount, toDevice, toNotification } from "./links";
+import { ago, time } from "./time";
+import type { Device, DeviceList, Notification, NotificationList } from "./types";
+import { kindOfState } from "./words";
+
+export function channelPill(d: Device): HTMLElement {
+  return d.channel.state === "up" ? pill("good", "up") : pill("none", "down");
+}
+
+export function deviceTable(devices: Device[], account: boolean): HTMLElement {
+  const columns = ["Device", ...(account ? ["Account"] : []), "Channel", "Last heartbeat", "App", "Push", "Outstanding"];
+  return table("Devices", columns, devices.map((d) => [
+    toDevice(d.account, d.device), ...(account ? [toAccount(d.account)] : []), channelPill(d),
+    d.channel.last_heartbeat ? ago(d.channel.last_heartbeat) : "–", d.app ?? "–", registrationWords(d), d.outstanding,
+  ]));
+}
+
+function registrationWords(d: Device): HTMLElement | string {
+  const alert = d.registrations?.find((r) => r.kind === "alert");
+  if (!alert) return "none";
+  if (alert.ended) return pill("bad", `${alert.server}: ended`);
+  if (alert.suspended) return pill("wait", `${alert.server}: suspended`);
+  return alert.server;
+}
+
+export function notificationTable(list: Notification[]): HTMLElement {
+  return table("Notifications", ["Accepted", "State", "Title", "Account", "ID"], list.map((n) => [
+    time(n.accepted_at), pill(kindOfState(n.state), n.state), h("span", { class: "clip" }, n.title ?? n.body ?? "–"), toAccount(n.account), toNotification(n.id),
+  ]));
+}
+
+/** pages shows the first page of a list, and a button for the next. */
+export async function pages<T extends { next?: string }>(box: HTMLElement, path: string, signal: AbortSignal, show: (page: T) => HTMLElement | null, empty: HTMLElement): Promise<void> {
+  const more = async (cursor: string) => {
+    const page = await get<T>(path + (cursor ? `${path.includes("?") ? "&" : "?"}cursor=${encodeURIComponent(cursor)}` : ""), signal);
+    const shown = show(page);
+    if (shown) box.append(shown);
+    if (!page.next) {
+      if (!shown && !box.hasChildNodes()) box.append(empty);
+      return;
+    }
+    const button = h("button", {
+      type: "button",
+      click: () => {
+        button.disabled = true;
+        more(page.next!).then(() => button.remove(), (e: unknown) => { button.disabled = false; button.title = e instanceof Problem ? e.message : String(e); });
+      },
+    }, "Show more");
+    box.append(button);
+  };
+  await more("");
+}
+
+export const showNotifications = (p: NotificationList) => (p.notifications.length ? notificationTable(p.notifications) : null);
+export const showDevices = (account: boolean) => (p: DeviceList) => (p.devices.length ? deviceTable(p.devices, account) : null);
