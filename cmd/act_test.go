@@ -73,6 +73,7 @@ func TestVerdict(t *testing.T) {
 	}{
 		{"displayed", "acked", []wire.TimelineEvent{at("00:00.1", "published", ""), at("00:00.2", "received", ""), at("00:00.4", "displayed", "")}, "Shown on phone 0.4 s after acceptance, over the channel"},
 		{"received", "acked", []wire.TimelineEvent{at("00:03", "push_requested", ""), at("00:04", "pushed", "200"), at("05:00", "received", "")}, "Received by phone 5 min after acceptance, by push"},
+		{"received", "acked", []wire.TimelineEvent{at("00:01", "published", ""), at("00:04", "pushed", "200"), at("00:07", "received", "late")}, "Received by phone 7.0 s after acceptance, over the channel or by push"},
 		{"received", "acked", []wire.TimelineEvent{at("00:04", "pushed", "200"), at("05:00", "redelivered", ""), at("05:01", "received", "late"), at("06:00", "pushed", "")}, "Received by phone 5 min after acceptance, over the channel"},
 		{"received", "waiting", []wire.TimelineEvent{at("02:00", "pushed", "200"), at("05:00", "waiting", "offline")}, "Waiting for phone since 14:05:00, a push was accepted at 14:02:00"},
 		{"received", "waiting", []wire.TimelineEvent{at("05:00", "waiting", "no registration")}, "Waiting for phone since 14:05:00"},

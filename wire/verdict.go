@@ -78,6 +78,7 @@ type history struct {
 
 func historyOf(n *NotificationView, device string) history {
 	h := history{way: "unasked"}
+	published := false
 	for _, e := range n.Timeline {
 		if e.Device != device {
 			continue
@@ -85,18 +86,18 @@ func historyOf(n *NotificationView, device string) history {
 		t := ParseTime(e.Time)
 		switch e.Event {
 		case "published", "redelivered":
-			h.way = "over the channel"
+			published, h.way = true, "over the channel"
 		case "pushed":
-			h.pushed = t
-			if h.acked.IsZero() {
-				h.way = "by push"
+			h.pushed, h.way = t, "by push"
+			if published { // the ack does not say which copy it is of
+				h.way = "over the channel or by push"
 			}
 		}
 		switch e.Event {
 		case "received", "displayed", "read":
-			if h.acked.IsZero() && (e.Event != "received" || n.Ack == "received") {
-				h.acked = t
-				return history{acked: h.acked, way: h.way, pushed: h.pushed, last: t}
+			if e.Event != "received" || n.Ack == "received" {
+				h.acked, h.last = t, t
+				return h
 			}
 		case "message_sent", "message_received":
 		default:

@@ -32,6 +32,7 @@ export class Chart {
     this.element.setAttribute("aria-label", `${this.title}: ${lines.map((l) => `${l.label} ${format(l.values.at(-1) ?? null)} ${this.unit}`).join(", ")}`);
     if (this.plot) {
       this.plot.setData(data);
+      this.plot.setLegend({ idx: times.length - 1 });
       return;
     }
     const axis = { stroke: color("--soft"), grid: { stroke: color("--line"), width: 1 }, ticks: { show: false } };
@@ -44,6 +45,7 @@ export class Chart {
         value: (_u: uPlot, v: number | null) => (v === null ? "–" : `${format(v)} ${this.unit}`),
       }))],
     }, data, this.element);
+    this.plot.setLegend({ idx: times.length - 1 });
   }
 }
 

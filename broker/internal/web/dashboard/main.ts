@@ -65,6 +65,7 @@ function failed(main: HTMLElement, e: unknown): void {
 }
 
 function signIn(): void {
+  if (document.querySelector(".sign-in")) return; // calls in parallel are refused together
   leave.abort();
   const wrong = token.get() !== "";
   token.remove();
