@@ -3,6 +3,7 @@ package webpush
 import (
 	"encoding/json"
 	"fmt"
+	"net/url"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/fallback"
@@ -85,6 +86,26 @@ func message(n *delivery.Notification) ([]byte, error) {
 		return b, len(b), err
 	}
 	return payload.Fit(title, body, maxPlain, build)
+}
+
+// dismissal is the plain text of a push that takes n off the screen. It shows nothing.
+func dismissal(n *delivery.Notification) ([]byte, error) {
+	return payload.Marshal(payload.Object{
+		"heartline": payload.Object{"id": n.ID, "account": n.Account, "dismiss": true, "tag": payload.Tag(n)},
+	})
+}
+
+// allowsSilent reports whether the application behind an endpoint may get a push and
+// show nothing. Firefox allows a number of them; UnifiedPush distributors hand each to an
+// app of their own. Chrome and Edge show a text of their own, and Safari takes the
+// subscription away.
+func allowsSilent(endpoint string) bool {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return false
+	}
+	service := Service(u.Host)
+	return service == serviceMozilla || service == serviceOther
 }
 
 // fits refuses what no request can carry.

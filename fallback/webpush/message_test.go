@@ -119,9 +119,42 @@ func TestNothingToShow(t *testing.T) {
 	if pe := refusal(t, p, subscription(t, s.URL+"/x"), n); verdict(pe) != "permanent" || s.calls.Load() != 0 {
 		t.Errorf("got %v after %d requests", pe, s.calls.Load())
 	}
-	r := request(p, subscription(t, s.URL+"/x"), note())
-	r.Dismiss = true
-	if _, err := p.Push(t.Context(), r); err == nil || s.calls.Load() != 0 {
-		t.Errorf("a dismissal went out: %v", err)
+	for _, endpoint := range []string{"https://fcm.googleapis.com/fcm/send/x", "https://web.push.apple.com/x", "https://x.notify.windows.com/w"} {
+		r := request(p, subscription(t, endpoint), note())
+		r.Dismiss = true
+		if _, err := p.Push(t.Context(), r); !errors.Is(err, errNothingToShow) {
+			t.Errorf("%s: a dismissal went out: %v", endpoint, err)
+		}
+	}
+}
+
+// TestDismissal: where a push may show nothing. It takes the place of a notification
+// that the push service still keeps, and not that of a newer one.
+func TestDismissal(t *testing.T) {
+	s := startService(t)
+	p := s.pusher(t, Config{AllowPrivate: loopback})
+	n := note()
+	r := request(p, subscription(t, s.URL+"/x"), n)
+	topicOf := func(dismiss bool) string {
+		t.Helper()
+		r.Dismiss = dismiss
+		if _, err := p.Push(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		return s.last.Load().Header.Get("Topic")
+	}
+	if shown, taken := topicOf(false), topicOf(true); shown != taken {
+		t.Errorf("topics %q and %q, want the same", shown, taken)
+	}
+	n.CollapseKey = "door"
+	if shown, taken := topicOf(false), topicOf(true); shown == taken || len(taken) != 32 {
+		t.Errorf("topics %q and %q, want two", shown, taken)
+	}
+	plain, err := dismissal(n)
+	if want := `{"heartline":{"account":"anna","dismiss":true,"id":"n1","tag":"door"}}`; err != nil || string(plain) != want {
+		t.Errorf("got %s, %v, want %s", plain, err, want)
+	}
+	if !allowsSilent("https://updates.push.services.mozilla.com/wpush/v2/x") {
+		t.Error("Firefox allows a push that shows nothing")
 	}
 }

@@ -215,7 +215,7 @@ func (p *Pusher) Push(ctx context.Context, r fallback.Request) (receipt string, 
 // request makes the request of RFC 8030 §5. Its errors are *fallback.PushError.
 func (p *Pusher) request(ctx context.Context, r fallback.Request) (*http.Request, error) {
 	n := r.Notification
-	if r.Dismiss || !shows(n) {
+	if !r.Dismiss && !shows(n) {
 		return nil, &fallback.PushError{Permanent: true, Reason: "nothing to show", Err: errNothingToShow}
 	}
 	s := p.apps[r.App.Name]
@@ -226,11 +226,17 @@ func (p *Pusher) request(ctx context.Context, r fallback.Request) (*http.Request
 	if err != nil {
 		return nil, &fallback.PushError{Suspend: true, Reason: "malformed subscription", Err: err}
 	}
+	if r.Dismiss && !allowsSilent(to.Token) {
+		return nil, &fallback.PushError{Permanent: true, Reason: "not sent: this browser must show something for each push", Err: errNothingToShow}
+	}
 	user, err := ecdh.P256().NewPublicKey(to.P256dh)
 	if err != nil {
 		return nil, &fallback.PushError{Suspend: true, Reason: "malformed subscription"}
 	}
 	plain, err := message(n)
+	if r.Dismiss {
+		plain, err = dismissal(n)
+	}
 	if err != nil {
 		return nil, &fallback.PushError{Permanent: true, Reason: "too large", Err: err}
 	}
@@ -259,6 +265,9 @@ func (p *Pusher) request(ctx context.Context, r fallback.Request) (*http.Request
 		q.Header.Set("Urgency", "normal")
 	}
 	q.Header.Set("Topic", topic(n))
+	if r.Dismiss && n.CollapseKey != "" { // a newer notification may wait under its Topic
+		q.Header.Set("Topic", topic(&delivery.Notification{ID: n.ID + "\x00dismissal"}))
+	}
 	if Service(q.URL.Host) == serviceWindows { // which refuses a TTL without it
 		q.Header.Set("X-WNS-Cache-Policy", "cache")
 		if seconds == 0 {
