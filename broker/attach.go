@@ -204,6 +204,8 @@ func deliveryOptions(cfg *config.Config, anyAccount bool) delivery.Options {
 		Ack:     delivery.AckReceived, TTL: d.TTL,
 		MaxOutstanding: d.MaxOutstandingPerDevice, MaxInflight: d.MaxInflightPerDevice,
 		ForgetDeviceAfter: d.ForgetDeviceAfter,
+		ForgetInterval:    forgetInterval(cfg),
+		History:           cfg.Store.History,
 		AnyAccount:        anyAccount,
 		HoldUnknown:       d.UnknownAccounts == config.UnknownHold,
 	}
@@ -211,4 +213,11 @@ func deliveryOptions(cfg *config.Config, anyAccount bool) delivery.Options {
 		opts.Ack = delivery.AckDisplayed
 	}
 	return opts
+}
+
+// forgetInterval is how often devices and dismissals that are too old are searched for.
+// Each search reads the whole registry, so that it is no more frequent than the ages
+// need.
+func forgetInterval(cfg *config.Config) time.Duration {
+	return min(time.Hour, max(cfg.Store.Housekeeping, min(cfg.Delivery.ForgetDeviceAfter, cfg.Store.History)/10))
 }

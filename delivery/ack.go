@@ -153,6 +153,7 @@ func (c *Core) onRead(seq Seq, id, deviceID string) error {
 		return ErrStopped
 	}
 	c.event(Event{Seq: seq, Time: time.Now(), Kind: EventRead, Device: deviceID, Attempt: attempt}, n.Account)
+	c.pending.sync = true // a crash must not show it again elsewhere
 	for _, name := range n.Devices {
 		dev := c.devices[name]
 		if dev == nil || name == deviceID {

@@ -22,9 +22,6 @@ type Options struct {
 	// History is how long a dismissal is kept for a device that does not acknowledge
 	// it (store.history); 0: 72 h.
 	History time.Duration
-	// PushDismissals asks for a background push of a dismissal whose device is
-	// offline. The Pusher must know Push.Dismiss.
-	PushDismissals bool
 	// HoldUnknown keeps a notification for an account without devices until the
 	// first one registers (delivery.unknown_accounts: hold).
 	HoldUnknown bool
@@ -82,11 +79,12 @@ type Core struct {
 	versions  versions            // of the registry
 	wallSetAt int64               // steady time at which the wall clock was set far; 0: it was not
 
-	observers observers
-	committed inbox[commitResult] // of acceptances
-	recorded  inbox[*delivery]    // whose push may begin
-	answers   inbox[pushAnswer]   // of notification servers
-	openings  map[string]*opening // by account: acceptances that need the store first
+	observers        observers
+	committed        inbox[commitResult] // of acceptances
+	recorded         inbox[*delivery]    // whose push may begin
+	answers          inbox[pushAnswer]   // of notification servers
+	dismissalAnswers inbox[dismissalAnswer]
+	openings         map[string]*opening // by account: acceptances that need the store first
 
 	kick      chan struct{}   // the earliest deadline, or the linger, may have come nearer
 	quit      chan struct{}   // closed by Stop
@@ -143,6 +141,7 @@ func (c *Core) Start() error {
 		return fmt.Errorf("recover unfinished deliveries: %w", err)
 	}
 	c.loops.Go(c.run)
+	c.loops.Go(c.pushRecoveredDismissals)
 	return nil
 }
 

@@ -15,14 +15,18 @@ type Dismissal struct {
 	Device string
 	Of     Seq    // the notification
 	ID     string // the notification's
-	Pushed bool   // a background push for it was accepted
-	At     time.Time
+	// CollapseKey is the notification's. A background push names what it takes away by
+	// it, also when the notification itself has been erased meanwhile.
+	CollapseKey string
+	Pushed      bool // a background push for it was accepted
+	At          time.Time
 }
 
 // dismissal is a Dismissal in memory, and how it stands on this connection.
 type dismissal struct {
 	Dismissal
 	open    bool // published, not acknowledged yet
+	sent    bool // published at least once
 	refused bool // by this connection: kept for the next
 	pushing bool // a background push is under way
 }
@@ -85,7 +89,7 @@ func (c *Core) addDismissal(dev *device, n *Notification) {
 	if len(dev.dismissals) >= c.opts.MaxOutstanding { // a device that does not ask for them keeps the newest
 		c.removeDismissal(dev, dev.dismissals[0])
 	}
-	x := &dismissal{Dismissal: Dismissal{Seq: Seq(c.clock.next()), Device: dev.ID, Of: n.Seq, ID: n.ID, At: time.Now()}}
+	x := &dismissal{Dismissal: Dismissal{Seq: Seq(c.clock.next()), Device: dev.ID, Of: n.Seq, ID: n.ID, CollapseKey: n.CollapseKey, At: time.Now()}}
 	dev.dismissals = append(dev.dismissals, x)
 	c.putDismissal(x)
 	c.pending.sync = true
@@ -117,7 +121,7 @@ func (c *Core) dismissalEvent(dev *device, x *dismissal, kind EventKind, detail 
 // feedDismissals publishes the dismissals that were accepted before a Seq (0: all),
 // and reports whether the window has room for more.
 func (c *Core) feedDismissals(dev *device, p *Presence, before Seq) bool {
-	if !p.info.Dismissals {
+	if !p.dismissals {
 		return true
 	}
 	for _, x := range dev.dismissals {
@@ -130,10 +134,10 @@ func (c *Core) feedDismissals(dev *device, p *Presence, before Seq) bool {
 		if len(p.open) >= c.opts.MaxInflight || p.packets >= p.info.ReceiveMaximum {
 			return false
 		}
-		x.open = true
 		p.opened(x.Seq, false)
 		c.dismissalEvent(dev, x, EventDismissalSent, "")
-		err := p.channel.Publish(Publication{Ref: Ref{Seq: x.Seq, Dismissal: true, presence: p}, DismissedID: x.ID})
+		err := p.channel.Publish(Publication{Ref: Ref{Seq: x.Seq, Dismissal: true, presence: p}, DismissedID: x.ID, Redelivery: x.sent})
+		x.open, x.sent = true, true
 		if err != nil {
 			p.closed(x.Seq, false)
 			x.open, x.refused = false, true
@@ -162,14 +166,22 @@ func (c *Core) onDismissalAcked(dev *device, seq Seq, refused bool) {
 // It is tried a few times; when the device is back it gets the dismissal anyway.
 func (c *Core) pushDismissal(dev *device, x *dismissal, attempt int) {
 	r := dev.Registration(KindAlert)
-	if !c.opts.PushDismissals || c.pusher == nil || c.stopped || x.Pushed || x.pushing || r == nil || r.Suspended != nil || r.Ended != nil {
+	if c.pusher == nil || c.stopped || x.Pushed || x.pushing || r == nil || r.Suspended != nil || r.Ended != nil {
 		return
 	}
 	x.pushing = true
 	c.pushing++
+	asked := r.Clone()
+	expires := time.Now().Add(c.opts.TTL)
 	p := Push{
-		Seq: x.Of, Device: dev.ID, Account: dev.Account, Registration: r.Clone(), Attempt: attempt, Urgency: UrgencyNormal,
-		ExpiresAt: time.Now().Add(c.opts.TTL), Dismiss: true,
+		Seq: x.Seq, Device: dev.ID, Account: dev.Account, Registration: asked, Attempt: attempt, Urgency: UrgencyNormal,
+		ExpiresAt: expires, Dismiss: true,
+		// Its own, and no copy of the content: the notification may have expired or been
+		// erased.
+		Notification: &Notification{
+			Seq: x.Of, ID: x.ID, Account: dev.Account, CollapseKey: x.CollapseKey,
+			Urgency: UrgencyNormal, AcceptedAt: x.At, ExpiresAt: expires,
+		},
 		Current: func() (Registration, error) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -180,29 +192,65 @@ func (c *Core) pushDismissal(dev *device, x *dismissal, attempt int) {
 			return r.Clone(), nil
 		},
 	}
-	c.pusher.Push(c.ctx, p, func(r PushResult) { c.onDismissalPushed(dev, x, attempt, r) })
+	c.pusher.Push(c.ctx, p, func(r PushResult) {
+		if c.dismissalAnswers.put(dismissalAnswer{dev, x, asked, attempt, r}) {
+			c.dismissalAnswers.drain(c.onDismissalsPushed)
+		}
+	})
 }
 
-func (c *Core) onDismissalPushed(dev *device, x *dismissal, attempt int, r PushResult) {
+// dismissalAnswer is what a notification server has answered to the background push of
+// a dismissal.
+type dismissalAnswer struct {
+	dev     *device
+	x       *dismissal
+	asked   Registration
+	attempt int
+	result  PushResult
+}
+
+func (c *Core) onDismissalsPushed(as []dismissalAnswer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	x.pushing = false
-	c.pushing--
-	if c.stopped {
-		if c.pushing == 0 {
-			close(c.noPushing)
-		}
+	for _, a := range as {
+		a.x.pushing = false
+		c.onDismissalPushed(a)
+	}
+	c.settle()
+	c.pushing -= len(as)
+	if c.pushing == 0 && c.stopped {
+		close(c.noPushing)
+	}
+}
+
+// onDismissalPushed handles the notification server's answer. The caller holds the
+// mutex.
+func (c *Core) onDismissalPushed(a dismissalAnswer) {
+	dev, x, r := a.dev, a.x, &a.result
+	if dev.dropped != "" {
 		return
 	}
-	switch {
-	case dev.dropped != "":
-	case r.Outcome == PushAccepted:
+	switch r.Outcome {
+	case PushAccepted:
 		x.Pushed = true
+		c.pending.sync = true // a crash must not push again what was accepted
 		c.dismissalEvent(dev, x, EventDismissalSent, "push "+r.detail())
 		if slices.Contains(dev.dismissals, x) {
 			c.putDismissal(x)
 		}
-	case r.Outcome == PushRetry && r.Err == nil && attempt < patience:
+		c.seen(dev)
+	case PushTokenGone, PushTokenSuspended:
+		asked := a.asked
+		if r.Registration.Token != "" {
+			asked = r.Registration
+		}
+		if held := dev.Registration(KindAlert); held != nil && held.Ended == nil && held.SameAddress(&asked) && c.endRegistration(dev, held, asked, *r) {
+			c.dismissalEvent(dev, x, pick(r.Outcome == PushTokenGone, EventTokenRemoved, EventTokenSuspended), r.Detail)
+		}
+	case PushRetry:
+		if c.stopped || errors.Is(r.Err, context.Canceled) || a.attempt >= patience {
+			return
+		}
 		c.loops.Go(func() {
 			select {
 			case <-time.After(r.RetryAfter):
@@ -211,12 +259,35 @@ func (c *Core) onDismissalPushed(dev *device, x *dismissal, attempt int, r PushR
 			}
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			if dev.presence == nil && slices.Contains(dev.dismissals, x) {
-				c.pushDismissal(dev, x, attempt+1)
+			if dev.dropped == "" && dev.presence == nil && slices.Contains(dev.dismissals, x) {
+				c.pushDismissal(dev, x, a.attempt+1)
 			}
 		})
 	}
-	c.settle()
+}
+
+// pushDismissals asks for the background pushes of a device that is offline.
+func (c *Core) pushDismissals(dev *device) {
+	for _, x := range dev.dismissals {
+		c.pushDismissal(dev, x, 1)
+	}
+}
+
+// pushRecoveredDismissals asks for the background pushes that a stop or a crash came
+// before. Devices get an ack window's time to come back first.
+func (c *Core) pushRecoveredDismissals() {
+	select {
+	case <-time.After(c.opts.Windows.Ack):
+	case <-c.quit:
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, dev := range c.devices {
+		if dev.presence == nil {
+			c.pushDismissals(dev)
+		}
+	}
 }
 
 // recoverDismissals takes up the dismissals of the store. The caller holds the mutex.

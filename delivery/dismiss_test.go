@@ -88,9 +88,7 @@ func TestCancelTakesItAway(t *testing.T) {
 
 // TestReadIsTakenAway: from the others, over the channel or by one background push.
 func TestReadIsTakenAway(t *testing.T) {
-	opts := options()
-	opts.PushDismissals = true
-	inWorldWith(t, opts, func(w *world) {
+	inWorld(t, func(w *world) {
 		w.known("tablet", "tt")
 		phone := w.up("phone", acking, dismissing)
 		watch := w.up("watch", acking, dismissing)
@@ -124,6 +122,87 @@ func TestReadIsTakenAway(t *testing.T) {
 		left := 0
 		if err := w.store.Dismissals(func(*delivery.Dismissal) bool { left++; return true }); err != nil || left != 0 {
 			t.Errorf("%d dismissals are left, %v", left, err)
+		}
+	})
+}
+
+// dismissals are the background pushes that Apple was asked for.
+func (a *apple) dismissals() (asked []delivery.Push) {
+	synctest.Wait()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, p := range a.asked {
+		if p.Dismiss {
+			asked = append(asked, p)
+		}
+	}
+	return asked
+}
+
+// TestOneDismissalPush: one is accepted at most, and a crash neither loses nor repeats
+// it. A device that is lost with a dismissal under way gets one, too.
+func TestOneDismissalPush(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("tablet", "tt")
+		phone := w.up("phone", dismissing)
+		if err := w.core.SetRegistration("phone", "a", delivery.Registration{Server: delivery.ServerAPNs, Token: "pp", App: "app"}); err != nil {
+			t.Fatal(err)
+		}
+		w.accept(delivery.Request{ID: "n", CollapseKey: "door"})
+		synctest.Wait()
+		phone.ack(0)
+		w.apple.hold = true
+		if err := w.core.Dismiss(context.Background(), "n"); err != nil {
+			t.Fatal(err)
+		}
+		got := w.apple.dismissals()
+		if len(got) != 1 || got[0].Device != "tablet" || got[0].Notification.ID != "n" || got[0].Notification.CollapseKey != "door" || got[0].Seq == got[0].Notification.Seq {
+			t.Fatalf("asked for %+v", got)
+		}
+		w.core.Crash() // before Apple's answer
+		w.apple.held, w.apple.hold = nil, false
+		w.store.powerCut(0)
+		w.start(options())
+		if n := len(w.apple.dismissals()); n != 1 {
+			t.Errorf("%d pushes before the devices had the time to come back", n)
+		}
+		w.up("phone", dismissing)
+		time.Sleep(4 * time.Second)
+		if got := w.apple.dismissals(); len(got) != 2 || got[1].Device != "tablet" {
+			t.Errorf("after the restart: %+v", got)
+		}
+		synctest.Wait()
+		w.core.Crash() // before the phone's PUBACK
+		w.store.powerCut(0)
+		w.start(options())
+		phone = w.up("phone", dismissing)
+		phone.published()
+		time.Sleep(time.Minute)
+		if n := len(w.apple.dismissals()); n != 2 {
+			t.Errorf("%d pushes, want none after the accepted one", n)
+		}
+		phone.presence.Offline("keepalive timeout")
+		if got := w.apple.dismissals(); len(got) != 3 || got[2].Device != "phone" {
+			t.Errorf("after the loss of the channel: %+v", got)
+		}
+	})
+}
+
+// TestDismissalPushEndsRegistration: a 410 in answer to a dismissal is proof, as one to
+// a notification is.
+func TestDismissalPushEndsRegistration(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("tablet", "tt")
+		w.accept(delivery.Request{ID: "n"})
+		synctest.Wait()
+		w.apple.script = []delivery.PushResult{{Outcome: delivery.PushTokenGone, Detail: "410 Unregistered"}}
+		if err := w.core.Dismiss(context.Background(), "n"); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		d, err := w.core.Device("a", "tablet")
+		if err != nil || len(d.Registrations) != 1 || d.Registrations[0].Ended == nil {
+			t.Errorf("registrations %+v, %v", d.Registrations, err)
 		}
 	})
 }

@@ -49,18 +49,19 @@ func (d *delivery) kindName() string {
 
 // Presence is one stretch of a device's channel being up: from Online to Offline.
 type Presence struct {
-	core      *Core
-	dev       *device
-	channel   Channel
-	info      OnlineInfo
-	since     time.Time
-	missed    atomic.Bool  // something went unacknowledged: the next heartbeat matters
-	heartbeat atomic.Int64 // steady time of the last control packet
-	open      []openPackets
-	packets   int
-	progress  int64 // when an ack last made room
-	messages  bool  // subscribed to the messages topic at QoS 1 or more
-	gone      bool
+	core       *Core
+	dev        *device
+	channel    Channel
+	info       OnlineInfo
+	since      time.Time
+	missed     atomic.Bool  // something went unacknowledged: the next heartbeat matters
+	heartbeat  atomic.Int64 // steady time of the last control packet
+	open       []openPackets
+	packets    int
+	progress   int64 // when an ack last made room
+	messages   bool  // subscribed to the messages topic at QoS 1 or more
+	dismissals bool  // likewise to the dismissals topic
+	gone       bool
 }
 
 // openPackets counts what of one delivery is unacknowledged on this connection.
@@ -92,7 +93,7 @@ func (c *Core) Online(info OnlineInfo) (*Presence, error) {
 	if info.ReceiveMaximum <= 0 {
 		info.ReceiveMaximum = 65535
 	}
-	p := &Presence{core: c, channel: info.Channel, info: info, since: time.Now(), messages: info.Messages}
+	p := &Presence{core: c, channel: info.Channel, info: info, since: time.Now(), messages: info.Messages, dismissals: info.Dismissals}
 	err := c.asDevice(info.Device, info.Account, false, func(d *device) error {
 		if info.Channel.Closed() {
 			return ErrChannelClosed
@@ -159,14 +160,18 @@ func (c *Core) lose(d *device, why string, replaced bool) {
 			c.apply(x, inNoChannel, situation{})
 		}
 	}
+	if !replaced {
+		c.pushDismissals(d)
+	}
 }
 
-// SetMessages says whether the device is subscribed to its messages topic.
-func (p *Presence) SetMessages(subscribed bool) {
+// SetSubscribed says whether the device is subscribed to its messages topic, and to
+// its dismissals topic.
+func (p *Presence) SetSubscribed(messages, dismissals bool) {
 	c := p.core
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if p.messages = subscribed; !p.gone {
+	if p.messages, p.dismissals = messages, dismissals; !p.gone {
 		c.feed(p.dev)
 		c.settle()
 	}

@@ -238,7 +238,7 @@ func (c *Core) onPushResult(d *delivery, asked Registration, r PushResult) {
 			d.pushAccepted = true
 			c.record(d, d.attempts, EventPushed, r.detail())
 		}
-		c.endRegistration(d, held, asked, r)
+		c.endRegistration(d.dev, held, asked, r)
 		return
 	}
 	if errors.Is(r.Err, context.Canceled) {
@@ -256,7 +256,10 @@ func (c *Core) onPushResult(d *delivery, asked Registration, r PushResult) {
 			c.apply(d, inPushRetry, situation{detail: r.Detail + ", another token is registered"})
 			break
 		}
-		ended := c.endRegistration(d, held, asked, r)
+		ended := c.endRegistration(d.dev, held, asked, r)
+		if ended {
+			c.endProbe(d.dev, d)
+		}
 		c.apply(d, inPushRefused, situation{detail: pick(ended, r.Detail, r.Detail+", but the token was registered after that"), refused: RefusedRegistration})
 		if ended {
 			c.record(d, d.attempts, pick(r.Outcome == PushTokenGone, EventTokenRemoved, EventTokenSuspended), r.Detail)
@@ -298,15 +301,14 @@ func (c *Core) pushAccepted(d *delivery, held *Registration) {
 // endRegistration ends or suspends the registration that was asked, if the device
 // still holds it and the verdict is about it: it was not registered again since.
 // It reports whether it did.
-func (c *Core) endRegistration(d *delivery, held *Registration, asked Registration, r PushResult) bool {
-	if r.Outcome != PushTokenGone && r.Outcome != PushTokenSuspended || held == nil || d.dev.dropped != "" {
+func (c *Core) endRegistration(dev *device, held *Registration, asked Registration, r PushResult) bool {
+	if r.Outcome != PushTokenGone && r.Outcome != PushTokenSuspended || held == nil || dev.dropped != "" {
 		return false
 	}
 	since := pick(r.GoneSince.IsZero(), asked.RegisteredAt, r.GoneSince)
 	if held.RegisteredAt.After(since) {
 		return false
 	}
-	c.endProbe(d.dev, d)
 	now := time.Now()
 	if r.Outcome == PushTokenSuspended {
 		config := r.Config
@@ -318,10 +320,10 @@ func (c *Core) endRegistration(d *delivery, held *Registration, asked Registrati
 			since = held.Suspended.Since
 		}
 		held.Suspended = &Suspension{Since: since, Reason: r.Detail, Config: config, NextProbe: now.Add(probeInterval)}
-		c.putDevice(d.dev)
+		c.putDevice(dev)
 		return true
 	}
-	c.changeRegistrations(d.dev, func() {
+	c.changeRegistrations(dev, func() {
 		held.Token, held.P256dh, held.Auth = "", nil, nil
 		held.Suspended, held.Ended = nil, &Ending{At: now, Reason: r.Detail}
 	})

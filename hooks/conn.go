@@ -235,19 +235,20 @@ func (c *conn) subscriptionsChanged() {
 	id, t := c.client.ID, c.hook.topics
 	filters := c.subscriptions()
 	c.stand(filters)
-	var known, notifications, messages bool
+	var known, notifications, messages, dismissals bool
 	for filter, sub := range filters {
 		if t.covers(filter, id, kindNotifications) {
 			known = true
 			notifications = notifications || sub.QoS >= 1
 		}
 		messages = messages || sub.QoS >= 1 && t.covers(filter, id, kindMessages)
+		dismissals = dismissals || sub.QoS >= 1 && t.covers(filter, id, kindDismissals)
 	}
 	switch p := c.presence; {
 	case notifications && p == nil:
-		c.online(messages)
+		c.online(messages, dismissals)
 	case notifications:
-		p.SetMessages(messages)
+		p.SetSubscribed(messages, dismissals)
 	case p != nil:
 		c.offline("unsubscribed")
 	case known:
@@ -257,14 +258,14 @@ func (c *conn) subscriptionsChanged() {
 	}
 }
 
-func (c *conn) online(messages bool) {
+func (c *conn) online(messages, dismissals bool) {
 	if c.topicNames.notifications == "" {
 		c.topicNames = c.hook.topics.names(c.client.ID)
 	}
 	keepalive := time.Duration(c.client.State.Keepalive) * time.Second
 	p, err := c.hook.core.Online(delivery.OnlineInfo{
 		Device: c.client.ID, Account: c.identity.Account, Channel: c, ReceiveMaximum: c.limits.receiveMaximum,
-		Messages: messages, App: c.app, Keepalive: keepalive, Remote: c.client.Net.Remote,
+		Messages: messages, Dismissals: dismissals, App: c.app, Keepalive: keepalive, Remote: c.client.Net.Remote,
 	})
 	switch {
 	case errors.Is(err, delivery.ErrChannelClosed), errors.Is(err, delivery.ErrStopped): // the connection ends, too

@@ -8,9 +8,9 @@ import (
 // standing is what a connection's session and subscriptions put on every PUBLISH
 // of ours.
 type standing struct {
-	resumed       bool // the session is older than the connection
-	notifications []int
-	messages      []int // Subscription Identifiers
+	resumed bool // the session is older than the connection
+	// Subscription Identifiers
+	notifications, messages, dismissals []int
 }
 
 // stand notes the Subscription Identifiers that the client has given.
@@ -25,6 +25,9 @@ func (c *conn) stand(filters map[string]ordinary.Subscription) {
 		}
 		if c.hook.topics.covers(filter, c.client.ID, kindMessages) {
 			s.messages = append(s.messages, sub.Identifier)
+		}
+		if c.hook.topics.covers(filter, c.client.ID, kindDismissals) {
+			s.dismissals = append(s.dismissals, sub.Identifier)
 		}
 	}
 	c.mu.Lock()
@@ -46,8 +49,12 @@ func (c *conn) mark(p *publication, pub delivery.Publication) {
 			p.dup = false
 		}
 	}
-	p.subscriptions = c.standing.notifications // replaced as a whole, never changed
-	if pub.Message {
+	switch { // each is replaced as a whole, never changed
+	case pub.Message:
 		p.subscriptions = c.standing.messages
+	case pub.Dismissal:
+		p.subscriptions = c.standing.dismissals
+	default:
+		p.subscriptions = c.standing.notifications
 	}
 }

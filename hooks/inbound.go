@@ -122,7 +122,7 @@ func (h *Hook) onInlinePublish(pk *packets.Packet) error {
 }
 
 func (c *conn) onAck(payload []byte) error {
-	id, kind, _, err := wire.ParseAck(payload)
+	id, kind, err := wire.ParseAck(payload)
 	if err != nil {
 		return err
 	}

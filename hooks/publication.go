@@ -19,7 +19,7 @@ type publication struct {
 	topicName     string
 	responseTopic string
 	id            string // of the notification
-	expiry        uint32 // seconds
+	expiry        uint32 // seconds; 0: none
 	packetID      uint16
 	dup           bool
 	subscriptions []int // identifiers
@@ -64,6 +64,15 @@ func (c *conn) encodePublication(buf *bytes.Buffer, pub delivery.Publication) er
 
 // prepare fills in all but the packet identifier.
 func (c *conn) prepare(p *publication, pub delivery.Publication) error {
+	if pub.Dismissal { // it needs no content: its notification may have been erased
+		p.topicName, p.id = c.topicNames.dismissals, pub.DismissedID
+		var err error
+		if p.payload, err = json.Marshal(wire.Dismissal{ID: pub.DismissedID}); err != nil {
+			return fmt.Errorf("encode: %w", err)
+		}
+		c.mark(p, pub)
+		return nil
+	}
 	n := pub.Notification
 	if n == nil {
 		var err error
@@ -116,7 +125,9 @@ func (p *publication) append(b []byte, version byte) []byte {
 func (p *publication) appendProperties() {
 	b := p.properties[:0]
 	b = append(b, 0x01, 1) // Payload Format Indicator: UTF-8
-	b = binary.BigEndian.AppendUint32(append(b, 0x02), p.expiry)
+	if p.expiry > 0 {
+		b = binary.BigEndian.AppendUint32(append(b, 0x02), p.expiry)
+	}
 	b = appendText(append(b, 0x03), "application/json")
 	if p.responseTopic != "" {
 		b = appendText(append(b, 0x08), p.responseTopic)

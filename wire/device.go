@@ -114,31 +114,30 @@ func ParseAppState(payload []byte) (delivery.AppState, error) {
 	return 0, fault("app", "must be foreground or background", s.App)
 }
 
-// ParseAck reads the payload of an acks topic. read says that the device's user has
-// seen the notification; kind is AckDisplayed then.
-func ParseAck(payload []byte) (id string, kind delivery.AckKind, read bool, err error) {
+// ParseAck reads the payload of an acks topic.
+func ParseAck(payload []byte) (id string, kind delivery.AckKind, err error) {
 	var a Ack
 	if err := Decode(payload, &a); err != nil {
-		return "", 0, false, err
+		return "", 0, err
 	}
-	kind, read, err = ParseAckStatus(a.Status)
+	kind, err = ParseAckStatus(a.Status)
 	if a.ID == "" {
 		err = errors.Join(&delivery.FieldError{Field: "id", Rule: "must be given"}, err)
 	}
-	return a.ID, kind, read, err
+	return a.ID, kind, err
 }
 
 // ParseAckStatus reads the status of an Ack.
-func ParseAckStatus(status string) (kind delivery.AckKind, read bool, err error) {
+func ParseAckStatus(status string) (delivery.AckKind, error) {
 	switch status {
 	case "received":
-		return delivery.AckReceived, false, nil
+		return delivery.AckReceived, nil
 	case "displayed":
-		return delivery.AckDisplayed, false, nil
+		return delivery.AckDisplayed, nil
 	case "read":
-		return delivery.AckDisplayed, true, nil
+		return delivery.AckRead, nil
 	}
-	return 0, false, fault("status", "must be received, displayed or read", status)
+	return 0, fault("status", "must be received, displayed or read", status)
 }
 
 func fault(field, rule, got string) *delivery.FieldError {

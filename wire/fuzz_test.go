@@ -17,7 +17,7 @@ func FuzzPayloads(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, payload []byte) {
-		if id, kind, _, err := wire.ParseAck(payload); err == nil && (id == "" || kind == 0) {
+		if id, kind, err := wire.ParseAck(payload); err == nil && (id == "" || kind == 0) {
 			t.Errorf("an ack of %q, kind %d", id, kind)
 		}
 		if _, err := wire.ParseAppState(payload); err == nil && !json.Valid(payload) {

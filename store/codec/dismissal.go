@@ -11,6 +11,7 @@ const (
 	dismissalID
 	dismissalPushed
 	dismissalAt
+	dismissalCollapse
 )
 
 // AppendDismissal appends a dismissal's value, without its Seq and Device, which are
@@ -19,7 +20,8 @@ func AppendDismissal(b []byte, d *delivery.Dismissal) []byte {
 	b = appendUint(b, dismissalOf, uint64(d.Of))
 	b = appendString(b, dismissalID, d.ID)
 	b = appendBool(b, dismissalPushed, d.Pushed)
-	return appendTime(b, dismissalAt, d.At)
+	b = appendTime(b, dismissalAt, d.At)
+	return appendString(b, dismissalCollapse, d.CollapseKey)
 }
 
 // DecodeDismissal is the inverse of AppendDismissal.
@@ -40,6 +42,8 @@ func DecodeDismissal(d *delivery.Dismissal, key delivery.Key, b []byte) error {
 			d.Pushed = f.v != 0
 		case dismissalAt:
 			d.At = unixTime(f.v)
+		case dismissalCollapse:
+			d.CollapseKey = string(f.s)
 		}
 	}
 	return nil

@@ -103,9 +103,10 @@ func (a *API) registerNotifications() {
 
 	call(a, huma.Operation{
 		OperationID: "dismiss-notification", Method: http.MethodPost, Path: "/v1/notifications/{id}/dismissal",
-		Summary:     "Take a notification off every screen",
-		Description: "Whatever its state: over the channel, or by a background push where the channel is down. Dismissing twice does no harm.",
-		Errors:      []int{http.StatusNotFound, http.StatusServiceUnavailable},
+		Summary: "Take a notification off every screen",
+		Description: "Whatever its state, for each device that may show it: over the dismissals topic until the device's PUBACK; where the channel is down, also by one background push (Web Push: Firefox and UnifiedPush only). " +
+			"Answers when that is on record. Dismissing twice does no harm. Deliveries that are not final go on: cancel the notification to end them, too.",
+		Errors: []int{http.StatusNotFound, http.StatusServiceUnavailable},
 	}, func(ctx context.Context, in *byID) (*struct{}, error) {
 		if err := a.mayActOn(ctx, in.ID); err != nil {
 			return nil, err
