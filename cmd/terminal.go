@@ -35,15 +35,18 @@ func (p *program) terminalCommand() *cobra.Command {
   tip      a system notification: the app is in the background
   notice   a notification without a tip: the app is in the foreground
   message  the full message, which comes in the foreground
+  dismiss  a notification is taken off the screen: it was read on another device of
+           the account, or its backend has taken it back
 
 Each ID is shown once, and acknowledged (PUBACK) once it has been printed. On a
-terminal the keys f and b switch between foreground and background, s signs the
-device out, and q ends it;
+terminal the keys f and b switch between foreground and background, r says that the
+newest notification has been read, s signs the device out, and q ends it;
 elsewhere the signals SIGUSR1 (foreground) and SIGUSR2 (background) do.
 
 --ack says what is sent beside the PUBACK. Without it "displayed" is sent for the
 notifications that ask for it; --ack displayed sends it for all of them, --ack
-received for none, as a device does that receives and shows nothing.
+received for none, as a device does that receives and shows nothing; --ack read sends
+"read" for all of them, which takes each off the account's other devices.
 
 A connection that is lost is made again. It ends with an error where none could be
 made at first, and where another client connects as the same device.`,
@@ -63,7 +66,7 @@ made at first, and where another client connects as the same device.`,
 	f.DurationVar(&o.Keepalive, "keepalive", 30*time.Second, "time between heartbeats")
 	background := f.Bool("background", false, "begin in the background")
 	foreground := f.Bool("foreground", false, "begin in the foreground, which is the default")
-	ack := f.String("ack", "", "displayed: say so of every notification; received: never (see above)")
+	ack := f.String("ack", "", "displayed or read: say so of every notification; received: never (see above)")
 	seenFile := f.String("seen-file", "", "`file` that keeps what was shown from one run to the next")
 	token := f.String("token", "", "push token to register, `hexadecimal`; none removes it")
 	tokenTopic := f.String("token-topic", "", "the token's `bundle ID`; the broker's if absent")
@@ -80,8 +83,10 @@ made at first, and where another client connects as the same device.`,
 			o.Displayed = terminal.DisplayedAlways
 		case "received":
 			o.Displayed = terminal.DisplayedNever
+		case "read":
+			o.Displayed = terminal.DisplayedRead
 		default:
-			return usagef("--ack: must be displayed or received, got %q", *ack)
+			return usagef("--ack: must be displayed, read or received, got %q", *ack)
 		}
 		var register **wire.APNsToken // nil: leave the token as it is; a nil token: remove it
 		switch {
@@ -152,6 +157,8 @@ func (p *program) playDevice(ctx context.Context, o terminal.Options, register *
 	if err != nil {
 		return usageError{err}
 	}
+	var reads sync.WaitGroup
+	defer reads.Wait() // they end when the terminal is closed
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
@@ -196,6 +203,11 @@ func (p *program) playDevice(ctx context.Context, o terminal.Options, register *
 			switch key {
 			case 'f', 'b':
 				foreground = key == 'f'
+			case 'r':
+				if id := s.newest(); id != "" {
+					reads.Go(func() { s.read(ctx, t, id) })
+				}
+				continue
 			case 's':
 				return signOut(ctx, t)
 			case 'q', 3, 4: // Ctrl-C and Ctrl-D, which raw mode hands over
@@ -209,6 +221,20 @@ func (p *program) playDevice(ctx context.Context, o terminal.Options, register *
 			s.app(foreground)
 		}
 	}
+}
+
+// read says that the user has seen a notification.
+func (s *deviceScreen) read(ctx context.Context, t *terminal.Terminal, id string) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	err := t.Read(ctx, id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		s.p.say(fmt.Sprintf("%s is not said to be read: %s", plain(id), plain(err.Error())))
+		return
+	}
+	s.p.say(plain(id) + " is read")
 }
 
 func signOut(ctx context.Context, t *terminal.Terminal) error {
@@ -288,15 +314,17 @@ type deviceScreen struct {
 	tried  bool
 	wasUp  bool
 	unwell string // why the channel is down, as it was said last
+	last   string // ID of the newest notification shown
 }
 
 // deviceEvent is a line of --json.
 type deviceEvent struct {
-	Time         string        `json:"time"`
-	Event        string        `json:"event"` // tip, notice, message, up, down, foreground, background
-	Notification *wire.Pseudo  `json:"notification,omitempty"`
-	Message      *wire.Message `json:"message,omitempty"`
-	Detail       string        `json:"detail,omitempty"`
+	Time         string          `json:"time"`
+	Event        string          `json:"event"` // tip, notice, message, dismiss, up, down, foreground, background
+	Notification *wire.Pseudo    `json:"notification,omitempty"`
+	Message      *wire.Message   `json:"message,omitempty"`
+	Dismissal    *wire.Dismissal `json:"dismissal,omitempty"`
+	Detail       string          `json:"detail,omitempty"`
 }
 
 // print writes an event as JSON, or line for people; "" is of no interest to them.
@@ -329,7 +357,26 @@ func (s *deviceScreen) notification(event string, n wire.Pseudo) {
 	if n.Pushed {
 		text += " (pushed, too)"
 	}
+	s.mu.Lock()
+	s.last = n.ID
+	s.mu.Unlock()
 	s.print(deviceEvent{Event: event, Notification: &n}, n.ID+"  "+text)
+}
+
+// newest is the ID of the newest notification shown, "" for none.
+func (s *deviceScreen) newest() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last
+}
+
+func (s *deviceScreen) Dismiss(d wire.Dismissal) {
+	s.mu.Lock()
+	if s.last == d.ID {
+		s.last = ""
+	}
+	s.mu.Unlock()
+	s.print(deviceEvent{Event: "dismiss", Dismissal: &d}, d.ID+"  taken off the screen")
 }
 
 // longMessage is how much of a message a line shows.
@@ -368,7 +415,7 @@ func (s *deviceScreen) ready(o terminal.Options, keys bool) {
 		state = "foreground"
 	}
 	if keys {
-		hint = "; f: foreground, b: background, q: quit"
+		hint = "; f: foreground, b: background, r: read, s: sign out, q: quit"
 	}
 	s.p.say(fmt.Sprintf("%s of %s is up on %s, in the %s%s", plain(o.Device), plain(o.Account), s.server, state, hint))
 }

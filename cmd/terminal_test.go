@@ -19,7 +19,7 @@ func TestTerminalMistakes(t *testing.T) {
 		code int
 	}{
 		{[]string{"--background", "--foreground"}, "[background foreground] were all set", 2},
-		{[]string{"--ack", "shown"}, `--ack: must be displayed or received, got "shown"`, 2},
+		{[]string{"--ack", "shown"}, `--ack: must be displayed, read or received, got "shown"`, 2},
 		{[]string{"--token-topic", "com.example.app"}, "a --token, which is missing", 2},
 		{[]string{"--server", "http://localhost:8080"}, "mqtt://, mqtts://, ws:// or wss://", 2},
 		{[]string{"--keepalive", "500ms"}, "keepalive: must be whole seconds", 2},

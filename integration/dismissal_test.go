@@ -145,3 +145,21 @@ func TestCancelTakesItOffScreens(t *testing.T) {
 	await(t, "the background push", func() bool { return len(dismissals(sim, deviceToken(1))) == 1 })
 	wantDismissed(t, s.dismissing("tablet"), "n")
 }
+
+// TestTerminalDismisses: `heartline terminal` takes the tip away when another device of
+// the account has read it.
+func TestTerminalDismisses(t *testing.T) {
+	s := serve(t)
+	phone := s.play("--background")
+	phone.line("up")
+	tablet := s.play("--background", "--device", "tablet", "--ack", "read")
+	tablet.line("up")
+	id := s.notify(`{"account":"alice","title":"Hello"}`)
+	tablet.line("tip")
+	if got := phone.line("tip").Notification; got.ID != id {
+		t.Errorf("got %+v", got)
+	}
+	if got := phone.line("dismiss").Dismissal; got.ID != id {
+		t.Errorf("got %+v", got)
+	}
+}

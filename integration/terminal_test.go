@@ -41,6 +41,7 @@ type shown struct {
 	Event        string
 	Notification wire.Pseudo
 	Message      wire.Message
+	Dismissal    wire.Dismissal
 	Detail       string
 }
 

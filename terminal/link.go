@@ -15,7 +15,6 @@ import (
 	"github.com/eclipse/paho.golang/paho"
 	"github.com/eclipse/paho.golang/paho/session/state"
 
-	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
@@ -225,18 +224,6 @@ func appName(foreground bool) string {
 		return "foreground"
 	}
 	return "background"
-}
-
-func (t *Terminal) publishToken(ctx context.Context, token *wire.APNsToken) error {
-	answer, err := t.publish(ctx, t.topics.pushToken(), 1, wire.PushToken{Server: delivery.ServerAPNs, Registration: token.Registered()})
-	if answer != nil && answer.ReasonCode >= 0x80 {
-		reason := ""
-		if answer.Properties != nil {
-			reason = answer.Properties.ReasonString
-		}
-		return refusal("the push token", answer.ReasonCode, reason)
-	}
-	return err
 }
 
 func (t *Terminal) publish(ctx context.Context, topicName string, qos byte, body any) (*paho.PublishResponse, error) {

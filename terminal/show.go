@@ -19,8 +19,8 @@ func (t *Terminal) arrived(pr paho.PublishReceived) (bool, error) {
 		var p wire.Pseudo
 		if err = read(pr.Packet.Payload, &p, &p.ID); err == nil {
 			t.notification(p)
-			if t.wantsDisplayed(p) {
-				t.session.after = func() { t.displayed(pr.Client, p.ID) }
+			if status := t.shownStatus(p); status != "" {
+				t.session.after = func() { t.acknowledge(pr.Client, p.ID, status) }
 			}
 		}
 	case t.topics.messages():
@@ -31,9 +31,7 @@ func (t *Terminal) arrived(pr paho.PublishReceived) (bool, error) {
 	case t.topics.dismissals():
 		var d wire.Dismissal
 		if err = read(pr.Packet.Payload, &d, &d.ID); err == nil {
-			if display, ok := t.opts.Display.(Dismisser); ok {
-				display.Dismiss(d)
-			}
+			t.dismiss(d)
 		}
 	default:
 		return false, nil
@@ -75,25 +73,44 @@ func (t *Terminal) once(kind SeenKind, id string, show func()) {
 		return
 	}
 	show()
+	t.seen(kind, id)
+}
+
+func (t *Terminal) seen(kind SeenKind, id string) {
 	if err := t.opts.Seen.Add(kind, id); err != nil {
 		t.log.Error("what was shown is not on the disk, and may be shown again after a restart", "id", id, "error", err)
 	}
 }
 
-func (t *Terminal) wantsDisplayed(p wire.Pseudo) bool {
-	switch t.opts.Displayed {
-	case DisplayedAlways:
-		return true
-	case DisplayedNever:
-		return false
+// dismiss takes a notification off the screen. Its ID counts as shown: a copy that
+// comes later must not bring it back.
+func (t *Terminal) dismiss(d wire.Dismissal) {
+	if display, ok := t.opts.Display.(Dismisser); ok {
+		display.Dismiss(d)
 	}
-	return p.Ack == "displayed"
+	t.seen(SeenNotification, d.ID)
 }
 
-// displayed notifies the server. It does not wait for the arrival: the server resends
+// shownStatus is the status to publish once p is shown, "" for none.
+func (t *Terminal) shownStatus(p wire.Pseudo) string {
+	switch t.opts.Displayed {
+	case DisplayedAlways:
+		return "displayed"
+	case DisplayedNever:
+		return ""
+	case DisplayedRead:
+		return "read"
+	}
+	if p.Ack == "displayed" {
+		return "displayed"
+	}
+	return ""
+}
+
+// acknowledge notifies the server. It does not wait for the arrival: the server resends
 // each notification that it has no `displayed` for, and each copy is answered.
-func (t *Terminal) displayed(client *paho.Client, id string) {
-	payload, err := json.Marshal(wire.Ack{ID: id, Status: "displayed"})
+func (t *Terminal) acknowledge(client *paho.Client, id, status string) {
+	payload, err := json.Marshal(wire.Ack{ID: id, Status: status})
 	if err == nil {
 		ctx, cancel := context.WithTimeout(t.ctx, answerTimeout)
 		defer cancel()
@@ -101,6 +118,6 @@ func (t *Terminal) displayed(client *paho.Client, id string) {
 			paho.PublishOptions{Method: paho.PublishMethod_AsyncSend})
 	}
 	if err != nil {
-		t.log.Debug("displayed is not said yet", "id", id, "error", err)
+		t.log.Debug("the ack is not published yet", "id", id, "status", status, "error", err)
 	}
 }

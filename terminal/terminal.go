@@ -59,6 +59,9 @@ const (
 	DisplayedAlways
 	// DisplayedNever plays a device that receives and shows nothing.
 	DisplayedNever
+	// DisplayedRead publishes `read` for every notification, as a device does whose
+	// user looks at each at once.
+	DisplayedRead
 )
 
 // Status tells of the channel.
@@ -212,15 +215,35 @@ func (t *Terminal) Foreground() bool {
 func (t *Terminal) RegisterPushToken(ctx context.Context, token *wire.APNsToken) error {
 	t.tokens.Lock()
 	defer t.tokens.Unlock()
+	return t.insist(ctx, "the push token", t.topics.pushToken(), wire.PushToken{Server: delivery.ServerAPNs, Registration: token.Registered()})
+}
+
+// Read says that the user has seen a notification on this device: the server takes it
+// off the screens of the account's other devices. It returns when the server has it,
+// across lost connections; the errors are those of RegisterPushToken. It must not be
+// called from a Display: its answer comes on the connection that the Display holds up.
+func (t *Terminal) Read(ctx context.Context, id string) error {
+	return t.insist(ctx, "read", t.topics.acks(), wire.Ack{ID: id, Status: "read"})
+}
+
+// insist publishes until the server has acknowledged or refused it.
+func (t *Terminal) insist(ctx context.Context, what, topicName string, body any) error {
 	for {
 		if err := t.WaitUp(ctx); err != nil {
 			return err
 		}
-		err := t.publishToken(ctx, token)
+		answer, err := t.publish(ctx, topicName, 1, body)
+		if answer != nil && answer.ReasonCode >= 0x80 {
+			reason := ""
+			if answer.Properties != nil {
+				reason = answer.Properties.ReasonString
+			}
+			err = refusal(what, answer.ReasonCode, reason)
+		}
 		if err == nil || errors.Is(err, ErrRefused) || ctx.Err() != nil {
 			return err
 		}
-		t.log.Debug("push token not registered yet", "device", t.opts.Device, "error", err)
+		t.log.Debug("not said yet, trying again", "what", what, "device", t.opts.Device, "error", err)
 		select { // the connection's loss may take a moment to be known here
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():

@@ -126,6 +126,8 @@ func (s *screen) Tip(p wire.Pseudo) {
 func (s *screen) Notice(p wire.Pseudo)   { s.shown <- "notice " + p.ID }
 func (s *screen) Message(m wire.Message) { s.shown <- "message " + m.ID + " " + string(m.Data) }
 
+func (s *screen) Dismiss(d wire.Dismissal) { s.shown <- "dismiss " + d.ID }
+
 func (s *screen) expect(t *testing.T, want ...string) {
 	t.Helper()
 	for _, w := range want {
@@ -154,7 +156,10 @@ func open(t *testing.T, s *server, o Options) (*Terminal, *screen) {
 	if o.Server == "" {
 		o.Server = "mqtt://" + s.MQTTAddr()
 	}
-	o.Account, o.Device = "alice", "phone"
+	o.Account = "alice"
+	if o.Device == "" {
+		o.Device = "phone"
+	}
 	term, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
@@ -511,4 +516,42 @@ func TestSignOut(t *testing.T) {
 	if _, err := s.Core().Device("alice", "phone"); !errors.Is(err, delivery.ErrUnknownDevice) {
 		t.Errorf("the device is still there: %v", err)
 	}
+}
+
+// TestRead: what is read on one device is taken off the other, and a copy that comes
+// later does not bring it back.
+func TestRead(t *testing.T) {
+	s := serve(t, nil)
+	seen := NewSeen(0)
+	_, watch := open(t, s, Options{Device: "watch", Seen: seen})
+	phone, show := open(t, s, Options{})
+	id := s.send(t, delivery.Request{Account: "alice", Title: "Hello"})
+	show.expect(t, "tip "+id)
+	watch.expect(t, "tip "+id)
+	s.until(t, id, delivery.EventReceived)
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	if err := phone.Read(ctx, "unknown"); !errors.Is(err, ErrRefused) {
+		t.Errorf("an unknown ID: %v", err)
+	}
+	if err := phone.Read(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	watch.expect(t, "dismiss "+id)
+	s.until(t, id, delivery.EventDismissed)
+	s.until(t, id, delivery.EventRead)
+	show.nothing(t)
+	if !seen.Has(SeenNotification, id) {
+		t.Error("the dismissed ID does not count as shown")
+	}
+}
+
+// TestReadAtOnce: a device whose user looks at everything at once.
+func TestReadAtOnce(t *testing.T) {
+	s := serve(t, nil)
+	_, watch := open(t, s, Options{Device: "watch"})
+	_, show := open(t, s, Options{Displayed: DisplayedRead})
+	id := s.send(t, delivery.Request{Account: "alice", Title: "Hello"})
+	show.expect(t, "tip "+id)
+	watch.expect(t, "tip "+id, "dismiss "+id)
 }
