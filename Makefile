@@ -110,7 +110,7 @@ web: $(WEB)/dist/index.html
 ## web-modules: what npm downloads to build it
 web-modules: $(WEB)/node_modules/.package-lock.json
 
-$(WEB)/dist/index.html: $(WEB)/node_modules/.package-lock.json $(WEB)/build.mjs $(wildcard $(WEB)/*tsconfig.json $(WEB)/src/* $(WEB)/src/worker/* $(WEB)/dashboard/*)
+$(WEB)/dist/index.html: $(WEB)/node_modules/.package-lock.json $(WEB)/build.mjs $(wildcard $(WEB)/*tsconfig.json $(WEB)/src/* $(WEB)/src/client/* $(WEB)/src/icons/* $(WEB)/test/* $(WEB)/src/worker/* $(WEB)/dashboard/*)
 	cd $(WEB) && npm run --silent check && npm run --silent build
 
 $(WEB)/node_modules/.package-lock.json: $(WEB)/package.json $(WEB)/package-lock.json

@@ -46,8 +46,12 @@ func (b *Broker) bindHTTP() error {
 	opts.Handlers["/{$}"] = http.RedirectHandler(web.DashboardPath, http.StatusFound)
 	opts.Handlers[web.DashboardPath] = web.Dashboard(web.DashboardOptions{Token: b.cfg.Auth.Mode != config.AuthNone})
 	if b.cfg.HTTP.WebTerminal {
+		key, err := webPushKey(b.cfg.Fallback.WebPush)
+		if err != nil {
+			return err
+		}
 		opts.Handlers[web.TerminalPath] = web.Terminal(web.TerminalOptions{
-			TopicPrefix: b.cfg.MQTT.TopicPrefix, Password: b.cfg.Auth.Mode != config.AuthNone,
+			TopicPrefix: b.cfg.MQTT.TopicPrefix, Password: b.cfg.Auth.Mode != config.AuthNone, WebPushKey: key,
 		})
 	}
 	if b.cfg.Auth.Mode != config.AuthNone {

@@ -155,6 +155,46 @@ func newFCM(c config.FCM) (*fcm.Pusher, error) {
 	return fcm.New(cfg)
 }
 
+// webPushKey returns the application server key that pages subscribe with; "" where
+// pushes to browsers are off.
+func webPushKey(c config.WebPush) (string, error) {
+	if !c.Enabled {
+		return "", nil
+	}
+	apps, err := webPushApps(c)
+	if err != nil {
+		return "", err
+	}
+	return credentials.VAPIDPublicKey(apps[0].Key)
+}
+
+// webPushApps reads the keys, at least one. The first is that of subscriptions that
+// name none.
+func webPushApps(c config.WebPush) (apps []webpush.App, err error) {
+	add := func(given config.Secret, file, contact string) error {
+		text, err := config.ReadSecret(given, file)
+		if err != nil {
+			return fmt.Errorf("fallback.webpush: key: %w", err)
+		}
+		var key *ecdsa.PrivateKey
+		if key, err = credentials.ParseVAPIDKey(text); err != nil {
+			return fmt.Errorf("fallback.webpush: key %s: %w", file, err)
+		}
+		apps = append(apps, webpush.App{Key: key, Contact: cmp.Or(contact, c.Contact)})
+		return nil
+	}
+	if c.KeyFile != "" || c.Key != "" {
+		err = add(c.Key, c.KeyFile, "")
+	}
+	for _, a := range c.Apps {
+		err = errors.Join(err, add("", a.KeyFile, a.Contact))
+	}
+	if err == nil && len(apps) == 0 {
+		err = errors.New("fallback.webpush: no application server key")
+	}
+	return apps, err
+}
+
 func newWebPush(c config.WebPush) (*webpush.Pusher, error) {
 	roots, err := rootCAs("fallback.webpush.ca_file", c.CAFile)
 	if err != nil {
@@ -168,25 +208,7 @@ func newWebPush(c config.WebPush) (*webpush.Pusher, error) {
 		}
 		cfg.AllowPrivate = append(cfg.AllowPrivate, prefix)
 	}
-	add := func(given config.Secret, file, contact string) error {
-		text, err := config.ReadSecret(given, file)
-		if err != nil {
-			return fmt.Errorf("fallback.webpush: key: %w", err)
-		}
-		var key *ecdsa.PrivateKey
-		if key, err = credentials.ParseVAPIDKey(text); err != nil {
-			return fmt.Errorf("fallback.webpush: key %s: %w", file, err)
-		}
-		cfg.Apps = append(cfg.Apps, webpush.App{Key: key, Contact: cmp.Or(contact, c.Contact)})
-		return nil
-	}
-	if c.KeyFile != "" || c.Key != "" {
-		err = add(c.Key, c.KeyFile, "")
-	}
-	for _, a := range c.Apps {
-		err = errors.Join(err, add("", a.KeyFile, a.Contact))
-	}
-	if err != nil {
+	if cfg.Apps, err = webPushApps(c); err != nil {
 		return nil, err
 	}
 	return webpush.New(cfg)

@@ -29,14 +29,23 @@ type webDevice struct {
 	account string
 }
 
-// webTerminal opens a terminal of an account's device web-ACCOUNT, and waits until
-// it is up, with its service worker.
+// webTerminal opens a terminal of an account's device web-ACCOUNT, connects it, and
+// waits until it is up, with its service worker.
 func webTerminal(c *chromium, s *server, base, account string) *webDevice {
+	c.t.Helper()
+	d := openTerminal(c, s, base, account)
+	d.click("#toggle")
+	d.up()
+	d.eval("navigator.serviceWorker.ready.then(() => true)", nil)
+	return d
+}
+
+// openTerminal opens the address of a terminal, which asks before it connects.
+func openTerminal(c *chromium, s *server, base, account string) *webDevice {
 	c.t.Helper()
 	d := &webDevice{c.open(base+"/terminal/?account="+account+"&device=web-"+account, listenIn), s, account}
 	d.look(look{})
-	d.up()
-	d.eval("navigator.serviceWorker.ready.then(() => true)", nil)
+	d.until(`!document.querySelector("#asks").hidden`)
 	return d
 }
 
@@ -246,6 +255,22 @@ func TestWebTerminal(t *testing.T) {
 			d.click("#toggle")
 			d.up()
 			other.until(`document.querySelector("#channel").dataset.kind === "elsewhere"`)
+		},
+		// An address, from a link in a mail, say, takes a device over from nobody.
+		"asks": func(t *testing.T, d *webDevice) {
+			other := openTerminal(c, s, s.http, d.account)
+			s.notify(`{"account":"asks","title":"Still here"}`)
+			d.until(`document.querySelector("#items h3")`)
+			var kind string
+			for _, p := range []*webDevice{d, other} {
+				p.eval(`document.querySelector("#channel").dataset.kind`, &kind)
+				if want := map[*webDevice]string{d: "up", other: "closed"}[p]; kind != want {
+					t.Errorf("the channel is %s, want %s", kind, want)
+				}
+			}
+			other.screenshot("asked")
+			d.visit(s.http + "/terminal/?account=asks&device=web-asks") // it was left connected
+			d.up()
 		},
 		"accessible": accessible,
 	} {

@@ -1,4 +1,4 @@
-// Builds dist/ (the web terminal) and dist-dashboard/, which the Go package embeds: index.html and sw.js under names that
+// Builds dist/ (the web terminal) and dist-dashboard/, which the Go package embeds: index.html, sw.js and the manifest under names that
 // stay, everything else under names that change with its content.
 import * as esbuild from "esbuild";
 import { mkdir, readFile, readdir, rm, writeFile } from "node:fs/promises";
@@ -25,11 +25,15 @@ const style = await bundle("src/style.css");
 const icon = await bundle("src/icon.svg", { loader: { ".svg": "copy" } });
 await esbuild.build({ ...common, entryPoints: ["src/worker/sw.ts"], outdir: out, entryNames: "[name]" });
 
-let page = await readFile("src/index.html", "utf8");
-for (const [name, address] of Object.entries({ script, style, icon })) {
-  page = page.replaceAll(`{{${name}}}`, address);
+const names = { script, style, icon };
+for (const size of ["180", "192", "512"]) {
+  names["icon" + size] = await bundle(`src/icons/icon${size}.png`, { loader: { ".png": "copy" } });
 }
-await writeFile(join(out, "index.html"), page);
+for (const name of ["index.html", "manifest.webmanifest"]) {
+  let text = await readFile(join("src", name), "utf8");
+  for (const [key, address] of Object.entries(names)) text = text.replaceAll(`{{${key}}}`, address);
+  await writeFile(join(out, name), text);
+}
 
 // The dashboard, into a folder of its own.
 const board = join(out + "-dashboard", "assets");

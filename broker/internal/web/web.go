@@ -31,6 +31,7 @@ const (
 type TerminalOptions struct {
 	TopicPrefix string // contract §3
 	Password    bool   // the broker asks for one
+	WebPushKey  string // the application server key of its pushes; "": it makes none to browsers
 }
 
 // DashboardOptions are what the dashboard has to know of its broker.
@@ -42,7 +43,11 @@ type DashboardOptions struct {
 func Terminal(o TerminalOptions) http.Handler { return terminal(embedded, o) }
 
 func terminal(files fs.FS, o TerminalOptions) http.Handler {
-	return http.StripPrefix(TerminalPath, newPages(files, "dist", "dist.html", map[string]any{"topic_prefix": o.TopicPrefix, "password": o.Password}))
+	settings := map[string]any{"topic_prefix": o.TopicPrefix, "password": o.Password}
+	if o.WebPushKey != "" {
+		settings["webpush_key"] = o.WebPushKey
+	}
+	return http.StripPrefix(TerminalPath, newPages(files, "dist", "dist.html", settings))
 }
 
 // Dashboard is the handler of the dashboard.
@@ -98,8 +103,11 @@ var contentTypes = map[string]string{
 	".js":   "text/javascript; charset=utf-8",
 	".css":  "text/css; charset=utf-8",
 	".svg":  "image/svg+xml",
+	".png":  "image/png",
 	".json": "application/json",
 	".txt":  "text/plain; charset=utf-8",
+
+	".webmanifest": "application/manifest+json",
 }
 
 func newFile(name string, content []byte) file {
@@ -138,7 +146,7 @@ func (p pages) add(files fs.FS, dir string) error {
 
 // policy lets a page use resources of its own origin, and nothing else. A
 // WebSocket to the same host is of 'self' (CSP 3 §6.7.2.8).
-const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; worker-src 'self'; " +
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; worker-src 'self'; manifest-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 // ServeHTTP implements http.Handler.

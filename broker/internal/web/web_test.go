@@ -1,11 +1,13 @@
 package web
 
 import (
+	"bytes"
 	"io/fs"
 	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -26,26 +28,30 @@ func request(h http.Handler, method, path string, header http.Header) *httptest.
 }
 
 var built = fstest.MapFS{
-	"dist.html":                {Data: []byte("run make web")},
-	"dist/index.html":          {Data: []byte("<p>page")},
-	"dist/sw.js":               {Data: []byte("worker")},
-	"dist/licences.txt":        {Data: []byte("MIT")},
-	"dist/assets/main-AB12.js": {Data: []byte("program")},
-	"dist/assets/style-1.css":  {Data: []byte("style")},
-	"dist/assets/icon-1.svg":   {Data: []byte("<svg/>")},
+	"dist.html":                 {Data: []byte("run make web")},
+	"dist/index.html":           {Data: []byte("<p>page")},
+	"dist/sw.js":                {Data: []byte("worker")},
+	"dist/licences.txt":         {Data: []byte("MIT")},
+	"dist/assets/main-AB12.js":  {Data: []byte("program")},
+	"dist/assets/style-1.css":   {Data: []byte("style")},
+	"dist/assets/icon-1.svg":    {Data: []byte("<svg/>")},
+	"dist/assets/icon-2.png":    {Data: []byte("PNG")},
+	"dist/manifest.webmanifest": {Data: []byte("{}")},
 }
 
 func TestTerminal(t *testing.T) {
-	h := terminal(built, TerminalOptions{TopicPrefix: "a/b", Password: true})
+	h := terminal(built, TerminalOptions{TopicPrefix: "a/b", Password: true, WebPushKey: "BAEC"})
 	const kept, asked = "public, max-age=31536000, immutable", "no-cache"
 	for _, tt := range []struct{ path, body, contentType, cache string }{
 		{"/terminal/", "<p>page", "text/html; charset=utf-8", asked},
 		{"/terminal/sw.js", "worker", "text/javascript; charset=utf-8", asked},
 		{"/terminal/licences.txt", "MIT", "text/plain; charset=utf-8", asked},
-		{"/terminal/settings.json", `{"password":true,"topic_prefix":"a/b"}`, "application/json", asked},
+		{"/terminal/settings.json", `{"password":true,"topic_prefix":"a/b","webpush_key":"BAEC"}`, "application/json", asked},
 		{"/terminal/assets/main-AB12.js", "program", "text/javascript; charset=utf-8", kept},
 		{"/terminal/assets/style-1.css", "style", "text/css; charset=utf-8", kept},
 		{"/terminal/assets/icon-1.svg", "<svg/>", "image/svg+xml", kept},
+		{"/terminal/assets/icon-2.png", "PNG", "image/png", kept},
+		{"/terminal/manifest.webmanifest", "{}", "application/manifest+json", asked},
 	} {
 		w := request(h, http.MethodGet, tt.path+"?account=alice", nil)
 		header := w.Result().Header
@@ -158,5 +164,17 @@ func TestLockFile(t *testing.T) {
 	}
 	if strings.Contains(string(lock), `"resolved"`) || !strings.Contains(string(lock), `"integrity": "sha512-`) {
 		t.Error("package-lock.json is to have hashes and no addresses: npm config set omit-lockfile-registry-resolved true")
+	}
+}
+
+// TestModules runs the unit tests of the page's modules that need no browser.
+func TestModules(t *testing.T) {
+	node := testtool.Path(t, "node", "nodejs npm")
+	if _, err := os.Stat("node_modules/esbuild"); err != nil {
+		testtool.LeaveOut(t, "what the pages are built with is not installed", "make web, which needs npm: apt-get install nodejs npm")
+	}
+	out, err := exec.CommandContext(t.Context(), node, "test/run.mjs").CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte("fail 0")) {
+		t.Fatalf("%v\n%s", err, out)
 	}
 }

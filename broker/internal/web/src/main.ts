@@ -1,14 +1,19 @@
-// The page. Read wire.ts, device.ts (the connection) and store.ts (what was shown)
-// for what it rests on.
-import { Device, type Status } from "./device";
-import * as store from "./store";
+// The page. Read client/wire.ts, client/device.ts (the connection), client/shown.ts
+// (which IDs were shown) and client/registration.ts (pushes) first.
+import { Device, type Status } from "./client/device";
+import { webLink } from "./client/push";
+import { Registrar } from "./client/registration";
+import { Shown, type How } from "./client/shown";
+import type { AppState, Message, Pseudo, PushToken } from "./client/wire";
+import type { News } from "./news";
+import { lock, store, type Item } from "./store";
 import * as tips from "./tips";
-import { every, stop } from "./timers";
-import type { AppState, Message, Pseudo } from "./wire";
+import { after, every, stop } from "./timers";
 
 interface Settings {
   topic_prefix: string;
-  password: boolean; // whether the broker asks for one
+  password: boolean; // the broker asks for one
+  webpush_key?: string; // the broker's public key, where it pushes to browsers
 }
 
 function element<T extends HTMLElement = HTMLElement>(id: string): T {
@@ -22,6 +27,8 @@ const deviceID = element<HTMLInputElement>("device-id");
 const password = element<HTMLInputElement>("password");
 const items = element<HTMLOListElement>("items");
 
+const shown = new Shown(store, lock);
+
 let settings: Settings;
 let device: Device | undefined;
 let owner = "";
@@ -31,31 +38,63 @@ function appState(): AppState {
   return document.visibilityState === "visible" ? "foreground" : "background";
 }
 
-// Remembered for the next visit; an address with both names in it connects at once.
+// What the browser remembers for the next visit. connected is the device that was left
+// connected: only that one connects by itself. An address alone never does: a link
+// would take the device over from whoever has it.
 const remembered = "heartline-terminal";
 
-function fillIn(): boolean {
-  const asked = new URLSearchParams(location.search);
-  let last: Record<string, string> = {};
-  try {
-    last = JSON.parse(localStorage.getItem(remembered) ?? "{}");
-  } catch {
-    // not ours, or not allowed: begin anew
-  }
-  account.value = asked.get("account") ?? last["account"] ?? "alice";
-  deviceID.value = asked.get("device") ?? last["device"] ?? "web-" + Math.random().toString(36).slice(2, 6);
-  return asked.has("account") && asked.has("device");
+interface Remembered {
+  account?: string;
+  device?: string;
+  connected?: string;
 }
 
-function remember(): void {
+function recall(): Remembered {
+  try {
+    return JSON.parse(localStorage.getItem(remembered) ?? "{}");
+  } catch {
+    return {}; // not ours, or not allowed
+  }
+}
+
+function remember(connected: boolean): void {
   const names = { account: account.value, device: deviceID.value };
   history.replaceState(null, "", "?" + new URLSearchParams(names));
   try {
-    localStorage.setItem(remembered, JSON.stringify(names));
+    localStorage.setItem(remembered, JSON.stringify(connected ? { ...names, connected: ownerOf() } : names));
   } catch {
-    // not allowed: the address has them
+    // not allowed: the address has the names
   }
 }
+
+const ownerOf = () => `${account.value}/${deviceID.value}`;
+
+// fillIn reports whether the form came from the address.
+function fillIn(): boolean {
+  const asked = new URLSearchParams(location.search), last = recall();
+  account.value = asked.get("account") ?? last.account ?? "alice";
+  deviceID.value = asked.get("device") ?? last.device ?? "web-" + Math.random().toString(36).slice(2, 6);
+  return asked.has("account") && asked.has("device");
+}
+
+// A page reserves its device among the pages of this browser, so that none of them
+// takes it over without being asked to.
+const reservation = (name: string) => "heartline-device " + name;
+
+async function isFree(name: string): Promise<boolean> {
+  return !navigator.locks || navigator.locks.request(reservation(name), { ifAvailable: true }, (l) => l !== null);
+}
+
+// reserve gets the device once no other page has it, and keeps it until the function
+// that it returns is called.
+function reserve(name: string): () => void {
+  const end = new AbortController();
+  const ended = new Promise((resolve) => end.signal.addEventListener("abort", resolve));
+  navigator.locks?.request(reservation(name), { signal: end.signal }, () => ended).catch(() => undefined); // ended before it had it
+  return () => end.abort();
+}
+
+let release: (() => void) | undefined;
 
 // badName says what is wrong with a name; the server would take the client, and
 // never as a device.
@@ -68,17 +107,21 @@ async function connect(): Promise<void> {
   const problem = badName("account", account.value) || badName("device", deviceID.value);
   element("problem").textContent = problem;
   if (problem) return;
-  remember();
-  owner = `${account.value}/${deviceID.value}`;
+  remember(true);
+  element("asks").hidden = true;
+  owner = ownerOf();
+  release?.();
+  release = reserve(owner);
   device = new Device({
     url: new URL("/mqtt", location.href.replace(/^http/, "ws")).href,
     prefix: settings.topic_prefix,
     account: account.value,
     device: deviceID.value,
     password: password.value,
-    show: (p) => show(p),
-    dismiss: (d) => tips.dismiss(d.id),
-    message: (m) => message(m),
+    timers: { every, after, stop },
+    show,
+    dismiss: (d) => dismiss(d.id),
+    message,
     status,
   }, appState());
   await showList();
@@ -88,6 +131,12 @@ function disconnect(): void {
   const d = device;
   device = undefined;
   d?.close();
+}
+
+// register gives the server a push registration, as Registrar asks for it.
+async function register(t: PushToken): Promise<void> {
+  if (!device) throw new Error("connect first");
+  await device.registerPush(t);
 }
 
 let countdown: number | undefined;
@@ -120,8 +169,13 @@ function status(s: Status): void {
   }
   if (s.kind !== "down") pill.removeAttribute("aria-live");
   const ended = s.kind === "refused" || s.kind === "elsewhere" || s.kind === "closed";
-  if (ended) device = undefined;
-  else element("problem").textContent = "";
+  if (ended) {
+    device = undefined;
+    release?.();
+    release = undefined;
+    // Another browser has it now: this one does not take it back at the next visit.
+    if (s.kind === "elsewhere") void isFree(owner).then((free) => { if (free) remember(false); });
+  } else element("problem").textContent = "";
   for (const input of [account, deviceID, password]) input.disabled = !ended;
   const toggle = element<HTMLButtonElement>("toggle");
   toggle.textContent = ended ? "Connect" : "Disconnect";
@@ -129,67 +183,103 @@ function status(s: Status): void {
   element<HTMLButtonElement>("sign-out").hidden = s.kind !== "up";
   element("device").toggleAttribute("data-connected", !ended);
   element("device-heading").textContent = ended ? "Device" : `${deviceID.value} of ${account.value}`;
-  if (s.kind === "up") void payOwed();
+  if (s.kind === "up") {
+    void payOwed();
+    void renewPush();
+  }
+  void showPush();
 }
 
-element("sign-out").addEventListener("click", () => {
-  device?.signOut().catch((err) => { element("problem").textContent = `Not signed out: ${err instanceof Error ? err.message : String(err)}.`; });
-});
+const reason = (err: unknown) => (err instanceof Error ? err.message : String(err));
 
-// show shows a notification once, whichever path brought it.
-async function show(p: Pseudo): Promise<{ displayed: boolean }> {
-  const item: store.Item = await store.get(owner, p.id) ?? { owner, id: p.id, arrived: Date.now() };
-  if (!item.pseudo) {
-    item.pseudo = p;
-    item.shown = "page";
-    if (appState() === "background") {
-      item.shown = await tips.show(p) ? "tip" : "blocked"; // whatever p.pushed says: a push may not have been shown
-    }
-    // Nobody has seen what is only in the list of a page in the background.
-    item.owed = item.shown === "blocked" && p.ack === "displayed";
-    // Noted after it was shown: a crash in between shows it twice, under one tag.
-    await store.put(item);
-    render(item);
-    if (item.shown === "page") announce(`Notification: ${[p.title, p.body].filter(Boolean).join(". ")}`);
+async function signOut(): Promise<void> {
+  try {
+    await device?.signOut();
+  } catch (err) {
+    element("problem").textContent = `Not signed out: ${reason(err)}.`;
+    return;
   }
-  return { displayed: !item.owed };
+  // Nothing of this user stays on the screen or in the browser.
+  if ((await store.registered())?.owner === owner) await (await registrar())?.disable(() => Promise.resolve());
+  await tips.close(owner);
+  await store.forget(owner);
+  remember(false);
+  await showList();
+  await showPush();
+}
+
+element("sign-out").addEventListener("click", () => void signOut());
+
+// show shows a notification once, whichever path brought it, and whatever p.pushed
+// says: a push may not have been shown.
+async function show(p: Pseudo): Promise<{ displayed: boolean }> {
+  const { item, first } = await shown.show(owner, p, async () => {
+    if (appState() === "foreground") return "page";
+    return await tips.show(owner, p) ? "tip" : "blocked";
+  });
+  render(item);
+  if (first && item.shown === "page") announce(`Notification: ${[p.title, p.body].filter(Boolean).join(". ")}`);
+  return { displayed: item.owed !== "displayed" };
 }
 
 async function message(m: Message): Promise<void> {
-  const item: store.Item = await store.get(owner, m.id) ?? { owner, id: m.id, arrived: Date.now() };
-  if (item.message) return;
-  item.message = m;
-  item.messageArrived = Date.now();
-  await store.put(item);
+  const item = await shown.message(owner, m);
+  if (!item) return;
   render(item);
   announce(`Message of ${item.pseudo?.title ?? m.id}`);
 }
 
-// payOwed says "displayed" of what is looked at only now.
+async function dismiss(id: string): Promise<void> {
+  await tips.close(owner, id);
+  const item = await shown.dismiss(owner, id);
+  if (item.shown) render(item);
+}
+
+// open records that the user has opened a notification: the account's other devices
+// take it off their screens.
+async function open(id: string): Promise<void> {
+  const item = await shown.read(owner, id);
+  if (item) render(item);
+  await tips.close(owner, id);
+  await payOwed();
+}
+
+// payOwed sends the acks that are owed.
 async function payOwed(): Promise<void> {
-  if (appState() !== "foreground" || !device) return;
-  for (const item of await store.list(owner)) {
-    if (!item.owed) continue;
-    try {
-      await device.displayed(item.id);
-    } catch (err) {
-      console.debug("displayed is not said yet:", err);
-      return; // at the next opportunity
-    }
-    await store.put({ ...item, owed: false });
+  const d = device;
+  if (!d) return;
+  try {
+    await shown.pay(owner, appState() === "foreground", (id, status) => d.ack(id, status));
+  } catch (err) {
+    console.debug("an ack is not sent yet:", err); // at the next opportunity
   }
 }
 
-const shown: Record<store.Shown, string> = {
+// onNews handles a message of the service worker.
+async function onNews(n: News): Promise<void> {
+  if (n.owner !== owner) return;
+  switch (n.kind) {
+    case "subscribed": await renewPush(); break;
+    case "opened": await payOwed(); // falls through
+    case "shown": {
+      const item = await store.get(owner, n.id);
+      if (item) render(item);
+    }
+  }
+}
+
+const words: Record<How, string> = {
   tip: "tip shown",
+  push: "push shown",
   page: "in the page",
   blocked: "tips not allowed",
+  replaced: "replaced by a newer one",
 };
 
 // longMessage is how much of a message is laid out before somebody asks for all.
 const longMessage = 4000;
 
-function render(item: store.Item): void {
+function render(item: Item): void {
   const id = "item-" + item.id;
   let li = document.getElementById(id);
   if (!li) {
@@ -213,8 +303,20 @@ function render(item: store.Item): void {
   part(".body").textContent = item.pseudo?.body ?? "";
   const chip = part(".chip");
   chip.hidden = !item.shown;
-  chip.textContent = item.shown ? shown[item.shown] : "";
+  chip.textContent = item.shown ? words[item.shown] : "";
   chip.dataset["shown"] = item.shown ?? "";
+  part("article").toggleAttribute("data-dismissed", item.dismissed === true);
+  const fate = part(".fate");
+  fate.hidden = !item.read && !item.dismissed;
+  fate.textContent = item.read ? "read" : "taken back";
+  const mark = part<HTMLButtonElement>(".mark");
+  mark.hidden = item.read === true || item.dismissed === true || !item.pseudo;
+  mark.onclick = () => void open(item.id);
+  const link = part<HTMLAnchorElement>(".link");
+  const to = webLink(item.pseudo?.link);
+  link.hidden = to === "";
+  if (to) link.href = to;
+  link.onclick = () => void open(item.id);
   part(".meta code").textContent = item.id;
   part(".waiting").hidden = !item.pseudo?.has_message || item.message !== undefined;
   const box = part(".message"), pre = part("pre"), more = part<HTMLButtonElement>(".more");
@@ -277,14 +379,77 @@ addEventListener("pageshow", (e) => { if (e.persisted && wasConnected) void conn
 
 element("connect").addEventListener("submit", (e) => {
   e.preventDefault();
-  if (device) disconnect();
-  else void connect();
+  if (device) {
+    remember(false);
+    disconnect();
+  } else void connect();
 });
 element("allow").addEventListener("click", () => void tips.ask().then(showPermission));
-element("push").addEventListener("submit", (e) => { e.preventDefault(); void register(element<HTMLInputElement>("token").value.toLowerCase()); });
-element("forget").addEventListener("click", () => void register(null));
+element("push").addEventListener("submit", (e) => { e.preventDefault(); void registerToken(element<HTMLInputElement>("token").value.toLowerCase()); });
+element("forget").addEventListener("click", () => void registerToken(null));
 
-async function register(token: string | null): Promise<void> {
+// registrar is undefined where the browser takes no pushes.
+async function registrar(): Promise<Registrar | undefined> {
+  const manager = (await tips.worker())?.pushManager;
+  return manager && new Registrar(manager, store);
+}
+
+// renewPush registers the browser's subscription again, if this device takes pushes.
+async function renewPush(): Promise<void> {
+  const r = await registrar();
+  if (!r || !settings.webpush_key) return;
+  try {
+    await r.renew(owner, settings.webpush_key, register);
+  } catch (err) {
+    element("push-problem").textContent = `Not registered for pushes: ${reason(err)}.`;
+  }
+  await showPush();
+}
+
+// showPush says whether pushes reach this browser, and offers what can be done.
+async function showPush(): Promise<void> {
+  const r = await registrar();
+  const on = r !== undefined && (await store.registered())?.owner === ownerOf();
+  const ready = r !== undefined && settings.webpush_key !== undefined && tips.permission() !== "denied";
+  element("pushes").textContent =
+    on ? "on, also when this page is closed"
+    : !settings.webpush_key ? "not offered by this broker"
+    : !isSecureContext ? "only over https, or on localhost"
+    : r ? "off"
+    // iOS gives pushes to pages of the Home Screen only.
+    : "standalone" in navigator && !navigator.standalone ? "add this page to the Home Screen first" : "not in this browser";
+  const button = element<HTMLButtonElement>("web-push");
+  button.hidden = !on && !(ready && device !== undefined);
+  button.textContent = on ? "Stop pushes" : "Push to this browser";
+  button.toggleAttribute("data-on", on);
+}
+
+async function togglePush(): Promise<void> {
+  const says = element("push-problem");
+  says.textContent = "";
+  try {
+    if (!element("web-push").hasAttribute("data-on")) {
+      await tips.ask(); // right after the click, or a browser refuses
+      showPermission();
+      if (tips.permission() !== "granted") throw new Error("this browser does not allow notifications of this page");
+      const who = { owner, account: account.value, device: deviceID.value, key: settings.webpush_key ?? "" };
+      await (await registrar())?.enable(who, register);
+    } else {
+      await (await registrar())?.disable(register);
+    }
+  } catch (err) {
+    says.textContent = `Not changed: ${reason(err)}.`;
+  }
+  await showPush();
+}
+
+element("web-push").addEventListener("click", () => {
+  const button = element<HTMLButtonElement>("web-push");
+  button.disabled = true;
+  void togglePush().finally(() => { button.disabled = false; });
+});
+
+async function registerToken(token: string | null): Promise<void> {
   const says = element("push-status");
   if (token === "") {
     says.textContent = "Enter a token first.";
@@ -295,27 +460,35 @@ async function register(token: string | null): Promise<void> {
     return;
   }
   try {
-    await device.registerPushToken(token === null ? null : { token });
+    await device.registerPush({ apns: token === null ? null : { token } });
     says.textContent = token === null ? "Removed." : "Registered.";
   } catch (err) {
-    says.textContent = `Refused: ${err instanceof Error ? err.message : String(err)}`;
+    says.textContent = `Refused: ${reason(err)}`;
   }
 }
 
 async function start(): Promise<void> {
-  tips.prepare();
+  tips.prepare((n) => void onNews(n));
   showPermission();
   showApp();
   // The browser's own settings change it, too.
   void navigator.permissions?.query({ name: "notifications" }).then((p) => { p.onchange = showPermission; }, () => undefined);
-  const at = fillIn();
-  owner = `${account.value}/${deviceID.value}`;
+  const asked = fillIn();
+  owner = ownerOf();
   const answer = await fetch("settings.json");
   if (!answer.ok) throw new Error(`settings: ${answer.status} ${answer.statusText}`);
   settings = await answer.json();
   element("password-field").hidden = !settings.password;
-  if (at && !settings.password) await connect();
-  else await showList();
+  element<HTMLButtonElement>("toggle").disabled = false;
+  // Connected when it was left, and connected nowhere else in this browser.
+  const left = recall().connected === owner && !settings.password;
+  if (left && await isFree(owner)) {
+    await connect();
+    return;
+  }
+  element("asks").hidden = !asked;
+  await showList();
+  await showPush();
 }
 
 start().catch((err) => { element("problem").textContent = `The page cannot start: ${err}`; });

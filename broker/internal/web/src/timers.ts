@@ -1,3 +1,4 @@
+// The page's timers, which run in a worker.
 declare const TIMER_WORKER: string; // its address, put in by build.mjs
 
 const callbacks = new Map<number, () => void>();

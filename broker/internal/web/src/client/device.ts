@@ -1,8 +1,15 @@
-// A device on MQTT.js: one client for each connection, so that nothing of a past
-// one is sent on the next.
+// A device on MQTT.js. Each connection has a client of its own, so that nothing
+// queued for one connection is sent on the next. It needs no DOM.
 import mqtt, { type IPublishPacket, type MqttClient } from "mqtt";
-import { after, every, stop } from "./timers";
-import { topics, type APNsToken, type AppState, type Dismissal, type Message, type Pseudo } from "./wire";
+import { topics, type AckStatus, type AppState, type Dismissal, type Message, type Pseudo, type PushToken } from "./wire";
+
+// Timers are setInterval and setTimeout under names of their own: a browser delays
+// those of a page in the background, and a page passes a worker's timers instead.
+export interface Timers {
+  every(ms: number, fn: () => void): number;
+  after(ms: number, fn: () => void): number;
+  stop(id: number): void;
+}
 
 export interface Options {
   url: string;
@@ -10,6 +17,7 @@ export interface Options {
   account: string;
   device: string;
   password?: string;
+  timers: Timers;
   // show and message return once the thing is shown and noted down; what they
   // fail at is refused (0x80), and the server goes another way.
   show(p: Pseudo): Promise<{ displayed: boolean }>;
@@ -72,26 +80,26 @@ export class Device {
     if (this.#client?.connected) this.#publishState(this.#client);
   }
 
-  // displayed says that a notification has been looked at.
-  displayed(id: string): Promise<void> {
-    return this.#publish(this.#topics.acks, { id, status: "displayed" });
+  // ack tells the server more about a notification than the PUBACK does.
+  ack(id: string, status: AckStatus): Promise<void> {
+    return this.#publish(this.#topics.acks, { id, status });
   }
 
-  // registerPushToken gives the server a push token, null to remove it.
-  registerPushToken(apns: APNsToken | null): Promise<void> {
-    return this.#publish(this.#topics.pushToken, { apns });
+  // registerPush gives the server a push token, or removes those of one server.
+  registerPush(token: PushToken): Promise<void> {
+    return this.#publish(this.#topics.pushToken, token);
   }
 
-  // signOut has the server forget the device: another account can use its ID then.
+  // signOut makes the server forget the device; another account can then use its ID.
   async signOut(): Promise<void> {
     await this.#publish(this.#topics.signOut, {});
     this.#end({ kind: "closed" });
   }
 
-  // retryNow is for when the network has come back, or someone looks.
+  // retryNow reconnects at once: the network is back, or the user looks at the page.
   retryNow(): void {
     if (this.#timer === undefined) return;
-    stop(this.#timer);
+    this.#o.timers.stop(this.#timer);
     this.#connect();
   }
 
@@ -102,7 +110,7 @@ export class Device {
   #end(s: Status): void {
     if (this.#ended) return;
     this.#ended = true;
-    if (this.#timer !== undefined) stop(this.#timer);
+    if (this.#timer !== undefined) this.#o.timers.stop(this.#timer);
     this.#client?.end(s.kind !== "closed");
     this.#o.status(s);
   }
@@ -111,6 +119,7 @@ export class Device {
     this.#timer = undefined;
     this.#up = false;
     this.#o.status({ kind: "connecting" });
+    const { timers } = this.#o;
     const client = mqtt.connect(this.#o.url, {
       protocolVersion: 5,
       clientId: this.#o.device,
@@ -122,7 +131,7 @@ export class Device {
       reconnectPeriod: 0, // it knows no backoff
       resubscribe: false,
       queueQoSZero: false,
-      timerVariant: { set: (fn, ms) => every(ms ?? 0, () => fn()), clear: (id) => { if (id !== undefined) stop(id); } },
+      timerVariant: { set: (fn, ms) => timers.every(ms ?? 0, () => fn()), clear: (id) => { if (id !== undefined) timers.stop(id); } },
       customHandleAcks: (topic, payload, packet, done) => void this.#arrived(client, topic, payload, packet, done),
     });
     this.#client = client;
@@ -162,7 +171,7 @@ export class Device {
     const most = Math.min(firstPause * 2 ** this.#fails++, longestPause);
     const pause = most / 2 + Math.random() * (most / 2);
     this.#up = false;
-    this.#timer = after(pause, () => this.#connect());
+    this.#timer = this.#o.timers.after(pause, () => this.#connect());
     this.#o.status({ kind: "down", retryIn: pause });
   }
 
@@ -187,8 +196,8 @@ export class Device {
           const { displayed } = await this.#o.show(p);
           done(success);
           if (displayed && p.ack === "displayed" && client.connected) {
-            // What the server has not been told of comes again, and is answered again.
-            this.displayed(p.id).catch((err) => console.debug("displayed is not said yet:", err));
+            // If this is lost, the server sends the notification again.
+            this.ack(p.id, "displayed").catch((err) => console.debug("displayed is not said yet:", err));
           }
           return;
         }

@@ -35,9 +35,15 @@ export interface Message {
 
 export type AppState = "foreground" | "background";
 
-export interface APNsToken {
-  token: string;
-}
+// AckStatus: "displayed" is for a person who could see it, "read" for one who has
+// opened it; the account's other devices then take it off their screens.
+export type AckStatus = "received" | "displayed" | "read";
+
+// PushToken is one registration with one notification server; null removes the
+// server's registrations. webpush is PushSubscription.toJSON() unchanged.
+export type PushToken =
+  | { apns: { token: string; topic?: string; environment?: string } | null }
+  | { webpush: unknown };
 
 export function topics(prefix: string, device: string) {
   const own = `${prefix}/devices/${device}/`;

@@ -1,0 +1,72 @@
+// Reads a push: a declarative push message (https://www.w3.org/TR/push-api/#declarative-push-message)
+// with Heartline's own object beside the notification. It needs no DOM.
+import type { Pseudo } from "./wire";
+
+export interface Push {
+  pseudo: Pseudo; // as far as the push carries it
+  badge?: number; // for navigator.setAppBadge; 0 clears it
+  options: { body: string; tag: string; silent: boolean; requireInteraction: boolean; image?: string };
+}
+
+// Proposed is the notification that a browser hands to the worker where it has read
+// the declarative message itself (PushEvent.notification).
+export interface Proposed {
+  title: string;
+  body: string;
+  tag: string;
+}
+
+type Fields = Record<string, unknown>;
+
+const fields = (v: unknown): Fields => (typeof v === "object" && v !== null ? (v as Fields) : {});
+const text = (v: unknown): string => (typeof v === "string" ? v : "");
+
+// readPush never fails: a push that shows nothing costs the page its subscription.
+export function readPush(data: string | undefined, proposed?: Proposed): Push {
+  let message: Fields = {};
+  try {
+    message = fields(JSON.parse(data ?? ""));
+  } catch {
+    // not JSON: shown as text below
+  }
+  const n = fields(message["notification"]), ours = fields(message["heartline"]);
+  const title = text(n["title"]) || proposed?.title || "Notification";
+  const body = text(n["body"]) || (proposed?.body ?? (message["notification"] ? "" : (data ?? "")));
+  const tag = text(n["tag"]) || proposed?.tag || text(ours["id"]);
+  const link = text(ours["link"]);
+  const pseudo: Pseudo = {
+    id: text(ours["id"]) || tag,
+    account: text(ours["account"]),
+    title,
+    accepted_at: text(ours["accepted_at"]),
+    redelivery: false,
+    pushed: true,
+    has_message: ours["has_message"] === true,
+    ack: "received", // the channel's copy says which one the sender waits for
+    tag,
+    ...(body ? { body } : {}),
+    ...(link ? { link } : {}),
+  };
+  for (const name of ["subtitle", "sound", "category", "thread"] as const) {
+    if (text(ours[name])) pseudo[name] = text(ours[name]);
+  }
+  if (typeof ours["extra"] === "object" && ours["extra"] !== null) pseudo.extra = ours["extra"] as Record<string, unknown>;
+  const badge = Number(n["app_badge"] ?? Number.NaN);
+  const image = text(n["image"]);
+  return {
+    pseudo,
+    ...(Number.isInteger(badge) && badge >= 0 ? { badge } : {}),
+    options: { body, tag, silent: n["silent"] === true, requireInteraction: n["requireInteraction"] === true, ...(image ? { image } : {}) },
+  };
+}
+
+// webLink returns a link that a browser may open, "" for any other: a deep link is for
+// apps, and javascript: is for nobody.
+export function webLink(link: string | undefined): string {
+  try {
+    const u = new URL(link ?? "");
+    return u.protocol === "https:" || u.protocol === "http:" ? u.href : "";
+  } catch {
+    return "";
+  }
+}

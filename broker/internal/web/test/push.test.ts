@@ -1,0 +1,39 @@
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { test } from "node:test";
+import { readPush, webLink } from "../src/client/push";
+
+// The payload that the broker makes, from its own golden file.
+const full = await readFile("../../../fallback/webpush/testdata/full.json", "utf8");
+
+test("the broker's payload", () => {
+  const { pseudo, options, badge } = readPush(full);
+  assert.deepEqual(pseudo, {
+    id: "order-7", account: "anna", title: "Order <7>", body: "is on its way", accepted_at: "2026-11-25T09:30:00.120Z", redelivery: false, pushed: true,
+    has_message: true, ack: "received", tag: "order", link: "https://shop.example/orders/7", subtitle: "Bakery", sound: "ping", category: "ORDER", thread: "orders",
+    extra: { trace: "abc" },
+  });
+  assert.deepEqual(options, { body: "is on its way", tag: "order", silent: false, requireInteraction: true, image: "https://shop.example/7.png" });
+  assert.equal(badge, 3);
+});
+
+test("a browser that reads the declarative message itself", () => {
+  const { pseudo, options } = readPush(undefined, { title: "Order 7", body: "is ready", tag: "order-7" });
+  assert.equal(pseudo.id, "order-7");
+  assert.equal(pseudo.title, "Order 7");
+  assert.deepEqual(options, { body: "is ready", tag: "order-7", silent: false, requireInteraction: false });
+});
+
+for (const data of [undefined, "", "hello", "null", "7", "[]", `{"notification":7,"heartline":"x"}`, `{"notification":{"title":7,"app_badge":-1,"tag":{}}}`]) {
+  test(`something is shown of ${data}`, () => {
+    const { pseudo, options, badge } = readPush(data);
+    assert.ok(pseudo.title);
+    assert.equal(typeof options.tag, "string");
+    assert.equal(badge, undefined);
+  });
+}
+
+test("only web links are opened", () => {
+  assert.equal(webLink("https://shop.example/7"), "https://shop.example/7");
+  for (const link of [undefined, "", "javascript:alert(1)", "shop://7", "/dashboard/", "data:text/html,x"]) assert.equal(webLink(link), "");
+});

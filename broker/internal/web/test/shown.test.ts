@@ -1,0 +1,99 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Shown, type How } from "../src/client/shown";
+import { Memory, newLock, pseudo } from "./memory";
+
+const owner = "anna/browser";
+
+function start() {
+  const store = new Memory();
+  const calls: How[] = [];
+  const shown = new Shown(store, newLock());
+  const put = (how: How) => async () => { calls.push(how); return how; };
+  return { store, shown, calls, put };
+}
+
+test("an ID is shown once, whichever path brings it, also at once", async () => {
+  const { shown, calls, put } = start();
+  const outcomes = await Promise.all([
+    shown.show(owner, pseudo("a"), put("push")),
+    shown.show(owner, pseudo("a"), put("tip")),
+    shown.show(owner, pseudo("a", { redelivery: true }), put("tip")),
+  ]);
+  assert.deepEqual(calls, ["push"]);
+  assert.deepEqual(outcomes.map((o) => o.first), [true, false, false]);
+  await shown.show("ben/browser", pseudo("a"), put("tip")); // another device
+  assert.deepEqual(calls, ["push", "tip"]);
+});
+
+test("the channel's copy completes what a push has shown", async () => {
+  const { shown, calls, put, store } = start();
+  await shown.show(owner, pseudo("a", { pushed: true }), put("push"));
+  const { item } = await shown.show(owner, pseudo("a", { ack: "displayed", has_message: true }), put("tip"));
+  assert.deepEqual(calls, ["push"]);
+  assert.equal(item.shown, "push");
+  assert.equal((await store.get(owner, "a"))?.pseudo?.has_message, true);
+});
+
+test("what could not be shown or recorded is not on record", async () => {
+  const { shown, calls, put, store } = start();
+  await assert.rejects(shown.show(owner, pseudo("a"), () => Promise.reject(new Error("no"))), /no/);
+  store.fail = true;
+  await assert.rejects(shown.show(owner, pseudo("a"), put("tip")), /disk/);
+  store.fail = false;
+  assert.equal((await shown.show(owner, pseudo("a"), put("tip"))).first, true);
+  assert.deepEqual(calls, ["tip", "tip"]);
+});
+
+test("of two with one tag the later accepted one stays, whatever their order", async () => {
+  const { shown, calls, put } = start();
+  const at = (ms: number) => ({ tag: "order", accepted_at: new Date(ms).toISOString() });
+  await shown.show(owner, pseudo("new", at(2000)), put("push"));
+  const old = await shown.show(owner, pseudo("old", at(1000)), put("push"));
+  assert.deepEqual(calls, ["push"]);
+  assert.equal(old.item.shown, "replaced");
+  assert.equal(old.newer?.id, "new");
+  assert.equal((await shown.show(owner, pseudo("newest", at(3000)), put("push"))).first, true);
+});
+
+test("a dismissed notification is not shown by a push that comes later", async () => {
+  const { shown, calls, put } = start();
+  await shown.dismiss(owner, "a");
+  assert.equal((await shown.show(owner, pseudo("a"), put("push"))).first, false);
+  await shown.show(owner, pseudo("b"), put("tip"));
+  assert.equal((await shown.dismiss(owner, "b")).shown, "tip");
+  assert.deepEqual(calls, ["tip"]);
+});
+
+test("acks are owed until they are sent", async () => {
+  const { shown, put } = start();
+  await shown.show(owner, pseudo("a", { ack: "displayed" }), put("blocked"));
+  const sent: string[] = [];
+  const send = async (id: string, status: string) => { sent.push(id + " " + status); };
+  await shown.pay(owner, false, send);
+  assert.deepEqual(sent, []); // nobody looks
+  await assert.rejects(shown.pay(owner, true, () => Promise.reject(new Error("not connected"))));
+  await shown.pay(owner, true, send);
+  await shown.pay(owner, true, send);
+  assert.deepEqual(sent, ["a displayed"]);
+  assert.equal((await shown.read(owner, "a"))?.owed, "read");
+  assert.equal(await shown.read(owner, "a"), undefined); // once
+  await shown.pay(owner, false, send);
+  assert.deepEqual(sent, ["a displayed", "a read"]);
+});
+
+test("an ack that becomes owed while another is sent is not lost", async () => {
+  const { shown, put } = start();
+  await shown.show(owner, pseudo("a", { ack: "displayed" }), put("blocked"));
+  await shown.pay(owner, true, async (id) => void await shown.read(owner, id));
+  const sent: string[] = [];
+  await shown.pay(owner, true, async (_, status) => { sent.push(status); });
+  assert.deepEqual(sent, ["read"]);
+});
+
+test("a message is taken once", async () => {
+  const { shown } = start();
+  const m = { id: "a", account: "anna", data: 7, accepted_at: "" };
+  assert.equal((await shown.message(owner, m))?.message?.data, 7);
+  assert.equal(await shown.message(owner, m), undefined);
+});
