@@ -8,12 +8,13 @@ const color = (name: string) => getComputedStyle(document.documentElement).getPr
 
 /** Chart is a drawing over time with a legend below it. What it shows is said in words for screen readers. */
 export class Chart {
-  readonly element = h("div", { class: "chart", role: "img" });
+  readonly element = h("div", { class: "chart" });
+  private readonly note = h("p", { class: "empty" }, "A sample is taken every 10 s; the drawing begins with the second.");
   private plot: uPlot | undefined;
   private last: { times: number[]; lines: Line[] } = { times: [], lines: [] };
 
   constructor(private readonly title: string, private readonly unit: string, signal: AbortSignal) {
-    this.element.append(h("p", { class: "title" }, title));
+    this.element.append(h("p", { class: "title" }, title), this.note);
     const watch = new ResizeObserver(() => {
       const width = this.element.clientWidth;
       if (this.plot && width && width !== this.plot.width) this.plot.setSize({ width, height: 190 });
@@ -27,8 +28,10 @@ export class Chart {
 
   show(times: number[], lines: Line[]): void {
     this.last = { times, lines };
-    if (!times.length || !this.element.isConnected) return;
+    this.note.hidden = times.length > 1;
+    if (times.length < 2 || !this.element.isConnected) return;
     const data = [times, ...lines.map((l) => l.values)] as uPlot.AlignedData;
+    this.element.setAttribute("role", "img");
     this.element.setAttribute("aria-label", `${this.title}: ${lines.map((l) => `${l.label} ${format(l.values.at(-1) ?? null)} ${this.unit}`).join(", ")}`);
     if (this.plot) {
       this.plot.setData(data);
