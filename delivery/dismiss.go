@@ -15,8 +15,8 @@ type Dismissal struct {
 	Device string
 	Of     Seq    // the notification
 	ID     string // the notification's
-	// CollapseKey is the notification's. A background push names what it takes away by
-	// it, also when the notification itself has been erased meanwhile.
+	// CollapseKey is the notification's. A background push names the tip by it, also
+	// when the notification has been erased meanwhile.
 	CollapseKey string
 	Pushed      bool // a background push for it was accepted
 	At          time.Time

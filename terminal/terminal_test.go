@@ -518,7 +518,7 @@ func TestSignOut(t *testing.T) {
 	}
 }
 
-// TestRead: what is read on one device is taken off the other, and a copy that comes
+// TestRead: a notification read on one device is taken off the other, and a copy that comes
 // later does not bring it back.
 func TestRead(t *testing.T) {
 	s := serve(t, nil)

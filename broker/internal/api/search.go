@@ -10,7 +10,7 @@ import (
 	"github.com/heartline-mqtt/heartline/delivery"
 )
 
-// found says what has the name that was asked for.
+// found holds the matches of a search by exact name.
 type found struct {
 	Notification string       `json:"notification,omitempty" doc:"The ID, where a notification has it"`
 	Device       *foundDevice `json:"device,omitempty" doc:"The device of that ID"`

@@ -65,7 +65,7 @@ type Now struct {
 	Skipped   uint64            `json:"skipped,omitempty" doc:"Events since the last message beyond those"`
 }
 
-// History is what was, a value per sample. Counters are as they stood, and are 0 again
+// History holds one value per sample. Counters are as they stood, and are 0 again
 // after a restart.
 type History struct {
 	Interval float64              `json:"interval" doc:"Seconds between two samples"`
