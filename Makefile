@@ -10,7 +10,7 @@ BENCHSTAT ?= $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c
 HOT := Transition|Deadlines|ParseContent|AppendPseudo|Publication|Engine|Outbox|Journey
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-storm faults siege attack fuzz fresh example web web-modules
+.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-storm faults siege attack fuzz release release-test package-test fresh example web web-modules
 
 ## build: the program, ./heartline
 build: web
@@ -87,6 +87,18 @@ fuzz:
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x $$pkg; \
 		done; \
 	done
+
+## release: static, reproducible programs for five platforms, a .deb each for Linux, SBOMs and checksums, into dist/
+release:
+	deploy/release.sh
+
+## release-test: two releases of this commit, built in two places, are the same to the byte
+release-test:
+	deploy/release-test.sh
+
+## package-test: the .deb in a new Debian that systemd boots: installed, upgraded, removed, purged; as root, with debootstrap and systemd-nspawn
+package-test:
+	deploy/deb/test.sh
 
 ## fresh: the README's two commands in a new clone with an empty home
 fresh:

@@ -69,7 +69,16 @@ func (p *program) runServer(ctx context.Context, cfg *config.Config, ready func(
 		hangups := p.Reload()
 		background.Go(func() { answerReload(ctx, hangups, log) })
 	}
-	err := p.serve(ctx, cfg, ServeOptions{Log: log, Ready: ready})
+	tell := func(state string) {
+		if err := p.notifySystemd(state); err != nil {
+			log.Warn("service manager not told, going on", "state", state, "error", err)
+		}
+	}
+	background.Go(func() { <-ctx.Done(); tell(notifyStopping) })
+	err := p.serve(ctx, cfg, ServeOptions{Log: log, Ready: func(mqtt, http string) {
+		ready(mqtt, http)
+		tell(notifyReady)
+	}})
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("%w: another process listens there; stop it, or choose another address with --mqtt-address, --mqtt-tls-address or --http-address", err)
 	}
