@@ -1,0 +1,103 @@
+#!/bin/bash
+# The part of test.sh that runs in the container, as a service that systemd starts after
+# the boot. It writes what it sees to /packages/report.
+set -euo pipefail
+cd /packages
+exec >report 2>&1
+trap 'echo "failed at line $LINENO: $BASH_COMMAND"; systemctl status heartline --no-pager -l || true; journalctl -u heartline -n 30 --no-pager || true' ERR
+export DEBIAN_FRONTEND=noninteractive
+arch=$(dpkg --print-architecture)
+api=http://127.0.0.1:8080
+
+step() { printf '== %s\n' "$*"; }
+want() { # WHAT GOT WANTED
+	if [ "$2" != "$3" ]; then
+		echo "$1: $2, want $3"
+		return 1
+	fi
+}
+state() { curl -fsS "$api/v1/notifications/$1" | sed -n 's/.*"state":"\([a-z]*\)","timeline.*/\1/p; t; s/.*"state":"\([a-z]*\)".*/\1/p' | head -n 1; }
+ready() { want readyz "$(curl -s -o /dev/null -w '%{http_code}' $api/readyz)" 200; }
+
+step "the unit: systemd-analyze"
+dpkg-deb -x "heartline_0.0.1_$arch.deb" unpacked
+mkdir -p /run/systemd/check /etc/heartline
+sed 's#/usr/bin/heartline#/packages/unpacked/usr/bin/heartline#' unpacked/lib/systemd/system/heartline.service >/run/systemd/check/heartline.service
+systemd-analyze verify /run/systemd/check/heartline.service
+rmdir /etc/heartline
+systemd-analyze security --offline=true --threshold=20 --no-pager /run/systemd/check/heartline.service | tail -n 1
+
+step "install"
+dpkg -i "heartline_0.0.1-rc.1_$arch.deb"
+# dpkg returned, so READY=1 has come: the API answers without a wait.
+ready
+want "the service" "$(systemctl is-active heartline)" active
+want "at boot" "$(systemctl is-enabled heartline)" enabled
+pid=$(systemctl show -p MainPID --value heartline)
+user=$(stat -c %u "/proc/$pid")
+echo "runs as user $user, $(awk '/^CapEff/ {print "capabilities " $2} /^NoNewPrivs/ {print "no new privileges " $2} /^Seccomp:/ {print "seccomp " $2}' "/proc/$pid/status" | paste -sd, -)"
+[ "$user" != 0 ]
+want "capabilities" "$(awk '/^CapEff/ {print $2}' "/proc/$pid/status")" 0000000000000000
+# systemd grants LimitNOFILE as far as the container may go.
+echo "open files: $(awk '/^Max open files/ {print $4 " of at most " $5}' "/proc/$pid/limits")"
+want "open files, soft limit" "$(awk '/^Max open files/ {print $4}' "/proc/$pid/limits")" "$(awk '/^Max open files/ {print $5}' "/proc/$pid/limits")"
+want "mode of the data" "$(stat -c %a /var/lib/private/heartline)" 700
+
+step "notifications for a device that is offline"
+curl -fsS -X PUT $api/v1/accounts/alice/devices/phone -H 'Content-Type: application/json' -d '{}'
+echo
+for i in 1 2 3; do
+	curl -fsS -o /dev/null $api/v1/notifications -H 'Content-Type: application/json' -d "{\"id\":\"n-$i\",\"account\":\"alice\",\"title\":\"Number $i\"}"
+done
+curl -fsS $api/v1/notifications/n-3
+echo
+
+step "upgrade"
+dpkg -i "heartline_0.0.1_$arch.deb"
+ready
+[ "$(systemctl show -p MainPID --value heartline)" != "$pid" ]
+for i in 1 2 3; do
+	want "n-$i after the upgrade" "$(state n-$i)" waiting
+done
+
+step "kill -9: systemd starts it again"
+kill -9 "$(systemctl show -p MainPID --value heartline)"
+until [ "$(systemctl show -p NRestarts --value heartline)" = 1 ] && systemctl is-active -q heartline; do sleep 0.1; done
+ready
+want "n-1 after the kill" "$(state n-1)" waiting
+
+step "a configuration that is wrong"
+cp /etc/heartline/heartline.yaml good.yaml
+echo 'delivry: {}' >>/etc/heartline/heartline.yaml
+if systemctl restart heartline; then echo "it started"; false; fi
+systemctl stop heartline
+journalctl -u heartline --no-pager -o cat | grep -m1 delivry
+cp good.yaml /etc/heartline/heartline.yaml
+
+step "disabled by its administrator: an upgrade leaves it so"
+systemctl disable heartline
+dpkg -i "heartline_0.0.1_$arch.deb"
+if systemctl is-enabled heartline; then echo "it was enabled again"; false; fi
+systemctl enable heartline
+systemctl restart heartline
+ready
+
+step "remove"
+dpkg -r heartline
+want "the service" "$(systemctl is-active heartline || true)" inactive
+[ ! -e /usr/bin/heartline ]
+[ -e /etc/heartline/heartline.yaml ]
+[ -d /var/lib/private/heartline/data ]
+
+step "install again: the data is there"
+dpkg -i "heartline_0.0.1_$arch.deb"
+ready
+want "n-2 after the removal" "$(state n-2)" waiting
+
+step "purge"
+dpkg -P heartline
+[ ! -e /etc/heartline ]
+[ ! -e /var/lib/heartline ]
+[ ! -e /var/lib/private/heartline ]
+dpkg -l heartline 2>/dev/null | grep -q '^ii' && { echo "still installed"; false; }
+echo "package-test: passed"
