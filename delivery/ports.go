@@ -62,8 +62,9 @@ type Reader interface {
 	Device(id string) (*Device, error)
 	// AccountDevices returns the devices of an account by ID; none is no error.
 	AccountDevices(account string) ([]Device, error)
-	// Devices calls fn with every registry entry by ID until it returns false.
-	Devices(fn func(*Device) bool) error
+	// Devices calls fn with every registry entry whose ID is greater than after, by ID,
+	// until it returns false. It reads no other entries.
+	Devices(after string, fn func(*Device) bool) error
 	// TokenOwner finds the device that holds a token of a server. It decides nothing:
 	// who holds a token is decided by the order of PutDevices.
 	TokenOwner(server, token string) (device string, err error)

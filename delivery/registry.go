@@ -553,7 +553,7 @@ func (c *Core) forgetDevices() {
 	now := time.Now()
 	limit := now.Add(-c.opts.ForgetDeviceAfter)
 	var old []Device
-	err := c.out.Devices(func(d *Device) bool {
+	err := c.out.Devices("", func(d *Device) bool {
 		if d.SeenAt.Before(limit) {
 			old = append(old, *d)
 		}

@@ -181,10 +181,8 @@ func (c *Core) Device(accountName, id string) (DeviceView, error) {
 // AllDevices returns registered devices by ID, from the one after `after`.
 func (c *Core) AllDevices(after string, limit int) ([]DeviceView, error) {
 	var stored []Device
-	err := c.out.Devices(func(d *Device) bool {
-		if d.ID > after {
-			stored = append(stored, *d)
-		}
+	err := c.out.Devices(after, func(d *Device) bool {
+		stored = append(stored, *d)
 		return len(stored) < limit
 	})
 	if err != nil {

@@ -84,8 +84,8 @@ func (o *Outbox) AccountDevices(account string) ([]delivery.Device, error) {
 }
 
 // Devices implements delivery.Reader.
-func (o *Outbox) Devices(fn func(*delivery.Device) bool) error {
-	return o.read(func(e Engine) error { return e.Devices(fn) })
+func (o *Outbox) Devices(after string, fn func(*delivery.Device) bool) error {
+	return o.read(func(e Engine) error { return e.Devices(after, fn) })
 }
 
 // TokenOwner implements delivery.Reader.

@@ -485,8 +485,8 @@ func (e *Engine) AccountDevices(account string) ([]delivery.Device, error) {
 }
 
 // Devices implements delivery.Reader.
-func (e *Engine) Devices(fn func(*delivery.Device) bool) error {
-	for _, d := range e.sorted(func(*delivery.Device) bool { return true }) {
+func (e *Engine) Devices(after string, fn func(*delivery.Device) bool) error {
+	for _, d := range e.sorted(func(d *delivery.Device) bool { return d.ID > after }) {
 		if !fn(&d) {
 			break
 		}

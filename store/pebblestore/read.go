@@ -162,8 +162,17 @@ func (s *Store) scan(prefix []byte, fn func(rest, value []byte) (bool, error)) e
 	return scanFrom(s.db, prefix, fn)
 }
 
-func scanFrom(r pebble.Reader, prefix []byte, fn func(rest, value []byte) (bool, error)) (err error) {
-	it, err := r.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: successor(prefix)})
+func scanFrom(r pebble.Reader, prefix []byte, fn func(rest, value []byte) (bool, error)) error {
+	return scanAfter(r, prefix, "", fn)
+}
+
+// scanAfter scans the keys greater than prefix+after; with "" all of the prefix.
+func scanAfter(r pebble.Reader, prefix []byte, after string, fn func(rest, value []byte) (bool, error)) (err error) {
+	lower := prefix
+	if after != "" {
+		lower = append(slices.Concat(prefix, []byte(after)), 0) // the key behind it
+	}
+	it, err := r.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: successor(prefix)})
 	if err != nil {
 		return err
 	}
@@ -265,8 +274,8 @@ func (s *Store) AccountDevices(account string) (devices []delivery.Device, err e
 }
 
 // Devices implements delivery.Reader.
-func (s *Store) Devices(fn func(*delivery.Device) bool) error {
-	err := s.scan([]byte{prefixDevice}, func(rest, value []byte) (bool, error) {
+func (s *Store) Devices(after string, fn func(*delivery.Device) bool) error {
+	err := scanAfter(s.db, []byte{prefixDevice}, after, func(rest, value []byte) (bool, error) {
 		d := new(delivery.Device)
 		if err := codec.DecodeDevice(d, string(rest), value); err != nil {
 			return false, fmt.Errorf("device %s: %w", rest, err)

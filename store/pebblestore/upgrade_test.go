@@ -118,7 +118,7 @@ func lookUpgraded(t *testing.T, s *pebblestore.Store) string {
 			t.Fatal(err)
 		}
 	}
-	ok(s.Devices(func(d *delivery.Device) bool {
+	ok(s.Devices("", func(d *delivery.Device) bool {
 		fmt.Fprintf(&b, "device %s of %s", d.ID, d.Account)
 		for _, r := range d.Registrations {
 			holder, err := s.TokenOwner(r.Server, r.Token)

@@ -296,7 +296,7 @@ func look(t rapid.TB, e delivery.Reader) picture {
 			p.Owners[tok] = id
 		}
 	}
-	ok(e.Devices(func(d *delivery.Device) bool {
+	ok(e.Devices("", func(d *delivery.Device) bool {
 		same, err := e.Device(d.ID)
 		ok(err)
 		if show(same) != show(d) {

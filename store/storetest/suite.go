@@ -440,7 +440,7 @@ func testCallbackMayRead(t *testing.T, e store.Engine) {
 		e.Unfinished(func(*delivery.Record) bool { return inside() }),
 		e.List("", 0, func(*delivery.Notification) bool { return inside() }),
 		e.List("ann", 0, func(*delivery.Notification) bool { return inside() }),
-		e.Devices(func(*delivery.Device) bool { return inside() }),
+		e.Devices("", func(*delivery.Device) bool { return inside() }),
 	); err != nil {
 		t.Error(err)
 	}
@@ -455,7 +455,7 @@ func push(token string) []delivery.Registration {
 func registry(t testing.TB, e delivery.Reader) []delivery.Device {
 	t.Helper()
 	out := []delivery.Device{}
-	if err := e.Devices(func(d *delivery.Device) bool { out = append(out, *d); return true }); err != nil {
+	if err := e.Devices("", func(d *delivery.Device) bool { out = append(out, *d); return true }); err != nil {
 		t.Fatalf("devices: %v", err)
 	}
 	return out
@@ -485,8 +485,14 @@ func testRegistry(t *testing.T, e store.Engine) {
 	equal(t, "bob's", len(must[[]delivery.Device](t, "account")(e.AccountDevices("bob"))), 0)
 	equal(t, "registry", registry(t, e), []delivery.Device{lamp, watch})
 	n := 0
-	if err := e.Devices(func(*delivery.Device) bool { n++; return false }); err != nil || n != 1 {
+	if err := e.Devices("", func(*delivery.Device) bool { n++; return false }); err != nil || n != 1 {
 		t.Errorf("told to stop after 1, it called %d times (error %v)", n, err)
+	}
+	for after, want := range map[string]string{"k": "lamp watch ", "lam": "lamp watch ", "lamp": "watch ", "lampz": "watch ", "watch": ""} {
+		got := ""
+		if err := e.Devices(after, func(d *delivery.Device) bool { got += d.ID + " "; return true }); err != nil || got != want {
+			t.Errorf("after %q: %q, want %q (error %v)", after, got, want, err)
+		}
 	}
 }
 
