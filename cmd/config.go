@@ -3,11 +3,13 @@ package cmd
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/heartline-mqtt/heartline/auth"
+	"github.com/heartline-mqtt/heartline/broker"
 	"github.com/heartline-mqtt/heartline/config"
 )
 
@@ -84,16 +86,29 @@ func (p *program) configCheckCommand() *cobra.Command {
 		Short: "Report everything that is wrong with the configuration, all at once",
 		Long: `Reads the configuration as serve would (file, environment, flags), looks at the
 files that it names, and reports every mistake with its key. Exits 0 if there is
-none and 2 if there is one.`,
+none and 2 if there is one.
+
+With --online it also asks Google whether the credentials for FCM may be used; nothing
+is sent to anybody. Apple and the browsers' push services offer no such question.`,
 		Args: cobra.NoArgs,
 	}
 	src := p.configSource(cmd)
-	cmd.RunE = p.action(func(context.Context, []string) error {
+	online := cmd.Flags().Bool("online", false, "ask Google whether the credentials for FCM may be used")
+	cmd.RunE = p.action(func(ctx context.Context, _ []string) error {
 		cfg, err := src.load()
 		if err != nil {
 			return err
 		}
 		if err := auth.Check(cfg.Auth); err != nil {
+			return usageError{err}
+		}
+		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+		defer cancel()
+		lines, err := broker.CheckPush(ctx, cfg, *online)
+		for _, line := range lines {
+			fmt.Fprintln(p.Stdout, line)
+		}
+		if err != nil {
 			return usageError{err}
 		}
 		from := src.file()

@@ -252,6 +252,14 @@ func (p *Pusher) send(ctx context.Context, x *project, token string, body []byte
 	return "", pe, tooBig
 }
 
+// Email returns the address of the service account of a project; "" for an unknown one.
+func (p *Pusher) Email(app fallback.App) string {
+	if x := p.apps[app.Name]; x != nil {
+		return x.access.account.Email
+	}
+	return ""
+}
+
 // Fingerprint implements fallback.Fingerprinted.
 func (p *Pusher) Fingerprint(app fallback.App) string {
 	x := p.apps[app.Name]

@@ -1,0 +1,46 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/internal/credentials"
+)
+
+// CheckPush reads the credentials of the notification servers that are on, and returns
+// a line for each that says whose they are, without secrets. With online it asks
+// Google, too, whether they may be used; nothing is sent to anybody. Apple and the
+// browsers' push services offer no such question.
+func CheckPush(ctx context.Context, cfg *config.Config, online bool) (lines []string, err error) {
+	if cfg.Fallback.FCM.Enabled {
+		pusher, err := newFCM(cfg.Fallback.FCM)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = pusher.Close() }() // it has no error to return
+		for _, app := range pusher.Apps() {
+			lines = append(lines, fmt.Sprintf("fcm: project %s, as %s", app.Name, pusher.Email(app)))
+		}
+		if online {
+			if err := pusher.Check(ctx); err != nil {
+				return lines, err
+			}
+			lines = append(lines, "fcm: Google accepts the credentials")
+		}
+	}
+	if c := cfg.Fallback.WebPush; c.Enabled {
+		apps, err := webPushApps(c)
+		if err != nil {
+			return lines, err
+		}
+		for _, app := range apps {
+			key, err := credentials.VAPIDPublicKey(app.Key)
+			if err != nil {
+				return lines, fmt.Errorf("fallback.webpush: %w", err)
+			}
+			lines = append(lines, "webpush: public key "+key)
+		}
+	}
+	return lines, nil
+}
