@@ -10,7 +10,7 @@ BENCHSTAT ?= $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c
 HOT := Transition|Deadlines|ParseContent|AppendPseudo|Publication|Engine|Outbox|Journey
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-storm faults siege attack fuzz release release-test package-test fresh example web web-modules
+.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-storm faults siege attack fuzz release release-test package-test image-test fresh example web web-modules
 
 ## build: the program, ./heartline
 build: web
@@ -99,6 +99,10 @@ release-test:
 ## package-test: the .deb in a new Debian that systemd boots: installed, upgraded, removed, purged; as root, with debootstrap and systemd-nspawn
 package-test:
 	deploy/deb/test.sh
+
+## image-test: the image's root file system, run read-only, without a shell, as any user; as root
+image-test:
+	deploy/docker/test.sh
 
 ## fresh: the README's two commands in a new clone with an empty home
 fresh:
