@@ -28,7 +28,7 @@ func (h *Hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 func (h *Hook) take(cl *mqtt.Client, pk *packets.Packet) {
 	c := h.conn(cl)
 	if c != nil {
-		if c.asked != "" && c.bridgeState(c.asked) {
+		if c.asked != "" {
 			pk.TopicName = c.asked
 		}
 		if c.asked = ""; c.repeated(pk) {
@@ -63,6 +63,9 @@ func (h *Hook) onPublish(cl *mqtt.Client, pk *packets.Packet) error {
 			h.limited(c, "publish refused", r.reason)
 			return c.refuse(pk, r)
 		}
+	}
+	if !ours && h.hub != nil && reserved(pk.TopicName) && !c.bridgeState(pk.TopicName) {
+		return c.refuse(pk, refuse(packets.ErrNotAuthorized, 403, "forbidden", "nobody may publish below $SYS or $share"))
 	}
 	if !ours && (c.bridgeState(pk.TopicName) || h.access.writes(cl, pk.TopicName)) {
 		return nil

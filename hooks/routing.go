@@ -247,8 +247,8 @@ func (c *conn) ordinary(pk *packets.Packet) {
 	switch pk.FixedHeader.Type {
 	case packets.Publish:
 		if pk.TopicName != "" && !mqtt.IsValidFilter(pk.TopicName, true) {
-			// $SYS and $share: mochi drops it without an answer, and the client's
-			// window is one less for ever. OnPublish refuses this one.
+			// $SYS: mochi drops it without an answer, and the client's window is one
+			// less for ever. OnPublish refuses it under its own name.
 			c.asked, pk.TopicName = pk.TopicName, c.hook.topics.prefix+"/$"
 		}
 		return
@@ -292,14 +292,11 @@ func (c *conn) pubrec(pk *packets.Packet) {
 }
 
 func (c *conn) pubrel(pk *packets.Packet) {
-	known := c.session.End(c, pk.PacketID)
-	switch {
-	case pk.ReasonCode >= packets.ErrUnspecifiedError.Code:
-	case known:
-		c.control(packets.Pubcomp, 0, pk.PacketID, 0)
-	default:
-		c.control(packets.Pubcomp, 0, pk.PacketID, packets.ErrPacketIdentifierNotFound.Code)
+	code := packets.CodeSuccess.Code
+	if !c.session.End(c, pk.PacketID) {
+		code = packets.ErrPacketIdentifierNotFound.Code
 	}
+	c.control(packets.Pubcomp, 0, pk.PacketID, code) // whatever the PUBREL's reason code [MQTT-4.3.3-11]
 }
 
 // control answers with a packet of an identifier and, in MQTT 5, a reason code.
@@ -539,6 +536,13 @@ func (c *conn) refusesTopic(topicName string) refusal {
 // as Mosquitto's bridges do.
 func (c *conn) bridgeState(topicName string) bool {
 	return c.bridge && topicName == "$SYS/broker/connection/"+c.client.ID+"/state"
+}
+
+// reserved reports whether a topic name is the server's own, or one that no filter can
+// ask for (MQTT 5 §4.8.2).
+func reserved(topicName string) bool {
+	first, _, _ := strings.Cut(topicName, "/")
+	return strings.EqualFold(first, mqtt.SysPrefix) || first == "$share"
 }
 
 // rate is a bucket of tokens: as many as a second brings.

@@ -46,6 +46,8 @@ var rulings = []ruling{
 	{name: "06 UNSUBSCRIBE of what somebody else has", script: foreignUnsubscribe},
 	{name: "07 wildcards do not match $ topics", script: dollarTopics},
 	{name: "07 a will does not forge $SYS", script: forgedSys, differs: "it takes the will and drops it"},
+	{name: "07 a publish below $SYS or $share is refused", script: publishReserved, differs: "2.0 acknowledges it and drops it"},
+	{name: "07 a PUBREL is answered whatever its reason code", script: failedPubrel},
 	{name: "08 shared subscriptions prefer who is there, evenly", script: sharedOnline, differs: "it deals to members that are away"},
 	{name: "10 a bridge gets nothing back that it has brought", script: bridgeEcho},
 	{name: "10 a bridge's state topic", script: bridgeState},
@@ -563,6 +565,31 @@ func sharedOnline(c *court) error {
 		return fmt.Errorf("%v of %d", counts, messages)
 	}
 	return nil
+}
+
+func publishReserved(c *court) error {
+	cl := c.join(5, "reserved")
+	for i, topicName := range []string{"$SYS/broker/uptime", "$SYS/broker/connection/reserved/state", "$share/g/topic"} {
+		if err := cl.Publish(uint16(i+1), 2, topicName, []byte("x")); err != nil {
+			return err
+		}
+		if pk, err := cl.Read(patience); err != nil || pk.FixedHeader.Type != packets.Pubrec || pk.ReasonCode != packets.ErrNotAuthorized.Code {
+			return fmt.Errorf("%s: %+v 0x%02x %w", topicName, pk.FixedHeader, pk.ReasonCode, err)
+		}
+	}
+	return nil
+}
+
+func failedPubrel(c *court) error {
+	cl := c.join(5, "released")
+	if _, err := cl.Conn.Write([]byte{0x62, 3, 0, 9, 0x92}); err != nil {
+		return err
+	}
+	pk, err := cl.Read(patience)
+	if err == nil && (pk.FixedHeader.Type != packets.Pubcomp || pk.PacketID != 9) {
+		err = fmt.Errorf("%+v", pk.FixedHeader)
+	}
+	return err
 }
 
 // bridge connects as Mosquitto's bridges do at mqttv311.

@@ -1,5 +1,7 @@
 package ordinary
 
+import "time"
+
 // Will is a client's will (MQTT 5 §3.1.2.5).
 type Will struct {
 	Message
@@ -34,7 +36,8 @@ type Bye struct {
 // Disconnect ends a connection. A session that does not outlive it ends too. It does
 // nothing for a connection whose session another one has taken over.
 func (h *Hub) Disconnect(s *Session, link Link, bye Bye) {
-	now := h.opts.Now().Unix()
+	// Rounded up: a will must not come before its delay is over, nor a session end early.
+	now := h.opts.Now().Add(time.Second - 1).Unix()
 	s.mu.Lock()
 	if s.link != link || s.ended {
 		s.mu.Unlock()

@@ -1,0 +1,254 @@
+package ordinary
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+)
+
+// clock is a time that a test moves.
+type clock struct{ now time.Time }
+
+func (c *clock) time() time.Time { return c.now }
+
+func hubAt(o Options) (*Hub, *clock) {
+	c := &clock{now: time.Unix(1_000_000, 900_000_000)}
+	o.Now = c.time
+	return New(o), c
+}
+
+func join(h *Hub, id string, with ...func(*Arrival)) (*Session, *testLink) {
+	link := &testLink{}
+	a := Arrival{ID: id, Account: id, Clean: true, Link: link, Peer: Peer{Version: 5, ReceiveMaximum: 100}}
+	for _, change := range with {
+		change(&a)
+	}
+	s, _ := h.Connect(a)
+	return s, link
+}
+
+func keptFor(seconds uint32) func(*Arrival) {
+	return func(a *Arrival) { a.Kept, a.Expiry = true, seconds }
+}
+
+func subscribeTo(t *testing.T, h *Hub, s *Session, link Link, filter string, qos byte) byte {
+	t.Helper()
+	codes, ok := h.Subscribe(s, link, []Ask{{Filter: filter, Subscription: Subscription{QoS: qos}}}, false)
+	if !ok {
+		t.Fatal("not subscribed")
+	}
+	s.Resume(link, nil)
+	return codes[0]
+}
+
+func publishTo(t *testing.T, h *Hub, topicName string, qos byte) {
+	t.Helper()
+	if _, err := h.Publish(&Message{TopicName: topicName, QoS: qos, Payload: []byte("x")}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// filled is all that comes for a session now.
+func filled(s *Session, link Link) string {
+	b, _ := s.Fill(link, nil, 1<<20)
+	return string(b)
+}
+
+// TestNoWillBeforeItsDelay: a will and the end of a session are not early, whatever
+// part of a second the connection ended in.
+func TestNoWillBeforeItsDelay(t *testing.T) {
+	t.Parallel()
+	h, c := hubAt(Options{})
+	watch, watchLink := join(h, "watch")
+	subscribeTo(t, h, watch, watchLink, "will", 0)
+	s, link := join(h, "c", keptFor(3), func(a *Arrival) { a.Will = &Will{Message: Message{TopicName: "will", Payload: []byte("gone")}, Delay: 2} })
+	begun := c.now
+	h.Disconnect(s, link, Bye{Kept: true, Expiry: 3})
+	for _, step := range []struct {
+		after   time.Duration
+		will    bool
+		session bool
+	}{{1900 * time.Millisecond, false, true}, {2900 * time.Millisecond, true, true}, {4200 * time.Millisecond, true, false}} {
+		c.now = begun.Add(step.after)
+		h.Elapse()
+		if _, ok := h.Holder("c"); ok != step.session {
+			t.Errorf("after %v the session is there: %v", step.after, ok)
+		}
+		if got := strings.Contains(filled(watch, watchLink), "gone"); got != (step.will && step.session) {
+			t.Errorf("after %v the will came: %v", step.after, got)
+		}
+	}
+}
+
+// noDisk has nothing yet: what is retained is still in the memory.
+type noDisk struct{}
+
+func (noDisk) Load(string) (*Message, error) { return nil, nil }
+
+// TestLimits: what is over a limit is refused, changes nothing, is counted under its
+// own name, and what was there before goes on.
+func TestLimits(t *testing.T) {
+	t.Parallel()
+	full := errors.New("the disk has less than store.min_free")
+	var room error
+	h, _ := hubAt(Options{
+		Limits: Limits{Subscriptions: 2, RetainedBytes: 3000, Sessions: 2},
+		Room:   func() error { return room },
+		Disk:   noDisk{},
+	})
+	account := func(a *Arrival) { a.Account = "bob" }
+	s, link := join(h, "bob-1", account)
+	retain := func(topicName, payload string) error {
+		_, err := h.Publish(&Message{TopicName: topicName, Payload: []byte(payload), Retain: true, Account: "bob"})
+		return err
+	}
+	wantKey := func(err error, key string) {
+		t.Helper()
+		var l *LimitError
+		if !errors.As(err, &l) || l.Key != key {
+			t.Errorf("%v, want a LimitError of %s", err, key)
+		}
+	}
+
+	for i, f := range []string{"a", "b", "c", "a"} {
+		code := subscribeTo(t, h, s, link, f, 1)
+		if over := code == 0x97; over != (i == 2) {
+			t.Errorf("SUBSCRIBE %d to %s: 0x%02x", i, f, code)
+		}
+	}
+	if st := h.Stats(); st.RefusedSubscription != 1 || st.Subscriptions != 2 {
+		t.Errorf("%+v", st)
+	}
+
+	join(h, "bob-2", account)
+	wantKey(h.Room("bob-3", "bob"), "mqtt.limits.sessions")
+	if err := h.Room("bob-2", "bob"); err != nil {
+		t.Errorf("a session that is there: %v", err)
+	}
+	if err := h.Room("carol-1", "carol"); err != nil {
+		t.Errorf("another account: %v", err)
+	}
+	if st := h.Stats(); st.RefusedSessions != 1 {
+		t.Errorf("%+v", st)
+	}
+
+	if err := retain("r/1", strings.Repeat("x", 1000)); err != nil {
+		t.Fatal(err)
+	}
+	wantKey(retain("r/2", strings.Repeat("x", 2000)), "mqtt.limits.retained_bytes")
+	if err := retain("r/1", "shorter"); err != nil {
+		t.Errorf("a replacement: %v", err)
+	}
+	if st := h.Stats(); st.RefusedRetained != 1 || st.Retained != 1 {
+		t.Errorf("%+v", st)
+	}
+
+	room = full
+	if err := retain("r/3", "x"); !strings.Contains(errText(err), "store.min_free") {
+		t.Errorf("with a full disk: %v", err)
+	}
+	if err := retain("r/1", ""); err != nil {
+		t.Errorf("clearing a topic with a full disk: %v", err)
+	}
+	publishTo(t, h, "a", 1)
+	if filled(s, link) == "" {
+		t.Error("the client at its limits gets nothing more")
+	}
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// TestSharedPrefersAllowed: a message of a shared subscription goes to a member that may
+// read its topic, though another is connected, too.
+func TestSharedPrefersAllowed(t *testing.T) {
+	t.Parallel()
+	h, _ := hubAt(Options{MayRead: func(s *Session, topicName string) bool {
+		return s.ID == "may" || !strings.HasPrefix(topicName, "closed/")
+	}})
+	may, mayLink := join(h, "may")
+	not, notLink := join(h, "not")
+	subscribeTo(t, h, not, notLink, "$share/g/#", 1)
+	subscribeTo(t, h, may, mayLink, "$share/g/#", 1)
+	for range 20 {
+		publishTo(t, h, "closed/x", 1)
+	}
+	if n := strings.Count(filled(may, mayLink), "closed/x"); n != 20 {
+		t.Errorf("the member that may read got %d of 20", n)
+	}
+	if got := filled(not, notLink); got != "" {
+		t.Errorf("the member that may not read got %q", got)
+	}
+	for range 20 {
+		publishTo(t, h, "open/x", 1)
+	}
+	a, b := strings.Count(filled(may, mayLink), "open/x"), strings.Count(filled(not, notLink), "open/x")
+	if a != 10 || b != 10 {
+		t.Errorf("dealt %d and %d of 20", a, b)
+	}
+}
+
+// TestFiguresDoNotDrift: whatever becomes of sessions and their messages, the figures
+// of subscriptions and of messages in flight are those of the sessions that are left.
+func TestFiguresDoNotDrift(t *testing.T) {
+	t.Parallel()
+	h, c := hubAt(Options{Budget: Budget{Bytes: 4000, Messages: 5}})
+	zero := func(when string) {
+		t.Helper()
+		if st := h.Stats(); st.Subscriptions != 0 || st.Inflight != 0 || st.Sessions != 0 || st.Online != 0 {
+			t.Errorf("%s: %+v", when, st)
+		}
+	}
+	for i, end := range []func(*Session, *testLink){
+		func(s *Session, l *testLink) { h.Disconnect(s, l, Bye{}) }, // its session ends with it
+		func(s *Session, l *testLink) { // its session elapses
+			h.Disconnect(s, l, Bye{Kept: true, Expiry: 1})
+			c.now = c.now.Add(5 * time.Second)
+			h.Elapse()
+		},
+		func(*Session, *testLink) { h.End("c") },
+		func(s *Session, l *testLink) { // a clean start, twice at one account, then another account
+			n, nl := join(h, "c")
+			subscribeTo(t, h, n, nl, "x", 1)
+			n, nl = join(h, "c", func(a *Arrival) { a.Account = "other" })
+			h.Disconnect(s, l, Bye{}) // late, and nothing to end
+			h.Disconnect(n, nl, Bye{})
+		},
+		func(s *Session, l *testLink) { // moves as a value, and back
+			h.Disconnect(s, l, Bye{Kept: true, Expiry: 100})
+			st, _ := h.Export("c")
+			h.End("c")
+			zero("away")
+			h.Import(st)
+			if got := h.Stats(); got.Subscriptions != 3 || got.Inflight == 0 {
+				t.Errorf("moved: %+v", got)
+			}
+			h.End("c")
+		},
+	} {
+		s, link := join(h, "c", keptFor(100))
+		for _, f := range []string{"x", "x", "y/#", "$share/g/x"} {
+			subscribeTo(t, h, s, link, f, 2)
+		}
+		if n := h.Stats().Subscriptions; n != 3 {
+			t.Errorf("%d: %d subscriptions, want 3", i, n)
+		}
+		h.Unsubscribe(s, link, []string{"nobody's"})
+		s.Resume(link, nil)
+		for range 20 { // more than the budget holds
+			publishTo(t, h, "x", 1)
+		}
+		first := filled(s, link)
+		id := uint16(first[5])<<8 | uint16(first[6]) // after the fixed header and the topic name
+		s.Acknowledge(link, id)
+		s.Acknowledge(link, id)    // again
+		s.Acknowledge(link, 65000) // and one that nobody waits for
+		end(s, link)
+		zero([]string{"ended with its connection", "elapsed", "ended", "replaced", "moved"}[i])
+	}
+}
