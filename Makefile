@@ -52,7 +52,7 @@ bench-stat:
 	done; done; \
 	$(BENCHSTAT) "$$dir/base.txt" "$$dir/here.txt"
 
-## bench-compare: Heartline beside mochi, its storage hooks and Mosquitto, into docs/performance.md; ARGS, such as -run rate, choose less
+## bench-compare: Heartline beside mochi, its storage hooks and Mosquitto, into docs/performance.md; ARGS, such as -run rate,ordinary, choose less
 bench-compare:
 	cd bench/compare && $(GO) run . -root ../.. -write ../../docs/performance.md $(ARGS)
 

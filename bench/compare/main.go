@@ -52,6 +52,7 @@ type section struct {
 func sections() []section {
 	return []section{
 		{"rate", (*program).rate},
+		{"ordinary", (*program).ordinary},
 		{"half", (*program).half},
 		{"latency", (*program).latency},
 		{"idle", (*program).idle},

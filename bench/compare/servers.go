@@ -17,19 +17,22 @@ import (
 
 // contestant is a broker that is measured.
 type contestant struct {
-	name string
-	mode string // of `heartline bench`: what it is sent
+	name   string
+	mode   string   // of `heartline bench`: what it is sent
+	binary string   // of Heartline
+	env    []string // in addition
 	// command starts it with its data in dir; ready finds its addresses.
-	command func(ctx context.Context, dir string) (*exec.Cmd, error)
+	command func(ctx context.Context, dir string, env []string) (*exec.Cmd, error)
 	ready   func(cmd *exec.Cmd, lines *bufio.Scanner) (mqtt, http string, err error)
 }
 
 func heartline(name, binary, mode string) contestant {
 	return contestant{
-		name: name, mode: mode,
-		command: func(ctx context.Context, dir string) (*exec.Cmd, error) {
+		name: name, mode: mode, binary: binary,
+		command: func(ctx context.Context, dir string, env []string) (*exec.Cmd, error) {
 			cmd := exec.CommandContext(ctx, binary, "serve")
 			cmd.Env = append(os.Environ(), "HEARTLINE_DATA_DIR="+filepath.Join(dir, "data"), "HEARTLINE_MQTT_ADDRESS=127.0.0.1:0", "HEARTLINE_HTTP_ADDRESS=127.0.0.1:0")
+			cmd.Env = append(cmd.Env, env...)
 			return cmd, nil
 		},
 		ready: func(_ *exec.Cmd, lines *bufio.Scanner) (string, string, error) {
@@ -42,7 +45,7 @@ func heartline(name, binary, mode string) contestant {
 func mochi(name, store string) contestant {
 	return contestant{
 		name: name, mode: "topics",
-		command: func(ctx context.Context, dir string) (*exec.Cmd, error) {
+		command: func(ctx context.Context, dir string, _ []string) (*exec.Cmd, error) {
 			self, err := os.Executable()
 			return exec.CommandContext(ctx, self, "-mochi", store, "-dir", dir), err //nolint:gosec // this program itself
 		},
@@ -59,7 +62,7 @@ func mosquitto(name string, settings ...string) contestant {
 	var port string
 	return contestant{
 		name: name, mode: "topics",
-		command: func(ctx context.Context, dir string) (*exec.Cmd, error) {
+		command: func(ctx context.Context, dir string, _ []string) (*exec.Cmd, error) {
 			free, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
 				return nil, err
@@ -129,7 +132,7 @@ func (c contestant) start(ctx context.Context) (_ *server, err error) {
 			err = fmt.Errorf("start %s: %w", c.name, errors.Join(err, s.stop()))
 		}
 	}()
-	if s.cmd, err = c.command(ctx, dir); err != nil {
+	if s.cmd, err = c.command(ctx, dir, c.env); err != nil {
 		return nil, err
 	}
 	// Both of its outputs in one pipe.

@@ -1,0 +1,332 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	retainedTopics  = 20_000
+	retainedPayload = 300
+	fanSubscribers  = 10_000
+	fanMessages     = 20
+)
+
+// plainBrokers are the contestants as brokers of ordinary MQTT.
+func (p *program) plainBrokers() []contestant {
+	var all []contestant
+	for _, c := range p.ours {
+		memory, persistent := heartline(c.name+", in memory", c.binary, "topics"), heartline(c.name+", mqtt.persistence", c.binary, "topics")
+		memory.env = []string{"HEARTLINE_STORE_ENGINE=memory", "HEARTLINE_MQTT_PERSISTENCE=false"}
+		all = append(all, memory, persistent)
+	}
+	return append(all, p.plain)
+}
+
+// one is a measurement of one server in one round.
+type one struct {
+	took      float64 // seconds
+	each      float64 // µs of the server's CPU a message
+	delivered int
+}
+
+// ordinary compares the brokers at what a notification has no part in: the work of the
+// rate section as ordinary messages, the replay of retained messages to one client, and
+// one topic with many subscribers.
+func (p *program) ordinary(ctx context.Context) error {
+	brokers := p.plainBrokers()
+	rates, replays, fans := map[string][]*result{}, map[string][]one{}, map[string][]one{}
+	for round := range p.rounds {
+		for _, c := range brokers {
+			r, err := p.once(ctx, c, append(work, "--duration", p.duration.String(), "--warmup", "1s")...)
+			if err != nil {
+				return err
+			}
+			rates[c.name] = append(rates[c.name], r)
+			replayed, err := p.measure(ctx, c, replay)
+			if err != nil {
+				return err
+			}
+			replays[c.name] = append(replays[c.name], replayed)
+			fanned, err := p.measure(ctx, c, fan)
+			if err != nil {
+				return err
+			}
+			fans[c.name] = append(fans[c.name], fanned)
+			p.report.progress("round %d  %-40s %8.0f/s  server %5.1f µs  %d retained in %.2f s, %4.1f µs each  %d to subscribers in %.2f s, %4.1f µs each  %s",
+				round+1, c.name, r.Throughput, r.Server.Each, replayed.delivered, replayed.took, replayed.each, fanned.delivered, fanned.took, fanned.each, faults([]*result{r}))
+		}
+	}
+	t := table{head: []string{
+		"broker", "messages/s", "÷ plain mochi", "server CPU a message", "÷ plain mochi", "retained messages that came", "in", "server CPU each", "÷ plain mochi",
+		"to subscribers", "in", "server CPU each", "÷ plain mochi", "faults",
+	}}
+	plain, plainReplay, plainFan := rates[p.plain.name], replays[p.plain.name], fans[p.plain.name]
+	for _, c := range brokers {
+		t.add(c.name, fmt.Sprintf("%.0f", medianOf(rates[c.name], throughput)), fmt.Sprintf("%.2f", ratio(rates[c.name], plain, throughput)),
+			fmt.Sprintf("%.1f µs", medianOf(rates[c.name], cpu)), fmt.Sprintf("%.2f", ratio(rates[c.name], plain, cpu)),
+			arrived(replays[c.name], retainedTopics), seconds(replays[c.name]), micros(replays[c.name]), ratioOf(replays[c.name], plainReplay),
+			arrived(fans[c.name], fanSubscribers*fanMessages), seconds(fans[c.name]), micros(fans[c.name]), ratioOf(fans[c.name], plainFan), faults(rates[c.name]))
+	}
+	var aims []aim
+	for _, c := range brokers[:len(brokers)-1] {
+		aims = append(aims,
+			aim{c.name + ": ordinary messages/s ÷ plain mochi", "1.0", "1.0", fmt.Sprintf("%.2f", ratio(rates[c.name], plain, throughput))},
+			aim{c.name + ": server CPU an ordinary message ÷ plain mochi", "1.0", "1.0", fmt.Sprintf("%.2f", ratio(rates[c.name], plain, cpu))})
+	}
+	text := fmt.Sprintf("Heartline as a plain broker, without notifications. The work of the first table, as ordinary messages; then %d retained messages of %d bytes to one new subscription at QoS 1; then %d messages at QoS 1, one after the other, to %d subscribers of one topic. Medians of %d rounds, the brokers in turn; ratios are medians of the ratios of a round.",
+		retainedTopics, retainedPayload, fanMessages, fanSubscribers, p.rounds)
+	return p.report.section("ordinary", text, t, aims)
+}
+
+func figure(runs []one, of func(one) float64) float64 {
+	var all []float64
+	for _, r := range runs {
+		all = append(all, of(r))
+	}
+	return median(all)
+}
+
+func seconds(runs []one) string {
+	return fmt.Sprintf("%.2f s", figure(runs, func(r one) float64 { return r.took }))
+}
+
+func micros(runs []one) string {
+	return fmt.Sprintf("%.1f µs", figure(runs, func(r one) float64 { return r.each }))
+}
+
+func arrived(runs []one, of int) string {
+	n := int(figure(runs, func(r one) float64 { return float64(r.delivered) }))
+	if n == of {
+		return fmt.Sprint("all ", n)
+	}
+	return fmt.Sprintf("%d of %d", n, of)
+}
+
+// ratioOf is the CPU time of a message ÷ that of the other's, round by round.
+func ratioOf(ours, theirs []one) string {
+	var all []float64
+	for i := range min(len(ours), len(theirs)) {
+		all = append(all, ours[i].each/theirs[i].each)
+	}
+	return fmt.Sprintf("%.2f", median(all))
+}
+
+// measure starts a broker and runs a part against it, which returns how many messages
+// came and counts CPU time and seconds from when it calls begin.
+func (p *program) measure(ctx context.Context, c contestant, part func(address string, begin func()) (int, error)) (one, error) {
+	s, err := c.start(ctx)
+	if err != nil {
+		return one{}, err
+	}
+	var begun time.Time
+	var busy time.Duration
+	n, err := part(s.mqtt, func() { begun, busy = time.Now(), processBusy(s.cmd.Process.Pid) })
+	took := time.Since(begun)
+	busy = processBusy(s.cmd.Process.Pid) - busy
+	if err = errors.Join(err, s.stop()); err != nil {
+		return one{}, fmt.Errorf("%s: %w", c.name, err)
+	}
+	if n < 0 { // it ended by waiting for more
+		n, took = -n, took-silence
+	}
+	return one{took.Seconds(), float64(busy.Microseconds()) / float64(max(1, n)), n}, nil
+}
+
+// silence is how long nothing may come before what is missing counts as dropped.
+const silence = 3 * time.Second
+
+// peer is a client of MQTT 3.1.1 that acknowledges what it reads.
+type peer struct {
+	conn net.Conn
+	in   *bufio.Reader
+}
+
+func join(address, id string, buffer int) (*peer, error) {
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	p := &peer{conn, bufio.NewReaderSize(conn, buffer)}
+	b := append([]byte{0x10, byte(12 + len(id))}, "\x00\x04MQTT\x04\x02\x01\x2c\x00"...)
+	b = append(append(b, byte(len(id))), id...)
+	if _, err = conn.Write(b); err == nil {
+		_, _, err = p.next(10 * time.Second)
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// next reads a packet; body is valid until the next call.
+func (p *peer) next(patience time.Duration) (first byte, body []byte, err error) {
+	if p.in.Buffered() == 0 {
+		_ = p.conn.SetReadDeadline(time.Now().Add(patience)) // an error shows in the read
+	}
+	if first, err = p.in.ReadByte(); err != nil {
+		return 0, nil, err
+	}
+	n, err := binary.ReadUvarint(p.in)
+	if err != nil {
+		return 0, nil, err
+	}
+	if body, err = p.in.Peek(int(n)); err == nil {
+		_, err = p.in.Discard(int(n))
+	}
+	return first, body, err
+}
+
+func (p *peer) subscribe(filter string) error {
+	b := append([]byte{0x82, byte(5 + len(filter)), 0, 1, 0, byte(len(filter))}, filter...)
+	_, err := p.conn.Write(append(b, 1))
+	return err
+}
+
+func publishPacket(b []byte, topicName string, id uint16, payload []byte, retain byte) []byte {
+	b = append(b, 0x32|retain)
+	b = binary.AppendUvarint(b, uint64(4+len(topicName)+len(payload)))
+	b = append(binary.BigEndian.AppendUint16(b, uint16(len(topicName))), topicName...)
+	return append(binary.BigEndian.AppendUint16(b, id), payload...)
+}
+
+// messages reads and acknowledges PUBLISHes of QoS 1 until want have come, or none comes
+// any more. seen is told of each.
+func (p *peer) messages(want int, seen func()) (n int, err error) {
+	var acks []byte
+	for n < want {
+		first, body, err := p.next(silence)
+		if nerr := net.Error(nil); errors.As(err, &nerr) && nerr.Timeout() {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+		if first>>4 == 3 {
+			at := 2 + int(binary.BigEndian.Uint16(body))
+			acks = append(acks, 0x40, 2, body[at], body[at+1])
+			n++
+			seen()
+		}
+		if p.in.Buffered() == 0 || len(acks) > 4000 || n == want {
+			if _, err := p.conn.Write(acks); err != nil {
+				return n, err
+			}
+			acks = acks[:0]
+		}
+	}
+	return n, nil
+}
+
+// replay retains messages, and counts those that a new subscription gets.
+func replay(address string, begin func()) (int, error) {
+	publisher, err := join(address, "publisher", 4096)
+	if err != nil {
+		return 0, err
+	}
+	defer publisher.conn.Close()
+	payload := make([]byte, retainedPayload)
+	for i := 0; i < retainedTopics; {
+		var b []byte
+		window := min(64, retainedTopics-i)
+		for range window {
+			i++
+			b = publishPacket(b, fmt.Sprintf("retained/%d/%d", i%100, i), uint16(i%60000+1), payload, 1)
+		}
+		if _, err := publisher.conn.Write(b); err != nil {
+			return 0, err
+		}
+		for range window {
+			if _, _, err := publisher.next(10 * time.Second); err != nil {
+				return 0, err
+			}
+		}
+	}
+	reader, err := join(address, "reader", 1<<16)
+	if err != nil {
+		return 0, err
+	}
+	defer reader.conn.Close()
+	begin()
+	if err := reader.subscribe("retained/#"); err != nil {
+		return 0, err
+	}
+	n, err := reader.messages(retainedTopics, func() {})
+	if n < retainedTopics {
+		n = -n
+	}
+	return n, err
+}
+
+// fan publishes to a topic that many have subscribed to, each message once all have had
+// the one before.
+func fan(address string, begin func()) (int, error) {
+	peers := make([]*peer, fanSubscribers)
+	defer func() {
+		for _, p := range peers {
+			if p != nil {
+				_ = p.conn.Close()
+			}
+		}
+	}()
+	for i := range peers {
+		p, err := join(address, fmt.Sprint("subscriber-", i), 512)
+		if err != nil {
+			return 0, err
+		}
+		peers[i] = p
+		if err := p.subscribe("fan"); err != nil {
+			return 0, err
+		}
+		if _, _, err := p.next(10 * time.Second); err != nil {
+			return 0, err
+		}
+	}
+	publisher, err := join(address, "publisher", 4096)
+	if err != nil {
+		return 0, err
+	}
+	defer publisher.conn.Close()
+	var count atomic.Int64
+	all := make(chan struct{}, 1)
+	var wg sync.WaitGroup
+	for _, p := range peers {
+		wg.Go(func() {
+			_, err := p.messages(fanMessages, func() {
+				if count.Add(1)%fanSubscribers == 0 {
+					all <- struct{}{}
+				}
+			})
+			_ = err // what did not come is missing in the count
+		})
+	}
+	begin()
+	payload := make([]byte, 256)
+	for i := range fanMessages {
+		if _, err := publisher.conn.Write(publishPacket(nil, "fan", uint16(i+1), payload, 0)); err != nil {
+			return 0, err
+		}
+		if _, _, err := publisher.next(10 * time.Second); err != nil && !errors.Is(err, io.EOF) {
+			return 0, err
+		}
+		select {
+		case <-all:
+		case <-time.After(silence):
+		}
+	}
+	n := int(count.Load())
+	if n < fanSubscribers*fanMessages {
+		wg.Wait()
+		return -n, nil
+	}
+	return n, nil
+}
