@@ -62,7 +62,9 @@ func TestNoWillBeforeItsDelay(t *testing.T) {
 	h, c := hubAt(Options{})
 	watch, watchLink := join(h, "watch")
 	subscribeTo(t, h, watch, watchLink, "will", 0)
-	s, link := join(h, "c", keptFor(3), func(a *Arrival) { a.Will = &Will{Message: Message{TopicName: "will", Payload: []byte("gone")}, Delay: 2} })
+	s, link := join(h, "c", keptFor(3), func(a *Arrival) {
+		a.Will = &Will{Message: Message{TopicName: "will", Payload: []byte("gone")}, Delay: 2}
+	})
 	begun := c.now
 	h.Disconnect(s, link, Bye{Kept: true, Expiry: 3})
 	for _, step := range []struct {
