@@ -275,10 +275,10 @@ func same(a, b auth.Identity) bool {
 		slices.Equal(a.Accounts, b.Accounts) && a.Expires.Equal(b.Expires)
 }
 
-// TestALoginFloodDelaysNobodyElse: attackers with wrong passwords from their own
-// address hold the hash slots; logins from other addresses take turns with them and
-// are not refused.
-func TestALoginFloodDelaysNobodyElse(t *testing.T) {
+// TestALoginFloodRefusesNobodyElse: while attackers guess from an address of their own,
+// nobody who logs in from another is refused. TestAddressesTakeTurns holds that none of
+// them waits for long.
+func TestALoginFloodRefusesNobodyElse(t *testing.T) {
 	var users strings.Builder
 	users.WriteString("users:\n")
 	for i := range 20 {
@@ -302,7 +302,6 @@ func TestALoginFloodDelaysNobodyElse(t *testing.T) {
 	for failures.Load() < 8 {
 		time.Sleep(time.Millisecond)
 	}
-	before := failures.Load()
 	for i := range 20 {
 		clients.Go(func() {
 			if _, err := a.Connect(ctx, auth.Credentials{Username: fmt.Sprintf("user%d", i), Password: []byte("right"), Remote: fmt.Sprintf("203.0.113.%d:1", i)}); err != nil {
@@ -311,12 +310,6 @@ func TestALoginFloodDelaysNobodyElse(t *testing.T) {
 		})
 	}
 	clients.Wait()
-	// Without turns each login would wait for a guess of all 40 attackers.
-	guesses := failures.Load() - before
-	t.Logf("%d guesses were answered while 20 users logged in", guesses)
-	if guesses > 2*20 {
-		t.Errorf("%d guesses were answered while 20 users logged in, want at most one for each and those under way", guesses)
-	}
 	stop()
 	attackers.Wait()
 }
