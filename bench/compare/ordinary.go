@@ -141,10 +141,10 @@ func (p *program) measure(ctx context.Context, c contestant, part func(address s
 	return one{took.Seconds(), float64(busy.Microseconds()) / float64(max(1, n)), n}, nil
 }
 
-// silence is how long nothing may come before what is missing counts as dropped.
+// After silence without a message the missing ones count as dropped.
 const silence = 3 * time.Second
 
-// peer is a client of MQTT 3.1.1 that acknowledges what it reads.
+// peer is a client of MQTT 3.1.1. It acknowledges each message that it reads.
 type peer struct {
 	conn net.Conn
 	in   *bufio.Reader
@@ -199,8 +199,8 @@ func publishPacket(b []byte, topicName string, id uint16, payload []byte, retain
 	return append(binary.BigEndian.AppendUint16(b, id), payload...)
 }
 
-// messages reads and acknowledges PUBLISHes of QoS 1 until want have come, or none comes
-// any more. seen is told of each.
+// messages reads and acknowledges PUBLISHes of QoS 1 until want have come, or none came
+// for the time of silence. It calls seen for each.
 func (p *peer) messages(want int, seen func()) (n int, err error) {
 	var acks []byte
 	for n < want {

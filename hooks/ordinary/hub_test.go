@@ -83,13 +83,13 @@ func TestNoWillBeforeItsDelay(t *testing.T) {
 	}
 }
 
-// noDisk has nothing yet: what is retained is still in the memory.
+// noDisk is empty: the retained messages are still in the memory.
 type noDisk struct{}
 
 func (noDisk) Load(string) (*Message, error) { return nil, nil }
 
-// TestLimits: what is over a limit is refused, changes nothing, is counted under its
-// own name, and what was there before goes on.
+// TestLimits: a request over a limit is refused and counted under the limit's name. It
+// changes nothing, and the client goes on with its earlier subscriptions and messages.
 func TestLimits(t *testing.T) {
 	t.Parallel()
 	full := errors.New("the disk has less than store.min_free")
