@@ -98,16 +98,6 @@ func (l Level) String() string {
 	return "unknown"
 }
 
-// ParseLevel is the inverse of Level.String; ok is false for any other text.
-func ParseLevel(name string) (l Level, ok bool) {
-	for i, n := range levelNames {
-		if i > 0 && n == name {
-			return Level(i), true
-		}
-	}
-	return 0, false
-}
-
 // Localized names texts that the app holds in its user's language.
 type Localized struct {
 	TitleKey     string   `json:"title_key,omitempty"`

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/url"
 	"sync"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/eclipse/paho.golang/paho"
 	"github.com/eclipse/paho.golang/paho/session/state"
 
+	"github.com/heartline-mqtt/heartline/internal/backoff"
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
@@ -306,12 +306,9 @@ func (p *pauses) again() time.Duration {
 	return p.pause()
 }
 
-// pause is spread over half of itself, so that devices that lost their server
-// together do not come back together.
 func (p *pauses) pause() time.Duration {
 	if p.fails == 0 {
 		return 0
 	}
-	d := min(time.Second<<min(p.fails-1, 20), p.max)
-	return d/2 + rand.N(d/2+1)
+	return backoff.Jitter(backoff.Doubled(time.Second, p.max, p.fails-1))
 }
