@@ -1,7 +1,8 @@
 // Package codec is how pebblestore writes the fields of its values and the names in
 // its keys.
 //
-// Read value.go and name.go. Nothing runs by itself. Every decoder takes any bytes:
+// Read name.go and field.go, then a file per value: notification.go, record.go,
+// event.go, commit.go, device.go, dismissal.go. Nothing runs by itself. Every decoder takes any bytes:
 // it returns a value that is the same after being written and read again, or an
 // error that wraps ErrDamaged.
 //
