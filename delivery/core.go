@@ -293,6 +293,9 @@ func (c *Core) apply(d *delivery, in input, s situation) {
 		attempt := before.attempts
 		if e.kind == EventPublished || e.kind == EventRedelivered {
 			attempt = d.attempts
+			if p := d.dev.presence; p != nil && p.info.Via == ViaXMPP {
+				e.detail = "via " + ViaXMPP
+			}
 		}
 		c.record(d, attempt, e.kind, e.detail)
 	}

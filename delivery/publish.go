@@ -82,6 +82,8 @@ type OnlineInfo struct {
 	App            AppState      // what it has said of its app on this connection
 	Keepalive      time.Duration // in force on the connection
 	Remote         string        // address, for people
+	Via            string        // ViaMQTT, which "" stands for, or ViaXMPP
+	Address        string        // with ViaXMPP: the full JID, which the registry keeps
 }
 
 // Online says that a device's channel has come up: connected, and subscribed at
@@ -105,6 +107,7 @@ func (c *Core) Online(info OnlineInfo) (*Presence, error) {
 			c.lose(d, "session taken over", true)
 		}
 		p.dev, d.presence, d.since = d, p, p.since
+		c.reachedVia(d, info.Via, info.Address)
 		p.progress = c.clock.steady()
 		p.heartbeat.Store(p.progress)
 		if info.App != AppUnknown {

@@ -362,6 +362,36 @@ func (c *Core) Register(id, accountName string) error {
 	return c.asDevice(id, accountName, false, func(*device) error { return nil })
 }
 
+// RegisterVia is Register for a device that is not connected by MQTT.
+func (c *Core) RegisterVia(id, accountName, via string) error {
+	return c.asDevice(id, accountName, false, func(d *device) error {
+		c.reachedVia(d, via, d.Address)
+		return nil
+	})
+}
+
+// reachedVia notes in the registry how a device is connected.
+func (c *Core) reachedVia(d *device, via, address string) {
+	if via == ViaMQTT {
+		via = ""
+	}
+	if d.Via != via || d.Address != address {
+		d.Via, d.Address = via, address
+		c.putDevice(d)
+	}
+}
+
+// ForgetAddress says that nothing answers at a device's address any more. A device that
+// has moved to another address, or is not known, is left alone.
+func (c *Core) ForgetAddress(id, accountName, address string) error {
+	return c.withDevice(id, accountName, func(a *account, d *device) error {
+		if d != nil && d.account == a && d.Address == address && d.presence == nil {
+			c.reachedVia(d, d.Via, "")
+		}
+		return nil
+	})
+}
+
 // PutDevice registers a device for a service, or renews its entry, and moves it
 // here if another account holds it. A nil r leaves its registrations as they are.
 func (c *Core) PutDevice(ctx context.Context, accountName, id string, r *Registration) error {

@@ -44,6 +44,8 @@ func arrows() [][]string {
 		{"fallback/webpushsim", "internal/simkit"},
 		{"fallback/fallbacktest", "delivery", "fallback"},
 		{"wire", "delivery", "internal/text"},
+		{"xmpp", "delivery", "internal/backoff", "internal/seldom", "internal/text", "wire"},
+		{"xmpp/xmpptest"},
 		{"auth", "config", "internal/filewatch"},
 		{"delivery"},
 		{"store", "delivery"},
@@ -235,7 +237,7 @@ func TestRulesWork(t *testing.T) {
 			t.Errorf("%s covers %s: %v", tt.pattern, tt.pkg, got)
 		}
 	}
-	for _, pair := range [][2]string{{"hooks", "fallback"}, {"fallback", "hooks"}, {"delivery", "hooks"}, {"delivery", "wire"}, {"config", "delivery"}, {"broker/internal/api", "hooks"}, {"cmd", "delivery"}} {
+	for _, pair := range [][2]string{{"hooks", "fallback"}, {"fallback", "hooks"}, {"xmpp", "hooks"}, {"xmpp", "fallback"}, {"hooks", "xmpp"}, {"delivery", "hooks"}, {"delivery", "wire"}, {"config", "delivery"}, {"broker/internal/api", "hooks"}, {"cmd", "delivery"}} {
 		l := line(arrows(), pair[0])
 		if slices.ContainsFunc(l[1:], func(pattern string) bool { return covers(pattern, pair[1]) }) {
 			t.Errorf("%s may import %s", pair[0], pair[1])

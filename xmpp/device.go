@@ -1,0 +1,350 @@
+package xmpp
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/wire"
+)
+
+// channel is a client's session as a delivery.Channel: the full JID that has announced
+// itself by directed presence. Its fields below account are guarded by Gate.mu.
+type channel struct {
+	g       *Gate
+	full    string
+	device  string
+	account string
+
+	closed   bool
+	presence *delivery.Presence
+	open     map[string]*request // unanswered
+	// late holds the notification IDs of requests that were given up: their answers ack
+	// by ID.
+	late map[string]string
+}
+
+var (
+	errNoChannel = errors.New("channel closed")
+	errQueueFull = errors.New("outbound queue of the XMPP link full")
+	errNoLink    = errors.New("the link to the XMPP server is down")
+)
+
+// Closed implements delivery.Channel.
+func (c *channel) Closed() bool {
+	c.g.mu.Lock()
+	defer c.g.mu.Unlock()
+	return c.closed
+}
+
+// Publish implements delivery.Channel. The core calls it with its mutex held.
+func (c *channel) Publish(p delivery.Publication) error {
+	g := c.g
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case c.closed:
+		return errNoChannel
+	case g.ctx.Err() != nil, g.link == nil && g.overdue:
+		return errNoLink
+	case len(g.queue) >= maxQueue:
+		return errQueueFull
+	}
+	id := g.nextIDLocked()
+	r := &request{id: id, seq: g.seq, channel: c, pub: p}
+	c.open[id] = r
+	g.queue = append(g.queue, item{req: r})
+	g.wake()
+	return nil
+}
+
+// content reads what a publication carries.
+func (g *Gate) content(p delivery.Publication) (name string, body []byte, id string, err error) {
+	if p.Dismissal {
+		body, err = json.Marshal(wire.Dismissal{ID: p.DismissedID})
+		return "dismissal", body, "", err
+	}
+	n := p.Notification
+	if n == nil {
+		if n, err = g.core.Notification(p.Seq); err != nil {
+			return "", nil, "", fmt.Errorf("read the notification: %w", err)
+		}
+	}
+	if !p.Message {
+		return "notification", wire.AppendPseudo(nil, n, p.Redelivery, p.Pushed), n.ID, nil
+	}
+	data, err := g.core.Data(p.Seq)
+	if err != nil {
+		return "", nil, "", fmt.Errorf("read the message: %w", err)
+	}
+	body, err = json.Marshal(wire.Message{ID: n.ID, Account: n.Account, Data: data, AcceptedAt: wire.FormatTime(n.AcceptedAt)})
+	return "message", body, "", err
+}
+
+// announced brings a client up that has sent directed presence with its device-id.
+func (g *Gate) announced(full, deviceID string) error {
+	account := bare(full)
+	if err := delivery.ValidAccount(account); err != nil {
+		return err
+	}
+	if deviceID == "" || len(deviceID) > maxDeviceID {
+		return &delivery.FieldError{Field: "device id", Rule: fmt.Sprintf("must have 1 to %d bytes", maxDeviceID)}
+	}
+	return g.online(account, DeviceID(account, deviceID), full)
+}
+
+// maxDeviceID bounds what a client calls its device.
+const maxDeviceID = 256
+
+// online brings a device up. A channel that it had is over with this, and one that the
+// same full JID had for another device.
+func (g *Gate) online(account, device, full string) error {
+	c := &channel{g: g, full: full, device: device, account: account, open: map[string]*request{}, late: map[string]string{}}
+	g.mu.Lock()
+	if was := g.givenUp[full]; was != nil && was.device == device {
+		c.late = was.late
+	}
+	delete(g.givenUp, full)
+	old, other := g.devices[device], g.channels[full]
+	if old != nil && old.full == full {
+		for id, r := range old.open { // another copy follows
+			if r.subject != "" && len(c.late) < maxGivenUp {
+				c.late[id] = r.subject
+			}
+		}
+	}
+	for _, x := range []*channel{old, other} {
+		if x != nil {
+			g.closeLocked(x)
+		}
+	}
+	g.channels[full], g.devices[device] = c, c
+	g.mu.Unlock()
+	if other != nil && other != old && other.presenceNow() != nil {
+		other.presenceNow().Offline("its connection announced another device")
+	}
+	p, err := g.core.Online(delivery.OnlineInfo{
+		Device: device, Account: account, Channel: c, Messages: true, Dismissals: true, Remote: full,
+		Via: delivery.ViaXMPP, Address: full,
+	})
+	g.mu.Lock()
+	if err != nil {
+		g.closeLocked(c)
+		g.mu.Unlock()
+		return err
+	}
+	c.presence = p
+	closed := c.closed
+	g.mu.Unlock()
+	if closed { // meanwhile; whoever closed it had no presence to take down
+		p.Offline("its connection has ended")
+	}
+	return nil
+}
+
+func (c *channel) presenceNow() *delivery.Presence {
+	c.g.mu.Lock()
+	defer c.g.mu.Unlock()
+	return c.presence
+}
+
+func (c *channel) heartbeat() {
+	if p := c.presenceNow(); p != nil {
+		p.Heartbeat()
+	}
+}
+
+// closeLocked takes a channel out of the maps. Its requests are over.
+func (g *Gate) closeLocked(c *channel) {
+	c.closed = true
+	for _, r := range c.open {
+		r.done = true
+	}
+	clear(c.open)
+	if g.channels[c.full] == c {
+		delete(g.channels, c.full)
+	}
+	if g.devices[c.device] == c {
+		delete(g.devices, c.device)
+	}
+}
+
+// giveUpLocked ends the unanswered requests and returns them in their order. Late answers
+// still ack, by ID.
+func (c *channel) giveUpLocked() []delivery.Ref {
+	all := make([]*request, 0, len(c.open))
+	for id, r := range c.open {
+		r.done = true
+		all = append(all, r)
+		if r.subject != "" && len(c.late) < maxGivenUp {
+			c.late[id] = r.subject
+		}
+	}
+	clear(c.open)
+	slices.SortFunc(all, func(a, b *request) int { return cmp.Compare(a.seq, b.seq) })
+	refs := make([]delivery.Ref, len(all))
+	for i, r := range all {
+		refs[i] = r.pub.Ref
+	}
+	return refs
+}
+
+// requeueLocked puts the unanswered requests of the former link before the queue.
+func (g *Gate) requeueLocked() {
+	var again []*request
+	for _, c := range g.channels {
+		for _, r := range c.open {
+			if r.written {
+				r.written = false
+				again = append(again, r)
+			}
+		}
+	}
+	if len(again) == 0 {
+		return
+	}
+	slices.SortFunc(again, func(a, b *request) int { return cmp.Compare(a.seq, b.seq) })
+	items := make([]item, len(again), len(again)+len(g.queue))
+	for i, r := range again {
+		items[i].req = r
+	}
+	g.queue = append(items, g.queue...)
+}
+
+// answered takes the answer to an IQ of ours. It is one only if id and sender match: a
+// user's own IQ may have the same id.
+func (g *Gate) answered(e *element, from string, result bool) {
+	id := e.attr("id")
+	g.mu.Lock()
+	if pinged := g.pings[id]; pinged != nil && from == g.opts.Hosts[0] {
+		delete(g.pings, id)
+		g.mu.Unlock()
+		close(pinged)
+		return
+	}
+	c := g.channels[from]
+	if c == nil {
+		c = g.givenUp[from]
+	}
+	if c == nil {
+		g.mu.Unlock()
+		return
+	}
+	r, subject := c.open[id], c.late[id]
+	delete(c.open, id)
+	delete(c.late, id)
+	if r != nil {
+		r.done = true
+	}
+	g.mu.Unlock()
+	condition := e.condition()
+	switch {
+	case r != nil && result:
+		r.pub.Acked()
+	case r != nil:
+		r.pub.Nacked(condition)
+	case result && subject != "":
+		g.ackLate(c, subject, from)
+		return
+	}
+	switch {
+	case result || !unreachable(condition):
+		g.resumed(from)
+	case r != nil || subject != "":
+		g.gone(from, condition) // the server's word; a client that does not know us says the same, and is no device
+	}
+}
+
+// ackLate counts an answer to a request that was given up, then brings its channel back: in
+// this order, or the notification would be published again.
+func (g *Gate) ackLate(c *channel, id, from string) {
+	ack := func() {
+		if err := g.core.AckByID(id, c.device, c.account, delivery.AckReceived); err != nil {
+			g.seldom.Info(g.log, "late ack not counted", "device", c.device, "notification", id, "error", err)
+		}
+		g.resumed(from)
+	}
+	select {
+	case g.calls <- ack:
+	default:
+		g.counts.drop()
+		g.resumed(from)
+	}
+}
+
+// unreachable reports whether an error says that there is no such session.
+func unreachable(condition string) bool {
+	switch condition {
+	case "service-unavailable", "recipient-unavailable", "gone", "item-not-found", "remote-server-not-found", "remote-server-timeout":
+		return true
+	}
+	return false
+}
+
+// gone takes a device down whose session the server says is over.
+func (g *Gate) gone(full, why string) {
+	g.mu.Lock()
+	c := g.channels[full]
+	if c == nil {
+		c = g.givenUp[full]
+	}
+	delete(g.givenUp, full)
+	if c == nil {
+		g.mu.Unlock()
+		return
+	}
+	refs := c.giveUpLocked()
+	g.closeLocked(c)
+	p := c.presence
+	g.mu.Unlock()
+	for _, r := range refs {
+		r.Nacked(why)
+	}
+	if p != nil {
+		p.Offline(why)
+	}
+	if err := g.core.ForgetAddress(c.device, c.account, full); err != nil && !errors.Is(err, delivery.ErrStopped) {
+		g.log.Error("forget the address of a device failed", "device", c.device, "error", err)
+	}
+}
+
+// suspend takes a device down whose session the server cannot reach but keeps: a client
+// that resumes it announces nothing, so that its next stanza brings it back.
+func (g *Gate) suspend(c *channel, why string) {
+	g.mu.Lock()
+	refs := c.giveUpLocked()
+	g.closeLocked(c)
+	g.givenUp[c.full] = c
+	p := c.presence
+	g.mu.Unlock()
+	for _, r := range refs {
+		r.Nacked(why)
+	}
+	if p != nil {
+		p.Offline(why)
+	}
+}
+
+// resumed brings a device back whose session has been resumed.
+func (g *Gate) resumed(full string) {
+	g.mu.Lock()
+	c := g.givenUp[full]
+	g.mu.Unlock()
+	if c == nil {
+		return
+	}
+	if err := g.online(c.account, c.device, full); err != nil {
+		g.seldom.Info(g.log, "device not brought back", "device", c.device, "error", err)
+	}
+}
+
+// forget drops the channel of a device that has signed out.
+func (g *Gate) forget(c *channel) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closeLocked(c)
+	delete(g.givenUp, c.full)
+}

@@ -1,0 +1,17 @@
+// Package xmpp makes XMPP clients devices: one XEP-0114 component (Gate) for each
+// ejabberd or Prosody, with the same deliveries and the same acks as over MQTT.
+//
+// Read stanza.go (the XML reader and the writers), link.go (one connection to the
+// server), gate.go (stanzas in, and the outbound queue), then
+// address.go, device.go (a client as a delivery.Channel), register.go (ad-hoc
+// commands), publish.go (XEP-0357), disco.go and stats.go.
+//
+// A Gate runs four goroutines between Start and Stop: run dials, reads and handles
+// stanzas; write drains the outbound queue; serve makes the calls that wait for the
+// store; ping watches the server while the link is up. mu guards channels and queue. The
+// core calls Channel.Publish with its own mutex held, so that nothing here calls the
+// core with mu held. Stop ends all of them and leaves every device registered with its
+// address: the next Start, here or elsewhere, goes on with them.
+//
+// It imports delivery, internal/backoff, internal/seldom, internal/text and wire.
+package xmpp

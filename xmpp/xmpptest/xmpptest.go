@@ -1,0 +1,284 @@
+// Package xmpptest plays the server's side of XEP-0114 for tests: it accepts a
+// component, checks its secret, and gives the test what the component sends. It shares no
+// code with package xmpp.
+//
+// One goroutine accepts and one reads, each until Close. It imports nothing of ours.
+package xmpptest
+
+import (
+	"bytes"
+	"crypto/sha1" //nolint:gosec // XEP-0114 §3 asks for it
+	"encoding/hex"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Stanza is one that the component has sent.
+type Stanza struct {
+	XMLName  xml.Name
+	Type     string   `xml:"type,attr"`
+	From     string   `xml:"from,attr"`
+	To       string   `xml:"to,attr"`
+	ID       string   `xml:"id,attr"`
+	Children []Stanza `xml:",any"`
+	Text     string   `xml:",chardata"`
+	Raw      string   `xml:",innerxml"`
+}
+
+// Child returns the first child of a name; the zero Stanza where there is none.
+func (s *Stanza) Child(name string) *Stanza {
+	for i := range s.Children {
+		if s.Children[i].XMLName.Local == name {
+			return &s.Children[i]
+		}
+	}
+	return new(Stanza)
+}
+
+// Server accepts a component again and again, one at a time.
+type Server struct {
+	Domain, Secret string
+	tb             testing.TB
+	socket         net.Listener
+	running        sync.WaitGroup
+	links          chan *Link
+
+	mu     sync.Mutex
+	refuse string // stream error for the next handshakes
+	open   *Link
+}
+
+// Patience is how long Next and Accept wait.
+const Patience = 20 * time.Second
+
+// New listens on loopback until the test ends.
+func New(tb testing.TB, domain, secret string) *Server {
+	tb.Helper()
+	socket, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s := &Server{Domain: domain, Secret: secret, tb: tb, socket: socket, links: make(chan *Link, 64)}
+	s.running.Go(s.accept)
+	tb.Cleanup(s.Close)
+	return s
+}
+
+// Addr returns host:port.
+func (s *Server) Addr() string { return s.socket.Addr().String() }
+
+// Refuse has handshakes answered with a stream error; "" accepts again.
+func (s *Server) Refuse(condition string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuse = condition
+}
+
+// Close ends everything.
+func (s *Server) Close() {
+	_ = s.socket.Close()
+	s.mu.Lock()
+	if s.open != nil {
+		_ = s.open.conn.Close()
+	}
+	s.mu.Unlock()
+	s.running.Wait()
+}
+
+// Accept waits for the component.
+func (s *Server) Accept() *Link {
+	s.tb.Helper()
+	select {
+	case l := <-s.links:
+		return l
+	case <-time.After(Patience):
+		s.tb.Fatal("the component did not connect")
+		return nil
+	}
+}
+
+func (s *Server) accept() {
+	for {
+		conn, err := s.socket.Accept()
+		if err != nil {
+			return
+		}
+		l := &Link{tb: s.tb, conn: conn, dec: xml.NewDecoder(conn), in: make(chan Stanza, 1<<16)}
+		s.mu.Lock()
+		s.open = l
+		refuse := s.refuse
+		s.mu.Unlock()
+		if err := l.handshake(s.Domain, s.Secret, refuse); err != nil {
+			_ = conn.Close()
+			continue
+		}
+		s.running.Go(l.read)
+		s.links <- l
+	}
+}
+
+// Link is one connection of the component.
+type Link struct {
+	tb   testing.TB
+	conn net.Conn
+	dec  *xml.Decoder
+	in   chan Stanza
+}
+
+func (l *Link) handshake(domain, secret, refuse string) error {
+	start, err := l.start()
+	if err != nil {
+		return err
+	}
+	to := ""
+	for _, a := range start.Attr {
+		if a.Name.Local == "to" {
+			to = a.Value
+		}
+	}
+	l.Send("<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' xmlns:stream='http://etherx.jabber.org/streams' from='" + to + "' id='3BF96D32'>")
+	switch {
+	case refuse != "":
+	case to != domain:
+		refuse = "host-unknown"
+	default:
+		if start, err = l.start(); err != nil {
+			return err
+		}
+		var digest string
+		if err := l.dec.DecodeElement(&digest, start); err != nil {
+			return err
+		}
+		sum := sha1.Sum([]byte("3BF96D32" + secret)) //nolint:gosec // XEP-0114 §3 asks for it
+		if digest != hex.EncodeToString(sum[:]) {
+			refuse = "not-authorized"
+		}
+	}
+	if refuse != "" {
+		l.Send("<stream:error><" + refuse + " xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>")
+		return errors.New(refuse)
+	}
+	l.Send("<handshake/>")
+	return nil
+}
+
+func (l *Link) start() (*xml.StartElement, error) {
+	for {
+		t, err := l.dec.Token()
+		if err != nil {
+			return nil, err
+		}
+		if start, ok := t.(xml.StartElement); ok {
+			return &start, nil
+		}
+	}
+}
+
+func (l *Link) read() {
+	defer close(l.in)
+	for {
+		start, err := l.start()
+		if err != nil {
+			return
+		}
+		var s Stanza
+		if l.dec.DecodeElement(&s, start) != nil {
+			return
+		}
+		l.in <- s
+	}
+}
+
+// Send sends XML as it is.
+func (l *Link) Send(xml string) {
+	_, _ = l.conn.Write([]byte(xml)) // a component that has gone shows in what it does not answer
+}
+
+// Sendf is Send with values that are escaped.
+func (l *Link) Sendf(format string, values ...string) {
+	args := make([]any, len(values))
+	for i, v := range values {
+		var b bytes.Buffer
+		if err := xml.EscapeText(&b, []byte(v)); err != nil {
+			l.tb.Error(err)
+		}
+		args[i] = b.String()
+	}
+	l.Send(fmt.Sprintf(format, args...))
+}
+
+// Close breaks the connection.
+func (l *Link) Close() { _ = l.conn.Close() }
+
+// Next waits for the next stanza.
+func (l *Link) Next() Stanza {
+	l.tb.Helper()
+	select {
+	case s, ok := <-l.in:
+		if !ok {
+			l.tb.Fatal("the component's connection has ended")
+		}
+		return s
+	case <-time.After(Patience):
+		l.tb.Fatal("the component sent nothing")
+	}
+	return Stanza{}
+}
+
+// Ended waits until the component's connection has ended and drops earlier stanzas.
+func (l *Link) Ended() {
+	l.tb.Helper()
+	timeout := time.After(Patience)
+	for {
+		select {
+		case _, ok := <-l.in:
+			if !ok {
+				return
+			}
+		case <-timeout:
+			l.tb.Fatal("the component did not end the connection")
+		}
+	}
+}
+
+// Quiet returns the next stanza without waiting; ok is false if there is none.
+func (l *Link) Quiet() (s Stanza, ok bool) {
+	select {
+	case s, ok = <-l.in:
+		return s, ok
+	default:
+		return Stanza{}, false
+	}
+}
+
+// Result answers an IQ of the component as the client that it went to.
+func (l *Link) Result(s Stanza) {
+	l.Sendf("<iq type='result' from='%s' to='%s' id='%s'/>", s.To, s.From, s.ID)
+}
+
+// Error answers an IQ of the component with an error.
+func (l *Link) Error(s Stanza, kind, condition string) {
+	l.Sendf("<iq type='error' from='%s' to='%s' id='%s'><error type='"+kind+"'><"+condition+" xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>", s.To, s.From, s.ID)
+}
+
+// Announce is the directed presence of a client.
+func (l *Link) Announce(full, domain, deviceID string) {
+	l.Sendf("<presence from='%s' to='%s'><device xmlns='urn:heartline:1' id='%s'/></presence>", full, domain, deviceID)
+}
+
+// Publish is a push of XEP-0357 as ejabberd sends it; an empty body is one without a
+// form.
+func (l *Link) Publish(id, host, domain, node, secret, sender, body string) {
+	summary := ""
+	if body != "" {
+		summary = "<x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE'><value>urn:xmpp:push:summary</value></field><field var='last-message-sender'><value>" + sender + "</value></field><field var='last-message-body'><value>" + body + "</value></field></x>"
+	}
+	l.Sendf("<iq type='set' from='%s' to='%s' id='%s'><pubsub xmlns='http://jabber.org/protocol/pubsub'><publish node='%s'><item><notification xmlns='urn:xmpp:push:0'>"+summary+
+		"</notification></item></publish><publish-options><x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE'><value>http://jabber.org/protocol/pubsub#publish-options</value></field><field var='secret'><value>%s</value></field></x></publish-options></pubsub></iq>",
+		host, domain, id, node, secret)
+}
