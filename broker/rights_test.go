@@ -90,7 +90,7 @@ func TestRights(t *testing.T) {
 		}
 	}
 
-	for i, want := range []byte{1, 0x87} {
+	for i, want := range []byte{1, 0x97} {
 		c, err := rawmqtt.Dial(b.MQTTAddr(), 5)
 		if err != nil {
 			t.Fatal(err)

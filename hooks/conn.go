@@ -310,7 +310,6 @@ func (c *conn) overDevices() error {
 	}
 	if _, err := c.hook.core.AccountOf(c.client.ID); errors.Is(err, delivery.ErrNotFound) {
 		if devices, err := c.hook.core.Devices(c.identity.Account); err == nil && len(devices) >= limit {
-			c.hook.Counters.OverDevices.Add(1)
 			return errTooManyDevices
 		}
 	}

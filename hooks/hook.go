@@ -309,7 +309,11 @@ func (h *Hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
 // refuseSubscription notes why a client that is no device may not subscribe below the
 // devices' topics: the SUBACK of MQTT 5 says so, and the log.
 func (c *conn) refuseSubscription(filter string) bool {
-	reason := text.OneLine(c.isDevice().Error())
+	err := c.isDevice()
+	if errors.Is(err, errTooManyDevices) {
+		c.hook.Counters.OverDevices.Add(1)
+	}
+	reason := text.OneLine(err.Error())
 	c.refusedSub.Store(&reason)
 	c.hook.log.Info("subscription refused: the client is no device", "client", c.client.ID, "account", c.identity.Account, "filter", filter, "error", reason)
 	return false

@@ -378,6 +378,10 @@ func (c *conn) refusesFilter(f *packets.Subscription) (code packets.Code, reason
 	case group != "" && f.NoLocal:
 		return packets.ErrProtocolViolationInvalidSharedNoLocal, "No Local on a shared subscription"
 	}
+	if err := c.isDevice(); errors.Is(err, errTooManyDevices) && h.topics.belowDevices(inner) {
+		h.Counters.OverDevices.Add(1)
+		return packets.ErrQuotaExceeded, err.Error()
+	}
 	if reason = h.mayNotSubscribe(c, inner); reason != "" {
 		code = packets.ErrNotAuthorized
 		if h.server.Options.Capabilities.Compatibilities.ObscureNotAuthorized {
@@ -506,6 +510,7 @@ func (h *Hook) route(c *conn, pk *packets.Packet) {
 	switch {
 	case err != nil:
 		c.routing.Unlock()
+		h.limited(c, "publish refused", err.Error())
 		_ = c.refuse(pk, refuse(packets.ErrQuotaExceeded, 429, "over_limit", err.Error()))
 		return
 	case m.Retain:

@@ -1,0 +1,159 @@
+package attack
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
+)
+
+// metric reads one sample without labels.
+func (t *target) metric(name string) float64 {
+	t.Helper()
+	m := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindStringSubmatch(t.call("GET", "/metrics", serviceToken, "").body)
+	if m == nil {
+		t.Fatalf("no metric %s", name)
+	}
+	v, err := strconv.ParseFloat(m[1], 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// bob connects a client of bob's that may use topics below bob/.
+func (t *target) bob(id string, o rawmqtt.Connect) (c *rawmqtt.Client, code byte) {
+	t.Helper()
+	c = t.dial("tcp", 5)
+	o.ID, o.Username, o.Password, o.Keepalive = id, "bob", "bob", 60
+	pk, err := c.Connect(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, pk.ReasonCode
+}
+
+// TestLimits: each limit is attacked by an account with every right to its own topics. It
+// is refused with the limit's reason code, counted, and bothers nobody else; a service
+// has no limit.
+func TestLimits(t *testing.T) {
+	a := start(t, func(a *target) {
+		a.cfg.Auth.Mode, a.cfg.Auth.File.Path = config.AuthFile, a.write("users.yaml", usersFile(t))
+		a.cfg.Auth.ACL = []config.ACLEntry{{Filter: "{account}/#", Access: "readwrite"}}
+		a.cfg.MQTT.Limits = config.MQTTLimits{
+			TopicLevels: 10, Subscriptions: 5, PublishRate: 50, RetainedBytes: 8 << 10, Sessions: 4, Devices: 2, SessionBytes: 64 << 10,
+		}
+	})
+	a.victim("alice")
+	over := packets.ErrQuotaExceeded.Code
+	// attack runs one row: do counts the refusals with the limit's own code, of which some
+	// must be counted in the metric.
+	attack := func(key, metric string, do func() (refused int)) {
+		t.Helper()
+		rows.Add(1)
+		before := a.metric(metric)
+		refused := do()
+		if counted := a.metric(metric) - before; refused == 0 || counted < float64(refused) {
+			t.Errorf("mqtt.limits.%s: %d refused, %s counts %v", key, refused, metric, counted)
+		}
+		a.unharmed(key)
+	}
+	const limited = "heartline_mqtt_limited_total"
+	publish := func(c *rawmqtt.Client, n int, topicName func(i int) string, size int, code byte) (refused int) {
+		t.Helper()
+		payload := []byte(strings.Repeat("x", size))
+		for i := range n {
+			pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 1, Retain: size > 100}, PacketID: uint16(i + 1), TopicName: topicName(i), Payload: payload}
+			if err := c.Send(pk); err != nil {
+				t.Fatal(err)
+			}
+			ack, err := c.Read(10 * time.Second)
+			if err != nil || ack.FixedHeader.Type != packets.Puback {
+				t.Fatalf("PUBLISH %d: %+v %v", i, ack.FixedHeader, err)
+			}
+			if ack.ReasonCode == code {
+				refused++
+			} else if ack.ReasonCode >= 0x80 {
+				t.Errorf("PUBLISH %d: 0x%02x, want 0x%02x", i, ack.ReasonCode, code)
+			}
+		}
+		return refused
+	}
+
+	attack("topic_levels", limited, func() int {
+		c, _ := a.bob("bob-levels", rawmqtt.Connect{Clean: true})
+		defer c.Close()
+		deep := "bob" + strings.Repeat("/x", 2000)
+		codes, err := c.Subscribe(1, 1, deep)
+		if err != nil || codes[0] != packets.ErrTopicFilterInvalid.Code {
+			t.Errorf("SUBSCRIBE: %x %v", codes, err)
+		}
+		return publish(c, 3, func(int) string { return deep }, 1, packets.ErrTopicNameInvalid.Code)
+	})
+	attack("subscriptions", limited, func() (refused int) {
+		c, _ := a.bob("bob-subs", rawmqtt.Connect{Clean: true})
+		defer c.Close()
+		for i := range 50 {
+			codes, err := c.Subscribe(uint16(i+1), 1, fmt.Sprint("bob/", i))
+			if err != nil || codes[0] != 1 && codes[0] != over {
+				t.Fatalf("%x %v", codes, err)
+			}
+			if codes[0] == over {
+				refused++
+			}
+		}
+		if refused != 45 {
+			t.Errorf("%d of 50 subscriptions were refused, want 45", refused)
+		}
+		return refused
+	})
+	attack("publish_rate", limited, func() int {
+		c, _ := a.bob("bob-rate", rawmqtt.Connect{Clean: true})
+		defer c.Close()
+		return publish(c, 2000, func(int) string { return "bob/rate" }, 1, over)
+	})
+	attack("retained_bytes", limited, func() int {
+		c, _ := a.bob("bob-retained", rawmqtt.Connect{Clean: true})
+		defer c.Close()
+		refused := publish(c, 40, func(i int) string { return fmt.Sprint("bob/r", i) }, 1000, over)
+		if held := a.metric("heartline_mqtt_retained_bytes"); held > 10<<10+16<<10 { // and the server's own
+			t.Errorf("%v bytes are retained", held)
+		}
+		return refused
+	})
+	attack("sessions", limited, func() (refused int) {
+		for i := range 10 {
+			c, code := a.bob(fmt.Sprint("bob-session-", i), rawmqtt.Connect{SessionExpiry: 3600})
+			if code == over {
+				refused++
+			} else if code != 0 {
+				t.Errorf("session %d: 0x%02x", i, code)
+			}
+			c.Close()
+		}
+		return refused
+	})
+	attack("devices", "heartline_mqtt_devices_refused_total", func() (refused int) {
+		for i := range 4 { // under the sessions that he has
+			id := fmt.Sprint("bob-session-", i)
+			c, code := a.bob(id, rawmqtt.Connect{SessionExpiry: 3600})
+			if code != 0 {
+				continue
+			}
+			if codes, err := c.Subscribe(1, 1, "heartline/devices/"+id+"/notifications"); err != nil {
+				t.Fatal(err)
+			} else if codes[0] == over {
+				refused++
+			}
+			c.Close()
+		}
+		return refused
+	})
+}
