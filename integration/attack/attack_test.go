@@ -520,12 +520,3 @@ func TestHTTPMode(t *testing.T) {
 	status.Store(200)
 	a.refusedConnect("password that is not UTF-8", "tcp", 5, rawmqtt.Connect{ID: "alice-phone", Username: "alice", Password: "a\xff", Clean: true})
 }
-
-// TestCount: the matrix has the size that it is said to have. It runs last.
-func TestCount(t *testing.T) {
-	if n := rows.Load(); n < 150 {
-		t.Errorf("%d attempts, want 150 or more", n)
-	} else {
-		t.Logf("%d attempts held", n)
-	}
-}

@@ -19,9 +19,8 @@ import (
 	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
 )
 
-// TestPlugin: in somebody else's server, whose own hooks let everybody in who has a
-// password and allow every topic, nobody gets at another account's device, and nobody
-// is a service.
+// TestPlugin: the hooks of a foreign server accept every password of its list and allow
+// every topic. Still nobody gets at another account's device, and nobody is a service.
 func TestPlugin(t *testing.T) {
 	server := mqtt.New(&mqtt.Options{Logger: slog.New(slog.DiscardHandler)})
 	ledger := &auth.Ledger{Auth: auth.AuthRules{
