@@ -19,6 +19,7 @@ import (
 	"github.com/heartline-mqtt/heartline/hooks"
 	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 	"github.com/heartline-mqtt/heartline/store"
+	"github.com/heartline-mqtt/heartline/xmpp"
 )
 
 // A stop takes less than 5 s when nothing answers: pushGrace for the pushes under way,
@@ -36,6 +37,7 @@ type Heartline struct {
 	outbox  *store.Outbox
 	router  *fallback.Router
 	hook    *hooks.Hook
+	gates   []*xmpp.Gate
 	server  *mqtt.Server
 	log     *slog.Logger
 	metrics *metrics.Metrics // of a plugin; nil in a Broker, which has its own
@@ -110,6 +112,12 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 	if err := server.AddHook(h.hook, nil); err != nil {
 		return nil, fmt.Errorf("add the hook to the server: %w", err)
 	}
+	if h.gates, err = newGates(cfg, h.core, with.log); err != nil {
+		return nil, err
+	}
+	for _, g := range h.gates {
+		g.Start()
+	}
 	return h, nil
 }
 
@@ -150,6 +158,9 @@ func (h *Heartline) quiesce(ctx context.Context) error {
 		}
 		ctx, cancel := context.WithTimeout(ctx, pushGrace)
 		defer cancel()
+		for _, g := range h.gates {
+			g.Quiesce() // an XMPP server that is refused later would delete push registrations
+		}
 		h.stopErr = h.core.Stop(ctx)
 	})
 	return h.stopErr
@@ -163,6 +174,9 @@ func (h *Heartline) close(ctx context.Context) error {
 func (h *Heartline) closeParts(ctx context.Context) error {
 	h.endAll()
 	var errs []error
+	for _, g := range h.gates {
+		g.Stop()
+	}
 	if h.hook != nil {
 		errs = append(errs, h.hook.Stop())
 	}

@@ -3,6 +3,6 @@
 // until its context ends.
 //
 // Read attach.go, then broker.go. Start order: store, core (recovery), hook,
-// listeners. Stop order: the API and new accepts, running pushes (5 s), clients
+// links to XMPP servers, listeners. Stop order: the API and new accepts, running pushes (5 s), clients
 // (DISCONNECT 0x8B to MQTT 5), pending work, store.
 package broker

@@ -165,5 +165,6 @@ func (b *Broker) Ready() (map[string]string, error) {
 			}
 		}
 	}
+	b.xmppReady(checks)
 	return checks, errors.Join(errs...)
 }

@@ -18,6 +18,7 @@ func (f figures) Collect(ch chan<- prometheus.Metric) {
 	f.b.storeFigures(s)
 	f.b.pushFigures(s)
 	f.b.mqttFigures(s)
+	f.b.xmppFigures(s)
 }
 
 // scrape sends figures out. Each name has one set of labels.

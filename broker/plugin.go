@@ -39,6 +39,8 @@ type Options struct {
 	// the other modes Heartline decides; mochi lets in whom any hook lets in, so that
 	// no other hook may authenticate then.
 	Auth config.Auth
+	// XMPP makes the clients of XMPP servers devices, too; without Components it is off.
+	XMPP config.XMPP
 	// Services reports whether a client that the server's other hooks have let in is a
 	// service: it may notify every account over MQTT. nil: none is. It runs while the
 	// client connects, and must not block. It is not used with Heartline's own
@@ -52,7 +54,7 @@ type Options struct {
 func (o Options) config() *config.Config {
 	c := config.Default()
 	given := *c
-	given.DataDir, given.Store, given.Delivery, given.Fallback, given.Auth = o.DataDir, o.Store, o.Delivery, o.Fallback, o.Auth
+	given.DataDir, given.Store, given.Delivery, given.Fallback, given.Auth, given.XMPP = o.DataDir, o.Store, o.Delivery, o.Fallback, o.Auth, o.XMPP
 	given.MQTT.TopicPrefix, given.MQTT.MaxKeepalive, given.MQTT.WriteTimeout = o.TopicPrefix, o.MaxKeepalive, o.WriteTimeout
 	fillZero(reflect.ValueOf(&given).Elem(), reflect.ValueOf(c).Elem())
 	return &given
@@ -212,7 +214,9 @@ func (h *Heartline) ready() (map[string]string, error) {
 	if err := h.outbox.Ready(); err != nil {
 		return map[string]string{"store": err.Error()}, err
 	}
-	return map[string]string{"store": "up"}, nil
+	checks := map[string]string{"store": "up"}
+	h.xmppReady(checks)
+	return checks, nil
 }
 
 // Event is a line of a timeline, of the notification ID of Account.

@@ -57,6 +57,7 @@ type Config struct {
 	TrustedProxies []string `key:"trusted_proxies"`
 	Delivery       Delivery `key:"delivery"`
 	Fallback       Fallback `key:"fallback"`
+	XMPP           XMPP     `key:"xmpp"`
 	Store          Store    `key:"store"`
 	Log            Log      `key:"log"`
 }
@@ -427,9 +428,59 @@ const (
 
 // Retry is a backoff: Initial, doubling up to Max.
 type Retry struct {
-	// The first and the longest pause between two tries of one push.
+	// The first and the longest pause between two tries.
 	Initial time.Duration `key:"initial"`
 	Max     time.Duration `key:"max"`
+}
+
+// What becomes of a publish of an XMPP server.
+const (
+	NotifyMessages = "messages"
+	NotifyAll      = "all"
+)
+
+// XMPP makes the clients of an ejabberd or a Prosody devices.
+type XMPP struct {
+	// The servers: one component (XEP-0114) each.
+	Components []XMPPComponent `key:"components"`
+	// Signs the secrets of push registrations; "" makes one in data_dir. Keep a copy:
+	// without it every app must register again.
+	RegistrationKeyFile string `key:"registration_key_file"`
+	// Which of the server's publishes (XEP-0357) become notifications: messages (those
+	// with a body) or all.
+	NotifyOn string `key:"notify_on"`
+	// The title of such a notification.
+	Title string `key:"title"`
+	// Whether it carries the server's text as its body, and the sender as its subtitle.
+	ShowBody   bool `key:"show_body"`
+	ShowSender bool `key:"show_sender"`
+	// A device gets at most one such notification in this time; publishes in between
+	// join the next one.
+	MinInterval time.Duration `key:"min_interval"`
+	// A larger stanza of the server ends the link.
+	MaxStanzaSize ByteSize `key:"max_stanza_size"`
+	// How long one write to the server may take.
+	WriteTimeout time.Duration `key:"write_timeout"`
+	// How often the server is pinged. Without an answer in 10s the link is dialed again.
+	PingInterval time.Duration `key:"ping_interval"`
+	// The pauses between two attempts to connect.
+	Reconnect Retry `key:"reconnect"`
+}
+
+// XMPPComponent is one XMPP server.
+type XMPPComponent struct {
+	// The component's name at the server, such as push.example.org.
+	Domain string `key:"domain"`
+	// host:port of the server's component port: ejabberd_service, component_ports.
+	Address string `key:"address"`
+	// The secret shared with the server. Only a hash of it is sent, and nothing on the
+	// link is encrypted.
+	SecretFile string `key:"secret_file"`
+	// The domains whose users are accounts, and whose publishes are taken.
+	Hosts []string `key:"hosts"`
+	// Whether address may be another machine's: notifications then cross the network for
+	// everybody to read, unless a private network protects them.
+	AllowRemote bool `key:"allow_remote"`
 }
 
 // Store is where notifications are kept.
@@ -506,6 +557,10 @@ func Default() *Config {
 				MaxConcurrent: 100,
 				Retry:         Retry{Initial: time.Second, Max: time.Minute},
 			},
+		},
+		XMPP: XMPP{
+			NotifyOn: NotifyMessages, Title: "New message", MinInterval: time.Second, MaxStanzaSize: 512 * KiB,
+			WriteTimeout: 10 * time.Second, PingInterval: 30 * time.Second, Reconnect: Retry{Initial: time.Second, Max: 30 * time.Second},
 		},
 		Store: Store{Engine: EnginePebble, History: 72 * time.Hour, Housekeeping: time.Minute, MinFree: 128 * MiB},
 		Log:   Log{Level: "info", Format: FormatText},

@@ -153,6 +153,18 @@ func decodeValue(raw any, dst reflect.Value) error {
 		}
 	}
 	switch dst.Kind() {
+	case reflect.Slice: // within an entry of a list
+		list, ok := raw.([]any)
+		if !ok {
+			return errList
+		}
+		out := reflect.MakeSlice(dst.Type(), len(list), len(list))
+		for i := range list {
+			if err := decodeValue(list[i], out.Index(i)); err != nil {
+				return err
+			}
+		}
+		dst.Set(out)
 	case reflect.String:
 		s, ok := raw.(string)
 		if !ok {

@@ -139,7 +139,7 @@ func (r renderer) sample(indent string, t reflect.Type) {
 		for line := range strings.Lines(r.docs[t.Name()+"."+sf.Name]) {
 			fmt.Fprintf(r.w, "%s#     # %s\n", indent, strings.TrimSpace(line))
 		}
-		fmt.Fprintf(r.w, "%s#   %s%s: \"\"\n", indent, lead, sf.Tag.Get("key"))
+		fmt.Fprintf(r.w, "%s#   %s%s: %s\n", indent, lead, sf.Tag.Get("key"), scalar(reflect.Zero(sf.Type)))
 		lead = "  "
 	}
 }
@@ -164,7 +164,11 @@ func scalar(v reflect.Value) string {
 	case reflect.Int:
 		return strconv.FormatInt(v.Int(), 10)
 	case reflect.Slice:
-		return "[]"
+		words := make([]string, v.Len())
+		for i := range words {
+			words[i] = scalar(v.Index(i))
+		}
+		return "[" + strings.Join(words, ", ") + "]"
 	case reflect.String:
 		return text(v.String())
 	}

@@ -160,6 +160,23 @@ fallback:
     timeout: 9s
     max_concurrent: 80
     retry: {initial: 3s, max: 80s}
+xmpp:
+  components:
+    - domain: push.example.org
+      address: 127.0.0.1:5347
+      secret_file: password
+      hosts: [example.org, example.net]
+    - {domain: p.example.com, address: "10.0.0.1:5347", secret_file: password, hosts: [example.com], allow_remote: true}
+  registration_key_file: key.pem
+  notify_on: all
+  title: Something new
+  show_body: true
+  show_sender: true
+  min_interval: 2s
+  max_stanza_size: 1MiB
+  write_timeout: 3s
+  ping_interval: 20s
+  reconnect: {initial: 2s, max: 40s}
 store:
   engine: memory
   history: 1h30m

@@ -307,6 +307,29 @@ func TestRules(t *testing.T) {
 		{func(c c) { website(c); c.Fallback.WebPush.KeyFile, c.Fallback.WebPush.Contact = "", "" }, "fallback.webpush.apps[0].contact: must be set, or fallback.webpush.contact"},
 		{func(c c) { website(c).Contact = "ops@example.com" }, "fallback.webpush.apps[0].contact: must begin with mailto: or https:, such as mailto:ops@example.com, got ops@example.com"},
 
+		{func(c c) { component(c) }, ""},
+		{func(c c) { component(c); c.XMPP.RegistrationKeyFile = "missing" }, "xmpp.registration_key_file" + missing},
+		{func(c c) { component(c); c.XMPP.RegistrationKeyFile = "password" }, "xmpp.registration_key_file: must hold at least 16 bytes, got password"},
+		{func(c c) { c.XMPP.NotifyOn = "calls" }, "xmpp.notify_on: must be messages or all, got calls"},
+		{func(c c) { c.XMPP.Title = "" }, `xmpp.title: must have 1 to 256 bytes, got ""`},
+		{func(c c) { c.XMPP.MinInterval = time.Minute }, "xmpp.min_interval: must be from 1ms to 20s, got 1m"},
+		{func(c c) { c.XMPP.MaxStanzaSize = 1000 }, "xmpp.max_stanza_size: must be from 10KiB to 64MiB, got 1000B"},
+		{func(c c) { c.XMPP.WriteTimeout = 0 }, "xmpp.write_timeout: must be from 1ms to 5m, got 0s"},
+		{func(c c) { c.XMPP.PingInterval = 0 }, "xmpp.ping_interval: must be from 1s to 1h, got 0s"},
+		{func(c c) { c.XMPP.Reconnect.Initial = 0 }, "xmpp.reconnect.initial: must be from 1ms to 1h, got 0s"},
+		{func(c c) { c.XMPP.Reconnect.Max = time.Millisecond }, "xmpp.reconnect.max: must not be shorter than xmpp.reconnect.initial (1s), got 1ms"},
+		{func(c c) { component(c).Domain = "Push.example.org" }, "xmpp.components[0].domain: must be the component's name at the server, as in push.example.org, got Push.example.org"},
+		{func(c c) { component(c); component(c).Hosts = []string{"example.net"} }, "xmpp.components[1].domain: must not be the same as xmpp.components[0].domain, got push.example.org"},
+		{func(c c) { component(c); component(c).Domain = "push.example.net" }, "xmpp.components[1].hosts: must not be the same as xmpp.components[0].hosts, got example.org"},
+		{func(c c) { component(c).Address = "" }, "xmpp.components[0].address: must be set to the server's component port, as in 127.0.0.1:5347"},
+		{func(c c) { component(c).Address = "localhost" }, `xmpp.components[0].address: must be host:port with a port from 0 to 65535, or "" for none, got localhost`},
+		{func(c c) { component(c).Address = "10.0.0.1:5347" }, "xmpp.components[0].address: must be a loopback address, unless allow_remote is true: nothing on the link is encrypted, got 10.0.0.1:5347"},
+		{func(c c) { x := component(c); x.Address, x.AllowRemote = "10.0.0.1:5347", true }, ""},
+		{func(c c) { component(c).SecretFile = "" }, "xmpp.components[0].secret_file: must be set to the file that holds the secret shared with the server"},
+		{func(c c) { component(c).SecretFile = "missing" }, "xmpp.components[0].secret_file" + missing},
+		{func(c c) { component(c).Hosts = nil }, "xmpp.components[0].hosts: must name at least one domain"},
+		{func(c c) { component(c).Hosts = []string{"push.example.org"} }, "xmpp.components[0].hosts: must be domains of users, as in example.org, got push.example.org"},
+
 		{func(c c) { c.Store.Engine = "bolt" }, "store.engine: must be pebble or memory, got bolt"},
 		{func(c c) { c.Store.History = -1 }, "store.history: must be from 0s to 8760h, got -1ns"},
 		{func(c c) { c.Store.Housekeeping = 0 }, "store.housekeeping: must be from 1s to 1h, got 0s"},
@@ -336,6 +359,7 @@ func TestRules(t *testing.T) {
 	app(one)
 	project(one)
 	website(one)
+	component(one)
 	one.Fallback.WebPush.Allow, one.Fallback.WebPush.AllowPrivate = []string{"*.example"}, []string{"10.0.0.0/8"}
 	acl(one, "a", "deny")
 	keys := config.RuleKeys(one)
@@ -344,6 +368,14 @@ func TestRules(t *testing.T) {
 			t.Errorf("no row breaks the rule %s", name)
 		}
 	}
+}
+
+// component adds an XMPP server.
+func component(c *config.Config) *config.XMPPComponent {
+	c.XMPP.Components = append(c.XMPP.Components, config.XMPPComponent{
+		Domain: "push.example.org", Address: "127.0.0.1:5347", SecretFile: "password", Hosts: []string{"example.org"},
+	})
+	return &c.XMPP.Components[len(c.XMPP.Components)-1]
 }
 
 // ruleName counts the rules of one key.
