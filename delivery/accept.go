@@ -287,6 +287,9 @@ func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt
 		c.commitPending() // a new device before its first notification
 	}
 	b := acceptance(n, r.Data)
+	if n.BadgeAuto {
+		c.countUnread(b, n, targets)
+	}
 	deliveries := make([]*delivery, len(targets))
 	for i, dev := range targets {
 		deliveries[i] = c.newDelivery(n, dev, ttl)
@@ -350,6 +353,9 @@ func (c *Core) onAccepted(rs []commitResult) {
 		r := &rs[i]
 		for _, d := range r.deliveries {
 			d.dev.reserved--
+		}
+		if r.notification.BadgeAuto {
+			c.countedUnread(r.notification, r.deliveries, r.err != nil)
 		}
 		if r.err == nil {
 			c.begin(r.notification, r.deliveries, r.begun)

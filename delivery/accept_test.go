@@ -374,3 +374,17 @@ func TestFaultsOfARequest(t *testing.T) {
 		}
 	})
 }
+
+// TestCancelHeld: a notification for an account without devices can be cancelled.
+func TestCancelHeld(t *testing.T) {
+	opts := options()
+	opts.HoldUnknown = true
+	inWorldWith(t, opts, func(w *world) {
+		n := w.accept(delivery.Request{ID: "n"})
+		if err := w.core.Cancel(context.Background(), "n"); err != nil {
+			t.Fatal(err)
+		}
+		w.wantState(n, delivery.StateCancelled)
+		w.up("phone").wantIDs(false)
+	})
+}

@@ -73,6 +73,11 @@ func (r Ref) Nacked(reason string) {
 func (c *Core) AckByID(id, deviceID, accountName string, kind AckKind) error {
 	seq, err := c.out.Lookup(id)
 	if errors.Is(err, ErrNotFound) {
+		if kind != AckReceived {
+			if counted, err := c.readForgotten(id, deviceID, accountName); counted || err != nil {
+				return err
+			}
+		}
 		return fmt.Errorf("%w: notification %s: %w", ErrNotYours, id, err)
 	} else if err != nil {
 		return fmt.Errorf("find notification %s: %w", id, err)
@@ -85,7 +90,7 @@ func (c *Core) AckByID(id, deviceID, accountName string, kind AckKind) error {
 		if err := c.ackFinished(seq, id, deviceID, accountName, kind); err != nil {
 			return err
 		}
-		if err := c.seenByID(deviceID, accountName); err != nil {
+		if err := c.seenByID(seq, deviceID, accountName, kind); err != nil {
 			return err
 		}
 	}
@@ -183,11 +188,15 @@ func (c *Core) settledTimeline(n *Notification) ([]Event, error) {
 	return timeline, nil
 }
 
-// seenByID notes a sign of life of a device that is known.
-func (c *Core) seenByID(deviceID, accountName string) error {
+// seenByID notes a sign of life of a known device, and that it has displayed a
+// notification.
+func (c *Core) seenByID(seq Seq, deviceID, accountName string, kind AckKind) error {
 	return c.withDevice(deviceID, accountName, func(a *account, d *device) error {
 		if d != nil && d.account == a {
 			c.seen(d)
+			if kind != AckReceived {
+				c.markRead(d, seq)
+			}
 		}
 		return nil
 	})

@@ -308,6 +308,9 @@ func (c *Core) apply(d *delivery, in input, s situation) {
 	if before != d.progress && !st.finished {
 		c.markDirty(d)
 	}
+	if len(d.dev.Unread) > 0 && (d.displayed || d.state.Final() && d.state != StateAcked) {
+		c.markRead(d.dev, d.seq)
+	}
 	if st.push {
 		c.pending.pushes = append(c.pending.pushes, d)
 		c.pending.sync = true

@@ -18,6 +18,7 @@ type Dismissal struct {
 	// CollapseKey is the notification's. A background push names the tip by it, also
 	// when the notification has been erased meanwhile.
 	CollapseKey string
+	BadgeAuto   bool // the notification's: a dismissal tells the new number
 	Pushed      bool // a background push for it was accepted
 	At          time.Time
 }
@@ -74,6 +75,9 @@ func (c *Core) dismiss(n *Notification, but string) error {
 	}
 	return c.withAccount(n.Account, func(a *account) error {
 		for _, dev := range a.devices {
+			if dev.ID != but {
+				c.markRead(dev, n.Seq)
+			}
 			if shown[dev.ID] && dev.ID != but {
 				c.addDismissal(dev, n)
 			}
@@ -89,7 +93,7 @@ func (c *Core) addDismissal(dev *device, n *Notification) {
 	if len(dev.dismissals) >= c.opts.MaxOutstanding { // a device that does not ask for them keeps the newest
 		c.removeDismissal(dev, dev.dismissals[0])
 	}
-	x := &dismissal{Dismissal: Dismissal{Seq: Seq(c.clock.next()), Device: dev.ID, Of: n.Seq, ID: n.ID, CollapseKey: n.CollapseKey, At: time.Now()}}
+	x := &dismissal{Dismissal: Dismissal{Seq: Seq(c.clock.next()), Device: dev.ID, Of: n.Seq, ID: n.ID, CollapseKey: n.CollapseKey, BadgeAuto: n.BadgeAuto, At: time.Now()}}
 	dev.dismissals = append(dev.dismissals, x)
 	c.putDismissal(x)
 	c.pending.sync = true
@@ -136,7 +140,7 @@ func (c *Core) feedDismissals(dev *device, p *Presence, before Seq) bool {
 		}
 		p.opened(x.Seq, false)
 		c.dismissalEvent(dev, x, EventDismissalSent, "")
-		err := p.channel.Publish(Publication{Ref: Ref{Seq: x.Seq, Dismissal: true, presence: p}, DismissedID: x.ID, Redelivery: x.sent})
+		err := p.channel.Publish(Publication{Ref: Ref{Seq: x.Seq, Dismissal: true, presence: p}, DismissedID: x.ID, Redelivery: x.sent, BadgeAuto: x.BadgeAuto, Unread: len(dev.Unread)})
 		x.open, x.sent = true, true
 		if err != nil {
 			p.closed(x.Seq, false)
@@ -179,7 +183,7 @@ func (c *Core) pushDismissal(dev *device, x *dismissal, attempt int) {
 		// Its own, and no copy of the content: the notification may have expired or been
 		// erased.
 		Notification: &Notification{
-			Seq: x.Of, ID: x.ID, Account: dev.Account, CollapseKey: x.CollapseKey,
+			Seq: x.Of, ID: x.ID, Account: dev.Account, CollapseKey: x.CollapseKey, BadgeAuto: x.BadgeAuto,
 			Urgency: UrgencyNormal, AcceptedAt: x.At, ExpiresAt: expires,
 		},
 		Current: func() (Registration, error) {
@@ -191,6 +195,7 @@ func (c *Core) pushDismissal(dev *device, x *dismissal, attempt int) {
 			}
 			return r.Clone(), nil
 		},
+		Unread: func() int { return c.unread(dev) },
 	}
 	c.pusher.Push(c.ctx, p, func(r PushResult) {
 		if c.dismissalAnswers.put(dismissalAnswer{dev, x, asked, attempt, r}) {

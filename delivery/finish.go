@@ -76,6 +76,9 @@ func (c *Core) cancelBegun(n *Notification) (begun bool, err error) {
 	begun = true
 	for _, name := range n.Devices {
 		dev := c.devices[name]
+		if name == "" {
+			dev = c.holderOf(n)
+		}
 		if dev == nil {
 			continue
 		}

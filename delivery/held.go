@@ -10,6 +10,21 @@ func (a *account) heldFor() *device {
 	return a.held
 }
 
+// holderOf returns the holder of a notification that was held when it was read: the stand-in,
+// or the device that has come since. Nil: its account is not in memory.
+func (c *Core) holderOf(n *Notification) *device {
+	a := c.accounts[n.Account]
+	if a == nil {
+		return nil
+	}
+	for _, d := range a.devices {
+		if d.delivery(n.Seq) != nil {
+			return d
+		}
+	}
+	return a.held
+}
+
 // takeHeld gives a new device the notifications held for its account.
 func (c *Core) takeHeld(d *device) {
 	held := d.account.held
@@ -31,6 +46,11 @@ func (c *Core) takeHeld(d *device) {
 
 // assign makes a held delivery one to dev, in the store too.
 func (c *Core) assign(d *delivery, dev *device) {
+	if i, counted := d.dev.Unread.index(d.seq); counted {
+		dev.Unread = dev.Unread.with(d.dev.Unread[i])
+		c.putDevice(dev)
+		c.markRead(d.dev, d.seq)
+	}
 	d.dev = dev
 	c.pending.assign = append(c.pending.assign, Key{Seq: d.seq, Device: dev.ID})
 	c.pending.sync = true

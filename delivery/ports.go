@@ -131,6 +131,8 @@ type Publication struct {
 	Redelivery   bool   // not the first of its kind for this delivery
 	Pushed       bool   // a notification server has accepted a push for it
 	DismissedID  string // of a Dismissal: the ID of the notification to take away
+	BadgeAuto    bool   // of a Dismissal: the notification was one with badge "auto"
+	Unread       int    // with badge "auto": the number to show
 }
 
 // Pusher asks a notification server to notify a device. Package fallback
@@ -163,6 +165,9 @@ type Push struct {
 	// notification final, delivery back on the channel. It takes the core's mutex:
 	// never call it with a lane's mutex held.
 	Current func() (Registration, error)
+	// Unread returns the number that badge "auto" shows now. It takes the core's mutex,
+	// as Current does. Nil: 0.
+	Unread func() int
 }
 
 // PushOutcome sorts a notification server's answers by what to do next.

@@ -277,6 +277,7 @@ func (c *Core) publish(d *delivery) {
 		Notification: d.content,
 		Redelivery:   d.attempts > 1,
 		Pushed:       d.pushAccepted,
+		Unread:       len(d.dev.Unread),
 	}
 	d.content = nil
 	p.opened(d.seq, false)

@@ -151,6 +151,9 @@ func (c *Core) push(d *delivery, r Registration, l *pushLane) {
 			return c.pushTarget(d, attempt)
 		},
 	}
+	if len(d.dev.Unread) > 0 {
+		p.Unread = func() int { return c.unread(d.dev) }
+	}
 	d.content = nil
 	c.pushing++
 	dev := d.dev

@@ -81,7 +81,11 @@ func (c *Core) recoverDevice(r *Record) (*device, error) {
 		if err != nil {
 			return nil, err
 		}
-		return a.heldFor(), nil
+		held := a.heldFor()
+		if n.BadgeAuto {
+			held.Unread = held.Unread.with(markOf(n))
+		}
+		return held, nil
 	}
 	if d := c.devices[r.Device]; d != nil {
 		return d, nil

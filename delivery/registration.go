@@ -100,7 +100,7 @@ type Device struct {
 	SeenAt     time.Time // last sign of life (contract §3)
 	Via        string    // "" or ViaMQTT: an MQTT client; ViaXMPP: an XMPP client
 	Address    string    // ViaXMPP: the full JID
-	Unread     int64     // what badge "auto" shows; it outlives the history of what was counted
+	Unread     Unread    // what badge "auto" counts; it outlives the history of what was counted
 }
 
 // How a device is connected.
@@ -150,5 +150,6 @@ func (d Device) Clone() Device {
 		}
 		d.Registrations = list
 	}
+	d.Unread = slices.Clone(d.Unread)
 	return d
 }

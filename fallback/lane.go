@@ -372,6 +372,13 @@ func (l *lane) push(ctx context.Context, q *queue, it *item) (receipt string, er
 			return "", &contentError{err: err}
 		}
 	}
+	if n.BadgeAuto {
+		counted, unread := *n, 0
+		if it.push.Unread != nil {
+			unread = it.push.Unread()
+		}
+		counted.Badge, n = &unread, &counted
+	}
 	to := it.push.Registration
 	if it.to != nil {
 		to.App, to.Environment, to.Token = it.to.App, it.to.Environment, it.to.Token

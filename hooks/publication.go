@@ -66,8 +66,13 @@ func (c *conn) encodePublication(buf *bytes.Buffer, pub delivery.Publication) er
 func (c *conn) prepare(p *publication, pub delivery.Publication) error {
 	if pub.Dismissal { // it needs no content: its notification may have been erased
 		p.topicName, p.id = c.topicNames.dismissals, pub.DismissedID
+		d := wire.Dismissal{ID: pub.DismissedID}
+		if pub.BadgeAuto {
+			unread := pub.Unread
+			d.Badge = &unread
+		}
 		var err error
-		if p.payload, err = json.Marshal(wire.Dismissal{ID: pub.DismissedID}); err != nil {
+		if p.payload, err = json.Marshal(d); err != nil {
 			return fmt.Errorf("encode: %w", err)
 		}
 		c.mark(p, pub)
@@ -93,6 +98,10 @@ func (c *conn) prepare(p *publication, pub delivery.Publication) error {
 		}
 	} else {
 		p.topicName, p.responseTopic = c.topicNames.notifications, c.topicNames.acks
+		if n.BadgeAuto {
+			counted, unread := *n, pub.Unread
+			counted.Badge, n = &unread, &counted
+		}
 		p.payload = wire.AppendPseudo(p.payload, n, pub.Redelivery, pub.Pushed)
 	}
 	c.mark(p, pub)

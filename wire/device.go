@@ -56,6 +56,8 @@ type Pseudo struct {
 // off the screen.
 type Dismissal struct {
 	ID string `json:"id"`
+	// Badge is the number to show now, of a notification with badge "auto".
+	Badge *int `json:"badge,omitempty"`
 }
 
 // Message is the full message (contract §3).

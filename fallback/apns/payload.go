@@ -237,7 +237,7 @@ func appendPayload(b []byte, n *delivery.Notification, title, body string) []byt
 func dismissal(n *delivery.Notification) ([]byte, error) {
 	return shared.Marshal(shared.Object{
 		"aps":       shared.Object{"content-available": 1},
-		"heartline": shared.Object{"id": n.ID, "account": n.Account, "dismiss": true, "tag": shared.Tag(n)},
+		"heartline": shared.Dismissal(n),
 	})
 }
 

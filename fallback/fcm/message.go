@@ -64,7 +64,7 @@ func (x *project) message(r *delivery.Registration, n *delivery.Notification, di
 		android := payload.Object{"priority": priority(n, dismiss), "ttl": ttl(n, now)}
 		switch {
 		case dismiss:
-			identity = payload.Object{"id": n.ID, "account": n.Account, "dismiss": true, "tag": payload.Tag(n)}
+			identity = payload.Dismissal(n)
 		case x.style == StyleData || background(n):
 			describe(identity, n, title, body)
 		default:

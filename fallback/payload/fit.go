@@ -12,6 +12,16 @@ import (
 // Object is a JSON object.
 type Object = map[string]any
 
+// Dismissal is the member `heartline` of a background push that takes n off the screen.
+// The badge is the app's to set: Apple does not show one of a background push.
+func Dismissal(n *delivery.Notification) Object {
+	o := Object{"id": n.ID, "account": n.Account, "dismiss": true, "tag": Tag(n)}
+	if n.BadgeAuto && n.Badge != nil {
+		o["badge"] = *n.Badge
+	}
+	return o
+}
+
 // Identity is the member `heartline` of every payload: by it an app tells the
 // notification from all others, whichever way a copy came.
 func Identity(n *delivery.Notification) Object {

@@ -90,9 +90,7 @@ func message(n *delivery.Notification) ([]byte, error) {
 
 // dismissal is the plain text of a push that takes n off the screen. It shows nothing.
 func dismissal(n *delivery.Notification) ([]byte, error) {
-	return payload.Marshal(payload.Object{
-		"heartline": payload.Object{"id": n.ID, "account": n.Account, "dismiss": true, "tag": payload.Tag(n)},
-	})
+	return payload.Marshal(payload.Object{"heartline": payload.Dismissal(n)})
 }
 
 // allowsSilent reports whether the application behind an endpoint may get a push and

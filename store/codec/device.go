@@ -1,6 +1,9 @@
 package codec
 
 import (
+	"encoding/binary"
+	"fmt"
+
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -19,6 +22,7 @@ const (
 	deviceRegistration
 	deviceVia
 	deviceAddress
+	deviceUnreadNumber // never written
 	deviceUnread
 )
 
@@ -59,8 +63,35 @@ func AppendDevice(b []byte, d *delivery.Device) []byte {
 	}
 	b = appendString(b, deviceVia, d.Via)
 	b = appendString(b, deviceAddress, d.Address)
-	return appendUint(b, deviceUnread, uint64(max(d.Unread, 0)))
+	return appendUnread(b, d.Unread)
 }
+
+// appendUnread appends 12 bytes for each: there may be a thousand, and most devices have
+// none.
+func appendUnread(b []byte, marks delivery.Unread) []byte {
+	if len(marks) == 0 {
+		return b
+	}
+	b = protowire.AppendVarint(protowire.AppendTag(b, deviceUnread, protowire.BytesType), uint64(unreadSize*len(marks)))
+	for _, m := range marks {
+		b = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(b, uint64(m.Seq)), m.ID)
+	}
+	return b
+}
+
+const unreadSize = 12
+
+func decodeUnread(b []byte) (marks delivery.Unread, err error) {
+	if len(b)%unreadSize != 0 {
+		return nil, errUnread
+	}
+	for ; len(b) > 0; b = b[unreadSize:] {
+		marks = append(marks, delivery.UnreadMark{Seq: delivery.Seq(binary.BigEndian.Uint64(b)), ID: binary.BigEndian.Uint32(b[8:])})
+	}
+	return marks, nil
+}
+
+var errUnread = fmt.Errorf("%w: the list of unread notifications is cut off", ErrDamaged)
 
 func appendRegistration(b []byte, r *delivery.Registration) []byte {
 	b = appendString(b, registrationServer, r.Server)
@@ -123,7 +154,11 @@ func DecodeDevice(d *delivery.Device, id string, b []byte) error {
 		case deviceAddress:
 			d.Address = string(f.s)
 		case deviceUnread:
-			d.Unread = int64(f.int())
+			marks, err := decodeUnread(f.s)
+			if err != nil {
+				return err
+			}
+			d.Unread = marks
 		}
 		return nil
 	})

@@ -12,6 +12,7 @@ const (
 	dismissalPushed
 	dismissalAt
 	dismissalCollapse
+	dismissalBadge
 )
 
 // AppendDismissal appends a dismissal's value, without its Seq and Device, which are
@@ -21,7 +22,8 @@ func AppendDismissal(b []byte, d *delivery.Dismissal) []byte {
 	b = appendString(b, dismissalID, d.ID)
 	b = appendBool(b, dismissalPushed, d.Pushed)
 	b = appendTime(b, dismissalAt, d.At)
-	return appendString(b, dismissalCollapse, d.CollapseKey)
+	b = appendString(b, dismissalCollapse, d.CollapseKey)
+	return appendBool(b, dismissalBadge, d.BadgeAuto)
 }
 
 // DecodeDismissal is the inverse of AppendDismissal.
@@ -44,6 +46,8 @@ func DecodeDismissal(d *delivery.Dismissal, key delivery.Key, b []byte) error {
 			d.At = unixTime(f.v)
 		case dismissalCollapse:
 			d.CollapseKey = string(f.s)
+		case dismissalBadge:
+			d.BadgeAuto = f.v != 0
 		}
 	}
 	return nil

@@ -65,7 +65,7 @@ func testErase(t *testing.T, e store.Engine) {
 }
 
 func testDismissals(t *testing.T, e store.Engine) {
-	one := delivery.Dismissal{Seq: 30, Device: "phone", Of: 10, ID: "n-1", CollapseKey: "door", At: at(1)}
+	one := delivery.Dismissal{Seq: 30, Device: "phone", Of: 10, ID: "n-1", CollapseKey: "door", BadgeAuto: true, At: at(1)}
 	two := delivery.Dismissal{Seq: 31, Device: "phone", Of: 11, ID: "n-2", At: at(2)}
 	other := delivery.Dismissal{Seq: 20, Device: "watch", Of: 10, ID: "n-1", Pushed: true, At: at(1)}
 	all := func() (out []delivery.Dismissal) {
