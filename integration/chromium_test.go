@@ -26,6 +26,7 @@ type chromium struct {
 	last   int
 	calls  map[int]chan cdpAnswer
 	wrong  []string      // what pages have thrown, and what their policies have forbidden
+	worker string        // the registration of the service worker, once ServiceWorker.enable was called
 	err    error         // why the connection has ended
 	closed chan struct{} // closed when it has
 }
@@ -89,6 +90,14 @@ func (c *chromium) read() {
 		if a.Method == "Runtime.exceptionThrown" || a.Method == "Log.entryAdded" &&
 			(strings.Contains(string(a.Params), `"source":"security"`) || strings.Contains(string(a.Params), `"source":"javascript"`)) {
 			c.wrong = append(c.wrong, string(a.Params))
+		}
+		if a.Method == "ServiceWorker.workerRegistrationUpdated" {
+			var p struct {
+				Registrations []struct{ RegistrationID string }
+			}
+			if json.Unmarshal(a.Params, &p) == nil && len(p.Registrations) > 0 {
+				c.worker = p.Registrations[0].RegistrationID
+			}
 		}
 		c.mu.Unlock()
 		if answer != nil { // no event
@@ -173,6 +182,21 @@ func (p *page) visit(address string) {
 		p.t.Fatalf("open %s: %s", address, r.ErrorText)
 	}
 	p.until(`location.href !== "about:blank" && document.readyState === "complete"`)
+}
+
+// push hands a push message to the service worker of an origin, as the browser does once
+// it has decrypted one: Chromium cannot subscribe without Google's servers.
+func (p *page) push(origin string, plain []byte) {
+	p.t.Helper()
+	p.do("ServiceWorker.enable", dict{})
+	var worker string
+	await(p.t, "a service worker", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		worker = p.worker
+		return worker != ""
+	})
+	p.do("ServiceWorker.deliverPushMessage", dict{"origin": origin, "registrationId": worker, "data": string(plain)})
 }
 
 // eval evaluates an expression, and waits for it where it is a promise.

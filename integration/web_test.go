@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/heartline-mqtt/heartline/internal/testtool"
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
@@ -31,9 +30,9 @@ type webDevice struct {
 
 // webTerminal opens a terminal of an account's device web-ACCOUNT, connects it, and
 // waits until it is up, with its service worker.
-func webTerminal(c *chromium, s *server, base, account string) *webDevice {
+func webTerminal(c *chromium, s *server, base, account string, scripts ...string) *webDevice {
 	c.t.Helper()
-	d := openTerminal(c, s, base, account)
+	d := openTerminal(c, s, base, account, scripts...)
 	d.click("#toggle")
 	d.up()
 	d.eval("navigator.serviceWorker.ready.then(() => true)", nil)
@@ -41,9 +40,9 @@ func webTerminal(c *chromium, s *server, base, account string) *webDevice {
 }
 
 // openTerminal opens the address of a terminal, which asks before it connects.
-func openTerminal(c *chromium, s *server, base, account string) *webDevice {
+func openTerminal(c *chromium, s *server, base, account string, scripts ...string) *webDevice {
 	c.t.Helper()
-	d := &webDevice{c.open(base+"/terminal/?account="+account+"&device=web-"+account, listenIn), s, account}
+	d := &webDevice{c.open(base+"/terminal/?account="+account+"&device=web-"+account, append(scripts, listenIn)...), s, account}
 	d.look(look{})
 	d.until(`!document.querySelector("#asks").hidden`)
 	return d
@@ -115,12 +114,7 @@ func (d *webDevice) message(id string) string {
 
 func TestWebTerminal(t *testing.T) {
 	sim, env := apple(t)
-	s := serve(t, append(env, "HEARTLINE_HTTP_WEB_TERMINAL=true", "HEARTLINE_DELIVERY_ACK_WINDOW=2s")...)
-	if status, page := s.call(http.MethodGet, "/terminal/", ""); status != http.StatusOK {
-		t.Fatalf("the web terminal: %d", status)
-	} else if strings.Contains(string(page), "make web") {
-		testtool.LeaveOut(t, "the web terminal is not built", "make web, which needs npm: apt-get install nodejs npm")
-	}
+	s := serveTerminal(t, env...)
 	c := browse(t)
 	c.call("", "Browser.grantPermissions", dict{"origin": s.http, "permissions": []string{"notifications"}}, nil)
 

@@ -3,5 +3,6 @@
 // 8292; Apple is the strictest), decrypts it and keeps what the browser would show.
 //
 // server.go is the service, check.go the rules, decrypt.go the browser's side of the
-// encryption.
+// encryption. browser.go is for real browsers: Firefox can subscribe here. It has a
+// goroutine for each browser's connection; Close ends them and waits.
 package webpushsim

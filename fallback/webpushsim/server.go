@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gorilla/websocket"
+
 	"github.com/heartline-mqtt/heartline/internal/simkit"
 )
 
@@ -43,7 +45,7 @@ type Received struct {
 	TTL      string          `json:"ttl,omitempty"`
 	Urgency  string          `json:"urgency,omitempty"`
 	Topic    string          `json:"topic,omitempty"`
-	Message  json.RawMessage `json:"message,omitempty"` // the plain text, if it is JSON
+	Message  json.RawMessage `json:"message,omitempty"` // the plain text, if it is JSON and for the simulator
 	Tag      string          `json:"tag,omitempty"`
 	Status   int             `json:"status"` // 0: no answer
 	Reason   string          `json:"reason,omitempty"`
@@ -60,9 +62,17 @@ type Server struct {
 	mu       sync.Mutex
 	browsers map[string]*browser // by the last part of the endpoint
 	gone     map[string]bool
+	agents   map[string]*userAgent // real browsers by their uaid
+	sockets  map[*websocket.Conn]bool
+	closed   bool
+	serving  sync.WaitGroup // of sockets
 }
 
+// browser is a subscription. That of a real browser has an agent and no keys.
 type browser struct {
+	agent   *userAgent
+	channel string
+
 	key   *ecdh.PrivateKey
 	auth  []byte
 	vapid string
@@ -71,7 +81,8 @@ type browser struct {
 
 // Start listens and serves until Close.
 func Start(o Options) (*Server, error) {
-	s := &Server{now: o.Now, journal: simkit.NewJournal[Received](10_000), browsers: map[string]*browser{}, gone: map[string]bool{}}
+	s := &Server{now: o.Now, journal: simkit.NewJournal[Received](10_000), browsers: map[string]*browser{}, gone: map[string]bool{},
+		agents: map[string]*userAgent{}, sockets: map[*websocket.Conn]bool{}}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -92,6 +103,7 @@ func (s *Server) Control() http.Handler {
 		s.Unsubscribe(r.PathValue("token"))
 		w.WriteHeader(http.StatusNoContent)
 	})
+	control.HandleFunc("GET /browser", s.serveBrowser)
 	control.HandleFunc("GET /shown", func(w http.ResponseWriter, r *http.Request) {
 		simkit.WriteJSON(w, http.StatusOK, s.Shown(r.FormValue("token")))
 	})
@@ -101,7 +113,15 @@ func (s *Server) Control() http.Handler {
 // Close stops the server and ends every wait. It may be called twice.
 func (s *Server) Close() error {
 	s.journal.Close()
-	return s.Server.Close()
+	s.mu.Lock()
+	s.closed = true
+	for conn := range s.sockets {
+		_ = conn.Close() // its reader ends
+	}
+	s.mu.Unlock()
+	err := s.Server.Close()
+	s.serving.Wait()
+	return err
 }
 
 // Subscribe is PushManager.subscribe: key is the applicationServerKey, "" for none.
@@ -214,21 +234,27 @@ func (s *Server) push(w http.ResponseWriter, r *http.Request) {
 		refuse(f)
 		return
 	}
-	plain, err := decrypt(body, b.key, b.auth)
-	if err != nil {
-		refuse(&fault{http.StatusBadRequest, err.Error()})
-		return
+	if b.agent == nil {
+		plain, err := decrypt(body, b.key, b.auth)
+		if err != nil {
+			refuse(&fault{http.StatusBadRequest, err.Error()})
+			return
+		}
+		if json.Valid(plain) {
+			rec.Message = plain
+		}
+		var f *fault
+		if rec.Tag, f = checkMessage(plain); f != nil {
+			refuse(f)
+			return
+		}
 	}
-	if json.Valid(plain) {
-		rec.Message = plain
-	}
-	tag, f := checkMessage(plain)
-	if f != nil {
-		refuse(f)
-		return
-	}
-	rec.Tag = tag
+	tag := rec.Tag
 	status, done := s.Scripts.Play(w, r, token, func() {
+		if b.agent != nil {
+			b.forward(rec.Topic, body)
+			return
+		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if tag != "" {

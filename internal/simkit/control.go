@@ -27,6 +27,10 @@ func Guard(h http.Handler) http.Handler {
 		switch {
 		case host != "localhost" && notIP != nil:
 			WriteError(w, http.StatusForbidden, fmt.Errorf("the control API is asked by address or as localhost, not as %q", host))
+		// Firefox itself, connecting to a push service, sends the service's address. A
+		// page cannot: its origin is never of the scheme ws.
+		case r.Header.Get("Origin") == "ws://"+r.Host+r.URL.Path:
+			h.ServeHTTP(w, r)
 		case r.Header.Get("Origin") != "" && r.Header.Get("Origin") != "http://"+r.Host:
 			WriteError(w, http.StatusForbidden, errors.New("the control API is not for pages of other sites"))
 		default:

@@ -190,7 +190,7 @@ function status(s: Status): void {
   void showPush();
 }
 
-const reason = (err: unknown) => (err instanceof Error ? err.message : String(err));
+const reason = (err: unknown) => (err instanceof Error ? err.message : String(err)).replace(/\.$/, "");
 
 async function signOut(): Promise<void> {
   try {

@@ -54,6 +54,7 @@ test("of two with one tag the later accepted one stays, whatever their order", a
   assert.equal(old.item.shown, "replaced");
   assert.equal(old.newer?.id, "new");
   assert.equal((await shown.show(owner, pseudo("newest", at(3000)), put("push"))).first, true);
+  assert.equal((await shown.show(owner, pseudo("new", at(2000)), put("push"))).newer?.id, "newest"); // again
 });
 
 test("a dismissed notification is not shown by a push that comes later", async () => {

@@ -53,25 +53,26 @@ export class Shown {
   // one tag; the other order would lose it. If put fails, nothing is recorded.
   show(owner: string, p: Pseudo, put: () => Promise<How>): Promise<Outcome> {
     return this.#change(owner, p.id, async (item) => {
-      if (item.shown && item.shown !== "push") return { item, first: false };
+      const tag = p.tag ?? p.id;
+      const accepted = Date.parse(p.accepted_at) || item.arrived;
+      // Browsers do not keep the order of pushes.
+      const newer = (await this.#store.tagged(owner, tag))
+        .filter((other) => other.id !== p.id && other.shown && (other.accepted ?? 0) > accepted)
+        .sort((a, b) => (b.accepted ?? 0) - (a.accepted ?? 0))[0];
+      const outcome = (item: Item, first: boolean): Outcome => (newer ? { item, first: false, newer } : { item, first });
+      if (item.shown && item.shown !== "push") return outcome(item, false);
       if (item.shown || item.dismissed) {
         // The channel's copy says more than the push did.
         const whole = { ...item, pseudo: { ...item.pseudo, ...p } };
         await this.#store.put(whole);
-        return { item: whole, first: false };
+        return outcome(whole, false);
       }
-      const tag = p.tag ?? p.id;
-      const accepted = Date.parse(p.accepted_at) || item.arrived;
-      const newer = (await this.#store.tagged(owner, tag))
-        .filter((other) => other.id !== p.id && other.shown && (other.accepted ?? 0) > accepted)
-        .sort((a, b) => (b.accepted ?? 0) - (a.accepted ?? 0))[0];
-      // Browsers do not keep the order of pushes.
       const shown = newer ? "replaced" : await put();
       const noted: Item = { ...item, tag, accepted, pseudo: p, shown };
       // Nobody has seen a notification that is only in the list of a hidden page.
       if (shown === "blocked" && p.ack === "displayed") noted.owed ??= "displayed";
       await this.#store.put(noted);
-      return newer ? { item: noted, first: false, newer } : { item: noted, first: true };
+      return outcome(noted, true);
     });
   }
 
