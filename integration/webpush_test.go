@@ -229,7 +229,7 @@ func (d *workerDevice) arrived(plain []byte) {
 	d.until(fmt.Sprintf("news > %d", before))
 }
 
-// away disconnects the device: what comes is pushed.
+// away disconnects the device: notifications are then pushed.
 func (d *workerDevice) away() {
 	d.t.Helper()
 	d.click("#toggle")

@@ -204,7 +204,7 @@ func (b *browser) forward(topic string, body []byte) {
 	ua.writeLocked(text)
 }
 
-// connected answers the hello of a connection and sends what has waited.
+// connected answers the hello of a connection and sends the waiting pushes.
 func (ua *userAgent) connected(conn *websocket.Conn) bool {
 	ua.mu.Lock()
 	defer ua.mu.Unlock()
