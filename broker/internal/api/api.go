@@ -168,19 +168,20 @@ func (a *API) config() huma.Config {
 				Description: "Notifications over a live MQTT channel while the device's heartbeat holds, through Apple push when it does not, " +
 					"and over MQTT again when the device returns. Errors are RFC 9457 problems whose detail says what to change.",
 			},
-			Components: &huma.Components{Schemas: huma.NewMapRegistry("#/components/schemas/", schemaName)},
+			Servers: []*huma.Server{{URL: "/", Description: "The server that this document comes from"}},
+			Components: &huma.Components{
+				Schemas: huma.NewMapRegistry("#/components/schemas/", schemaName),
+				SecuritySchemes: map[string]*huma.SecurityScheme{
+					"bearer": {Type: "http", Scheme: "bearer", Description: "A token of the role service; where a call says so, a device's. With auth.mode none it is not looked at"},
+					"basic":  {Type: "http", Scheme: "basic", Description: "A device's MQTT username and password, where a call says so"},
+				},
+			},
 		},
 		Formats:       map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat},
 		DefaultFormat: "application/json",
 		// A filter that is misspelled must not answer with everything.
 		RejectUnknownQueryParameters: true,
 		Transformers:                 []huma.Transformer{readable},
-	}
-	if a.bearer != nil {
-		c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
-			"bearer": {Type: "http", Scheme: "bearer", Description: "A token of the role service; where a call says so, a device's"},
-			"basic":  {Type: "http", Scheme: "basic", Description: "A device's MQTT username and password, where a call says so"},
-		}
 	}
 	return c
 }
@@ -200,6 +201,12 @@ func schemaName(t reflect.Type, hint string) string {
 // serveDocument serves the OpenAPI document, made once: huma's own handler would
 // make it at the first request, by whichever of two comes first.
 func (a *API) serveDocument() {
+	// huma takes every slice for one that may be null. No answer has a null in place of
+	// an array, and a generated client would have to look for it everywhere.
+	seen := map[*huma.Schema]bool{}
+	for _, s := range a.huma.OpenAPI().Components.Schemas.Map() {
+		arraysAreNotNull(s, seen)
+	}
 	document, err := json.Marshal(a.huma.OpenAPI())
 	if err != nil {
 		panic(fmt.Errorf("OpenAPI document: %w", err)) // it is made of constants
@@ -210,18 +217,37 @@ func (a *API) serveDocument() {
 	})
 }
 
+func arraysAreNotNull(s *huma.Schema, seen map[*huma.Schema]bool) {
+	if s == nil || seen[s] {
+		return
+	}
+	seen[s] = true
+	if s.Type == huma.TypeArray {
+		s.Nullable = false
+	}
+	arraysAreNotNull(s.Items, seen)
+	for _, p := range s.Properties {
+		arraysAreNotNull(p, seen)
+	}
+	if more, ok := s.AdditionalProperties.(*huma.Schema); ok {
+		arraysAreNotNull(more, seen)
+	}
+}
+
 // operation adds the tags, errors and security that calls share.
 func (a *API) operation(op huma.Operation) huma.Operation {
 	op.Tags = []string{strings.SplitN(strings.TrimPrefix(op.Path, "/v1/"), "/", 2)[0]}
 	op.Errors = append(op.Errors, http.StatusInternalServerError)
 	if strings.HasPrefix(op.Path, "/v1/") {
-		op.Errors = append(op.Errors, http.StatusForbidden)
-		if a.bearer != nil {
-			op.Errors = append(op.Errors, http.StatusUnauthorized)
-			op.Security = []map[string][]string{{"bearer": {}}}
-			if forDevices(op.Method + " " + op.Path) {
-				op.Security = append(op.Security, map[string][]string{"basic": {}})
-			}
+		// The same in every mode of authentication: a client that was generated from a trial
+		// server sends tokens to a real one.
+		op.Errors = append(op.Errors, http.StatusForbidden, http.StatusUnauthorized)
+		op.Security = []map[string][]string{{"bearer": {}}}
+		if forDevices(op.Method + " " + op.Path) {
+			op.Security = append(op.Security, map[string][]string{"basic": {}})
+		}
+		if a.bearer == nil {
+			op.Security = append(op.Security, map[string][]string{})
 		}
 	}
 	return op

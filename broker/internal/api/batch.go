@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"mime"
 	"net/http"
 	"os"
 	"sync"
@@ -23,24 +24,31 @@ const (
 	batchLines = 256
 	batchBytes = 8 << 20
 	batchGrain = 64 << 10 // bytes are counted in these
+	batchSkip  = 64 << 20 // of a broken array, read over for the sake of its results
 )
 
 func (a *API) registerBatch() {
 	const lines = "application/x-ndjson"
 	raw(a, huma.Operation{
 		OperationID: "notify-batch", Method: http.MethodPost, Path: "/v1/notifications/batch",
-		Summary: "Notify many, a line each",
+		Summary: "Notify many, a line or an element of an array each",
 		Description: "The body is newline-delimited JSON: each line is the body of POST /v1/notifications. So is the answer: a result for each line that " +
 			"is not empty, in order, written while the request is still read. A line that is refused is refused alone. " +
 			"Read the answer while you write: a client that does not read is cut off. Where the server ends the batch (408, 503) the last result says so, " +
-			"and the answer has no proper end. A line without a result may have been accepted; with an id it can be sent again.",
+			"and the answer has no proper end. A line without a result may have been accepted; with an id it can be sent again. " +
+			"A body of the type application/json that is an array is a batch, too: its answer is an array of results, and their line counts the elements from 1. " +
+			"Where the array is broken JSON the last result says so; the elements before it have their own.",
 		Responses: map[string]*huma.Response{"200": {
 			Description: "The results",
-			Content:     map[string]*huma.MediaType{lines: {Schema: schemaOf[wire.BatchResult](a)}},
+			Content: map[string]*huma.MediaType{
+				lines:              {Schema: schemaOf[wire.BatchResult](a)},
+				"application/json": {Schema: &huma.Schema{Type: huma.TypeArray, Items: schemaOf[wire.BatchResult](a)}},
+			},
 		}},
 		Errors: []int{http.StatusUnsupportedMediaType},
 	}, &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
-		lines: {Schema: schemaOf[wire.Notification](a)},
+		lines:              {Schema: schemaOf[wire.Notification](a)},
+		"application/json": {Schema: &huma.Schema{Type: huma.TypeArray, Items: schemaOf[wire.Notification](a)}},
 	}}, a.batch)
 }
 
@@ -64,7 +72,16 @@ func (a *API) batch(w http.ResponseWriter, r *http.Request, _ *struct{}) error {
 	if err := rc.EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
-	w.Header().Set("Content-Type", "application/x-ndjson")
+	var in batchReader = &lineReader{r: bufio.NewReaderSize(r.Body, batchGrain)}
+	form := &batchForm{contentType: "application/x-ndjson"}
+	if t, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); t == "application/json" {
+		body := bufio.NewReaderSize(r.Body, batchGrain)
+		if in = (&lineReader{r: body}); beginsArray(body) {
+			in = newArrayReader(body)
+			form = &batchForm{contentType: "application/json", begin: "[", between: ",", end: "]\n"}
+		}
+	}
+	w.Header().Set("Content-Type", form.contentType)
 	w.WriteHeader(http.StatusOK)
 	if err := rc.Flush(); err != nil { // a client may wait for the head before it writes on
 		return nil //nolint:nilerr // the client has gone: nobody is left to be told
@@ -77,7 +94,7 @@ func (a *API) batch(w http.ResponseWriter, r *http.Request, _ *struct{}) error {
 	var others sync.WaitGroup
 	others.Go(func() {
 		defer close(stop)
-		a.writeResults(w, rc, slots, grains)
+		a.writeResults(w, rc, form, slots, grains)
 	})
 	others.Go(func() {
 		select {
@@ -93,7 +110,8 @@ func (a *API) batch(w http.ResponseWriter, r *http.Request, _ *struct{}) error {
 		}
 		_ = rc.SetReadDeadline(time.Now()) // a read under way ends; not every writer can
 	})
-	ended := a.readLines(r, rc, slots, grains, stop)
+	ended := a.readLines(r, rc, in, slots, grains, stop)
+	form.ended = ended // the writer looks once slots is closed
 	close(read)
 	close(slots)
 	others.Wait()
@@ -108,8 +126,7 @@ func (a *API) batch(w http.ResponseWriter, r *http.Request, _ *struct{}) error {
 
 // readLines hands the lines to the core until the body ends, which it reports, or
 // reading it does.
-func (a *API) readLines(r *http.Request, rc *http.ResponseController, slots chan<- *batchSlot, grains chan<- struct{}, stop <-chan struct{}) (ended bool) {
-	lines := lineReader{r: bufio.NewReaderSize(r.Body, batchGrain)}
+func (a *API) readLines(r *http.Request, rc *http.ResponseController, lines batchReader, slots chan<- *batchSlot, grains chan<- struct{}, stop <-chan struct{}) (ended bool) {
 	for n := 1; ; n++ {
 		waits := !lines.ready()
 		if waits {
@@ -131,6 +148,15 @@ func (a *API) readLines(r *http.Request, rc *http.ResponseController, slots chan
 			_ = rc.SetReadDeadline(time.Time{})
 		}
 		if errors.Is(err, io.EOF) {
+			return true
+		}
+		if broken, ok := errors.AsType[*brokenArray](err); ok {
+			a.cutOff(r, n, slots, stop, broken.problem)
+			// A connection that is closed with unread bytes takes the results away from a
+			// client that still writes.
+			_ = rc.SetReadDeadline(time.Now().Add(a.timing.read)) // not every writer can
+			_, _ = io.CopyN(io.Discard, r.Body, batchSkip)
+			_ = rc.SetReadDeadline(time.Time{})
 			return true
 		}
 		if err != nil && !errors.Is(err, errLongLine) {
@@ -219,7 +245,7 @@ func idOf(text []byte) string {
 
 // writeResults writes the results in the order of their lines. It returns when
 // there are no more, or when the client does not take them.
-func (a *API) writeResults(w http.ResponseWriter, rc *http.ResponseController, slots <-chan *batchSlot, grains <-chan struct{}) {
+func (a *API) writeResults(w http.ResponseWriter, rc *http.ResponseController, form *batchForm, slots <-chan *batchSlot, grains <-chan struct{}) {
 	unflushed := false
 	var armed time.Time
 	flush := func() bool {
@@ -238,6 +264,9 @@ func (a *API) writeResults(w http.ResponseWriter, rc *http.ResponseController, s
 			slot, open = <-slots
 		}
 		if !open {
+			if form.ended { // otherwise no client may take it for the whole
+				_, _ = io.WriteString(w, form.finish())
+			}
 			flush()
 			return
 		}
@@ -262,11 +291,132 @@ func (a *API) writeResults(w http.ResponseWriter, rc *http.ResponseController, s
 			armed = now
 			_ = rc.SetWriteDeadline(now.Add(a.timing.write)) // not every writer can
 		}
-		if _, err := w.Write(append(text, '\n')); err != nil {
+		if _, err := w.Write(append([]byte(form.before()), append(text, '\n')...)); err != nil {
 			return
 		}
 		unflushed = true
 	}
+}
+
+// batchForm is how results are written: a line each, or as an array.
+type batchForm struct {
+	contentType         string
+	begin, between, end string
+	begun, ended        bool
+}
+
+// before returns what stands before the next result.
+func (f *batchForm) before() string {
+	if f.begun {
+		return f.between
+	}
+	f.begun = true
+	return f.begin
+}
+
+func (f *batchForm) finish() string {
+	if f.begun {
+		return f.end
+	}
+	return f.begin + f.end
+}
+
+// batchReader cuts a body into notifications.
+type batchReader interface {
+	// ready reports whether next returns without a read.
+	ready() bool
+	// next returns one, good until the next call; io.EOF is the end of the body.
+	next() ([]byte, error)
+}
+
+// beginsArray reports whether a body is a JSON array. It waits for the first byte that is
+// not a space.
+func beginsArray(r *bufio.Reader) bool {
+	for n := 1; n <= r.Size(); n++ {
+		there, err := r.Peek(n)
+		if err != nil {
+			return false
+		}
+		if c := there[n-1]; c != ' ' && c != '\t' && c != '\r' && c != '\n' {
+			return c == '['
+		}
+	}
+	return false
+}
+
+// arrayReader returns the elements of an array, each of at most maxBody bytes.
+type arrayReader struct {
+	source  io.Reader
+	read    int // bytes since the last element
+	decoder *json.Decoder
+	begun   bool
+}
+
+// brokenArray is an array that cannot be read further.
+type brokenArray struct{ *problem }
+
+func newArrayReader(r io.Reader) *arrayReader {
+	a := &arrayReader{source: r}
+	a.decoder = json.NewDecoder(a)
+	return a
+}
+
+// Read implements io.Reader for the decoder, which has no bound of its own.
+func (r *arrayReader) Read(b []byte) (int, error) {
+	if r.read > maxBody {
+		return 0, &brokenArray{tooLarge()}
+	}
+	n, err := r.source.Read(b)
+	r.read += n
+	return n, err
+}
+
+func (r *arrayReader) ready() bool { return false }
+
+func (r *arrayReader) next() ([]byte, error) {
+	r.read = 0
+	text, err := r.element()
+	if _, syntax := errors.AsType[*json.SyntaxError](err); syntax || errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil, &brokenArray{invalid(&fault{Location: "body", Message: "must be a JSON array of notifications, and is broken in this element: " + err.Error()})}
+	}
+	return text, err
+}
+
+func (r *arrayReader) element() ([]byte, error) {
+	if !r.begun {
+		r.begun = true
+		if _, err := r.decoder.Token(); err != nil {
+			return nil, err
+		}
+	}
+	if r.decoder.More() {
+		var text json.RawMessage
+		if err := r.decoder.Decode(&text); err != nil {
+			return nil, unended(err)
+		}
+		if len(text) > maxBody {
+			return nil, errLongLine
+		}
+		return text, nil
+	}
+	if _, err := r.decoder.Token(); err != nil {
+		return nil, unended(err)
+	}
+	if _, err := r.decoder.Token(); !errors.Is(err, io.EOF) {
+		if err != nil {
+			return nil, err
+		}
+		return nil, &brokenArray{invalid(&fault{Location: "body", Message: "must be one JSON array, and goes on after its end"})}
+	}
+	return nil, io.EOF
+}
+
+// unended makes an error of the end of a body inside the array.
+func unended(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 var errLongLine = errors.New("line too long")

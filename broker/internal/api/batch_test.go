@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -255,5 +256,56 @@ func TestCallsBetweenBatches(t *testing.T) {
 		if r := s.do("POST", "/v1/notifications", `{"account":"alice","title":"x"}`); r.StatusCode != 202 {
 			t.Fatal(r.Status, r.text)
 		}
+	}
+}
+
+// TestBatchArray: an array of notifications is answered with an array of results.
+func TestBatchArray(t *testing.T) {
+	s := serve(t)
+	s.device("alice", "phone")
+	const good = `{"account":"alice","title":"x"}`
+	long := `{"account":"alice","title":"` + strings.Repeat("x", 600<<10) + `"}`
+	for _, tt := range []struct {
+		name, body string
+		want       []int
+		detail     string // of the last
+	}{
+		{"two", "[" + good + ",\n " + good + "]", []int{202, 202}, ""},
+		{"after spaces", " \r\n\t[" + good + "] \n", []int{202}, ""},
+		{"none", "[]", nil, ""},
+		{"refused alone", `[{"account":"bob","title":"x"},` + good + `, 7]`, []int{404, 202, 422}, "body: "},
+		{"broken", "[" + good + `,{"account":` + "]", []int{202, 422}, "body: must be a JSON array of notifications, and is broken in this element"},
+		{"no comma", "[" + good + " " + good + "]", []int{202, 422}, "body: must be a JSON array"},
+		{"ends early", "[" + good, []int{202, 422}, "body: must be a JSON array"},
+		{"goes on", "[" + good + "] []", []int{202, 422}, "body: must be one JSON array, and goes on after its end"},
+		{"too long", "[" + good + "," + long + "," + good + "]", []int{202, 413, 202}, ""},
+		{"endless", "[" + good + `,"` + strings.Repeat("x", 3<<20) + `"]`, []int{202, 413}, "a notification is at most 524288 bytes of JSON"},
+	} {
+		r := s.do("POST", "/v1/notifications/batch", tt.body, "Content-Type", "application/json; charset=utf-8")
+		if r.StatusCode != 200 || r.Header.Get("Content-Type") != "application/json" {
+			t.Errorf("%s: %s %s", tt.name, r.Status, r.Header)
+		}
+		var results []wire.BatchResult
+		if err := json.Unmarshal([]byte(r.text), &results); err != nil || results == nil {
+			t.Errorf("%s: %v: %s", tt.name, err, r.text)
+			continue
+		}
+		var got []int
+		last := ""
+		for i, result := range results {
+			got = append(got, result.Status)
+			last = result.Detail
+			if result.Line != i+1 {
+				t.Errorf("%s: element %d is called %d", tt.name, i+1, result.Line)
+			}
+		}
+		if !slices.Equal(got, tt.want) || !strings.HasPrefix(last, tt.detail) || (last == "") != (tt.detail == "") {
+			t.Errorf("%s: %v, %q, want %v, %q", tt.name, got, last, tt.want, tt.detail)
+		}
+	}
+	// Lines under the type of one value are lines still.
+	r := s.do("POST", "/v1/notifications/batch", good+"\n"+good, "Content-Type", "application/json")
+	if ct := r.Header.Get("Content-Type"); ct != "application/x-ndjson" || strings.Count(r.text, "\n") != 2 {
+		t.Errorf("lines: %s: %s", ct, r.text)
 	}
 }
