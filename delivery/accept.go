@@ -52,7 +52,7 @@ type Receipt struct {
 	// notification is held for an account without devices.
 	State State
 	// Deliveries are the states that the answer to the request shows: pending, or
-	// final where a delivery ended at once. Nil with Repeated.
+	// cancelled where a delivery ended before its first attempt.
 	Deliveries []DeliveryState
 	// Repeated: the same ID with the same meaning had been accepted before; this is
 	// that notification.
@@ -172,8 +172,7 @@ func (c *Core) accept(r Request, n *Notification, done func(Receipt, error)) err
 			return err
 		}
 		if repeat != nil {
-			done(Receipt{Notification: repeat, Repeated: true}, nil)
-			return nil
+			return c.answerRepeat(repeat, done)
 		}
 		answer := done
 		done = func(receipt Receipt, err error) { c.unclaim(n.ID); answer(receipt, err) }
@@ -183,8 +182,7 @@ func (c *Core) accept(r Request, n *Notification, done func(Receipt, error)) err
 			return err
 		}
 		if repeat != nil {
-			done(Receipt{Notification: repeat, Repeated: true}, nil)
-			return nil
+			return c.answerRepeat(repeat, done)
 		}
 	}
 	err := c.withAccount(n.Account, func(a *account) error { return c.enqueue(a, r, n, done) })
@@ -192,6 +190,25 @@ func (c *Core) accept(r Request, n *Notification, done func(Receipt, error)) err
 		c.unclaim(n.ID)
 	}
 	return err
+}
+
+// answerRepeat answers the repetition of a request as the first one was answered.
+func (c *Core) answerRepeat(n *Notification, done func(Receipt, error)) error {
+	// A delivery to a full device ends at once, and that may not be in the store yet.
+	err := c.Flush(c.ctx)
+	var states []DeliveryState
+	if err == nil {
+		states, err = c.out.Deliveries(n.Seq)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: read the deliveries of notification %s: %w", ErrUnavailable, n.ID, err)
+	}
+	receipt := Receipt{Notification: n, State: StateCancelled, Repeated: true, Deliveries: make([]DeliveryState, 0, len(states))}
+	for _, d := range states {
+		receipt.add(d.Device, d.State == StateCancelled && d.Attempts == 0 && !d.Pushed)
+	}
+	done(receipt, nil)
+	return nil
 }
 
 // claim makes sure that an ID is accepted once. It returns the notification that
@@ -378,15 +395,22 @@ func (c *Core) onAccepted(rs []commitResult) {
 func receiptOf(r *commitResult) Receipt {
 	receipt := Receipt{Notification: r.notification, State: StateCancelled, Deliveries: make([]DeliveryState, 0, len(r.deliveries))}
 	for _, d := range r.deliveries {
-		if d.dev.ID == "" { // held: there is no device yet
-			receipt.State = StateWaiting
-			continue
-		}
-		state := pick(d.state == StateCancelled, d.state, StatePending)
-		receipt.State = min(receipt.State, state)
-		receipt.Deliveries = append(receipt.Deliveries, DeliveryState{Device: d.dev.ID, State: state})
+		receipt.add(d.dev.ID, d.state == StateCancelled)
 	}
 	return receipt
+}
+
+// add adds a delivery, cancelled or on its way.
+func (r *Receipt) add(device string, cancelled bool) {
+	if device == "" && !cancelled { // held: there is no device yet
+		r.State = min(r.State, StateWaiting)
+	}
+	if device == "" {
+		return
+	}
+	state := pick(cancelled, StateCancelled, StatePending)
+	r.State = min(r.State, state)
+	r.Deliveries = append(r.Deliveries, DeliveryState{Device: device, State: state})
 }
 
 // acceptance is a batch that is allocated together with its one notification.

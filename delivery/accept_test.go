@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -386,5 +387,41 @@ func TestCancelHeld(t *testing.T) {
 		}
 		w.wantState(n, delivery.StateCancelled)
 		w.up("phone").wantIDs(false)
+	})
+}
+
+// TestRepeatNamesAFullDevice: the answer to a repetition says what the first one said.
+func TestRepeatNamesAFullDevice(t *testing.T) {
+	opts := options()
+	opts.MaxOutstanding = 1
+	inWorldWith(t, opts, func(w *world) {
+		w.known("full", "")
+		w.up("phone", acking)
+		w.accept(delivery.Request{Devices: []string{"full"}})
+		r := delivery.Request{Account: "a", Title: "t", ID: "n"}
+		first, err := w.tryAccept(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := w.tryAccept(r)
+		if err != nil || !again.Repeated {
+			t.Fatalf("%+v, %v", again, err)
+		}
+		if again.State != first.State || !slices.Equal(again.Deliveries, first.Deliveries) || first.Deliveries[0].State != delivery.StateCancelled {
+			t.Errorf("first %v %v, then %v %v", first.State, first.Deliveries, again.State, again.Deliveries)
+		}
+	})
+}
+
+// TestLatePubackOfTTLZero adds a line to the timeline, once, and changes nothing else.
+func TestLatePubackOfTTLZero(t *testing.T) {
+	inWorld(t, func(w *world) {
+		phone := w.up("phone")
+		n := w.accept(delivery.Request{TTL: new(time.Duration)})
+		time.Sleep(10 * time.Second)
+		w.wantState(n, delivery.StateExpired)
+		phone.ack(0)
+		w.wantState(n, delivery.StateExpired)
+		w.wantTimeline(n, "accepted, published, ack_timeout, expired, received late")
 	})
 }

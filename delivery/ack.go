@@ -26,9 +26,12 @@ func (r Ref) Acked() {
 	p.heartbeat.Store(c.clock.steady())
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p.closed(r.Seq, r.Message)
-	if r.Dismissal {
+	was := p.closed(r.Seq, r.Message)
+	switch {
+	case r.Dismissal:
 		c.onDismissalAcked(p.dev, r.Seq, false)
+	case was.ended && p.dev.dropped == "" && !c.stopped:
+		c.event(Event{Seq: r.Seq, Time: time.Now(), Kind: EventReceived, Device: p.dev.ID, Attempt: int(was.attempt), Detail: "late"}, p.dev.Account)
 	}
 	// A late ack counts, even from a connection that has been taken over.
 	if d := p.dev.delivery(r.Seq); d != nil {

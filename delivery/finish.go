@@ -13,6 +13,9 @@ func (c *Core) finish(d *delivery) {
 	d.notDue()
 	d.over = true
 	c.endProbe(d.dev, d)
+	if p := d.dev.presence; p != nil && d.state != StateAcked && !d.received {
+		p.ended(d)
+	}
 	c.deadlines.remove(d)
 	if i, found := d.dev.index(d.seq); found {
 		d.dev.queue = slices.Delete(d.dev.queue, i, i+1)

@@ -68,6 +68,8 @@ type Presence struct {
 type openPackets struct {
 	seq     Seq
 	message bool
+	ended   bool // the delivery has ended without an ack
+	attempt uint16
 	n       int
 }
 
@@ -206,19 +208,33 @@ func (p *Presence) opened(seq Seq, message bool) {
 			return
 		}
 	}
-	p.open = append(p.open, openPackets{seq, message, 1})
+	p.open = append(p.open, openPackets{seq: seq, message: message, n: 1})
 }
 
-// closed counts a packet as acknowledged. A Channel says so of each at most once.
-func (p *Presence) closed(seq Seq, message bool) {
+// closed counts a packet as acknowledged, and returns how its delivery stood. A Channel
+// says so of each at most once.
+func (p *Presence) closed(seq Seq, message bool) (was openPackets) {
 	p.packets--
 	p.progress = p.core.clock.steady()
 	for i := range p.open {
 		if o := &p.open[i]; o.seq == seq && o.message == message {
+			was = *o
+			o.ended = false // one ack is told of
 			if o.n--; o.n == 0 {
 				p.open = slices.Delete(p.open, i, i+1)
 			}
-			return
+			return was
+		}
+	}
+	return was
+}
+
+// ended notes that a delivery has ended without an ack: one that comes late is put into
+// the timeline.
+func (p *Presence) ended(d *delivery) {
+	for i := range p.open {
+		if o := &p.open[i]; o.seq == d.seq && !o.message {
+			o.ended, o.attempt = true, d.attempts
 		}
 	}
 }

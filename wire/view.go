@@ -33,17 +33,6 @@ func NewAccepted(r delivery.Receipt) Accepted {
 	for i, d := range r.Deliveries {
 		a.Deliveries[i] = DeliveryState{Device: d.Device, State: d.State.String()}
 	}
-	if r.Repeated {
-		a.State = delivery.StatePending.String()
-		for _, d := range r.Notification.Devices {
-			if d != "" { // held for the account's first device
-				a.Deliveries = append(a.Deliveries, DeliveryState{Device: d, State: a.State})
-			}
-		}
-		if len(a.Deliveries) == 0 {
-			a.State = delivery.StateWaiting.String()
-		}
-	}
 	return a
 }
 

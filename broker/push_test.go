@@ -1,0 +1,36 @@
+package broker
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// TestFormsNeedNoServer: the form of a registration is checked also while its server is
+// off, and a refusal does not repeat the token.
+func TestFormsNeedNoServer(t *testing.T) {
+	good := strings.Repeat("ab", 32)
+	for _, c := range []struct {
+		name string
+		r    delivery.Registration
+		ok   bool
+	}{
+		{"a token", delivery.Registration{Server: delivery.ServerAPNs, Token: good}, true},
+		{"800,000 digits", delivery.Registration{Server: delivery.ServerAPNs, Token: strings.Repeat("ab", 400_000)}, false},
+		{"CR LF in the token", delivery.Registration{Server: delivery.ServerAPNs, Token: good[:60] + "\r\nab"}, false},
+		{"CR LF in the topic", delivery.Registration{Server: delivery.ServerAPNs, Token: good, App: "com.example\r\napp"}, false},
+		{"CR LF in an FCM token", delivery.Registration{Server: delivery.ServerFCM, Form: delivery.FormToken, Token: "secret\r\ntoken"}, false},
+		{"800,000 characters for FCM", delivery.Registration{Server: delivery.ServerFCM, Form: delivery.FormToken, Token: strings.Repeat("x", 800_000)}, false},
+		{"an endpoint with CR LF", delivery.Registration{Server: delivery.ServerWebPush, Token: "https://push.example/secret\r\nx", P256dh: make([]byte, 65), Auth: make([]byte, 16)}, false},
+		{"another server", delivery.Registration{Server: "pigeon", Token: good}, false},
+	} {
+		err := checkRegistration(c.r)
+		if (err == nil) != c.ok {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if err != nil && (strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), good[:8]) || strings.ContainsAny(err.Error(), "\r\n") || len(err.Error()) > 500) {
+			t.Errorf("%s: the error repeats the token: %.200s", c.name, err)
+		}
+	}
+}
