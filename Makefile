@@ -10,7 +10,7 @@ BENCHSTAT ?= $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c
 HOT := Transition|Deadlines|ParseContent|AppendPseudo|Publication|Engine|Outbox|Journey
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-storm faults siege attack fuzz release release-test package-test image-test fresh example web web-modules
+.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-storm faults siege attack attack-load fuzz fuzz-security release release-test package-test image-test fresh example web web-modules
 
 ## build: the program, ./heartline
 build: web
@@ -76,6 +76,17 @@ siege:
 ## attack: hundreds of attempts to get in, over every transport and mode; each must fail
 attack:
 	$(GO) test -count 1 -v ./integration/attack
+
+## attack-load: logins and notifications while others attack, printed; takes minutes
+attack-load:
+	$(GO) run ./integration/attack/load
+
+## fuzz-security: tokens, users file, ACL patterns and PROXY headers, a minute each
+fuzz-security:
+	@set -e; for at in ./auth:FuzzToken ./auth:FuzzParsePeople ./auth:FuzzACL ./auth:FuzzParseHash ./auth:FuzzParseJWKS ./broker/internal/listener:FuzzProxyHeader; do \
+		echo "$$at"; \
+		$(GO) test -run '^$$' -fuzz "^$${at#*:}\$$" -fuzztime 1m -fuzzminimizetime 20x $${at%:*}; \
+	done
 
 # Each new input is made smaller for up to a minute unless told otherwise, and
 # nothing else is tried meanwhile.

@@ -571,10 +571,23 @@ func (r *rate) take(perSecond int, now time.Time) bool {
 	return true
 }
 
-// limited logs that a client has been refused something, at most once a minute and
-// connection.
+// limitPause is how long a connection is not read after a refusal for a limit. A client
+// that goes on at full speed would otherwise keep a core busy with refusals alone.
+const limitPause = 50 * time.Millisecond
+
+// limited counts and logs that a client has been refused something, at most once a
+// minute and connection, and holds up the connection's read loop, which calls it without
+// any lock held.
 func (h *Hook) limited(c *conn, what, reason string) {
 	h.Counters.Limited.Add(1)
+	pause := time.NewTimer(limitPause)
+	defer pause.Stop()
+	defer func() {
+		select {
+		case <-pause.C:
+		case <-h.ctx.Done():
+		}
+	}()
 	if now := time.Now(); now.Sub(c.limitedAt) >= time.Minute {
 		c.limitedAt = now
 		h.log.Info(what, "client", c.client.ID, "account", c.identity.Account, "reason", reason)

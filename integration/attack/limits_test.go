@@ -100,7 +100,7 @@ func TestLimits(t *testing.T) {
 	attack("subscriptions", limited, func() (refused int) {
 		c, _ := a.bob("bob-subs", rawmqtt.Connect{Clean: true})
 		defer c.Close()
-		for i := range 50 {
+		for i := range 25 {
 			codes, err := c.Subscribe(uint16(i+1), 1, fmt.Sprint("bob/", i))
 			if err != nil || codes[0] != 1 && codes[0] != over {
 				t.Fatalf("%x %v", codes, err)
@@ -109,20 +109,20 @@ func TestLimits(t *testing.T) {
 				refused++
 			}
 		}
-		if refused != 45 {
-			t.Errorf("%d of 50 subscriptions were refused, want 45", refused)
+		if refused != 20 {
+			t.Errorf("%d of 25 subscriptions were refused, want 20", refused)
 		}
 		return refused
 	})
 	attack("publish_rate", limited, func() int {
 		c, _ := a.bob("bob-rate", rawmqtt.Connect{Clean: true})
 		defer c.Close()
-		return publish(c, 2000, func(int) string { return "bob/rate" }, 1, over)
+		return publish(c, 80, func(int) string { return "bob/rate" }, 1, over)
 	})
 	attack("retained_bytes", limited, func() int {
 		c, _ := a.bob("bob-retained", rawmqtt.Connect{Clean: true})
 		defer c.Close()
-		refused := publish(c, 40, func(i int) string { return fmt.Sprint("bob/r", i) }, 1000, over)
+		refused := publish(c, 20, func(i int) string { return fmt.Sprint("bob/r", i) }, 1000, over)
 		if held := a.metric("heartline_mqtt_retained_bytes"); held > 10<<10+16<<10 { // and the server's own
 			t.Errorf("%v bytes are retained", held)
 		}
