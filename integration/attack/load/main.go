@@ -5,8 +5,8 @@
 //
 //	make attack-load
 //
-// The attackers are a process of their own on a core of their own, so that they take
-// nothing from the server but what it spends on them. Linux only, with taskset.
+// The attackers are a process of their own on a core of their own: only the server's work
+// for them takes time from others. Linux only, with taskset.
 package main
 
 import (
