@@ -13,6 +13,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/fallback/webpushsim"
 	"github.com/heartline-mqtt/heartline/internal/credentials"
+	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
 	"github.com/heartline-mqtt/heartline/internal/testtool"
 	"github.com/heartline-mqtt/heartline/wire"
 )
@@ -334,6 +335,47 @@ func TestServiceWorker(t *testing.T) {
 			if got := d.chip(id); got != "push" {
 				t.Error(got)
 			}
+		}},
+		{"dismissal", func(t *testing.T, d *workerDevice) {
+			events := s.events("?account=dismissal")
+			d.hide()
+			d.away()
+			id := s.notify(`{"account":"dismissal","title":"Taken back"}`)
+			plain := d.pushes(1)
+			d.arrived(plain)
+			d.onScreen("Taken back")
+			d.click("#toggle")
+			events.until("received", id)
+			s.must(http.MethodPost, "/v1/notifications/"+id+"/dismissal", "", nil)
+			events.until("dismissed", id)
+			d.onScreen()
+			d.arrived(plain) // late, a second time
+			d.onScreen()
+			d.until(fmt.Sprintf(`document.querySelector("#item-%s .fate").textContent === "taken back"`, id))
+		}},
+		// Opened here, the account's other device takes it off its screen.
+		{"read", func(t *testing.T, d *workerDevice) {
+			other, err := rawmqtt.Dial(s.mqtt, 5)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer other.Close()
+			if _, err := other.Connect(rawmqtt.Connect{ID: "other", Username: "read", Keepalive: 60}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := other.Subscribe(1, 1, "heartline/devices/other/notifications", "heartline/devices/other/dismissals"); err != nil {
+				t.Fatal(err)
+			}
+			events := s.events("?account=read")
+			id := s.notify(`{"account":"read","title":"Read here"}`)
+			if err := other.Puback(next(t, other).PacketID); err != nil {
+				t.Fatal(err)
+			}
+			d.chip(id)
+			d.click("#item-" + id + " .mark")
+			events.until("read", id)
+			wantDismissed(t, other, id)
+			d.until(fmt.Sprintf(`document.querySelector("#item-%s .fate").textContent === "read"`, id))
 		}},
 		{"signed-out", func(t *testing.T, d *workerDevice) {
 			d.away()
