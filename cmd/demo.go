@@ -12,7 +12,8 @@ func (p *program) demoCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "demo", Short: "Play the loop's four paths once, in about 15 s", GroupID: groupServer,
 		Long: `Plays the four paths of a notification on embedded parts: a broker with a store
-in a directory that is thrown away, a stand-in for Apple's server, four devices.
+in a directory that is thrown away, stand-ins for Apple's, Google's and the browsers'
+push services, and for each path an iPhone, an Android phone and a browser.
 Nothing outside this process is needed. The exit code is 0 only if each path went
 as it should.`,
 		Args: cobra.NoArgs,

@@ -1,6 +1,7 @@
 // Package demo plays the loop's four paths once, on embedded parts: a broker with
-// a durable store in a directory that is thrown away, the stand-in for Apple's
-// server, and four devices. It is `heartline demo`.
+// a durable store in a directory that is thrown away, stand-ins for Apple's, Google's
+// and the browsers' push services (servers.go), and for each path an iPhone, an Android
+// phone and a browser. It is `heartline demo`.
 package demo
 
 import (
@@ -10,26 +11,20 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/broker"
-	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
-	"github.com/heartline-mqtt/heartline/fallback/apnssim"
 )
-
-// bundleID is the app that all four devices run.
-const bundleID = "com.example.heartline"
 
 // path is one of the four ways through the loop.
 type path struct {
 	title string
 	play  func(*stage) error
 	want  []delivery.EventKind
-	push  int // requests that Apple is to have seen
+	push  int // requests that each device's notification server must have received
 }
 
 var paths = []path{
@@ -67,18 +62,18 @@ var paths = []path{
 // each went as contract §2 says. It takes about 15 s: the windows are the real
 // ones.
 func Run(ctx context.Context, out io.Writer) (err error) {
-	fmt.Fprintln(out, "Starting a broker, a stand-in for Apple's server and four devices in this process.")
+	fmt.Fprintln(out, "Starting a broker, stand-ins for Apple's, Google's and the browsers' push services, and twelve devices in this process.")
 	dir, err := os.MkdirTemp("", "heartline-demo-")
 	if err != nil {
 		return fmt.Errorf("make a directory for the demo: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	sim, err := apnssim.Start(apnssim.Options{Topics: []string{bundleID}})
+	servers, err := startServers()
 	if err != nil {
-		return fmt.Errorf("start the stand-in for Apple's server: %w", err)
+		return err
 	}
-	defer func() { err = errors.Join(err, sim.Close()) }()
-	cfg, err := Config(dir, sim)
+	defer func() { err = errors.Join(err, servers.close()) }()
+	cfg, err := servers.config(dir)
 	if err != nil {
 		return err
 	}
@@ -90,56 +85,59 @@ func Run(ctx context.Context, out io.Writer) (err error) {
 	if err := b.Start(); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "The broker is at %s, the stand-in for Apple's server at %s, the store in %s.\n", b.MQTTAddr(), sim.URL(), dir)
+	fmt.Fprintf(out, "The broker is at %s, Apple's server at %s, Google's at %s, the browsers' at %s, the store in %s.\n",
+		b.MQTTAddr(), servers.apns.URL(), servers.fcm.URL(), servers.webpush.URL(), dir)
 
-	// All four play at once, so that their windows run side by side; they are told
-	// one after the other.
-	stages := make([]*stage, len(paths))
-	for i, p := range paths {
-		stages[i] = newStage(ctx, b, sim, i+1)
-		go stages[i].run(p)
+	// All play at once, so that their windows run side by side; they are told one after
+	// the other, the iPhone's line by line.
+	stages := make([][]*stage, len(paths))
+	for i := range paths {
+		for _, platform := range servers.platforms() {
+			st, err := newStage(ctx, b, platform, i)
+			if err != nil {
+				return err
+			}
+			stages[i] = append(stages[i], st)
+		}
 	}
-	failed := 0
+	for i, p := range paths {
+		for _, st := range stages[i] {
+			go st.run(p)
+		}
+	}
+	failed, pushes := 0, 0
 	for i, p := range paths {
 		fmt.Fprintf(out, "\n%d. Where %s\n", i+1, p.title)
-		for line := range stages[i].lines {
-			fmt.Fprintf(out, "   %s\n", line)
-		}
-		if stages[i].err != nil {
-			failed++
-			fmt.Fprintf(out, "   WRONG: %v\n", stages[i].err)
+		for n, st := range stages[i] {
+			for line := range st.lines {
+				if n == 0 {
+					fmt.Fprintf(out, "   %s\n", line)
+				}
+			}
+			switch {
+			case st.err != nil:
+				failed++
+				fmt.Fprintf(out, "   WRONG: %s: %v\n", st.dev.id, st.err)
+			case n > 0:
+				fmt.Fprintf(out, "   %s, the same way: %s\n", st.dev.id, st.told())
+			}
+			pushes += p.push
 		}
 	}
 	if failed > 0 {
-		return fmt.Errorf("%d of %d paths did not go as they should", failed, len(paths))
+		return fmt.Errorf("%d of %d stories did not go as they should", failed, len(paths)*len(stages[0]))
 	}
-	fmt.Fprintf(out, "\nAll four paths went as they should: four notifications, four acknowledged, three pushes, no duplicate.\n")
+	fmt.Fprintf(out, "\nAll four paths went as they should, on an iPhone, an Android phone and in a browser: twelve notifications, twelve acknowledged, %d pushes, no duplicate.\n", pushes)
 	return nil
 }
 
-// Config is a configuration that pushes to sim and keeps everything in dir.
-func Config(dir string, sim *apnssim.Server) (*config.Config, error) {
-	ca := filepath.Join(dir, "apns-ca.pem")
-	if err := os.WriteFile(ca, sim.CAPEM(), 0o600); err != nil {
-		return nil, fmt.Errorf("write the simulator's CA: %w", err)
-	}
-	key := sim.Key()
-	cfg := config.Default()
-	cfg.DataDir = filepath.Join(dir, "data")
-	cfg.MQTT.Address, cfg.HTTP.Address = "127.0.0.1:0", ""
-	apns := &cfg.Fallback.APNs
-	apns.Enabled, apns.Key, apns.KeyID, apns.TeamID = true, config.Secret(key.PEM), key.KeyID, key.TeamID
-	apns.Topic, apns.Endpoint, apns.CAFile = bundleID, sim.URL(), ca
-	return cfg, nil
-}
-
-// stage is one path being played.
+// stage is one path being played by one device.
 type stage struct {
 	ctx    context.Context
 	broker *broker.Broker
-	sim    *apnssim.Server
+	on     platform
+	reg    delivery.Registration
 	dev    *device
-	token  string
 	events *delivery.Subscription
 	seen   []delivery.AccountEvent
 	lines  chan string
@@ -147,12 +145,30 @@ type stage struct {
 	id     string
 }
 
-func newStage(ctx context.Context, b *broker.Broker, sim *apnssim.Server, n int) *stage {
-	account := []string{"", "anna", "ben", "clara", "dora"}[n]
-	return &stage{
-		ctx: ctx, broker: b, sim: sim, dev: newDevice(account, account+"-phone"), token: strings.Repeat(fmt.Sprintf("%02x", n), 32),
-		events: b.Core().Subscribe(1024), lines: make(chan string, 64), // enough for every line: a path never waits to be told
+func newStage(ctx context.Context, b *broker.Broker, on platform, path int) (*stage, error) {
+	name := []string{"anna", "ben", "clara", "dora"}[path]
+	reg, err := on.register(path)
+	if err != nil {
+		return nil, fmt.Errorf("make a registration of %s: %w", on.device, err)
 	}
+	dev := newDevice(name+"@"+on.device, name+"-"+on.device)
+	return &stage{
+		ctx: ctx, broker: b, on: on, reg: reg, dev: dev,
+		events: b.Core().Subscribe(1024), lines: make(chan string, 64), // enough for every line: a path never waits to be told
+	}, nil
+}
+
+// told lists the events that the device has seen, with the push service by name.
+func (s *stage) told() string {
+	var names []string
+	for _, e := range s.seen {
+		name := e.Kind.String()
+		if e.Kind == delivery.EventPushed {
+			name += " by " + s.on.server
+		}
+		names = append(names, name)
+	}
+	return strings.Join(names, ", ")
 }
 
 func (s *stage) say(format string, args ...any) {
@@ -173,10 +189,9 @@ func (s *stage) run(p path) {
 	}
 }
 
-// register makes the device known, with its push token.
+// register makes the device known, with its push registration.
 func (s *stage) register() error {
-	token := &delivery.Registration{Server: delivery.ServerAPNs, Token: s.token}
-	return s.broker.Core().PutDevice(s.ctx, s.dev.account, s.dev.id, token)
+	return s.broker.Core().PutDevice(s.ctx, s.dev.account, s.dev.id, &s.reg)
 }
 
 func (s *stage) connect(silent bool) error {
@@ -199,7 +214,7 @@ var meanings = map[delivery.EventKind]string{
 	delivery.EventRedelivered:     "it is sent over the channel again",
 	delivery.EventAckTimeout:      "no PUBACK within the ack window of 3 s",
 	delivery.EventPushRequested:   "the push is recorded, then asked for",
-	delivery.EventPushed:          "Apple's server has accepted the push",
+	delivery.EventPushed:          "the push service has accepted the push",
 	delivery.EventFallbackTimeout: "still no ack 10 s after the push: look at the channel again",
 	delivery.EventReceived:        "the device's PUBACK: delivered",
 }
@@ -230,7 +245,7 @@ func (s *stage) until(kind delivery.EventKind) error {
 	}
 }
 
-// check compares the stored timeline, and what Apple saw, with what §2 says.
+// check compares the stored timeline, and the pushes received, with contract §2.
 func (s *stage) check(p path) error {
 	v, err := s.broker.Timeline(s.ctx, s.id)
 	if err != nil {
@@ -246,8 +261,8 @@ func (s *stage) check(p path) error {
 	if v.State != delivery.StateAcked {
 		return fmt.Errorf("the notification is %v, want acked", v.State)
 	}
-	if n := len(s.sim.ReceivedFor(s.token)); n != p.push {
-		return fmt.Errorf("Apple's server has seen %d pushes, want %d", n, p.push)
+	if n := s.on.received(s.reg.Token); n != p.push {
+		return fmt.Errorf("the push service of %s has received %d pushes, want %d", s.on.server, n, p.push)
 	}
 	return nil
 }

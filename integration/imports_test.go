@@ -22,7 +22,7 @@ func arrows() [][]string {
 		{"bench"},
 		{"bench/outstanding", "delivery", "internal/rawmqtt", "store", "store/pebblestore"},
 		{"bench/storm", "broker", "config", "delivery", "fallback/apnssim", "internal/rawmqtt"},
-		{"demo", "broker", "config", "delivery", "fallback/apnssim", "internal/rawmqtt"},
+		{"demo", "broker", "config", "delivery", "fallback/apnssim", "fallback/fcmsim", "fallback/webpushsim", "internal/credentials", "internal/rawmqtt"},
 		{"terminal", "delivery", "internal/backoff", "wire"},
 		{"broker", "auth", "broker/internal/...", "config", "delivery", "fallback", "fallback/apns", "fallback/fcm", "fallback/webpush", "hooks", "hooks/ordinary", "hooks/persist", "hooks/strict", "internal/filewatch", "internal/credentials", "internal/rlimit", "store", "store/memory", "store/pebblestore", "xmpp"},
 		{"broker/internal/api", "auth", "broker/internal/metrics", "broker/internal/overview", "delivery", "internal/loopback", "internal/seldom", "internal/text", "wire"},
