@@ -33,9 +33,10 @@ type Options struct {
 	// accepts all.
 	CheckRegistration func(Registration) error
 	// CompleteRegistration fills in what a registration leaves out (APNs: topic and
-	// environment) and refuses one that the configured servers cannot serve. A
-	// registration whose server is off comes back as it is. Nil takes all as they
-	// are.
+	// environment) and refuses one that the configured servers cannot serve. The core
+	// stores a missing topic or environment as missing, and asks again to show it: the default
+	// of the configuration may change. A registration whose server is off comes back as
+	// it is. Nil takes all as they are.
 	CompleteRegistration func(Registration) (Registration, error)
 	// AppConfig returns the fingerprint of the configuration that serves a
 	// registration, without secrets. A different one lifts a suspension. Nil: it

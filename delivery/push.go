@@ -327,6 +327,7 @@ func (c *Core) endRegistration(dev *device, held *Registration, asked Registrati
 		return true
 	}
 	c.changeRegistrations(dev, func() {
+		*held = c.completed(*held) // the registry says later which app it was of
 		held.Token, held.P256dh, held.Auth = "", nil, nil
 		held.Suspended, held.Ended = nil, &Ending{At: now, Reason: r.Detail}
 	})

@@ -26,8 +26,8 @@ const (
 // Token, P256dh and Auth are secrets: String leaves them out.
 type Registration struct {
 	Server       string // ServerAPNs, ServerFCM or ServerWebPush
-	App          string // APNs: the topic; FCM: the project ID; Web Push: the first characters of the application server key
-	Environment  string // APNs: "production" or "sandbox"; "" elsewhere
+	App          string // APNs: the topic; FCM: the project ID; Web Push: the first characters of the application server key; "": the default of the configuration
+	Environment  string // APNs: "production" or "sandbox", "": the default; "" elsewhere
 	Kind         string // KindAlert, "voip", "liveactivity:…", "pushtotalk", "location", "widgets", "complication"
 	Token        string // APNs: lower-case hex; FCM: token or installation ID; Web Push: the endpoint URL
 	Form         string // FCM: FormToken or FormFID; "" elsewhere

@@ -207,6 +207,20 @@ func (c *Core) renewed(r *Registration) bool {
 	return true
 }
 
+// completed fills in the fields that r leaves out, by the current configuration. It
+// returns r as it is where that cannot be done: its server is off, or serves it no longer.
+func (c *Core) completed(r Registration) Registration {
+	if c.opts.CompleteRegistration == nil || r.Ended != nil {
+		return r
+	}
+	full, err := c.opts.CompleteRegistration(r)
+	if err != nil {
+		return r
+	}
+	r.App, r.Environment = full.App, full.Environment
+	return r
+}
+
 // indexTokens enters the registrations of d into the index of their holders.
 func (c *Core) indexTokens(d *device) {
 	for i := range d.Registrations {
@@ -425,10 +439,14 @@ func (c *Core) register(id, accountName string, r Registration, move bool) error
 		}
 	}
 	if c.opts.CompleteRegistration != nil {
-		var err error
-		if r, err = c.opts.CompleteRegistration(r); err != nil {
+		full, err := c.opts.CompleteRegistration(r)
+		if err != nil {
 			return fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
+		// What the registration leaves out stays open: it follows the configuration when
+		// that is mended.
+		full.App, full.Environment = r.App, r.Environment
+		r = full
 	}
 	r.RegisteredAt, r.Suspended, r.Ended = time.Now(), nil, nil
 	return c.asDevice(id, accountName, move, func(d *device) error {
@@ -489,7 +507,9 @@ func (c *Core) PushPossible(server, app string) {
 	if c.stopped {
 		return
 	}
-	match := func(r *Registration) bool { return r.Server == server && (app == "" || r.App == app) }
+	match := func(r *Registration) bool {
+		return r.Server == server && (app == "" || r.App == app || r.App == "" && c.completed(*r).App == app)
+	}
 	for _, d := range c.devices {
 		for i := range d.Registrations {
 			if r := &d.Registrations[i]; match(r) && c.renewed(r) {

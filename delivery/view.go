@@ -195,14 +195,22 @@ func (c *Core) AllDevices(after string, limit int) ([]DeviceView, error) {
 		if d := c.devices[rec.ID]; d != nil {
 			views[i] = c.deviceView(d)
 		} else {
-			views[i] = DeviceView{Device: rec}
+			views[i] = DeviceView{Device: c.shown(rec)}
 		}
 	}
 	return views, nil
 }
 
+// shown completes the registrations of a copy of a device.
+func (c *Core) shown(d Device) Device {
+	for i, r := range d.Registrations {
+		d.Registrations[i] = c.completed(r)
+	}
+	return d
+}
+
 func (c *Core) deviceView(d *device) DeviceView {
-	v := DeviceView{Device: d.Device.Clone(), App: d.app, Since: d.since, Outstanding: len(d.queue)}
+	v := DeviceView{Device: c.shown(d.Device.Clone()), App: d.app, Since: d.since, Outstanding: len(d.queue)}
 	if p := d.presence; p != nil {
 		v.Up, v.Keepalive, v.Remote = true, p.info.Keepalive, p.info.Remote
 		v.LastHeartbeat = c.clock.wall(p.heartbeat.Load())

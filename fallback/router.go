@@ -115,9 +115,11 @@ type server struct {
 	limits Limits
 }
 
+// fingerprint tells one configuration from another. The app is a part of it: a default
+// topic or environment that is mended leads to another app.
 func (s *server) fingerprint(app App) string {
 	if f, ok := s.pusher.(Fingerprinted); ok {
-		return f.Fingerprint(app)
+		return app.String() + " " + f.Fingerprint(app)
 	}
 	return app.String()
 }
@@ -227,7 +229,7 @@ func (r *Router) enqueue(it *item) (answers []answer) {
 	s := r.servers[reg.Server]
 	app := appOf(reg)
 	if s != nil && !slices.Contains(s.apps, app) {
-		// It was registered while its server was off: complete it now.
+		// It leaves out what the configuration says, which may have changed since.
 		if full, err := s.pusher.Normalize(reg); err == nil && (reg.App == "" || reg.App == full.App) {
 			it.to, app = &full, appOf(full)
 		}
@@ -325,7 +327,13 @@ func (r *Router) Fingerprint(reg delivery.Registration) string {
 	if s == nil {
 		return ""
 	}
-	return s.fingerprint(appOf(reg))
+	app := appOf(reg)
+	if !slices.Contains(s.apps, app) {
+		if full, err := s.pusher.Normalize(reg); err == nil {
+			app = appOf(full)
+		}
+	}
+	return s.fingerprint(app)
 }
 
 func (r *Router) notConfigured(reg delivery.Registration) error {
