@@ -6,8 +6,10 @@
 // Read message.go (a message and its bytes on the wire), topics.go (the index of
 // subscriptions), shared.go (who of a group gets a message), session.go (a session's
 // outgoing queue), names.go and retained.go (retained messages and their replay),
-// will.go, hub.go (sessions, publishing, take-over, expiry), state.go (a session as a
-// value, and what a store keeps).
+// will.go, hub.go (the server's sessions and figures), publish.go (a message to its
+// receivers, and back-pressure), connect.go (sessions begin, are taken over and end),
+// subscribe.go, deadline.go (the work that time brings), state.go (a session as a value,
+// for a store or another server).
 //
 // A Session knows no connection but a Link. It never writes: it wakes its Link, and
 // the owner of the connection calls Fill for as many bytes as the connection takes

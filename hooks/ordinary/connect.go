@@ -1,0 +1,207 @@
+package ordinary
+
+import "fmt"
+
+// Arrival is a client that connects.
+type Arrival struct {
+	ID, Account string
+	Service     bool
+	Clean       bool   // [MQTT-3.1.2-4]
+	Kept        bool   // the session outlives the connection
+	Expiry      uint32 // by how many seconds
+	Peer        Peer
+	Link        Link
+	Will        *Will
+}
+
+// Room returns a *LimitError where the account may not have a session more.
+func (h *Hub) Room(id, account string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if limit := h.opts.Limits.Sessions; limit > 0 && h.accounts[account] >= limit && h.sessions[id] == nil {
+		h.counters.overSessions.Add(1)
+		return &LimitError{Key: "mqtt.limits.sessions", Reason: fmt.Sprintf("the account may have %d sessions", limit)}
+	}
+	return nil
+}
+
+// Holder returns whose session a client identifier is of.
+func (h *Hub) Holder(id string) (account string, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s := h.sessions[id]; s != nil {
+		return s.Account, true
+	}
+	return "", false
+}
+
+// Connect brings a client to its session, which it takes over from an earlier
+// connection, whole and at once; present reports whether there was one to be continued
+// [MQTT-3.2.2-2]. A session of another account ends. When Connect returns, nothing that
+// the earlier connection publishes, its will included, is still to come.
+func (h *Hub) Connect(a Arrival) (s *Session, present bool) {
+	now := h.opts.Now().Unix()
+	h.mu.Lock()
+	old := h.sessions[a.ID]
+	present = old != nil && !a.Clean && old.Account == a.Account && old.continues(now)
+	if s = old; !present {
+		if old != nil {
+			h.lessLocked(old.Account)
+		}
+		s = newSession(h, a.ID, a.Account)
+		h.sessions[a.ID] = s
+		h.accounts[a.Account]++
+	}
+	h.mu.Unlock()
+	if old != nil && !present {
+		h.end(old)
+	}
+	h.leave(s)
+	for s.mu.Lock(); s.link != nil; s.mu.Lock() { // another one connects in this very moment
+		s.mu.Unlock()
+		h.leave(s)
+	}
+	if s.ended { // it has just elapsed, or gone to another connection
+		s.mu.Unlock()
+		return h.Connect(a)
+	}
+	s.Service = a.Service
+	was := s.kept
+	s.kept, s.expiry, s.gone = a.Kept, a.Expiry, 0
+	s.will, s.willAt = a.Will, 0
+	s.attachLocked(a.Link, a.Peer)
+	if s.kept && !was { // nothing of it is stored yet
+		s.journalLocked()
+	}
+	s.mu.Unlock()
+	h.counters.online.Add(1)
+	h.deadlines.set(s, 0)
+	if a.Kept || was {
+		h.opts.Journal.Session(a.ID)
+	}
+	return s, present
+}
+
+// continues reports whether a session can be taken up.
+func (s *Session) continues(now int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.link != nil {
+		return s.kept || s.peer.Version == 5 // 3.1.1: a clean session is never reused [MQTT-3.1.2-6]
+	}
+	return !s.ended && s.endsLocked() > now
+}
+
+// leave ends the earlier connection of a session that goes on. A will without delay is
+// published; one with a delay is not, as the client is back [MQTT-3.1.3-9].
+func (h *Hub) leave(s *Session) {
+	s.subMu.Lock() // a SUBSCRIBE of the earlier connection is over
+	s.mu.Lock()
+	link, w := s.link, s.will
+	s.detachLocked()
+	s.will, s.willAt = nil, 0
+	s.mu.Unlock()
+	s.subMu.Unlock()
+	if link == nil {
+		return // a will that waited is gone
+	}
+	h.counters.online.Add(-1)
+	h.counters.takeovers.Add(1)
+	link.Close()
+	if w != nil && w.Delay == 0 {
+		h.publishWill(w)
+	}
+}
+
+// lessLocked counts a session of an account less. h.mu is held.
+func (h *Hub) lessLocked(account string) {
+	if h.accounts[account]--; h.accounts[account] <= 0 {
+		delete(h.accounts, account)
+	}
+}
+
+// forget ends a session that is still its client's.
+func (h *Hub) forget(s *Session) {
+	h.mu.Lock()
+	if h.sessions[s.ID] == s {
+		delete(h.sessions, s.ID)
+		h.lessLocked(s.Account)
+	}
+	h.mu.Unlock()
+	h.end(s)
+}
+
+// End ends the session of a client and its connection, for whoever removes the client.
+// It reports whether there was one.
+func (h *Hub) End(id string) bool {
+	s := h.session(id)
+	if s != nil {
+		h.forget(s)
+	}
+	return s != nil
+}
+
+// Connection returns the connection of a client, nil if it has none.
+func (h *Hub) Connection(id string) Link {
+	s := h.session(id)
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.link
+}
+
+// end ends a session with all that it has; its will is published [MQTT-3.1.2-8].
+func (h *Hub) end(s *Session) {
+	s.subMu.Lock()
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		s.subMu.Unlock()
+		return
+	}
+	s.ended = true
+	link, w, kept := s.link, s.will, s.kept
+	s.will, s.willAt = nil, 0
+	if kept {
+		s.journalLocked()
+	}
+	s.detachLocked()
+	s.kept = false
+	h.counters.inflight.Add(-int64(len(s.byID)))
+	s.queue, s.pubrels, s.unsent, s.byID, s.bytes, s.incoming = entries{}, entries{}, nil, nil, 0, nil
+	s.endReplaysLocked(func(*replay) bool { return true })
+	filters := s.subscriptions
+	s.subscriptions = nil
+	s.progressLocked()
+	s.mu.Unlock()
+	for f := range filters {
+		if h.index.remove(f, s) {
+			h.counters.subscriptions.Add(-1)
+		}
+	}
+	s.subMu.Unlock()
+	if h.deadlines.set(s, 0); kept {
+		h.opts.Journal.Session(s.ID)
+	}
+	if link != nil {
+		h.counters.online.Add(-1)
+		link.Close()
+	}
+	h.publishWill(w)
+}
+
+// journalLocked tells the journal of everything that the session has.
+func (s *Session) journalLocked() {
+	j := s.hub.opts.Journal
+	for f := range s.subscriptions {
+		j.Subscription(s.ID, f)
+	}
+	for id := range s.byID {
+		j.Outgoing(s.ID, id)
+	}
+	for id := range s.incoming {
+		j.Incoming(s.ID, id)
+	}
+}

@@ -1,0 +1,152 @@
+package ordinary
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// delivery is the memory of one Publish, used again.
+type delivery struct {
+	lists   []*subscribers
+	targets []target
+	merge   map[*Session]int
+}
+
+var deliveries = sync.Pool{New: func() any { return &delivery{merge: map[*Session]int{}} }}
+
+// Publish delivers a message, and retains it where it says so. It returns the receivers
+// that the caller is to Wait for, nil for none. The error is a *LimitError; nothing has
+// happened then.
+func (h *Hub) Publish(m *Message) (pressed []*Session, err error) {
+	l := h.topicLock(m.TopicName)
+	l.Lock()
+	defer l.Unlock()
+	var old func() *Message
+	if h.replaying.Load() > 0 {
+		old = h.remembered(m.TopicName)
+	}
+	if m.Retain {
+		if err := h.retained.admit(m, h.opts.Limits.RetainedBytes, h.opts.Room); err != nil {
+			h.counters.overRetained.Add(1)
+			return nil, err
+		}
+		if old != nil {
+			old() // before it is replaced
+		}
+		h.retained.set(m)
+		if !ofServer(m.TopicName) {
+			h.opts.Journal.Retained(m.TopicName)
+		}
+	}
+	d := deliveries.Get().(*delivery)
+	defer d.recycle()
+	h.collect(d, m)
+	if old == nil {
+		// A replay may have begun since: it is of a session that is not in the index yet,
+		// or its held subscription has the retained message to come.
+		old = h.remembered(m.TopicName)
+		if m.Retain {
+			old = func() *Message { return nil }
+		}
+	}
+	for i := range d.targets {
+		t := &d.targets[i]
+		if h.mayRead(t.session, m.TopicName) && t.session.offer(t, m, old) {
+			pressed = append(pressed, t.session)
+		}
+	}
+	return pressed, nil
+}
+
+// remembered returns a function that reads the retained message of a topic once. The
+// topic's lock is held.
+func (h *Hub) remembered(topicName string) func() *Message {
+	var m *Message
+	read := false
+	return func() *Message {
+		if !read {
+			read = true
+			m = h.read(topicName)
+		}
+		return m
+	}
+}
+
+// read returns the retained message of a topic, nil for none. The topic's lock is held.
+func (h *Hub) read(topicName string) *Message {
+	m, err := h.retained.get(topicName, h.opts.Now().Unix())
+	if err != nil {
+		h.opts.Logger.Error("retained message not read", "topic", topicName, "error", err)
+	}
+	return m
+}
+
+func (h *Hub) collect(d *delivery, m *Message) {
+	d.lists = h.index.match(d.lists, m.TopicName)
+	allowed := func(s *Session) bool { return h.mayRead(s, m.TopicName) }
+	for _, l := range d.lists {
+		merge := d.merge
+		if len(d.lists) == 1 && !l.shared() {
+			merge = nil // no session twice
+		}
+		d.targets = l.collect(d.targets, m, merge, allowed)
+	}
+}
+
+func (l *subscribers) shared() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return len(l.groups) > 0
+}
+
+func (d *delivery) recycle() {
+	clear(d.lists)
+	clear(d.targets)
+	clear(d.merge)
+	d.lists, d.targets = d.lists[:0], d.targets[:0]
+	deliveries.Put(d)
+}
+
+// Wait holds a publisher up while receivers of its message are over their budget, for
+// as long as it takes them to catch up, and a quarter of a second at most. A receiver
+// that does not catch up is not waited for again for some seconds.
+func (h *Hub) Wait(ctx context.Context, pressed []*Session) {
+	t := time.NewTimer(patience)
+	defer t.Stop()
+	h.counters.waited.Add(1)
+	for i, s := range pressed {
+		for moved := s.pressure(); moved != nil; moved = s.pressure() {
+			select {
+			case <-moved:
+			case <-ctx.Done():
+				return
+			case <-t.C:
+				for _, s := range pressed[i:] {
+					s.distrustFor(distrustAfter)
+				}
+				return
+			}
+		}
+	}
+}
+
+// replayOne queues the retained message of one topic for a replay.
+func (h *Hub) replayOne(s *Session, link Link, r *replay, key string) {
+	topicName := nameOf(key)
+	l := h.topicLock(topicName)
+	l.Lock()
+	defer l.Unlock()
+	var m *Message
+	if h.mayRead(s, topicName) {
+		m = h.read(topicName)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.link != link || len(s.replays) == 0 || s.replays[0] != r {
+		return
+	}
+	if r.pass(key, topicName) && m != nil {
+		s.retainedLocked(r, m)
+	}
+}

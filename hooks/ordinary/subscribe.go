@@ -1,0 +1,118 @@
+package ordinary
+
+import "strings"
+
+// Ask is one filter of a SUBSCRIBE. A Code of 0x80 and up refuses it.
+type Ask struct {
+	Filter string
+	Subscription
+	Code byte
+}
+
+// overQuota is Quota exceeded (MQTT 5 §3.9.3).
+const overQuota = 0x97
+
+// Subscribe makes the subscriptions of a SUBSCRIBE and returns its reason codes. Nothing
+// is sent until Resume is called with the SUBACK, so that what the subscriptions bring
+// comes after it. exempt: the client has no limit. false: the connection has its session
+// no more.
+func (h *Hub) Subscribe(s *Session, link Link, asks []Ask, exempt bool) (codes []byte, ok bool) {
+	s.subMu.Lock()
+	defer s.subMu.Unlock()
+	codes = make([]byte, len(asks))
+	isNew := make([]bool, len(asks))
+	s.mu.Lock()
+	if s.link != link || s.ended {
+		s.mu.Unlock()
+		return nil, false
+	}
+	s.held = true
+	for i := range asks {
+		a := &asks[i]
+		if codes[i] = a.Code; a.Code >= 0x80 {
+			continue
+		}
+		_, had := s.subscriptions[a.Filter]
+		if limit := h.opts.Limits.Subscriptions; !had && !exempt && limit > 0 && len(s.subscriptions) >= limit {
+			a.Code, codes[i] = overQuota, overQuota
+			h.counters.overSubscriptions.Add(1)
+			continue
+		}
+		codes[i], isNew[i] = a.QoS, !had
+		s.subscriptions[strings.Clone(a.Filter)] = a.Subscription
+		if s.kept {
+			h.opts.Journal.Subscription(s.ID, a.Filter)
+		}
+	}
+	var replays []*replay
+	for i := range asks {
+		a := &asks[i]
+		if group, _ := SplitShare(a.Filter); a.Code >= 0x80 || group != "" || a.RetainHandling == 2 || a.RetainHandling == 1 && !isNew[i] {
+			continue // [MQTT-3.3.1-10] [MQTT-3.3.1-11] §4.8.2
+		}
+		s.endReplaysLocked(func(r *replay) bool { return r.filter == a.Filter })
+		r := &replay{filter: a.Filter, levels: strings.Split(a.Filter, "/"), sub: a.Subscription, held: true}
+		s.replays, replays = append(s.replays, r), append(replays, r)
+		h.replaying.Add(1)
+	}
+	s.mu.Unlock()
+	for i := range asks {
+		if asks[i].Code < 0x80 && h.index.add(asks[i].Filter, s, asks[i].Subscription) {
+			h.counters.subscriptions.Add(1)
+		}
+	}
+	// From here on every live message reaches the session, so that a replay may look at
+	// a topic: a message published after that look comes behind it.
+	s.mu.Lock()
+	for _, r := range replays {
+		r.held = false
+	}
+	s.mu.Unlock()
+	return codes, true
+}
+
+// Resume sends the answer to a SUBSCRIBE or an UNSUBSCRIBE, and the messages held for it.
+func (s *Session) Resume(link Link, packet []byte) {
+	s.mu.Lock()
+	if s.link != link {
+		s.mu.Unlock()
+		return
+	}
+	s.control = append(s.control, packet...)
+	s.held = false
+	s.mu.Unlock()
+	link.Wake()
+}
+
+// Unsubscribe ends subscriptions and returns the reason codes. Nothing is sent until
+// Resume is called with the UNSUBACK [MQTT-3.10.4-4].
+func (h *Hub) Unsubscribe(s *Session, link Link, filters []string) (codes []byte, ok bool) {
+	const noneExisted = 0x11 // MQTT 5 §3.11.3
+	s.subMu.Lock()
+	defer s.subMu.Unlock()
+	codes = make([]byte, len(filters))
+	s.mu.Lock()
+	if s.link != link || s.ended {
+		s.mu.Unlock()
+		return nil, false
+	}
+	s.held = true
+	s.mu.Unlock()
+	for i, f := range filters {
+		if h.index.remove(f, s) {
+			h.counters.subscriptions.Add(-1)
+		} else {
+			codes[i] = noneExisted
+		}
+	}
+	s.mu.Lock()
+	for _, f := range filters {
+		delete(s.subscriptions, f)
+		s.endReplaysLocked(func(r *replay) bool { return r.filter == f })
+		if s.kept {
+			h.opts.Journal.Subscription(s.ID, f)
+		}
+	}
+	s.mu.Unlock()
+	return codes, true
+}
