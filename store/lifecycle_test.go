@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -57,9 +58,44 @@ func TestCloseAtOnce(t *testing.T) {
 	}
 	closers.Wait()
 	callers.Wait()
-	for told.Load() != committed.Load() { // those after Close come from goroutines of their own
-		time.Sleep(time.Millisecond)
+	if err := o.Close(); err != nil { // those after Close come from goroutines of their own
+		t.Error(err)
 	}
+	if told.Load() != committed.Load() {
+		t.Errorf("%d of %d commits were answered when Close returned", told.Load(), committed.Load())
+	}
+}
+
+// TestCloseWaitsForLateCommits: a further Close waits for the done functions of the
+// commits that came after the first.
+func TestCloseWaitsForLateCommits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, err := store.New(store.Options{Open: memory.Open})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := o.Close(); err != nil {
+			t.Fatal(err)
+		}
+		release := make(chan struct{})
+		o.Commit(accept(1), func(error) { <-release })
+		var closed atomic.Bool
+		go func() {
+			if err := o.Close(); err != nil {
+				t.Error(err)
+			}
+			closed.Store(true)
+		}()
+		synctest.Wait()
+		if closed.Load() {
+			t.Error("Close returned while a done function ran")
+		}
+		close(release)
+		synctest.Wait()
+		if !closed.Load() {
+			t.Error("Close goes on after the done function")
+		}
+	})
 }
 
 // counting counts reads of content.

@@ -261,7 +261,8 @@ func (o *Outbox) Ready() error {
 // goroutine has ended, and every done function of a Commit before it has returned.
 // Commits that cannot be written get delivery.ErrStopped. It is safe to call twice,
 // also at once, and concurrently with every other method; each call returns when all
-// has stopped.
+// has stopped. The done of a Commit after Close has a goroutine of its own; a further
+// Close returns when those have ended, too.
 func (o *Outbox) Close() error {
 	o.closeOnce.Do(func() {
 		o.mu.Lock()
@@ -280,6 +281,7 @@ func (o *Outbox) Close() error {
 			}
 		}
 	})
+	o.teller.awaitLate()
 	return o.closeResult
 }
 
@@ -330,6 +332,7 @@ type teller struct {
 	waiting []outcome
 	ending  bool
 	ended   bool
+	late    int // calls for commits after the end that go on
 	then    atomic.Pointer[func()]
 	running sync.WaitGroup
 }
@@ -348,8 +351,15 @@ func (t *teller) tell(commits []*commit, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ended {
-		// Close has returned. Not from here: the caller may hold what done takes.
-		go t.call(outcome{commits, err})
+		// Not from here: the caller may hold a lock that done takes.
+		t.late++
+		go func() {
+			t.call(outcome{commits, err})
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			t.late--
+			t.told.Broadcast()
+		}()
 		return
 	}
 	t.waiting = append(t.waiting, outcome{commits, err})
@@ -389,7 +399,17 @@ func (t *teller) call(w outcome) {
 func (t *teller) stop() {
 	t.mu.Lock()
 	t.ending = true
-	t.told.Signal()
+	t.told.Broadcast()
 	t.mu.Unlock()
 	t.running.Wait()
+	t.awaitLate()
+}
+
+// awaitLate returns when the done functions of the commits after the end have returned.
+func (t *teller) awaitLate() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for t.late > 0 {
+		t.told.Wait()
+	}
 }
