@@ -157,3 +157,38 @@ func TestLimits(t *testing.T) {
 		return refused
 	})
 }
+
+// TestWideFilters: with authentication on a filter is granted that matches a topic which
+// the client may read, and a message of any other topic is kept back.
+func TestWideFilters(t *testing.T) {
+	a := start(t, func(a *target) {
+		a.cfg.Auth.Mode, a.cfg.Auth.File.Path = config.AuthFile, a.write("users.yaml", usersFile(t))
+		a.cfg.Auth.ACL = []config.ACLEntry{{Filter: "{account}/#", Access: "readwrite"}}
+	})
+	a.victim("alice")
+	for i, filter := range []string{"#", "+/x", "+/#", "$share/g/#"} {
+		rows.Add(1)
+		c, _ := a.bob(fmt.Sprint("bob-", i), rawmqtt.Connect{Clean: true})
+		if codes, err := c.Subscribe(1, 0, filter); err != nil || codes[0] != 0 {
+			t.Errorf("%s: %x %v, want it granted", filter, codes, err)
+		}
+		if err := a.alice.Publish(1, 1, "alice/x", []byte("hers")); err != nil {
+			t.Fatal(err)
+		}
+		if pk, err := a.alice.Read(10 * time.Second); err != nil || pk.FixedHeader.Type != packets.Puback || pk.ReasonCode >= 0x80 {
+			t.Fatalf("alice publishes to her own topic: 0x%02x %v", pk.ReasonCode, err)
+		}
+		if err := c.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Publish}, TopicName: "bob/x", Payload: []byte("his")}); err != nil {
+			t.Fatal(err)
+		}
+		if pk, err := c.Read(10 * time.Second); err != nil || string(pk.Payload) != "his" {
+			t.Errorf("%s: %+v %q %v, want his own message first", filter, pk.FixedHeader, pk.Payload, err)
+		}
+		c.Close()
+	}
+	rows.Add(1)
+	c, _ := a.bob("bob-narrow", rawmqtt.Connect{Clean: true})
+	if codes, err := c.Subscribe(1, 0, "alice/#"); err != nil || codes[0] != packets.ErrNotAuthorized.Code {
+		t.Errorf("alice/#: %x %v", codes, err)
+	}
+}
