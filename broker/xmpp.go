@@ -104,10 +104,18 @@ func makeKey(name string) (err error) {
 	return os.Rename(f.Name(), name)
 }
 
+// XMPPStats are the figures of each of xmpp.components, in their order.
+func (h *Heartline) XMPPStats() []xmpp.Stats {
+	all := make([]xmpp.Stats, len(h.gates))
+	for i, g := range h.gates {
+		all[i] = g.Stats()
+	}
+	return all
+}
+
 // xmppFigures are the metrics of the components.
 func (h *Heartline) xmppFigures(s scrape) {
-	for _, g := range h.gates {
-		st := g.Stats()
+	for _, st := range h.XMPPStats() {
 		s.gauge("xmpp_link_up", "1 while the component is connected to its XMPP server.", bit(st.Up), "domain", st.Domain)
 		s.gauge("xmpp_queue", "Stanzas that wait to be written.", float64(st.Queue), "domain", st.Domain)
 		s.gauge("xmpp_devices", "Devices that are up over XMPP.", float64(st.Devices), "domain", st.Domain)

@@ -46,6 +46,7 @@ func arrows() [][]string {
 		{"wire", "delivery", "internal/text"},
 		{"xmpp", "delivery", "internal/backoff", "internal/seldom", "internal/text", "wire"},
 		{"xmpp/xmpptest"},
+		{"xmpp/xmppkit"},
 		{"auth", "config", "internal/filewatch"},
 		{"delivery"},
 		{"store", "delivery"},

@@ -157,7 +157,10 @@ func (r *reader) header() (id string, err error) {
 				return "", errors.New("the server does not speak XMPP here: no stream header")
 			}
 			e := element{attrs: t.Attr}
-			if id = e.attr("id"); id == "" {
+			if id = e.attr("id"); id == "" { // Prosody refuses an unknown component so
+				if _, err := r.next(); err != nil {
+					return "", err
+				}
 				return "", errors.New("the server's stream header has no id")
 			}
 			return id, nil

@@ -141,7 +141,11 @@ func (l *Link) handshake(domain, secret, refuse string) error {
 			to = a.Value
 		}
 	}
-	l.Send("<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' xmlns:stream='http://etherx.jabber.org/streams' from='" + to + "' id='3BF96D32'>")
+	id := " id='3BF96D32'"
+	if to != domain {
+		id = "" // as Prosody does
+	}
+	l.Send("<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' xmlns:stream='http://etherx.jabber.org/streams' from='" + to + "'" + id + ">")
 	switch {
 	case refuse != "":
 	case to != domain:

@@ -1,0 +1,206 @@
+package xmpp_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/internal/testtool"
+	"github.com/heartline-mqtt/heartline/xmpp"
+	"github.com/heartline-mqtt/heartline/xmpp/xmppkit"
+)
+
+// TestLoop plays the paths with the real windows; each has a user of its own.
+func TestLoop(t *testing.T) {
+	eachServer(t, func(w *world) {
+		online, inactive, half, absent, hibernated, messaged := w.phone(true), w.phone(true), w.phone(true), w.phone(true), w.phone(true), w.phone(true)
+		sender := w.phone(false)
+
+		// Online: the IQ's result is the ack, and the message follows it.
+		online.announce()
+		id := online.notify(`{"k":"v"}`)
+		w.until(id, "message_received")
+		w.want(id, "accepted", "published", "received", "message_sent", "message_received")
+		if got := <-online.Received; got.Kind != "notification" || !strings.Contains(got.JSON, id) {
+			w.t.Errorf("%+v", got)
+		}
+
+		// Inactive: the phone is in the pocket (XEP-0352). IQs pass all the same.
+		inactive.announce()
+		if err := inactive.Send("<inactive xmlns='urn:xmpp:csi:0'/>"); err != nil {
+			w.t.Fatal(err)
+		}
+		id = inactive.notify("")
+		w.until(id, "received")
+		w.want(id, "accepted", "published", "received")
+
+		// Half open: nothing says that the phone has gone but the ack window.
+		half.announce()
+		half.HalfOpen()
+		halfID := half.notify("")
+
+		// Absent: a push at once, and delivery over the channel when it returns.
+		absent.Close()
+		id = absent.notify("")
+		w.until(id, "pushed")
+		absent.login(nil)
+		absent.announce()
+		w.until(id, "received")
+		w.want(id, "accepted", "push_requested", "pushed", "published", "received")
+
+		// Hibernated: the server pushes our own stanza back. That ends the window, and is no
+		// notification.
+		hibernated.announce()
+		resume := hibernated.Session()
+		hibernated.Kill()
+		id = hibernated.notify("")
+		v := w.until(id, "pushed")
+		if d := after(v, "pushed"); d >= w.cfg.Delivery.AckWindow {
+			w.t.Errorf("pushed after %s: the server's word did not end the ack window", d)
+		}
+		w.want(id, "accepted", "published", "nacked", "push_requested", "pushed")
+		hibernated.down()
+		hibernated.login(resume) // it announces nothing
+		v = w.until(id, "received")
+		if last := v.Timeline[len(v.Timeline)-1]; last.Detail != "late" {
+			w.t.Errorf("%+v", last)
+		}
+		next := hibernated.notify("")
+		w.until(next, "received")
+		w.want(next, "accepted", "published", "received")
+		if n := len(w.notifications(hibernated.account)); n != 2 || hibernated.pushes() != 1 {
+			w.t.Errorf("%d notifications and %d pushes after one echo", n, hibernated.pushes())
+		}
+
+		// A chat message to an absent user: the server's publish becomes a notification.
+		messaged.Close()
+		messaged.chat(sender, "hi")
+		w.await("the notification of the message", func() bool { return len(w.notifications(messaged.account)) == 1 })
+		id = w.notifications(messaged.account)[0].ID
+		w.until(id, "pushed")
+		messaged.login(nil)
+		messaged.announce()
+		w.until(id, "received")
+		w.want(id, "accepted", "push_requested", "pushed", "published", "received")
+
+		v = w.until(halfID, "pushed")
+		if d := after(v, "ack_timeout"); d < 2900*time.Millisecond {
+			w.t.Errorf("the ack window ended after %s", d)
+		}
+		w.want(halfID, "accepted", "published", "ack_timeout", "push_requested", "pushed")
+	})
+}
+
+// TestStorm: 30 messages to an absent user, who then comes, takes nothing and leaves: at most
+// one push a second.
+func TestStorm(t *testing.T) {
+	eachServer(t, func(w *world) {
+		p, sender := w.phone(true), w.phone(false)
+		p.Close()
+		begin := time.Now()
+		for range 30 {
+			p.chat(sender, "hi")
+		}
+		w.await("a push", func() bool { return p.pushes() > 0 })
+		p.login(nil)
+		if err := p.Send("<presence/>"); err != nil {
+			w.t.Fatal(err)
+		}
+		p.sync()
+		p.Close()
+		w.await("all publishes", func() bool {
+			n := w.broker.XMPPStats()[0].Publishes
+			return n["accepted"]+n["joined"] >= 24 // ejabberd makes fewer than one a message
+		})
+		w.await("the last of them", func() bool {
+			all := w.notifications(p.account)
+			return all[len(all)-1].State.String() != "pending" && time.Since(all[len(all)-1].AcceptedAt) > 1500*time.Millisecond
+		})
+		if most := int(time.Since(begin)/time.Second) + 1; p.pushes() > most || len(w.notifications(p.account)) > most {
+			w.t.Errorf("%d pushes and %d notifications in %s", p.pushes(), len(w.notifications(p.account)), time.Since(begin))
+		}
+	})
+}
+
+// TestLinkFaults: what a real server says is told in words.
+func TestLinkFaults(t *testing.T) {
+	eachServer(t, func(w *world) {
+		o := xmpp.Options{Domain: w.server.Component, Address: w.server.ComponentAddress, Secret: []byte("wrong"), Hosts: []string{w.server.Host}}
+		if _, err := xmpp.Check(w.t.Context(), o); err == nil || !strings.Contains(err.Error(), "refuses the secret") {
+			w.t.Errorf("wrong secret: %v", err)
+		}
+		o.Domain, o.Secret = "other.example.test", []byte(w.server.Secret)
+		if _, err := xmpp.Check(w.t.Context(), o); err == nil || !strings.Contains(err.Error(), "no component of this name") {
+			w.t.Errorf("unknown component: %v", err)
+		}
+		o.Domain = w.server.Component
+		if _, err := xmpp.Check(w.t.Context(), o); w.server.Kind == xmppkit.Prosody && (err == nil || !strings.Contains(err.Error(), "another process")) {
+			w.t.Errorf("second link: %v", err)
+		}
+	})
+}
+
+// TestServerRestart: the server is killed and comes back; the device announces itself again.
+func TestServerRestart(t *testing.T) {
+	eachServer(t, func(w *world) {
+		p := w.phone(true)
+		p.announce()
+		if err := w.server.Kill(); err != nil {
+			w.t.Fatal(err)
+		}
+		w.await("the end of the link", func() bool {
+			checks, err := w.broker.Ready()
+			return err == nil && strings.HasPrefix(checks["xmpp "+w.server.Component], "down: ")
+		})
+		id := p.notify("") // waits for the link, then is pushed
+		w.until(id, "pushed")
+		if err := w.server.Run(w.t.Context()); err != nil {
+			w.t.Fatal(err)
+		}
+		w.await("the link", func() bool {
+			checks, err := w.broker.Ready()
+			return err == nil && checks["xmpp "+w.server.Component] == "up"
+		})
+		p.login(nil)
+		p.announce()
+		w.until(id, "received")
+	})
+}
+
+// TestRegistrationSurvivesRestart: a message comes while Heartline is away. The server loses that
+// publish; the registration must live.
+func TestRegistrationSurvivesRestart(t *testing.T) {
+	eachServer(t, func(w *world) {
+		if w.server.Kind == xmppkit.Ejabberd && !canMount() {
+			testtool.LeaveOut(w.t, "ejabberd's hosts file cannot be set", "root")
+		}
+		p, sender := w.phone(true), w.phone(false)
+		p.Close()
+		w.stop()
+		p.chat(sender, "lost")
+		sender.sync()
+		time.Sleep(2 * time.Second) // the server's attempt to reach the component leaves no trace to wait for
+		w.start()
+		p.chat(sender, "kept")
+		w.await("the push", func() bool { return p.pushes() > 0 })
+	})
+}
+
+// TestDocumentedConfigurations: docs/xmpp.md shows the configurations that these tests run.
+func TestDocumentedConfigurations(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "xmpp.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"ejabberd.yml", "prosody.cfg.lua"} {
+		text, err := os.ReadFile(filepath.Join("..", "..", "xmpp", "xmppkit", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(doc), strings.TrimSpace(string(text))) {
+			t.Errorf("docs/xmpp.md does not show %s as it is", name)
+		}
+	}
+}

@@ -1,0 +1,262 @@
+// Package xmppkit starts a real ejabberd or Prosody on loopback with a throw-away
+// directory, and has the smallest client that a device needs (client.go). The demo and the
+// tests use it.
+//
+// A Server is a child process; a Client runs one goroutine until Close or Kill. The package
+// imports nothing of ours.
+package xmppkit
+
+import (
+	"context"
+	_ "embed" // the configurations are those that docs/xmpp.md shows
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+//go:embed ejabberd.yml
+var ejabberdConfig string
+
+//go:embed prosody.cfg.lua
+var prosodyConfig string
+
+// Names of the servers.
+const (
+	Ejabberd = "ejabberd"
+	Prosody  = "prosody"
+)
+
+// Server is one that has been started.
+type Server struct {
+	Kind             string
+	Host             string // of its users
+	Component        string // the name of Heartline's component
+	Secret           string
+	ComponentAddress string
+	ClientAddress    string
+
+	dir   string
+	admin string
+	hosts bool // ejabberd resolves the component's name
+	cmd   *exec.Cmd
+	ended chan struct{}
+}
+
+// ErrMissing: the server is not installed. The text says what to install.
+var ErrMissing = errors.New("not installed")
+
+// ejabberdLib is where Debian has ejabberd; its directory carries the version.
+const ejabberdLib = "/usr/lib/*/ejabberd-*/ebin"
+
+// Installed reports whether a server can be started here; the error wraps ErrMissing.
+func Installed(kind string) error {
+	if kind == Ejabberd {
+		found, err := filepath.Glob(ejabberdLib)
+		_, noErlang := exec.LookPath("erl")
+		if err != nil || len(found) == 0 || noErlang != nil {
+			return fmt.Errorf("ejabberd: %w: apt-get install ejabberd", ErrMissing)
+		}
+		return nil
+	}
+	_, err := exec.LookPath("prosody")
+	_, noModules := os.Stat("/usr/lib/prosody/modules/mod_cloud_notify")
+	if err != nil || noModules != nil {
+		return fmt.Errorf("prosody: %w: apt-get install prosody prosody-modules", ErrMissing)
+	}
+	return nil
+}
+
+// Start starts a server in dir, which must be empty, with users whose password is
+// "secret". With hosts it resolves the component's name to loopback, as docs/xmpp.md tells an operator of ejabberd
+// to; that needs root.
+func Start(ctx context.Context, kind, dir string, hosts bool, users ...string) (*Server, error) {
+	if err := Installed(kind); err != nil {
+		return nil, err
+	}
+	s := &Server{Kind: kind, Host: "example.test", Component: "push.example.test", Secret: "component-secret", dir: dir, hosts: hosts}
+	for _, address := range []*string{&s.ComponentAddress, &s.ClientAddress, &s.admin} {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		*address = l.Addr().String()
+		if err := l.Close(); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.configure(users); err != nil {
+		return nil, err
+	}
+	if err := s.Run(ctx); err != nil {
+		return nil, err
+	}
+	if kind == Ejabberd {
+		for _, u := range users {
+			if err := s.register(ctx, u); err != nil {
+				return nil, errors.Join(err, s.Stop())
+			}
+		}
+	}
+	return s, nil
+}
+
+func port(address string) string { _, p, _ := net.SplitHostPort(address); return p }
+
+// configure fills in the ports and the directory of the documented configurations.
+func (s *Server) configure(users []string) error {
+	name, text := "ejabberd.yml", ejabberdConfig
+	if s.Kind == Prosody {
+		name, text = "prosody.cfg.lua", prosodyConfig
+	}
+	text = strings.NewReplacer(
+		"example.org", s.Host, "the-secret", s.Secret, "5347", port(s.ComponentAddress), "5222", port(s.ClientAddress), "5280", port(s.admin), "/var/lib/xmpp", s.dir,
+	).Replace(text)
+	for _, d := range []string{"spool", "logs", "data"} {
+		if err := os.MkdirAll(filepath.Join(s.dir, d), 0o700); err != nil {
+			return err
+		}
+	}
+	if s.Kind == Prosody {
+		accounts := filepath.Join(s.dir, "data", strings.ReplaceAll(s.Host, ".", "%2e"), "accounts")
+		if err := os.MkdirAll(accounts, 0o700); err != nil {
+			return err
+		}
+		for _, u := range users {
+			if err := os.WriteFile(filepath.Join(accounts, u+".dat"), []byte("return {\n\t[\"password\"] = \"secret\";\n};\n"), 0o600); err != nil {
+				return err
+			}
+		}
+	}
+	return os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600)
+}
+
+// Run starts the process, again after Kill or Stop, and waits until it takes clients.
+func (s *Server) Run(ctx context.Context) error {
+	s.cmd = s.command()
+	log, err := os.OpenFile(filepath.Join(s.dir, "console.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	s.cmd.Stdout, s.cmd.Stderr = log, log
+	ownGroup(s.cmd)
+	err = s.cmd.Start()
+	if closed := log.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		return fmt.Errorf("start %s: %w", s.Kind, err)
+	}
+	cmd, ended := s.cmd, make(chan struct{})
+	s.ended = ended
+	go func() {
+		_ = cmd.Wait() // its exit code says nothing that its log does not
+		close(ended)
+	}()
+	for deadline := time.Now().Add(60 * time.Second); ; {
+		if s.listens(ctx) {
+			return nil
+		}
+		select {
+		case <-ended:
+			return fmt.Errorf("%s has ended: %s", s.Kind, s.console())
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), s.Stop())
+		case <-time.After(50 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			return errors.Join(fmt.Errorf("%s does not listen after 60s: %s", s.Kind, s.console()), s.Stop())
+		}
+	}
+}
+
+func (s *Server) listens(ctx context.Context) bool {
+	for _, address := range []string{s.ComponentAddress, s.ClientAddress} {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+		if err != nil {
+			return false
+		}
+		_ = conn.Close()
+	}
+	return true
+}
+
+func (s *Server) console() string {
+	b, err := os.ReadFile(filepath.Join(s.dir, "console.log"))
+	if err != nil {
+		return err.Error()
+	}
+	return string(b[max(0, len(b)-2000):])
+}
+
+func (s *Server) command() *exec.Cmd {
+	if s.Kind == Prosody {
+		return exec.Command("prosody", "--config", filepath.Join(s.dir, "prosody.cfg.lua"))
+	}
+	found, _ := filepath.Glob(ejabberdLib) // Installed has looked
+	ebin := found[len(found)-1]
+	args := []string{"erl", "-noinput", "+S", "1", "-mnesia", "dir", strconv.Quote(filepath.Join(s.dir, "spool")), "-s", "ejabberd", "-pa", ebin}
+	if s.hosts {
+		hosts := filepath.Join(s.dir, "hosts")
+		_ = os.WriteFile(hosts, []byte("127.0.0.1 localhost "+s.Component+"\n"), 0o644) //nolint:gosec // mount says if it is not there
+		args = append([]string{"unshare", "-m", "sh", "-c", `mount --bind "$0" /etc/hosts && exec "$@"`, hosts}, args...)
+	}
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = append(os.Environ(),
+		"EJABBERD_CONFIG_PATH="+filepath.Join(s.dir, "ejabberd.yml"), "EJABBERD_LOG_PATH="+filepath.Join(s.dir, "logs", "ejabberd.log"),
+		"SPOOL_DIR="+filepath.Join(s.dir, "spool"), "HOME="+s.dir, "ERL_LIBS="+filepath.Dir(filepath.Dir(ebin)), "ERL_CRASH_DUMP_BYTES=0")
+	return cmd
+}
+
+// register makes a user of ejabberd over its HTTP API.
+func (s *Server) register(ctx context.Context, user string) error {
+	body := fmt.Sprintf(`{"user":%q,"host":%q,"password":"secret"}`, user, s.Host)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+s.admin+"/api/register", strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("register %s: %s %s: %w", user, resp.Status, answer, err)
+	}
+	return nil
+}
+
+// Account is how one of the users logs in.
+func (s *Server) Account(user, resource string) Account {
+	return Account{Address: s.ClientAddress, Host: s.Host, User: user, Password: "secret", Resource: resource}
+}
+
+// Kill is kill -9.
+func (s *Server) Kill() error { return s.end(true) }
+
+// Stop ends the process.
+func (s *Server) Stop() error { return s.end(false) }
+
+// end signals the process and its children, which have a group of their own.
+func (s *Server) end(kill bool) error {
+	if err := signalGroup(s.cmd, kill); err != nil {
+		return err
+	}
+	select {
+	case <-s.ended:
+	case <-time.After(10 * time.Second):
+		if err := signalGroup(s.cmd, true); err != nil {
+			return err
+		}
+		<-s.ended
+	}
+	return nil
+}
