@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/heartline-mqtt/heartline/broker/internal/listener"
+	"github.com/heartline-mqtt/heartline/fallback"
 )
 
 // figures is a collector of what the parts count themselves: each scrape asks them.
@@ -16,7 +17,7 @@ func (figures) Describe(chan<- *prometheus.Desc) {}
 func (f figures) Collect(ch chan<- prometheus.Metric) {
 	s := scrape{ch}
 	f.b.storeFigures(s)
-	f.b.pushFigures(s)
+	pushFigures(s, f.b.router.Status())
 	f.b.mqttFigures(s)
 	f.b.xmppFigures(s)
 }
@@ -61,17 +62,35 @@ func (b *Broker) storeFigures(s scrape) {
 	s.counter("store_pruned_total", "Notifications whose history was removed.", float64(st.Pruned))
 }
 
-func (b *Broker) pushFigures(s scrape) {
-	for _, app := range b.router.Status() {
-		label := app.App.String()
-		s.gauge("push_queue", "Pushes that wait for their turn.", float64(app.Queue), "app", label)
-		s.gauge("push_in_flight", "Pushes under way.", float64(app.InFlight), "app", label)
-		s.gauge("push_ready", "1 while pushes to the app go out.", bit(app.State == "ok"), "app", label)
-		if !app.Credentials.CertificateExpires.IsZero() {
-			s.gauge("push_certificate_expiry_timestamp_seconds", "When the app's certificate expires, in Unix time.", float64(app.Credentials.CertificateExpires.Unix()), "app", label)
+// pushFigures sums the origins of an app: a push service's origin comes from a browser,
+// and a series without its own origin label must appear once, or the whole scrape fails.
+func pushFigures(s scrape, apps []fallback.AppStatus) {
+	sums := map[fallback.App]*fallback.AppStatus{}
+	for _, app := range apps {
+		sum := sums[app.App]
+		if sum == nil {
+			sum = &fallback.AppStatus{State: app.State, Credentials: app.Credentials, Counts: map[fallback.Count]uint64{}}
+			sums[app.App] = sum
 		}
+		if app.State != "ok" {
+			sum.State = app.State
+		}
+		sum.Queue += app.Queue
+		sum.InFlight += app.InFlight
 		for c, n := range app.Counts {
-			s.counter("pushes_total", "Answers of the notification server by outcome and reason.", float64(n), "app", label, "outcome", c.Outcome, "reason", c.Reason)
+			sum.Counts[c] += n
+		}
+	}
+	for app, sum := range sums {
+		labels := []string{"server", app.Server, "app", app.Name, "environment", app.Environment}
+		s.gauge("push_queue", "Pushes that wait for their turn.", float64(sum.Queue), labels...)
+		s.gauge("push_in_flight", "Pushes under way.", float64(sum.InFlight), labels...)
+		s.gauge("push_ready", "1 while pushes to the app go out, to every push service.", bit(sum.State == "ok"), labels...)
+		if ends := sum.Credentials.CertificateExpires; !ends.IsZero() {
+			s.gauge("push_certificate_expiry_timestamp_seconds", "When the app's certificate expires, in Unix time.", float64(ends.Unix()), labels...)
+		}
+		for c, n := range sum.Counts {
+			s.counter("pushes_total", "Answers of the notification server by outcome and reason.", float64(n), append(labels[:len(labels):len(labels)], "outcome", c.Outcome, "reason", c.Reason)...)
 		}
 	}
 }
