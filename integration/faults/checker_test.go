@@ -22,7 +22,9 @@ type Evidence struct {
 	Lives       []Life            // of the program, in order
 	ClockSteps  bool              // the program's clock was stepped: its times say nothing here
 	Devices     map[string]string // a device's push token → the device
-	Window      int               // max_inflight_per_device; 0: not looked at
+	Former      map[string][]string
+	PushOrder   bool // the pushes of one registration are looked at for their order
+	Window      int  // max_inflight_per_device; 0: not looked at
 	// Unfinished: deliveries may be left over, as long as the store lists them.
 	Unfinished bool
 }
@@ -242,6 +244,9 @@ func Check(store Store, e Evidence) (Result, error) {
 	c.superseded()
 	c.foreground()
 	c.pushes(e, c.pushed)
+	if e.PushOrder {
+		c.pushOrder()
+	}
 	return c.Result, nil
 }
 
@@ -597,13 +602,19 @@ func couldGo(older, newer *storeRecord, x Copy) bool {
 // pushes counts what Apple has taken for one delivery. A crash between its answer
 // and the record asks again under the same apns-id: that is the same push
 // (contract §7.2).
-func (r *Result) pushes(e Evidence, timeline map[deliveryKey]int) {
+func (c *checker) pushes(e Evidence, timeline map[deliveryKey]int) {
+	r := &c.Result
 	taken := map[deliveryKey]map[string]bool{}
 	for _, p := range e.Pushes {
 		if p.Status != http.StatusOK && p.Action != apnssim.ActionDrop {
 			continue
 		}
 		k := deliveryKey{pushedID(p), e.Devices[p.Token]}
+		for _, before := range e.Former[p.Token] {
+			if c.stored[k] == nil {
+				k.device = before
+			}
+		}
 		if taken[k] == nil {
 			taken[k] = map[string]bool{}
 		}
@@ -619,6 +630,44 @@ func (r *Result) pushes(e Evidence, timeline map[deliveryKey]int) {
 		if taken[k] == nil {
 			r.problem(&r.Unaccounted, "the timeline of %s says pushed to %s, and Apple's server has not taken it", k.id, k.device)
 		}
+	}
+}
+
+// pushOrder: of one registration and one urgency the pushes come in the order of
+// acceptance, but for those that have failed three times; of a collapse key the newest
+// comes last (contract §2).
+func (c *checker) pushOrder() {
+	type lane struct{ token, priority string }
+	failed := map[string]int{} // by apns-id
+	last := map[lane]*storeRecord{}
+	seen := map[string]bool{}
+	newest := map[[2]string]*storeRecord{} // by token and collapse key
+	for _, p := range c.e.Pushes {
+		if p.Status != http.StatusOK {
+			failed[p.APNsID]++
+			continue
+		}
+		t := c.stored[deliveryKey{pushedID(p), c.e.Devices[p.Token]}]
+		if t == nil {
+			continue
+		}
+		if p.CollapseID != "" && p.CollapseID != t.id {
+			k := [2]string{p.Token, p.CollapseID}
+			if before := newest[k]; before != nil && before.seq > t.seq {
+				c.problem(&c.Disorder, "%s was pushed to %s after %s, which has taken its place", t.id, t.device, before.id)
+			}
+			newest[k] = t
+		}
+		if seen[p.APNsID] { // the answer to the first was lost
+			continue
+		}
+		seen[p.APNsID] = true
+		k := lane{p.Token, p.Priority}
+		if before := last[k]; before != nil && before.seq > t.seq && failed[p.APNsID] < 3 {
+			c.problem(&c.Disorder, "%s was pushed to %s after %s, with %d failures", t.id, t.device, before.id, failed[p.APNsID])
+			continue
+		}
+		last[k] = t
 	}
 }
 

@@ -77,6 +77,9 @@ func TestFaults(t *testing.T) { //nolint:tparallel // nothing else of the packag
 				t.Skip(line.Skipped)
 			}
 			fmt.Printf("%s: %d runs, %d accepted, %d acked, %d wrong, at most %d copies of one notification without an event, in %s\n", line.Name, line.Runs, line.Accepted, line.Acked, line.Bad(), line.MostLost, line.Took.Round(100_000_000))
+			for _, n := range line.Notes {
+				fmt.Printf("%s: %s\n", line.Name, n)
+			}
 			slices.Sort(line.Problems)
 			for _, p := range line.Problems {
 				t.Log(p)

@@ -53,6 +53,16 @@ func Rows() []Row {
 		{Name: "APNs GOAWAY, reset, answer lost", Env: quick, Full: 10_000, Short: 60, Run: apns(
 			apnssim.Script{Action: apnssim.ActionGoAway}, apnssim.Script{Action: apnssim.ActionDrop}, apnssim.Script{Action: apnssim.ActionReset},
 			apnssim.Script{Action: apnssim.ActionRefuse}, apnssim.Script{Action: apnssim.ActionSilence})},
+		{Name: "sign-out with a full lane", Env: narrow, Full: 30_000, Short: 400, Run: signOut},
+		{Name: "token moves under load", Env: narrow, Full: 30_000, Short: 400, Run: tokenMoves},
+		{Name: "two claims of one token", Env: quick, Full: 2_000, Short: 80, Run: claims},
+		{Name: "outage, high and normal", Env: quick, Full: 60_000, Short: 1_000, Run: outage},
+		{Name: "order of pushes, 429 and 503", Env: quick, Full: 20_000, Short: 300, Run: ordered(
+			apnssim.Script{Status: 429, Reason: "TooManyRequests"}, apnssim.Script{Status: 503, Reason: "ServiceUnavailable"})},
+		{Name: "order of pushes, timeouts", Env: quick, Full: 5_000, Short: 150, Run: ordered(
+			apnssim.Script{Action: apnssim.ActionHang}, apnssim.Script{Delay: 2500 * time.Millisecond})},
+		{Name: "wrong environment, mended", Env: quick, Full: 1_000, Short: 100, Run: wrongEnvironment},
+		{Name: "DUP without an ID, kill -9", Env: quick, Full: 20_000, Short: 120, Run: dup},
 		{Name: "disk full and freed", Env: append([]string{"HEARTLINE_STORE_MIN_FREE=8MiB"}, quick...), Full: 20_000, Short: 300, Run: diskFull},
 		{Name: "slow disk, 500 ms an fsync", Env: quick, Faulty: true, Full: 40_000, Short: 300, Run: slowDisk},
 		{Name: "disk read-only and back", Env: quick, Faulty: true, Full: 20_000, Short: 300, Run: readOnly},

@@ -19,6 +19,7 @@ type Line struct {
 	Runs    int
 	Took    time.Duration
 	Skipped string // why it could not be had
+	Notes   []string
 	Result
 }
 
@@ -48,7 +49,7 @@ func (row Row) Go(ctx context.Context, binary string, full bool, log func(string
 	if err == nil {
 		line.Result, err = w.Check()
 	}
-	line.Runs, line.Took = max(1, w.Runs), time.Since(began)
+	line.Runs, line.Took, line.Notes = max(1, w.Runs), time.Since(began), w.Notes
 	if err != nil && w.Program != nil {
 		if r := w.Program.current(); r != nil {
 			err = fmt.Errorf("%w\nthe program's last words:\n%s", err, r.log())

@@ -31,6 +31,8 @@ type World struct {
 	Runs        int  // of the fault; 0 counts as one
 	Unfinished  bool // deliveries may be left over
 	ClockSteps  bool // the row steps the program's clock
+	PushOrder   bool // the order of the pushes is looked at
+	Notes       []string
 	Log         func(format string, args ...any)
 
 	ctx    context.Context
@@ -39,6 +41,7 @@ type World struct {
 	dir    string
 	data   string
 	tokens map[string]string
+	former map[string][]string // by token: the devices that held it before
 	closer []func()
 	client http.Client
 
@@ -59,7 +62,7 @@ func NewWorld(ctx context.Context, binary, dir string, log func(string, ...any),
 	if err != nil {
 		return nil, err
 	}
-	w := &World{Apple: sim, dir: dir, data: filepath.Join(dir, "data"), tokens: map[string]string{}, Log: log}
+	w := &World{Apple: sim, dir: dir, data: filepath.Join(dir, "data"), tokens: map[string]string{}, former: map[string][]string{}, Log: log}
 	w.client.Transport = &http.Transport{MaxIdleConnsPerHost: 4}
 	w.ctx, w.cancel = context.WithCancel(ctx)
 	ca := filepath.Join(dir, "ca.pem")
@@ -360,7 +363,7 @@ func (w *World) Check() (Result, error) {
 func (w *World) Evidence() Evidence {
 	return Evidence{
 		Acceptances: w.Acceptances.All(), Connections: w.Receipts.All(), Pushes: w.Apple.Received(), Cancels: w.Cancels.All(),
-		Lives: w.Program.lives, ClockSteps: w.ClockSteps, Devices: w.tokens, Unfinished: w.Unfinished,
+		Lives: w.Program.lives, ClockSteps: w.ClockSteps, PushOrder: w.PushOrder, Devices: w.tokens, Former: w.former, Unfinished: w.Unfinished,
 	}
 }
 
