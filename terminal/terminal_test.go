@@ -20,7 +20,6 @@ import (
 	"github.com/heartline-mqtt/heartline/broker"
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
-	"github.com/heartline-mqtt/heartline/demo"
 	"github.com/heartline-mqtt/heartline/fallback/apnssim"
 	"github.com/heartline-mqtt/heartline/wire"
 )
@@ -54,10 +53,16 @@ func serve(t *testing.T, set func(*config.Config)) *server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = sim.Close() })
-	cfg, err := demo.Config(t.TempDir(), sim)
-	if err != nil {
+	dir := t.TempDir()
+	ca := filepath.Join(dir, "ca.pem")
+	if err := os.WriteFile(ca, sim.CAPEM(), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	cfg, key := config.Default(), sim.Key()
+	cfg.DataDir, cfg.MQTT.Address = filepath.Join(dir, "data"), "127.0.0.1:0"
+	apns := &cfg.Fallback.APNs
+	apns.Enabled, apns.Key, apns.KeyID, apns.TeamID = true, config.Secret(key.PEM), key.KeyID, key.TeamID
+	apns.Topic, apns.Endpoint, apns.CAFile = "com.example.app", sim.URL(), ca
 	cfg.Store.Engine = config.EngineMemory
 	cfg.HTTP.Address = "127.0.0.1:0"
 	if set != nil {
