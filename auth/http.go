@@ -145,7 +145,7 @@ func (m *httpMode) ask(ctx context.Context, q question) (Identity, error) {
 	defer cancel()
 	body, err := json.Marshal(q)
 	if err != nil {
-		return Identity{}, denied("what was presented cannot be asked about")
+		return Identity{}, denied("the credentials cannot be checked by auth.http")
 	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, m.url, bytes.NewReader(body))
 	if err != nil {

@@ -487,7 +487,7 @@ func (r *run) load(ctx context.Context, res *Result, online []*device) error {
 		return err
 	}
 
-	r.o.Progress("waiting for what is under way")
+	r.o.Progress("waiting for the acks in flight")
 	if err := r.until(ctx, nil, r.settled); err != nil {
 		return err
 	}

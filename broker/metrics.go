@@ -44,21 +44,21 @@ func (s scrape) send(name, help string, kind prometheus.ValueType, v float64, la
 
 func (b *Broker) storeFigures(s scrape) {
 	st := b.outbox.Stats()
-	s.gauge("unaccounted", "Deliveries accepted, and neither finished nor unfinished in the store, at the last audit. Not 0 is a lost delivery.", float64(st.Unaccounted))
+	s.gauge("unaccounted", "Deliveries accepted but neither finished nor unfinished in the store, at the last audit. Any value but 0 means a lost delivery.", float64(st.Unaccounted))
 	s.counter("deliveries_accepted_total", "Deliveries accepted over the life of the store, at the last audit.", float64(st.Totals.Accepted))
 	s.counter("deliveries_finished_total", "Deliveries finished over the life of the store, at the last audit.", float64(st.Totals.Finished))
 	s.gauge("deliveries_unfinished", "Deliveries that are not finished, at the last audit.", float64(st.Unfinished))
 	s.gauge("store_audit_timestamp_seconds", "When the store was last audited, in Unix time.", float64(st.AuditedAt.Unix()))
-	s.gauge("store_ready", "1 while the store takes acceptances.", bit(b.outbox.Ready() == nil))
-	s.gauge("store_queue", "Changes that wait to be written.", float64(st.Queued))
-	s.gauge("store_free_bytes", "Room left to the store; 0 where it is not watched.", float64(st.FreeBytes))
-	s.counter("store_commits_total", "Changes written.", float64(st.Commits))
-	s.counter("store_writes_total", "Writes that they shared.", float64(st.Writes))
-	s.counter("store_syncs_total", "Writes that waited for the disk.", float64(st.Synced))
-	s.counter("store_sync_seconds_total", "Time that those waited.", st.SyncTime.Seconds())
+	s.gauge("store_ready", "1 while the store accepts notifications.", bit(b.outbox.Ready() == nil))
+	s.gauge("store_queue", "Changes waiting to be written.", float64(st.Queued))
+	s.gauge("store_free_bytes", "Free bytes for the store; 0 if not monitored.", float64(st.FreeBytes))
+	s.counter("store_commits_total", "Changes committed.", float64(st.Commits))
+	s.counter("store_writes_total", "Writes to the engine; a write commits a group of changes.", float64(st.Writes))
+	s.counter("store_syncs_total", "Writes synced to the disk.", float64(st.Synced))
+	s.counter("store_sync_seconds_total", "Time spent syncing writes to the disk.", st.SyncTime.Seconds())
 	s.counter("store_failed_writes_total", "Writes that failed.", float64(st.Failed))
-	s.counter("store_refused_total", "Acceptances refused because of the store.", float64(st.Refused))
-	s.counter("store_reopened_total", "Times the store was given up and opened again.", float64(st.Reopened))
+	s.counter("store_refused_total", "Notifications refused because the store was unavailable or full.", float64(st.Refused))
+	s.counter("store_reopened_total", "Times the store failed and was reopened.", float64(st.Reopened))
 	s.counter("store_pruned_total", "Notifications whose history was removed.", float64(st.Pruned))
 }
 
@@ -83,8 +83,8 @@ func pushFigures(s scrape, apps []fallback.AppStatus) {
 	}
 	for app, sum := range sums {
 		labels := []string{"server", app.Server, "app", app.Name, "environment", app.Environment}
-		s.gauge("push_queue", "Pushes that wait for their turn.", float64(sum.Queue), labels...)
-		s.gauge("push_in_flight", "Pushes under way.", float64(sum.InFlight), labels...)
+		s.gauge("push_queue", "Pushes queued.", float64(sum.Queue), labels...)
+		s.gauge("push_in_flight", "Push requests in flight.", float64(sum.InFlight), labels...)
 		s.gauge("push_ready", "1 while pushes to the app go out, to every push service.", bit(sum.State == "ok"), labels...)
 		if ends := sum.Credentials.CertificateExpires; !ends.IsZero() {
 			s.gauge("push_certificate_expiry_timestamp_seconds", "When the app's certificate expires, in Unix time.", float64(ends.Unix()), labels...)
@@ -103,8 +103,8 @@ func (b *Broker) mqttFigures(s scrape) {
 	s.counter("mqtt_connections_revoked_total", "Connections ended because their credentials expired or were revoked.", float64(counts.Revoked.Load()))
 	s.counter("mqtt_devices_refused_total", "Subscriptions and publishes refused because the account has mqtt.limits.devices devices.", float64(counts.OverDevices.Load()))
 	s.counter("mqtt_connects_refused_total", "CONNECTs refused because the client identifier belongs to another account.", float64(counts.RefusedConnects.Load()))
-	s.counter("mqtt_foreign_acks_total", "Acks of a notification that was never for the device.", float64(counts.UnknownAcks.Load()))
-	s.counter("mqtt_limited_total", "Publishes, subscriptions and connections refused for one of mqtt.limits.", float64(counts.Limited.Load()))
+	s.counter("mqtt_foreign_acks_total", "Acks for a notification that was never sent to the device.", float64(counts.UnknownAcks.Load()))
+	s.counter("mqtt_limited_total", "Publishes, subscriptions and connections refused by a limit of mqtt.limits.", float64(counts.Limited.Load()))
 	o := b.hub.Stats()
 	s.gauge("mqtt_sessions", "Sessions, connected and kept.", float64(o.Sessions))
 	s.gauge("mqtt_subscriptions", "Subscriptions.", float64(o.Subscriptions))
@@ -115,16 +115,16 @@ func (b *Broker) mqttFigures(s scrape) {
 	s.counter("mqtt_ordinary_inflight_dropped_total", "Ordinary messages of QoS 1 and 2 dropped: over mqtt.limits.session_bytes or 8,192 messages for one session.", float64(o.Dropped))
 	s.counter("mqtt_ordinary_dropped_total", "Ordinary messages of QoS 0 dropped for the same reason.", float64(o.DroppedQoS0))
 	s.counter("mqtt_ordinary_too_large_total", "Ordinary messages not sent: over the client's Maximum Packet Size.", float64(o.TooLarge))
-	s.counter("mqtt_ordinary_waited_total", "Times that a publisher has waited for a receiver to catch up.", float64(o.Waited))
+	s.counter("mqtt_ordinary_waited_total", "Times a publisher was paused until a receiver caught up.", float64(o.Waited))
 	s.counter("mqtt_takeovers_total", "Sessions taken over from an earlier connection.", float64(o.Takeovers))
 	if b.persist != nil {
 		p := b.persist.Stats()
-		s.gauge("mqtt_state_waiting", "Changes of ordinary MQTT's state that are not on the disk yet.", float64(p.Waiting))
-		s.gauge("mqtt_state_stalled", "1 while a write of ordinary MQTT's state does not come back.", bit(p.Stalled))
-		s.counter("mqtt_state_changes_total", "Changes of ordinary MQTT's state written.", float64(p.Written))
-		s.counter("mqtt_state_failed_writes_total", "Writes of ordinary MQTT's state that failed, and are made again.", float64(p.Failed))
-		s.counter("mqtt_state_restored_total", "Sessions, subscriptions and messages taken up at the start.", float64(p.Restored))
-		s.counter("mqtt_state_damaged_total", "Values of ordinary MQTT's state that could not be read at the start.", float64(p.Damaged))
+		s.gauge("mqtt_state_waiting", "Changes of ordinary MQTT state that are not on the disk yet.", float64(p.Waiting))
+		s.gauge("mqtt_state_stalled", "1 while a write of ordinary MQTT state hangs.", bit(p.Stalled))
+		s.counter("mqtt_state_changes_total", "Changes of ordinary MQTT state written.", float64(p.Written))
+		s.counter("mqtt_state_failed_writes_total", "Writes of ordinary MQTT state that failed and are retried.", float64(p.Failed))
+		s.counter("mqtt_state_restored_total", "Sessions, subscriptions and messages restored at the start.", float64(p.Restored))
+		s.counter("mqtt_state_damaged_total", "Values of ordinary MQTT state that could not be read at the start.", float64(p.Damaged))
 	}
 	if b.httpConns != nil {
 		open, evicted := b.httpConns.figures()
@@ -137,9 +137,9 @@ func (b *Broker) mqttFigures(s scrape) {
 }
 
 func listenerFigures(s scrape, id string, st listener.Stats) {
-	s.gauge("connections", "Connections, those before their CONNECT included.", float64(st.Open), "listener", id)
+	s.gauge("connections", "Connections, including those before their CONNECT.", float64(st.Open), "listener", id)
 	s.gauge("connections_pending", "Connections that have not sent their CONNECT.", float64(st.Pending), "listener", id)
-	s.counter("connections_total", "Connections let in.", float64(st.Accepted), "listener", id)
+	s.counter("connections_total", "Connections accepted.", float64(st.Accepted), "listener", id)
 	for why, n := range map[string]uint64{
 		"full": st.RefusedFull, "address": st.RefusedAddress, "evicted": st.Evicted, "accept_error": st.AcceptErrors,
 		"connect_timeout": st.ConnectTimeouts, "handshake": st.HandshakeFailures, "handshake_timeout": st.HandshakeTimeouts,
@@ -147,7 +147,7 @@ func listenerFigures(s scrape, id string, st listener.Stats) {
 	} {
 		s.counter("connections_ended_total", "Connections that the server refused or ended, by reason.", float64(n), "listener", id, "reason", why)
 	}
-	s.counter("mqtt_slow_qos0_dropped_total", "QoS 0 messages not sent to a client that does not keep up.", float64(st.DroppedQoS0), "listener", id)
+	s.counter("mqtt_slow_qos0_dropped_total", "QoS 0 messages dropped because the client reads too slowly.", float64(st.DroppedQoS0), "listener", id)
 	for packet, n := range st.Panics {
 		s.counter("mqtt_panics_total", "Panics under a connection that were recovered, by the packet being processed.", float64(n), "listener", id, "packet", packet)
 	}

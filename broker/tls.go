@@ -89,7 +89,7 @@ func (c *certificates) read() error {
 				return fmt.Errorf("%s.crl_file: %w", c.section, err)
 			}
 			if time.Now().After(revoked.nextUpdate) && !revoked.nextUpdate.IsZero() {
-				c.log.Warn("list of revoked certificates is out of date: later revocations are unknown", "key", c.section+".crl_file", "next_update", revoked.nextUpdate)
+				c.log.Warn("list of revoked certificates is out of date, later revocations are unknown", "key", c.section+".crl_file", "next_update", revoked.nextUpdate)
 			}
 		}
 		// VerifyConnection, because nothing else is asked when a session is resumed.

@@ -117,9 +117,9 @@ func (h *Heartline) XMPPStats() []xmpp.Stats {
 func (h *Heartline) xmppFigures(s scrape) {
 	for _, st := range h.XMPPStats() {
 		s.gauge("xmpp_link_up", "1 while the component is connected to its XMPP server.", bit(st.Up), "domain", st.Domain)
-		s.gauge("xmpp_queue", "Stanzas that wait to be written.", float64(st.Queue), "domain", st.Domain)
+		s.gauge("xmpp_queue", "Stanzas waiting to be written.", float64(st.Queue), "domain", st.Domain)
 		s.gauge("xmpp_devices", "Devices that are up over XMPP.", float64(st.Devices), "domain", st.Domain)
-		s.counter("xmpp_dropped_total", "Answers for which the queue had no room, and requests over the limit of one user.", float64(st.Dropped), "domain", st.Domain)
+		s.counter("xmpp_dropped_total", "Answers dropped because the queue was full, and requests over the limit of one user.", float64(st.Dropped), "domain", st.Domain)
 		for k, n := range st.Stanzas {
 			s.counter("xmpp_stanzas_total", "Stanzas by direction and kind.", float64(n), "domain", st.Domain, "direction", k.Direction, "kind", k.Kind)
 		}

@@ -26,7 +26,7 @@ func exactArgs(n int, usage string) cobra.PositionalArgs {
 func (p *program) cancelCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cancel ID",
-		Short: "Cancel what is not final of a notification, and take it off the screens",
+		Short: "Cancel a notification's deliveries that are not final, and take it off the screens",
 		Long: `Cancels every delivery of a notification that is not final. Cancelling twice does no
 harm. With --erase its content and its timeline are erased, too.`,
 		Args: exactArgs(1, "cancel ID"),
@@ -63,7 +63,7 @@ func (p *program) devicesPutCommand() *cobra.Command {
 		Use:   "put ACCOUNT DEVICE",
 		Short: "Register a device, or set one of its registrations",
 		Long: `Registers a device for an account, or renews its entry. A device of another account
-moves here, and what is outstanding for it there is cancelled.
+moves here, and its outstanding deliveries there are cancelled.
 
 --registration sets how a notification server reaches the device, or removes that. It
 is the JSON of the push-token topic. Tokens are secrets: use @file or @- (standard
@@ -94,7 +94,7 @@ func (p *program) devicesForgetCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "forget ACCOUNT DEVICE",
 		Short: "Take a device out of the registry",
-		Long: `Removes a device with its registrations, cancels what is outstanding for it, and ends
+		Long: `Removes a device with its registrations, cancels its outstanding deliveries, and ends
 its connection and its session. Another account can use it then.`,
 		Args: exactArgs(2, "devices forget ACCOUNT DEVICE"),
 	}

@@ -19,11 +19,11 @@ func (p *program) apnsSimCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "apns-sim", Short: "Run a stand-in for Apple's push service", GroupID: groupServer,
 		Long: `Runs an HTTP/2 server that checks and answers pushes as Apple documents it, until
-it is interrupted, and shows each push. Its CA and a provider key are made anew at
+it is interrupted, and shows each push. Its CA and a provider key are generated at
 each start and written into --cert-dir; the lines it prints are what a server
 needs in its configuration.
 
-The control API says how it shall misbehave, and what it has received: POST
+The control API says how it shall misbehave, and lists the pushes it received: POST
 /scripts, GET /received, GET /shown?token=, GET /wait?n=1, POST /goaway.`,
 		Args: cobra.NoArgs,
 	}

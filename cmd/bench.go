@@ -23,7 +23,7 @@ func (p *program) benchCommand() *cobra.Command {
 		Long: `Connects devices and publishers to a broker, has the publishers send, and accounts
 for every message: how fast, how late, lost, duplicated, out of order.
 
---mode says what is sent: notifications, to Heartline over MQTT; the same by http, a
+--mode is the kind of traffic: notifications, to Heartline over MQTT; the same by http, a
 call for each, or as lines of one batch a publisher; or topics, ordinary MQTT
 messages at QoS 1 to a topic of each device, to any broker.
 
@@ -43,11 +43,11 @@ beside the generator's own.`,
 	f := cmd.Flags()
 	o := bench.Defaults()
 	server := f.String("server", defaultBroker, "`URL` of the broker: mqtt:// or mqtts://")
-	caFile := f.String("ca-file", "", "`file` with the CA (PEM) of the broker's certificate, beside the system's")
+	caFile := f.String("ca-file", "", "`file` with the CA (PEM) of the broker's certificate, in addition to the system's")
 	api := f.String("http", defaultServer, "`URL` of the HTTP API, with --mode http and batch")
 	tokenFile := f.String("token-file", "", "`file` with the bearer token for it")
 	version := f.String("mqtt-version", "5", "3.1.1 or 5")
-	f.StringVar(&o.Mode, "mode", o.Mode, "what is sent: notifications, topics, http or batch")
+	f.StringVar(&o.Mode, "mode", o.Mode, "kind of `traffic`: notifications, topics, http or batch")
 	f.StringVar(&o.TopicPrefix, "topic-prefix", o.TopicPrefix, "the broker's mqtt.topic_prefix")
 	f.StringVar(&o.Prefix, "prefix", o.Prefix, "what the clients' identifiers begin with")
 	f.StringVar(&o.Username, "username", "", "of the devices, and their account; otherwise each is an account of its own")
@@ -69,7 +69,7 @@ beside the generator's own.`,
 	f.DurationVar(&o.Idle, "idle", 0, "how long to leave the devices connected before anything is sent")
 	f.DurationVar(&o.Storm, "storm", 0, "have all devices reconnect at once, this often")
 	f.BoolVar(&o.Return, "return", false, "at the end the devices that were offline come back, all at once")
-	f.DurationVar(&o.Patience, "patience", o.Patience, "how long nothing may happen before what is missing counts as lost")
+	f.DurationVar(&o.Patience, "patience", o.Patience, "how long nothing may happen before missing messages count as lost")
 	f.IntVar(&o.Dialers, "dialers", o.Dialers, "connections made at a time at the start")
 	f.IntVar(&o.ServerPID, "server-pid", 0, "process `ID` of a broker on this machine, to watch its CPU time and memory")
 	asJSON := f.Bool("json", false, "the result as JSON, times in milliseconds")

@@ -40,7 +40,7 @@ func TestBench(t *testing.T) {
 	}
 
 	got = command(t, nil, "", append(server, "--devices", "3", "--count", "40")...)
-	if got.code != 0 || !strings.Contains(got.stdout, "\nsent         40: 40 accepted") || got.stderr != "heartline: connecting 3 devices\nheartline: sending\nheartline: waiting for what is under way\n" {
+	if got.code != 0 || !strings.Contains(got.stdout, "\nsent         40: 40 accepted") || got.stderr != "heartline: connecting 3 devices\nheartline: sending\nheartline: waiting for the acks in flight\n" {
 		t.Errorf("got %+v", got)
 	}
 }

@@ -128,7 +128,7 @@ func (p *program) configPrintCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 	}
 	src := p.configSource(cmd)
-	defaults := cmd.Flags().Bool("defaults", false, "print every key with its default and what it means")
+	defaults := cmd.Flags().Bool("defaults", false, "print every key with its default and its meaning")
 	cmd.RunE = p.action(func(context.Context, []string) error {
 		if *defaults {
 			_, err := p.Stdout.Write(config.Example())

@@ -35,7 +35,7 @@ if none has (expired, superseded, cancelled).`,
 	srv := p.callsServer(cmd)
 	f := cmd.Flags()
 	var n wire.Notification
-	f.StringVar(&n.Account, "account", "", "who is notified (required)")
+	f.StringVar(&n.Account, "account", "", "account to notify (required)")
 	f.StringVar(&n.Title, "title", "", "title of the tip")
 	f.StringVar(&n.Body, "body", "", "body of the tip")
 	data := f.String("data", "", "full message: JSON, @file or @- (standard input)")

@@ -35,7 +35,7 @@ func (p *program) serveCommand() *cobra.Command {
 		Long: `Runs the broker until it is interrupted (SIGINT, SIGTERM).
 
 With --dev everything is on one machine and for one run: loopback addresses,
-nobody is asked who they are, simulators stand in for Apple, Google and the browsers, the web terminal is
+clients are not authenticated, simulators stand in for Apple, Google and the browsers, the web terminal is
 on, and the data is thrown away at the end. A flag of this command still wins over
 what --dev chooses; file and environment do not.`,
 		Example: `  heartline serve --dev
@@ -71,7 +71,7 @@ func (p *program) runServer(ctx context.Context, cfg *config.Config, ready func(
 	}
 	tell := func(state string) {
 		if err := p.notifySystemd(state); err != nil {
-			log.Warn("service manager not told, going on", "state", state, "error", err)
+			log.Warn("service manager not notified, continuing", "state", state, "error", err)
 		}
 	}
 	background.Go(func() { <-ctx.Done(); tell(notifyStopping) })

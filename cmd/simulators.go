@@ -130,10 +130,10 @@ func (p *program) pushSimCommand() *cobra.Command {
 		Use: "push-sim", Short: "Run stand-ins for Apple's, Google's and the browsers' push services", GroupID: groupServer,
 		Long: `Runs a server for each of APNs, FCM and Web Push that checks and answers pushes as
 Apple, Google and the browser vendors document it, until it is interrupted. Their CA,
-keys and service account are made anew at each start and written into --cert-dir; the
+keys and service account are generated at each start and written into --cert-dir; the
 lines it prints are what a server needs in its configuration.
 
-One control API says how they shall misbehave and what they have received: below
+One control API says how they misbehave and lists the pushes they received: below
 /apns/, /fcm/ and /webpush/ are POST scripts, GET received, GET shown?token= and
 GET wait?n=1. POST /webpush/subscriptions makes a browser's subscription.`,
 		Args: cobra.NoArgs,

@@ -43,7 +43,7 @@ terminal the keys f and b switch between foreground and background, r says that 
 newest notification has been read, s signs the device out, and q ends it;
 elsewhere the signals SIGUSR1 (foreground) and SIGUSR2 (background) do.
 
---ack says what is sent beside the PUBACK. Without it "displayed" is sent for the
+--ack is the ack sent in addition to the PUBACK. Without it "displayed" is sent for the
 notifications that ask for it; --ack displayed sends it for all of them, --ack
 received for none, as a device does that receives and shows nothing; --ack read sends
 "read" for all of them, which takes each off the account's other devices.
@@ -61,13 +61,13 @@ made at first, and where another client connects as the same device.`,
 	f.StringVar(&o.Device, "device", "", "the device's ID, sent as the client identifier (required)")
 	f.StringVar(&o.Server, "server", defaultBroker, "`URL` of the broker: mqtt://, mqtts://, ws:// or wss://")
 	passwordFile := f.String("password-file", "", "`file` with the password, or the JWT")
-	caFile := f.String("ca-file", "", "`file` with the CA (PEM) of the broker's certificate, beside the system's")
+	caFile := f.String("ca-file", "", "`file` with the CA (PEM) of the broker's certificate, in addition to the system's")
 	f.StringVar(&o.TopicPrefix, "topic-prefix", config.Default().MQTT.TopicPrefix, "the broker's mqtt.topic_prefix")
 	f.DurationVar(&o.Keepalive, "keepalive", 30*time.Second, "time between heartbeats")
 	background := f.Bool("background", false, "begin in the background")
 	foreground := f.Bool("foreground", false, "begin in the foreground, which is the default")
 	ack := f.String("ack", "", "displayed or read: say so of every notification; received: never (see above)")
-	seenFile := f.String("seen-file", "", "`file` that keeps what was shown from one run to the next")
+	seenFile := f.String("seen-file", "", "`file` that remembers shown notifications from one run to the next")
 	token := f.String("token", "", "push token to register, `hexadecimal`; none removes it")
 	tokenTopic := f.String("token-topic", "", "the token's `bundle ID`; the broker's if absent")
 	tokenEnvironment := f.String("token-environment", "", "the token's environment, production or sandbox; the broker's if absent")

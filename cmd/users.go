@@ -70,7 +70,7 @@ takes the file up within seconds.`,
 	file := p.usersFile(cmd)
 	role := cmd.Flags().String("role", "device", "`role`: device, service or admin")
 	accounts := cmd.Flags().StringSlice("accounts", nil, "`patterns` of the accounts that a service may act for, as acme-*; all if none")
-	replace := cmd.Flags().Bool("replace", false, "replace a user who is there: a new password")
+	replace := cmd.Flags().Bool("replace", false, "replace an existing user: a new password")
 	cmd.RunE = p.action(func(_ context.Context, args []string) error {
 		path, err := file()
 		if err != nil {

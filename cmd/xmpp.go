@@ -23,7 +23,7 @@ func (p *program) xmppCommand() *cobra.Command {
 
 func (p *program) xmppCheckCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "check", Short: "Connect to each of xmpp.components once and say what is wrong",
+		Use: "check", Short: "Connect to each of xmpp.components once and report faults",
 		Long: `Connects to each of xmpp.components as serve does, and says what is wrong and how
 to mend it. It exits with 1 if one link cannot be had.
 

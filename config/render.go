@@ -18,7 +18,7 @@ import (
 //go:embed config.go
 var source string
 
-const exampleHead = `# Heartline's configuration: every key with its default and what it means.
+const exampleHead = `# Heartline's configuration: every key with its default and its meaning.
 #
 # A key can also be set in the environment as HEARTLINE_ and its path in capitals:
 # delivery.ack_window is HEARTLINE_DELIVERY_ACK_WINDOW (a list, as auth.acl, is JSON

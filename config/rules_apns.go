@@ -103,7 +103,7 @@ const (
 
 func appleID(key string, when func(*Config) bool, get func(*Config) string) rule {
 	return rule{key, nil, func(c *Config) (string, any) {
-		return unless(!when(c) || appleKeyOrID.MatchString(get(c)), "must be the 10 letters and digits that Apple shows beside the key", get(c))
+		return unless(!when(c) || appleKeyOrID.MatchString(get(c)), "must be the 10 letters and digits that Apple shows next to the key", get(c))
 	}}
 }
 

@@ -18,7 +18,7 @@ func TestRules(t *testing.T) {
 	const (
 		notAddress  = `: must be host:port with a port from 0 to 65535, or "" for none, got `
 		notLoopback = `: must be a loopback address (127.0.0.1, ::1, localhost) where auth.mode is none: set auth.mode to file, jwt, http or tls to listen on others, got `
-		notID       = `: must be the 10 letters and digits that Apple shows beside the key, got `
+		notID       = `: must be the 10 letters and digits that Apple shows next to the key, got `
 		notKey      = `: must be the token signing key that Apple hands out, a PEM file that ends in .p8`
 		notPrefix   = `mqtt.topic_prefix: must be one or more topic levels without wildcards, as in heartline or acme/push, of at most 128 bytes, got `
 		missing     = `: must name a file that can be read (no such file or directory), got missing`

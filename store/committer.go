@@ -37,7 +37,7 @@ func (o *Outbox) commit(g *group) bool {
 			o.tell(g, nil)
 			*g = group{}
 		case errors.Is(err, ErrBroken):
-			o.troubled(g, fmt.Errorf("%w: the store failed and is being opened anew: %w", delivery.ErrUnavailable, err))
+			o.troubled(g, fmt.Errorf("%w: the store failed and is being reopened: %w", delivery.ErrUnavailable, err))
 			if !o.reopen(g) {
 				return false
 			}
@@ -125,7 +125,7 @@ func (o *Outbox) replay(e Engine) error {
 		b := *g.merge(&o.merged)
 		b.Sync = len(rest) == 0
 		if err := o.applyTo(e, &b, g); err != nil {
-			return fmt.Errorf("apply again what was not synced: %w", err)
+			return fmt.Errorf("apply the unsynced writes again: %w", err)
 		}
 	}
 	o.written(nil, true)
@@ -192,7 +192,7 @@ func (o *Outbox) overdue(e Engine, g *group, returned <-chan struct{}) {
 func (o *Outbox) troubled(g *group, err error) {
 	o.mu.Lock()
 	if o.refusing == nil {
-		o.opts.Logger.Error("outbox: notifications are refused", "error", err)
+		o.opts.Logger.Error("notifications are refused until the store recovers", "error", err)
 	}
 	o.refusing = err
 	o.stats.LastError, o.stats.LastErrorAt = err.Error(), o.opts.Now()
@@ -221,7 +221,7 @@ func (o *Outbox) recovered() {
 	defer o.mu.Unlock()
 	if o.refusing != nil {
 		o.refusing = nil
-		o.opts.Logger.Info("outbox: notifications are accepted again")
+		o.opts.Logger.Info("notifications are accepted again")
 	}
 }
 
@@ -254,7 +254,7 @@ func (o *Outbox) bury(h *handle) {
 	o.burials.Go(func() {
 		h.drain()
 		if err := h.engine.Close(); err != nil {
-			o.opts.Logger.Warn("outbox: close of an abandoned engine", "error", err)
+			o.opts.Logger.Warn("abandoned engine not closed", "error", err)
 		}
 	})
 }
@@ -282,7 +282,7 @@ func (o *Outbox) reopen(g *group) bool {
 			if h := o.detach(); h != nil { // the one for reading
 				h.drain()
 				if err := h.engine.Close(); err != nil {
-					o.opts.Logger.Warn("outbox: close after reading", "error", err)
+					o.opts.Logger.Warn("store opened for reading not closed", "error", err)
 				}
 			}
 			e, err := o.opts.Open(false)
@@ -292,7 +292,7 @@ func (o *Outbox) reopen(g *group) bool {
 				}
 				if err == nil {
 					o.engine.Store(newHandle(e))
-					o.opts.Logger.Info("outbox: the store was opened anew")
+					o.opts.Logger.Info("store reopened")
 					return true
 				}
 				err = errors.Join(err, e.Close())
@@ -321,7 +321,7 @@ func (o *Outbox) reopenFailed(err error, last *string) {
 	o.mu.Unlock()
 	if err.Error() != *last { // it is tried every few seconds
 		*last = err.Error()
-		o.opts.Logger.Error("outbox: the store cannot be opened anew yet", "error", err)
+		o.opts.Logger.Error("store not reopened, retrying", "error", err)
 	}
 }
 
@@ -342,7 +342,7 @@ func (o *Outbox) settle(g *group, e Engine, writable bool) error {
 		o.mu.Unlock()
 		o.refuseAll(g.split(), cause)
 	case err != nil:
-		return fmt.Errorf("look for what was in flight: %w", err)
+		return fmt.Errorf("check the write that was in flight: %w", err)
 	case writable:
 		// The callers are notified, but the group must still be replayed behind the
 		// groups before it, which would otherwise undo it.

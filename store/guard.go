@@ -48,9 +48,9 @@ func (o *Outbox) guard() {
 	}
 	switch {
 	case o.low != nil && !was:
-		o.opts.Logger.Error("outbox: notifications are refused", "error", o.low)
+		o.opts.Logger.Error("notifications are refused until the store recovers", "error", o.low)
 	case o.low == nil && was:
-		o.opts.Logger.Info("outbox: there is room again", "free", mebibytes(free))
+		o.opts.Logger.Info("store has room again", "free", mebibytes(free))
 	}
 }
 

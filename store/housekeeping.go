@@ -181,7 +181,7 @@ func (o *Outbox) audit() error {
 		o.stats.AuditedAt = o.opts.Now()
 		o.mu.Unlock()
 		if difference != 0 {
-			o.opts.Logger.Error("outbox: deliveries are unaccounted for", "unaccounted", difference,
+			o.opts.Logger.Error("deliveries are unaccounted for", "unaccounted", difference,
 				"accepted", totals.Accepted, "finished", totals.Finished, "unfinished", count)
 		}
 		return nil

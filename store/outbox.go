@@ -164,11 +164,11 @@ func New(opts Options) (*Outbox, error) {
 	o := &Outbox{gather: time.NewTimer(0), opts: opts.withDefaults(), applying: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: make(chan struct{})}
 	o.recent.limit = o.opts.CacheBytes
 	if o.opts.Open == nil {
-		return nil, errors.New("open the outbox: no engine given")
+		return nil, errors.New("open the store: no engine given")
 	}
 	e, err := o.opts.Open(false)
 	if err != nil {
-		return nil, fmt.Errorf("open the outbox: %w", err)
+		return nil, fmt.Errorf("open the store: %w", err)
 	}
 	o.engine.Store(newHandle(e))
 	o.guard()
@@ -277,7 +277,7 @@ func (o *Outbox) Close() error {
 		if h := o.engine.Swap(nil); h != nil {
 			h.drain()
 			if err := h.engine.Close(); err != nil {
-				o.closeResult = fmt.Errorf("close the outbox: %w", err)
+				o.closeResult = fmt.Errorf("close the store: %w", err)
 			}
 		}
 	})

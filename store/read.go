@@ -15,7 +15,7 @@ func (o *Outbox) read(fn func(Engine) error) error {
 		case <-o.stop:
 			return fmt.Errorf("outbox closed: %w", delivery.ErrStopped)
 		default:
-			return fmt.Errorf("%w: the store is being opened anew", delivery.ErrUnavailable)
+			return fmt.Errorf("%w: the store is being reopened", delivery.ErrUnavailable)
 		}
 	}
 	defer h.release()

@@ -144,7 +144,7 @@ func (t *Terminal) run() {
 		case <-retry.C:
 		}
 		if err := t.align(&l); err != nil {
-			t.log.Info("terminal is not in line yet", "device", t.opts.Device, "error", err)
+			t.log.Info("terminal not connected yet, retrying", "device", t.opts.Device, "error", err)
 			retry.Reset(t.pauses.again())
 		}
 	}

@@ -54,20 +54,20 @@ func OpenSeen(path string, limit int) (*Seen, error) {
 	s.path = path
 	text, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("read what was shown: %w", err)
+		return nil, fmt.Errorf("read the list of shown notifications: %w", err)
 	}
 	if text, err = s.load(text); err != nil {
 		return nil, err
 	}
 	if s.file, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600); err != nil {
-		return nil, fmt.Errorf("open what was shown: %w", err)
+		return nil, fmt.Errorf("open the list of shown notifications: %w", err)
 	}
 	// A line that a crash has cut off is written over.
 	if err = s.file.Truncate(int64(len(text))); err == nil {
 		_, err = s.file.Seek(0, 2)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open what was shown: %w", err), s.file.Close())
+		return nil, errors.Join(fmt.Errorf("open the list of shown notifications: %w", err), s.file.Close())
 	}
 	return s, nil
 }
@@ -81,7 +81,7 @@ func (s *Seen) load(text []byte) ([]byte, error) {
 		entry := lines.Text()
 		kind, id, ok := strings.Cut(entry, " ")
 		if !ok || id == "" || kind != string(SeenNotification) && kind != string(SeenMessage) {
-			return nil, fmt.Errorf("%s: line %d is not one of ours; is it the right file? Remove it to begin anew", s.path, s.lines)
+			return nil, fmt.Errorf("%s: line %d is not one of ours; is it the right file? Remove it to begin with an empty one", s.path, s.lines)
 		}
 		s.put(entry)
 	}
@@ -105,21 +105,21 @@ func (s *Seen) Add(kind SeenKind, id string) error {
 		return nil
 	}
 	if strings.ContainsAny(id, "\r\n") {
-		return fmt.Errorf("note what was shown: the ID %q is none", id)
+		return fmt.Errorf("record a shown notification: invalid ID %q", id)
 	}
 	s.put(entry)
 	if s.path == "" {
 		return nil
 	}
 	if s.file == nil {
-		return fmt.Errorf("note what was shown in %s: %w", s.path, os.ErrClosed)
+		return fmt.Errorf("record a shown notification in %s: %w", s.path, os.ErrClosed)
 	}
 	if s.lines >= 2*s.limit {
 		return s.rewrite()
 	}
 	// No sync: what a power loss takes away is shown once more, under the same ID.
 	if _, err := s.file.WriteString(entry + "\n"); err != nil {
-		return fmt.Errorf("note what was shown: %w", err)
+		return fmt.Errorf("record a shown notification: %w", err)
 	}
 	s.lines++
 	return nil
@@ -157,7 +157,7 @@ func (s *Seen) put(entry string) {
 func (s *Seen) rewrite() (err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("write what was shown anew: %w", err)
+			err = fmt.Errorf("rewrite the list of shown notifications: %w", err)
 		}
 	}()
 	f, err := os.CreateTemp(filepath.Dir(s.path), filepath.Base(s.path)+".*")

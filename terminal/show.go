@@ -37,7 +37,7 @@ func (t *Terminal) arrived(pr paho.PublishReceived) (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		t.log.Warn("what the server has sent cannot be read", "topic", pr.Packet.Topic, "error", err)
+		t.log.Warn("packet from the server not readable", "topic", pr.Packet.Topic, "error", err)
 	}
 	return true, nil
 }
@@ -78,7 +78,7 @@ func (t *Terminal) once(kind SeenKind, id string, show func()) {
 
 func (t *Terminal) seen(kind SeenKind, id string) {
 	if err := t.opts.Seen.Add(kind, id); err != nil {
-		t.log.Error("what was shown is not on the disk, and may be shown again after a restart", "id", id, "error", err)
+		t.log.Error("shown notification not recorded, it may be shown again after a restart", "id", id, "error", err)
 	}
 }
 
@@ -118,6 +118,6 @@ func (t *Terminal) acknowledge(client *paho.Client, id, status string) {
 			paho.PublishOptions{Method: paho.PublishMethod_AsyncSend})
 	}
 	if err != nil {
-		t.log.Debug("the ack is not published yet", "id", id, "status", status, "error", err)
+		t.log.Debug("ack not published yet", "id", id, "status", status, "error", err)
 	}
 }

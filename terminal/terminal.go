@@ -243,7 +243,7 @@ func (t *Terminal) insist(ctx context.Context, what, topicName string, body any)
 		if err == nil || errors.Is(err, ErrRefused) || ctx.Err() != nil {
 			return err
 		}
-		t.log.Debug("not said yet, trying again", "what", what, "device", t.opts.Device, "error", err)
+		t.log.Debug("publish failed, retrying", "what", what, "device", t.opts.Device, "error", err)
 		select { // the connection's loss may take a moment to be known here
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():

@@ -223,7 +223,7 @@ func (g *Gate) run() {
 		g.cause = cause
 		g.mu.Unlock()
 		if cause != last { // once, not at each attempt
-			g.log.Warn("link to the XMPP server down, dialing again", "address", g.opts.Address, "error", cause)
+			g.log.Warn("connection to the XMPP server lost, redialing", "address", g.opts.Address, "error", cause)
 			last = cause
 		}
 		select {
@@ -283,7 +283,7 @@ func (g *Gate) up(l *link) error {
 	}
 	g.mu.Unlock()
 	g.wake()
-	g.log.Info("link to the XMPP server up", "address", g.opts.Address, "devices", len(again))
+	g.log.Info("connected to the XMPP server", "address", g.opts.Address, "devices", len(again))
 	if overdue { // the core has given up what it had sent
 		for _, c := range again {
 			if err := g.online(c.account, c.device, c.full); err != nil {

@@ -279,7 +279,7 @@ func (p *program) outstanding(ctx context.Context) error {
 			fmt.Sprintf("%.2f", ratio(with, without, cpu)), faults(append(without, with...)))
 		aims = append(aims, aim{fmt.Sprintf("%s: throughput with %d outstanding for others ÷ with none", c.name, p.backlog), "0.9", "0.98", fmt.Sprintf("%.2f", ratio(with, without, throughput))})
 	}
-	text := fmt.Sprintf("The work of the first table beside deliveries that wait for other devices, which are offline, 1000 each; two servers, in turn, %d rounds.", p.rounds)
+	text := fmt.Sprintf("The work of the first table while deliveries wait for other devices, which are offline, 1000 each; two servers, in turn, %d rounds.", p.rounds)
 	return p.report.section("outstanding", text, t, aims)
 }
 

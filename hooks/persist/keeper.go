@@ -114,7 +114,7 @@ func (h *Keeper) Stop() {
 	select {
 	case <-h.done:
 	case <-t.C:
-		h.log.Error("MQTT state: the store does not answer; the latest changes are not kept", "changes", h.Stats().Waiting)
+		h.log.Error("MQTT state not stored: the store does not answer, the latest changes are lost", "changes", h.Stats().Waiting)
 	}
 }
 
@@ -137,7 +137,7 @@ func (h *Keeper) Ready() error {
 	if h.stalled.IsZero() {
 		return nil
 	}
-	return fmt.Errorf("MQTT state: a write has not come back for %s; retained messages and sessions are not kept", time.Since(h.stalled).Round(time.Second))
+	return fmt.Errorf("MQTT state: a write has not returned for %s; retained messages and sessions are not stored", time.Since(h.stalled).Round(time.Second))
 }
 
 // watch begins to wait for a write; end is called when it has come back. A store
@@ -152,7 +152,7 @@ func (h *Keeper) watch() (end func()) {
 			return
 		}
 		h.stalled = began
-		h.log.Error("MQTT state: the store does not come back from a write; retained messages and sessions are not kept for now", "after", h.opts.StallAfter)
+		h.log.Error("MQTT state not stored for now: a write does not return", "after", h.opts.StallAfter)
 	})
 	return func() {
 		t.Stop()
@@ -161,7 +161,7 @@ func (h *Keeper) watch() (end func()) {
 		over = true
 		if !h.stalled.IsZero() {
 			h.stalled = time.Time{}
-			h.log.Info("MQTT state: the store is back from a write", "after", time.Since(began).Round(time.Millisecond))
+			h.log.Info("MQTT state: the hanging write returned", "after", time.Since(began).Round(time.Millisecond))
 		}
 	}
 }

@@ -68,7 +68,7 @@ func (h *Keeper) restoreSessions(sessions map[string]*ordinary.State, now int64)
 	if err == nil && len(over) > 0 {
 		if err := h.opts.Store.ApplyState(over); err != nil {
 			// They are found again at the next start.
-			h.log.Error("MQTT state: expired sessions not removed", "sessions", len(over)/4, "error", err)
+			h.log.Error("expired sessions not removed", "sessions", len(over)/4, "error", err)
 		}
 	}
 	return err
@@ -179,7 +179,7 @@ func (h *Keeper) scan(kind byte, fn func(m mark, value []byte) error) error {
 		}
 		if err != nil {
 			h.count.damaged.Add(1)
-			h.log.Error("MQTT state: passed over", "kind", string(kind), "client", m.client, "name", m.name, "error", err)
+			h.log.Error("MQTT state entry skipped", "kind", string(kind), "client", m.client, "name", m.name, "error", err)
 			return nil
 		}
 		h.count.restored.Add(1)

@@ -22,17 +22,17 @@ func (h *Keeper) write() {
 		wait := h.opts.Gather
 		if err := h.flush(); err != nil {
 			if quitting {
-				h.log.Error("MQTT state: the latest changes are not kept", "error", err)
+				h.log.Error("MQTT state not stored: the latest changes are lost", "error", err)
 				return
 			}
 			if h.failed.Add(1); retry == h.opts.RetryInitial {
-				h.log.Error("MQTT state: retained messages and sessions are not kept for now; trying on", "error", err)
+				h.log.Error("MQTT state not stored for now, retrying", "error", err)
 			}
 			wait, retry = retry, min(2*retry, h.opts.RetryMax)
 			h.signal() // there is something left
 		} else {
 			if retry != h.opts.RetryInitial {
-				h.log.Info("MQTT state: kept again")
+				h.log.Info("MQTT state is stored again")
 			}
 			retry = h.opts.RetryInitial
 		}

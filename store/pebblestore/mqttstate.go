@@ -104,6 +104,6 @@ func deleteAll(b *pebble.Batch, prefix []byte) (err error) {
 // stateFailed marks the store as one to be reopened, as a failed Apply does.
 func (s *Store) stateFailed(err error) {
 	if s.failed.CompareAndSwap(nil, &err) {
-		s.opts.Logger.Error("outbox: the store failed and has to be opened anew", "dir", s.dir, "error", err)
+		s.opts.Logger.Error("store failed, reopening it", "dir", s.dir, "error", err)
 	}
 }

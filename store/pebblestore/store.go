@@ -153,7 +153,7 @@ func (s *Store) pebbleOptions(f *fence) *pebble.Options {
 		BackgroundError: s.background,
 		// The default ends the process. The read that met it has the error.
 		DataCorruption: func(i pebble.DataCorruptionInfo) {
-			s.opts.Logger.Error("outbox: damaged table", "file", i.Path, "error", i.Details)
+			s.opts.Logger.Error("damaged table", "file", i.Path, "error", i.Details)
 		},
 		WALCreated: func(i pebble.WALCreateInfo) {
 			if i.Err != nil {
@@ -177,13 +177,13 @@ func (s *Store) background(err error) {
 	if now-last < int64(10*time.Second) || !s.noticed.CompareAndSwap(last, now) {
 		return
 	}
-	s.opts.Logger.Warn("outbox: a flush or compaction failed and will be tried again", "dir", s.dir, "error", err)
+	s.opts.Logger.Warn("flush or compaction failed, retrying", "dir", s.dir, "error", err)
 }
 
 // markBroken marks the store as unable to go on. The first reason is kept.
 func (s *Store) markBroken(err error) {
 	if s.failed.CompareAndSwap(nil, &err) {
-		s.opts.Logger.Error("outbox: the store failed and has to be opened anew", "dir", s.dir, "error", err)
+		s.opts.Logger.Error("store failed, reopening it", "dir", s.dir, "error", err)
 	}
 }
 
@@ -204,7 +204,7 @@ func (s *Store) Abandon() {
 	s.fence.raise()
 	s.fence.wait()
 	if err := s.unlock(); err != nil {
-		s.opts.Logger.Warn("outbox: unlock of an abandoned store", "dir", s.dir, "error", err)
+		s.opts.Logger.Warn("abandoned store not unlocked", "dir", s.dir, "error", err)
 	}
 }
 

@@ -168,11 +168,11 @@ func (a *API) config() huma.Config {
 				Description: "Notifications over a live MQTT channel while the device's heartbeat holds, through Apple push when it does not, " +
 					"and over MQTT again when the device returns. Errors are RFC 9457 problems whose detail says what to change.",
 			},
-			Servers: []*huma.Server{{URL: "/", Description: "The server that this document comes from"}},
+			Servers: []*huma.Server{{URL: "/", Description: "The server of this document"}},
 			Components: &huma.Components{
 				Schemas: huma.NewMapRegistry("#/components/schemas/", schemaName),
 				SecuritySchemes: map[string]*huma.SecurityScheme{
-					"bearer": {Type: "http", Scheme: "bearer", Description: "A token of the role service; where a call says so, a device's. With auth.mode none it is not looked at"},
+					"bearer": {Type: "http", Scheme: "bearer", Description: "A token of the role service; where a call says so, a device's. Ignored with auth.mode none"},
 					"basic":  {Type: "http", Scheme: "basic", Description: "A device's MQTT username and password, where a call says so"},
 				},
 			},

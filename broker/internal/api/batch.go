@@ -31,7 +31,7 @@ func (a *API) registerBatch() {
 	const lines = "application/x-ndjson"
 	raw(a, huma.Operation{
 		OperationID: "notify-batch", Method: http.MethodPost, Path: "/v1/notifications/batch",
-		Summary: "Notify many, a line or an element of an array each",
+		Summary: "Send many notifications, one per line or array element",
 		Description: "The body is newline-delimited JSON: each line is the body of POST /v1/notifications. So is the answer: a result for each line that " +
 			"is not empty, in order, written while the request is still read. A line that is refused is refused alone. " +
 			"Read the answer while you write: a client that does not read is cut off. Where the server ends the batch (408, 503) the last result says so, " +

@@ -25,16 +25,16 @@ type byAccount struct {
 }
 
 type deviceQuery struct {
-	Limit  int    `query:"limit" minimum:"1" maximum:"500" default:"50" doc:"The most that a page holds"`
-	Cursor string `query:"cursor" maxLength:"256" doc:"next of the page before"`
+	Limit  int    `query:"limit" minimum:"1" maximum:"500" default:"50" doc:"Maximum number of entries in a page"`
+	Cursor string `query:"cursor" maxLength:"256" doc:"next of the previous page"`
 }
 
 // devicePut describes the body of PUT, which wire.ParsePushToken reads. Exactly one
 // server is named, or none.
 type devicePut struct {
-	APNs    *wire.APNsToken           `json:"apns,omitempty" doc:"A registration with Apple; null removes them"`
-	FCM     *wire.FCMToken            `json:"fcm,omitempty" doc:"A registration with Firebase; null removes them"`
-	WebPush *wire.WebPushSubscription `json:"webpush,omitempty" doc:"A browser's PushSubscription.toJSON() as it is; null removes them"`
+	APNs    *wire.APNsToken           `json:"apns,omitempty" doc:"A registration with Apple; null removes all of Apple's"`
+	FCM     *wire.FCMToken            `json:"fcm,omitempty" doc:"A registration with Firebase; null removes all of Firebase's"`
+	WebPush *wire.WebPushSubscription `json:"webpush,omitempty" doc:"A browser's PushSubscription.toJSON() as it is; null removes all of Web Push"`
 	Kind    string                    `json:"kind,omitempty" doc:"With null: only the registration of this kind"`
 }
 
@@ -50,7 +50,7 @@ func (a *API) registerDevices() {
 	const one = "/v1/accounts/{account}/devices/{device}"
 	call(a, huma.Operation{
 		OperationID: "list-account-devices", Method: http.MethodGet, Path: "/v1/accounts/{account}/devices",
-		Summary: "The devices of an account", Description: "An account that is not known has none.",
+		Summary: "The devices of an account", Description: "An unknown account has none.",
 		Errors: []int{http.StatusServiceUnavailable},
 	}, func(ctx context.Context, in *byAccount) (*deviceListAnswer, error) {
 		if err := mayActFor(ctx, in.Account); err != nil {
@@ -82,8 +82,8 @@ func (a *API) registerDevices() {
 	raw(a, huma.Operation{
 		OperationID: "put-device", Method: http.MethodPut, Path: one,
 		Summary: "Register a device, renew its entry, set or remove a registration",
-		Description: "Name at most one of apns, fcm and webpush; a registration takes the place of the device's one of its kind. " +
-			"A device of another account moves here, and what is outstanding for it there is cancelled. " +
+		Description: "Name at most one of apns, fcm and webpush; a registration replaces the device's registration of the same kind. " +
+			"A device of another account moves here, and its outstanding deliveries there are cancelled. " +
 			"A registration that another device holds moves, too.",
 		Responses: map[string]*huma.Response{
 			"200": answer[wire.DeviceView](a, "The entry; the device was registered before"),
@@ -99,8 +99,8 @@ func (a *API) registerDevices() {
 
 	raw(a, huma.Operation{
 		OperationID: "forget-device", Method: http.MethodDelete, Path: one, DefaultStatus: http.StatusNoContent,
-		Summary: "Take a device out of the registry: sign it out",
-		Description: "Its registrations are removed, what is outstanding for it is cancelled, and its connection and its session end. " +
+		Summary: "Remove a device from the registry: sign it out",
+		Description: "Its registrations are removed, its outstanding deliveries are cancelled, and its connection and session end. " +
 			"A device may do this itself, with its own credentials; see acknowledge.",
 		Responses: map[string]*huma.Response{"204": {Description: "Removed"}},
 		Errors:    []int{http.StatusNotFound, http.StatusServiceUnavailable},

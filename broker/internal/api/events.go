@@ -21,9 +21,9 @@ const eventBuffer = 4096
 const burst = 32 << 10
 
 type eventQuery struct {
-	Account string `query:"account" doc:"Of this account only"`
-	Device  string `query:"device" doc:"Of this device only"`
-	ID      string `query:"id" doc:"Of this notification only"`
+	Account string `query:"account" doc:"Only this account"`
+	Device  string `query:"device" doc:"Only this device"`
+	ID      string `query:"id" doc:"Only this notification"`
 }
 
 func (a *API) registerEvents() {
@@ -32,7 +32,7 @@ func (a *API) registerEvents() {
 		Summary: "Every timeline event as it happens",
 		Description: "Server-sent events. The event's name is that of the timeline, its id is a number that grows, its data is a StreamEvent. " +
 			"A comment comes every 15 s. The stream begins now: what was before is in the timelines. " +
-			"A reader that is too slow gets the event `lagged`, and the stream ends: it can connect again, and read in the timelines what it has missed.",
+			"A reader that is too slow gets the event `lagged`, and the stream ends: it can connect again, and read the missed events in the timelines.",
 		Responses: map[string]*huma.Response{"200": {
 			Description: "The stream",
 			Content:     map[string]*huma.MediaType{"text/event-stream": {Schema: schemaOf[wire.StreamEvent](a)}},
@@ -81,7 +81,7 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, in *eventQuery) err
 			}
 			if !open {
 				if sub.Lagged() {
-					s.buf.WriteString("event: lagged\ndata: {\"detail\":\"this reader was too slow; the timelines hold what it has missed\"}\n\n")
+					s.buf.WriteString("event: lagged\ndata: {\"detail\":\"this reader was too slow; the timelines have the missed events\"}\n\n")
 				}
 				_ = s.send() // the last
 				return nil

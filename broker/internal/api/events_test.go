@@ -239,7 +239,7 @@ func TestEventReaderThatLags(t *testing.T) {
 	accepted.Wait()
 	close(w.release)
 	<-ended
-	if text := w.text.String(); !strings.HasSuffix(text, "\n\nevent: lagged\ndata: {\"detail\":\"this reader was too slow; the timelines hold what it has missed\"}\n\n") {
+	if text := w.text.String(); !strings.HasSuffix(text, "\n\nevent: lagged\ndata: {\"detail\":\"this reader was too slow; the timelines have the missed events\"}\n\n") {
 		t.Errorf("ends with %q", text[max(0, len(text)-300):])
 	}
 }

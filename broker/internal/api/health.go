@@ -11,7 +11,7 @@ import (
 type health struct {
 	Status  string            `json:"status" enum:"ok"`
 	Version string            `json:"version,omitempty"`
-	Checks  map[string]string `json:"checks,omitempty" doc:"What was looked at"`
+	Checks  map[string]string `json:"checks,omitempty" doc:"The result of each check"`
 }
 
 type healthAnswer struct {
@@ -34,7 +34,7 @@ func (a *API) detailed(r *http.Request) bool {
 
 func (a *API) registerHealth() {
 	call(a, huma.Operation{
-		OperationID: "healthz", Method: http.MethodGet, Path: "/healthz", Summary: "Whether the process lives",
+		OperationID: "healthz", Method: http.MethodGet, Path: "/healthz", Summary: "Liveness: the process runs",
 	}, func(context.Context, *struct{}) (*healthAnswer, error) {
 		return &healthAnswer{health{Status: "ok", Version: a.version}}, nil
 	})

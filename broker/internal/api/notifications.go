@@ -21,21 +21,21 @@ type byID struct {
 
 type cancelQuery struct {
 	ID    string `path:"id" doc:"The notification's ID"`
-	Erase bool   `query:"erase" doc:"Erase its content and its timeline, too"`
+	Erase bool   `query:"erase" doc:"Also erase its content and its timeline"`
 }
 
 // ackPost is the body of POST /v1/notifications/{id}/acks.
 type ackPost struct {
 	Device string `json:"device" minLength:"1" maxLength:"128" doc:"The device, which is its MQTT client identifier"`
-	Status string `json:"status" enum:"received,displayed,read" doc:"received: it has come; displayed: its user has been shown it; read: its user has seen it, the account's other devices take it away"`
+	Status string `json:"status" enum:"received,displayed,read" doc:"received: it has arrived; displayed: the app has shown it; read: the user has read it, and the account's other devices remove it"`
 }
 
 type notificationQuery struct {
-	Account string `query:"account" doc:"Of this account only"`
-	Device  string `query:"device" doc:"To this device only"`
-	State   string `query:"state" enum:"pending,published,pushing,pushed,waiting,acked,expired,superseded,cancelled" doc:"In this state only"`
-	Limit   int    `query:"limit" minimum:"1" maximum:"500" default:"50" doc:"The most that a page holds"`
-	Cursor  string `query:"cursor" maxLength:"64" doc:"next of the page before"`
+	Account string `query:"account" doc:"Only this account"`
+	Device  string `query:"device" doc:"Only deliveries to this device"`
+	State   string `query:"state" enum:"pending,published,pushing,pushed,waiting,acked,expired,superseded,cancelled" doc:"Only this state"`
+	Limit   int    `query:"limit" minimum:"1" maximum:"500" default:"50" doc:"Maximum number of entries in a page"`
+	Cursor  string `query:"cursor" maxLength:"64" doc:"next of the previous page"`
 }
 
 type notificationAnswer struct {
@@ -87,8 +87,8 @@ func (a *API) registerNotifications() {
 
 	call(a, huma.Operation{
 		OperationID: "cancel-notification", Method: http.MethodDelete, Path: "/v1/notifications/{id}",
-		Summary: "Cancel what is not final",
-		Description: "Answers 204 when that is on record, also where everything was final already: cancelling twice does no harm. " +
+		Summary: "Cancel the deliveries that are not final",
+		Description: "Answers 204 when the cancellation is on the disk, also if every delivery was final already: cancelling twice is safe.  " +
 			"With erase=true the content and the timeline are erased, too.",
 		Errors: []int{http.StatusNotFound, http.StatusServiceUnavailable},
 	}, func(ctx context.Context, in *cancelQuery) (*struct{}, error) {

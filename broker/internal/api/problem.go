@@ -124,7 +124,7 @@ func (a *API) describeProblems() {
 	}
 	a.huma.OpenAPI().Info.Description += "\n\nA problem's `code` is stable:\n" + list.String()
 	s := a.huma.OpenAPI().Components.Schemas.Map()["Problem"]
-	s.Properties["code"] = &huma.Schema{Type: huma.TypeString, Enum: values, Description: "What kind of problem it is: stable, for programs"}
+	s.Properties["code"] = &huma.Schema{Type: huma.TypeString, Enum: values, Description: "The kind of problem: a stable word for programs"}
 }
 
 // fault is one thing wrong with a request.

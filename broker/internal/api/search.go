@@ -30,7 +30,7 @@ func (a *API) registerSearch() {
 	call(a, huma.Operation{
 		OperationID: "search", Method: http.MethodGet, Path: "/v1/search",
 		Summary:     "The notification, the device and the account of exactly one name",
-		Description: "Each is looked up, nothing is scanned. What the caller may not see is not found.",
+		Description: "Each is looked up, nothing is scanned. Names that the caller may not see are not found.",
 		Errors:      []int{http.StatusServiceUnavailable},
 	}, a.search)
 }

@@ -100,7 +100,7 @@ func (l *Listener) Serve(establish listeners.EstablishFn) {
 		}
 		l.stats.acceptErrors.Add(1)
 		if l.stats.acceptTold.due() {
-			l.log.Error("accept failed; trying on", "listener", l.ID(), "error", err)
+			l.log.Error("accept failed, retrying", "listener", l.ID(), "error", err)
 		}
 		if errors.Is(err, net.ErrClosed) {
 			l.log.Error("listening socket was closed by someone else", "listener", l.ID())

@@ -38,23 +38,23 @@ func New() *Metrics {
 		Name: "heartline_events_total", Help: "Timeline events by kind.",
 	}, []string{"event"})
 	acks := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "heartline_ack_seconds", Help: "Time from a notification's acceptance to a device's ack of it, by kind of ack.",
+		Name: "heartline_ack_seconds", Help: "Time from a notification's acceptance to a device's ack, by kind of ack.",
 		// From a device next door to one that comes back after a day.
 		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 3, 10, 30, 60, 600, 3600, 6 * 3600, 24 * 3600},
 	}, []string{"ack"})
 	accepts := prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name: "heartline_http_accept_seconds", Help: "Time that it took to make a notification durable, of those accepted over HTTP.",
+		Name: "heartline_http_accept_seconds", Help: "Time to make a notification durable, for those accepted over HTTP.",
 		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 	})
 	m.accepts = accepts
 	m.repeats = prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "heartline_http_repeats_total", Help: "Notifications that had been accepted before, with the same id and content.",
+		Name: "heartline_http_repeats_total", Help: "Repeated requests: the id was accepted before with the same content.",
 	})
 	m.requests = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "heartline_http_requests_total", Help: "HTTP requests by method, route and status.",
 	}, []string{"method", "route", "status"})
 	m.seconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "heartline_http_request_seconds", Help: "Time that HTTP requests took, but for streams and batches.",
+		Name: "heartline_http_request_seconds", Help: "Duration of HTTP requests, without streams and batches.",
 		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 	}, []string{"method", "route"})
 	m.registry.MustRegister(events, acks, accepts, m.repeats, m.requests, m.seconds,

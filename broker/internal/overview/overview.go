@@ -59,10 +59,10 @@ type Now struct {
 	StartedAt string            `json:"started_at" format:"date-time"`
 	Version   string            `json:"version"`
 	Ready     bool              `json:"ready"`
-	Checks    map[string]string `json:"checks" doc:"What /readyz says of each part"`
+	Checks    map[string]string `json:"checks" doc:"The checks of /readyz"`
 	Metrics   []Metric          `json:"metrics" doc:"Heartline's own lines of /metrics"`
 	Events    []Event           `json:"events,omitempty" doc:"Events since the last message, at most 20"`
-	Skipped   uint64            `json:"skipped,omitempty" doc:"Events since the last message beyond those"`
+	Skipped   uint64            `json:"skipped,omitempty" doc:"How many events since the last message were left out"`
 }
 
 // History holds one value per sample. Counters are as they stood, and are 0 again

@@ -197,7 +197,7 @@ export class Device {
           done(success);
           if (displayed && p.ack === "displayed" && client.connected) {
             // If this is lost, the server sends the notification again.
-            this.ack(p.id, "displayed").catch((err) => console.debug("displayed is not said yet:", err));
+            this.ack(p.id, "displayed").catch((err) => console.debug("displayed not published yet:", err));
           }
           return;
         }
