@@ -315,7 +315,7 @@ func (r *reader) see(s step) {
 
 var (
 	moments = regexp.MustCompile(`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| [+-]\d\d:\d\d)|\d\d:\d\d:\d\d(\.\d{3})?`)
-	spans   = regexp.MustCompile(`\+\d+\.\d{3}s|\b\d+\.\d s\b`)
+	spans   = regexp.MustCompile(`\+\d+\.\d{3}s|\b\d+(\.\d)? m?s\b`)
 	blanks  = regexp.MustCompile(` +`)
 )
 
