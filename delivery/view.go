@@ -72,13 +72,37 @@ func (c *Core) view(n *Notification) (*View, error) {
 	return v, nil
 }
 
+// EventsFrom calls fn with every event of the history behind a position, in the order
+// of their positions, until it returns false. The error wraps ErrNotFound for a position
+// that this store has not reached.
+func (c *Core) EventsFrom(after Position, fn func(at Position, account string, e Event) bool) error {
+	return c.out.EventsFrom(after, fn)
+}
+
+// EventsEnd returns the position behind the newest event.
+func (c *Core) EventsEnd() (Position, error) { return c.out.EventsEnd() }
+
 // Filter narrows List.
 type Filter struct {
 	Account string
 	Device  string
-	State   State // 0: any
-	Before  Seq   // from the page before; 0: from the newest
-	Limit   int   // of a page
+	State   State     // 0: any
+	Since   time.Time // accepted then or later; zero: from the oldest
+	Until   time.Time // accepted before; zero: to the newest
+	Before  Seq       // from the page before; 0: from the newest
+	Limit   int       // of a page
+}
+
+// before is the Seq that a list begins under.
+func (f Filter) before() Seq {
+	if f.Until.IsZero() {
+		return f.Before
+	}
+	until := Seq(max(1, f.Until.UnixNano())) // a Seq is the time of acceptance
+	if f.Before == 0 {
+		return until
+	}
+	return min(f.Before, until)
 }
 
 // scanBound is how many notifications one page may look at: a filter that fits
@@ -99,7 +123,11 @@ func (c *Core) List(ctx context.Context, f Filter) (page []*View, next Seq, err 
 	var failed error
 	var last Seq
 	seen := 0
-	err = c.out.List(f.Account, f.Before, func(n *Notification) bool {
+	err = c.out.List(f.Account, f.before(), func(n *Notification) bool {
+		if !f.Since.IsZero() && n.AcceptedAt.Before(f.Since) {
+			next = 0
+			return false // the others are older
+		}
 		if len(page) == f.Limit || seen == scanBound || ctx.Err() != nil {
 			next = last
 			return false

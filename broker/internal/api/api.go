@@ -33,6 +33,8 @@ type Core interface {
 	Cancel(ctx context.Context, id string) error
 	Notification(seq delivery.Seq) (*delivery.Notification, error)
 	Subscribe(buffer int) *delivery.Subscription
+	EventsFrom(after delivery.Position, fn func(at delivery.Position, account string, e delivery.Event) bool) error
+	EventsEnd() (delivery.Position, error)
 
 	Devices(account string) ([]delivery.DeviceView, error)
 	Device(account, id string) (delivery.DeviceView, error)
@@ -99,6 +101,7 @@ type API struct {
 	ids        seqIDs
 
 	streams     chan struct{} // a slot for each stream of events
+	tail        tail
 	closing     chan struct{}
 	closingOnce sync.Once
 
@@ -124,6 +127,7 @@ func New(o Options) *API {
 		streams: make(chan struct{}, maxStreams), closing: make(chan struct{}),
 		timing: timing{heartbeat: 15 * time.Second, write: 10 * time.Second, answer: time.Minute, read: 30 * time.Second},
 	}
+	a.tail.core = o.Core
 	noConnection := func(string) bool { return false }
 	if a.opts.Disconnect == nil {
 		a.opts.Disconnect = noConnection

@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -30,9 +31,10 @@ func (a *API) registerEvents() {
 	raw(a, huma.Operation{
 		OperationID: "events", Method: http.MethodGet, Path: "/v1/events",
 		Summary: "Every timeline event as it happens",
-		Description: "Server-sent events. The event's name is that of the timeline, its id is a number that grows, its data is a StreamEvent. " +
-			"A comment comes every 15 s. The stream begins now: what was before is in the timelines. " +
-			"A reader that is too slow gets the event `lagged`, and the stream ends: it can connect again, and read the missed events in the timelines.",
+		Description: "Server-sent events. The event's name is that of the timeline, its id is opaque, its data is a StreamEvent. " +
+			"A comment comes every 15 s. The stream begins now; with the header Last-Event-ID it resumes behind that event, " +
+			"over all that the history holds (store.history), and no event is lost or sent twice. " +
+			"A reader that is too slow gets the event `lagged`, and the stream ends: it can connect again and resume.",
 		Responses: map[string]*huma.Response{"200": {
 			Description: "The stream",
 			Content:     map[string]*huma.MediaType{"text/event-stream": {Schema: schemaOf[wire.StreamEvent](a)}},
@@ -42,16 +44,19 @@ func (a *API) registerEvents() {
 }
 
 func (a *API) events(w http.ResponseWriter, r *http.Request, in *eventQuery) error {
-	if who := callerOf(r.Context()); !who.AllAccounts() && !who.MayActFor(in.Account) {
+	who := callerOf(r.Context())
+	if !who.AllAccounts() && !who.MayActFor(in.Account) {
 		return notForAccount(in.Account)
+	}
+	from, err := a.resumeAt(r)
+	if err != nil {
+		return err
 	}
 	done, err := a.openStream()
 	if err != nil {
 		return err
 	}
 	defer done()
-	sub := a.core.Subscribe(eventBuffer)
-	defer sub.Close()
 	s := a.beginStream(w)
 	if r.Method == http.MethodHead {
 		return nil
@@ -60,28 +65,32 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, in *eventQuery) err
 	if s.send() != nil {
 		return nil
 	}
+	reader, err := a.catchUp(r, s, in, from)
+	if err != nil || reader == nil {
+		return nil //nolint:nilerr // the stream ends, and its reader comes back
+	}
+	defer a.tail.detach(reader)
 	beat := time.NewTicker(a.timing.heartbeat)
 	defer beat.Stop()
-	who := callerOf(r.Context())
 	permission := time.NewTicker(time.Second)
 	defer permission.Stop()
 	for {
 		select {
-		case e, open := <-sub.C:
+		case p, open := <-reader.c:
 			for more := open; more; {
-				a.addEvent(s, in, e)
+				a.addEvent(s, in, p)
 				more = false
 				if s.buf.Len() < burst {
 					select {
-					case e, open = <-sub.C:
+					case p, open = <-reader.c:
 						more = open
 					default:
 					}
 				}
 			}
 			if !open {
-				if sub.Lagged() {
-					s.buf.WriteString("event: lagged\ndata: {\"detail\":\"this reader was too slow; the timelines have the missed events\"}\n\n")
+				if reader.lagged {
+					s.buf.WriteString("event: lagged\ndata: {\"detail\":\"this reader was too slow; Last-Event-ID resumes the stream\"}\n\n")
 				}
 				_ = s.send() // the last
 				return nil
@@ -105,8 +114,65 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, in *eventQuery) err
 	}
 }
 
-// addEvent writes e into the buffer if the query asks for it.
-func (a *API) addEvent(s *stream, in *eventQuery, e delivery.AccountEvent) {
+// resumeAt returns the place at which a stream begins: behind Last-Event-ID, or at the
+// end of the store.
+func (a *API) resumeAt(r *http.Request) (delivery.Position, error) {
+	end, err := a.core.EventsEnd()
+	if err != nil {
+		return end, err
+	}
+	id := r.Header.Get("Last-Event-ID")
+	if id == "" {
+		return end, nil
+	}
+	at, err := delivery.ParseEventID(id)
+	if err != nil || len(at) != 1 || at[0].Partition != 0 || at[0].Commit > end.Commit {
+		return end, broken("header.Last-Event-ID", "must be the id of an event of this server; leave it out to begin with the next event")
+	}
+	return at[0], nil
+}
+
+// catchUp sends what the history holds behind from, and returns the reader of what comes
+// next. nil: the stream has ended.
+func (a *API) catchUp(r *http.Request, s *stream, in *eventQuery, from delivery.Position) (*tailReader, error) {
+	for {
+		reader, there, err := a.tail.attach(from)
+		if err != nil || there {
+			return reader, err
+		}
+		end, err := a.core.EventsEnd()
+		if err != nil {
+			return nil, err
+		}
+		var broken error
+		next := end // all up to there has been read, though it may hold no event
+		err = a.core.EventsFrom(from, func(at delivery.Position, account string, e delivery.Event) bool {
+			if !at.Less(end) {
+				next = at
+			}
+			a.addEvent(s, in, positioned{at, account, e})
+			if s.buf.Len() >= burst {
+				broken = s.send()
+			}
+			select {
+			case <-a.closing:
+				broken = http.ErrServerClosed
+			case <-r.Context().Done():
+				broken = r.Context().Err()
+			default:
+			}
+			return broken == nil
+		})
+		if err := errors.Join(err, broken, s.send()); err != nil {
+			return nil, err
+		}
+		from = next
+	}
+}
+
+// addEvent writes an event into the buffer if the query asks for it.
+func (a *API) addEvent(s *stream, in *eventQuery, p positioned) {
+	e := delivery.AccountEvent{Account: p.account, Event: p.event}
 	if in.Account != "" && e.Account != in.Account || in.Device != "" && e.Device != "" && e.Device != in.Device {
 		return
 	}
@@ -126,7 +192,7 @@ func (a *API) addEvent(s *stream, in *eventQuery, e delivery.AccountEvent) {
 		a.log.Error("event not sent", "error", err)
 		return
 	}
-	fmt.Fprintf(&s.buf, "id: %d\nevent: %s\ndata: %s\n\n", e.Number, e.Kind, text)
+	fmt.Fprintf(&s.buf, "id: %s\nevent: %s\ndata: %s\n\n", delivery.EventID(p.at), e.Kind, text)
 }
 
 // openStream takes a slot for a stream. The caller calls done at its end.

@@ -88,15 +88,16 @@ func (e *streamed) next() string {
 }
 
 // event reads the next event and checks its form.
-func (e *streamed) event() (id uint64, v wire.StreamEvent) {
+func (e *streamed) event() (id delivery.Position, v wire.StreamEvent) {
 	e.Helper()
 	text := e.next()
 	lines := strings.Split(text, "\n")
 	if len(lines) != 4 {
 		e.Fatalf("not an event: %q", text)
 	}
-	var name string
-	if _, err := fmt.Sscanf(lines[0]+" "+lines[1], "id: %d event: %s", &id, &name); err != nil {
+	name := strings.TrimPrefix(lines[1], "event: ")
+	at, err := delivery.ParseEventID(strings.TrimPrefix(lines[0], "id: "))
+	if err != nil || len(at) != 1 {
 		e.Fatalf("%v in %q", err, text)
 	}
 	if err := json.Unmarshal([]byte(strings.TrimPrefix(lines[2], "data: ")), &v); err != nil {
@@ -108,19 +109,19 @@ func (e *streamed) event() (id uint64, v wire.StreamEvent) {
 	if _, err := time.Parse(wire.Time, v.Time); err != nil {
 		e.Error(err)
 	}
-	return id, v
+	return at[0], v
 }
 
 func (e *streamed) want(events ...string) {
 	e.Helper()
-	var last uint64
+	var last delivery.Position
 	for _, want := range events {
 		id, v := e.event()
 		if got := strings.TrimSpace(fmt.Sprintln(v.ID, v.Account, v.Event, v.Device)); got != want {
 			e.Errorf("got %s, want %s", got, want)
 		}
-		if id <= last {
-			e.Errorf("event %d after %d", id, last)
+		if !last.Less(id) {
+			e.Errorf("event %v after %v", id, last)
 		}
 		last = id
 	}
@@ -197,12 +198,13 @@ func TestTooManyEventStreams(t *testing.T) {
 	}
 }
 
-// held is the writer to a reader that is slow: nothing goes through before release.
+// held is the writer to a reader that is slow: nothing goes through after the greeting,
+// before release.
 type held struct {
 	header  http.Header
 	release chan struct{}
-	begun   chan struct{}
-	once    sync.Once
+	begun   chan struct{} // closed at the first write that is held
+	writes  int
 	text    strings.Builder
 }
 
@@ -210,8 +212,12 @@ func (h *held) Header() http.Header { return h.header }
 func (h *held) WriteHeader(int)     {}
 func (h *held) Flush()              {}
 func (h *held) Write(b []byte) (int, error) {
-	h.once.Do(func() { close(h.begun) })
-	<-h.release
+	if h.writes++; h.writes == 2 {
+		close(h.begun)
+	}
+	if h.writes > 1 {
+		<-h.release
+	}
 	return h.text.Write(b)
 }
 
@@ -225,6 +231,7 @@ func TestEventReaderThatLags(t *testing.T) {
 	}
 	ended := make(chan struct{})
 	go func() { defer close(ended); s.api.ServeHTTP(w, r) }()
+	s.want(s.do("POST", "/v1/notifications", `{"account":"alice","title":"x","id":"first"}`), 202, nil)
 	<-w.begun
 	var accepted sync.WaitGroup
 	for range 2500 { // two events each; the buffer holds 4,096
@@ -237,9 +244,12 @@ func TestEventReaderThatLags(t *testing.T) {
 		})
 	}
 	accepted.Wait()
+	for s.api.TailReaders() > 0 { // until it has been given up
+		time.Sleep(time.Millisecond)
+	}
 	close(w.release)
 	<-ended
-	if text := w.text.String(); !strings.HasSuffix(text, "\n\nevent: lagged\ndata: {\"detail\":\"this reader was too slow; the timelines have the missed events\"}\n\n") {
+	if text := w.text.String(); !strings.HasSuffix(text, "\n\nevent: lagged\ndata: {\"detail\":\"this reader was too slow; Last-Event-ID resumes the stream\"}\n\n") {
 		t.Errorf("ends with %q", text[max(0, len(text)-300):])
 	}
 }

@@ -24,5 +24,12 @@ func CodeStatus(c string) int {
 	return 0
 }
 
+// TailReaders is how many streams are at the end of the store.
+func (a *API) TailReaders() int {
+	a.tail.mu.Lock()
+	defer a.tail.mu.Unlock()
+	return len(a.tail.readers)
+}
+
 // MaxStreams is how many streams of events there may be.
 const MaxStreams = maxStreams

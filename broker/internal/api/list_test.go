@@ -3,6 +3,7 @@ package api_test
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/heartline-mqtt/heartline/wire"
 )
@@ -67,4 +68,45 @@ func TestNotificationsInPages(t *testing.T) {
 	if r := s.do("GET", "/v1/notifications?account=nobody", ""); r.text != `{"notifications":[]}`+"\n" {
 		t.Error(r.text)
 	}
+}
+
+// TestNotificationsOfATime: since and until narrow a list, also over several pages.
+func TestNotificationsOfATime(t *testing.T) {
+	s := serve(t)
+	s.device("alice", "phone")
+	var at []string
+	for i := range 10 {
+		var a wire.Accepted
+		s.want(s.do("POST", "/v1/notifications", fmt.Sprintf(`{"account":"alice","title":"x","id":"n%d"}`, i)), 202, &a)
+		at = append(at, a.AcceptedAt)
+		for wire.FormatTime(time.Now()) == a.AcceptedAt { // the next one is of another millisecond
+			time.Sleep(time.Millisecond)
+		}
+	}
+	read := func(query string) (ids string) {
+		cursor := ""
+		for {
+			var page wire.NotificationList
+			s.want(s.do("GET", "/v1/notifications?limit=2"+query+cursor, ""), 200, &page)
+			for _, n := range page.Notifications {
+				ids += n.ID + " "
+			}
+			if page.Next == "" {
+				return ids
+			}
+			cursor = "&cursor=" + page.Next
+		}
+	}
+	for query, want := range map[string]string{
+		"&since=" + at[7]:                                   "n9 n8 n7 ",
+		"&until=" + at[2]:                                   "n1 n0 ",
+		"&since=" + at[3] + "&until=" + at[6]:               "n5 n4 n3 ",
+		"&account=alice&since=" + at[4] + "&until=" + at[5]: "n4 ",
+		"&since=2100-01-01T00:00:00Z":                       "",
+	} {
+		if got := read(query); got != want {
+			t.Errorf("%s: %s, want %s", query, got, want)
+		}
+	}
+	s.want(s.do("GET", "/v1/notifications?since=yesterday", ""), 422, nil)
 }

@@ -31,11 +31,13 @@ type ackPost struct {
 }
 
 type notificationQuery struct {
-	Account string `query:"account" doc:"Only this account"`
-	Device  string `query:"device" doc:"Only deliveries to this device"`
-	State   string `query:"state" enum:"pending,published,pushing,pushed,waiting,acked,expired,superseded,cancelled" doc:"Only this state"`
-	Limit   int    `query:"limit" minimum:"1" maximum:"500" default:"50" doc:"Maximum number of entries in a page"`
-	Cursor  string `query:"cursor" maxLength:"64" doc:"next of the previous page"`
+	Account string    `query:"account" doc:"Only this account"`
+	Device  string    `query:"device" doc:"Only deliveries to this device"`
+	State   string    `query:"state" enum:"pending,published,pushing,pushed,waiting,acked,expired,superseded,cancelled" doc:"Only this state"`
+	Since   time.Time `query:"since" doc:"Only those accepted at this time or later"`
+	Until   time.Time `query:"until" doc:"Only those accepted before this time"`
+	Limit   int       `query:"limit" minimum:"1" maximum:"500" default:"50" doc:"Maximum number of entries in a page"`
+	Cursor  string    `query:"cursor" maxLength:"64" doc:"next of the previous page"`
 }
 
 type notificationAnswer struct {
@@ -208,7 +210,7 @@ func (a *API) list(ctx context.Context, in *notificationQuery) (*notificationLis
 		return nil, notForAccount(in.Account)
 	}
 	state, _ := delivery.ParseState(in.State) // huma has checked it; "" is any
-	page, next, err := a.core.List(ctx, delivery.Filter{Account: in.Account, Device: in.Device, State: state, Before: before, Limit: in.Limit})
+	page, next, err := a.core.List(ctx, delivery.Filter{Account: in.Account, Device: in.Device, State: state, Since: in.Since, Until: in.Until, Before: before, Limit: in.Limit})
 	if err != nil {
 		return nil, err
 	}
