@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"slices"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/heartline-mqtt/heartline/broker/internal/listener"
@@ -90,7 +92,7 @@ func pushFigures(s scrape, apps []fallback.AppStatus) {
 			s.gauge("push_certificate_expiry_timestamp_seconds", "When the app's certificate expires, in Unix time.", float64(ends.Unix()), labels...)
 		}
 		for c, n := range sum.Counts {
-			s.counter("pushes_total", "Answers of the notification server by outcome and reason.", float64(n), append(labels[:len(labels):len(labels)], "outcome", c.Outcome, "reason", c.Reason)...)
+			s.counter("pushes_total", "Answers of the notification server by outcome and reason.", float64(n), append(slices.Clip(labels), "outcome", c.Outcome, "reason", c.Reason)...)
 		}
 	}
 }

@@ -33,9 +33,9 @@ func TestPushMetrics(t *testing.T) {
 	}
 	got := map[string]float64{}
 	for _, f := range families {
-		for _, m := range f.Metric {
+		for _, m := range f.GetMetric() {
 			key := f.GetName()
-			for _, l := range m.Label {
+			for _, l := range m.GetLabel() {
 				if l.GetName() != "outcome" && l.GetName() != "reason" {
 					key += " " + l.GetName() + "=" + l.GetValue()
 				}

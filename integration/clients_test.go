@@ -38,7 +38,7 @@ func node(t *testing.T, source string) *process {
 	if _, err := os.Stat(filepath.Join(modules, "mqtt")); err != nil {
 		testtool.LeaveOut(t, "MQTT.js is not installed", "make web, which needs npm: apt-get install nodejs npm")
 	}
-	dir, err := os.MkdirTemp(modules, ".example-")
+	dir, err := os.MkdirTemp(modules, ".example-") //nolint:usetesting // below the modules, where node looks for them
 	if err != nil {
 		t.Fatal(err)
 	}

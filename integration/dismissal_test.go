@@ -94,12 +94,12 @@ func TestDismissalAcrossKills(t *testing.T) {
 	s.kill()
 	s.start()
 	watch = s.dismissing("watch")
-	pk := wantDismissed(t, watch, "n")
+	wantDismissed(t, watch, "n")
 	s.kill() // before the PUBACK again
 	s.start()
 	events = s.events("?account=alice")
 	watch = s.dismissing("watch")
-	pk = wantDismissed(t, watch, "n")
+	pk := wantDismissed(t, watch, "n")
 	if err := watch.Puback(pk.PacketID); err != nil {
 		t.Fatal(err)
 	}

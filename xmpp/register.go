@@ -55,7 +55,7 @@ func (g *Gate) onCommand(e *element, from string) {
 var errNoCommand = errors.New("no such command")
 
 func (g *Gate) runCommand(node, account string, form *element) ([]formField, error) {
-	server := ""
+	var server string
 	switch node {
 	case commandAPNs, commandNoAPNs:
 		server = delivery.ServerAPNs

@@ -67,7 +67,7 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, in *eventQuery) err
 	}
 	reader, err := a.catchUp(r, s, in, from)
 	if err != nil || reader == nil {
-		return nil //nolint:nilerr // the stream ends, and its reader comes back
+		return nil // the stream ends, and its reader comes back
 	}
 	defer a.tail.detach(reader)
 	beat := time.NewTicker(a.timing.heartbeat)
@@ -132,8 +132,8 @@ func (a *API) resumeAt(r *http.Request) (delivery.Position, error) {
 	return at[0], nil
 }
 
-// catchUp sends what the history holds behind from, and returns the reader of what comes
-// next. nil: the stream has ended.
+// catchUp sends the events of the history behind from, and returns the reader of the
+// next ones. nil: the stream has ended.
 func (a *API) catchUp(r *http.Request, s *stream, in *eventQuery, from delivery.Position) (*tailReader, error) {
 	for {
 		reader, there, err := a.tail.attach(from)

