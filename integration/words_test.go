@@ -57,6 +57,62 @@ func TestLayoutEnglish(t *testing.T) {
 	t.Logf("%d comment lines of at most %d", len(found), bannedBound)
 }
 
+// pages are the pages that no banned form is left in.
+var pages = []string{
+	"../README.md", "../docs/README.md", "../docs/architecture.md", "../docs/backend.md", "../docs/comparison.md",
+	"../docs/contract.md", "../docs/install.md", "../docs/operating.md", "../docs/performance.md",
+	"../docs/push-content.md", "../docs/siege.md", "../docs/state-machine.md",
+}
+
+// message finds the texts of errors and log records.
+var message = regexp.MustCompile(`\b(?:Debug|Info|Warn|Error|Errorf|New)\("((?:[^"\\]|\\.)*)"`)
+
+// help finds the descriptions of metrics, of the HTTP API's fields and calls, and of
+// commands.
+var help = regexp.MustCompile(`(?:\b(?:gauge|counter)\("[a-z_0-9]+", |\b(?:Help|Summary|Short): +|\bdoc:)"((?:[^"\\]|\\.)*)"`)
+
+// TestLayoutEnglishOfUsers: no text that a user reads has a banned form: messages,
+// descriptions and pages.
+func TestLayoutEnglishOfUsers(t *testing.T) {
+	texts := 0
+	sources(t, func(path, text string) {
+		if strings.HasSuffix(path, "_test.go") || strings.HasPrefix(path, "integration/") {
+			return
+		}
+		for _, kind := range []*regexp.Regexp{message, help} {
+			for _, m := range kind.FindAllStringSubmatch(text, -1) {
+				texts++
+				if banned.MatchString(m[1]) {
+					t.Errorf("%s: %q has a form that CONTRIBUTING.md bans", path, m[1])
+				}
+			}
+		}
+	})
+	if texts < 500 {
+		t.Errorf("only %d texts found", texts)
+	}
+	for _, name := range append(pages, adrs(t)...) {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			if banned.MatchString(line) {
+				t.Errorf("%s: %q has a form that CONTRIBUTING.md bans", name, strings.TrimSpace(line))
+			}
+		}
+	}
+}
+
+func adrs(t *testing.T) []string {
+	t.Helper()
+	names, err := filepath.Glob("../docs/adr/*.md")
+	if err != nil || len(names) == 0 {
+		t.Fatalf("%d decisions found: %v", len(names), err)
+	}
+	return names
+}
+
 // cited finds the sections that a text cites: "contract §3", "contract §3 and §5",
 // "docs/contract.md §4".
 var cited = regexp.MustCompile(`[Cc]ontract(?:\.md)?,? §(\d+)(?:(?:,| and|, and) §(\d+))*`)
