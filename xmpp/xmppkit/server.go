@@ -198,7 +198,7 @@ func (s *Server) console() string {
 
 func (s *Server) command() *exec.Cmd {
 	if s.Kind == Prosody {
-		return exec.Command("prosody", "--config", filepath.Join(s.dir, "prosody.cfg.lua")) //nolint:gosec // the path is of our own making
+		return exec.Command("prosody", "--config", filepath.Join(s.dir, "prosody.cfg.lua"))
 	}
 	found, _ := filepath.Glob(ejabberdLib) // Installed has looked
 	ebin := found[len(found)-1]
@@ -208,7 +208,7 @@ func (s *Server) command() *exec.Cmd {
 		_ = os.WriteFile(hosts, []byte("127.0.0.1 localhost "+s.Component+"\n"), 0o644) // mount says if it is not there
 		args = append([]string{"unshare", "-m", "sh", "-c", `mount --bind "$0" /etc/hosts && exec "$@"`, hosts}, args...)
 	}
-	cmd := exec.Command(args[0], args[1:]...) //nolint:gosec // the arguments are of our own making
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(os.Environ(),
 		"EJABBERD_CONFIG_PATH="+filepath.Join(s.dir, "ejabberd.yml"), "EJABBERD_LOG_PATH="+filepath.Join(s.dir, "logs", "ejabberd.log"),
 		"SPOOL_DIR="+filepath.Join(s.dir, "spool"), "HOME="+s.dir, "ERL_LIBS="+filepath.Dir(filepath.Dir(ebin)), "ERL_CRASH_DUMP_BYTES=0")

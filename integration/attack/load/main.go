@@ -81,7 +81,7 @@ func run() error {
 	defer func() { _ = os.RemoveAll(l.dir) }()
 	if l.binary == "" {
 		l.binary = filepath.Join(l.dir, "heartline")
-		if out, err := exec.Command("go", "build", "-o", l.binary, ".").CombinedOutput(); err != nil { //nolint:gosec // the path is of our own making
+		if out, err := exec.Command("go", "build", "-o", l.binary, ".").CombinedOutput(); err != nil {
 			return fmt.Errorf("build the program: %w\n%s", err, out)
 		}
 	}
