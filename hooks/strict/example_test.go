@@ -17,8 +17,7 @@ func ExampleNewReader() {
 
 	passed, err := io.ReadAll(r)
 	fmt.Println(bytes.Equal(passed, connect))
-	var v *strict.Violation
-	if errors.As(err, &v) {
+	if v, ok := errors.AsType[*strict.Violation](err); ok {
 		fmt.Printf("%s: %#x %s\n", strict.PacketName(v.Packet), v.Code, v.Rule)
 	}
 	// Output:
