@@ -399,9 +399,11 @@ func TestOperatingPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := serve(t)
-	s.register("alice", "phone", "")
-	s.notify(`{"account":"alice","title":"One"}`)
+	_, push := apple(t) // the metrics of pushes need an app and an answer
+	s := serve(t, push...)
+	s.register("alice", "phone", deviceToken(1))
+	id := s.notify(`{"account":"alice","title":"One"}`)
+	await(t, "the push's answer", func() bool { return s.notification(id).State == "pushed" })
 	_, metrics := s.call(http.MethodGet, "/metrics", "")
 	for _, m := range regexp.MustCompile("`(heartline_[a-z_]+)[{`]").FindAllStringSubmatch(string(page), -1) {
 		if !strings.Contains(string(metrics), "\n# TYPE "+m[1]+" ") {
