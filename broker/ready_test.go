@@ -47,7 +47,7 @@ func TestReadyWhileMQTTStateStalls(t *testing.T) {
 	for !b.persist.Stats().Stalled {
 		time.Sleep(time.Millisecond)
 	}
-	if checks, err := b.Ready(); err != nil || !strings.Contains(checks["mqtt state"], "has not come back") {
+	if checks, err := b.Ready(); err != nil || !strings.Contains(checks["mqtt state"], "has not returned") {
 		t.Errorf("stalled: %v, %v", checks, err)
 	}
 	resp, err := http.Get("http://" + b.HTTPAddr() + "/metrics")
