@@ -96,7 +96,7 @@ func historyOf(n *NotificationView, device string) history {
 		switch e.Event {
 		case "received", "displayed", "read":
 			if e.Event != "received" || n.Ack == "received" {
-				h.acked, h.last = t, t
+				h.acked, h.last, h.detail = t, t, ""
 				return h
 			}
 		case "message_sent", "message_received":
