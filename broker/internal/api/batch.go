@@ -344,6 +344,10 @@ func beginsArray(r *bufio.Reader) bool {
 	return false
 }
 
+// maxElement is how much of one element is read: a longer one ends the batch. One between
+// maxBody and it is refused alone. The double leaves room for the decoder's read-ahead.
+const maxElement = 2 * maxBody
+
 // arrayReader returns the elements of an array, each of at most maxBody bytes.
 type arrayReader struct {
 	source  io.Reader
@@ -363,7 +367,7 @@ func newArrayReader(r io.Reader) *arrayReader {
 
 // Read implements io.Reader for the decoder, which has no bound of its own.
 func (r *arrayReader) Read(b []byte) (int, error) {
-	if r.read > maxBody {
+	if r.read > maxElement {
 		return 0, &brokenArray{tooLarge()}
 	}
 	n, err := r.source.Read(b)
