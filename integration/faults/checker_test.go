@@ -605,6 +605,7 @@ func couldGo(older, newer *storeRecord, x Copy) bool {
 func (c *checker) pushes(e Evidence, timeline map[deliveryKey]int) {
 	r := &c.Result
 	taken := map[deliveryKey]map[string]bool{}
+	dismissed := map[deliveryKey]map[string]bool{} // background pushes: they take the notification off the screen
 	for _, p := range e.Pushes {
 		if p.Status != http.StatusOK && p.Action != apnssim.ActionDrop {
 			continue
@@ -615,13 +616,17 @@ func (c *checker) pushes(e Evidence, timeline map[deliveryKey]int) {
 				k.device = before
 			}
 		}
-		if taken[k] == nil {
-			taken[k] = map[string]bool{}
+		of := taken
+		if p.PushType == "background" {
+			of = dismissed
 		}
-		if len(taken[k]) > 0 && !taken[k][p.APNsID] {
+		if of[k] == nil {
+			of[k] = map[string]bool{}
+		}
+		if len(of[k]) > 0 && !of[k][p.APNsID] {
 			r.problem(&r.Pushes, "%s was pushed to %s under another apns-id", k.id, k.device)
 		}
-		taken[k][p.APNsID] = true
+		of[k][p.APNsID] = true
 	}
 	for k, n := range timeline {
 		if n > 1 {
