@@ -80,7 +80,7 @@ func TestBackendPageCurl(t *testing.T) {
 		}
 	}
 	stream.stdout.until(t, `"event":"accepted"`)
-	numbers := regexp.MustCompile(`(?m)^id: \d+$`)
+	numbers := regexp.MustCompile(`(?m)^id: [A-Za-z0-9_-]+$`)
 	for _, b := range backendPage(t) {
 		if b.mark == "terminal=events" && b.language == "text" {
 			begin := numbers.ReplaceAllString(normal(stream.stdout.String()), "id: N")

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -40,6 +41,9 @@ func TestGeneratedClients(t *testing.T) {
 			t.Fatal(out)
 		}
 		testtool.LeaveOut(t, "npm ci failed: "+strings.TrimSpace(strings.SplitN(out, "\n", 2)[0]), "access to the npm registry")
+	}
+	if out, err := run(nil, "node", "--version"); err == nil && regexp.MustCompile(`^v1?[0-9]\.`).MatchString(out) {
+		testtool.LeaveOut(t, "Node.js "+strings.TrimSpace(out)+" is too old for hey-api", "Node.js 20 or newer")
 	}
 	for _, command := range [][]string{
 		{"node_modules/.bin/openapi-typescript", "openapi.json", "-o", "schema.d.ts"},

@@ -161,7 +161,7 @@ func TestStoreThatHangs(t *testing.T) {
 	for !keeper.Stats().Stalled {
 		time.Sleep(time.Millisecond)
 	}
-	if err := keeper.Ready(); err == nil || !strings.Contains(err.Error(), "has not come back") {
+	if err := keeper.Ready(); err == nil || !strings.Contains(err.Error(), "has not returned") {
 		t.Errorf("Ready: %v", err)
 	}
 	retain(t, hub, "b", "1") // goes on in memory
