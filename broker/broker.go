@@ -29,7 +29,9 @@ import (
 // its listeners and the HTTP side.
 type Broker struct {
 	*Heartline
-	cfg            *config.Config
+	cfg            *config.Config // as it was at the start
+	reloading      Reloading
+	reloads        sync.Mutex // one at a time
 	log            *slog.Logger
 	server         *mqtt.Server
 	listeners      listeners
@@ -56,8 +58,13 @@ type Broker struct {
 // New opens the store, resumes unfinished deliveries and binds every listener, so
 // that it reports every fault before it serves anything. Close it, whether it
 // has been started or not.
-func New(cfg *config.Config, log *slog.Logger) (_ *Broker, err error) {
-	b := &Broker{cfg: cfg, log: log, files: filewatch.New(), failed: make(chan error, 1)}
+func New(cfg *config.Config, log *slog.Logger) (*Broker, error) {
+	return NewReloadable(cfg, log, Reloading{})
+}
+
+// NewReloadable is New for a broker that can reload its configuration.
+func NewReloadable(cfg *config.Config, log *slog.Logger, reloading Reloading) (_ *Broker, err error) {
+	b := &Broker{cfg: cfg, reloading: reloading, log: log, files: filewatch.New(), failed: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			_ = b.Close(context.Background()) // the first error is the one to report

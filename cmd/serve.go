@@ -15,6 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/heartline-mqtt/heartline/auth"
+	"github.com/heartline-mqtt/heartline/broker"
 	"github.com/heartline-mqtt/heartline/config"
 )
 
@@ -24,6 +26,11 @@ type runner func(ctx context.Context, cfg *config.Config, opts ServeOptions) err
 // ServeOptions are the settings of a server that are not configuration.
 type ServeOptions struct {
 	Log *slog.Logger
+	// Level is that of Log. Load reads the configuration again, at each value of Hangups
+	// and at POST /v1/reload; nil: it cannot be reloaded.
+	Level   *slog.LevelVar
+	Load    func() (*config.Config, error)
+	Hangups <-chan os.Signal
 	// Ready is called once every listener is up, with the addresses that were
 	// bound; "" is one that is off.
 	Ready func(mqtt, http string)
@@ -52,22 +59,36 @@ what --dev chooses; file and environment do not.`,
 		if err != nil {
 			return err
 		}
-		return p.runServer(ctx, cfg, func(string, string) {})
+		return p.runServer(ctx, cfg, func() (*config.Config, error) { return p.reread(ctx, src) }, func(string, string) {})
 	})
 	return cmd
 }
 
-func (p *program) runServer(ctx context.Context, cfg *config.Config, ready func(mqtt, http string)) error {
+// reread loads the configuration of a running server, and looks into the files that it
+// names.
+func (p *program) reread(ctx context.Context, src *configSource) (*config.Config, error) {
+	cfg, err := src.load()
+	if err != nil {
+		return nil, err
+	}
+	if err := auth.Check(cfg.Auth); err != nil {
+		return nil, err
+	}
+	_, err = broker.CheckPush(ctx, cfg, false)
+	return cfg, err
+}
+
+func (p *program) runServer(ctx context.Context, cfg *config.Config, load func() (*config.Config, error), ready func(mqtt, http string)) error {
 	defer heapFloor()()
-	log := newLogger(p.Stderr, cfg.Log)
+	log, level := newLogger(p.Stderr, cfg.Log)
 	ctx, stop := context.WithCancel(ctx)
 	var background sync.WaitGroup
 	defer background.Wait()
 	defer stop()
 	background.Go(func() { new(trimmer).run(ctx) })
+	var hangups <-chan os.Signal
 	if p.Reload != nil {
-		hangups := p.Reload()
-		background.Go(func() { answerReload(ctx, hangups, log) })
+		hangups = p.Reload()
 	}
 	tell := func(state string) {
 		if err := p.notifySystemd(state); err != nil {
@@ -75,7 +96,7 @@ func (p *program) runServer(ctx context.Context, cfg *config.Config, ready func(
 		}
 	}
 	background.Go(func() { <-ctx.Done(); tell(notifyStopping) })
-	err := p.serve(ctx, cfg, ServeOptions{Log: log, Ready: func(mqtt, http string) {
+	err := p.serve(ctx, cfg, ServeOptions{Log: log, Level: level, Load: load, Hangups: hangups, Ready: func(mqtt, http string) {
 		ready(mqtt, http)
 		tell(notifyReady)
 	}})
@@ -85,29 +106,17 @@ func (p *program) runServer(ctx context.Context, cfg *config.Config, ready func(
 	return err
 }
 
-// answerReload says at each SIGHUP that the configuration is read at a start only.
-func answerReload(ctx context.Context, hangups <-chan os.Signal, log *slog.Logger) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-hangups:
-			log.Warn("SIGHUP ignored: changes of the configuration take effect at the next start")
-		}
-	}
-}
-
 // newLogger makes the logger that log.level and log.format ask for.
-func newLogger(w io.Writer, cfg config.Log) *slog.Logger {
-	var level slog.Level
+func newLogger(w io.Writer, cfg config.Log) (*slog.Logger, *slog.LevelVar) {
+	level := new(slog.LevelVar)
 	if err := level.UnmarshalText([]byte(cfg.Level)); err != nil {
-		level = slog.LevelInfo // not reached: the configuration has been checked
+		level.Set(slog.LevelInfo) // not reached: the configuration has been checked
 	}
 	opts := &slog.HandlerOptions{Level: level}
 	if cfg.Format == config.FormatJSON {
-		return slog.New(slog.NewJSONHandler(w, opts))
+		return slog.New(slog.NewJSONHandler(w, opts)), level
 	}
-	return slog.New(slog.NewTextHandler(w, opts))
+	return slog.New(slog.NewTextHandler(w, opts)), level
 }
 
 // devControl is where the simulator of --dev is scripted, if the port is free.
@@ -146,7 +155,7 @@ func (p *program) serveDev(ctx context.Context, src *configSource) (err error) {
 	if err != nil {
 		return err
 	}
-	return p.runServer(ctx, cfg, func(mqtt, http string) { p.printDev(cfg, mqtt, http, sims) })
+	return p.runServer(ctx, cfg, nil, func(mqtt, http string) { p.printDev(cfg, mqtt, http, sims) })
 }
 
 func devFlags(values map[string]string) []config.Flag {

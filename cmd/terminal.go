@@ -152,7 +152,7 @@ func (p *program) playDevice(ctx context.Context, o terminal.Options, register *
 	defer restore()
 	s := &deviceScreen{p: p, asJSON: asJSON, first: make(chan error, 1), server: o.Server}
 	o.Display, o.Status = s, s.status
-	o.Logger = newLogger(p.Stderr, config.Log{Level: "warn"})
+	o.Logger, _ = newLogger(p.Stderr, config.Log{Level: "warn"})
 	t, err := terminal.Open(o)
 	if err != nil {
 		return usageError{err}

@@ -295,7 +295,7 @@ func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt
 		n.ID = NewID(n.Seq)
 	}
 	n.AcceptedAt = time.Now()
-	ttl := c.opts.TTL
+	ttl := c.settings.Load().TTL
 	if r.TTL != nil {
 		ttl = *r.TTL
 	}
@@ -328,9 +328,9 @@ func (c *Core) newDelivery(n *Notification, dev *device, ttl time.Duration) *del
 		},
 		dev: dev, seq: n.Seq, urgency: n.Urgency, kind: kindOf(n.Kind), collapse: n.CollapseKey,
 	}
-	d.setWindows(n.AckWindow, ttl, c.opts.Windows)
+	d.setWindows(n.AckWindow, ttl, c.settings.Load().Windows)
 	if n.TTLZero { // time for its one attempt, and no more
-		ttl = max(time.Duration(d.window)*time.Millisecond, c.opts.Windows.Ack) + c.opts.Windows.Fallback
+		ttl = max(time.Duration(d.window)*time.Millisecond, c.settings.Load().Windows.Ack) + c.settings.Load().Windows.Fallback
 	}
 	d.expires = c.clock.steady() + int64(ttl)
 	return d
@@ -454,13 +454,13 @@ func (c *Core) targets(a *account, n *Notification, names []string) ([]*device, 
 			retry = away
 		}
 	}
-	return nil, &FullError{Limit: c.opts.MaxOutstanding, RetryAfter: retry}
+	return nil, &FullError{Limit: c.settings.Load().MaxOutstanding, RetryAfter: retry}
 }
 
 // hasRoom reports whether d may have one delivery more: it is not full, n replaces
 // one by its collapse key, or n is urgent and one that is not can be displaced.
 func (c *Core) hasRoom(d *device, n *Notification) bool {
-	over := len(d.queue) + d.reserved - c.opts.MaxOutstanding
+	over := len(d.queue) + d.reserved - c.settings.Load().MaxOutstanding
 	if over < 0 {
 		return true
 	}
@@ -520,20 +520,20 @@ func (c *Core) begin(n *Notification, deliveries []*delivery, begun []Event) {
 		}
 		if d.state == StatePending {
 			// Without room it waits no longer than an ack window without progress.
-			d.deadline = c.clock.steady() + ackWindow(&d.progress, situation{windows: &c.opts.Windows})
+			d.deadline = c.clock.steady() + ackWindow(&d.progress, situation{windows: &c.settings.Load().Windows})
 		}
 		c.deadlines.schedule(d)
 		if d.collapse != "" {
 			c.supersede(dev, d)
 		}
-		if len(dev.queue) > c.opts.MaxOutstanding && d.urgency == UrgencyHigh {
+		if len(dev.queue) > c.settings.Load().MaxOutstanding && d.urgency == UrgencyHigh {
 			c.displace(dev)
 		}
 		switch {
 		case dev.dropped != "": // since it was accepted
 			c.apply(d, inCancel, situation{detail: dev.dropped})
-		case len(dev.queue) > c.opts.MaxOutstanding:
-			c.apply(d, inCancel, situation{detail: fmt.Sprintf("the device has %d unfinished notifications (delivery.max_outstanding_per_device)", c.opts.MaxOutstanding)})
+		case len(dev.queue) > c.settings.Load().MaxOutstanding:
+			c.apply(d, inCancel, situation{detail: fmt.Sprintf("the device has %d unfinished notifications (delivery.max_outstanding_per_device)", c.settings.Load().MaxOutstanding)})
 		case dev.presence != nil:
 			d.makeDue()
 			c.feed(dev)
@@ -563,7 +563,7 @@ func (c *Core) notification(r Request) (*Notification, error) {
 	}
 	n := &Notification{
 		ID: r.ID, Account: r.Account, Title: r.Title, Body: r.Body, Badge: r.Badge, Sound: r.Sound, Category: r.Category,
-		CollapseKey: r.CollapseKey, Ack: pick(r.Ack != 0, r.Ack, c.opts.Ack), Urgency: pick(r.Urgency != 0, r.Urgency, UrgencyHigh),
+		CollapseKey: r.CollapseKey, Ack: pick(r.Ack != 0, r.Ack, c.settings.Load().Ack), Urgency: pick(r.Urgency != 0, r.Urgency, UrgencyHigh),
 		Fallback: !r.NoFallback, HasMessage: r.Data != nil,
 		Subtitle: r.Subtitle, Thread: r.Thread, Link: r.Link, Image: r.Image, Level: pick(r.Level == LevelActive, 0, r.Level),
 		Localized: r.Localized, Extra: r.Extra, BadgeAuto: r.BadgeAuto, AckWindow: r.AckWindow,

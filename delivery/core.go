@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -50,6 +51,26 @@ type Options struct {
 	Boottime func() time.Duration
 }
 
+// Settings are the rules that can change while a Core runs; see Options. A Settings is
+// never changed: Reconfigure puts another in its place.
+type Settings struct {
+	Windows           Windows
+	Ack               AckKind
+	TTL               time.Duration
+	MaxOutstanding    int
+	MaxInflight       int
+	ForgetDeviceAfter time.Duration
+}
+
+// Settings returns the part of o that Reconfigure can change.
+func (o Options) Settings() Settings {
+	return Settings{o.Windows, o.Ack, o.TTL, o.MaxOutstanding, o.MaxInflight, o.ForgetDeviceAfter}
+}
+
+// Reconfigure changes the rules from now on. A window that runs keeps its length; so
+// does the TTL of an accepted notification.
+func (c *Core) Reconfigure(s Settings) { c.settings.Store(&s) }
+
 // lingering is how long a change that nobody waits for may stay in memory to share
 // a commit with others. A crash within it costs a line of a timeline, or a
 // second copy of something that was acked.
@@ -62,6 +83,8 @@ const lingering = 50 * time.Millisecond
 // input. Nothing waits while it is held: the store, the network and the notification
 // servers get their work and answer later.
 type Core struct {
+	settings atomic.Pointer[Settings] // of opts, and what Reconfigure has changed since
+
 	opts   Options
 	out    Outbox
 	pusher Pusher
@@ -125,6 +148,7 @@ func New(opts Options, out Outbox, pusher Pusher, log *slog.Logger) *Core {
 		kick:     make(chan struct{}, 1), quit: make(chan struct{}), stopDone: make(chan struct{}), noPushing: make(chan struct{}),
 		clock: newClock(0, opts.Boottime),
 	}
+	c.Reconfigure(opts.Settings())
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	out.OnGroupDone(c.onGroupDone)
 	return c
@@ -344,7 +368,7 @@ func (c *Core) apply(d *delivery, in input, s situation) {
 
 // around completes the situation of d.
 func (c *Core) around(d *delivery, s situation) situation {
-	s.now, s.windows = c.clock.steady(), &c.opts.Windows
+	s.now, s.windows = c.clock.steady(), &c.settings.Load().Windows
 	s.up, s.hasToken = d.dev.presence != nil, c.canPush(d)
 	return s
 }

@@ -90,7 +90,7 @@ func (c *Core) addDismissal(dev *device, n *Notification) {
 	if slices.ContainsFunc(dev.dismissals, func(x *dismissal) bool { return x.Of == n.Seq }) {
 		return
 	}
-	if len(dev.dismissals) >= c.opts.MaxOutstanding { // a device that does not ask for them keeps the newest
+	if len(dev.dismissals) >= c.settings.Load().MaxOutstanding { // a device that does not ask for them keeps the newest
 		c.removeDismissal(dev, dev.dismissals[0])
 	}
 	x := &dismissal{Dismissal: Dismissal{Seq: Seq(c.clock.next()), Device: dev.ID, Of: n.Seq, ID: n.ID, CollapseKey: n.CollapseKey, BadgeAuto: n.BadgeAuto, At: time.Now()}}
@@ -135,7 +135,7 @@ func (c *Core) feedDismissals(dev *device, p *Presence, before Seq) bool {
 		if x.open || x.refused {
 			continue
 		}
-		if len(p.open) >= c.opts.MaxInflight || p.packets >= p.info.ReceiveMaximum {
+		if len(p.open) >= c.settings.Load().MaxInflight || p.packets >= p.info.ReceiveMaximum {
 			return false
 		}
 		p.opened(x.Seq, false)
@@ -176,7 +176,7 @@ func (c *Core) pushDismissal(dev *device, x *dismissal, attempt int) {
 	x.pushing = true
 	c.pushing++
 	asked := r.Clone()
-	expires := time.Now().Add(c.opts.TTL)
+	expires := time.Now().Add(c.settings.Load().TTL)
 	p := Push{
 		Seq: x.Seq, Device: dev.ID, Account: dev.Account, Registration: asked, Attempt: attempt, Urgency: UrgencyNormal,
 		ExpiresAt: expires, Dismiss: true,
@@ -282,7 +282,7 @@ func (c *Core) pushDismissals(dev *device) {
 // before. Devices get an ack window's time to come back first.
 func (c *Core) pushRecoveredDismissals() {
 	select {
-	case <-time.After(c.opts.Windows.Ack):
+	case <-time.After(c.settings.Load().Windows.Ack):
 	case <-c.quit:
 		return
 	}

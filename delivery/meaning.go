@@ -23,7 +23,7 @@ func (c *Core) sameMeaning(first, n *Notification, r Request) (bool, error) {
 	case r.Ack != 0 && first.Ack != r.Ack,
 		r.Urgency != 0 && first.Urgency != r.Urgency,
 		r.TTL != nil && first.ExpiresAt.Sub(first.AcceptedAt) != *r.TTL,
-		r.AckWindow != nil && (first.AckWindow == nil && *r.AckWindow != c.opts.Windows.Ack || first.AckWindow != nil && *first.AckWindow != *r.AckWindow):
+		r.AckWindow != nil && (first.AckWindow == nil && *r.AckWindow != c.settings.Load().Windows.Ack || first.AckWindow != nil && *first.AckWindow != *r.AckWindow):
 		return false, nil
 	case len(r.Devices) > 0 && !sameSet(r.Devices, first.Devices):
 		return false, nil

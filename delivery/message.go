@@ -22,7 +22,7 @@ func (c *Core) feedMessages(dev *device, p *Presence) {
 		if d.message != MessageHeld || d.messageRefused {
 			continue
 		}
-		if len(p.open) >= c.opts.MaxInflight || p.packets >= p.info.ReceiveMaximum {
+		if len(p.open) >= c.settings.Load().MaxInflight || p.packets >= p.info.ReceiveMaximum {
 			return
 		}
 		c.apply(d, inMessageSent, situation{})

@@ -126,10 +126,10 @@ func (c *Core) fromRecord(r *Record, dev *device) *delivery {
 		dev: dev, seq: r.Seq, urgency: max(r.Urgency, UrgencyHigh), kind: kindOf(r.Kind), collapse: r.CollapseKey, expires: c.clock.at(r.ExpiresAt),
 	}
 	// The ack window depends on the TTL, and a Seq tells when it began.
-	d.setWindows(r.AckWindow, r.ExpiresAt.Sub(time.Unix(0, int64(r.Seq))), c.opts.Windows)
-	grace := c.clock.steady() + int64(c.opts.Windows.Ack)
+	d.setWindows(r.AckWindow, r.ExpiresAt.Sub(time.Unix(0, int64(r.Seq))), c.settings.Load().Windows)
+	grace := c.clock.steady() + int64(c.settings.Load().Windows.Ack)
 	if d.once { // its one attempt may have been made: that is not known
-		d.expires = max(d.expires, grace+int64(c.opts.Windows.Fallback))
+		d.expires = max(d.expires, grace+int64(c.settings.Load().Windows.Fallback))
 	}
 	// Devices get an ack window's time to come back before anything falls back. A
 	// push whose answer a crash has hidden is asked for again after it, with the same

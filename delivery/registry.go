@@ -601,7 +601,7 @@ func (c *Core) forgetDevices() {
 		return
 	}
 	now := time.Now()
-	limit := now.Add(-c.opts.ForgetDeviceAfter)
+	limit := now.Add(-c.settings.Load().ForgetDeviceAfter)
 	var old []Device
 	err := c.out.Devices("", func(d *Device) bool {
 		if d.SeenAt.Before(limit) {
@@ -615,7 +615,7 @@ func (c *Core) forgetDevices() {
 	for _, rec := range old {
 		err := c.withAccount(rec.Account, func(a *account) error {
 			if d := a.device(rec.ID); d != nil && d.presence == nil && d.SeenAt.Before(limit) {
-				c.drop(d, "device not seen for "+c.opts.ForgetDeviceAfter.String())
+				c.drop(d, "device not seen for "+c.settings.Load().ForgetDeviceAfter.String())
 			}
 			return nil
 		})
@@ -640,7 +640,7 @@ func (c *Core) wallTrusted() bool {
 	}
 	c.wallSetAt = 0
 	// Written now and then, so that a crash does not take it back.
-	resolution := min(24*time.Hour, max(c.opts.ForgetDeviceAfter/10, seenResolution))
+	resolution := min(24*time.Hour, max(c.settings.Load().ForgetDeviceAfter/10, seenResolution))
 	for _, d := range c.devices {
 		if d.presence != nil {
 			c.seenWithin(d, resolution)

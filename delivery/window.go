@@ -109,9 +109,9 @@ func (c *Core) elapse(d *delivery, now int64) {
 	}
 	dev, p := d.dev, d.dev.presence
 	switch {
-	case d.state == StatePending && p != nil && p.progress > now-int64(c.opts.Windows.Ack):
+	case d.state == StatePending && p != nil && p.progress > now-int64(c.settings.Load().Windows.Ack):
 		// Acks make room all the time; its turn will come.
-		d.deadline = p.progress + int64(c.opts.Windows.Ack)
+		d.deadline = p.progress + int64(c.settings.Load().Windows.Ack)
 		c.deadlines.schedule(d)
 		return
 	case d.state == StateWaiting:

@@ -52,7 +52,7 @@ func TestStop(t *testing.T) {
 	}
 
 	s.signal(t, syscall.SIGHUP) // never ends a server
-	s.stderr.until(t, "SIGHUP ignored")
+	s.stderr.until(t, "configuration reloaded")
 
 	s.signal(t, syscall.SIGTERM)
 	pk, err := clients[5].Read(patience)

@@ -74,6 +74,9 @@ type Options struct {
 	Ready func() (map[string]string, error)
 	// Metrics count the requests; nil makes new ones.
 	Metrics *metrics.Metrics
+	// Reload takes up a changed configuration; nil: it cannot. The error may be a
+	// *ReloadError.
+	Reload func(ctx context.Context) error
 	// Overview is what the dashboard shows; nil: there is no dashboard.
 	Overview *overview.Overview
 	// Handlers serve further paths, by their ServeMux patterns: the MQTT WebSocket, the
@@ -153,6 +156,7 @@ func New(o Options) *API {
 	a.registerEvents()
 	a.registerHealth()
 	a.registerSearch()
+	a.registerReload()
 	a.registerOverview()
 	a.describeProblems()
 	a.serveDocument()

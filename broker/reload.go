@@ -1,0 +1,78 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"github.com/heartline-mqtt/heartline/broker/internal/api"
+	"github.com/heartline-mqtt/heartline/config"
+)
+
+// Reloading is what a running broker takes a changed configuration from.
+type Reloading struct {
+	// Load reads the configuration with all its files. Its error names every mistake.
+	// Nil: the broker cannot reload.
+	Load func() (*config.Config, error)
+	// Level is that of the logger. Nil: log.level stays.
+	Level *slog.LevelVar
+}
+
+// live lists the keys that take effect in a running broker. Users, tokens, key sets,
+// revocation lists and certificates are not among them: their files are watched.
+func live() []string {
+	return []string{
+		"delivery.ack", "delivery.ack_window", "delivery.fallback_window", "delivery.ttl", "delivery.max_outstanding_per_device",
+		"delivery.max_inflight_per_device", "delivery.forget_device_after", "log.level",
+	}
+}
+
+var errNoReload = errors.New("this server was started without a configuration to reload")
+
+// Reload takes up the changes of the configuration. A configuration with a mistake is
+// refused whole, and the one in force stays. No connection is dropped. Keys that need
+// a restart are named in the log.
+func (b *Broker) Reload(context.Context) error {
+	b.reloads.Lock()
+	defer b.reloads.Unlock()
+	if b.reloading.Load == nil {
+		b.log.Warn("reload refused", "error", errNoReload)
+		return errNoReload
+	}
+	next, err := b.reloading.Load()
+	if err != nil {
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			b.log.Error("reload refused, keeping the previous configuration", "error", line)
+		}
+		return err
+	}
+	changed := config.Changed(b.cfg, next)
+	restart := slices.DeleteFunc(slices.Clone(changed), func(key string) bool { return slices.Contains(live(), key) })
+	b.core.Reconfigure(deliveryOptions(next, false).Settings())
+	if level := b.reloading.Level; level != nil {
+		if err := level.UnmarshalText([]byte(next.Log.Level)); err != nil {
+			return err // not reached: the configuration has been checked
+		}
+	}
+	b.log.Info("configuration reloaded", "changed_since_start", strings.Join(changed, " "))
+	if len(restart) > 0 {
+		b.log.Warn("these changes take effect at the next start", "keys", strings.Join(restart, " "))
+	}
+	return nil
+}
+
+// reloadByAPI tells the caller every mistake by its key.
+func (b *Broker) reloadByAPI(ctx context.Context) error {
+	err := b.Reload(ctx)
+	findings, ok := errors.AsType[config.Errors](err)
+	if !ok {
+		return err
+	}
+	refused := &api.ReloadError{}
+	for _, f := range findings {
+		refused.Faults = append(refused.Faults, api.ReloadFault{Key: f.Key, Rule: f.Rule})
+	}
+	return refused
+}
