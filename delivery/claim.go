@@ -1,0 +1,166 @@
+package delivery
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// renewed lifts the suspension of r if the app's configuration has changed since.
+func (c *Core) renewed(r *Registration) bool {
+	if r.Suspended == nil || c.opts.AppConfig == nil || c.opts.AppConfig(*r) == r.Suspended.Config {
+		return false
+	}
+	r.Suspended = nil
+	return true
+}
+
+// completed fills in the fields that r leaves out, by the current configuration. It
+// returns r as it is where that cannot be done: its server is off, or serves it no longer.
+func (c *Core) completed(r Registration) Registration {
+	if c.opts.CompleteRegistration == nil || r.Ended != nil {
+		return r
+	}
+	full, err := c.opts.CompleteRegistration(r)
+	if err != nil {
+		return r
+	}
+	r.App, r.Environment = full.App, full.Environment
+	return r
+}
+
+// indexTokens enters the registrations of d into the index of their holders.
+func (c *Core) indexTokens(d *device) {
+	for i := range d.Registrations {
+		if r := &d.Registrations[i]; r.Ended == nil {
+			c.holders[r.address()] = d
+		}
+	}
+}
+
+// unindexTokens takes them out.
+func (c *Core) unindexTokens(d *device) {
+	for i := range d.Registrations {
+		if a := d.Registrations[i].address(); c.holders[a] == d {
+			delete(c.holders, a)
+		}
+	}
+}
+
+// changeRegistrations has change work on the registrations of d, and the index of
+// holders follow.
+func (c *Core) changeRegistrations(d *device, change func()) {
+	c.unindexTokens(d)
+	change()
+	c.indexTokens(d)
+	c.putDevice(d)
+}
+
+// SetRegistration gives a device a registration, in the place of the one of its
+// kind. A token that another device holds moves, across accounts too: it is one
+// physical device, handed on or signed in again. Of two claims the last wins.
+func (c *Core) SetRegistration(id, accountName string, r Registration) error {
+	return c.register(id, accountName, r, false)
+}
+
+func (c *Core) register(id, accountName string, r Registration, move bool) error {
+	if r.Kind == "" {
+		r.Kind = KindAlert
+	}
+	if c.opts.CheckRegistration != nil {
+		if err := c.opts.CheckRegistration(r); err != nil {
+			return fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
+	}
+	if c.opts.CompleteRegistration != nil {
+		full, err := c.opts.CompleteRegistration(r)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
+		// What the registration leaves out stays open: it follows the configuration when
+		// that is mended.
+		full.App, full.Environment = r.App, r.Environment
+		r = full
+	}
+	r.RegisteredAt, r.Suspended, r.Ended = time.Now(), nil, nil
+	return c.asDevice(id, accountName, move, func(d *device) error {
+		if other := c.holders[r.address()]; other != nil && other != d {
+			c.takeAway(other, r.address())
+		}
+		if c.holders[r.address()] != d {
+			// Whoever holds it in the store alone loses it there.
+			c.pending.slots = append(c.pending.slots, slot(r.address().String()))
+		}
+		d.SeenAt = r.RegisteredAt
+		c.changeRegistrations(d, func() {
+			// The same token under another kind is the same token.
+			d.RemoveRegistrations(func(x *Registration) bool { return x.Ended == nil && x.address() == r.address() && x.Kind != r.Kind })
+			d.SetRegistration(r)
+		})
+		c.pushPossible(d, func(x *Registration) bool { return x.Kind == r.Kind })
+		return nil
+	})
+}
+
+// takeAway removes a registration that another device has claimed. The claim moves
+// it in the store, which decides for devices that are not in memory.
+func (c *Core) takeAway(d *device, a address) {
+	c.log.Info("registration removed: another device has registered the same token", "device", d.ID, "account", d.Account)
+	c.unindexTokens(d)
+	d.RemoveRegistrations(func(r *Registration) bool { return r.Ended == nil && r.address() == a })
+	c.indexTokens(d)
+	c.pending.registry = append(c.pending.registry, d.account) // in memory until the store agrees
+	c.pending.slots = append(c.pending.slots, slot(d.account.name), slot(d.ID))
+}
+
+// RemoveRegistrations removes a device's registrations of a server, with kind "" of
+// every kind. A device that is not known has none.
+func (c *Core) RemoveRegistrations(id, accountName, server, kind string) error {
+	return c.withDevice(id, accountName, func(a *account, d *device) error {
+		switch {
+		case d == nil:
+			return nil
+		case d.account != a:
+			return fmt.Errorf("%w: %s", ErrForeignDevice, id)
+		}
+		match := func(r *Registration) bool { return r.Server == server && (kind == "" || r.Kind == kind) }
+		if slices.ContainsFunc(d.Registrations, func(r Registration) bool { return match(&r) }) {
+			c.changeRegistrations(d, func() { d.RemoveRegistrations(match) })
+		}
+		return nil
+	})
+}
+
+// PushPossible says that pushes to an app have become possible, or may have: it is
+// configured, its configuration has changed, or its server is switched on.
+// Suspensions that another configuration caused are lifted, and deliveries that
+// wait for a push are pushed.
+func (c *Core) PushPossible(server, app string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stopped {
+		return
+	}
+	match := func(r *Registration) bool {
+		return r.Server == server && (app == "" || r.App == app || r.App == "" && c.completed(*r).App == app)
+	}
+	for _, d := range c.devices {
+		for i := range d.Registrations {
+			if r := &d.Registrations[i]; match(r) && c.renewed(r) {
+				c.putDevice(d)
+			}
+		}
+		c.pushPossible(d, match)
+	}
+	c.settle()
+}
+
+// pushPossible asks for pushes of the deliveries that wait for one, to the
+// registrations of dev that match.
+func (c *Core) pushPossible(dev *device, match func(*Registration) bool) {
+	for _, d := range slices.Clone(dev.queue) {
+		if r := d.registration(); r != nil && match(r) && !d.state.Final() {
+			c.apply(d, inPushPossible, situation{})
+		}
+	}
+}

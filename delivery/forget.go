@@ -1,0 +1,128 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// SignOut takes a device out of the registry because its user leaves it: its
+// registrations go, and its deliveries are cancelled. It returns when that is on the
+// disk; the caller then ends the connection and the session. A
+// device that is not known has signed out already.
+func (c *Core) SignOut(ctx context.Context, id, accountName string) error {
+	err := c.withDevice(id, accountName, func(a *account, d *device) error {
+		switch {
+		case d == nil:
+			return nil
+		case d.account != a:
+			return fmt.Errorf("%w: %s", ErrForeignDevice, id)
+		}
+		c.drop(d, "signed out")
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return c.flush(ctx, true)
+}
+
+// ForgetDevice takes a device out of the registry for a service, and cancels its
+// deliveries.
+func (c *Core) ForgetDevice(ctx context.Context, accountName, id string) error {
+	err := c.withDevice(id, accountName, func(a *account, d *device) error {
+		if d == nil || d.account != a {
+			return fmt.Errorf("%w: account %s has no device %s", ErrUnknownDevice, accountName, id)
+		}
+		c.drop(d, "device removed")
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return c.Flush(ctx)
+}
+
+// drop ends everything of a device. Its entry is removed in a commit of its own:
+// a batch puts devices before it removes any.
+func (c *Core) drop(d *device, why string) {
+	d.dropped = why
+	for len(d.queue) > 0 {
+		c.apply(d.queue[0], inCancel, situation{detail: why})
+	}
+	for len(d.dismissals) > 0 {
+		c.removeDismissal(d, d.dismissals[0])
+	}
+	if d.presence != nil {
+		d.presence.gone = true
+		d.presence = nil
+	}
+	c.commitPending()
+	c.pending.removed = append(c.pending.removed, d.ID)
+	c.changed(d)
+	c.commitPending()
+	c.unindexTokens(d)
+	d.account.devices = slices.DeleteFunc(d.account.devices, func(x *device) bool { return x == d })
+	delete(c.devices, d.ID)
+}
+
+// wallSettles is how long the wall clock must go on after it was set by more than
+// that before devices are forgotten by it.
+const wallSettles = time.Hour
+
+// forgetDevices drops the devices that have given no sign of life for too long.
+func (c *Core) forgetDevices() {
+	if !c.wallTrusted() {
+		return
+	}
+	now := time.Now()
+	limit := now.Add(-c.settings.Load().ForgetDeviceAfter)
+	var old []Device
+	err := c.out.Devices("", func(d *Device) bool {
+		if d.SeenAt.Before(limit) {
+			old = append(old, *d)
+		}
+		return true
+	})
+	if err != nil {
+		c.log.Error("search for devices to forget failed", "error", err)
+	}
+	for _, rec := range old {
+		err := c.withAccount(rec.Account, func(a *account) error {
+			if d := a.device(rec.ID); d != nil && d.presence == nil && d.SeenAt.Before(limit) {
+				c.drop(d, "device not seen for "+c.settings.Load().ForgetDeviceAfter.String())
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, ErrStopped) {
+			c.log.Error("device not forgotten, trying again", "device", rec.ID, "error", err)
+		}
+	}
+}
+
+// wallTrusted notes the sign of life that a connection is, and reports whether the
+// wall clock may be used to forget devices: it has not been set far for a while.
+func (c *Core) wallTrusted() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.clock.resync()
+	if step := c.clock.wallStep(); step.Abs() > wallSettles {
+		c.wallSetAt = c.clock.steady()
+		c.log.Warn("wall clock was set, forgetting no devices for an hour", "by", step.Round(time.Second).String())
+	}
+	if c.wallSetAt != 0 && c.clock.steady()-c.wallSetAt < int64(wallSettles) {
+		return false
+	}
+	c.wallSetAt = 0
+	// Written now and then, so that a crash does not take it back.
+	resolution := min(24*time.Hour, max(c.settings.Load().ForgetDeviceAfter/10, seenResolution))
+	for _, d := range c.devices {
+		if d.presence != nil {
+			c.seenWithin(d, resolution)
+		}
+	}
+	c.settle()
+	return true
+}
