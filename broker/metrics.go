@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"runtime"
 	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -45,6 +46,7 @@ func (s scrape) send(name, help string, kind prometheus.ValueType, v float64, la
 }
 
 func (b *Broker) storeFigures(s scrape) {
+	s.gauge("build_info", "1, with the version of Heartline and of Go.", 1, "version", Version(), "go", runtime.Version())
 	st := b.outbox.Stats()
 	s.gauge("unaccounted", "Deliveries accepted but neither finished nor unfinished in the store, at the last audit. Any value but 0 means a lost delivery.", float64(st.Unaccounted))
 	s.counter("deliveries_accepted_total", "Deliveries accepted over the life of the store, at the last audit.", float64(st.Totals.Accepted))

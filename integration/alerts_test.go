@@ -1,0 +1,74 @@
+package integration
+
+import (
+	"net/http"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// TestAlertRules: each rule asks for metrics that there are, and says what to do.
+// promtool checks the expressions where it is installed.
+func TestAlertRules(t *testing.T) {
+	const file = "../deploy/prometheus/alerts.yaml"
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rules struct {
+		Groups []struct {
+			Rules []struct {
+				Alert, Expr string
+				Annotations map[string]string
+			}
+		}
+	}
+	if err := yaml.Unmarshal(text, &rules); err != nil {
+		t.Fatal(err)
+	}
+	_, env := apple(t)
+	s := serve(t, env...)
+	s.register("alice", "phone", deviceToken(1))
+	_, metrics := s.call(http.MethodGet, "/metrics", "")
+	// These show themselves only when there is something to count.
+	optional := []string{"heartline_push_certificate_expiry_timestamp_seconds", "heartline_mqtt_panics_total", "heartline_xmpp_link_up"}
+	var code strings.Builder
+	sources(t, func(path, text string) {
+		if !strings.HasSuffix(path, "_test.go") {
+			code.WriteString(text)
+		}
+	})
+	n := 0
+	for _, r := range rules.Groups[0].Rules {
+		n++
+		if r.Annotations["summary"] == "" || r.Annotations["action"] == "" {
+			t.Errorf("%s: no summary or no action", r.Alert)
+		}
+		for _, name := range regexp.MustCompile(`heartline_\w+`).FindAllString(r.Expr, -1) {
+			source := string(metrics)
+			for _, o := range optional {
+				if name == o {
+					source = code.String()
+				}
+			}
+			if source != string(metrics) {
+				name = strings.TrimPrefix(name, "heartline_") // as the code has it
+			}
+			if !strings.Contains(source, name) {
+				t.Errorf("%s: there is no metric %s", r.Alert, name)
+			}
+		}
+	}
+	if n < 8 {
+		t.Errorf("only %d rules", n)
+	}
+	if promtool, err := exec.LookPath("promtool"); err == nil {
+		if out, err := exec.Command(promtool, "check", "rules", file).CombinedOutput(); err != nil {
+			t.Errorf("promtool: %v\n%s", err, out)
+		}
+	}
+}
