@@ -69,7 +69,7 @@ const (
 	MaxServerErrors = 5
 
 	dialBackoffFirst = 250 * time.Millisecond
-	dialBackoffMax   = 30 * time.Second
+	dialBackoffMax   = 5 * time.Second // an urgent push is the next probe, at most 5 s away (contract §2)
 	dialPatience     = time.Second // Acquire waits at most this long for the next dial to be allowed
 	dialInterval     = 5 * time.Second
 )
