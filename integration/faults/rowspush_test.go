@@ -262,7 +262,7 @@ func outage(w *World, size int, full bool) error {
 	}
 	// The campaign: normal ones for all, an urgent one now and then.
 	w.Apple.Script(apnssim.Script{Delay: time.Millisecond})
-	asked := map[string]time.Time{}
+	asked := map[string]bool{}
 	var mu sync.Mutex
 	campaign := w.Load(size*4/5, 500, func(id string, n int) string {
 		if n%200 != 199 {
@@ -270,7 +270,7 @@ func outage(w *World, size int, full bool) error {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		asked[id] = time.Now()
+		asked[id] = true
 		return `,"urgency":"high"`
 	})
 	if err := campaign.Wait(); err != nil {
@@ -280,8 +280,16 @@ func outage(w *World, size int, full bool) error {
 		return err
 	}
 	waited = waited[:0]
-	for id, at := range w.firstPush(func(id string) bool { _, is := asked[id]; return is }) {
-		waited = append(waited, at.Sub(asked[id]))
+	for id, at := range w.firstPush(func(id string) bool { return asked[id] }) {
+		status, body, err := w.Call(http.MethodGet, "/v1/notifications/"+id, "")
+		var n wire.NotificationView
+		if err == nil && (status != http.StatusOK || json.Unmarshal(body, &n) != nil) {
+			err = fmt.Errorf("%s: %d %s", id, status, body)
+		}
+		if err != nil {
+			return err
+		}
+		waited = append(waited, at.Sub(wire.ParseTime(n.AcceptedAt)))
 	}
 	w.note("p99 of urgent pushes in a campaign of %d: %s of %d (at most 1 s)", size*4/5, p99(waited).Round(time.Millisecond), len(waited))
 	if full && p99(waited) > time.Second {
