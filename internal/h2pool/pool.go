@@ -70,7 +70,7 @@ const (
 
 	dialBackoffFirst = 250 * time.Millisecond
 	dialBackoffMax   = 5 * time.Second // an urgent push is the next probe, at most 5 s away (contract §2)
-	dialPatience     = time.Second // Acquire waits at most this long for the next dial to be allowed
+	dialPatience     = time.Second     // Acquire waits at most this long for the next dial to be allowed
 	dialInterval     = 5 * time.Second
 )
 
