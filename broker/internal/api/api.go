@@ -130,7 +130,7 @@ func New(o Options) *API {
 		streams: make(chan struct{}, maxStreams), closing: make(chan struct{}),
 		timing: timing{heartbeat: 15 * time.Second, write: 10 * time.Second, answer: time.Minute, read: 30 * time.Second},
 	}
-	a.tail.core = o.Core
+	a.tail.core, a.tail.quit = o.Core, make(chan struct{})
 	noConnection := func(string) bool { return false }
 	if a.opts.Disconnect == nil {
 		a.opts.Disconnect = noConnection
@@ -163,9 +163,12 @@ func New(o Options) *API {
 	return a
 }
 
-// Close ends the event streams and the batches. It does not wait for them:
+// Close ends the event streams and the batches. It does not wait for their calls:
 // http.Server.Shutdown does.
-func (a *API) Close() { a.closingOnce.Do(func() { close(a.closing) }) }
+func (a *API) Close() {
+	a.closingOnce.Do(func() { close(a.closing) })
+	a.tail.stop()
+}
 
 func (a *API) config() huma.Config {
 	c := huma.Config{

@@ -21,6 +21,9 @@ const eventBuffer = 4096
 // burst is how much is put into one write.
 const burst = 32 << 10
 
+// catchUpStep bounds the events of one read of the history.
+const catchUpStep = 4096
+
 type eventQuery struct {
 	Account string `query:"account" doc:"Only this account"`
 	Device  string `query:"device" doc:"Only this device"`
@@ -66,8 +69,9 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, in *eventQuery) err
 		return nil
 	}
 	reader, err := a.catchUp(r, s, in, from)
-	if err != nil || reader == nil {
-		return nil // the stream ends, and its reader comes back
+	if err != nil {
+		a.log.Debug("event stream ended while it caught up", "remote", r.RemoteAddr, "error", err)
+		return nil // its reader comes back
 	}
 	defer a.tail.detach(reader)
 	beat := time.NewTicker(a.timing.heartbeat)
@@ -133,8 +137,10 @@ func (a *API) resumeAt(r *http.Request) (delivery.Position, error) {
 }
 
 // catchUp sends the events of the history behind from, and returns the reader of the
-// next ones. nil: the stream has ended.
+// next ones. It reads in steps and sends between them: a slow client must not hold the
+// store's snapshot. The error says why the stream ends.
 func (a *API) catchUp(r *http.Request, s *stream, in *eventQuery, from delivery.Position) (*tailReader, error) {
+	who := callerOf(r.Context())
 	for {
 		reader, there, err := a.tail.attach(from)
 		if err != nil || there {
@@ -144,26 +150,20 @@ func (a *API) catchUp(r *http.Request, s *stream, in *eventQuery, from delivery.
 		if err != nil {
 			return nil, err
 		}
-		var broken error
-		next := end // all up to there has been read, though it may hold no event
+		seen := 0
+		next := end // all up to there is read, though it may hold no event
 		err = a.core.EventsFrom(from, func(at delivery.Position, account string, e delivery.Event) bool {
-			if !at.Less(end) {
+			a.addEvent(s, in, positioned{at, account, e})
+			if seen++; s.buf.Len() >= burst || seen == catchUpStep {
+				next = at
+				return false
+			}
+			if !at.Less(end) { // it came meanwhile
 				next = at
 			}
-			a.addEvent(s, in, positioned{at, account, e})
-			if s.buf.Len() >= burst {
-				broken = s.send()
-			}
-			select {
-			case <-a.closing:
-				broken = http.ErrServerClosed
-			case <-r.Context().Done():
-				broken = r.Context().Err()
-			default:
-			}
-			return broken == nil
+			return true
 		})
-		if err := errors.Join(err, broken, s.send()); err != nil {
+		if err := errors.Join(err, s.send(), r.Context().Err(), who.Check(time.Now())); err != nil {
 			return nil, err
 		}
 		from = next

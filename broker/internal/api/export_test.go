@@ -31,5 +31,12 @@ func (a *API) TailReaders() int {
 	return len(a.tail.readers)
 }
 
+// TailRuns reports whether the goroutine that reads the end of the store runs.
+func (a *API) TailRuns() bool {
+	a.tail.mu.Lock()
+	defer a.tail.mu.Unlock()
+	return a.tail.running
+}
+
 // MaxStreams is how many streams of events there may be.
 const MaxStreams = maxStreams

@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/heartline-mqtt/heartline/broker/internal/api"
+	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
@@ -98,7 +101,7 @@ func (s *service) readSome(query, id string, most int, into *[]string, connected
 		return id
 	}
 	lines := bufio.NewScanner(resp.Body)
-	left := min(most, 1+rand.IntN(150))
+	left := min(most, 1+rand.IntN(max(150, most/3)))
 	next := ""
 	for left > 0 && lines.Scan() {
 		line := lines.Text()
@@ -139,4 +142,55 @@ func TestEventsOfTheHistory(t *testing.T) {
 	if want := "[n1 waiting n2 accepted n2 waiting n1 cancelled]"; fmt.Sprint(got) != want {
 		t.Errorf("got %v, want %s", got, want)
 	}
+}
+
+// TestEventsOfALongHistory: more than one read of the store brings, none lost or twice.
+func TestEventsOfALongHistory(t *testing.T) {
+	s := serve(t, func(_ *api.Options, rules *delivery.Options) { rules.MaxOutstanding = 10_000 })
+	s.device("alice", "phone")
+	e := s.stream("")
+	s.want(s.do("POST", "/v1/notifications", `{"account":"alice","title":"x","id":"first"}`), 202, nil)
+	id := strings.TrimPrefix(strings.Split(e.next(), "\n")[0], "id: ")
+	const more = 4000
+	var accepted sync.WaitGroup
+	for range more {
+		accepted.Add(1)
+		s.core.AcceptAsync(delivery.Request{Account: "alice", Title: "x"}, func(_ delivery.Receipt, err error) {
+			if err != nil {
+				t.Error(err)
+			}
+			accepted.Done()
+		})
+	}
+	accepted.Wait()
+	seen := map[string]bool{}
+	for len(seen) < 1+2*more {
+		var got []string
+		if id = s.readSome("", id, 1+2*more-len(seen), &got, func() {}); len(got) == 0 {
+			t.Fatal("the stream ended without an event")
+		}
+		for _, x := range got {
+			if seen[x] {
+				t.Fatalf("%s came twice", x)
+			}
+			seen[x] = true
+		}
+	}
+}
+
+// TestCloseEndsTheTail: when Close has returned, nothing reads the store any more.
+func TestCloseEndsTheTail(t *testing.T) {
+	s := serve(t)
+	e := s.stream("")
+	for !s.api.TailRuns() {
+		runtime.Gosched()
+	}
+	s.api.Close()
+	if s.api.TailRuns() {
+		t.Error("the tail runs after Close")
+	}
+	if got := e.next(); got != "" {
+		t.Errorf("the stream goes on: %q", got)
+	}
+	s.api.Close()
 }

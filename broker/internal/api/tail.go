@@ -22,15 +22,18 @@ type positioned struct {
 // tailBehind is how many commits a tail may begin behind the end of the store.
 const tailBehind = 64
 
-// tail reads the new events of the store once for all streams. It runs while there are
-// readers.
+// tail reads the new events of the store once for all streams. Its goroutine runs while
+// there are readers, until stop.
 type tail struct {
 	core Core
+	quit chan struct{} // closed by stop
 
 	mu      sync.Mutex
 	readers map[*tailReader]struct{}
 	at      delivery.Position // everything up to here was given to the readers
 	running bool
+	stopped bool
+	task    sync.WaitGroup
 }
 
 // tailReader is one stream at the end of the store. c is closed where the reader lags
@@ -46,6 +49,9 @@ type tailReader struct {
 func (t *tail) attach(from delivery.Position) (*tailReader, bool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.stopped {
+		return nil, false, delivery.ErrStopped
+	}
 	if !t.running {
 		end, err := t.core.EventsEnd()
 		if err != nil {
@@ -55,7 +61,8 @@ func (t *tail) attach(from delivery.Position) (*tailReader, bool, error) {
 			return nil, false, nil
 		}
 		t.at, t.running, t.readers = from, true, map[*tailReader]struct{}{}
-		go t.run(t.core.Subscribe(eventBuffer))
+		sub := t.core.Subscribe(eventBuffer)
+		t.task.Go(func() { t.run(sub) })
 	}
 	if from.Less(t.at) {
 		return nil, false, nil
@@ -63,6 +70,18 @@ func (t *tail) attach(from delivery.Position) (*tailReader, bool, error) {
 	r := &tailReader{c: make(chan positioned, eventBuffer), from: from}
 	t.readers[r] = struct{}{}
 	return r, true, nil
+}
+
+// stop closes all readers and returns when the goroutine has ended. It is safe before the
+// first reader, twice, and twice at once.
+func (t *tail) stop() {
+	t.mu.Lock()
+	if !t.stopped {
+		t.stopped = true
+		close(t.quit)
+	}
+	t.mu.Unlock()
+	t.task.Wait()
 }
 
 // detach takes a reader away.
@@ -89,6 +108,9 @@ func (t *tail) run(sub *delivery.Subscription) {
 				t.end()
 				return
 			}
+		case <-t.quit:
+			t.end()
+			return
 		case <-tick.C:
 			if !t.step() {
 				return
@@ -117,7 +139,7 @@ func (t *tail) step() bool {
 	}
 	t.mu.Unlock()
 	end, err := t.core.EventsEnd()
-	if err == nil && end.Commit > from.Commit {
+	if err == nil && from.Less(end) { // a reader may have come with a position inside the last commit
 		err = t.core.EventsFrom(from, func(at delivery.Position, account string, e delivery.Event) bool {
 			t.give(positioned{at, account, e})
 			return true
@@ -129,7 +151,7 @@ func (t *tail) step() bool {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.at.Less(end) { // the last commits held no event
+	if t.at.Less(end) { // the rest of the last commit is read, or holds no event
 		t.at = end
 	}
 	return true
