@@ -244,7 +244,7 @@ func TestJWTKeysThatAreNotTaken(t *testing.T) {
 	k := keys()
 	small, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {
-		t.Skip("no weak keys here: ", err)
+		t.Fatal(err)
 	}
 	p224, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
 	if err != nil {
