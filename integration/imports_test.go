@@ -27,7 +27,7 @@ func arrows() [][]string {
 		{"broker", "auth", "broker/internal/...", "config", "delivery", "fallback", "fallback/apns", "fallback/fcm", "fallback/webpush", "hooks", "hooks/ordinary", "hooks/persist", "hooks/strict", "internal/filewatch", "internal/credentials", "internal/rlimit", "store", "store/memory", "store/pebblestore", "xmpp"},
 		{"broker/internal/api", "auth", "broker/internal/metrics", "broker/internal/overview", "delivery", "internal/loopback", "internal/seldom", "internal/text", "wire"},
 		{"broker/internal/metrics", "delivery"},
-		{"broker/internal/overview", "delivery"},
+		{"broker/internal/overview", "delivery", "wire"},
 		{"broker/internal/listener", "hooks/strict", "internal/rlimit"},
 		{"broker/internal/web"},
 		{"hooks", "auth", "delivery", "hooks/ordinary", "internal/seldom", "internal/text", "wire"},

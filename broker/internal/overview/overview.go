@@ -4,7 +4,7 @@
 //
 // Read overview.go, then quantile.go. One goroutine samples, from Start to Stop. The
 // cost does not grow with the number of viewers: one text is made per tick for all of
-// them. The package imports delivery.
+// them. The package imports delivery and wire.
 package overview
 
 import (
@@ -20,6 +20,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/wire"
 )
 
 const (
@@ -43,26 +44,16 @@ type Metric struct {
 	P99    *float64          `json:"p99,omitempty"`
 }
 
-// Event is a timeline event that has just happened.
-type Event struct {
-	Time    string `json:"time" format:"date-time"`
-	Event   string `json:"event"`
-	ID      string `json:"id,omitempty"`
-	Account string `json:"account"`
-	Device  string `json:"device,omitempty"`
-	Detail  string `json:"detail,omitempty"`
-}
-
 // Now is the present.
 type Now struct {
-	Time      string            `json:"time" format:"date-time"`
-	StartedAt string            `json:"started_at" format:"date-time"`
-	Version   string            `json:"version"`
-	Ready     bool              `json:"ready"`
-	Checks    map[string]string `json:"checks" doc:"The checks of /readyz"`
-	Metrics   []Metric          `json:"metrics" doc:"Heartline's own lines of /metrics"`
-	Events    []Event           `json:"events,omitempty" doc:"Events since the last message, at most 20"`
-	Skipped   uint64            `json:"skipped,omitempty" doc:"How many events since the last message were left out"`
+	Time      string             `json:"time" format:"date-time"`
+	StartedAt string             `json:"started_at" format:"date-time"`
+	Version   string             `json:"version"`
+	Ready     bool               `json:"ready"`
+	Checks    map[string]string  `json:"checks" doc:"The checks of /readyz"`
+	Metrics   []Metric           `json:"metrics" doc:"Heartline's own lines of /metrics"`
+	Events    []wire.StreamEvent `json:"events,omitempty" doc:"Events since the last message, at most 20"`
+	Skipped   uint64             `json:"skipped,omitempty" doc:"How many events since the last message were left out"`
 }
 
 // History holds one value per sample. Counters are as they stood, and are 0 again
@@ -223,14 +214,11 @@ func (o *Overview) broadcast() {
 	o.mu.Unlock()
 	n.Skipped = skipped
 	for _, e := range events {
-		x := Event{
-			Time: e.Time.UTC().Format("2006-01-02T15:04:05.000Z07:00"), Event: e.Kind.String(),
-			Account: e.Account, Device: e.Device, Detail: e.Detail,
+		id, err := o.opts.ID(e.Seq)
+		if err != nil {
+			id = "" // it may be erased already
 		}
-		if id, err := o.opts.ID(e.Seq); err == nil { // it may be erased already
-			x.ID = id
-		}
-		n.Events = append(n.Events, x)
+		n.Events = append(n.Events, wire.NewStreamEvent(e, id))
 	}
 	text, err := json.Marshal(n)
 	if err != nil {
@@ -250,7 +238,7 @@ func (o *Overview) broadcast() {
 func (o *Overview) now() Now {
 	checks, err := o.opts.Ready()
 	n := Now{
-		Time: time.Now().UTC().Format(time.RFC3339Nano), StartedAt: o.started.UTC().Format(time.RFC3339),
+		Time: wire.FormatTime(time.Now()), StartedAt: wire.FormatTime(o.started),
 		Version: o.opts.Version, Ready: err == nil, Checks: checks, Metrics: []Metric{},
 	}
 	for _, f := range o.gather() {
