@@ -1,0 +1,142 @@
+package xmpp
+
+import (
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// item is one stanza to be written.
+type item struct {
+	raw []byte
+	req *request
+}
+
+// request is an IQ of ours to a device.
+type request struct {
+	id      string
+	seq     uint64
+	channel *channel
+	pub     delivery.Publication
+	written bool
+	done    bool   // answered, or given up
+	subject string // the notification's ID, once read
+}
+
+// send queues a stanza that is no request of ours.
+func (g *Gate) send(b []byte) {
+	g.mu.Lock()
+	full := len(g.queue) >= maxQueue || g.link == nil // an answer over another link has no use
+	if !full {
+		g.queue = append(g.queue, item{raw: b})
+	}
+	g.mu.Unlock()
+	if full {
+		g.counts.drop()
+		return
+	}
+	g.counts.stanza("out", "answer")
+	g.wake()
+}
+
+func (g *Gate) wake() {
+	select {
+	case g.kick <- struct{}{}:
+	default:
+	}
+}
+
+// write drains the queue until Stop, then ends the stream.
+func (g *Gate) write() {
+	for {
+		last := false
+		select {
+		case <-g.kick:
+		case <-g.stopping:
+			last = true
+		}
+		g.mu.Lock()
+		l := g.link
+		g.mu.Unlock()
+		if l != nil && last {
+			late := time.AfterFunc(stopGrace, func() { _ = l.conn.Close() })
+			defer late.Stop()
+		}
+		if l != nil {
+			g.flush(l)
+		}
+		if last {
+			if l != nil {
+				_ = l.write([]byte("</stream:stream>")) // the connection ends in any case
+			}
+			g.cancel()
+			return
+		}
+	}
+}
+
+// stopGrace is how long Stop waits for the last answers to be written.
+const stopGrace = 500 * time.Millisecond
+
+// flush writes the whole queue, many stanzas with one call.
+func (g *Gate) flush(l *link) {
+	var buf []byte
+	for {
+		g.mu.Lock()
+		if g.link != l || len(g.queue) == 0 {
+			g.mu.Unlock()
+			return
+		}
+		taken := g.queue
+		g.queue = nil
+		for _, it := range taken {
+			if it.req != nil {
+				it.req.written = true // before the answer can come
+			}
+		}
+		g.mu.Unlock()
+		for i, it := range taken {
+			if it.req == nil {
+				buf = append(buf, it.raw...)
+			} else {
+				buf = g.appendRequest(buf, it.req)
+			}
+			if len(buf) < flushAt && i < len(taken)-1 {
+				continue
+			}
+			if err := l.write(buf); err != nil {
+				_ = l.conn.Close() // run requeues what is unanswered
+				return
+			}
+			buf = buf[:0]
+		}
+	}
+}
+
+// appendRequest appends a request with its content. One whose content cannot be read is
+// refused on its own.
+func (g *Gate) appendRequest(b []byte, r *request) []byte {
+	g.mu.Lock()
+	done := r.done
+	g.mu.Unlock()
+	if done {
+		return b
+	}
+	name, body, id, err := g.content(r.pub)
+	if err != nil {
+		g.mu.Lock()
+		done = r.done
+		r.done = true
+		delete(r.channel.open, r.id)
+		g.mu.Unlock()
+		if !done {
+			r.pub.Nacked("not sent: " + err.Error())
+		}
+		return b
+	}
+	g.mu.Lock()
+	r.subject, r.pub.Notification = id, nil // read again if it is written again
+	g.mu.Unlock()
+	g.counts.stanza("out", name)
+	return appendCarrier(b, g.opts.Domain, r.channel.full, r.id, name, body)
+}
