@@ -241,7 +241,7 @@ func TestTTLZero(t *testing.T) {
 					}
 				}
 				left := 0
-				if err := w.store.Unfinished(func(*delivery.Record) bool { left++; return true }); err != nil || left > 0 {
+				if err := w.store.Unfinished(delivery.Shard{}, func(*delivery.Record) bool { left++; return true }); err != nil || left > 0 {
 					t.Errorf("%d unfinished, %v", left, err)
 				}
 				w.restart(options())

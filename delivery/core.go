@@ -46,6 +46,8 @@ type Options struct {
 	// CheckContent refuses content that a notification server cannot carry; nil
 	// accepts all.
 	CheckContent func(*Notification) error
+	// Shard is the part of the accounts that this Core serves. The zero Shard is all.
+	Shard Shard
 	// Boottime is a clock that goes on while the machine is suspended; nil:
 	// CLOCK_BOOTTIME. For tests.
 	Boottime func() time.Duration
@@ -157,7 +159,7 @@ func New(opts Options, out Outbox, pusher Pusher, log *slog.Logger) *Core {
 // Start takes up every unfinished delivery where its Record says, then runs until
 // Stop. When it has returned, the Core accepts.
 func (c *Core) Start() error {
-	last, err := c.out.LastSeq()
+	last, err := c.out.LastSeq(c.opts.Shard)
 	if err != nil {
 		return fmt.Errorf("read the last number of the store: %w", err)
 	}

@@ -298,7 +298,7 @@ func (c *Core) pushRecoveredDismissals() {
 // recoverDismissals takes up the dismissals of the store. The caller holds the mutex.
 func (c *Core) recoverDismissals() error {
 	var failed error
-	err := c.out.Dismissals(func(x *Dismissal) bool {
+	err := c.out.Dismissals(c.opts.Shard, func(x *Dismissal) bool {
 		var dev *device
 		dev, failed = c.recoverDevice(&Record{Device: x.Device})
 		if errors.Is(failed, ErrNotFound) {

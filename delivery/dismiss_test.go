@@ -120,7 +120,7 @@ func TestReadIsTakenAway(t *testing.T) {
 		synctest.Wait()
 		w.flush()
 		left := 0
-		if err := w.store.Dismissals(func(*delivery.Dismissal) bool { left++; return true }); err != nil || left != 0 {
+		if err := w.store.Dismissals(delivery.Shard{}, func(*delivery.Dismissal) bool { left++; return true }); err != nil || left != 0 {
 			t.Errorf("%d dismissals are left, %v", left, err)
 		}
 	})

@@ -326,7 +326,7 @@ func (m *model) check() {
 	}
 	synctest.Wait()
 	unfinished := map[delivery.Key]delivery.Record{}
-	if err := m.w.store.Unfinished(func(r *delivery.Record) bool {
+	if err := m.w.store.Unfinished(delivery.Shard{}, func(r *delivery.Record) bool {
 		unfinished[delivery.Key{Seq: r.Seq, Device: r.Device}] = *r
 		return true
 	}); err != nil {
@@ -455,7 +455,7 @@ func (m *model) settle() {
 		}
 	}
 	left := 0
-	if err := m.w.store.Unfinished(func(*delivery.Record) bool { left++; return true }); err != nil {
+	if err := m.w.store.Unfinished(delivery.Shard{}, func(*delivery.Record) bool { left++; return true }); err != nil {
 		m.Fatal(err)
 	}
 	if left > 0 {

@@ -69,16 +69,16 @@ type Reader interface {
 	// who holds a token is decided by the order of PutDevices.
 	TokenOwner(server, token string) (device string, err error)
 
-	// Unfinished calls fn with every Record, by device and Seq, until it returns
-	// false. The Record is reused: fn must copy it. A start reads it
+	// Unfinished calls fn with every Record of a shard, by device and Seq, until it
+	// returns false. The Record is reused: fn must copy it. A start reads it
 	// first.
-	Unfinished(fn func(*Record) bool) error
-	// Dismissals calls fn with every Dismissal, by device and Seq, until it returns
-	// false. The Dismissal is reused: fn must copy it.
-	Dismissals(fn func(*Dismissal) bool) error
-	// LastSeq is the highest Seq and event Number ever stored, 0 where there is
-	// none: what a new one must exceed.
-	LastSeq() (uint64, error)
+	Unfinished(of Shard, fn func(*Record) bool) error
+	// Dismissals calls fn with every Dismissal of a shard, by device and Seq, until it
+	// returns false. The Dismissal is reused: fn must copy it.
+	Dismissals(of Shard, fn func(*Dismissal) bool) error
+	// LastSeq is what a new Seq and event Number of a shard must exceed: no lower than
+	// the highest ever stored for the shard, and 0 where the store is empty.
+	LastSeq(of Shard) (uint64, error)
 	// Totals counts deliveries over the life of the store.
 	Totals() (Totals, error)
 }

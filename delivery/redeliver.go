@@ -41,7 +41,7 @@ func (c *Core) recover() error {
 	defer c.mu.Unlock()
 	var dev *device
 	var failed error
-	err := c.out.Unfinished(func(r *Record) bool {
+	err := c.out.Unfinished(c.opts.Shard, func(r *Record) bool {
 		if dev == nil || dev.ID != r.Device || r.Device == "" {
 			if dev, failed = c.recoverDevice(r); errors.Is(failed, ErrNotFound) {
 				// Accepted while the device was removed, and cut off before it was cancelled.

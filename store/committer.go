@@ -32,10 +32,16 @@ func (o *Outbox) commit(g *group) bool {
 	wait := o.opts.RetryInitial
 	for len(g.commits) > 0 {
 		err := o.apply(g)
+		var taken *Taken
 		switch {
 		case err == nil:
 			o.tell(g, nil)
 			*g = group{}
+		case errors.Is(err, ErrFenced):
+			o.loseTo(err)
+			return false
+		case errors.As(err, &taken) && len(taken.IDs) > 0:
+			o.refuseAll(g.take(taken.IDs), fmt.Errorf("%w: the ID belongs to a notification of another account", delivery.ErrConflict))
 		case errors.Is(err, ErrBroken):
 			o.troubled(g, fmt.Errorf("%w: the store failed and is being reopened: %w", delivery.ErrUnavailable, err))
 			if !o.reopen(g) {
@@ -60,7 +66,25 @@ func (o *Outbox) commit(g *group) bool {
 // giveUp tells a closing outbox's callers that g is not written. An acceptance in
 // it may be: whoever asks again with the same ID will know.
 func (o *Outbox) giveUp(g *group) {
-	o.tell(g, fmt.Errorf("the store was closed before it took this: %w", delivery.ErrStopped))
+	o.mu.Lock()
+	lost := o.lost
+	o.mu.Unlock()
+	if lost == nil {
+		lost = fmt.Errorf("the store was closed before it took this: %w", delivery.ErrStopped)
+	}
+	o.tell(g, lost)
+}
+
+// loseTo notes that another process has taken over: nothing is written any more.
+func (o *Outbox) loseTo(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.lost == nil {
+		o.lost = err
+		o.stats.LastError, o.stats.LastErrorAt = err.Error(), o.opts.Now()
+		close(o.fenced)
+		o.opts.Logger.Error("another node has taken over, refusing all changes", "error", err)
+	}
 }
 
 // sleep waits for *wait, which it doubles, and reports whether to go on.
@@ -296,6 +320,10 @@ func (o *Outbox) reopen(g *group) bool {
 					return true
 				}
 				err = errors.Join(err, e.Close())
+			}
+			if errors.Is(err, ErrFenced) {
+				o.loseTo(err)
+				return false
 			}
 			o.reopenFailed(err, &last)
 			full = errors.Is(err, syscall.ENOSPC)

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -12,6 +13,22 @@ import (
 // on: the outcome of that batch is unknown, and the engine has to be abandoned
 // and reopened.
 var ErrBroken = errors.New("engine broken")
+
+// ErrFenced is wrapped by the error of an Apply, or of Options.Open, of an engine that
+// several processes share, once another process has taken over what this one owned. No
+// Apply of this engine or of its successors takes effect any more; Outbox does not
+// reopen it.
+var ErrFenced = fmt.Errorf("fenced off: another node has taken over: %w", delivery.ErrStopped)
+
+// Taken is the error of an Apply whose batch accepts IDs that other notifications have.
+// Nothing of the batch has taken effect. Outbox refuses those acceptances
+// (delivery.ErrConflict) and applies the rest. Only an engine that several processes
+// share returns it: elsewhere the core claims an ID before it accepts.
+type Taken struct{ IDs []string }
+
+func (t *Taken) Error() string {
+	return fmt.Sprintf("%d IDs are taken by other notifications, the first is %q", len(t.IDs), append(t.IDs, "")[0])
+}
 
 // Engine is what a store implements. Grouping callers, timeouts, retries and the
 // watch over free space are not its business: Outbox does them in front of it. Package storetest holds the conformance suite.
@@ -61,7 +78,7 @@ type Engine interface {
 	// So a batch that is applied twice has the same outcome as one applied once.
 	//
 	// An error means that nothing of b has taken effect or ever will, unless it
-	// wraps ErrBroken; then that is unknown.
+	// wraps ErrBroken; then that is unknown. See also ErrFenced and Taken.
 	Apply(b *delivery.Batch) error
 
 	// Prune removes up to limit notifications (content, data, ID, timeline and

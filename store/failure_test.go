@@ -251,7 +251,7 @@ func TestLostUnsynced(t *testing.T) {
 			t.Fatal(err)
 		}
 		var left []delivery.Record
-		if err := o.Unfinished(func(r *delivery.Record) bool { left = append(left, *r); return true }); err != nil {
+		if err := o.Unfinished(delivery.Shard{}, func(r *delivery.Record) bool { left = append(left, *r); return true }); err != nil {
 			t.Fatal(err)
 		}
 		if len(left) != 1 || left[0].Seq != 2 || left[0].State != delivery.StatePushed {

@@ -96,6 +96,19 @@ func (g *group) split() (acceptances []*commit) {
 	return acceptances
 }
 
+// take takes the acceptances of some IDs out of the group, with all that their batches
+// hold.
+func (g *group) take(ids []string) (taken []*commit) {
+	g.commits = slices.DeleteFunc(g.commits, func(c *commit) bool {
+		hit := slices.ContainsFunc(c.batch.Accept, func(a delivery.Acceptance) bool { return slices.Contains(ids, a.Notification.ID) })
+		if hit {
+			taken = append(taken, c)
+		}
+		return hit
+	})
+	return taken
+}
+
 // merge makes one batch of the group, in into's slices if it needs any.
 func (g *group) merge(into *delivery.Batch) *delivery.Batch {
 	if len(g.commits) == 1 {

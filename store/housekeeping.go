@@ -162,7 +162,7 @@ func (o *Outbox) audit() error {
 			return fmt.Errorf("audit: %w", err)
 		}
 		var count uint64
-		err = e.Unfinished(func(*delivery.Record) bool {
+		err = e.Unfinished(delivery.Shard{}, func(*delivery.Record) bool {
 			looked()
 			count++
 			return count%4096 != 0 || !o.stopping()

@@ -51,7 +51,7 @@ func TestCloseAtOnce(t *testing.T) {
 			if err := o.Close(); err != nil {
 				t.Error(err)
 			}
-			if _, err := o.LastSeq(); !errors.Is(err, delivery.ErrStopped) {
+			if _, err := o.LastSeq(delivery.Shard{}); !errors.Is(err, delivery.ErrStopped) {
 				t.Errorf("read after Close: %v", err)
 			}
 		})

@@ -115,14 +115,18 @@ type Outbox struct {
 	queuedBytes int
 	refusing    error // why acceptances and fences are refused: trouble; nil: they are not
 	low         error // likewise: too little room
+	lost        error // wraps ErrFenced; nil: the engine is still ours
 	full        bool  // less than a quarter of that
 	closing     bool
 	stats       Stats
 
 	wake   chan struct{} // one slot: the queue has grown, or the end has come
 	stop   chan struct{} // closed by Close
+	fenced chan struct{} // closed when lost is set
 	teller teller
 	recent recent
+
+	groupDone groupDone
 
 	spaceMu sync.Mutex // one look at the room at a time
 
@@ -149,6 +153,7 @@ type commit struct {
 	done  func(error)
 	bytes int
 	told  bool // the committer's own, and of those that it waits for
+	then  *groupDone
 }
 
 func (c *commit) accepts() bool { return len(c.batch.Accept) > 0 }
@@ -161,7 +166,7 @@ func (c *commit) urgent() bool { return c.accepts() || c.fences() }
 
 // New opens the engine and starts the outbox. Close stops it.
 func New(opts Options) (*Outbox, error) {
-	o := &Outbox{gather: time.NewTimer(0), opts: opts.withDefaults(), applying: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: make(chan struct{})}
+	o := &Outbox{gather: time.NewTimer(0), opts: opts.withDefaults(), applying: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: make(chan struct{}), fenced: make(chan struct{})}
 	o.recent.limit = o.opts.CacheBytes
 	if o.opts.Open == nil {
 		return nil, errors.New("open the store: no engine given")
@@ -189,16 +194,21 @@ func New(opts Options) (*Outbox, error) {
 // too little room alone: changes that end begun deliveries are still written then.
 //
 // After Close, done gets an error that wraps delivery.ErrStopped.
-func (o *Outbox) Commit(b *delivery.Batch, done func(error)) {
+func (o *Outbox) Commit(b *delivery.Batch, done func(error)) { o.commitFor(&o.groupDone, b, done) }
+
+func (o *Outbox) commitFor(then *groupDone, b *delivery.Batch, done func(error)) {
 	if done == nil {
 		done = func(error) {}
 	}
-	c := &commit{batch: b, done: done, bytes: size(b)}
+	c := &commit{batch: b, done: done, bytes: size(b), then: then}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	switch err := o.refusal(); {
 	case o.closing:
 		o.teller.tell([]*commit{c}, fmt.Errorf("commit after close: %w", delivery.ErrStopped))
+		return
+	case o.lost != nil:
+		o.teller.tell([]*commit{c}, o.lost)
 		return
 	case c.accepts() && err != nil:
 		o.refuse(c, err)
@@ -212,8 +222,35 @@ func (o *Outbox) Commit(b *delivery.Batch, done func(error)) {
 	o.signal()
 }
 
+// OnGroupDone implements delivery.Outbox. Commits through a View have their own.
+func (o *Outbox) OnGroupDone(fn func()) { o.groupDone.fn.Store(&fn) }
+
+// groupDone holds the function that OnGroupDone sets.
+type groupDone struct{ fn atomic.Pointer[func()] }
+
+// View is an Outbox as one of several Cores uses it: OnGroupDone sets a function that
+// runs after the writes that hold commits of this View. All else is the Outbox's.
+type View struct {
+	*Outbox
+	groupDone groupDone
+}
+
+var _ delivery.Outbox = (*View)(nil)
+
+// View returns a View for one more Core.
+func (o *Outbox) View() *View { return &View{Outbox: o} }
+
+// Commit implements delivery.Outbox. See Outbox.Commit.
+func (v *View) Commit(b *delivery.Batch, done func(error)) {
+	v.commitFor(&v.groupDone, b, done)
+}
+
 // OnGroupDone implements delivery.Outbox.
-func (o *Outbox) OnGroupDone(fn func()) { o.teller.then.Store(&fn) }
+func (v *View) OnGroupDone(fn func()) { v.groupDone.fn.Store(&fn) }
+
+// Fenced is closed when another process has taken over what this one owned (ErrFenced).
+// From then on every commit is refused with that error, and reads may be.
+func (o *Outbox) Fenced() <-chan struct{} { return o.fenced }
 
 // refusal says why an acceptance cannot be taken now; nil: it can. mu is held.
 func (o *Outbox) refusal() error {
@@ -250,6 +287,9 @@ func (o *Outbox) Ready() error {
 	defer o.mu.Unlock()
 	if o.closing {
 		return fmt.Errorf("outbox closed: %w", delivery.ErrStopped)
+	}
+	if o.lost != nil {
+		return o.lost
 	}
 	if o.refusing != nil {
 		return o.refusing
@@ -333,7 +373,6 @@ type teller struct {
 	ending  bool
 	ended   bool
 	late    int // calls for commits after the end that go on
-	then    atomic.Pointer[func()]
 	running sync.WaitGroup
 }
 
@@ -387,11 +426,31 @@ func (t *teller) run() {
 }
 
 func (t *teller) call(w outcome) {
+	var first *groupDone
+	var others map[*groupDone]struct{} // of more Views than one
 	for _, c := range w.commits {
 		c.done(w.err)
+		if first == nil {
+			first = c.then
+		} else if c.then != first {
+			if others == nil {
+				others = map[*groupDone]struct{}{}
+			}
+			others[c.then] = struct{}{}
+		}
 	}
-	if then := t.then.Load(); then != nil {
-		(*then)()
+	first.call()
+	for then := range others {
+		then.call()
+	}
+}
+
+func (g *groupDone) call() {
+	if g == nil {
+		return
+	}
+	if fn := g.fn.Load(); fn != nil {
+		(*fn)()
 	}
 }
 

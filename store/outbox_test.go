@@ -192,7 +192,7 @@ func TestReadsOnAFullDisk(t *testing.T) {
 		o.Commit(finish(1), func(err error) { ended <- err })
 		for range 60 {
 			time.Sleep(time.Second)
-			if _, err := o.LastSeq(); err != nil {
+			if _, err := o.LastSeq(delivery.Shard{}); err != nil {
 				t.Errorf("read: %v", err)
 			}
 		}

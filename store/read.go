@@ -94,18 +94,18 @@ func (o *Outbox) TokenOwner(server, token string) (string, error) {
 }
 
 // Unfinished implements delivery.Reader. fn must copy the parts of a Record that it keeps.
-func (o *Outbox) Unfinished(fn func(*delivery.Record) bool) error {
-	return o.read(func(e Engine) error { return e.Unfinished(fn) })
+func (o *Outbox) Unfinished(of delivery.Shard, fn func(*delivery.Record) bool) error {
+	return o.read(func(e Engine) error { return e.Unfinished(of, fn) })
 }
 
 // Dismissals implements delivery.Reader. fn must copy the Dismissal.
-func (o *Outbox) Dismissals(fn func(*delivery.Dismissal) bool) error {
-	return o.read(func(e Engine) error { return e.Dismissals(fn) })
+func (o *Outbox) Dismissals(of delivery.Shard, fn func(*delivery.Dismissal) bool) error {
+	return o.read(func(e Engine) error { return e.Dismissals(of, fn) })
 }
 
 // LastSeq implements delivery.Reader.
-func (o *Outbox) LastSeq() (uint64, error) {
-	return get(o, func(e Engine) (uint64, error) { return e.LastSeq() })
+func (o *Outbox) LastSeq(of delivery.Shard) (uint64, error) {
+	return get(o, func(e Engine) (uint64, error) { return e.LastSeq(of) })
 }
 
 // Totals implements delivery.Reader.

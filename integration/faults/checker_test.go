@@ -85,7 +85,7 @@ func (r *Result) problem(column *int, format string, args ...any) {
 type Store interface {
 	List(account string, before delivery.Seq, fn func(*delivery.Notification) bool) error
 	Timeline(seq delivery.Seq) ([]delivery.Event, error)
-	Unfinished(fn func(*delivery.Record) bool) error
+	Unfinished(of delivery.Shard, fn func(*delivery.Record) bool) error
 	Totals() (delivery.Totals, error)
 }
 
@@ -160,7 +160,7 @@ func Check(store Store, e Evidence) (Result, error) {
 			*at = x.Answered
 		}
 	}
-	if err := store.Unfinished(func(rec *delivery.Record) bool {
+	if err := store.Unfinished(delivery.Shard{}, func(rec *delivery.Record) bool {
 		c.unfinished[delivery.Key{Seq: rec.Seq, Device: rec.Device}] = rec.State
 		return true
 	}); err != nil {

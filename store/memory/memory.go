@@ -505,7 +505,7 @@ func (e *Engine) TokenOwner(server, tok string) (string, error) {
 }
 
 // Unfinished implements delivery.Reader.
-func (e *Engine) Unfinished(fn func(*delivery.Record) bool) error {
+func (e *Engine) Unfinished(of delivery.Shard, fn func(*delivery.Record) bool) error {
 	e.mu.RLock()
 	all := slices.Collect(maps.Values(e.records))
 	e.mu.RUnlock()
@@ -513,7 +513,7 @@ func (e *Engine) Unfinished(fn func(*delivery.Record) bool) error {
 		return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Seq, b.Seq))
 	})
 	for i := range all {
-		if !fn(&all[i]) {
+		if of.Holds(uint64(all[i].Seq)) && !fn(&all[i]) {
 			break
 		}
 	}
@@ -521,7 +521,7 @@ func (e *Engine) Unfinished(fn func(*delivery.Record) bool) error {
 }
 
 // Dismissals implements delivery.Reader.
-func (e *Engine) Dismissals(fn func(*delivery.Dismissal) bool) error {
+func (e *Engine) Dismissals(of delivery.Shard, fn func(*delivery.Dismissal) bool) error {
 	e.mu.RLock()
 	all := slices.Collect(maps.Values(e.dismissals))
 	e.mu.RUnlock()
@@ -529,15 +529,16 @@ func (e *Engine) Dismissals(fn func(*delivery.Dismissal) bool) error {
 		return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Seq, b.Seq))
 	})
 	for i := range all {
-		if !fn(&all[i]) {
+		if of.Holds(uint64(all[i].Seq)) && !fn(&all[i]) {
 			break
 		}
 	}
 	return nil
 }
 
-// LastSeq implements delivery.Reader.
-func (e *Engine) LastSeq() (uint64, error) {
+// LastSeq implements delivery.Reader: the last of the store is above that of every
+// shard.
+func (e *Engine) LastSeq(delivery.Shard) (uint64, error) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	return e.last, nil

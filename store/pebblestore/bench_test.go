@@ -120,7 +120,7 @@ func BenchmarkStart(b *testing.B) {
 		}
 		opened := time.Since(began)
 		count := 0
-		if err := s.Unfinished(func(*delivery.Record) bool { count++; return true }); err != nil || count != n {
+		if err := s.Unfinished(delivery.Shard{}, func(*delivery.Record) bool { count++; return true }); err != nil || count != n {
 			b.Fatalf("%d records (error %v)", count, err)
 		}
 		b.ReportMetric(opened.Seconds(), "s/open")

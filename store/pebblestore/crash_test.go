@@ -32,7 +32,7 @@ func acceptUnderLoad(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	last, err := o.LastSeq()
+	last, err := o.LastSeq(delivery.Shard{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +125,7 @@ func whole(t *testing.T, s *pebblestore.Store, told []delivery.Seq) {
 		t.Errorf("%d of %d are missing", missing, len(told))
 	}
 	unfinished := uint64(0)
-	if err := s.Unfinished(func(*delivery.Record) bool { unfinished++; return true }); err != nil {
+	if err := s.Unfinished(delivery.Shard{}, func(*delivery.Record) bool { unfinished++; return true }); err != nil {
 		t.Error(err)
 	}
 	if got, err := s.Totals(); err != nil || got.Accepted != got.Finished+unfinished {

@@ -98,7 +98,7 @@ func (l *ledger) check(t *testing.T, s delivery.Reader) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	live := map[delivery.Seq]bool{}
-	if err := s.Unfinished(func(r *delivery.Record) bool { live[r.Seq] = true; return true }); err != nil {
+	if err := s.Unfinished(delivery.Shard{}, func(r *delivery.Record) bool { live[r.Seq] = true; return true }); err != nil {
 		t.Fatal(err)
 	}
 	for seq := range l.accepted {

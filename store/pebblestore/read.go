@@ -296,7 +296,7 @@ func (s *Store) TokenOwner(server, token string) (string, error) {
 }
 
 // Unfinished implements delivery.Reader.
-func (s *Store) Unfinished(fn func(*delivery.Record) bool) error {
+func (s *Store) Unfinished(of delivery.Shard, fn func(*delivery.Record) bool) error {
 	var (
 		r      delivery.Record
 		device string // shared by the device's Records
@@ -310,8 +310,8 @@ func (s *Store) Unfinished(fn func(*delivery.Record) bool) error {
 			device = string(name)
 		}
 		seq, err := seqAt(rest)
-		if err != nil {
-			return false, err
+		if err != nil || !of.Holds(uint64(seq)) {
+			return true, err
 		}
 		if err := codec.DecodeRecord(&r, delivery.Key{Seq: seq, Device: device}, value); err != nil {
 			return false, fmt.Errorf("record %d of device %s: %w", seq, device, err)
@@ -325,15 +325,15 @@ func (s *Store) Unfinished(fn func(*delivery.Record) bool) error {
 }
 
 // Dismissals implements delivery.Reader.
-func (s *Store) Dismissals(fn func(*delivery.Dismissal) bool) error {
+func (s *Store) Dismissals(of delivery.Shard, fn func(*delivery.Dismissal) bool) error {
 	err := s.scan([]byte{prefixDismissal}, func(rest, value []byte) (bool, error) {
 		name, rest, err := codec.CutName(rest)
 		if err != nil {
 			return false, err
 		}
 		seq, err := seqAt(rest)
-		if err != nil {
-			return false, err
+		if err != nil || !of.Holds(uint64(seq)) {
+			return true, err
 		}
 		var d delivery.Dismissal
 		if err := codec.DecodeDismissal(&d, delivery.Key{Seq: seq, Device: string(name)}, value); err != nil {
@@ -360,8 +360,9 @@ func countersOf(r pebble.Reader) (codec.Counters, error) {
 	return codec.DecodeCounters(v)
 }
 
-// LastSeq implements delivery.Reader.
-func (s *Store) LastSeq() (uint64, error) {
+// LastSeq implements delivery.Reader: the last of the store is above that of every
+// shard.
+func (s *Store) LastSeq(delivery.Shard) (uint64, error) {
 	c, err := s.readCounters()
 	return c.Last, err
 }

@@ -144,7 +144,7 @@ func lookUpgraded(t *testing.T, s *pebblestore.Store) string {
 	}))
 	slices.Reverse(lines)
 	b.WriteString(strings.Join(lines, ""))
-	ok(s.Unfinished(func(r *delivery.Record) bool {
+	ok(s.Unfinished(delivery.Shard{}, func(r *delivery.Record) bool {
 		n, err := s.Notification(r.Seq)
 		ok(err)
 		refused := "not refused"

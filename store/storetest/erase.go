@@ -70,7 +70,7 @@ func testDismissals(t *testing.T, e store.Engine) {
 	other := delivery.Dismissal{Seq: 20, Device: "watch", Of: 10, ID: "n-1", Pushed: true, At: at(1)}
 	all := func() (out []delivery.Dismissal) {
 		t.Helper()
-		if err := e.Dismissals(func(d *delivery.Dismissal) bool { out = append(out, *d); return true }); err != nil {
+		if err := e.Dismissals(delivery.Shard{}, func(d *delivery.Dismissal) bool { out = append(out, *d); return true }); err != nil {
 			t.Fatal(err)
 		}
 		return out
@@ -78,7 +78,7 @@ func testDismissals(t *testing.T, e store.Engine) {
 	b := &delivery.Batch{PutDismissals: []delivery.Dismissal{other, two, one}}
 	apply(t, e, b, b)
 	equal(t, "dismissals", all(), []delivery.Dismissal{one, two, other})
-	equal(t, "last", must[uint64](t, "last")(e.LastSeq()), uint64(31))
+	equal(t, "last", must[uint64](t, "last")(e.LastSeq(delivery.Shard{})), uint64(31))
 	equal(t, "totals", totals(t, e), delivery.Totals{})
 	one.Pushed = true
 	b = &delivery.Batch{

@@ -305,11 +305,11 @@ func look(t rapid.TB, e delivery.Reader) picture {
 		p.Registry = append(p.Registry, *d)
 		return true
 	}))
-	ok(e.Unfinished(func(r *delivery.Record) bool { p.Records = append(p.Records, *r); return true }))
+	ok(e.Unfinished(delivery.Shard{}, func(r *delivery.Record) bool { p.Records = append(p.Records, *r); return true }))
 	var err error
 	p.Totals, err = e.Totals()
 	ok(err)
-	p.Last, err = e.LastSeq()
+	p.Last, err = e.LastSeq(delivery.Shard{})
 	ok(err)
 	return p
 }

@@ -95,7 +95,7 @@ func must[T any](t testing.TB, what string) func(T, error) T {
 func records(t testing.TB, e delivery.Reader) []delivery.Record {
 	t.Helper()
 	out := []delivery.Record{}
-	if err := e.Unfinished(func(r *delivery.Record) bool { out = append(out, *r); return true }); err != nil {
+	if err := e.Unfinished(delivery.Shard{}, func(r *delivery.Record) bool { out = append(out, *r); return true }); err != nil {
 		t.Fatalf("unfinished: %v", err)
 	}
 	return out
@@ -149,6 +149,7 @@ var cases = []struct {
 	{"EventsOfManyInOneBatch", testEventsOfMany},
 	{"List", testList},
 	{"UnfinishedByDeviceAndSeq", testUnfinishedOrder},
+	{"Shards", testShards},
 	{"CallbackMayRead", testCallbackMayRead},
 	{"Registry", testRegistry},
 	{"TokenMoves", testTokenMoves},
@@ -192,7 +193,7 @@ func testEmpty(t *testing.T, e store.Engine) {
 	equal(t, "devices of an account", len(must[[]delivery.Device](t, "account devices")(e.AccountDevices("ann"))), 0)
 	equal(t, "unfinished", records(t, e), []delivery.Record{})
 	equal(t, "totals", totals(t, e), delivery.Totals{})
-	equal(t, "last", must[uint64](t, "last seq")(e.LastSeq()), uint64(0))
+	equal(t, "last", must[uint64](t, "last seq")(e.LastSeq(delivery.Shard{})), uint64(0))
 	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(0), 10)), 0)
 	apply(t, e, &delivery.Batch{Sync: true})
 }
@@ -331,7 +332,7 @@ func testAllKinds(t *testing.T, e store.Engine) {
 		equal(t, "timeline", must[[]delivery.Event](t, "timeline")(e.Timeline(10)), []delivery.Event{event})
 		equal(t, "devices", must[[]delivery.Device](t, "devices")(e.AccountDevices("ann")), b.PutDevices[:1])
 		equal(t, "owner", must[string](t, "owner")(e.TokenOwner(delivery.ServerAPNs, "00ff")), "phone")
-		equal(t, "last", must[uint64](t, "last")(e.LastSeq()), uint64(12))
+		equal(t, "last", must[uint64](t, "last")(e.LastSeq(delivery.Shard{})), uint64(12))
 	}
 }
 
@@ -421,8 +422,44 @@ func testUnfinishedOrder(t *testing.T, e store.Engine) {
 		{Seq: 1 << 40, Device: "d"}, {Seq: 1, Device: "d1"}, {Seq: 3, Device: "d1"}, {Seq: 1 << 40, Device: "d1"}, {Seq: 3, Device: "d10"}, {Seq: 1, Device: "d2"},
 	})
 	n := 0
-	if err := e.Unfinished(func(*delivery.Record) bool { n++; return n < 2 }); err != nil || n != 2 {
+	if err := e.Unfinished(delivery.Shard{}, func(*delivery.Record) bool { n++; return n < 2 }); err != nil || n != 2 {
 		t.Errorf("told to stop after 2, it called %d times (error %v)", n, err)
+	}
+}
+
+func testShards(t *testing.T, e store.Engine) {
+	const of = 1024
+	apply(t, e, accept(
+		notification(5*of+7, "n1", "ann", "d1", "d2"),
+		notification(6*of+8, "n2", "ben", "d3"),
+		notification(7*of+7, "n3", "ann", "d1"),
+	), &delivery.Batch{PutDismissals: []delivery.Dismissal{
+		{Seq: 8*of + 8, Device: "d3", Of: 6*of + 8, ID: "n2", At: at(1)},
+		{Seq: 9*of + 7, Device: "d2", Of: 5*of + 7, ID: "n1", At: at(1)},
+	}})
+	for _, c := range []struct {
+		shard      delivery.Shard
+		records    []delivery.Seq
+		dismissals []delivery.Seq
+		last       uint64
+	}{
+		{delivery.Shard{}, []delivery.Seq{5*of + 7, 7*of + 7, 5*of + 7, 6*of + 8}, []delivery.Seq{9*of + 7, 8*of + 8}, 9*of + 7},
+		{delivery.Shard{Index: 7, Of: of}, []delivery.Seq{5*of + 7, 7*of + 7, 5*of + 7}, []delivery.Seq{9*of + 7}, 9*of + 7},
+		{delivery.Shard{Index: 8, Of: of}, []delivery.Seq{6*of + 8}, []delivery.Seq{8*of + 8}, 8*of + 8},
+		{delivery.Shard{Index: 9, Of: of}, nil, nil, 0},
+	} {
+		var records, dismissals []delivery.Seq
+		if err := errors.Join(
+			e.Unfinished(c.shard, func(r *delivery.Record) bool { records = append(records, r.Seq); return true }),
+			e.Dismissals(c.shard, func(d *delivery.Dismissal) bool { dismissals = append(dismissals, d.Seq); return true }),
+		); err != nil {
+			t.Fatal(err)
+		}
+		equal(t, fmt.Sprintf("records of %v", c.shard), records, c.records)
+		equal(t, fmt.Sprintf("dismissals of %v", c.shard), dismissals, c.dismissals)
+		if last := must[uint64](t, "last")(e.LastSeq(c.shard)); last < c.last {
+			t.Errorf("last of %v: %d, want no less than %d", c.shard, last, c.last)
+		}
 	}
 }
 
@@ -437,7 +474,7 @@ func testCallbackMayRead(t *testing.T, e store.Engine) {
 		return true
 	}
 	if err := errors.Join(
-		e.Unfinished(func(*delivery.Record) bool { return inside() }),
+		e.Unfinished(delivery.Shard{}, func(*delivery.Record) bool { return inside() }),
 		e.List("", 0, func(*delivery.Notification) bool { return inside() }),
 		e.List("ann", 0, func(*delivery.Notification) bool { return inside() }),
 		e.Devices("", func(*delivery.Device) bool { return inside() }),
@@ -550,7 +587,7 @@ func testTokenMovesInBatch(t *testing.T, e store.Engine) {
 }
 
 func testLastSeq(t *testing.T, e store.Engine) {
-	last := func() uint64 { return must[uint64](t, "last")(e.LastSeq()) }
+	last := func() uint64 { return must[uint64](t, "last")(e.LastSeq(delivery.Shard{})) }
 	apply(t, e, accept(notification(500, "n1", "ann", "phone")))
 	equal(t, "last", last(), uint64(500))
 	apply(t, e, accept(notification(400, "n2", "ann", "phone")))
