@@ -104,6 +104,7 @@ type Gate struct {
 	mu       sync.Mutex
 	started  bool
 	quiesced bool
+	stopped  bool // no timer may be set any more
 	link     *link
 	cause    string      // why there is no link
 	held     *time.Timer // ends the wait for a link
@@ -158,20 +159,45 @@ func (g *Gate) Quiesce() {
 func (g *Gate) Stop() {
 	g.Quiesce()
 	g.once.Do(func() {
+		var waiting []*element
 		g.mu.Lock()
-		for _, b := range g.bursts {
-			b.timer.Stop()
+		g.stopped = true
+		for device, b := range g.bursts {
+			g.stopTimer(b.timer)
+			waiting = append(waiting, b.waiting...)
+			delete(g.bursts, device)
 		}
 		if g.held != nil {
-			g.held.Stop()
+			g.stopTimer(g.held)
+			g.held = nil
 		}
 		started := g.started
 		g.mu.Unlock()
+		for _, e := range waiting {
+			g.refuseForNow(e)
+		}
 		if close(g.stopping); !started {
 			g.cancel()
 		}
 	})
 	g.tasks.Wait()
+}
+
+// afterLocked runs fn after d, and Stop waits for it. The timer ends by itself or by
+// stopTimer. The caller holds mu and has checked stopped.
+func (g *Gate) afterLocked(d time.Duration, fn func()) *time.Timer {
+	g.tasks.Add(1)
+	return time.AfterFunc(d, func() {
+		defer g.tasks.Done()
+		fn()
+	})
+}
+
+// stopTimer stops a timer of afterLocked. One that runs already goes on.
+func (g *Gate) stopTimer(t *time.Timer) {
+	if t.Stop() {
+		g.tasks.Done()
+	}
 }
 
 // Up reports whether the link is up, and if not, why.
@@ -254,7 +280,7 @@ func (g *Gate) up(l *link) error {
 	overdue := g.overdue
 	g.overdue = false
 	if g.held != nil {
-		g.held.Stop()
+		g.stopTimer(g.held)
 		g.held = nil
 	}
 	g.requeueLocked()
@@ -292,8 +318,8 @@ func (g *Gate) down() {
 }
 
 func (g *Gate) holdLocked() {
-	if g.held == nil && !g.overdue && g.ctx.Err() == nil {
-		g.held = time.AfterFunc(g.opts.Hold, g.giveUp)
+	if g.held == nil && !g.overdue && !g.stopped && g.ctx.Err() == nil {
+		g.held = g.afterLocked(g.opts.Hold, g.giveUp)
 	}
 }
 
@@ -301,7 +327,7 @@ func (g *Gate) holdLocked() {
 // one, are refused, so that their deliveries are pushed.
 func (g *Gate) giveUp() {
 	g.mu.Lock()
-	if g.link != nil || g.ctx.Err() != nil {
+	if g.link != nil || g.stopped || g.ctx.Err() != nil {
 		g.mu.Unlock()
 		return
 	}

@@ -125,7 +125,7 @@ func (g *Gate) notify(e *element, account, device, body, sender string) {
 		g.mu.Unlock()
 		return
 	}
-	g.bursts[device] = &burst{timer: time.AfterFunc(g.opts.MinInterval, func() { g.burstOver(device) })}
+	g.bursts[device] = &burst{timer: g.afterLocked(g.opts.MinInterval, func() { g.burstOver(device) })}
 	g.mu.Unlock()
 	g.accept([]*element{e}, account, device, body, sender)
 }
@@ -146,6 +146,7 @@ func (g *Gate) burstOver(device string) {
 	b.waiting = nil
 	account, body, sender := b.account, b.body, b.sender
 	if !quiesced {
+		g.tasks.Add(1) // this call has its own, so Stop has not returned
 		b.timer.Reset(g.opts.MinInterval)
 	}
 	g.mu.Unlock()
