@@ -136,11 +136,7 @@ func newFCM(c config.FCM) (*fcm.Pusher, error) {
 		if err != nil {
 			return fmt.Errorf("fallback.fcm: service account: %w", err)
 		}
-		account, err := credentials.ParseServiceAccount(text)
-		if err != nil {
-			return fmt.Errorf("fallback.fcm: service account %s: %w", file, err)
-		}
-		cfg.Apps = append(cfg.Apps, fcm.App{Account: account, Style: cmp.Or(style, c.Style), Channel: cmp.Or(channel, c.Channel)})
+		cfg.Apps = append(cfg.Apps, fcm.App{ServiceAccount: text, Style: cmp.Or(style, c.Style), Channel: cmp.Or(channel, c.Channel)})
 		return nil
 	}
 	if c.ServiceAccountFile != "" || c.ServiceAccount != "" {
@@ -152,7 +148,11 @@ func newFCM(c config.FCM) (*fcm.Pusher, error) {
 	if err != nil {
 		return nil, err
 	}
-	return fcm.New(cfg)
+	p, err := fcm.New(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("fallback.fcm: %w", err)
+	}
+	return p, nil
 }
 
 // webPushKey returns the application server key that pages subscribe with; "" where

@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/heartline-mqtt/heartline/fallback/fcmsim"
-	"github.com/heartline-mqtt/heartline/internal/simkit"
 )
 
 // TestConfigCheckOnline: Google is asked, nothing is sent, and a fault names the project
@@ -42,7 +41,7 @@ func TestConfigCheckOnline(t *testing.T) {
 	if got := google.Shown("heartline-configuration-check"); len(got) != 0 {
 		t.Errorf("something was shown: %v", got)
 	}
-	if err := google.Scripts.Add(simkit.Script{Status: 403, Body: `{"error":{"code":403,"status":"PERMISSION_DENIED","message":"Firebase Cloud Messaging API has not been used in this project before or it is disabled."}}`}); err != nil {
+	if err := google.Scripts.Add(fcmsim.Script{Status: 403, Body: `{"error":{"code":403,"status":"PERMISSION_DENIED","message":"Firebase Cloud Messaging API has not been used in this project before or it is disabled."}}`}); err != nil {
 		t.Fatal(err)
 	}
 	r = command(t, env, "", "config", "check", "--online")

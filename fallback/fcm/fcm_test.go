@@ -24,7 +24,6 @@ import (
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/fallback"
-	"github.com/heartline-mqtt/heartline/internal/credentials"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -138,13 +137,9 @@ func (g *google) accountFile(t testing.TB) []byte {
 
 func (g *google) pusher(t testing.TB, now func() time.Time, style string) *Pusher {
 	t.Helper()
-	account, err := credentials.ParseServiceAccount(g.accountFile(t))
-	if err != nil {
-		t.Fatal(err)
-	}
 	roots := x509.NewCertPool()
 	roots.AddCert(g.Certificate())
-	p, err := New(Config{Apps: []App{{Account: account, Style: style, Channel: "orders"}}, Endpoint: g.URL, RootCAs: roots, Now: now})
+	p, err := New(Config{Apps: []App{{ServiceAccount: g.accountFile(t), Style: style, Channel: "orders"}}, Endpoint: g.URL, RootCAs: roots, Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}

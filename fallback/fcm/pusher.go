@@ -39,9 +39,11 @@ type Config struct {
 
 // App is one project.
 type App struct {
-	Account *credentials.ServiceAccount
-	Style   string // StyleNotification if empty
-	Channel string // Android notification channel; "" leaves it to the app's manifest
+	// ServiceAccount is the content of the JSON file that the Firebase console makes:
+	// Project settings, Service accounts, Generate new private key.
+	ServiceAccount []byte
+	Style          string // StyleNotification if empty
+	Channel        string // Android notification channel; "" leaves it to the app's manifest
 }
 
 // Pusher sends pushes through FCM. It implements fallback.Pusher.
@@ -71,7 +73,7 @@ type project struct {
 // New checks cfg and returns a Pusher; it does not connect.
 func New(cfg Config) (*Pusher, error) {
 	if len(cfg.Apps) == 0 {
-		return nil, errors.New("fallback.fcm: no service account")
+		return nil, errors.New("no service account")
 	}
 	endpoint := strings.TrimSuffix(cmp.Or(cfg.Endpoint, googleEndpoint), "/")
 	if u, err := url.Parse(endpoint); err != nil || u.Scheme != "https" || u.Host == "" {
@@ -93,8 +95,13 @@ func New(cfg Config) (*Pusher, error) {
 	}
 	stop, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
-	for _, a := range cfg.Apps {
-		id := a.Account.Project
+	for i, a := range cfg.Apps {
+		account, err := credentials.ParseServiceAccount(a.ServiceAccount)
+		if err != nil {
+			cancel()
+			return nil, fmt.Errorf("service account %d: %w", i+1, err)
+		}
+		id := account.Project
 		if p.apps[id] != nil {
 			cancel()
 			return nil, fmt.Errorf("project %s is configured twice", id)
@@ -106,7 +113,7 @@ func New(cfg Config) (*Pusher, error) {
 		x := &project{
 			app: fallback.App{Server: delivery.ServerFCM, Name: id}, style: cmp.Or(a.Style, StyleNotification), channel: a.Channel,
 			url:    endpoint + "/v1/projects/" + url.PathEscape(id) + "/messages:send",
-			access: access{account: a.Account, client: p.client, now: p.now, stop: stop},
+			access: access{account: account, client: p.client, now: p.now, stop: stop},
 		}
 		p.apps[id] = x
 		p.list = append(p.list, x.app)

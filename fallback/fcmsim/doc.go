@@ -2,5 +2,6 @@
 // HTTP v1: it checks requests as Google documents them and keeps what a phone would
 // show.
 //
-// server.go is both endpoints, check.go the rules of a message.
+// server.go is both endpoints, check.go the rules of a message, script.go how a test makes
+// it fail.
 package fcmsim

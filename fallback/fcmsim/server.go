@@ -51,7 +51,7 @@ type Server struct {
 	life    time.Duration
 	now     func() time.Time
 	key     *rsa.PrivateKey
-	Scripts simkit.Scripts
+	Scripts Scripts
 	journal *simkit.Journal[Received]
 
 	mu           sync.Mutex

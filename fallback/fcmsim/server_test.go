@@ -14,7 +14,6 @@ import (
 	"github.com/heartline-mqtt/heartline/fallback"
 	"github.com/heartline-mqtt/heartline/fallback/fcm"
 	"github.com/heartline-mqtt/heartline/fallback/fcmsim"
-	"github.com/heartline-mqtt/heartline/internal/credentials"
 	"github.com/heartline-mqtt/heartline/internal/simkit"
 )
 
@@ -33,13 +32,9 @@ func start(t *testing.T, o fcmsim.Options, style string) (*fcmsim.Server, *fcm.P
 			}
 		}
 	})
-	account, err := credentials.ParseServiceAccount(s.ServiceAccount())
-	if err != nil {
-		t.Fatal(err)
-	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(s.CAPEM())
-	p, err := fcm.New(fcm.Config{Apps: []fcm.App{{Account: account, Style: style}}, Endpoint: s.URL(), RootCAs: roots})
+	p, err := fcm.New(fcm.Config{Apps: []fcm.App{{ServiceAccount: s.ServiceAccount(), Style: style}}, Endpoint: s.URL(), RootCAs: roots})
 	if err != nil {
 		t.Fatal(err)
 	}

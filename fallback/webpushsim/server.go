@@ -56,7 +56,7 @@ type Received struct {
 type Server struct {
 	*simkit.Server
 	now     func() time.Time
-	Scripts simkit.Scripts
+	Scripts Scripts
 	journal *simkit.Journal[Received]
 
 	mu       sync.Mutex
