@@ -40,7 +40,7 @@ func (b *Broker) bindHTTP() error {
 	}
 	opts := api.Options{
 		Core: b.core, Logger: b.log, Version: Version(), Ready: b.Ready, Metrics: b.metrics,
-		Overview: b.overview, Reload: b.reloadByAPI, Disconnect: b.hook.Disconnect, EndSession: b.hook.EndSession,
+		Overview: b.overview, Reload: b.reloadByAPI, Disconnect: b.disconnect, EndSession: b.endSession,
 		Handlers: map[string]http.Handler{"/mqtt": b.listeners.ws, "/mqtt/{$}": b.listeners.ws},
 	}
 	opts.Handlers["/{$}"] = http.RedirectHandler(web.DashboardPath, http.StatusFound)

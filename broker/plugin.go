@@ -118,7 +118,7 @@ func (h *Heartline) PutDevice(ctx context.Context, account, device string, r *de
 		return err
 	}
 	if before != "" && before != account {
-		h.hook.EndSession(device) // the former account's
+		h.endSession(device) // the former account's
 	}
 	return nil
 }
@@ -130,17 +130,17 @@ func (h *Heartline) ForgetDevice(ctx context.Context, account, device string) er
 	if err := h.core.ForgetDevice(ctx, account, device); err != nil {
 		return err
 	}
-	h.hook.EndSession(device)
+	h.endSession(device)
 	return nil
 }
 
 // DisconnectDevice ends the connection of a client and leaves its session. It reports
 // false if it is not connected.
-func (h *Heartline) DisconnectDevice(clientID string) bool { return h.hook.Disconnect(clientID) }
+func (h *Heartline) DisconnectDevice(clientID string) bool { return h.disconnect(clientID) }
 
 // ReleaseClient ends the connection and the session of a client, device or not, so that
 // another account can use its identifier. It reports false if there was neither.
-func (h *Heartline) ReleaseClient(clientID string) bool { return h.hook.EndSession(clientID) }
+func (h *Heartline) ReleaseClient(clientID string) bool { return h.endSession(clientID) }
 
 // APIHandler returns the HTTP API (contract §4), to be mounted at "/". authorize lets a
 // request through by returning nil; its error is the answer's detail, with status 401.
@@ -149,7 +149,7 @@ func (h *Heartline) ReleaseClient(clientID string) bool { return h.hook.EndSessi
 func (h *Heartline) APIHandler(authorize func(*http.Request) error) http.Handler {
 	o := api.Options{
 		Core: h.core, Logger: h.log, Version: Version(), Ready: h.ready, Metrics: h.metrics,
-		Disconnect: h.hook.Disconnect, EndSession: h.hook.EndSession,
+		Disconnect: h.disconnect, EndSession: h.endSession,
 	}
 	if !h.auth.Open() {
 		o.Bearer = h.auth.Bearer

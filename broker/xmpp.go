@@ -45,8 +45,9 @@ func XMPPOptions(cfg *config.Config, c config.XMPPComponent) (xmpp.Options, erro
 	}
 	x := cfg.XMPP
 	return xmpp.Options{
-		Domain: c.Domain, Address: c.Address, Secret: secret, Hosts: c.Hosts,
+		Domain: c.Domain, Address: c.Address, Secret: secret, ReadSecret: func() ([]byte, error) { return config.ReadSecret("", c.SecretFile) }, Hosts: c.Hosts,
 		NotifyAll: x.NotifyOn == config.NotifyAll, Title: x.Title, ShowBody: x.ShowBody, ShowSender: x.ShowSender, MinInterval: x.MinInterval,
+		MaxDevices:    cfg.MQTT.Limits.Devices,
 		MaxStanzaSize: int(x.MaxStanzaSize), WriteTimeout: x.WriteTimeout, PingInterval: x.PingInterval,
 		ReconnectInitial: x.Reconnect.Initial, ReconnectMax: x.Reconnect.Max, Hold: cfg.Delivery.AckWindow,
 	}, nil
@@ -139,4 +140,24 @@ func (h *Heartline) xmppReady(checks map[string]string) {
 		}
 		checks["xmpp "+g.Domain()] = state
 	}
+}
+
+// disconnect ends the connection of a device, over MQTT or XMPP, and reports whether
+// there was one.
+func (h *Heartline) disconnect(device string) bool {
+	ended := h.hook.Disconnect(device)
+	return h.leaveXMPP(device) || ended
+}
+
+// endSession ends the connection and the session of a device.
+func (h *Heartline) endSession(device string) bool {
+	ended := h.hook.EndSession(device)
+	return h.leaveXMPP(device) || ended
+}
+
+func (h *Heartline) leaveXMPP(device string) (ended bool) {
+	for _, g := range h.gates {
+		ended = g.Disconnect(device) || ended
+	}
+	return ended
 }

@@ -63,8 +63,12 @@ func (c *channel) Publish(p delivery.Publication) error {
 
 // content reads what a publication carries.
 func (g *Gate) content(p delivery.Publication) (name string, body []byte, id string, err error) {
-	if p.Dismissal {
-		body, err = json.Marshal(wire.Dismissal{ID: p.DismissedID})
+	if p.Dismissal { // it needs no content: its notification may have been erased
+		d := wire.Dismissal{ID: p.DismissedID}
+		if p.BadgeAuto {
+			d.Badge = &p.Unread
+		}
+		body, err = json.Marshal(d)
 		return "dismissal", body, "", err
 	}
 	n := p.Notification
@@ -74,6 +78,10 @@ func (g *Gate) content(p delivery.Publication) (name string, body []byte, id str
 		}
 	}
 	if !p.Message {
+		if n.BadgeAuto {
+			counted := *n
+			counted.Badge, n = &p.Unread, &counted
+		}
 		return "notification", wire.AppendPseudo(nil, n, p.Redelivery, p.Pushed), n.ID, nil
 	}
 	data, err := g.core.Data(p.Seq)
@@ -93,7 +101,29 @@ func (g *Gate) announced(full, deviceID string) error {
 	if deviceID == "" || len(deviceID) > maxDeviceID {
 		return &delivery.FieldError{Field: "device id", Rule: fmt.Sprintf("must have 1 to %d bytes", maxDeviceID)}
 	}
-	return g.online(account, DeviceID(account, deviceID), full)
+	device := DeviceID(account, deviceID)
+	if err := g.roomFor(account, device); err != nil {
+		return err
+	}
+	return g.online(account, device, full)
+}
+
+// errTooManyDevices refuses what would make a device known to an account that has as many
+// as it may.
+var errTooManyDevices = errors.New("the account has as many devices as it may have (mqtt.limits.devices)")
+
+// roomFor returns errTooManyDevices for a new device without room.
+func (g *Gate) roomFor(account, device string) error {
+	if g.opts.MaxDevices == 0 {
+		return nil
+	}
+	if _, err := g.core.AccountOf(device); !errors.Is(err, delivery.ErrNotFound) {
+		return nil // the caller sees what fails
+	}
+	if devices, err := g.core.Devices(account); err == nil && len(devices) >= g.opts.MaxDevices {
+		return errTooManyDevices
+	}
+	return nil
 }
 
 // maxDeviceID bounds what a client calls its device.
@@ -107,7 +137,8 @@ func (g *Gate) online(account, device, full string) error {
 	if was := g.givenUp[full]; was != nil && was.device == device {
 		c.late = was.late
 	}
-	delete(g.givenUp, full)
+	g.dropGivenUpLocked(g.givenUp[full])
+	g.dropGivenUpLocked(g.hibernating[device]) // it is on another session now
 	old, other := g.devices[device], g.channels[full]
 	if old != nil && old.full == full {
 		for id, r := range old.open { // another copy follows
@@ -291,7 +322,7 @@ func (g *Gate) gone(full, why string) {
 	if c == nil {
 		c = g.givenUp[full]
 	}
-	delete(g.givenUp, full)
+	g.dropGivenUpLocked(c)
 	if c == nil {
 		g.mu.Unlock()
 		return
@@ -317,7 +348,7 @@ func (g *Gate) suspend(c *channel, why string) {
 	g.mu.Lock()
 	refs := c.giveUpLocked()
 	g.closeLocked(c)
-	g.givenUp[c.full] = c
+	g.givenUp[c.full], g.hibernating[c.device] = c, c
 	p := c.presence
 	g.mu.Unlock()
 	for _, r := range refs {
@@ -328,23 +359,68 @@ func (g *Gate) suspend(c *channel, why string) {
 	}
 }
 
+// dropGivenUpLocked gives up on the return of a channel; nil is none.
+func (g *Gate) dropGivenUpLocked(c *channel) {
+	if c == nil {
+		return
+	}
+	if g.givenUp[c.full] == c {
+		delete(g.givenUp, c.full)
+	}
+	if g.hibernating[c.device] == c {
+		delete(g.hibernating, c.device)
+	}
+}
+
 // resumed brings a device back whose session has been resumed.
 func (g *Gate) resumed(full string) {
 	g.mu.Lock()
 	c := g.givenUp[full]
 	g.mu.Unlock()
-	if c == nil {
-		return
-	}
-	if err := g.online(c.account, c.device, full); err != nil {
-		g.seldom.Info(g.log, "device not brought back", "device", c.device, "error", err)
+	if c != nil {
+		g.revive(c)
 	}
 }
 
-// forget drops the channel of a device that has signed out.
+// revive brings a channel's device up again, unless it has left the registry: its user, or a
+// service, has signed it out, and only an announcement makes it known again.
+func (g *Gate) revive(c *channel) {
+	holder, err := g.core.AccountOf(c.device)
+	switch {
+	case errors.Is(err, delivery.ErrNotFound), err == nil && holder != c.account:
+		g.forget(c)
+		return
+	case err == nil:
+		err = g.online(c.account, c.device, c.full)
+	}
+	if err != nil {
+		g.seldom.Info(g.log, "device not brought up again", "device", c.device, "error", err)
+	}
+}
+
+// forget drops the channel of a device that has left the registry.
 func (g *Gate) forget(c *channel) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.closeLocked(c)
-	delete(g.givenUp, c.full)
+	g.dropGivenUpLocked(c)
+}
+
+// Disconnect takes a device down until its client announces it again, and reports whether it was
+// up or could have come back by itself. The client is told by a presence of type
+// unavailable; its session at the server is its own.
+func (g *Gate) Disconnect(device string) bool {
+	g.mu.Lock()
+	c := g.devices[device]
+	if c == nil {
+		c = g.hibernating[device]
+	}
+	g.mu.Unlock()
+	if c == nil {
+		return false
+	}
+	g.gone(c.full, "disconnected by the server")
+	b := appendAttr(append([]byte(nil), "<presence type='unavailable'"...), "from", g.opts.Domain)
+	g.send(append(appendAttr(b, "to", c.full), "/>"...))
+	return true
 }

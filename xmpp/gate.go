@@ -20,17 +20,21 @@ import (
 // Options describe one component. Zero values stand for the defaults of the
 // configuration's section xmpp.
 type Options struct {
-	Domain  string   // the component's name at the server
-	Address string   // host:port of the server's component port
-	Secret  []byte   // shared with the server
-	Hosts   []string // whose users are accounts
-	Key     []byte   // signs the secrets of push registrations
+	Domain  string // the component's name at the server
+	Address string // host:port of the server's component port
+	Secret  []byte // shared with the server
+	// ReadSecret, where there is one, is asked before each attempt to connect, so that a
+	// changed secret needs no restart.
+	ReadSecret func() ([]byte, error)
+	Hosts      []string // whose users are accounts
+	Key        []byte   // signs the secrets of push registrations
 
 	NotifyAll   bool          // publishes without a body become notifications, too
 	Title       string        // of a notification that a publish becomes
 	ShowBody    bool          // the server's text goes into its body
 	ShowSender  bool          // the sender goes into its subtitle
 	MinInterval time.Duration // of such notifications of one device
+	MaxDevices  int           // of one account; 0 sets no limit
 
 	MaxStanzaSize    int
 	WriteTimeout     time.Duration
@@ -115,9 +119,10 @@ type Gate struct {
 	devices  map[string]*channel // the same by device
 	// givenUp holds channels whose session the server cannot reach. A client that
 	// resumes it announces nothing: its next stanza brings the channel back.
-	givenUp map[string]*channel
-	pings   map[string]chan struct{}
-	bursts  map[string]*burst // publishes, by device
+	givenUp     map[string]*channel // by full JID
+	hibernating map[string]*channel // the same by device
+	pings       map[string]chan struct{}
+	bursts      map[string]*burst // publishes, by device
 }
 
 // New returns a Gate that is not connected yet.
@@ -127,7 +132,7 @@ func New(core *delivery.Core, o Options) *Gate {
 		core: core, opts: o, log: o.Logger.With("component", o.Domain), counts: newCounters(), prefix: rand.Text()[:8] + "-",
 		calls: make(chan func(), maxCalls), kick: make(chan struct{}, 1), stopping: make(chan struct{}), cause: "not connected yet",
 		limits: map[string]*rate.Limiter{}, channels: map[string]*channel{}, devices: map[string]*channel{},
-		givenUp: map[string]*channel{}, pings: map[string]chan struct{}{}, bursts: map[string]*burst{},
+		givenUp: map[string]*channel{}, hibernating: map[string]*channel{}, pings: map[string]chan struct{}{}, bursts: map[string]*burst{},
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	return g
@@ -214,7 +219,7 @@ func (g *Gate) Domain() string { return g.opts.Domain }
 func (g *Gate) run() {
 	failures, last := 0, ""
 	for g.ctx.Err() == nil {
-		l, err := dial(g.ctx, &g.opts)
+		l, err := g.dial()
 		if err == nil {
 			failures, last = 0, ""
 			err = g.attend(l)
@@ -239,6 +244,19 @@ func (g *Gate) run() {
 		}
 		failures++
 	}
+}
+
+// dial connects with the secret of the moment.
+func (g *Gate) dial() (*link, error) {
+	o := g.opts
+	if o.ReadSecret != nil {
+		secret, err := o.ReadSecret()
+		if err != nil {
+			return nil, &LinkError{Domain: o.Domain, Address: o.Address, Err: fmt.Errorf("read the secret: %w", err)}
+		}
+		o.Secret = secret
+	}
+	return dial(g.ctx, &o)
 }
 
 // attend handles the stanzas of a link until it ends.
@@ -293,9 +311,7 @@ func (g *Gate) up(l *link) error {
 	g.log.Info("connected to the XMPP server", "address", g.opts.Address, "devices", len(again))
 	if overdue { // the core has given up what it had sent
 		for _, c := range again {
-			if err := g.online(c.account, c.device, c.full); err != nil {
-				g.seldom.Info(g.log, "device not brought up again", "device", c.device, "error", err)
-			}
+			g.revive(c)
 		}
 	}
 	if g.restored {

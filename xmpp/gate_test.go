@@ -202,6 +202,16 @@ func (w *world) next(element string) (xmpptest.Stanza, map[string]any) {
 	return s, body
 }
 
+// eventually waits for what leaves no event.
+func (w *world) eventually(what string, done func() bool) {
+	w.Helper()
+	for deadline := time.Now().Add(xmpptest.Patience); !done(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.Fatalf("%s did not come", what)
+		}
+	}
+}
+
 // TestAckOverXMPP: the result of the IQ is the ack; the message follows it.
 func TestAckOverXMPP(t *testing.T) {
 	w := newWorld(t)

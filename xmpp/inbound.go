@@ -80,39 +80,77 @@ func (g *Gate) onPresence(e *element, from, kind string) {
 	switch kind {
 	case "":
 		device := e.child(nsHeartline, "device")
-		if device == nil || !isFull(from) || !g.local(from) {
+		if device == nil {
+			return
+		}
+		if err := g.checkUser(from); err != nil { // strangers get no answer
+			g.seldom.Info(g.log, "announcement ignored", "from", clip(from), "error", err)
 			return
 		}
 		if err := g.announced(from, device.attr("id")); err != nil {
 			g.seldom.Info(g.log, "device not brought up", "account", bare(from), "error", err)
 			b := append([]byte(nil), "<presence type='error'"...)
-			b = append(appendAttr(appendAttr(b, "from", g.opts.Domain), "to", from), '>')
+			b = append(appendAttr(appendAttr(b, "from", to(e, g.opts.Domain)), "to", from), '>')
 			b = appendErrorElement(b, faultOf(err))
 			g.send(append(b, "</presence>"...))
 		}
 	case "unavailable", "error":
 		g.gone(from, "presence "+kind)
+	case "subscribe":
+		if !g.local(from) {
+			return
+		}
+		// Without an answer the user's server asks again at each login.
+		b := append([]byte(nil), "<presence type='unsubscribed'"...)
+		g.send(append(appendAttr(appendAttr(b, "from", bare(to(e, g.opts.Domain))), "to", bare(from)), "/>"...))
 	}
 }
 
+// Why a sender can have no device.
+var (
+	errForeignUser = errors.New("devices are for users of xmpp.components[].hosts only")
+	errNoSession   = errors.New("send it from a session: user@domain/resource")
+	errNotUp       = errors.New("announce the device first: presence with <device xmlns='" + nsHeartline + "' id='…'/> to the component")
+)
+
+// checkUser says why a sender can have no device; nil if it can.
+func (g *Gate) checkUser(from string) error {
+	switch {
+	case !g.local(from):
+		return errForeignUser
+	case !isFull(from):
+		return errNoSession
+	}
+	return nil
+}
+
 func (g *Gate) onRequest(e *element, from, kind string) {
-	if kind != "get" && kind != "set" {
+	if kind == "get" {
+		g.onGet(e, from)
+		return
+	}
+	if kind != "set" {
 		return
 	}
 	g.mu.Lock()
 	c := g.channels[from]
 	g.mu.Unlock()
-	switch {
-	case kind == "get":
-		g.onGet(e, from)
-	case e.child(nsCommands, "command") != nil && g.local(from):
+	ack, state, signOut := e.child(nsHeartline, "ack"), e.child(nsHeartline, "state"), e.child(nsHeartline, "sign-out")
+	command := e.child(nsCommands, "command")
+	ours := command != nil || ack != nil || state != nil || signOut != nil
+	switch err := g.checkUser(from); {
+	case ours && err != nil:
+		g.answer(e, err)
+	case command != nil:
 		g.call(e, func() { g.onCommand(e, from) })
-	case c != nil && e.child(nsHeartline, "ack") != nil:
-		g.call(e, func() { g.answer(e, g.onAck(c, e.child(nsHeartline, "ack"))) })
-	case c != nil && e.child(nsHeartline, "state") != nil:
+	case ours && c == nil:
+		g.answer(e, errNotUp)
+	case ack != nil:
+		g.call(e, func() { g.answer(e, g.onAck(c, ack)) })
+	case state != nil:
 		c.heartbeat()
-		g.answer(e, g.onState(c, e.child(nsHeartline, "state")))
-	case c != nil && e.child(nsHeartline, "sign-out") != nil:
+		g.answer(e, g.onState(c, state))
+	case signOut != nil:
 		g.call(e, func() { g.answer(e, g.onSignOut(c)) })
 	default:
 		g.fail(e, fault{kind: "cancel", condition: "service-unavailable"})
@@ -190,6 +228,12 @@ func faultOf(err error) fault {
 		return fault{"cancel", "item-not-found", clip(err.Error())}
 	case errors.Is(err, delivery.ErrForeignDevice):
 		return fault{"cancel", "forbidden", "another account holds the device"}
+	case errors.Is(err, errTooManyDevices), errors.Is(err, errForeignUser):
+		return fault{"cancel", "not-allowed", err.Error()}
+	case errors.Is(err, errNoSession):
+		return fault{"modify", "jid-malformed", err.Error()}
+	case errors.Is(err, errNotUp):
+		return fault{"wait", "unexpected-request", err.Error()}
 	default: // the store fails, or the process is stopping
 		return fault{"wait", "resource-constraint", "try again later"}
 	}

@@ -44,7 +44,7 @@ func (g *Gate) published(e *element, from string) {
 	g.mu.Lock()
 	c := g.devices[device]
 	waits := c != nil && len(c.open) > 0
-	suspended := c == nil && g.givenUpLocked(device)
+	suspended := c == nil && g.hibernating[device] != nil
 	g.mu.Unlock()
 	if waits {
 		g.suspend(c, "the XMPP server cannot reach the device")
@@ -64,15 +64,6 @@ func (g *Gate) published(e *element, from string) {
 		return
 	}
 	g.notify(e, account, device, body, sender)
-}
-
-func (g *Gate) givenUpLocked(device string) bool {
-	for _, c := range g.givenUp {
-		if c.device == device {
-			return true
-		}
-	}
-	return false
 }
 
 // pushEnded reports whether the device has no way left to be reached: a notification

@@ -89,6 +89,9 @@ func (g *Gate) runCommand(node, account string, form *element) ([]formField, err
 	} else {
 		r.App, r.Form = form.field("project"), delivery.FormToken
 	}
+	if err := g.roomFor(account, device); err != nil {
+		return nil, err
+	}
 	if err := g.core.RegisterVia(device, account, delivery.ViaXMPP); err != nil {
 		return nil, err
 	}

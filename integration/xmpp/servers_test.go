@@ -53,14 +53,20 @@ func canMount() bool {
 	return exec.Command("unshare", "-m", "mount", "--bind", "/etc/hosts", "/etc/hosts").Run() == nil
 }
 
-func newWorld(t *testing.T, kind string) *world {
+// leaveOut leaves the test out where the server is not installed.
+func leaveOut(t *testing.T, kind string) {
 	t.Helper()
 	if err := xmppkit.Installed(kind); err != nil {
 		testtool.LeaveOut(t, kind+" is missing", strings.SplitN(err.Error(), ": ", 3)[2])
 	}
+}
+
+func newWorld(t *testing.T, kind string) *world {
+	t.Helper()
+	leaveOut(t, kind)
 	w := &world{t: t}
 	var err error
-	if w.server, err = xmppkit.Start(t.Context(), kind, t.TempDir(), kind == xmppkit.Ejabberd && canMount(), users()...); err != nil {
+	if w.server, err = xmppkit.Start(t.Context(), kind, t.TempDir(), xmppkit.Options{Hosts: kind == xmppkit.Ejabberd && canMount(), Users: users()}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -74,14 +74,21 @@ func Installed(kind string) error {
 	return nil
 }
 
-// Start starts a server in dir, which must be empty, with users whose password is
-// "secret". With hosts it resolves the component's name to loopback, as docs/xmpp.md tells an operator of ejabberd
-// to; that needs root.
-func Start(ctx context.Context, kind, dir string, hosts bool, users ...string) (*Server, error) {
+// Options say how a server is started.
+type Options struct {
+	Users []string // their password is "secret"
+	// Hosts makes ejabberd resolve the component's name to loopback, as docs/xmpp.md tells
+	// an operator to. It needs root.
+	Hosts bool
+	Edit  func(config string) string // changes the documented configuration; nil leaves it
+}
+
+// Start starts a server in dir, which must be empty.
+func Start(ctx context.Context, kind, dir string, o Options) (*Server, error) {
 	if err := Installed(kind); err != nil {
 		return nil, err
 	}
-	s := &Server{Kind: kind, Host: "example.test", Component: "push.example.test", Secret: "component-secret", dir: dir, hosts: hosts}
+	s := &Server{Kind: kind, Host: "example.test", Component: "push.example.test", Secret: "component-secret", dir: dir, hosts: o.Hosts}
 	for _, address := range []*string{&s.ComponentAddress, &s.ClientAddress, &s.admin} {
 		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 		if err != nil {
@@ -92,14 +99,14 @@ func Start(ctx context.Context, kind, dir string, hosts bool, users ...string) (
 			return nil, err
 		}
 	}
-	if err := s.configure(users); err != nil {
+	if err := s.configure(o); err != nil {
 		return nil, err
 	}
 	if err := s.Run(ctx); err != nil {
 		return nil, err
 	}
 	if kind == Ejabberd {
-		for _, u := range users {
+		for _, u := range o.Users {
 			if err := s.register(ctx, u); err != nil {
 				return nil, errors.Join(err, s.Stop())
 			}
@@ -111,7 +118,7 @@ func Start(ctx context.Context, kind, dir string, hosts bool, users ...string) (
 func port(address string) string { _, p, _ := net.SplitHostPort(address); return p }
 
 // configure fills in the ports and the directory of the documented configurations.
-func (s *Server) configure(users []string) error {
+func (s *Server) configure(o Options) error {
 	name, text := "ejabberd.yml", ejabberdConfig
 	if s.Kind == Prosody {
 		name, text = "prosody.cfg.lua", prosodyConfig
@@ -119,6 +126,9 @@ func (s *Server) configure(users []string) error {
 	text = strings.NewReplacer(
 		"example.org", s.Host, "the-secret", s.Secret, "5347", port(s.ComponentAddress), "5222", port(s.ClientAddress), "5280", port(s.admin), "/var/lib/xmpp", s.dir,
 	).Replace(text)
+	if o.Edit != nil {
+		text = o.Edit(text)
+	}
 	for _, d := range []string{"spool", "logs", "data"} {
 		if err := os.MkdirAll(filepath.Join(s.dir, d), 0o700); err != nil {
 			return err
@@ -129,7 +139,7 @@ func (s *Server) configure(users []string) error {
 		if err := os.MkdirAll(accounts, 0o700); err != nil {
 			return err
 		}
-		for _, u := range users {
+		for _, u := range o.Users {
 			if err := os.WriteFile(filepath.Join(accounts, u+".dat"), []byte("return {\n\t[\"password\"] = \"secret\";\n};\n"), 0o600); err != nil {
 				return err
 			}

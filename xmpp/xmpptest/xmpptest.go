@@ -42,13 +42,14 @@ func (s *Stanza) Child(name string) *Stanza {
 
 // Server accepts a component again and again, one at a time.
 type Server struct {
-	Domain, Secret string
-	tb             testing.TB
-	socket         net.Listener
-	running        sync.WaitGroup
-	links          chan *Link
+	Domain  string
+	tb      testing.TB
+	socket  net.Listener
+	running sync.WaitGroup
+	links   chan *Link
 
 	mu     sync.Mutex
+	secret string
 	refuse string // stream error for the next handshakes
 	open   *Link
 }
@@ -63,7 +64,7 @@ func New(tb testing.TB, domain, secret string) *Server {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s := &Server{Domain: domain, Secret: secret, tb: tb, socket: socket, links: make(chan *Link, 64)}
+	s := &Server{Domain: domain, secret: secret, tb: tb, socket: socket, links: make(chan *Link, 64)}
 	s.running.Go(s.accept)
 	tb.Cleanup(s.Close)
 	return s
@@ -77,6 +78,13 @@ func (s *Server) Refuse(condition string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refuse = condition
+}
+
+// SetSecret changes the component's secret; a link that is open stays.
+func (s *Server) SetSecret(secret string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.secret = secret
 }
 
 // Close ends everything.
@@ -111,9 +119,9 @@ func (s *Server) accept() {
 		l := &Link{tb: s.tb, conn: conn, dec: xml.NewDecoder(conn), in: make(chan Stanza, 1<<16)}
 		s.mu.Lock()
 		s.open = l
-		refuse := s.refuse
+		refuse, secret := s.refuse, s.secret
 		s.mu.Unlock()
-		if err := l.handshake(s.Domain, s.Secret, refuse); err != nil {
+		if err := l.handshake(s.Domain, secret, refuse); err != nil {
 			_ = conn.Close()
 			continue
 		}
