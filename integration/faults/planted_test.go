@@ -98,6 +98,15 @@ func TestCheckerCatches(t *testing.T) {
 			e.Lives = killedLife
 			c.got(Copy{ID: "n2", PacketID: 9, Acked: true, Redelivery: true, At: time.Now().Add(-time.Hour)})
 		}, counts{duplicates: 1}},
+		{"a copy whose event a kill lost, on a connection noted in the next life", func(e *Evidence, c *Connection) {
+			now := time.Now()
+			e.Lives = []Life{
+				{Start: now.Add(-time.Hour), End: now.Add(time.Second), Killed: true},
+				{Start: now.Add(2 * time.Second), End: now.Add(time.Hour), Killed: false},
+			}
+			c.Dialled, c.Up = now.Add(-time.Minute), now.Add(3*time.Second)
+			c.got(Copy{ID: "n2", PacketID: 9, Acked: true, Redelivery: true, At: now.Add(time.Second)})
+		}, counts{}},
 		{"two that changed places", func(_ *Evidence, c *Connection) {
 			c.copies[0], c.copies[1] = c.copies[1], c.copies[0]
 		}, counts{disorder: 1}},
