@@ -379,7 +379,7 @@ func (a *Client) Push(ctx context.Context, r fallback.Request) (receipt string, 
 	}
 	if err := checkHex(r.Registration.Token); err != nil {
 		// It came into the registry before there was a check, or past it.
-		return "", &fallback.PushError{TokenGone: true, Reason: "BadDeviceToken", Help: "not sent", Err: err}
+		return "", &fallback.PushError{Suspend: true, Reason: "BadDeviceToken", Help: "not sent", Err: err}
 	}
 	a.warnExpiry(x, time.Now())
 	body, err := payload(r.Notification, maxPayload)
@@ -430,6 +430,9 @@ func (a *Client) Push(ctx context.Context, r fallback.Request) (receipt string, 
 			pe.Permanent = true
 		case reactGone:
 			pe.TokenGone, pe.GoneSince = true, e.timestamp
+			if e.timestamp.IsZero() { // Apple gives one; a proxy's 410 is the same for every token
+				pe.TokenGone, pe.Suspend, pe.Help = false, true, "a 410 without Apple's timestamp does not prove that the token has ended"
+			}
 		case reactSuspend:
 			pe.Suspend = true
 		case reactThrottle:

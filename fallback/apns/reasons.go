@@ -105,6 +105,8 @@ func reactionTo(status int, reason string) (reaction, string) {
 		return reactReconnect, ""
 	case status == http.StatusUnauthorized, status == http.StatusForbidden, status == http.StatusProxyAuthRequired:
 		return reactConfig, "the credentials are refused"
+	case reason == "" && (status == http.StatusNotFound || status == http.StatusMethodNotAllowed):
+		return reactConfig, "the endpoint does not know Apple's path; it is not Apple's service"
 	case status >= 300 && status < 400:
 		return reactConfig, "the endpoint redirects; it is not Apple's service"
 	case status >= 400 && status < 500:

@@ -69,6 +69,9 @@ func TestAnswers(t *testing.T) {
 		{400, "SomethingNew", permanent, 1},
 		{401, "", config, 1},
 		{403, "FeatureNotEnabled", config, 1},
+		{404, "", config, 1}, // a proxy, or a wrong endpoint
+		{405, "", config, 1},
+		{404, "SomethingNew", permanent, 1},
 		{407, "", config, 1},
 		{408, "", retry, 2},
 		{410, "SomethingNew", gone, 1},
@@ -154,6 +157,9 @@ func TestAnswerWithoutJSON(t *testing.T) {
 		if pe.StatusCode != c.status || pe.Reason != c.reason {
 			t.Errorf("%.60s: got %d %q", c.script.Body, pe.StatusCode, pe.Reason)
 		}
+		if timed := strings.Contains(c.script.Body, "1700000000123"); c.status == 410 && (pe.TokenGone != timed || pe.Suspend == timed) {
+			t.Errorf("%s: a 410 proves the end of a token by its timestamp alone: %+v", c.script.Body, pe)
+		}
 		if strings.Contains(c.script.Body, `"1700000000123"`) && !pe.GoneSince.Equal(time.UnixMilli(1700000000123)) {
 			t.Errorf("a timestamp in quotes is lost: %v", pe.GoneSince)
 		}
@@ -208,7 +214,7 @@ func TestPushOfUnknownApp(t *testing.T) {
 	// A token that is no hex never gets into a path.
 	_, err = a.Push(context.Background(), fallback.Request{App: a.Apps()[0], Registration: delivery.Registration{Token: "aa/../../x?y=1"}, Notification: note("n")})
 	var pe *fallback.PushError
-	if !errors.As(err, &pe) || !pe.TokenGone || len(s.Received()) != 0 {
+	if !errors.As(err, &pe) || !pe.Suspend || pe.TokenGone || len(s.Received()) != 0 {
 		t.Errorf("%+v, %d requests", pe, len(s.Received()))
 	}
 }

@@ -33,11 +33,16 @@ type answer struct {
 			Violations []struct {
 				Field string `json:"field"`
 			} `json:"fieldViolations"`
+			RetryDelay string `json:"retryDelay"` // of a RetryInfo: "30s"
 		} `json:"details"`
 	} `json:"error"`
 }
 
-const fcmError = "google.firebase.fcm.v1.FcmError"
+// The types of the details that are read.
+const (
+	fcmError  = "google.firebase.fcm.v1.FcmError"
+	retryInfo = "google.rpc.RetryInfo"
+)
 
 // reaction says what to do about a refusal. tooBig: once more with a shorter payload.
 // Only UNREGISTERED, which names this registration, ends it: one slip in a project's
@@ -46,19 +51,24 @@ func reaction(status int, header http.Header, body []byte, now time.Time) (pe *f
 	var a answer
 	_ = json.Unmarshal(body, &a) // a proxy answers in HTML: the status decides
 	var code, reason, field string
+	after := backoff.RetryAfter(header.Get("Retry-After"), now)
 	for _, d := range a.Error.Details {
 		switch {
 		case strings.HasSuffix(d.Type, fcmError):
 			code = d.ErrorCode
 		case d.Reason != "":
 			reason = d.Reason
+		case strings.HasSuffix(d.Type, retryInfo) && after == 0:
+			if named, err := time.ParseDuration(d.RetryDelay); err == nil && named > 0 {
+				after = named
+			}
 		}
 		for _, v := range d.Violations {
 			field = v.Field
 		}
 	}
 	text := clean(a.Error.Message)
-	pe = &fallback.PushError{StatusCode: status, Reason: first(code, reason, a.Error.Status), RetryAfter: backoff.RetryAfter(header.Get("Retry-After"), now)}
+	pe = &fallback.PushError{StatusCode: status, Reason: first(code, reason, a.Error.Status), RetryAfter: after}
 	pe.Reason = clean(pe.Reason)
 	switch {
 	case code == "UNREGISTERED":
@@ -86,7 +96,9 @@ func reaction(status int, header http.Header, body []byte, now time.Time) (pe *f
 		}
 	case status >= 300 && status < 400:
 		pe.ConfigFault, pe.Reason, pe.Help = true, "redirect", "the endpoint redirects; it is not Google's service"
-	case status == http.StatusRequestTimeout:
+	case status == http.StatusProxyAuthRequired:
+		pe.ConfigFault, pe.Help = true, "a proxy asks for credentials"
+	case status == http.StatusRequestTimeout, status == http.StatusMisdirectedRequest, status == http.StatusTooEarly:
 	case status >= 400 && status < 500:
 		pe.Permanent, pe.Help = true, text
 	}

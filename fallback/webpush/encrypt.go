@@ -23,6 +23,9 @@ const (
 	// AES-GCM and the delimiter.
 	maxPlain = recordSize - headerSize - 16 - 1
 
+	// shortPlain is the limit of the second try after a 413.
+	shortPlain = maxPlain / 2
+
 	// padTo is the step to which plain text is padded, so that its length does not
 	// tell its content.
 	padTo = 256

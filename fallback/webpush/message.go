@@ -38,9 +38,9 @@ func shows(n *delivery.Notification) bool { return n.Title != "" || n.Body != ""
 //	 "notification":{"title":…,"body":…,"tag":…,"navigate":…,"app_badge":…,…},
 //	 "heartline":{"id":…,"account":…,"has_message":…,"accepted_at":…}}
 //
-// The text stands once. Body, then title are shortened until it fits; the error then
+// The text stands once. Body, then title are shortened until it fits limit; the error then
 // wraps fallback.ErrTooLarge.
-func message(n *delivery.Notification) ([]byte, error) {
+func message(n *delivery.Notification, limit int) ([]byte, error) {
 	o, err := overlayOf(n)
 	if err != nil {
 		return nil, err
@@ -85,7 +85,7 @@ func message(n *delivery.Notification) ([]byte, error) {
 		b, err := payload.Marshal(all)
 		return b, len(b), err
 	}
-	return payload.Fit(title, body, maxPlain, build)
+	return payload.Fit(title, body, limit, build)
 }
 
 // dismissal is the plain text of a push that takes n off the screen. It shows nothing.
@@ -115,7 +115,7 @@ func fits(n *delivery.Notification) error {
 	if _, err := payload.Headers(o.Headers, "webpush.headers", settable...); err != nil {
 		return err
 	}
-	if _, err = message(n); err != nil {
+	if _, err = message(n, maxPlain); err != nil {
 		return fmt.Errorf("web push: %w", err)
 	}
 	return nil

@@ -32,7 +32,7 @@ func TestGolden(t *testing.T) {
 	patched := full()
 	patched.Overlay = &delivery.Overlay{WebPush: json.RawMessage(`{"payload":{"notification":{"lang":"de","image":null,"actions":[{"action":"open","title":"Open"}]},"app":{"x":1}}}`)}
 	for name, n := range map[string]*delivery.Notification{"full": full(), "silent": silent, "patched": patched} {
-		b, err := message(n)
+		b, err := message(n, maxPlain)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -70,7 +70,7 @@ func TestFits(t *testing.T) {
 			if !titled {
 				n.Title, n.Body = n.Body, n.Title
 			}
-			b, err := message(n)
+			b, err := message(n, maxPlain)
 			if err != nil {
 				t.Fatal(err)
 			}

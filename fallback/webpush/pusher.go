@@ -199,21 +199,36 @@ func topic(n *delivery.Notification) string {
 // Push implements fallback.Pusher. The receipt is the path of the message resource
 // (RFC 8030 §5, Location), without its host.
 func (p *Pusher) Push(ctx context.Context, r fallback.Request) (receipt string, err error) {
-	q, err := p.request(ctx, r)
+	q, err := p.request(ctx, r, maxPlain)
 	if err != nil {
 		return "", err
 	}
+	long := q.ContentLength
+	err = p.send(q)
+	if pe, ok := errors.AsType[*fallback.PushError](err); !ok || pe.StatusCode != http.StatusRequestEntityTooLarge {
+		return "", err
+	}
+	// A distributor may take less than RFC 8030 asks for: once more, shorter.
+	if short, again := p.request(ctx, r, shortPlain); again == nil && short.ContentLength < long {
+		err = p.send(short)
+	}
+	return "", err
+}
+
+// send makes one request. Its error is a *fallback.PushError.
+func (p *Pusher) send(q *http.Request) error {
 	res, err := p.client.Do(q)
 	if err != nil {
-		return "", connectionError(err)
+		return connectionError(err)
 	}
 	defer func() { _ = res.Body.Close() }()
 	body, _ := io.ReadAll(io.LimitReader(res.Body, maxAnswer)) // a reason is a courtesy
-	return "", reaction(Service(q.URL.Host), res.StatusCode, res.Header, body, p.now())
+	return reaction(Service(q.URL.Host), res.StatusCode, res.Header, body, p.now())
 }
 
-// request makes the request of RFC 8030 §5. Its errors are *fallback.PushError.
-func (p *Pusher) request(ctx context.Context, r fallback.Request) (*http.Request, error) {
+// request makes the request of RFC 8030 §5 with a plain text of at most limit bytes. Its
+// errors are *fallback.PushError.
+func (p *Pusher) request(ctx context.Context, r fallback.Request, limit int) (*http.Request, error) {
 	n := r.Notification
 	if !r.Dismiss && !shows(n) {
 		return nil, &fallback.PushError{Permanent: true, Reason: "nothing to show", Err: errNothingToShow}
@@ -233,7 +248,7 @@ func (p *Pusher) request(ctx context.Context, r fallback.Request) (*http.Request
 	if err != nil {
 		return nil, &fallback.PushError{Suspend: true, Reason: "malformed subscription"}
 	}
-	plain, err := message(n)
+	plain, err := message(n, limit)
 	if r.Dismiss {
 		plain, err = dismissal(n)
 	}

@@ -150,6 +150,12 @@ func TestReactions(t *testing.T) {
 		{"Apple: token", serviceApple, 403, nil, `{"reason":"BadJwtToken"}`, "pause"},
 		{"Apple: other key", serviceApple, 403, nil, `{"reason":"VapidPkHashMismatch"}`, "suspend"},
 		{"Google: other key", serviceGoogle, 403, nil, "the VAPID credentials in the authorization header do not correspond to the credentials used to create the subscriptions.", "suspend"},
+		{"Apple: other key, as a 400", serviceApple, 400, nil, `{"reason":"VapidPkHashMismatch"}`, "suspend"},
+		{"Apple: JWT, as a 400", serviceApple, 400, nil, `{"reason":"BadJwtToken"}`, "pause"},
+		{"Apple: header, as a 400", serviceApple, 400, nil, `{"reason":"BadAuthorizationHeader"}`, "pause"},
+		{"Apple: Topic", serviceApple, 400, nil, `{"reason":"BadWebPushTopic"}`, "permanent"},
+		{"Mozilla: VAPID, as a 400", serviceMozilla, 400, nil, `{"errno":109}`, "pause"},
+		{"Google: another sender", serviceGoogle, 403, nil, "MismatchSenderId", "suspend"},
 		{"Google: old endpoint", serviceGoogle, 400, nil, "UnauthorizedRegistration", "suspend"},
 		{"Mozilla: TTL", serviceMozilla, 400, nil, `{"errno":111}`, "permanent"},
 		{"method", "", 405, nil, "", "permanent"},
@@ -176,6 +182,38 @@ func TestReactions(t *testing.T) {
 		if got != tt.want {
 			t.Errorf("%s: got %s, want %s (%v)", tt.name, got, tt.want, err)
 		}
+	}
+}
+
+// TestTooLargeIsTriedShorter: once, where there is something to shorten.
+func TestTooLargeIsTriedShorter(t *testing.T) {
+	s := startService(t)
+	p := s.pusher(t, Config{AllowPrivate: loopback})
+	var sizes []int64
+	s.answers(func(w http.ResponseWriter, r *http.Request) {
+		sizes = append(sizes, r.ContentLength)
+		if r.ContentLength > 3000 {
+			w.WriteHeader(http.StatusRequestEntityTooLarge)
+			return
+		}
+		w.WriteHeader(http.StatusCreated)
+	})
+	request := func(body string) fallback.Request {
+		n := note()
+		n.Body = body
+		return fallback.Request{App: p.list[0], Device: "browser", Registration: subscription(t, s.URL+secretPath), Notification: n, Attempt: 1}
+	}
+	if _, err := p.Push(t.Context(), request(strings.Repeat("x", 3500))); err != nil || len(sizes) != 2 {
+		t.Errorf("%v after requests of %v bytes", err, sizes)
+	}
+	s.answers(func(w http.ResponseWriter, r *http.Request) {
+		sizes = append(sizes, r.ContentLength)
+		w.WriteHeader(http.StatusRequestEntityTooLarge)
+	})
+	sizes = nil
+	_, err := p.Push(t.Context(), request("short"))
+	if pe, ok := errors.AsType[*fallback.PushError](err); !ok || !pe.Permanent || len(sizes) != 1 {
+		t.Errorf("%v after requests of %v bytes", err, sizes)
 	}
 }
 

@@ -55,18 +55,15 @@ func reaction(service string, status int, header http.Header, body []byte, now t
 	switch status {
 	case http.StatusNotFound, http.StatusGone:
 		pe.TokenGone = true
-	case http.StatusUnauthorized, http.StatusForbidden:
-		if boundToOtherKey(pe.Reason) {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
+		switch {
+		case boundToOtherKey(pe.Reason):
 			pe.Suspend, pe.Help = true, "the browser subscribed with another application server key"
-			break
+		case status != http.StatusBadRequest || aboutCredentials(pe.Reason):
+			pe.ConfigFault, pe.Help = true, checkKey
+		default:
+			pe.Permanent = true
 		}
-		pe.ConfigFault, pe.Help = true, checkKey
-	case http.StatusBadRequest:
-		if pe.Reason == "UnauthorizedRegistration" { // FCM's older endpoints
-			pe.Suspend, pe.Help = true, "the browser subscribed with another application server key"
-			break
-		}
-		pe.Permanent = true
 	case http.StatusNotAcceptable: // WNS throttles with it
 		windows := header.Get("X-Wns-Status")
 		if service != serviceWindows && windows == "" {
@@ -105,7 +102,25 @@ func orElse(d, other time.Duration) time.Duration {
 // boundToOtherKey reports whether a refusal is about this subscription alone: it was
 // made with another application server key.
 func boundToOtherKey(reason string) bool {
-	return reason == "VapidPkHashMismatch" || strings.Contains(reason, "do not correspond to the credentials used to create the subscription")
+	switch reason {
+	case "VapidPkHashMismatch", // Apple
+		"UnauthorizedRegistration", "MismatchSenderId": // FCM's older endpoints
+		return true
+	}
+	return strings.Contains(reason, "do not correspond to the credentials used to create the subscription")
+}
+
+// aboutCredentials reports whether the reason of a 400 is about the Authorization field,
+// which is the same for every push to the service: BadJwtToken, BadAuthorizationHeader,
+// ExpiredJwtToken, errno 109.
+func aboutCredentials(reason string) bool {
+	reason = strings.ToLower(reason)
+	for _, word := range []string{"jwt", "vapid", "authorization"} {
+		if strings.Contains(reason, word) {
+			return true
+		}
+	}
+	return reason == "errno 109"
 }
 
 // reasonOf reads the word for a refusal: Apple's {"reason"}, Mozilla's {"errno",
