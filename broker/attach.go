@@ -40,6 +40,7 @@ type Heartline struct {
 	gates   []*xmpp.Gate
 	server  *mqtt.Server
 	log     *slog.Logger
+	engine  string           // of the store
 	metrics *metrics.Metrics // of a plugin; nil in a Broker, which has its own
 	gate    *listener.Gate   // of a plugin's listeners
 
@@ -60,7 +61,7 @@ type attachment struct {
 }
 
 func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartline, err error) {
-	h := &Heartline{server: server, log: with.log}
+	h := &Heartline{server: server, log: with.log, engine: cfg.Store.Engine}
 	h.closing, h.endAll = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {

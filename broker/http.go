@@ -43,6 +43,9 @@ func (b *Broker) bindHTTP() error {
 		Overview: b.overview, Reload: b.reloadByAPI, Disconnect: b.disconnect, EndSession: b.endSession,
 		Handlers: map[string]http.Handler{"/mqtt": b.listeners.ws, "/mqtt/{$}": b.listeners.ws},
 	}
+	if opts.Backup = b.outbox.Checkpoint; b.cfg.Store.Engine == config.EngineMemory {
+		opts.Backup, opts.NoBackup = nil, noBackup
+	}
 	opts.Handlers["/{$}"] = http.RedirectHandler(web.DashboardPath, http.StatusFound)
 	opts.Handlers[web.DashboardPath] = web.Dashboard(web.DashboardOptions{Token: b.cfg.Auth.Mode != config.AuthNone})
 	if b.cfg.HTTP.WebTerminal {

@@ -149,7 +149,10 @@ func (h *Heartline) ReleaseClient(clientID string) bool { return h.endSession(cl
 func (h *Heartline) APIHandler(authorize func(*http.Request) error) http.Handler {
 	o := api.Options{
 		Core: h.core, Logger: h.log, Version: Version(), Ready: h.ready, Metrics: h.metrics,
-		Disconnect: h.disconnect, EndSession: h.endSession,
+		Disconnect: h.disconnect, EndSession: h.endSession, Backup: h.outbox.Checkpoint,
+	}
+	if h.engine == config.EngineMemory {
+		o.Backup, o.NoBackup = nil, noBackup
 	}
 	if !h.auth.Open() {
 		o.Bearer = h.auth.Bearer

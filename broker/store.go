@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 
@@ -36,4 +37,18 @@ func stateDir(cfg *config.Config) string {
 		return ""
 	}
 	return cfg.DataDir
+}
+
+// noBackup is why there is no backup of a store in memory.
+const noBackup = "store.engine is memory, which keeps nothing on a disk; set store.engine: pebble"
+
+// CheckBackup reads a backup in dir and compares the totals with the deliveries that
+// are there. Nothing of the backup changes.
+func CheckBackup(dir string) (_ store.Audit, err error) {
+	s, err := pebblestore.Open(dir, pebblestore.Options{ReadOnly: true})
+	if err != nil {
+		return store.Audit{}, err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	return store.AuditEngine(s)
 }

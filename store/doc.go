@@ -5,7 +5,7 @@
 // Read engine.go (what a store has to do), outbox.go (Options, New, Commit,
 // Close), group.go (what may share one write), committer.go (the writing, and
 // what happens when it fails), guard.go (free space, readiness), housekeeping.go
-// (pruning and accounting), stats.go.
+// (pruning and accounting), checkpoint.go (backups), stats.go.
 //
 // # Who runs what
 //

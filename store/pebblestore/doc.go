@@ -3,7 +3,7 @@
 // Read keys.go and the package codec (the stored form), store.go (Options, Open,
 // Close), open.go (whose directory this is, and whether it is whole), upgrade.go
 // (from format 1), apply.go, erase.go, read.go, events.go (the order of commits),
-// prune.go, scrub.go (erased data leaves the disk), mqttstate.go, liveness.go,
+// prune.go, scrub.go (erased data leaves the disk), checkpoint.go, mqttstate.go, liveness.go,
 // log.go, fence.go (how Pebble is given up without leaving anything behind).
 //
 // # Keys
@@ -46,6 +46,7 @@
 //	LOCK         held while the store is open
 //	WATERMARK    the newest log and what must be in the store, so that a loss is noticed
 //	db/          Pebble's
+//	backup.new/  a checkpoint, while it is copied elsewhere; removed at the next Open
 //
 // A directory that has no FORMAT and is not empty is someone else's, and refused.
 //

@@ -33,13 +33,18 @@ type fence struct {
 	calls sync.RWMutex  // held for reading by each change under way
 	// discardOldLogs: above 0, the fence creates a new log where Pebble wants to reuse one.
 	discardOldLogs atomic.Int32
+	// aside begins the names of a checkpoint's files: they are not the store's, so that
+	// neither the fence nor a failed change of theirs concerns it.
+	aside string
 	// failed is called for each failed change. true: Pebble cannot cope with it.
 	failed func(name string, err error) (fatal bool)
 }
 
-func newFence(inner vfs.FS, failed func(name string, err error) bool) *fence {
-	return &fence{FS: inner, down: make(chan struct{}), failed: failed}
+func newFence(inner vfs.FS, aside string, failed func(name string, err error) bool) *fence {
+	return &fence{FS: inner, down: make(chan struct{}), aside: aside, failed: failed}
 }
+
+func (f *fence) isAside(name string) bool { return strings.HasPrefix(name, f.aside) }
 
 func (f *fence) raise() {
 	if f.up.CompareAndSwap(false, true) {
@@ -58,6 +63,9 @@ func (f *fence) wait() {
 
 // change runs do, unless the fence is up or goes up over it; done is false then.
 func (f *fence) change(name string, do func() error) (done bool, err error) {
+	if f.isAside(name) {
+		return true, do()
+	}
 	f.calls.RLock()
 	if f.up.Load() {
 		f.calls.RUnlock()
@@ -135,12 +143,18 @@ func (f *fence) MkdirAll(dir string, perm os.FileMode) error {
 }
 
 // Pebble copes with a file that it cannot remove: the next Open does.
-func (f *fence) Remove(name string) error { return f.remove(func() error { return f.FS.Remove(name) }) }
-func (f *fence) RemoveAll(name string) error {
-	return f.remove(func() error { return f.FS.RemoveAll(name) })
+func (f *fence) Remove(name string) error {
+	return f.remove(name, func() error { return f.FS.Remove(name) })
 }
 
-func (f *fence) remove(do func() error) error {
+func (f *fence) RemoveAll(name string) error {
+	return f.remove(name, func() error { return f.FS.RemoveAll(name) })
+}
+
+func (f *fence) remove(name string, do func() error) error {
+	if f.isAside(name) {
+		return do()
+	}
 	f.calls.RLock()
 	defer f.calls.RUnlock()
 	if f.up.Load() {

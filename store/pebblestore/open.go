@@ -30,6 +30,7 @@ const (
 	fileWatermark = "WATERMARK"
 	dirDB         = "db"
 	dirNew        = "db.new" // a store being made; removed and made again after a crash
+	dirCheckpoint = "backup.new"
 )
 
 // The first line of FORMAT. The rest of the file is for people.
@@ -194,6 +195,9 @@ func (s *Store) open() error {
 	if err := s.db.Close(); err != nil {
 		return s.damaged(err)
 	}
+	if err := s.opts.FS.RemoveAll(s.path(dirCheckpoint)); err != nil { // of a process that died
+		s.opts.Logger.Warn("unfinished checkpoint not removed", "path", s.path(dirCheckpoint), "error", err)
+	}
 	if is == oldFormat { // from here on only a Heartline that can upgrade it opens it
 		if err := s.nameFormat(); err != nil {
 			return err
@@ -276,7 +280,7 @@ func (s *Store) identify() (is int, err error) {
 	foreign := ""
 	for _, n := range names {
 		switch n = filepath.Base(n); n {
-		case fileFormat, fileFormat + ".new", fileLock, fileWatermark, dirDB, dirNew, "lost+found":
+		case fileFormat, fileFormat + ".new", fileLock, fileWatermark, dirDB, dirNew, dirCheckpoint, "lost+found":
 			has[n] = true
 		default:
 			foreign = n
@@ -358,7 +362,7 @@ func (s *Store) nameFormat() error {
 	fail := func(act string, err error) error {
 		return fmt.Errorf("data directory %s: %s: %w", s.dir, act, err)
 	}
-	if err := s.writeFile(fileFormat+".new", fmt.Sprintf("%s%d\nMade and locked by Heartline. Everything in this directory belongs together: back it up, move it and restore it as a whole.\n", formatLine, format)); err != nil {
+	if err := s.writeFile(s.path(fileFormat+".new"), formatText()); err != nil {
 		return fail("write "+fileFormat, err)
 	}
 	// All names must be on the disk before the one that makes a store of them.
@@ -382,8 +386,12 @@ func (s *Store) syncDir(fail func(string, error) error) error {
 	return nil
 }
 
-func (s *Store) writeFile(name, text string) error {
-	f, err := s.opts.FS.Create(s.path(name), vfs.WriteCategoryUnspecified)
+func formatText() string {
+	return fmt.Sprintf("%s%d\nMade and locked by Heartline. Everything in this directory belongs together: back it up, move it and restore it as a whole.\n", formatLine, format)
+}
+
+func (s *Store) writeFile(path, text string) error {
+	f, err := s.opts.FS.Create(path, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return err
 	}
@@ -405,7 +413,7 @@ func (s *Store) openDB(dir string, mode openMode) (err error) {
 	s.dbDir = dir
 	s.opening.Store(true)
 	defer s.opening.Store(false)
-	s.fence = newFence(s.opts.FS, s.writeFailed)
+	s.fence = newFence(s.opts.FS, s.path(dirCheckpoint), s.writeFailed)
 	o := s.pebbleOptions(s.fence)
 	o.ReadOnly = mode == openRead
 	o.ErrorIfExists = mode == openCreate
@@ -561,19 +569,25 @@ type watermark struct {
 
 const watermarkLine = "%-24s %20d %-24s %20d" // then a checksum
 
+// String is m as it is stored.
+func (m watermark) String() string {
+	line := fmt.Sprintf(watermarkLine, m.log, m.writes, m.manifest, m.size)
+	return fmt.Sprintf("%s %08x\n", line, crc32.ChecksumIEEE([]byte(line)))
+}
+
 // writeWatermark overwrites the file in place: that needs no room on a full disk,
 // and no more than one sector.
 func (s *Store) writeWatermark() error {
-	manifest, size, err := s.newestManifest()
+	manifest, size, err := s.newestManifest(s.dbDir)
 	if err != nil {
 		err = fmt.Errorf("look at the MANIFEST: %w", err)
 		s.markBroken(err)
 		return err
 	}
-	line := fmt.Sprintf(watermarkLine, *s.newestLog.Load(), s.writes.Load(), manifest, size)
+	mark := watermark{log: *s.newestLog.Load(), writes: s.writes.Load(), manifest: manifest, size: size}
 	f, err := s.fence.OpenReadWrite(s.path(fileWatermark), vfs.WriteCategoryUnspecified)
 	if err == nil {
-		_, err = f.WriteAt(fmt.Appendf(nil, "%s %08x\n", line, crc32.ChecksumIEEE([]byte(line))), 0)
+		_, err = f.WriteAt([]byte(mark.String()), 0)
 		err = errors.Join(err, f.SyncData(), f.Close())
 	}
 	if err != nil {
@@ -583,8 +597,8 @@ func (s *Store) writeWatermark() error {
 	return err
 }
 
-func (s *Store) newestManifest() (name string, size int64, err error) {
-	names, err := s.opts.FS.List(s.dbDir)
+func (s *Store) newestManifest(dir string) (name string, size int64, err error) {
+	names, err := s.opts.FS.List(dir)
 	if err != nil {
 		return "", 0, err
 	}
@@ -594,7 +608,7 @@ func (s *Store) newestManifest() (name string, size int64, err error) {
 			name = n
 		}
 	}
-	info, err := s.opts.FS.Stat(s.opts.FS.PathJoin(s.dbDir, name))
+	info, err := s.opts.FS.Stat(s.opts.FS.PathJoin(dir, name))
 	if err != nil {
 		return "", 0, err
 	}

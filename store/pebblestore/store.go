@@ -86,6 +86,8 @@ type Store struct {
 	pruneMu sync.Mutex // held by Prune
 	trimmed uint64     // Prune's own: commits up to here are gone
 
+	checkpointing atomic.Bool // a checkpoint is there
+
 	noticed atomic.Int64 // when background last logged, nanoseconds
 }
 

@@ -77,6 +77,10 @@ type Options struct {
 	// Reload takes up a changed configuration; nil: it cannot. The error may be a
 	// *ReloadError.
 	Reload func(ctx context.Context) error
+	// Backup makes a copy of the store, a directory, and the function that removes it.
+	// nil: it cannot, for the reason NoBackup.
+	Backup   func() (dir string, remove func() error, err error)
+	NoBackup string
 	// Overview is what the dashboard shows; nil: there is no dashboard.
 	Overview *overview.Overview
 	// Handlers serve further paths, by their ServeMux patterns: the MQTT WebSocket, the
@@ -157,6 +161,7 @@ func New(o Options) *API {
 	a.registerHealth()
 	a.registerSearch()
 	a.registerReload()
+	a.registerBackup()
 	a.registerOverview()
 	a.describeProblems()
 	a.serveDocument()

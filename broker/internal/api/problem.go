@@ -42,6 +42,7 @@ const (
 	codeInvalid             code = "invalid"
 	codeTooMuchOutstanding  code = "too_much_outstanding"
 	codeInternal            code = "internal"
+	codeUnsupported         code = "unsupported"
 	codeStoreUnavailable    code = "store_unavailable"
 	codeStopped             code = "stopped"
 	codeUnavailable         code = "unavailable"
@@ -69,6 +70,7 @@ func codes() []codeMeaning {
 		{codeInvalid, 422, "the request breaks rules: errors names each, with its location"},
 		{codeTooMuchOutstanding, 429, "every device addressed is full: try again after Retry-After"},
 		{codeInternal, 500, "a fault of the server, which is in its log"},
+		{codeUnsupported, 501, "this server cannot do that with its configuration"},
 		{codeStoreUnavailable, 503, "the store takes no changes now: try again"},
 		{codeStopped, 503, "the server is shutting down: try again"},
 		{codeUnavailable, 503, "a limit is reached or a service is down: try again"},
