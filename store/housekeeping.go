@@ -69,7 +69,7 @@ func (o *Outbox) stopping() bool {
 // prune removes in steps the notifications that finished longer than History ago. It
 // pauses after each step for `pause` times as long as the step took.
 func (o *Outbox) prune(pause time.Duration) error {
-	before := o.opts.Now().Add(-o.opts.History)
+	before := o.pruneBefore()
 	o.recent.forget(before)
 	round := time.Now()
 	for !o.stopping() {
@@ -97,6 +97,18 @@ func (o *Outbox) prune(pause time.Duration) error {
 		}
 	}
 	return nil
+}
+
+// pruneBefore is the time before which finished notifications are pruned.
+func (o *Outbox) pruneBefore() time.Time {
+	before := o.opts.Now().Add(-o.opts.History)
+	if o.opts.Unread == nil {
+		return before
+	}
+	if oldest, ok := o.opts.Unread(); ok && oldest.Add(-o.opts.History).Before(before) {
+		before = oldest.Add(-o.opts.History)
+	}
+	return before
 }
 
 // rest waits, and reports whether to go on.

@@ -159,3 +159,32 @@ func TestRecentNotifications(t *testing.T) {
 		t.Errorf("pruned, and read with error %v", err)
 	}
 }
+
+// TestPruningWaitsForReaders: what somebody still has to read stays, and what finished
+// within the history before it.
+func TestPruningWaitsForReaders(t *testing.T) {
+	now := start
+	oldest, unread := start, true
+	o := newOutbox(t, store.Options{
+		Open: memory.Open, History: time.Hour, Now: func() time.Time { return now },
+		Unread: func() (time.Time, bool) { return oldest, unread },
+	})
+	if err := errors.Join(commit(o, accept(1)), commit(o, finish(1))); err != nil {
+		t.Fatal(err)
+	}
+	there := func(want bool) {
+		t.Helper()
+		if err := o.Housekeep(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := o.Notification(1); (err == nil) != want {
+			t.Errorf("at %v, unread from %v (%v): %v, want it there: %v", now, oldest, unread, err, want)
+		}
+	}
+	now = start.Add(30 * time.Hour)
+	there(true)
+	oldest = start.Add(time.Hour)
+	there(true) // it may have later events
+	oldest = start.Add(time.Hour + 1)
+	there(false)
+}

@@ -38,6 +38,11 @@ type Options struct {
 	AbandonAfter time.Duration
 	// History is how long finished notifications are kept (default 72h).
 	History time.Duration
+	// Unread returns the time of the oldest event that somebody still has to read, if
+	// there is one. Housekeeping keeps that event and everything newer, however old it is,
+	// and goes on for History before it: a finished notification has events of its
+	// dismissal for that long. Nil: nobody. It runs on the housekeeper's goroutine.
+	Unread func() (oldest time.Time, ok bool)
 	// HousekeepingInterval is the time between two rounds of pruning (default 1m).
 	HousekeepingInterval time.Duration
 	// AuditInterval is the time between two rounds of accounting (default 1h).

@@ -25,7 +25,7 @@
 //	m e                             time           of the first erasure that has not left the disk
 //	m f                             number         the format, 2
 //	m r                             number         commit numbers up to it are reserved
-//	q ...                           ...            ordinary MQTT, see hooks/persist
+//	q ...                           ...            ordinary MQTT, see hooks/persist; q w: webhooks, see receipts
 //	r device seq                    record         a delivery that is not finished
 //	v device                        device         the registry
 //	w account device                -              an account's devices

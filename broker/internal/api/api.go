@@ -21,6 +21,7 @@ import (
 	"github.com/heartline-mqtt/heartline/broker/internal/overview"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/internal/seldom"
+	"github.com/heartline-mqtt/heartline/receipts"
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
@@ -108,7 +109,7 @@ type API struct {
 	ids        seqIDs
 
 	streams     chan struct{} // a slot for each stream of events
-	tail        tail
+	tail        *receipts.Tail
 	closing     chan struct{}
 	closingOnce sync.Once
 
@@ -134,7 +135,7 @@ func New(o Options) *API {
 		streams: make(chan struct{}, maxStreams), closing: make(chan struct{}),
 		timing: timing{heartbeat: 15 * time.Second, write: 10 * time.Second, answer: time.Minute, read: 30 * time.Second},
 	}
-	a.tail.core, a.tail.quit = o.Core, make(chan struct{})
+	a.tail = receipts.NewTail(o.Core)
 	noConnection := func(string) bool { return false }
 	if a.opts.Disconnect == nil {
 		a.opts.Disconnect = noConnection
@@ -172,7 +173,7 @@ func New(o Options) *API {
 // http.Server.Shutdown does.
 func (a *API) Close() {
 	a.closingOnce.Do(func() { close(a.closing) })
-	a.tail.stop()
+	a.tail.Stop()
 }
 
 func (a *API) config() huma.Config {

@@ -11,5 +11,5 @@
 // RegisterOnShutdown. The types of the calls make the OpenAPI document, and
 // bodies are checked against it.
 //
-// It may import delivery, wire, auth and broker/internal/metrics.
+// It may import delivery, receipts, wire, auth and broker/internal/metrics.
 package api

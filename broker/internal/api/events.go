@@ -12,11 +12,9 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/receipts"
 	"github.com/heartline-mqtt/heartline/wire"
 )
-
-// eventBuffer is how many events a stream may be behind before it has lagged.
-const eventBuffer = 4096
 
 // burst is how much is put into one write.
 const burst = 32 << 10
@@ -73,27 +71,27 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, in *eventQuery) err
 		a.log.Debug("event stream ended while it caught up", "remote", r.RemoteAddr, "error", err)
 		return nil // its reader comes back
 	}
-	defer a.tail.detach(reader)
+	defer a.tail.Detach(reader)
 	beat := time.NewTicker(a.timing.heartbeat)
 	defer beat.Stop()
 	permission := time.NewTicker(time.Second)
 	defer permission.Stop()
 	for {
 		select {
-		case p, open := <-reader.c:
+		case p, open := <-reader.C:
 			for more := open; more; {
 				a.addEvent(s, in, p)
 				more = false
 				if s.buf.Len() < burst {
 					select {
-					case p, open = <-reader.c:
+					case p, open = <-reader.C:
 						more = open
 					default:
 					}
 				}
 			}
 			if !open {
-				if reader.lagged {
+				if reader.Lagged() {
 					s.buf.WriteString("event: lagged\ndata: {\"detail\":\"this reader was too slow; Last-Event-ID resumes the stream\"}\n\n")
 				}
 				_ = s.send() // the last
@@ -139,10 +137,10 @@ func (a *API) resumeAt(r *http.Request) (delivery.Position, error) {
 // catchUp sends the events of the history behind from, and returns the reader of the
 // next ones. It reads in steps and sends between them: a slow client must not hold the
 // store's snapshot. The error says why the stream ends.
-func (a *API) catchUp(r *http.Request, s *stream, in *eventQuery, from delivery.Position) (*tailReader, error) {
+func (a *API) catchUp(r *http.Request, s *stream, in *eventQuery, from delivery.Position) (*receipts.Reader, error) {
 	who := callerOf(r.Context())
 	for {
-		reader, there, err := a.tail.attach(from)
+		reader, there, err := a.tail.Attach(from)
 		if err != nil || there {
 			return reader, err
 		}
@@ -153,7 +151,7 @@ func (a *API) catchUp(r *http.Request, s *stream, in *eventQuery, from delivery.
 		seen := 0
 		next := end // all up to there is read, though it may hold no event
 		err = a.core.EventsFrom(from, func(at delivery.Position, account string, e delivery.Event) bool {
-			a.addEvent(s, in, positioned{at, account, e})
+			a.addEvent(s, in, receipts.Event{At: at, AccountEvent: delivery.AccountEvent{Account: account, Event: e}})
 			if seen++; s.buf.Len() >= burst || seen == catchUpStep {
 				next = at
 				return false
@@ -171,8 +169,7 @@ func (a *API) catchUp(r *http.Request, s *stream, in *eventQuery, from delivery.
 }
 
 // addEvent writes an event into the buffer if the query asks for it.
-func (a *API) addEvent(s *stream, in *eventQuery, p positioned) {
-	e := delivery.AccountEvent{Account: p.account, Event: p.event}
+func (a *API) addEvent(s *stream, in *eventQuery, e receipts.Event) {
 	if in.Account != "" && e.Account != in.Account || in.Device != "" && e.Device != "" && e.Device != in.Device {
 		return
 	}
@@ -187,12 +184,12 @@ func (a *API) addEvent(s *stream, in *eventQuery, p positioned) {
 	if in.Device != "" && e.Device == "" && !slices.Contains(n.devices, in.Device) {
 		return
 	}
-	text, err := json.Marshal(wire.NewStreamEvent(e, n.id))
+	text, err := json.Marshal(wire.NewStreamEvent(e.AccountEvent, n.id))
 	if err != nil {
 		a.log.Error("event not sent", "error", err)
 		return
 	}
-	fmt.Fprintf(&s.buf, "id: %s\nevent: %s\ndata: %s\n\n", delivery.EventID(p.at), e.Kind, text)
+	fmt.Fprintf(&s.buf, "id: %s\nevent: %s\ndata: %s\n\n", delivery.EventID(e.At), e.Kind, text)
 }
 
 // openStream takes a slot for a stream. The caller calls done at its end.

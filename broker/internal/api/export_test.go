@@ -26,16 +26,14 @@ func CodeStatus(c string) int {
 
 // TailReaders is how many streams are at the end of the store.
 func (a *API) TailReaders() int {
-	a.tail.mu.Lock()
-	defer a.tail.mu.Unlock()
-	return len(a.tail.readers)
+	n, _ := a.tail.Readers()
+	return n
 }
 
 // TailRuns reports whether the goroutine that reads the end of the store runs.
 func (a *API) TailRuns() bool {
-	a.tail.mu.Lock()
-	defer a.tail.mu.Unlock()
-	return a.tail.running
+	_, running := a.tail.Readers()
+	return running
 }
 
 // MaxStreams is how many streams of events there may be.

@@ -1,0 +1,177 @@
+package receipts
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/wire"
+)
+
+// ErrUnknownWebhook is wrapped by the error about a name that no webhook has.
+var ErrUnknownWebhook = fmt.Errorf("%w: no such webhook", delivery.ErrNotFound)
+
+// Status is how a webhook is doing.
+type Status struct {
+	Name     string
+	URL      string // without its query
+	State    string // StateOK, StateFailing, StateDisabled
+	Since    time.Time
+	Reason   string        // of disabled
+	Events   []string      // empty: all
+	Accounts []string      // empty: all
+	Lag      time.Duration // age of the oldest event that is still to be delivered, without parked ones
+	Deferred int           // events that are retried by themselves
+	Parked   int
+	// Since the start of the process.
+	Delivered, Failed, Dropped, ParkedTotal uint64
+	LastSuccess, LastFailure                time.Time
+	LastError                               string
+	NextAttempt                             time.Time // while it fails
+}
+
+// The states of a webhook.
+const (
+	StateOK       = "ok"
+	StateFailing  = "failing"
+	StateDisabled = "disabled"
+)
+
+// Statuses returns all webhooks by name.
+func (r *Receipts) Statuses() []Status {
+	all := make([]Status, 0, len(r.list()))
+	for _, k := range r.list() {
+		all = append(all, k.status())
+	}
+	return all
+}
+
+func (k *worker) status() Status {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	h := &k.sender.hook
+	f := &k.figures
+	s := Status{
+		Name: k.name, URL: shownURL(h.URL), State: StateOK, Events: slices.Clone(h.Events), Accounts: slices.Clone(h.Accounts),
+		Delivered: f.delivered, Failed: f.failed, Dropped: f.dropped, ParkedTotal: f.parked,
+		LastSuccess: f.lastSuccess, LastFailure: f.lastFailure, LastError: f.lastError,
+	}
+	switch {
+	case k.rec.Disabled != nil:
+		s.State, s.Since, s.Reason = StateDisabled, k.rec.Disabled.At, k.rec.Disabled.Reason
+	case !k.up:
+		s.State = StateFailing
+		s.NextAttempt = latest(k.probeAt, k.pausedTo)
+	}
+	for _, i := range k.asides {
+		if i.Parked.IsZero() {
+			s.Deferred++
+		} else {
+			s.Parked++
+		}
+	}
+	if at, behind := k.oldestLocked(func(i *item) bool { return i.Parked.IsZero() }); behind {
+		s.Lag = max(time.Since(at), 0)
+	}
+	return s
+}
+
+// Parked is an event that could not be delivered.
+type Parked struct {
+	ID           string // the webhook-id
+	Event        string
+	Notification string // its ID; "": it was erased
+	Time         time.Time
+	Attempts     int
+	FirstAttempt time.Time
+	ParkedAt     time.Time
+	Error        string
+}
+
+// Parked returns the parked events of a webhook, the oldest first, at most limit.
+func (r *Receipts) Parked(name string, limit int) ([]Parked, error) {
+	k := r.worker(name)
+	if k == nil {
+		return nil, fmt.Errorf("%w: %q", ErrUnknownWebhook, name)
+	}
+	k.mu.Lock()
+	all := []Parked{}
+	var seqs []delivery.Seq
+	for _, at := range slices.SortedFunc(maps.Keys(k.asides), comparePositions) {
+		i := k.asides[at]
+		if i.Parked.IsZero() {
+			continue
+		}
+		if len(all) == limit {
+			break
+		}
+		all = append(all, Parked{
+			ID: i.messageID(), Event: i.kind, Time: i.Time, Attempts: i.Attempts, FirstAttempt: i.First, ParkedAt: i.Parked, Error: i.Error,
+		})
+		seqs = append(seqs, i.Seq)
+	}
+	k.mu.Unlock()
+	for n := range all {
+		notification, err := r.core.Notification(seqs[n])
+		switch {
+		case err == nil:
+			all[n].Notification = notification.ID
+		case !errors.Is(err, delivery.ErrNotFound):
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// Retry sends parked events again, those with these webhook-ids or all, enables a
+// disabled webhook, and makes its next attempt at once. It returns how many events were
+// parked.
+func (r *Receipts) Retry(name string, ids []string) (int, error) {
+	k := r.worker(name)
+	if k == nil {
+		return 0, fmt.Errorf("%w: %q", ErrUnknownWebhook, name)
+	}
+	return k.retry(ids), nil
+}
+
+// TestResult is the answer to a test message.
+type TestResult struct {
+	ID     string // the webhook-id
+	Status int    // 0: there was no answer
+	Took   time.Duration
+	Error  string // "": the receiver took it
+}
+
+// Test sends a message of the type test, once, and waits for the answer.
+func (r *Receipts) Test(ctx context.Context, name string) (TestResult, error) {
+	k := r.worker(name)
+	if k == nil {
+		return TestResult{}, fmt.Errorf("%w: %q", ErrUnknownWebhook, name)
+	}
+	k.mu.Lock()
+	s := k.sender
+	k.mu.Unlock()
+	now := time.Now()
+	body, err := json.Marshal(message{typeTest, wire.FormatTime(now), struct {
+		Detail string `json:"detail"`
+	}{"a test, asked for by an operator"}})
+	if err != nil {
+		return TestResult{}, err
+	}
+	t := TestResult{ID: "test_" + strconv.FormatInt(now.UnixNano(), 36)}
+	o := s.send(ctx, t.ID, body)
+	t.Status, t.Took = o.status, time.Since(now)
+	if o.err != nil {
+		t.Error = o.err.Error()
+		if o.excerpt != "" {
+			t.Error += ": " + o.excerpt
+		}
+	}
+	return t, nil
+}

@@ -1,0 +1,769 @@
+package receipts
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/backoff"
+	"github.com/heartline-mqtt/heartline/store"
+	"github.com/heartline-mqtt/heartline/wire"
+)
+
+const (
+	// concurrency is how many requests are made to one receiver at a time.
+	concurrency = 8
+	// maxWindow is how many events are held in memory behind the oldest unfinished one.
+	maxWindow = 1024
+	// maxAside bounds the events that are kept apart: retried while others go on, or
+	// parked. Beyond it the oldest is dropped.
+	maxAside = 10_000
+	// downAfter is how many first attempts fail in a row before the receiver counts as
+	// down. A later attempt of an event that failed before says little about the receiver.
+	downAfter = 3
+	// Pauses between the single requests to a receiver that is down.
+	probeInitial, probeMax = time.Second, 30 * time.Second
+	// saveEvery is how often the position is written. After a crash, later
+	// events are sent again under the same IDs.
+	saveEvery = 250 * time.Millisecond
+	// dropEvery is how often events that are too old are searched for.
+	dropEvery = time.Minute
+)
+
+// schedule is the pauses after each failure of one event, while the receiver takes
+// others: that of Standard Webhooks. Then it is parked.
+var schedule = [...]time.Duration{
+	5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 5 * time.Hour, 10 * time.Hour, 14 * time.Hour, 20 * time.Hour, 24 * time.Hour,
+}
+
+// localRetry is the pause after the store could not be read.
+const localRetry = time.Second
+
+// deferFrom is the pause from which a failed event no longer holds up the cursor.
+const deferFrom = time.Minute
+
+// The types of messages that are no events of a timeline.
+const (
+	typeGap  = "gap"
+	typeTest = "test"
+)
+
+// worker sends the events of one webhook. One goroutine follows the events, one decides
+// (run), one for each request sends.
+type worker struct {
+	r    *Receipts
+	log  *slog.Logger
+	name string
+
+	mu     sync.Mutex
+	sender *sender
+	rec    record // At and Time as they are to be written
+	window []*item
+	asides map[delivery.Position]*item // deferred and parked
+	queue  queue
+	gap    *item // the notice on its way
+	readTo delivery.Position
+	readAt time.Time // of the latest event up to there
+	live   bool      // everything is read
+	room   chan struct{}
+	kick   chan struct{}
+
+	inflight int
+	stopping bool
+	up       bool
+	failures int // in a row
+	probes   int
+	probeAt  time.Time
+	pausedTo time.Time // by Retry-After
+
+	dirty     map[delivery.Position]*item // asides to be written, nil: removed
+	unsaved   bool                        // rec
+	removeGap bool
+	savedAt   time.Time
+	droppedAt time.Time
+
+	figures figures
+
+	sends      sync.WaitGroup
+	tasks      sync.WaitGroup
+	ctx        context.Context // of following and deciding
+	cancel     context.CancelFunc
+	sendCtx    context.Context
+	cancelSend context.CancelFunc
+}
+
+// figures is what a worker counts.
+type figures struct {
+	delivered, failed, dropped, parked uint64
+	lastSuccess, lastFailure           time.Time
+	lastError                          string
+}
+
+// newWorker takes up a webhook where it was left; a new one begins at the end.
+func (r *Receipts) newWorker(w Webhook) (*worker, error) {
+	rec, items, found, err := loadWebhook(r.state, w.Name)
+	if err != nil {
+		return nil, err
+	}
+	k := &worker{
+		r: r, name: w.Name, log: r.log.With("webhook", w.Name), sender: r.newSender(w), rec: rec,
+		asides: map[delivery.Position]*item{}, dirty: map[delivery.Position]*item{},
+		room: make(chan struct{}, 1), kick: make(chan struct{}, 1), up: true,
+	}
+	k.ctx, k.cancel = context.WithCancel(context.Background())
+	k.sendCtx, k.cancelSend = context.WithCancel(context.Background())
+	if !found {
+		if k.rec.At, err = r.core.EventsEnd(); err != nil {
+			return nil, err
+		}
+		k.rec.Time = time.Now()
+		// On the disk before the first event that it is to send.
+		if err := r.state.ApplyState([]store.StateChange{put(recordKey(k.name), &k.rec)}); err != nil {
+			return nil, err
+		}
+	}
+	end, err := r.core.EventsEnd()
+	if err != nil {
+		return nil, err
+	}
+	if end.Less(k.rec.At) {
+		k.log.Error("the position of the webhook is not of this store, beginning with the next event")
+		k.rec.At, k.unsaved = end, true
+	}
+	k.readTo, k.readAt = k.rec.At, k.rec.Time
+	now := time.Now()
+	for _, at := range slices.SortedFunc(maps.Keys(items), comparePositions) {
+		d := items[at]
+		i := &item{at: at, kind: d.Kind.String(), deferred: d, chain: chainKey{seq: d.Seq}, aside: true, index: -1}
+		k.asides[at] = i
+		if i.Parked.IsZero() {
+			k.queue.add(i, now)
+		}
+	}
+	k.queueGap()
+	if d := k.rec.Disabled; d != nil {
+		k.log.Warn("webhook is disabled and gets no events", "since", d.At, "reason", d.Reason, "to_enable", "heartline webhooks retry "+k.name)
+	}
+	return k, nil
+}
+
+func (k *worker) start() {
+	k.tasks.Go(func() {
+		_ = k.r.tail.Follow(k.ctx, k.readTo, k.offer) // it ends with ctx or with the tail
+	})
+	k.tasks.Go(k.run)
+}
+
+// stop waits for the requests under way until ctx ends, and then ends them. Requests
+// without an answer are made again after the next start.
+func (k *worker) stop(ctx context.Context) {
+	k.mu.Lock()
+	k.stopping = true
+	k.mu.Unlock()
+	k.cancel()
+	end := context.AfterFunc(ctx, k.cancelSend)
+	k.sends.Wait()
+	end()
+	k.cancelSend()
+	k.tasks.Wait()
+	if err := k.save(); err != nil {
+		k.log.Warn("position of webhook not written, the latest events will be sent again", "error", err)
+	}
+	k.sender.close()
+}
+
+func (k *worker) wake() {
+	select {
+	case k.kick <- struct{}{}:
+	default:
+	}
+}
+
+// offer takes the next events. It waits while the window is full: the events wait in
+// the store.
+func (k *worker) offer(batch []Event, at delivery.Position, live bool) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for len(k.window) >= maxWindow {
+		k.mu.Unlock()
+		select {
+		case <-k.room:
+		case <-k.ctx.Done():
+		}
+		k.mu.Lock()
+		if k.ctx.Err() != nil {
+			return errStopping
+		}
+	}
+	now := time.Now()
+	old := now.Add(-k.r.keep())
+	for n := range batch {
+		e := &batch[n]
+		if !k.sender.hook.wants(e) {
+			continue
+		}
+		if e.Time.Before(old) {
+			k.dropped(e.Time, e.Number)
+			continue
+		}
+		event := e.AccountEvent
+		i := &item{
+			at: e.At, kind: e.Kind.String(), event: &event, chain: chainKey{seq: e.Seq}, index: -1,
+			deferred: deferred{Seq: e.Seq, Kind: e.Kind, Time: e.Time},
+		}
+		// An event behind a deferred one waits as that does.
+		if chain := k.queue.chains[i.chain]; len(chain) > 0 && chain[0].aside {
+			k.setAside(i)
+		} else {
+			k.window = append(k.window, i)
+		}
+		k.queue.add(i, now)
+	}
+	k.readTo, k.live = at, live
+	if len(batch) > 0 {
+		k.readAt = batch[len(batch)-1].Time
+	}
+	k.advance()
+	k.wake()
+	return nil
+}
+
+// advance moves the cursor over all that is finished or deferred. mu is held.
+func (k *worker) advance() {
+	before := k.rec.At
+	n := 0
+	for n < len(k.window) && (k.window[n].finished || k.window[n].aside) {
+		k.rec.At, k.rec.Time = k.window[n].at, k.window[n].Time
+		k.window[n] = nil
+		n++
+	}
+	k.window = k.window[n:]
+	if len(k.window) == 0 {
+		k.window = nil // with its array
+		k.rec.At, k.rec.Time = k.readTo, k.readAt
+	}
+	if k.rec.At != before {
+		k.unsaved = true
+	}
+	if len(k.window) < maxWindow {
+		select {
+		case k.room <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// run starts the requests and writes the position, until stop.
+func (k *worker) run() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		k.mu.Lock()
+		now := time.Now()
+		if now.Sub(k.droppedAt) >= dropEvery {
+			k.droppedAt = now
+			k.dropOld(now)
+		}
+		for i := k.next(now); i != nil; i = k.next(now) {
+			k.begin(i)
+		}
+		wait := k.wait(now)
+		due := k.saveDue(now)
+		k.mu.Unlock()
+		if due {
+			if err := k.save(); err != nil {
+				k.log.Debug("position of webhook not written, retrying", "error", err)
+			}
+			continue
+		}
+		timer.Reset(wait)
+		select {
+		case <-timer.C:
+		case <-k.kick:
+		case <-k.ctx.Done():
+			return
+		}
+	}
+}
+
+// wait is how long run may sleep. mu is held.
+func (k *worker) wait(now time.Time) time.Duration {
+	at := k.droppedAt.Add(dropEvery)
+	if k.changed() {
+		at = earliest(at, k.savedAt.Add(saveEvery))
+	}
+	if k.rec.Disabled == nil && k.inflight < k.limit() {
+		next := k.queue.next()
+		if len(k.queue.ready) > 0 {
+			next = now
+		}
+		if !next.IsZero() {
+			next = latest(next, k.pausedTo)
+			if !k.up {
+				next = latest(next, k.probeAt)
+			}
+			at = earliest(at, next)
+		}
+	}
+	return max(at.Sub(now), time.Millisecond)
+}
+
+func earliest(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func latest(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// limit is how many requests may be under way.
+func (k *worker) limit() int {
+	if k.up {
+		return concurrency
+	}
+	return 1
+}
+
+// next takes the next item to be sent now; nil: none is. mu is held.
+func (k *worker) next(now time.Time) *item {
+	if k.stopping || k.rec.Disabled != nil || now.Before(k.pausedTo) || k.inflight >= k.limit() || !k.up && now.Before(k.probeAt) {
+		return nil
+	}
+	k.queue.ripen(now)
+	i := k.queue.take()
+	if i == nil {
+		return nil
+	}
+	k.inflight++
+	i.sending, i.probe = true, !k.up
+	if i.kind == typeGap && !k.rec.Gap.Sent {
+		k.rec.Gap.Sent, k.unsaved = true, true
+	}
+	return i
+}
+
+// begin sends an item, and others after it for as long as there are any. mu is held.
+func (k *worker) begin(i *item) {
+	k.sends.Go(func() {
+		for i != nil {
+			o := k.attempt(i)
+			k.mu.Lock()
+			k.answered(i, o)
+			i = k.next(time.Now())
+			k.mu.Unlock()
+		}
+		k.wake()
+	})
+}
+
+// message is the body of a request, in the form of Standard Webhooks.
+type message struct {
+	Type      string `json:"type"`
+	Timestamp string `json:"timestamp"`
+	Data      any    `json:"data"`
+}
+
+// gapData tells of events that were dropped.
+type gapData struct {
+	Dropped int    `json:"dropped"`
+	Since   string `json:"since"`
+	Until   string `json:"until"`
+	Detail  string `json:"detail"`
+}
+
+// attempt makes one request.
+func (k *worker) attempt(i *item) outcome {
+	k.mu.Lock()
+	s := k.sender
+	k.mu.Unlock()
+	m, err := k.message(i)
+	if errors.Is(err, delivery.ErrNotFound) {
+		return outcome{erased: true}
+	}
+	var body []byte
+	if err == nil {
+		body, err = json.Marshal(m)
+	}
+	if err != nil {
+		return outcome{local: true, err: err}
+	}
+	return s.send(k.sendCtx, i.messageID(), body)
+}
+
+func (k *worker) message(i *item) (message, error) {
+	if i.kind == typeGap {
+		k.mu.Lock()
+		g := *k.rec.Gap
+		k.mu.Unlock()
+		return message{typeGap, wire.FormatTime(g.Until), gapData{
+			Dropped: g.Dropped, Since: wire.FormatTime(g.Since), Until: wire.FormatTime(g.Until),
+			Detail: "these events could not be delivered within receipts.retain and were dropped",
+		}}, nil
+	}
+	e := i.event
+	if e == nil {
+		var err error
+		if e, err = k.r.event(i.at); err != nil {
+			return message{}, err
+		}
+	}
+	n, err := k.r.core.Notification(e.Seq)
+	if err != nil {
+		return message{}, err
+	}
+	return message{i.kind, wire.FormatTime(e.Time), wire.NewStreamEvent(*e, n.ID)}, nil
+}
+
+// answered handles the outcome of a request. mu is held.
+func (k *worker) answered(i *item, o outcome) {
+	k.inflight--
+	i.sending = false
+	now := time.Now()
+	switch {
+	case o.erased:
+		k.finish(i, now)
+	case o.err == nil:
+		k.figures.delivered++
+		k.figures.lastSuccess = now
+		k.finish(i, now)
+		k.working()
+	case k.sendCtx.Err() != nil: // cut off by stop: nobody knows
+		k.queue.schedule(i, now)
+	case o.local:
+		k.log.Debug("event not read, retrying", "event", i.messageID(), "error", o.err)
+		i.Due = now.Add(localRetry)
+		k.queue.schedule(i, now)
+	default:
+		k.refused(i, o, now)
+	}
+	k.advance()
+}
+
+// working handles an answer that shows that the receiver works. mu is held.
+func (k *worker) working() {
+	k.failures, k.probes = 0, 0
+	if k.up {
+		return
+	}
+	k.up = true
+	k.log.Info("webhook works again")
+	// They may have failed because of the receiver. Once: the next time it is because of
+	// themselves.
+	k.queue.hasten(func(i *item) bool {
+		again := i.Strikes < 2 && !i.hastened
+		i.hastened = i.hastened || again
+		return again
+	})
+	k.wake()
+}
+
+// refused handles a request that has failed. mu is held.
+func (k *worker) refused(i *item, o outcome, now time.Time) {
+	k.figures.failed++
+	k.figures.lastFailure, k.figures.lastError = now, o.err.Error()
+	if o.excerpt != "" {
+		k.figures.lastError += ": " + o.excerpt
+	}
+	if i.First.IsZero() {
+		i.First = now
+	}
+	i.Attempts++
+	switch {
+	case o.aboutEvent():
+		k.working()
+	case i.Attempts == 1:
+		k.failures++
+	}
+	i.Error = o.err.Error()
+	if o.gone() {
+		k.rec.Disabled, k.unsaved = &disabling{At: now, Reason: o.err.Error()}, true
+		k.log.Error("webhook disabled: its receiver answered 410 Gone", "url", shownURL(k.sender.hook.URL), "to_enable", "heartline webhooks retry "+k.name)
+		i.Due = time.Time{}
+		k.queue.schedule(i, now)
+		return
+	}
+	if o.retryAfter > 0 {
+		k.pausedTo = now.Add(o.retryAfter)
+	}
+	if k.up {
+		i.Strikes++
+	}
+	switch {
+	case i.kind != typeGap && i.Strikes > len(schedule):
+		k.park(i, now)
+	case !k.up:
+		i.Due = time.Time{}
+		k.queue.schedule(i, now) // behind the others: the next probe is one of them
+	default:
+		i.Due = now.Add(pauseAfter(i.Strikes))
+		if i.Due.Sub(now) >= deferFrom && i.kind != typeGap {
+			k.deferChain(i)
+		}
+		k.queue.schedule(i, now)
+	}
+	if i.aside {
+		k.dirty[i.at] = i
+	}
+	if !k.up {
+		if !i.probe { // of before the receiver went down
+			return
+		}
+		k.probes++
+		k.probeAt = now.Add(backoff.Jitter(backoff.Doubled(probeInitial, probeMax, k.probes)))
+		return
+	}
+	// With nothing else to try, this event alone says how the receiver is.
+	alone := !o.aboutEvent() && i.Strikes < 2 && len(k.queue.ready) == 0 && k.inflight == 0
+	if k.failures >= downAfter || alone {
+		k.up, k.probes = false, 0
+		k.probeAt = now.Add(backoff.Jitter(probeInitial))
+		k.log.Warn("webhook fails, retrying", "url", shownURL(k.sender.hook.URL), "error", k.figures.lastError)
+		k.queue.hasten(func(x *item) bool { return x == i && alone })
+	}
+}
+
+// pauseAfter is the pause after the failure of that number.
+func pauseAfter(strikes int) time.Duration {
+	d := schedule[min(max(strikes, 1), len(schedule))-1]
+	return d + backoff.Spread(d/10)
+}
+
+// deferChain sets an event aside, and those of its notification that wait behind it.
+// mu is held.
+func (k *worker) deferChain(i *item) {
+	for _, x := range k.queue.chains[i.chain] {
+		if !x.aside {
+			k.setAside(x)
+		}
+	}
+}
+
+func (k *worker) setAside(i *item) {
+	i.aside = true
+	i.event = nil
+	k.asides[i.at] = i
+	k.dirty[i.at] = i
+	if len(k.asides) > k.r.opts.aside {
+		k.dropAside()
+	}
+}
+
+// dropAside makes room: it drops some of the oldest parked events, or else of the
+// oldest deferred ones.
+func (k *worker) dropAside() {
+	idle := slices.DeleteFunc(slices.Collect(maps.Values(k.asides)), func(i *item) bool { return i.sending })
+	slices.SortFunc(idle, func(a, b *item) int {
+		if a.Parked.IsZero() != b.Parked.IsZero() {
+			return pick(b.Parked.IsZero(), -1, 1)
+		}
+		return comparePositions(a.at, b.at)
+	})
+	now := time.Now()
+	for _, i := range idle[:min(len(idle), max(1, k.r.opts.aside/100))] {
+		k.dropped(i.Time, i.at.Number)
+		k.finish(i, now)
+	}
+}
+
+func pick[T any](first bool, a, b T) T {
+	if first {
+		return a
+	}
+	return b
+}
+
+// park gives an event up until somebody asks for it. The next of its notification goes
+// on.
+func (k *worker) park(i *item, now time.Time) {
+	i.Parked = now
+	k.figures.parked++
+	k.log.Error("webhook event parked: every attempt has failed", "event", i.messageID(), "attempts", i.Attempts, "error", i.Error, "to_retry", "heartline webhooks retry "+k.name)
+	if !i.aside {
+		k.setAside(i)
+	}
+	k.queue.remove(i, now)
+}
+
+// finish takes an item away. mu is held.
+func (k *worker) finish(i *item, now time.Time) {
+	i.finished = true
+	k.queue.remove(i, now)
+	if i.aside {
+		delete(k.asides, i.at)
+		k.dirty[i.at] = nil
+	}
+	if i.kind == typeGap {
+		k.log.Info("dropped events reported to the receiver", "dropped", k.rec.Gap.Dropped)
+		k.rec.Gap, k.rec.NextGap = k.rec.NextGap, nil
+		k.gap, k.unsaved = nil, true
+		k.queueGap()
+	}
+}
+
+// queueGap sends the notice of dropped events if there is one. mu is held.
+func (k *worker) queueGap() {
+	if g := k.rec.Gap; g != nil && k.gap == nil {
+		k.gap = &item{at: delivery.Position{Number: g.First}, kind: typeGap, chain: gapChain}
+		k.queue.add(k.gap, time.Now())
+	}
+}
+
+// dropped notes that an event was dropped. mu is held.
+func (k *worker) dropped(at time.Time, number uint64) {
+	k.figures.dropped++
+	k.unsaved = true
+	into := &k.rec.Gap
+	if k.rec.Gap != nil && k.rec.Gap.Sent {
+		into = &k.rec.NextGap
+	}
+	if *into == nil {
+		*into = &gap{Since: at, Until: at, First: number}
+		k.log.Error("webhook events dropped: not delivered in time", "from", at, "retain", k.r.keep(), "metric", "heartline_webhook_dropped_total")
+	}
+	g := *into
+	g.Dropped++
+	g.Since, g.Until = earliest(g.Since, at), latest(g.Until, at)
+	k.queueGap()
+}
+
+// dropOld drops events that are older than receipts.retain allows. mu is held.
+func (k *worker) dropOld(now time.Time) {
+	before := now.Add(-k.r.keep())
+	drop := func(i *item) {
+		if !i.sending && !i.finished && i.Time.Before(before) {
+			k.dropped(i.Time, i.at.Number)
+			k.finish(i, now)
+		}
+	}
+	for _, i := range k.window {
+		drop(i)
+	}
+	for _, at := range slices.SortedFunc(maps.Keys(k.asides), comparePositions) {
+		drop(k.asides[at])
+	}
+	k.advance()
+}
+
+// oldest returns the time of the oldest event that is still needed; false: there is
+// none.
+func (k *worker) oldest() (at time.Time, ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.oldestLocked(func(*item) bool { return true })
+}
+
+func (k *worker) oldestLocked(of func(*item) bool) (at time.Time, ok bool) {
+	see := func(t time.Time) {
+		if !ok || t.Before(at) {
+			at, ok = t, true
+		}
+	}
+	if len(k.window) > 0 {
+		see(k.window[0].Time)
+	} else if !k.live {
+		see(k.readAt)
+	}
+	for _, i := range k.asides {
+		if of(i) {
+			see(i.Time)
+		}
+	}
+	return at, ok
+}
+
+// setWebhook takes up a changed configuration.
+func (k *worker) setWebhook(w Webhook) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	old := k.sender
+	k.sender = k.r.newSender(w)
+	old.close()
+	if old.hook.URL != w.URL { // what was learned is about another receiver
+		k.encourageLocked()
+	}
+}
+
+// encourageLocked enables the webhook and makes the next attempt now.
+func (k *worker) encourageLocked() {
+	if k.rec.Disabled != nil {
+		k.rec.Disabled, k.unsaved = nil, true
+		k.log.Info("webhook enabled")
+	}
+	k.pausedTo, k.probeAt, k.probes = time.Time{}, time.Time{}, 0
+	k.queue.hasten(func(*item) bool { return true })
+	k.wake()
+}
+
+// retry sends parked events again: those with these IDs, or all. It returns how many.
+func (k *worker) retry(ids []string) int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := time.Now()
+	n := 0
+	for _, at := range slices.SortedFunc(maps.Keys(k.asides), comparePositions) {
+		i := k.asides[at]
+		if i.Parked.IsZero() || len(ids) > 0 && !slices.Contains(ids, i.messageID()) {
+			continue
+		}
+		i.Parked, i.First, i.Due, i.Strikes = time.Time{}, time.Time{}, time.Time{}, 0
+		i.chain.again = true
+		k.dirty[at] = i
+		k.queue.add(i, now)
+		n++
+	}
+	k.encourageLocked()
+	return n
+}
+
+// changed reports whether something is to be written. mu is held.
+func (k *worker) changed() bool { return k.unsaved || len(k.dirty) > 0 }
+
+func (k *worker) saveDue(now time.Time) bool {
+	return k.changed() && now.Sub(k.savedAt) >= saveEvery
+}
+
+// save writes the position and the deferred events, all or nothing: the cursor has not
+// passed an event that is neither finished nor written.
+func (k *worker) save() error {
+	k.mu.Lock()
+	k.savedAt = time.Now()
+	if !k.changed() {
+		k.mu.Unlock()
+		return nil
+	}
+	changes := []store.StateChange{put(recordKey(k.name), &k.rec)}
+	for at, i := range k.dirty {
+		if key := deferredKey(k.name, at); i == nil {
+			changes = append(changes, store.StateChange{Key: key, Remove: true})
+		} else {
+			changes = append(changes, put(key, &i.deferred))
+		}
+	}
+	dirty := k.dirty
+	k.dirty, k.unsaved = map[delivery.Position]*item{}, false
+	k.mu.Unlock()
+	err := k.r.state.ApplyState(changes)
+	if err != nil {
+		k.mu.Lock()
+		for at, i := range dirty {
+			if _, newer := k.dirty[at]; !newer {
+				k.dirty[at] = i
+			}
+		}
+		k.unsaved = true
+		k.mu.Unlock()
+	}
+	return err
+}
