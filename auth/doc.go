@@ -4,8 +4,8 @@
 // may notify accounts and use the API, an admin may also disconnect devices.
 //
 // Read auth.go (Auth and its answers), identity.go (what an identity may do, and how
-// long), acl.go (ordinary topics), then a file a mode: file.go with hash.go and
-// verifier.go, jwt.go with keys.go and jwks.go, http.go, certs.go. queue.go and
+// long), acl.go (ordinary topics), then a file a mode: file.go with hash.go, verifier.go
+// and refused.go, jwt.go with keys.go and jwks.go, http.go, certs.go. queue.go and
 // throttle.go bound what failures cost; watch.go reads files again when they change;
 // edit.go writes users files.
 //
@@ -25,12 +25,12 @@
 //	    role: service            # service if absent
 //	    expires: 2030-01-01T00:00:00Z # optional
 //
-// A password hash costs some 50 to 100 ms of a core. Three things keep that from being
+// A password hash costs some 50 to 200 ms of a core. Four things keep that from being
 // an outage: a hash is computed only while its connection is open; addresses take turns
-// for the cores, those that have failed often in a class of their own; and a password
-// that was right has a verifier, an HMAC under a key apart, that is checked instead of
-// the hash until it expires. Failures are answered after a growing delay, successes
-// never are.
+// for the cores, those that have failed behind the others; a password that was right has
+// a verifier, an HMAC under a key apart, that is checked instead of the hash until it
+// expires; and a password that was wrong is not hashed twice. Failures are answered
+// after a growing delay, successes never are.
 //
 // # Mode jwt
 //

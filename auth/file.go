@@ -230,6 +230,7 @@ func withoutValues(err error) error {
 type fileMode struct {
 	file      *watched[people]
 	verifiers *verifiers
+	refused   *refused
 	throttle  *throttle
 	queue     *queue
 }
@@ -240,7 +241,7 @@ const blindPatience = time.Minute
 
 func newFileMode(cfg config.AuthFromFile, files *watcher, o Options) (_ *fileMode, err error) {
 	slots := runtime.GOMAXPROCS(0)
-	m := &fileMode{throttle: newThrottle(), queue: newQueue(slots, slots)}
+	m := &fileMode{refused: newRefused(), throttle: newThrottle(), queue: newQueue(slots, slots, true)}
 	if m.file, err = watch(files, "auth.file.path", cfg.Path, true, parsePeople); err != nil {
 		return nil, err
 	}
@@ -286,11 +287,17 @@ func (m *fileMode) connect(ctx context.Context, c Credentials) (Identity, error)
 
 // check compares a password with a user's hash. A password that was right before
 // has a verifier: ten thousand devices that come back at once would otherwise keep
-// all cores busy for minutes.
+// all cores busy for minutes. One that was wrong before is not hashed again either.
 func (m *fileMode) check(ctx context.Context, u *user, known bool, c Credentials) (bool, error) {
-	now := time.Now()
-	if m.verifiers.knows(c.Username, u.text, c.Password, now) {
-		return true, nil
+	wrong := m.refused.key(c.Username, u.text, known, c.Password)
+	// decided reports whether the answer needs no hash. An unknown name takes the same
+	// steps as a known one.
+	decided := func() (right, ok bool) {
+		verified := m.verifiers.knows(c.Username, u.text, c.Password, time.Now())
+		return verified && known, verified || m.refused.has(wrong)
+	}
+	if right, ok := decided(); ok {
+		return right, nil
 	}
 	if c.Open == nil {
 		var cancel context.CancelFunc
@@ -298,15 +305,17 @@ func (m *fileMode) check(ctx context.Context, u *user, known bool, c Credentials
 		defer cancel()
 	}
 	address := addressKey(c.Remote)
-	release, err := m.queue.acquire(ctx, address, m.throttle.suspect(address, c.Username, now), c.Open)
+	release, err := m.queue.acquire(ctx, address, func() class { return m.throttle.class(address, c.Username, time.Now()) }, c.Open)
 	if err != nil {
 		return false, unavailable("the password was not checked: %w", err)
 	}
 	defer release()
-	if !u.hash.matches(c.Password) {
-		return false, nil
+	// Of an account's devices that wait together the first one is hashed for all.
+	if right, ok := decided(); ok {
+		return right, nil
 	}
-	if !known {
+	if !u.hash.matches(c.Password) || !known {
+		m.refused.put(wrong)
 		return false, nil
 	}
 	m.verifiers.remember(c.Username, u.text, c.Password, time.Now())

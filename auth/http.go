@@ -73,7 +73,7 @@ func newHTTPMode(cfg config.AuthFromHTTP) (*httpMode, error) {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.MaxIdleConnsPerHost, t.MaxConnsPerHost = httpConcurrent, httpConcurrent
 	return &httpMode{
-		url: cfg.URL, timeout: cfg.Timeout, throttle: newThrottle(), queue: newQueue(httpConcurrent, httpConcurrent/4),
+		url: cfg.URL, timeout: cfg.Timeout, throttle: newThrottle(), queue: newQueue(httpConcurrent, httpConcurrent/4, false),
 		answers: newAnswers(cfg.Cache),
 		client: &http.Client{
 			Transport: t,
@@ -113,7 +113,7 @@ func (m *httpMode) check(ctx context.Context, q question, open func() bool) (Ide
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.timeout+blindPatience)
 	defer cancel()
-	release, err := m.queue.acquire(ctx, address, m.throttle.suspect(address, q.Username, now), open)
+	release, err := m.queue.acquire(ctx, address, func() class { return m.throttle.class(address, q.Username, time.Now()) }, open)
 	if err != nil {
 		return Identity{}, unavailable("auth.http.url was not asked: %w", err)
 	}

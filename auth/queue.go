@@ -20,22 +20,42 @@ var (
 	errTooEager = errors.New("too many failures from this address")
 )
 
-// queue shares a few slots among those who wait for a check. Addresses take turns,
-// so that many connections of one do not hold up another's. Suspects, which have
-// failed often, take turns among themselves, when nobody else waits or one slot in
-// four is due to them, in at most half of the slots.
+// class is how urgent a check is: a lower class goes first.
+type class int
+
+const (
+	classClean      class = iota // the address has not failed lately
+	classFailed                  // the address has failed a few times
+	classSuspect                 // it has failed often, but not with this username
+	classSuspectFor              // it has failed often, and this username fails, too
+	classes
+)
+
+func (c class) suspect() bool { return c >= classSuspect }
+
+// queue shares a few slots among those who wait for a check. Clean addresses go
+// first. One slot in four is due to the other classes in turn, so that nobody waits for
+// ever. Within a class addresses take turns, so that many
+// connections of one do not hold up another's.
+//
+// A waiter's class is computed again when its turn comes: of forty guesses that arrive
+// at once, the first few are all it takes to put the others behind.
 //
 // The queue has no length limit of its own: every waiter is an open connection, which
 // the listener's gate counts, and nobody with good credentials may be refused.
 type queue struct {
 	mu       sync.Mutex
 	free     int
-	suspects int // slots in use by suspects
+	suspects int // slots in use by suspects, or at rest after their checks
 	turns    uint64
 	inUse    map[string]int // slots by address
 
-	maxSuspects, maxAddress int      // slots that all suspects, and one address, may use
-	classes                 [2]turns // 0: others, 1: suspects
+	maxSuspects, maxAddress int // slots that all suspects, and one address, may use
+	// rests makes a suspects' slot rest after a check of the last class for as long as
+	// the check took. A flood of guesses then leaves half of one core to the rest of
+	// the program.
+	rests   bool
+	classes [classes]turns
 }
 
 // turns is a round robin over addresses.
@@ -52,14 +72,16 @@ type line struct {
 
 type waiter struct {
 	ready   chan struct{}
-	suspect int // the class
-	line    *line
+	address string
+	class   class
+	rank    func() class // the class as of now
+	line    *line        // nil: granted
 	place   *list.Element
-	granted bool
+	began   time.Time
 }
 
-func newQueue(slots, maxAddress int) *queue {
-	q := &queue{free: slots, inUse: map[string]int{}, maxSuspects: max(1, slots/2), maxAddress: maxAddress}
+func newQueue(slots, maxAddress int, rests bool) *queue {
+	q := &queue{free: slots, inUse: map[string]int{}, maxSuspects: max(1, slots/2), maxAddress: maxAddress, rests: rests}
 	for i := range q.classes {
 		q.classes[i].byAddress = map[string]*line{}
 	}
@@ -67,14 +89,17 @@ func newQueue(slots, maxAddress int) *queue {
 }
 
 // acquire waits for a slot; the returned function gives it back. It returns early
-// when ctx ends or open reports that the connection has closed.
-func (q *queue) acquire(ctx context.Context, address string, suspect bool, open func() bool) (release func(), err error) {
+// when ctx ends or open reports that the connection has closed. rank returns the
+// caller's class; it must not use the queue.
+func (q *queue) acquire(ctx context.Context, address string, rank func() class, open func() bool) (release func(), err error) {
+	w := &waiter{ready: make(chan struct{}), address: address, rank: rank}
 	q.mu.Lock()
-	w, err := q.joinLocked(address, suspect)
-	if err != nil {
+	w.class = rank()
+	if l := q.classes[w.class].byAddress[address]; w.class.suspect() && l != nil && l.waiters.Len() >= maxSuspects {
 		q.mu.Unlock()
-		return nil, err
+		return nil, errTooEager
 	}
+	q.joinLocked(w)
 	q.grantLocked()
 	q.mu.Unlock()
 
@@ -104,86 +129,103 @@ func (q *queue) acquire(ctx context.Context, address string, suspect bool, open 
 	}
 }
 
-func (q *queue) joinLocked(address string, suspect bool) (*waiter, error) {
-	w := &waiter{ready: make(chan struct{})}
-	if suspect {
-		w.suspect = 1
-	}
-	t := &q.classes[w.suspect]
-	l := t.byAddress[address]
+// joinLocked puts w at the end of its address's line in its class.
+func (q *queue) joinLocked(w *waiter) {
+	t := &q.classes[w.class]
+	l := t.byAddress[w.address]
 	if l == nil {
-		l = &line{address: address}
-		t.byAddress[address] = l
+		l = &line{address: w.address}
+		t.byAddress[w.address] = l
 		l.place = t.order.PushBack(l)
-	} else if suspect && l.waiters.Len() >= maxSuspects {
-		return nil, errTooEager
 	}
 	w.line = l
 	w.place = l.waiters.PushBack(w)
-	return w, nil
+}
+
+// quitLocked takes w out of its line.
+func (q *queue) quitLocked(w *waiter) {
+	l, t := w.line, &q.classes[w.class]
+	l.waiters.Remove(w.place)
+	if l.waiters.Len() == 0 {
+		t.order.Remove(l.place)
+		delete(t.byAddress, l.address)
+	}
+	w.line, w.place = nil, nil
 }
 
 // grantLocked hands free slots out.
 func (q *queue) grantLocked() {
 	for q.free > 0 {
-		others, suspects := q.nextLocked(0), q.nextLocked(1)
-		if q.suspects >= q.maxSuspects {
-			suspects = nil
-		}
-		l, class := others, 0
-		if suspects != nil && (others == nil || q.turns%4 == 3) {
-			l, class = suspects, 1
-		}
-		if l == nil {
+		w := q.nextLocked()
+		if w == nil {
 			return
 		}
-		q.turns++
-		w := l.waiters.Remove(l.waiters.Front()).(*waiter)
-		w.place, w.granted = nil, true
-		t := &q.classes[class]
-		if l.waiters.Len() > 0 {
-			t.order.MoveToBack(l.place)
-		} else {
-			t.dropLocked(l)
+		if now := w.rank(); now > w.class {
+			q.quitLocked(w)
+			w.class = now
+			q.joinLocked(w)
+			continue
 		}
+		q.turns++
+		q.classes[w.class].order.MoveToBack(w.line.place)
+		q.quitLocked(w)
 		q.free--
-		q.suspects += class
-		q.inUse[l.address]++
+		if w.class.suspect() {
+			q.suspects++
+		}
+		q.inUse[w.address]++
+		w.began = time.Now()
 		close(w.ready)
 	}
 }
 
-// nextLocked is the line of a class whose turn it is.
-func (q *queue) nextLocked(class int) *line {
-	for e := q.classes[class].order.Front(); e != nil; e = e.Next() {
-		if l := e.Value.(*line); q.inUse[l.address] < q.maxAddress {
-			return l
+// nextLocked is the waiter whose turn it is.
+func (q *queue) nextLocked() *waiter {
+	order := make([]class, 0, classes+1)
+	if n := q.turns / 4; q.turns%4 == 3 { // the turn of another class than the first
+		order = append(order, 1+class(n%uint64(classes-1)))
+	}
+	order = append(order, classClean, classFailed, classSuspect, classSuspectFor)
+	for _, c := range order {
+		if c.suspect() && q.suspects >= q.maxSuspects {
+			continue
+		}
+		for e := q.classes[c].order.Front(); e != nil; e = e.Next() {
+			if l := e.Value.(*line); q.inUse[l.address] < q.maxAddress {
+				return l.waiters.Front().Value.(*waiter)
+			}
 		}
 	}
 	return nil
-}
-
-func (t *turns) dropLocked(l *line) {
-	t.order.Remove(l.place)
-	delete(t.byAddress, l.address)
 }
 
 // leave gives w's slot back, or its place in the queue.
 func (q *queue) leave(w *waiter) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if !w.granted {
-		w.line.waiters.Remove(w.place)
-		if w.line.waiters.Len() == 0 {
-			q.classes[w.suspect].dropLocked(w.line)
-		}
+	if w.line != nil {
+		q.quitLocked(w)
 		return
 	}
 	q.free++
-	q.suspects -= w.suspect
-	if q.inUse[w.line.address]--; q.inUse[w.line.address] == 0 {
-		delete(q.inUse, w.line.address)
+	if q.inUse[w.address]--; q.inUse[w.address] == 0 {
+		delete(q.inUse, w.address)
 	}
+	if w.class.suspect() {
+		if took := time.Since(w.began); q.rests && w.class == classSuspectFor && took > 0 {
+			time.AfterFunc(took, q.endRest)
+		} else {
+			q.suspects--
+		}
+	}
+	q.grantLocked()
+}
+
+// endRest lets suspects use a slot again.
+func (q *queue) endRest() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.suspects--
 	q.grantLocked()
 }
 

@@ -19,9 +19,9 @@ const (
 	maxFailures = 1 << 16
 )
 
-// throttle counts failures by address and by username. It delays no success: a
-// failure makes its address a suspect, whose passwords are hashed after everybody
-// else's, and delays the answer to the next failure. Who knows only a name can delay
+// throttle counts failures by address and by username. It delays no success: failures
+// put the passwords of their address behind everybody else's, and delay the answer to
+// the next failure. Who knows only a name can delay
 // nothing but the refusals that its owner gets.
 type throttle struct {
 	mu       sync.Mutex
@@ -66,21 +66,34 @@ func (t *throttle) onFailure(address, username string, now time.Time) time.Durat
 	return delay
 }
 
-// suspect reports whether an address has used up half of its failures, or has failed
-// at all while many fail for this username.
-func (t *throttle) suspect(address, username string, now time.Time) bool {
+// class returns how urgent a check is. An address is a suspect when it has used up half
+// of its failures, or has failed at all while many fail for this username.
+func (t *throttle) class(address, username string, now time.Time) class {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	a := t.limiterLocked("a"+address, false)
 	if a == nil {
-		return false
+		return classClean
 	}
-	tokens := a.TokensAt(now)
-	if tokens < failureBurst/2 {
-		return true
+	left := a.TokensAt(now)
+	if left >= failureBurst-0.5 {
+		return classClean
 	}
-	u := t.limiterLocked("u"+username, false)
-	return tokens < failureBurst-0.5 && u != nil && u.TokensAt(now) < 1
+	guessed := false
+	if u := t.limiterLocked("u"+username, false); u != nil {
+		n := u.TokensAt(now)
+		if n < 1 {
+			return classSuspectFor
+		}
+		guessed = n < failureBurst-0.5
+	}
+	switch {
+	case left >= failureBurst/2:
+		return classFailed
+	case guessed:
+		return classSuspectFor
+	}
+	return classSuspect
 }
 
 // addressKey is the IPv4 address or the IPv6 /64 of a peer.
