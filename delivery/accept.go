@@ -196,6 +196,9 @@ func (c *Core) accept(r Request, n *Notification, done func(Receipt, error)) err
 func (c *Core) answerRepeat(n *Notification, done func(Receipt, error)) error {
 	// A delivery to a full device ends at once, and that may not be in the store yet.
 	err := c.Flush(c.ctx)
+	if errors.Is(err, ErrStopped) {
+		return err
+	}
 	var states []DeliveryState
 	if err == nil {
 		states, err = c.out.Deliveries(n.Seq)
@@ -230,7 +233,7 @@ func (c *Core) claim(r Request, n *Notification) (*Notification, error) {
 			return nil, ErrStopped
 		}
 	}
-	first, err := c.find(n.ID)
+	first, err := c.Find(n.ID)
 	if errors.Is(err, ErrNotFound) {
 		return nil, nil
 	}

@@ -297,7 +297,7 @@ func TestAcceptAsyncDoesNotWait(t *testing.T) {
 		w.known("phone", "")
 		w.stop()
 		out := &slowReads{Outbox: w.store, gate: make(chan struct{})}
-		w.core = delivery.New(options(), out, nil, slog.New(slog.DiscardHandler))
+		w.core = newCore(options(), out, nil, slog.New(slog.DiscardHandler))
 		if err := w.core.Start(); err != nil {
 			t.Fatal(err)
 		}

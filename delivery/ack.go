@@ -9,10 +9,7 @@ import (
 	"time"
 )
 
-// Heartbeat reports a control packet from the device, other than the PUBACK of one
-// of our packets: a late PUBACK has others behind it, and a retry would double
-// their deliveries. It is cheap unless the device missed an ack: then the core
-// publishes again.
+// Heartbeat implements Up.
 func (p *Presence) Heartbeat() {
 	p.heartbeat.Store(p.core.clock.steady())
 	if p.missed.Load() {
@@ -20,9 +17,9 @@ func (p *Presence) Heartbeat() {
 	}
 }
 
-// Acked reports the device's PUBACK with a reason code below 0x80.
-func (r Ref) Acked() {
-	p, c := r.presence, r.presence.core
+// Acked implements Acker.
+func (p *Presence) Acked(r Ref) {
+	c := p.core
 	p.heartbeat.Store(c.clock.steady())
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -46,10 +43,9 @@ func (r Ref) Acked() {
 	c.settle()
 }
 
-// Nacked reports the device's PUBACK with a reason code of 0x80 and up, or a packet
-// that cannot be sent.
-func (r Ref) Nacked(reason string) {
-	p, c := r.presence, r.presence.core
+// Nacked implements Acker.
+func (p *Presence) Nacked(r Ref, reason string) {
+	c := p.core
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p.closed(r.Seq, r.Message)

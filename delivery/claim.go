@@ -90,6 +90,7 @@ func (c *Core) register(id, accountName string, r Registration, move bool) error
 		if c.holders[r.address()] != d {
 			// Whoever holds it in the store alone loses it there.
 			c.pending.slots = append(c.pending.slots, slot(r.address().String()))
+			c.noteClaim(Claim{Server: r.Server, Token: r.Token})
 		}
 		d.SeenAt = r.RegisteredAt
 		c.changeRegistrations(d, func() {

@@ -13,13 +13,20 @@ type clock struct {
 	asleep    atomic.Int64  // how long the machine has been suspended since the start
 	last      atomic.Uint64 // the highest number given out
 	offset    int64         // of the wall clock to the steady one; guarded by the core's mutex
+	shard     Shard
+	now       func() time.Time // that numbers are taken from
 }
 
-func newClock(last uint64, boot func() time.Duration) *clock {
+func newClock(last uint64, opts *Options) *clock {
+	boot := opts.Boottime
 	if boot == nil {
 		boot = boottime
 	}
-	c := &clock{start: time.Now(), boot: boot, bootStart: boot()}
+	now := opts.Now
+	if now == nil {
+		now = time.Now
+	}
+	c := &clock{start: time.Now(), boot: boot, bootStart: boot(), shard: opts.Shard, now: now}
 	c.last.Store(last)
 	c.offset = c.wallOffset()
 	return c
@@ -74,13 +81,13 @@ func (c *clock) wall(steady int64) time.Time {
 	return time.Now().Add(time.Duration(steady - c.steady()))
 }
 
-// next returns a number above every one before it, near the wall clock in
+// next returns a number of the shard above every one before it, near the wall clock in
 // nanoseconds: a Seq or an event's Number.
 func (c *clock) next() uint64 {
-	now := uint64(time.Now().UnixNano())
+	now := uint64(c.now().UnixNano())
 	for {
 		last := c.last.Load()
-		n := max(now, last+1)
+		n := c.shard.from(max(now, last+1))
 		if c.last.CompareAndSwap(last, n) {
 			return n
 		}

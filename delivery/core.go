@@ -48,6 +48,19 @@ type Options struct {
 	CheckContent func(*Notification) error
 	// Shard is the part of the accounts that this Core serves. The zero Shard is all.
 	Shard Shard
+	// Neighbours are the Cores of the other shards. Nil: there are none.
+	Neighbours Neighbours
+	// Floor is a bound that new Seqs and event Numbers exceed, like the store's last.
+	Floor uint64
+	// Now is the clock that Seqs and event Numbers are taken from, one for all Cores of
+	// a store; nil: time.Now.
+	Now func() time.Time
+	// Observers get every event; nil: the Core makes its own. Several Cores may share
+	// one.
+	Observers *Observers
+	// Trusted returns nil as long as this Core may act on the outside: nobody else can
+	// have taken over its accounts. It is asked right before a push. Nil: always.
+	Trusted func() error
 	// Boottime is a clock that goes on while the machine is suspended; nil:
 	// CLOCK_BOOTTIME. For tests.
 	Boottime func() time.Duration
@@ -100,12 +113,13 @@ type Core struct {
 	deadlines deadlines
 	pending   pending
 	stopped   bool
+	abandoned bool // stopped, and nothing may be committed any more
 
 	holders   map[address]*device // of registrations, among the devices in memory
 	versions  versions            // of the registry
 	wallSetAt int64               // steady time at which the wall clock was set far; 0: it was not
 
-	observers        observers
+	observers        *Observers
 	committed        inbox[commitResult] // of acceptances
 	recorded         inbox[*delivery]    // whose push may begin
 	answers          inbox[pushAnswer]   // of notification servers
@@ -119,7 +133,7 @@ type Core struct {
 	pushing   int             // pushes that the pusher has not answered
 	noPushing chan struct{}   // closed when that is 0 and the core is stopped
 	ctx       context.Context // ends when pushes that have not begun are not wanted any more
-	cancel    context.CancelFunc
+	cancel    context.CancelCauseFunc
 }
 
 // pending holds the changes since the last commit.
@@ -134,6 +148,7 @@ type pending struct {
 	dismissed  []Key       // dismissals that are over
 	registry   []*account  // of those two
 	slots      []uint16    // of versions, likewise
+	claims     []Claim     // that the neighbours are to be told of
 	pushes     []*delivery // to be asked for once their Records are on the disk
 	idle       []*account  // that may have nothing to do any more
 	sync       bool
@@ -148,10 +163,13 @@ func New(opts Options, out Outbox, pusher Pusher, log *slog.Logger) *Core {
 		devices: map[string]*device{}, accounts: map[string]*account{}, accepting: map[string]chan struct{}{}, holders: map[address]*device{},
 		openings: map[string]*opening{},
 		kick:     make(chan struct{}, 1), quit: make(chan struct{}), stopDone: make(chan struct{}), noPushing: make(chan struct{}),
-		clock: newClock(0, opts.Boottime),
+		clock: newClock(opts.Floor, &opts),
+	}
+	if c.observers = opts.Observers; c.observers == nil {
+		c.observers = &Observers{}
 	}
 	c.Reconfigure(opts.Settings())
-	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	out.OnGroupDone(c.onGroupDone)
 	return c
 }
@@ -163,7 +181,7 @@ func (c *Core) Start() error {
 	if err != nil {
 		return fmt.Errorf("read the last number of the store: %w", err)
 	}
-	c.clock = newClock(last, c.opts.Boottime)
+	c.clock = newClock(max(last, c.opts.Floor), &c.opts)
 	if err := c.recover(); err != nil {
 		return fmt.Errorf("recover unfinished deliveries: %w", err)
 	}
@@ -199,7 +217,7 @@ func (c *Core) Stop(ctx context.Context) error {
 		}
 	}
 	defer close(c.stopDone)
-	c.cancel()
+	c.cancel(ErrStopped)
 	close(c.quit)
 	c.loops.Wait()
 	select {
@@ -210,8 +228,41 @@ func (c *Core) Stop(ctx context.Context) error {
 		c.mu.Unlock()
 		c.log.Info("stopping with unanswered pushes, asking for them again after the next start", "pushes", unanswered)
 	}
-	c.observers.close()
+	c.endObservers()
 	return c.flushLast(ctx)
+}
+
+func (c *Core) endObservers() {
+	if c.opts.Observers == nil {
+		c.observers.Close()
+	}
+}
+
+// Abandon ends the Core of accounts that another has taken over: nothing is written
+// any more, pushes that have not begun are not sent, and nobody waits for those under
+// way. Acceptances whose outcome is not known get the outbox's answer, or ErrStopped.
+// It is safe to call twice, and while Stop waits, which it ends. It returns when the
+// Core's goroutines have ended.
+func (c *Core) Abandon() {
+	c.mu.Lock()
+	first := !c.stopped
+	c.stopped, c.abandoned = true, true
+	c.pending = pending{}
+	select {
+	case <-c.noPushing:
+	default:
+		close(c.noPushing)
+	}
+	c.mu.Unlock()
+	if !first {
+		<-c.stopDone
+		return
+	}
+	defer close(c.stopDone)
+	c.cancel(ErrStopped)
+	close(c.quit)
+	c.loops.Wait()
+	c.endObservers()
 }
 
 // flushLast flushes until the store has everything, or ctx ends: an outbox that is
@@ -242,6 +293,10 @@ func (c *Core) Flush(ctx context.Context) error { return c.flush(ctx, false) }
 func (c *Core) flush(ctx context.Context, sync bool) error {
 	done := make(chan error, 1)
 	c.mu.Lock()
+	if c.abandoned {
+		c.mu.Unlock()
+		return ErrStopped
+	}
 	c.commitPending()
 	c.out.Commit(&Batch{Sync: sync}, func(err error) { done <- err })
 	c.mu.Unlock()
@@ -270,7 +325,9 @@ func (c *Core) run() {
 		case <-timer.C:
 		case <-c.kick:
 		case <-forget.C:
-			c.forgetDevices()
+			if trusted := c.wallTrusted(); trusted && c.opts.Neighbours == nil {
+				c.forgetDevices()
+			}
 			c.expireDismissals()
 		case <-c.quit:
 			return
@@ -426,6 +483,10 @@ func (c *Core) commitPending() {
 	if p.since == 0 {
 		return
 	}
+	if c.abandoned {
+		c.pending = pending{}
+		return
+	}
 	b := &Batch{Events: p.events, Finish: p.finished, PutDevices: p.putDevices, RemoveDevices: p.removed, Assign: p.assign, PutDismissals: p.dismissals, RemoveDismissals: p.dismissed, Sync: p.sync}
 	for _, d := range p.dirty {
 		d.dirty = false
@@ -433,7 +494,7 @@ func (c *Core) commitPending() {
 			b.Update = append(b.Update, d.recordNow(c.clock))
 		}
 	}
-	pushes, changed, slots := p.pushes, p.registry, p.slots
+	pushes, changed, slots, claims := p.pushes, p.registry, p.slots, p.claims
 	c.pending = pending{idle: p.idle, events: make([]Event, 0, len(p.events))} // the next is much like this one
 	for _, a := range changed {
 		a.pins++
@@ -455,6 +516,9 @@ func (c *Core) commitPending() {
 				c.release(a)
 			}
 			c.mu.Unlock()
+		}
+		for _, claim := range claims {
+			c.opts.Neighbours.Claimed(claim)
 		}
 		c.recorded.put(pushes...)
 	})

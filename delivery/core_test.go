@@ -182,7 +182,7 @@ func TestDeviceIsRemovedWhileItsAccountIsRead(t *testing.T) {
 		w.known("phone", "token")
 		w.stop()
 		out := &readsLate{Outbox: w.store}
-		w.core = delivery.New(options(), out, nil, slog.New(slog.DiscardHandler))
+		w.core = newCore(options(), out, nil, slog.New(slog.DiscardHandler))
 		if err := w.core.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -549,7 +549,7 @@ func TestCancelWhileItIsAccepted(t *testing.T) {
 		w.known("phone", "")
 		w.stop()
 		out := &answersLate{Outbox: w.store, gate: make(chan struct{})}
-		w.core = delivery.New(options(), out, nil, slog.New(slog.DiscardHandler))
+		w.core = newCore(options(), out, nil, slog.New(slog.DiscardHandler))
 		if err := w.core.Start(); err != nil {
 			t.Fatal(err)
 		}

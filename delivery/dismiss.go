@@ -35,7 +35,7 @@ type dismissal struct {
 // Dismiss takes a notification off the screens of all devices that have had it, or
 // may have had it. It returns when that is on the disk. A repetition is harmless.
 func (c *Core) Dismiss(ctx context.Context, id string) error {
-	n, err := c.find(id)
+	n, err := c.Find(id)
 	if err != nil {
 		return err
 	}
@@ -140,7 +140,7 @@ func (c *Core) feedDismissals(dev *device, p *Presence, before Seq) bool {
 		}
 		p.opened(x.Seq, false)
 		c.dismissalEvent(dev, x, EventDismissalSent, "")
-		err := p.channel.Publish(Publication{Ref: Ref{Seq: x.Seq, Dismissal: true, presence: p}, DismissedID: x.ID, Redelivery: x.sent, BadgeAuto: x.BadgeAuto, Unread: len(dev.Unread)})
+		err := p.channel.Publish(Publication{Ref: Ref{Seq: x.Seq, Dismissal: true, acker: p}, DismissedID: x.ID, Redelivery: x.sent, BadgeAuto: x.BadgeAuto, Unread: len(dev.Unread)})
 		x.open, x.sent = true, true
 		if err != nil {
 			p.closed(x.Seq, false)
@@ -189,6 +189,9 @@ func (c *Core) pushDismissal(dev *device, x *dismissal, attempt int) {
 		Current: func() (Registration, error) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
+			if err := c.trusted(); err != nil {
+				return Registration{}, err
+			}
 			r := dev.Registration(KindAlert)
 			if dev.dropped != "" || dev.presence != nil || !slices.Contains(dev.dismissals, x) || !r.Usable(time.Now()) {
 				return Registration{}, fmt.Errorf("%w: the dismissal needs no push", ErrPushNotWanted)
@@ -222,10 +225,7 @@ func (c *Core) onDismissalsPushed(as []dismissalAnswer) {
 		c.onDismissalPushed(a)
 	}
 	c.settle()
-	c.pushing -= len(as)
-	if c.pushing == 0 && c.stopped {
-		close(c.noPushing)
-	}
+	c.pushesAnswered(len(as))
 }
 
 // onDismissalPushed handles the notification server's answer. The caller holds the

@@ -9,7 +9,8 @@
 // without devices), publish.go, ack.go, window.go, push.go, redeliver.go, message.go,
 // finish.go. registry.go keeps the devices and decides whose they are, claim.go who holds
 // a token, forget.go and erase.go take devices and content away, names.go checks names,
-// versions.go guards reads of the store, view.go answers questions, observer.go passes events
+// versions.go guards reads of the store, shard.go and neighbours.go are for several Cores over
+// one store, view.go answers questions, observer.go passes events
 // on. ports.go declares the ports: an Outbox, a Channel for each connected device, a
 // Pusher. clock.go and boottime_linux.go tell the time, inbox.go batches inputs, id.go
 // makes IDs.
@@ -24,6 +25,7 @@
 //
 // # Lifecycle
 //
+// Core.Abandon ends a Core whose accounts another node has taken over: it writes nothing.
 // Core.Stop returns when the loop and these goroutines have ended, the pusher has
 // answered the pushes under way, and everything is committed. It is safe at any time,
 // twice, and twice at once. Close the Outbox after it.

@@ -54,7 +54,7 @@ const eraseStep = 500
 
 // Erase cancels a notification and erases its content and its timeline.
 func (c *Core) Erase(ctx context.Context, id string) error {
-	n, err := c.find(id)
+	n, err := c.Find(id)
 	if err != nil {
 		return err
 	}

@@ -99,7 +99,7 @@ func TestAckBehindABusyStore(t *testing.T) {
 		w.wantState(n, delivery.StateAcked)
 		w.stop()
 		busy := &busy{Outbox: w.store}
-		w.core = delivery.New(options(), busy, nil, slog.New(slog.DiscardHandler))
+		w.core = newCore(options(), busy, nil, slog.New(slog.DiscardHandler))
 		if err := w.core.Start(); err != nil {
 			w.Fatal(err)
 		}

@@ -42,7 +42,7 @@ func (c *Core) supersede(dev *device, newer *delivery) {
 // that are not delivered, and takes it off the screens. It returns when that is on record; with
 // ErrUnavailable it is not yet, and will be unless a crash comes first.
 func (c *Core) Cancel(ctx context.Context, id string) error {
-	n, err := c.find(id)
+	n, err := c.Find(id)
 	if err != nil {
 		return err
 	}

@@ -48,6 +48,16 @@ func (c *Core) ForgetDevice(ctx context.Context, accountName, id string) error {
 // drop ends everything of a device. Its entry is removed in a commit of its own:
 // a batch puts devices before it removes any.
 func (c *Core) drop(d *device, why string) {
+	c.end(d, why)
+	c.commitPending()
+	c.pending.removed = append(c.pending.removed, d.ID)
+	c.changed(d)
+	c.commitPending()
+	c.leave(d)
+}
+
+// end cancels everything that is outstanding for a device, and takes its channel down.
+func (c *Core) end(d *device, why string) {
 	d.dropped = why
 	for len(d.queue) > 0 {
 		c.apply(d.queue[0], inCancel, situation{detail: why})
@@ -59,10 +69,10 @@ func (c *Core) drop(d *device, why string) {
 		d.presence.gone = true
 		d.presence = nil
 	}
-	c.commitPending()
-	c.pending.removed = append(c.pending.removed, d.ID)
-	c.changed(d)
-	c.commitPending()
+}
+
+// leave takes a device out of memory.
+func (c *Core) leave(d *device) {
 	c.unindexTokens(d)
 	d.account.devices = slices.DeleteFunc(d.account.devices, func(x *device) bool { return x == d })
 	delete(c.devices, d.ID)
@@ -74,32 +84,34 @@ const wallSettles = time.Hour
 
 // forgetDevices drops the devices that have given no sign of life for too long.
 func (c *Core) forgetDevices() {
-	if !c.wallTrusted() {
-		return
-	}
-	now := time.Now()
-	limit := now.Add(-c.settings.Load().ForgetDeviceAfter)
+	limit := time.Now().Add(-c.settings.Load().ForgetDeviceAfter)
 	var old []Device
 	err := c.out.Devices("", func(d *Device) bool {
 		if d.SeenAt.Before(limit) {
-			old = append(old, *d)
+			old = append(old, Device{ID: d.ID, Account: d.Account})
 		}
 		return true
 	})
 	if err != nil {
 		c.log.Error("search for devices to forget failed", "error", err)
 	}
-	for _, rec := range old {
-		err := c.withAccount(rec.Account, func(a *account) error {
-			if d := a.device(rec.ID); d != nil && d.presence == nil && d.SeenAt.Before(limit) {
-				c.drop(d, "device not seen for "+c.settings.Load().ForgetDeviceAfter.String())
-			}
-			return nil
-		})
-		if err != nil && !errors.Is(err, ErrStopped) {
-			c.log.Error("device not forgotten, trying again", "device", rec.ID, "error", err)
+	for _, d := range old {
+		if err := c.Forget(d.Account, d.ID); err != nil && !errors.Is(err, ErrStopped) {
+			c.log.Error("device not forgotten, trying again", "device", d.ID, "error", err)
 		}
 	}
+}
+
+// Forget takes a device out of the registry if it has given no sign of life for
+// ForgetDeviceAfter. A Core with Neighbours searches for none itself.
+func (c *Core) Forget(accountName, id string) error {
+	after := c.settings.Load().ForgetDeviceAfter
+	return c.withAccount(accountName, func(a *account) error {
+		if d := a.device(id); d != nil && d.presence == nil && time.Since(d.SeenAt) > after {
+			c.drop(d, "device not seen for "+after.String())
+		}
+		return nil
+	})
 }
 
 // wallTrusted notes the sign of life that a connection is, and reports whether the

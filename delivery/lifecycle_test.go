@@ -157,7 +157,7 @@ func TestListWhilePruned(t *testing.T) {
 		}
 		w.stop()
 		out := &prunesLate{Outbox: w.store}
-		w.core = delivery.New(options(), out, nil, slog.New(slog.DiscardHandler))
+		w.core = newCore(options(), out, nil, slog.New(slog.DiscardHandler))
 		if err := w.core.Start(); err != nil {
 			t.Fatal(err)
 		}

@@ -312,7 +312,7 @@ func (m *model) restart(*rapid.T) {
 func (m *model) begin() {
 	m.began = time.Now()
 	m.channels, m.former = map[string]*line{}, nil
-	m.w.core = delivery.New(modelOptions(), m.w.store, m.w.apple, slog.New(slog.DiscardHandler))
+	m.w.core = newCore(modelOptions(), m.w.store, m.w.apple, slog.New(slog.DiscardHandler))
 	if err := m.w.core.Start(); err != nil {
 		m.Fatal(err)
 	}

@@ -2,8 +2,9 @@ package delivery
 
 import "sync"
 
-// observers tells everyone who wants to know of every transition.
-type observers struct {
+// Observers tells everyone who wants to know of every transition. Several Cores may
+// share one (Options.Observers). The zero value is ready to use.
+type Observers struct {
 	mu   sync.RWMutex
 	all  []Observer
 	subs map[*Subscription]struct{}
@@ -17,7 +18,7 @@ type Subscription struct {
 	C      <-chan AccountEvent
 	c      chan AccountEvent
 	lagged bool
-	o      *observers
+	o      *Observers
 }
 
 // AccountEvent is an Event and the account of its notification.
@@ -27,27 +28,43 @@ type AccountEvent struct {
 }
 
 // Observe adds an Observer; call it before Start.
-func (c *Core) Observe(o Observer) {
-	c.observers.mu.Lock()
-	defer c.observers.mu.Unlock()
-	c.observers.all = append(c.observers.all, o)
+func (c *Core) Observe(o Observer) { c.observers.Observe(o) }
+
+// Subscribe opens a live view that holds up to buffer events for a slow reader.
+func (c *Core) Subscribe(buffer int) *Subscription { return c.observers.Subscribe(buffer) }
+
+// Observe adds an Observer; call it before any Core starts.
+func (o *Observers) Observe(x Observer) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.all = append(o.all, x)
 }
 
 // Subscribe opens a live view that holds up to buffer events for a slow reader.
-func (c *Core) Subscribe(buffer int) *Subscription {
-	s := &Subscription{c: make(chan AccountEvent, buffer), o: &c.observers}
+func (o *Observers) Subscribe(buffer int) *Subscription {
+	s := &Subscription{c: make(chan AccountEvent, buffer), o: o}
 	s.C = s.c
-	c.observers.mu.Lock()
-	defer c.observers.mu.Unlock()
-	if c.observers.done {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.done {
 		close(s.c)
 		return s
 	}
-	if c.observers.subs == nil {
-		c.observers.subs = map[*Subscription]struct{}{}
+	if o.subs == nil {
+		o.subs = map[*Subscription]struct{}{}
 	}
-	c.observers.subs[s] = struct{}{}
+	o.subs[s] = struct{}{}
 	return s
+}
+
+// Close ends all live views. A Core closes only Observers of its own, when it stops.
+func (o *Observers) Close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.done = true
+	for s := range o.subs {
+		s.end()
+	}
 }
 
 // Close ends the view. It is safe to call twice.
@@ -72,7 +89,7 @@ func (s *Subscription) end() {
 	}
 }
 
-func (o *observers) observe(account string, e Event) {
+func (o *Observers) observe(account string, e Event) {
 	o.mu.RLock()
 	for _, x := range o.all {
 		x.Observe(account, e)
@@ -94,15 +111,6 @@ func (o *observers) observe(account string, e Event) {
 	defer o.mu.Unlock()
 	for _, s := range slow {
 		s.lagged = true
-		s.end()
-	}
-}
-
-func (o *observers) close() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.done = true
-	for s := range o.subs {
 		s.end()
 	}
 }

@@ -110,6 +110,34 @@ type Channel interface {
 	Closed() bool
 }
 
+// Up is one stretch of a device's channel being up: from Core.Online to Offline. The
+// connection reports the device's packets to it.
+type Up interface {
+	// Heartbeat reports a control packet from the device, other than the PUBACK of one
+	// of our packets: a late PUBACK has others behind it, and a retry would double
+	// their deliveries. It is cheap unless the device missed an ack: then the core
+	// publishes again.
+	Heartbeat()
+	// SetSubscribed says whether the device is subscribed to its messages topic, and to
+	// its dismissals topic.
+	SetSubscribed(messages, dismissals bool)
+	// SetApp reports what the device says of its app. The error wraps ErrInvalid for a
+	// state that is neither AppForeground nor AppBackground.
+	SetApp(state AppState) error
+	// Offline says that the channel is down. Only the last Up of a device can take it
+	// down: an old connection's end does not hurt the new one.
+	Offline(why string)
+}
+
+// Acker is told what became of a packet to a device.
+type Acker interface {
+	// Acked reports the device's PUBACK with a reason code below 0x80.
+	Acked(r Ref)
+	// Nacked reports the device's PUBACK with a reason code of 0x80 and up, or a packet
+	// that cannot be sent.
+	Nacked(r Ref, reason string)
+}
+
 // Ref tells one packet to a device from all others: what its PUBACK is for. The
 // Channel keeps it and calls Acked or Nacked once, or neither where the connection
 // ends first.
@@ -119,8 +147,22 @@ type Ref struct {
 	Message bool // the full message, on the messages topic; otherwise the pseudo-notification
 	// Dismissal: on the dismissals topic; Seq is the dismissal's own.
 	Dismissal bool
-	presence  *Presence
+	acker     Acker
 }
+
+// For returns r with a as the one to be told what becomes of it: a relay passes the
+// packet on, and the answer back.
+func (r Ref) For(a Acker) Ref {
+	r.acker = a
+	return r
+}
+
+// Acked reports the device's PUBACK with a reason code below 0x80.
+func (r Ref) Acked() { r.acker.Acked(r) }
+
+// Nacked reports the device's PUBACK with a reason code of 0x80 and up, or a packet
+// that cannot be sent.
+func (r Ref) Nacked(reason string) { r.acker.Nacked(r, reason) }
 
 // Publication is what a Channel is asked to send at QoS 1.
 type Publication struct {

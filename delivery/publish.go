@@ -47,7 +47,7 @@ func (d *delivery) kindName() string {
 	return *d.kind
 }
 
-// Presence is one stretch of a device's channel being up: from Online to Offline.
+// Presence is the Up of a Core, and the Acker of its publications.
 type Presence struct {
 	core       *Core
 	dev        *device
@@ -93,7 +93,7 @@ type OnlineInfo struct {
 // again, in the order of acceptance. A channel that was up for the device, on
 // another connection, is gone with this. A channel that is Closed by now is not brought
 // up (ErrChannelClosed): another may be.
-func (c *Core) Online(info OnlineInfo) (*Presence, error) {
+func (c *Core) Online(info OnlineInfo) (Up, error) {
 	if info.ReceiveMaximum <= 0 {
 		info.ReceiveMaximum = 65535
 	}
@@ -131,8 +131,7 @@ func (c *Core) Online(info OnlineInfo) (*Presence, error) {
 	return p, nil
 }
 
-// Offline says that the channel is down. Only the last Presence of a device can
-// take it down: an old connection's end does not hurt the new one.
+// Offline implements Up.
 func (p *Presence) Offline(why string) {
 	c := p.core
 	c.mu.Lock()
@@ -170,8 +169,7 @@ func (c *Core) lose(d *device, why string, replaced bool) {
 	}
 }
 
-// SetSubscribed says whether the device is subscribed to its messages topic, and to
-// its dismissals topic.
+// SetSubscribed implements Up.
 func (p *Presence) SetSubscribed(messages, dismissals bool) {
 	c := p.core
 	c.mu.Lock()
@@ -289,7 +287,7 @@ func (c *Core) publish(d *delivery) {
 	p := d.dev.presence
 	d.notDue()
 	pub := Publication{
-		Ref:          Ref{Seq: d.seq, Attempt: d.attempts, presence: p},
+		Ref:          Ref{Seq: d.seq, Attempt: d.attempts, acker: p},
 		Notification: d.content,
 		Redelivery:   d.attempts > 1,
 		Pushed:       d.pushAccepted,

@@ -100,7 +100,7 @@ func (c *Core) feedPushes(dev *device, l *pushLane) {
 		r, err := c.pushTarget(d, d.pushAttempts)
 		if err != nil { // it changed while the push waited
 			l.queue = slices.Delete(l.queue, i, i+1)
-			c.apply(d, inPushRetry, situation{detail: withdrawn(err)})
+			c.apply(d, inPushRetry, situation{detail: withdrawn(err), after: distrust(err)})
 			i = 0
 			continue
 		}
@@ -171,6 +171,9 @@ func (c *Core) pushTarget(d *delivery, attempt uint16) (Registration, error) {
 	unwanted := func(why string) (Registration, error) {
 		return Registration{}, fmt.Errorf("%w: %s", ErrPushNotWanted, why)
 	}
+	if err := c.trusted(); err != nil {
+		return Registration{}, err
+	}
 	switch {
 	case d.dev.dropped != "":
 		return unwanted(d.dev.dropped)
@@ -183,6 +186,26 @@ func (c *Core) pushTarget(d *delivery, attempt uint16) (Registration, error) {
 	}
 	return d.registration().Clone(), nil
 }
+
+// trusted returns nil if the core may act on the outside, and otherwise an error that
+// wraps ErrPushNotWanted.
+func (c *Core) trusted() error {
+	if c.abandoned {
+		return errUntrusted
+	}
+	if c.opts.Trusted != nil {
+		if err := c.opts.Trusted(); err != nil {
+			return fmt.Errorf("%w: %w", errUntrusted, err)
+		}
+	}
+	return nil
+}
+
+// errUntrusted is wrapped by the error of a push that Options.Trusted forbids.
+var errUntrusted = fmt.Errorf("%w: another node may have taken over", ErrPushNotWanted)
+
+// distrust is how long a push that was not sent for an error waits for its next try.
+func distrust(err error) time.Duration { return pick(errors.Is(err, errUntrusted), time.Second, 0) }
 
 // withdrawn is a timeline's line for an error of pushTarget.
 func withdrawn(err error) string {
@@ -208,8 +231,13 @@ func (c *Core) onPushResults(as []pushAnswer) {
 		c.feedPushes(a.dev, a.lane)
 	}
 	c.settle()
-	c.pushing -= len(as)
-	if c.pushing == 0 && c.stopped {
+	c.pushesAnswered(len(as))
+}
+
+// pushesAnswered ends Stop's waiting after the last answer. The caller holds the mutex.
+func (c *Core) pushesAnswered(n int) {
+	c.pushing -= n
+	if c.pushing == 0 && c.stopped && !c.abandoned {
 		close(c.noPushing)
 	}
 }
@@ -270,7 +298,7 @@ func (c *Core) onPushResult(d *delivery, asked Registration, r PushResult) {
 	case PushUnserved:
 		c.apply(d, inPushRefused, situation{detail: r.Detail, refused: RefusedApp})
 	case PushWithdrawn:
-		c.apply(d, inPushRetry, situation{detail: pick(r.Err != nil && errors.Is(r.Err, ErrPushNotWanted), withdrawn(r.Err), r.Detail)})
+		c.apply(d, inPushRetry, situation{detail: pick(r.Err != nil && errors.Is(r.Err, ErrPushNotWanted), withdrawn(r.Err), r.Detail), after: distrust(r.Err)})
 	case PushRefused:
 		c.apply(d, inPushRefused, situation{detail: r.Detail, refused: RefusedContent})
 	default:

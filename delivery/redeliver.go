@@ -94,6 +94,9 @@ func (c *Core) recoverDevice(r *Record) (*device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read device %s, which has unfinished deliveries: %w", r.Device, err)
 	}
+	if n := c.opts.Neighbours; n != nil && !n.Ours(rec.Account) {
+		return nil, fmt.Errorf("device %s is another account's by now: %w", r.Device, ErrUnknownDevice)
+	}
 	if _, err := c.recoverAccount(rec.Account); err != nil {
 		return nil, err
 	}

@@ -23,6 +23,7 @@ type device struct {
 	due      int         // how many of the queue want the channel
 	reserved int         // deliveries of acceptances that are being committed
 	dropped  string      // why it is not registered any more; "": it is
+	foreign  bool        // it stands for a device of another shard, and is not in memory
 	app      AppState
 	since    time.Time // of the channel's state; zero: not known
 	probe    *delivery // the one that tries a suspended registration
@@ -85,6 +86,7 @@ func (c *Core) withAccount(name string, fn func(*account) error) error {
 // device may be another account's; it is nil if no account holds it.
 func (c *Core) withDevice(id, accountName string, fn func(*account, *device) error) error {
 	unknown := false    // the store has no such device,
+	var other *device   // or a neighbour serves it,
 	var asOf uint32     // if nothing has changed since
 	var loaded []string // accounts to release again
 	defer func() {
@@ -104,7 +106,10 @@ func (c *Core) withDevice(id, accountName string, fn func(*account, *device) err
 			return ErrStopped
 		}
 		a, d := c.accounts[accountName], c.devices[id]
-		if a != nil && (d != nil || unknown && c.versions.of(id) == asOf) {
+		if a != nil && (d != nil || (unknown || other != nil) && c.versions.of(id) == asOf) {
+			if d == nil {
+				d = other
+			}
 			err := fn(a, d)
 			c.settle()
 			c.release(a)
@@ -117,15 +122,19 @@ func (c *Core) withDevice(id, accountName string, fn func(*account, *device) err
 		if a != nil {
 			rec, err := c.out.Device(id)
 			if errors.Is(err, ErrNotFound) {
-				unknown, asOf = true, before.of(id)
+				unknown, other, asOf = true, nil, before.of(id)
 				continue
 			} else if err != nil {
 				return fmt.Errorf("read device %s: %w", id, err)
 			}
+			if n := c.opts.Neighbours; n != nil && !n.Ours(rec.Account) {
+				unknown, other, asOf = false, foreign(rec), before.of(id)
+				continue
+			}
 			c.mu.Lock()
 			if holder := c.accounts[rec.Account]; holder != nil {
 				// In memory, so that it knows better: the removal is on its way.
-				unknown, asOf = c.devices[id] == nil, c.versions.of(id)
+				unknown, other, asOf = c.devices[id] == nil, nil, c.versions.of(id)
 				c.mu.Unlock()
 				continue
 			}
@@ -230,10 +239,28 @@ func (a *account) device(id string) *device {
 // nobody's name is checked (Options.AnyAccount). Deliveries to its former
 // user are cancelled rather than shown to the wrong person.
 func (c *Core) asDevice(id, accountName string, move bool, fn func(*device) error) error {
-	return c.withDevice(id, accountName, func(a *account, d *device) error {
+	for {
+		holder, err := c.asOwnDevice(id, accountName, move, fn)
+		if holder == "" || err != nil {
+			return err
+		}
+		if err := c.releaseForeign(holder, id); err != nil {
+			return err
+		}
+	}
+}
+
+// asOwnDevice is asDevice for a device that no account of another shard holds. If one
+// does, and the device may move, it returns that account and does nothing.
+func (c *Core) asOwnDevice(id, accountName string, move bool, fn func(*device) error) (holder string, err error) {
+	err = c.withDevice(id, accountName, func(a *account, d *device) error {
 		if d != nil && d.account != a {
 			if !move && !c.opts.AnyAccount {
 				return fmt.Errorf("%w: %s", ErrForeignDevice, id)
+			}
+			if d.foreign {
+				holder = d.Account
+				return nil
 			}
 			former := d.account
 			c.log.Info("device moved to another account, its registrations are removed", "device", id, "account", former.name)
@@ -244,11 +271,13 @@ func (c *Core) asDevice(id, accountName string, move bool, fn func(*device) erro
 		if d == nil {
 			d = c.addDevice(a, Device{ID: id, Account: accountName})
 			c.seen(d)
+			c.noteClaim(Claim{Device: id})
 			c.takeHeld(d)
 		}
 		c.seen(d)
 		return fn(d)
 	})
+	return holder, err
 }
 
 // seen notes a sign of life, which keeps a device registered (contract §3).

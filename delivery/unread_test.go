@@ -250,7 +250,7 @@ func runUnread(rt *rapid.T, w *world) {
 			}
 			w.core.Crash()
 			w.store.powerCut(1 << 20)
-			w.core = delivery.New(options(), w.store, w.apple, slog.New(slog.DiscardHandler))
+			w.core = newCore(options(), w.store, w.apple, slog.New(slog.DiscardHandler))
 			if err := w.core.Start(); err != nil {
 				t.Fatal(err)
 			}

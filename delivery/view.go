@@ -21,15 +21,15 @@ func (c *Core) Get(ctx context.Context, id string) (*View, error) {
 	if err := c.Flush(ctx); err != nil {
 		return nil, err
 	}
-	n, err := c.find(id)
+	n, err := c.Find(id)
 	if err != nil {
 		return nil, err
 	}
 	return c.view(n)
 }
 
-// find reads a notification by its ID.
-func (c *Core) find(id string) (*Notification, error) {
+// Find reads a notification by its ID. The error wraps ErrUnknownNotification.
+func (c *Core) Find(id string) (*Notification, error) {
 	seq, err := c.out.Lookup(id)
 	if err == nil {
 		var n *Notification

@@ -18,7 +18,7 @@ import (
 // are told. It lives in a synctest bubble: time passes when everyone waits.
 type world struct {
 	*testing.T
-	core  *delivery.Core
+	core  core
 	store *testStore
 	apple *apple
 	sub   *delivery.Subscription
@@ -48,7 +48,7 @@ func inWorldWith(t *testing.T, opts delivery.Options, test func(w *world)) {
 
 func (w *world) start(opts delivery.Options) {
 	w.Helper()
-	w.core = delivery.New(opts, w.store, w.apple, slog.New(slog.DiscardHandler))
+	w.core = newCore(opts, w.store, w.apple, slog.New(slog.DiscardHandler))
 	if err := w.core.Start(); err != nil {
 		w.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func (w *world) knownOf(account, id, token string) {
 // channel is one connection of a device, in the hands of the test.
 type channel struct {
 	w        *world
-	presence *delivery.Presence
+	presence delivery.Up
 	acks     bool  // acknowledge at once
 	refuse   error // what Publish answers
 	closed   bool

@@ -54,7 +54,7 @@ type conn struct {
 	replies replies       // to those publishes
 
 	// presence is touched by the connection's read goroutine alone.
-	presence *delivery.Presence
+	presence delivery.Up
 	app      delivery.AppState
 
 	mu       sync.Mutex

@@ -2,7 +2,7 @@
 // mochi-mqtt/server/v2 that turns packets into inputs of the core, and the core's
 // publications into packets.
 //
-// Read hook.go (what mochi calls), connect.go (who may connect, and how), then
+// Read core.go (its port to the core), hook.go (the calls of mochi), connect.go (who may connect, and how), then
 // conn.go (one connection: its packet IDs, its presence), outlet.go (its outgoing
 // queue), inbound.go (what devices and backends publish), replies.go (answers in
 // the order of the questions), reason.go (errors as reason codes). For ordinary

@@ -17,7 +17,6 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/heartline-mqtt/heartline/auth"
-	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 	"github.com/heartline-mqtt/heartline/internal/seldom"
 	"github.com/heartline-mqtt/heartline/internal/text"
@@ -73,7 +72,7 @@ type Hook struct {
 	Counters Counters
 
 	opts   Options
-	core   *delivery.Core
+	core   Core
 	server *mqtt.Server
 	log    *slog.Logger
 	topics topics
@@ -97,7 +96,7 @@ type Hook struct {
 }
 
 // New returns a hook for server that feeds core.
-func New(server *mqtt.Server, core *delivery.Core, opts Options, log *slog.Logger) *Hook {
+func New(server *mqtt.Server, core Core, opts Options, log *slog.Logger) *Hook {
 	h := &Hook{opts: opts, core: core, server: server, log: log, topics: topics{opts.TopicPrefix}, workers: newWorkers()}
 	h.access = access{h, auth.NewACL(opts.Access, opts.AccessClosed)}
 	h.openTopics = len(opts.Access) == 0 && !opts.AccessClosed

@@ -48,6 +48,7 @@ func arrows() [][]string {
 		{"xmpp/xmpptest"},
 		{"xmpp/xmppkit"},
 		{"auth", "config", "internal/filewatch"},
+		{"cluster", "delivery"},
 		{"delivery"},
 		{"store", "delivery"},
 		{"store/...", "delivery", "store"},

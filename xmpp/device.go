@@ -20,7 +20,7 @@ type channel struct {
 	account string
 
 	closed   bool
-	presence *delivery.Presence
+	presence delivery.Up
 	open     map[string]*request // unanswered
 	// late holds the notification IDs of requests that were given up: their answers ack
 	// by ID.
@@ -176,7 +176,7 @@ func (g *Gate) online(account, device, full string) error {
 	return nil
 }
 
-func (c *channel) presenceNow() *delivery.Presence {
+func (c *channel) presenceNow() delivery.Up {
 	c.g.mu.Lock()
 	defer c.g.mu.Unlock()
 	return c.presence

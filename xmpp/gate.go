@@ -86,7 +86,7 @@ const (
 // Gate is one component: the devices of one XMPP server. Its methods are safe for
 // concurrent use.
 type Gate struct {
-	core   *delivery.Core
+	core   Core
 	opts   Options
 	log    *slog.Logger
 	seldom seldom.Log
@@ -126,7 +126,7 @@ type Gate struct {
 }
 
 // New returns a Gate that is not connected yet.
-func New(core *delivery.Core, o Options) *Gate {
+func New(core Core, o Options) *Gate {
 	o = o.withDefaults()
 	g := &Gate{
 		core: core, opts: o, log: o.Logger.With("component", o.Domain), counts: newCounters(), prefix: rand.Text()[:8] + "-",

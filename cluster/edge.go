@@ -1,0 +1,141 @@
+package cluster
+
+import (
+	"sync"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// edge is a device's channel that is up at this node, at whichever owner. When the
+// partition gets another owner it is announced there.
+type edge struct {
+	r    *Router
+	part uint16
+
+	mu   sync.Mutex
+	info delivery.OnlineInfo // as it is now: subscriptions and app state, too
+	at   owner               // that knows of it
+	up   delivery.Up         // nil: none does
+	gone bool
+}
+
+// Online is Core.Online.
+func (r *Router) Online(info delivery.OnlineInfo) (delivery.Up, error) {
+	e := &edge{r: r, part: r.part(info.Account), info: info}
+	s := &r.table.slots[e.part]
+	s.mu.Lock()
+	if s.edges == nil {
+		s.edges = map[*edge]struct{}{}
+	}
+	s.edges[e] = struct{}{} // from now on it is announced to every new owner
+	s.mu.Unlock()
+	err := r.account(r.table.ctx, info.Account, e.announce)
+	if err != nil {
+		e.Offline("not taken up")
+		return nil, err
+	}
+	return e, nil
+}
+
+// announce brings the channel up at an owner, unless that knows of it already.
+func (e *edge) announce(o owner) error {
+	e.mu.Lock()
+	if e.gone || e.at == o && e.up != nil {
+		e.mu.Unlock()
+		return nil
+	}
+	info := e.info
+	e.mu.Unlock()
+	up, err := o.Online(info)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.gone {
+		up.Offline("disconnected")
+		return nil
+	}
+	e.at, e.up = o, up
+	if now := e.info; now.Messages != info.Messages || now.Dismissals != info.Dismissals {
+		up.SetSubscribed(now.Messages, now.Dismissals)
+	}
+	if e.info.App != info.App {
+		return up.SetApp(e.info.App)
+	}
+	return nil
+}
+
+// announce tells a new owner of a partition of the channels that are up here.
+func (r *Router) announce(part uint16, o owner) {
+	s := &r.table.slots[part]
+	s.mu.Lock()
+	var edges []*edge
+	for e := range s.edges {
+		edges = append(edges, e)
+	}
+	s.mu.Unlock()
+	if len(edges) == 0 {
+		return
+	}
+	r.tasks.Go(func() {
+		for _, e := range edges {
+			if err := e.announce(o); err != nil && !moved(err) {
+				r.opts.Log.Warn("device not taken up by the new owner of its account, it gets no notifications on this connection", "device", e.info.Device, "account", e.info.Account, "error", err)
+			}
+		}
+	})
+}
+
+// Heartbeat implements delivery.Up.
+func (e *edge) Heartbeat() {
+	if up := e.now(); up != nil {
+		up.Heartbeat()
+	}
+}
+
+func (e *edge) now() delivery.Up {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.up
+}
+
+// SetSubscribed implements delivery.Up.
+func (e *edge) SetSubscribed(messages, dismissals bool) {
+	e.mu.Lock()
+	e.info.Messages, e.info.Dismissals = messages, dismissals
+	up := e.up
+	e.mu.Unlock()
+	if up != nil {
+		up.SetSubscribed(messages, dismissals)
+	}
+}
+
+// SetApp implements delivery.Up.
+func (e *edge) SetApp(state delivery.AppState) error {
+	up := e.now()
+	if up != nil {
+		if err := up.SetApp(state); err != nil {
+			return err
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.info.App = state
+	return nil
+}
+
+// Offline implements delivery.Up.
+func (e *edge) Offline(why string) {
+	s := &e.r.table.slots[e.part]
+	s.mu.Lock()
+	delete(s.edges, e)
+	s.mu.Unlock()
+	e.mu.Lock()
+	e.gone = true
+	up := e.up
+	e.mu.Unlock()
+	if up != nil {
+		up.Offline(why)
+	}
+}

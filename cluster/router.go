@@ -1,0 +1,381 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// RouterOptions configure a Router. All are required.
+type RouterOptions struct {
+	// Reader is a Core that is never started: it answers what the store alone knows.
+	Reader *delivery.Core
+	// Observers are those of all Cores of this node.
+	Observers *delivery.Observers
+	// Parts is the number of partitions. Each is one Core's.
+	Parts uint16
+	// Name is the node's, unique in the cluster.
+	Name string
+	// Hold is how long a request waits for a partition that no node serves.
+	Hold time.Duration
+	Log  *slog.Logger
+}
+
+// Router takes what devices and backends ask of this node to the Core that serves the
+// account, here or at a peer. It has the methods of a delivery.Core; see there. While
+// no node serves a partition its requests are held.
+type Router struct {
+	reader *delivery.Core
+	table  table
+	opts   RouterOptions
+	tasks  sync.WaitGroup
+	cancel context.CancelFunc
+}
+
+// NewRouter returns a Router that knows no owner yet.
+func NewRouter(o RouterOptions) *Router {
+	r := &Router{reader: o.Reader, opts: o}
+	r.table.slots, r.table.hold = make([]slot, o.Parts), o.Hold
+	r.table.ctx, r.cancel = context.WithCancel(context.Background())
+	return r
+}
+
+// Close refuses the held requests and waits for the others. Stop the Cores before it.
+func (r *Router) Close() {
+	r.cancel()
+	r.tasks.Wait()
+}
+
+// Serve has a Core of this node serve a partition from now on; nil: nobody does, as
+// far as is known. A term lower than one before is ignored.
+func (r *Router) Serve(part uint16, term uint64, core *delivery.Core) {
+	if core == nil {
+		r.setOwner(part, term, nil)
+		return
+	}
+	r.setOwner(part, term, core)
+}
+
+func (r *Router) setOwner(part uint16, term uint64, o owner) {
+	if r.table.slots[part].set(o, term) && o != nil {
+		r.announce(part, o)
+	}
+}
+
+// cores returns the Cores of this node, by partition.
+func (r *Router) cores() (all []*delivery.Core) {
+	for i := range r.table.slots {
+		s := &r.table.slots[i]
+		s.mu.Lock()
+		if s.core != nil {
+			all = append(all, s.core)
+		}
+		s.mu.Unlock()
+	}
+	return all
+}
+
+// part returns the partition of an account.
+func (r *Router) part(account string) uint16 { return Partition(account) % r.opts.Parts }
+
+func (r *Router) account(ctx context.Context, account string, fn func(owner) error) error {
+	return r.table.do(ctx, r.part(account), fn)
+}
+
+// notification calls fn with the owner of a notification.
+func (r *Router) notification(ctx context.Context, id string, fn func(owner) error) error {
+	n, err := r.reader.Find(id)
+	if err != nil {
+		return err
+	}
+	return r.account(ctx, n.Account, fn)
+}
+
+// Accept is Core.Accept.
+func (r *Router) Accept(ctx context.Context, q delivery.Request) (delivery.Receipt, error) {
+	type result struct {
+		delivery.Receipt
+		error
+	}
+	done := make(chan result, 1)
+	r.AcceptAsync(q, func(receipt delivery.Receipt, err error) { done <- result{receipt, err} })
+	select {
+	case a := <-done:
+		return a.Receipt, a.error
+	case <-ctx.Done():
+		return delivery.Receipt{}, fmt.Errorf("the answer was not awaited, the notification may have been accepted: %w", ctx.Err())
+	}
+}
+
+// AcceptAsync is Core.AcceptAsync. A request whose owner is lost before the answer is
+// asked for again at the next one, which finds the first if it was accepted: by its ID,
+// or by a mark of this node's.
+func (r *Router) AcceptAsync(q delivery.Request, done func(delivery.Receipt, error)) {
+	part := r.part(q.Account)
+	o, _ := r.table.slots[part].get()
+	if o == nil {
+		r.acceptLater(part, nil, q, done)
+		return
+	}
+	if q.ID == "" && q.Mark == nil {
+		q.Mark = &delivery.RequestMark{Client: r.opts.Name, Payload: rand.Uint64()}
+	}
+	o.AcceptAsync(q, func(receipt delivery.Receipt, err error) {
+		if !moved(err) || r.table.ctx.Err() != nil {
+			done(receipt, err)
+			return
+		}
+		q.Again = true
+		r.acceptLater(part, o, q, done)
+	})
+}
+
+// acceptLater asks once there is another owner than `but`.
+func (r *Router) acceptLater(part uint16, but owner, q delivery.Request, done func(delivery.Receipt, error)) {
+	r.tasks.Go(func() {
+		if err := r.table.wait(context.Background(), part, but); err != nil {
+			done(delivery.Receipt{}, err)
+			return
+		}
+		r.AcceptAsync(q, done)
+	})
+}
+
+// Get is Core.Get.
+func (r *Router) Get(ctx context.Context, id string) (v *delivery.View, err error) {
+	err = r.notification(ctx, id, func(o owner) (err error) { v, err = o.Get(ctx, id); return err })
+	return v, err
+}
+
+// Cancel is Core.Cancel.
+func (r *Router) Cancel(ctx context.Context, id string) error {
+	return r.notification(ctx, id, func(o owner) error { return o.Cancel(ctx, id) })
+}
+
+// Dismiss is Core.Dismiss.
+func (r *Router) Dismiss(ctx context.Context, id string) error {
+	return r.notification(ctx, id, func(o owner) error { return o.Dismiss(ctx, id) })
+}
+
+// Erase is Core.Erase.
+func (r *Router) Erase(ctx context.Context, id string) error {
+	return r.notification(ctx, id, func(o owner) error { return o.Erase(ctx, id) })
+}
+
+// EraseAccount is Core.EraseAccount.
+func (r *Router) EraseAccount(ctx context.Context, account string) error {
+	return r.account(ctx, account, func(o owner) error { return o.EraseAccount(ctx, account) })
+}
+
+// List is Core.List.
+func (r *Router) List(ctx context.Context, f delivery.Filter) (page []*delivery.View, next delivery.Seq, err error) {
+	if f.Account == "" && f.Device != "" {
+		if account, err := r.AccountOf(f.Device); err == nil {
+			f.Account = account
+		}
+	}
+	if f.Account == "" {
+		if err := r.Flush(ctx); err != nil {
+			return nil, 0, err
+		}
+		return r.reader.List(ctx, f)
+	}
+	err = r.account(ctx, f.Account, func(o owner) (err error) { page, next, err = o.List(ctx, f); return err })
+	return page, next, err
+}
+
+// Flush is Core.Flush, of all Cores of this node.
+func (r *Router) Flush(ctx context.Context) error {
+	var errs []error
+	for _, c := range r.cores() {
+		if err := c.Flush(ctx); !moved(err) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Subscribe is Core.Subscribe: the events of all Cores of this node.
+func (r *Router) Subscribe(buffer int) *delivery.Subscription {
+	return r.opts.Observers.Subscribe(buffer)
+}
+
+// AckByID is Core.AckByID.
+func (r *Router) AckByID(id, device, account string, kind delivery.AckKind) error {
+	return r.account(context.Background(), account, func(o owner) error { return o.AckByID(id, device, account, kind) })
+}
+
+// Register is Core.Register.
+func (r *Router) Register(id, account string) error {
+	return r.account(context.Background(), account, func(o owner) error { return o.Register(id, account) })
+}
+
+// RegisterVia is Core.RegisterVia.
+func (r *Router) RegisterVia(id, account, via string) error {
+	return r.account(context.Background(), account, func(o owner) error { return o.RegisterVia(id, account, via) })
+}
+
+// ForgetAddress is Core.ForgetAddress.
+func (r *Router) ForgetAddress(id, account, address string) error {
+	return r.account(context.Background(), account, func(o owner) error { return o.ForgetAddress(id, account, address) })
+}
+
+// SetRegistration is Core.SetRegistration.
+func (r *Router) SetRegistration(id, account string, reg delivery.Registration) error {
+	return r.account(context.Background(), account, func(o owner) error { return o.SetRegistration(id, account, reg) })
+}
+
+// RemoveRegistrations is Core.RemoveRegistrations.
+func (r *Router) RemoveRegistrations(id, account, server, kind string) error {
+	return r.account(context.Background(), account, func(o owner) error { return o.RemoveRegistrations(id, account, server, kind) })
+}
+
+// SignOut is Core.SignOut.
+func (r *Router) SignOut(ctx context.Context, id, account string) error {
+	return r.account(ctx, account, func(o owner) error { return o.SignOut(ctx, id, account) })
+}
+
+// PutDevice is Core.PutDevice.
+func (r *Router) PutDevice(ctx context.Context, account, id string, reg *delivery.Registration) error {
+	if err := errors.Join(delivery.ValidAccount(account), delivery.ValidDevice(id)); err != nil {
+		return err
+	}
+	return r.account(ctx, account, func(o owner) error { return o.PutDevice(ctx, account, id, reg) })
+}
+
+// ForgetDevice is Core.ForgetDevice.
+func (r *Router) ForgetDevice(ctx context.Context, account, id string) error {
+	return r.account(ctx, account, func(o owner) error { return o.ForgetDevice(ctx, account, id) })
+}
+
+// Forget is Core.Forget.
+func (r *Router) Forget(account, id string) error {
+	return r.account(context.Background(), account, func(o owner) error { return o.Forget(account, id) })
+}
+
+// Devices is Core.Devices.
+func (r *Router) Devices(account string) (views []delivery.DeviceView, err error) {
+	err = r.account(context.Background(), account, func(o owner) (err error) { views, err = o.Devices(account); return err })
+	return views, err
+}
+
+// Device is Core.Device.
+func (r *Router) Device(account, id string) (view delivery.DeviceView, err error) {
+	err = r.account(context.Background(), account, func(o owner) (err error) { view, err = o.Device(account, id); return err })
+	return view, err
+}
+
+// AllDevices is Core.AllDevices.
+func (r *Router) AllDevices(after string, limit int) ([]delivery.DeviceView, error) {
+	stored, err := r.reader.AllDevices(after, limit)
+	if err != nil {
+		return nil, err
+	}
+	views := stored[:0]
+	for _, d := range stored {
+		v, err := r.Device(d.Account, d.ID)
+		switch {
+		case errors.Is(err, delivery.ErrNotFound): // it has just left
+		case errors.Is(err, delivery.ErrUnavailable): // what the store knows of it
+			views = append(views, d)
+		case err != nil:
+			return nil, err
+		default:
+			views = append(views, v)
+		}
+	}
+	return views, nil
+}
+
+// AccountOf is Core.AccountOf.
+func (r *Router) AccountOf(id string) (account string, err error) {
+	if account, err = r.reader.AccountOf(id); err != nil {
+		return "", err
+	}
+	// Its owner knows of a removal that is on its way into the store.
+	err = r.account(context.Background(), account, func(o owner) (err error) { account, err = o.AccountOf(id); return err })
+	return account, err
+}
+
+// CheckOwner is Core.CheckOwner.
+func (r *Router) CheckOwner(id, account string) error {
+	return r.account(context.Background(), account, func(o owner) error {
+		if c, ours := o.(*delivery.Core); ours {
+			return c.CheckOwner(id, account)
+		}
+		holder, err := r.AccountOf(id)
+		if errors.Is(err, delivery.ErrUnknownDevice) || err == nil && holder == account {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		return fmt.Errorf("%w: %s", delivery.ErrForeignDevice, id)
+	})
+}
+
+// PushPossible is Core.PushPossible, of all Cores of this node.
+func (r *Router) PushPossible(server, app string) {
+	for _, c := range r.cores() {
+		c.PushPossible(server, app)
+	}
+}
+
+// Notification is Core.Notification.
+func (r *Router) Notification(seq delivery.Seq) (*delivery.Notification, error) {
+	return r.reader.Notification(seq)
+}
+
+// Data is Core.Data.
+func (r *Router) Data(seq delivery.Seq) (json.RawMessage, error) { return r.reader.Data(seq) }
+
+// EventsFrom is Core.EventsFrom.
+func (r *Router) EventsFrom(after delivery.Position, fn func(at delivery.Position, account string, e delivery.Event) bool) error {
+	return r.reader.EventsFrom(after, fn)
+}
+
+// EventsEnd is Core.EventsEnd.
+func (r *Router) EventsEnd() (delivery.Position, error) { return r.reader.EventsEnd() }
+
+// Neighbours returns what the Core of a partition asks about the others.
+func (r *Router) Neighbours(part uint16) delivery.Neighbours { return neighbours{r, part} }
+
+type neighbours struct {
+	r    *Router
+	part uint16
+}
+
+// Ours implements delivery.Neighbours.
+func (n neighbours) Ours(account string) bool { return n.r.part(account) == n.part }
+
+// Release implements delivery.Neighbours.
+func (n neighbours) Release(ctx context.Context, account, id, why string) error {
+	return n.r.account(ctx, account, func(o owner) error { return o.Release(ctx, account, id, why) })
+}
+
+// Claimed implements delivery.Neighbours.
+func (n neighbours) Claimed(c delivery.Claim) {
+	n.r.tasks.Go(func() { n.r.onClaimed(n.part, c) })
+}
+
+// onClaimed tells the Cores of this node, but for the one that claims.
+func (r *Router) onClaimed(from uint16, c delivery.Claim) {
+	for i := range r.table.slots {
+		s := &r.table.slots[i]
+		s.mu.Lock()
+		core := s.core
+		s.mu.Unlock()
+		if core == nil || uint16(i) == from {
+			continue
+		}
+		if err := core.OnClaimed(c); err != nil {
+			r.opts.Log.Error("a claim of another account was not looked at, its former holder may be notified too", "device", c.Device, "error", err)
+		}
+	}
+}

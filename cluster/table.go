@@ -1,0 +1,122 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// table says who owns each partition, as far as this node knows.
+type table struct {
+	slots []slot          // by partition
+	hold  time.Duration   // how long a request waits for an owner
+	ctx   context.Context // ends when the node stops
+}
+
+// slot is one partition.
+type slot struct {
+	mu      sync.Mutex
+	owner   owner          // nil: nobody serves it now, requests are held
+	core    *delivery.Core // owner, if it is of this node
+	term    uint64         // of the owner
+	changed chan struct{}  // closed when owner or term changes
+	held    int            // requests that wait
+	edges   map[*edge]struct{}
+}
+
+// maxHeld bounds the requests that wait for the owner of one partition.
+const maxHeld = 1000
+
+// get returns the owner of a slot, and a channel that is closed when it changes.
+func (s *slot) get() (owner, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.owner, s.changedLocked()
+}
+
+func (s *slot) changedLocked() chan struct{} {
+	if s.changed == nil {
+		s.changed = make(chan struct{})
+	}
+	return s.changed
+}
+
+// set gives a slot another owner; nil: none for now. It reports whether that changed
+// anything: an owner of a lower term than one seen before is ignored.
+func (s *slot) set(o owner, term uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if term < s.term || o == s.owner && term == s.term {
+		return false
+	}
+	s.owner, s.term = o, term
+	s.core, _ = o.(*delivery.Core)
+	if s.changed != nil {
+		close(s.changed)
+		s.changed = nil
+	}
+	return true
+}
+
+// wait waits until the owner of a slot is another than `but`.
+func (t *table) wait(ctx context.Context, part uint16, but owner) error {
+	s := &t.slots[part]
+	s.mu.Lock()
+	if s.held >= maxHeld {
+		s.mu.Unlock()
+		return t.unowned(part)
+	}
+	s.held++
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		s.held--
+		s.mu.Unlock()
+	}()
+	patience := time.NewTimer(t.hold)
+	defer patience.Stop()
+	for {
+		o, changed := s.get()
+		if o != nil && o != but {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-patience.C:
+			return t.unowned(part)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-t.ctx.Done():
+			return delivery.ErrStopped
+		}
+	}
+}
+
+func (t *table) unowned(part uint16) error {
+	return fmt.Errorf("%w: no node serves partition %d at the moment", delivery.ErrUnavailable, part)
+}
+
+// do calls fn with the owner of a partition, and again with the next owner if that one
+// has stopped serving it meanwhile.
+func (t *table) do(ctx context.Context, part uint16, fn func(owner) error) error {
+	deadline := time.Now().Add(t.hold)
+	for {
+		o, _ := t.slots[part].get()
+		if o != nil {
+			err := fn(o)
+			if !moved(err) || t.ctx.Err() != nil || time.Now().After(deadline) {
+				return err
+			}
+		}
+		if err := t.wait(ctx, part, o); err != nil {
+			return err
+		}
+	}
+}
+
+// moved reports whether an owner's error says that it is one no longer.
+func moved(err error) bool { return errors.Is(err, delivery.ErrStopped) }

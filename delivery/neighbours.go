@@ -1,0 +1,124 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Neighbours are the Cores of the other shards of a store. Each Core asks them about
+// devices and registrations that move between accounts; the store decides who holds
+// one (Batch.PutDevices). All methods are safe for concurrent use.
+type Neighbours interface {
+	// Ours reports whether the Core that asks serves an account.
+	Ours(account string) bool
+	// Release has the Core that serves an account drop a device of it (Core.Release).
+	Release(ctx context.Context, account, device, why string) error
+	// Claimed tells all other Cores that the store now has a device under another
+	// account, or a registration under another device (Core.OnClaimed). It returns
+	// without waiting for them.
+	Claimed(c Claim)
+}
+
+// Claim names a device, or a registration by its server and token, that an account of
+// another shard has claimed. Token is a secret: never logged or shown.
+type Claim struct{ Device, Server, Token string }
+
+// releasePatience is how long a Core waits for a neighbour to release a device: as
+// long as a write may take before the store counts as failing.
+const releasePatience = ackPatience
+
+// Release takes a device out of the registry because an account of another shard
+// claims it. It returns when that is on the disk. A device that the account does not
+// hold is released already.
+func (c *Core) Release(ctx context.Context, accountName, id, why string) error {
+	err := c.withAccount(accountName, func(a *account) error {
+		if d := a.device(id); d != nil {
+			c.drop(d, why)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return c.flush(ctx, true)
+}
+
+// OnClaimed drops what this Core has in memory of a claim, unless the store says that
+// it is still held here.
+func (c *Core) OnClaimed(claim Claim) error {
+	if claim.Token != "" {
+		return c.onTokenClaimed(address{claim.Server, claim.Token})
+	}
+	c.mu.Lock()
+	c.versions[slot(claim.Device)]++ // for accounts that are being read
+	d := c.devices[claim.Device]
+	c.mu.Unlock()
+	if d == nil {
+		return nil
+	}
+	rec, err := c.out.Device(d.ID)
+	if errors.Is(err, ErrNotFound) || err == nil && rec.Account == d.Account {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("read device %s, which another account has claimed: %w", d.ID, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stopped || c.devices[d.ID] != d {
+		return nil
+	}
+	c.log.Info("device dropped: another account has registered it", "device", d.ID, "account", d.Account)
+	c.end(d, "device moved to another account")
+	c.leave(d)
+	c.pending.idle = append(c.pending.idle, d.account)
+	c.settle()
+	return nil
+}
+
+func (c *Core) onTokenClaimed(a address) error {
+	c.mu.Lock()
+	c.versions[slot(a.String())]++
+	d := c.holders[a]
+	c.mu.Unlock()
+	if d == nil {
+		return nil
+	}
+	holder, err := c.out.TokenOwner(a.server, a.token)
+	if errors.Is(err, ErrNotFound) || err == nil && holder == d.ID {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("read who holds a registration of device %s, which another has claimed: %w", d.ID, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.stopped && c.holders[a] == d {
+		c.takeAway(d, a)
+		c.touchPending()
+		c.settle()
+	}
+	return nil
+}
+
+// noteClaim passes a claim to the neighbours after its commit. The caller holds the
+// mutex.
+func (c *Core) noteClaim(claim Claim) {
+	if c.opts.Neighbours != nil {
+		c.pending.claims = append(c.pending.claims, claim)
+	}
+}
+
+// foreign returns a stand-in for a device that an account of another shard holds.
+func foreign(rec *Device) *device {
+	return &device{Device: Device{ID: rec.ID, Account: rec.Account}, account: &account{name: rec.Account}, foreign: true}
+}
+
+// releaseForeign has the neighbour that serves a device's account drop it.
+func (c *Core) releaseForeign(accountName, id string) error {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), releasePatience, errBusy)
+	defer cancel()
+	if err := c.opts.Neighbours.Release(ctx, accountName, id, "device moved to another account"); err != nil {
+		return fmt.Errorf("take device %s from account %s: %w", id, accountName, err)
+	}
+	return nil
+}

@@ -1,0 +1,121 @@
+package delivery_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// A Core that is abandoned writes nothing any more, answers nobody late and sends no
+// push that waited.
+func TestAbandon(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "token")
+		w.apple.hold = true
+		first := w.accept(delivery.Request{})
+		synctest.Wait()
+		if n := len(w.apple.held); n != 1 {
+			t.Fatal("pushes under way:", n)
+		}
+		waiting := w.accept(delivery.Request{}) // behind the first, to the same registration
+		synctest.Wait()
+		old := w.core
+		old.Crash()
+		old.Crash()
+		w.start(options())
+		synctest.Wait()
+		before := len(w.store.engine.log)
+		w.apple.held[0].answer(delivery.PushResult{Outcome: delivery.PushAccepted, Detail: "200"})
+		synctest.Wait()
+		if n := len(w.store.engine.log); n != before {
+			t.Errorf("an abandoned core wrote %d batches", n-before)
+		}
+		if n := len(w.apple.held); n != 1 {
+			t.Errorf("an abandoned core asked for another push: %d", n)
+		}
+		if _, err := old.Accept(context.Background(), delivery.Request{Account: "a", Title: "t"}); !errors.Is(err, delivery.ErrStopped) {
+			t.Error("accept:", err)
+		}
+		if err := old.Flush(context.Background()); *shards == 0 && !errors.Is(err, delivery.ErrStopped) {
+			t.Error("flush:", err)
+		}
+		w.apple.hold = false
+		time.Sleep(time.Minute)
+		for _, n := range []*delivery.Notification{first, waiting} { // the successor takes both up
+			if v, err := w.core.Get(context.Background(), n.ID); err != nil || !v.Deliveries[0].Pushed {
+				t.Errorf("%s: %+v, error %v", n.ID, v, err)
+			}
+		}
+	})
+}
+
+// A push that waits is not sent while the Core does not trust itself, and is sent
+// once it does again.
+func TestPushNeedsTrust(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{T: t, apple: &apple{}}
+		w.store = newStore(t)
+		distrust := errors.New("the lease has lapsed")
+		opts := options()
+		var trusted error
+		opts.Trusted = func() error { return trusted }
+		w.start(opts)
+		w.known("phone", "token")
+		trusted = distrust
+		n := w.accept(delivery.Request{})
+		time.Sleep(10 * time.Second)
+		if got := len(w.apple.asked); got != 0 {
+			t.Errorf("%d pushes were sent without trust", got)
+		}
+		v, err := w.core.Get(context.Background(), n.ID)
+		if err != nil || len(v.Timeline) > 40 {
+			t.Errorf("%d lines of timeline in 10 s, error %v", len(v.Timeline), err)
+		}
+		trusted = nil
+		time.Sleep(2 * time.Second)
+		w.wantState(n, delivery.StatePushed)
+		w.stop()
+		w.store.close()
+	})
+}
+
+// Numbers of a shard keep its remainder, grow, and begin above the floor.
+func TestNumbersOfAShard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore(t)
+		opts := options()
+		opts.Shard = delivery.Shard{Index: 7, Of: 1024}
+		opts.Floor = uint64(time.Now().Add(time.Hour).UnixNano())
+		opts.Now = func() time.Time { return time.Now().Add(-time.Hour) }
+		c := delivery.New(opts, s, nil, slog.New(slog.DiscardHandler))
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.PutDevice(context.Background(), "a", "phone", nil); err != nil {
+			t.Fatal(err)
+		}
+		last := delivery.Seq(opts.Floor)
+		for range 5 {
+			r, err := c.Accept(context.Background(), delivery.Request{Account: "a", Title: "t"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if seq := r.Notification.Seq; seq%1024 != 7 || seq <= last {
+				t.Errorf("%d after %d", seq, last)
+			}
+			last = r.Notification.Seq
+			if seq, ok := delivery.SeqOf(r.Notification.ID); !ok || seq != last {
+				t.Errorf("the ID tells %d, want %d", seq, last)
+			}
+		}
+		if err := c.Stop(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		s.close()
+	})
+}

@@ -1,0 +1,24 @@
+package hooks
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// Core is what the hooks ask of *delivery.Core, or of whatever stands for several.
+type Core interface {
+	Online(info delivery.OnlineInfo) (delivery.Up, error)
+	Accept(ctx context.Context, r delivery.Request) (delivery.Receipt, error)
+	AcceptAsync(r delivery.Request, done func(delivery.Receipt, error))
+	AckByID(id, device, account string, kind delivery.AckKind) error
+	AccountOf(id string) (string, error)
+	Devices(account string) ([]delivery.DeviceView, error)
+	Register(id, account string) error
+	SetRegistration(id, account string, r delivery.Registration) error
+	RemoveRegistrations(id, account, server, kind string) error
+	SignOut(ctx context.Context, id, account string) error
+	Notification(seq delivery.Seq) (*delivery.Notification, error)
+	Data(seq delivery.Seq) (json.RawMessage, error)
+}
