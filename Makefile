@@ -10,7 +10,7 @@ BENCHSTAT ?= $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c
 HOT := Transition|Deadlines|ParseContent|AppendPseudo|Publication|Engine|Outbox|Journey
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-storm faults siege attack attack-load fuzz fuzz-security release release-test package-test image-test fresh example web web-modules
+.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-storm faults siege attack attack-load fuzz fuzz-security release release-test package-test image-test fresh example web web-modules client client-test
 
 ## build: the program, ./heartline
 build: web
@@ -130,17 +130,28 @@ example:
 # The pages need npm and the Node.js that package.json asks for to be built. `go build`
 # works without them; the page then says what is missing.
 WEB := broker/internal/web
+CLIENT := clients/js
 
-## web: the web terminal, into broker/internal/web/dist, which the program embeds
+## web: the web terminal and the dashboard, into broker/internal/web/dist and dist-dashboard, which the program embeds
 web: $(WEB)/dist/index.html
 
 ## web-modules: what npm downloads to build it
-web-modules: $(WEB)/node_modules/.package-lock.json
+web-modules: $(WEB)/node_modules/.package-lock.json $(CLIENT)/node_modules/.package-lock.json
 
-$(WEB)/dist/index.html: $(WEB)/node_modules/.package-lock.json $(WEB)/build.mjs $(wildcard $(WEB)/*tsconfig.json $(WEB)/src/* $(WEB)/src/client/* $(WEB)/src/icons/* $(WEB)/test/* $(WEB)/src/worker/* $(WEB)/dashboard/*)
+## client: the JavaScript client for devices, into clients/js/dist
+client: $(CLIENT)/dist/index.js
+
+## client-test: its tests, against the program
+client-test: $(CLIENT)/node_modules/.package-lock.json
+	cd $(CLIENT) && npm test
+
+$(CLIENT)/dist/index.js: $(CLIENT)/node_modules/.package-lock.json $(CLIENT)/build.mjs $(wildcard $(CLIENT)/tsconfig*.json $(CLIENT)/src/*.ts $(CLIENT)/src/*/*.ts)
+	cd $(CLIENT) && npm run --silent build
+
+$(WEB)/dist/index.html: $(WEB)/node_modules/.package-lock.json $(CLIENT)/dist/index.js $(WEB)/build.mjs $(wildcard $(WEB)/*tsconfig.json $(WEB)/src/* $(WEB)/src/icons/* $(WEB)/src/worker/* $(WEB)/dashboard/*)
 	cd $(WEB) && npm run --silent check && npm run --silent build
 
-$(WEB)/node_modules/.package-lock.json: $(WEB)/package.json $(WEB)/package-lock.json
+%/node_modules/.package-lock.json: %/package.json %/package-lock.json
 	@command -v npm >/dev/null || { echo "npm is missing: apt-get install nodejs npm"; exit 1; }
-	cd $(WEB) && npm ci --no-audit --no-fund
+	cd $* && npm ci --no-audit --no-fund
 	@touch $@

@@ -170,8 +170,8 @@ type jsDevice struct {
 func newJSDevice(s *server, version byte, base string) other {
 	s.t.Helper()
 	cmd := exec.Command(tool(s.t, "node", "nodejs"), "device.mjs", base, fmt.Sprint(version), "alice", "phone")
-	cmd.Dir = "../broker/internal/web/test"
-	if _, err := os.Stat("../broker/internal/web/node_modules/mqtt"); err != nil {
+	cmd.Dir = "../clients/js/test"
+	if _, err := os.Stat("../clients/js/node_modules/mqtt"); err != nil {
 		testtool.LeaveOut(s.t, "MQTT.js is missing", "make web, which needs npm: apt-get install nodejs npm")
 	}
 	in, err := cmd.StdinPipe()

@@ -353,6 +353,20 @@ func TestServiceWorker(t *testing.T) {
 			d.onScreen()
 			d.until(fmt.Sprintf(`document.querySelector("#item-%s .fate").textContent === "taken back"`, id))
 		}},
+		// A dismissal that comes as a push, as the server sends it to browsers that allow a
+		// push that shows nothing.
+		{"dismissal-push", func(t *testing.T, d *workerDevice) {
+			d.hide()
+			d.away()
+			id := s.notify(`{"account":"dismissal-push","title":"Taken back"}`)
+			plain := d.pushes(1)
+			d.arrived(plain)
+			d.onScreen("Taken back")
+			d.arrived(fmt.Appendf(nil, `{"heartline":{"account":"dismissal-push","dismiss":true,"id":%q,"tag":%[1]q}}`, id))
+			d.onScreen()
+			d.arrived(plain) // late
+			d.onScreen()
+		}},
 		// Opened here, the account's other device takes it off its screen.
 		{"read", func(t *testing.T, d *workerDevice) {
 			other, err := rawmqtt.Dial(s.mqtt, 5)
@@ -385,7 +399,7 @@ func TestServiceWorker(t *testing.T) {
 			d.click("#toggle")
 			d.up()
 			d.click("#sign-out")
-			d.until(`document.querySelector("#channel").dataset.kind === "closed"`)
+			d.until(`document.querySelector("#channel").dataset.kind === "signed out"`)
 			d.onScreen()
 			d.until(`document.querySelectorAll("#items > li").length === 0 && !document.querySelector("#web-push").hasAttribute("data-on")`)
 			if status, body := s.call(http.MethodGet, "/v1/accounts/signed-out/devices/web-signed-out", ""); status != http.StatusNotFound {

@@ -2,10 +2,15 @@
 // stay, everything else under names that change with its content.
 import * as esbuild from "esbuild";
 import { mkdir, readFile, readdir, rm, writeFile } from "node:fs/promises";
-import { basename, join } from "node:path";
+import { basename, join, resolve } from "node:path";
 
 const out = "dist";
+// The JavaScript client, as clients/js/build.mjs has compiled it.
+const client = "../../../clients/js/";
+const { name, exports } = JSON.parse(await readFile(client + "package.json", "utf8"));
+const alias = Object.fromEntries(["", "/browser", "/worker"].map((part) => [name + part, resolve(client, exports["." + part].default)]));
 const common = {
+  alias,
   bundle: true, minify: true, format: "esm", target: "es2022", legalComments: "none",
   outdir: join(out, "assets"), entryNames: "[name]-[hash]", assetNames: "[name]-[hash]", metafile: true, logLevel: "warning",
 };
@@ -19,7 +24,7 @@ async function bundle(entry, more = {}) {
 
 await rm(out, { recursive: true, force: true });
 await mkdir(join(out, "assets"), { recursive: true });
-const timer = await bundle("src/worker/timer.ts");
+const timer = await bundle(client + "dist/browser/timer.js");
 const script = await bundle("src/main.ts", { define: { TIMER_WORKER: JSON.stringify(timer) } });
 const style = await bundle("src/style.css");
 const icon = await bundle("src/icon.svg", { loader: { ".svg": "copy" } });
@@ -49,12 +54,14 @@ for (const [name, address] of Object.entries(parts)) overview = overview.replace
 await writeFile(join(out + "-dashboard", "index.html"), overview);
 
 // Whoever passes a binary on passes these packages on, and their licences with it.
-const lock = JSON.parse(await readFile("package-lock.json", "utf8"));
 let licences = "The pages hold code of these packages.\n";
-for (const [path, p] of Object.entries(lock.packages).sort()) {
-  if (path === "" || p.dev) continue;
-  licences += `\n== ${path.replace(/^.*node_modules\//, "")} ${p.version} (${p.license ?? "see below"})\n`;
-  const file = (await readdir(path)).find((f) => /^(licen[cs]e|copying)/i.test(f));
-  if (file) licences += "\n" + (await readFile(join(path, file), "utf8")).trim() + "\n";
+for (const at of [".", client]) {
+  const lock = JSON.parse(await readFile(join(at, "package-lock.json"), "utf8"));
+  for (const [path, p] of Object.entries(lock.packages).sort()) {
+    if (path === "" || p.dev) continue;
+    licences += `\n== ${path.replace(/^.*node_modules\//, "")} ${p.version} (${p.license ?? "see below"})\n`;
+    const file = (await readdir(join(at, path))).find((f) => /^(licen[cs]e|copying)/i.test(f));
+    if (file) licences += "\n" + (await readFile(join(at, path, file), "utf8")).trim() + "\n";
+  }
 }
 for (const folder of [out, out + "-dashboard"]) await writeFile(join(folder, "licences.txt"), licences);

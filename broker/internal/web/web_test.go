@@ -1,13 +1,11 @@
 package web
 
 import (
-	"bytes"
 	"io/fs"
 	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -158,23 +156,13 @@ func TestEmbedded(t *testing.T) {
 // TestLockFile: it names each installed package and its hash, and not the address of
 // the download.
 func TestLockFile(t *testing.T) {
-	lock, err := os.ReadFile("package-lock.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if strings.Contains(string(lock), `"resolved"`) || !strings.Contains(string(lock), `"integrity": "sha512-`) {
-		t.Error("package-lock.json is to have hashes and no addresses: npm config set omit-lockfile-registry-resolved true")
-	}
-}
-
-// TestModules runs the unit tests of the page's modules that need no browser.
-func TestModules(t *testing.T) {
-	node := testtool.Path(t, "node", "nodejs npm")
-	if _, err := os.Stat("node_modules/esbuild"); err != nil {
-		testtool.LeaveOut(t, "what the pages are built with is not installed", "make web, which needs npm: apt-get install nodejs npm")
-	}
-	out, err := exec.CommandContext(t.Context(), node, "test/run.mjs").CombinedOutput()
-	if err != nil || !bytes.Contains(out, []byte("fail 0")) {
-		t.Fatalf("%v\n%s", err, out)
+	for _, name := range []string{"package-lock.json", "../../../clients/js/package-lock.json"} {
+		lock, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(lock), `"resolved"`) || !strings.Contains(string(lock), `"integrity": "sha512-`) {
+			t.Errorf("%s must have hashes and no addresses: npm config set omit-lockfile-registry-resolved true", name)
+		}
 	}
 }

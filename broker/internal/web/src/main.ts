@@ -1,14 +1,9 @@
-// The page. Read client/wire.ts, client/device.ts (the connection), client/shown.ts
-// (which IDs were shown) and client/registration.ts (pushes) first.
-import { Device, type Status } from "./client/device";
-import { webLink } from "./client/push";
-import { Registrar } from "./client/registration";
-import { Shown, type How } from "./client/shown";
-import type { AppState, Message, Pseudo, PushToken } from "./client/wire";
-import type { News } from "./news";
-import { lock, store, type Item } from "./store";
-import * as tips from "./tips";
-import { after, every, stop } from "./timers";
+// The page: a device on the JavaScript client (clients/js), and a list of its items.
+import { badName, connect as connectDevice, ownerOf as ownerName, Registrar, Shown, type Device, type How, type Item, type Pseudo, type PushToken, type Status } from "@heartline-mqtt/client";
+import { askPermission, browserLock, followPage, indexedDBStore, pageState, permission, Tips, webLink, workerTimers, type News } from "@heartline-mqtt/client/browser";
+import { storeName } from "./names";
+
+declare const TIMER_WORKER: string; // the address of the timers' worker, put in by build.mjs
 
 interface Settings {
   topic_prefix: string;
@@ -27,16 +22,13 @@ const deviceID = element<HTMLInputElement>("device-id");
 const password = element<HTMLInputElement>("password");
 const items = element<HTMLOListElement>("items");
 
-const shown = new Shown(store, lock);
+const store = indexedDBStore(storeName);
+const timers = workerTimers(new Worker(TIMER_WORKER, { type: "module" }));
+const tips = new Tips("sw.js", (n) => void onNews(n));
 
 let settings: Settings;
 let device: Device | undefined;
 let owner = "";
-
-// appState: the page that is looked at is an app in the foreground.
-function appState(): AppState {
-  return document.visibilityState === "visible" ? "foreground" : "background";
-}
 
 // What the browser remembers for the next visit. connected is the device that was left
 // connected: only that one connects by itself. An address alone never does: a link
@@ -67,7 +59,7 @@ function remember(connected: boolean): void {
   }
 }
 
-const ownerOf = () => `${account.value}/${deviceID.value}`;
+const ownerOf = () => ownerName(account.value, deviceID.value);
 
 // fillIn reports whether the form came from the address.
 function fillIn(): boolean {
@@ -96,13 +88,6 @@ function reserve(name: string): () => void {
 
 let release: (() => void) | undefined;
 
-// badName says what is wrong with a name; the server would take the client, and
-// never as a device.
-function badName(what: string, name: string): string {
-  if (new TextEncoder().encode(name).length > 128) return `The ${what} is longer than 128 bytes.`;
-  return /[/+#\u0000-\u001f\u007f-\u009f]/.test(name) ? `The ${what} may not hold /, + or #.` : "";
-}
-
 async function connect(): Promise<void> {
   const problem = badName("account", account.value) || badName("device", deviceID.value);
   element("problem").textContent = problem;
@@ -112,18 +97,25 @@ async function connect(): Promise<void> {
   owner = ownerOf();
   release?.();
   release = reserve(owner);
-  device = new Device({
+  const name = owner;
+  device = connectDevice({
     url: new URL("/mqtt", location.href.replace(/^http/, "ws")).href,
     prefix: settings.topic_prefix,
     account: account.value,
     device: deviceID.value,
     password: password.value,
-    timers: { every, after, stop },
+    app: pageState(),
+    store,
+    lock: browserLock,
+    timers,
+    keepMessages: true,
     show,
-    dismiss: (d) => dismiss(d.id),
-    message,
+    // changed shows it.
+    message: ({ id }) => announce(`Message of ${document.querySelector(`#${CSS.escape("item-" + id)} h3`)?.textContent ?? id}`),
+    dismiss: ({ id }) => tips.close(name, id),
+    changed,
     status,
-  }, appState());
+  });
   await showList();
 }
 
@@ -136,13 +128,14 @@ function disconnect(): void {
 // register gives the server a push registration, as Registrar asks for it.
 async function register(t: PushToken): Promise<void> {
   if (!device) throw new Error("connect first");
-  await device.registerPush(t);
+  if (device.status.kind !== "up") throw new Error("not connected");
+  await device.register(t);
 }
 
 let countdown: number | undefined;
 
 function status(s: Status): void {
-  if (countdown !== undefined) stop(countdown);
+  if (countdown !== undefined) timers.stop(countdown);
   countdown = undefined;
   const pill = element("channel"), text = element("channel-text");
   pill.dataset["kind"] = s.kind;
@@ -154,7 +147,7 @@ function status(s: Status): void {
       const say = () => { text.textContent = `Connection lost, again in ${Math.max(1, Math.ceil((until - Date.now()) / 1000))} s`; };
       say();
       pill.setAttribute("aria-live", "off"); // not each second
-      countdown = every(1000, say);
+      countdown = timers.every(1000, say);
       break;
     }
     case "refused":
@@ -165,10 +158,11 @@ function status(s: Status): void {
       text.textContent = "In use elsewhere";
       element("problem").textContent = "This device has connected from another page or program. Connect to take it back, or choose another device.";
       break;
+    case "signed out": text.textContent = "Signed out"; break;
     case "closed": text.textContent = "Offline"; break;
   }
   if (s.kind !== "down") pill.removeAttribute("aria-live");
-  const ended = s.kind === "refused" || s.kind === "elsewhere" || s.kind === "closed";
+  const ended = s.kind === "refused" || s.kind === "elsewhere" || s.kind === "signed out" || s.kind === "closed";
   if (ended) {
     device = undefined;
     release?.();
@@ -183,10 +177,7 @@ function status(s: Status): void {
   element<HTMLButtonElement>("sign-out").hidden = s.kind !== "up";
   element("device").toggleAttribute("data-connected", !ended);
   element("device-heading").textContent = ended ? "Device" : `${deviceID.value} of ${account.value}`;
-  if (s.kind === "up") {
-    void payOwed();
-    void renewPush();
-  }
+  if (s.kind === "up") void renewPush();
   void showPush();
 }
 
@@ -202,7 +193,6 @@ async function signOut(): Promise<void> {
   // Nothing of this user stays on the screen or in the browser.
   if ((await store.registered())?.owner === owner) await (await registrar())?.disable(() => Promise.resolve());
   await tips.close(owner);
-  await store.forget(owner);
   remember(false);
   await showList();
   await showPush();
@@ -210,49 +200,22 @@ async function signOut(): Promise<void> {
 
 element("sign-out").addEventListener("click", () => void signOut());
 
-// show shows a notification once, whichever path brought it, and whatever p.pushed
-// says: a push may not have been shown.
-async function show(p: Pseudo): Promise<{ displayed: boolean }> {
-  const { item, first } = await shown.show(owner, p, async () => {
-    if (appState() === "foreground") return "page";
-    return await tips.show(owner, p) ? "tip" : "blocked";
-  });
-  render(item);
-  if (first && item.shown === "page") announce(`Notification: ${[p.title, p.body].filter(Boolean).join(". ")}`);
-  return { displayed: item.owed !== "displayed" };
+// show shows a notification; the client calls it once for each ID.
+async function show(p: Pseudo): Promise<How> {
+  if (pageState() === "background") return await tips.show(owner, p) ? "tip" : "blocked";
+  announce(`Notification: ${[p.title, p.body].filter(Boolean).join(". ")}`);
+  return "page";
 }
 
-async function message(m: Message): Promise<void> {
-  const item = await shown.message(owner, m);
-  if (!item) return;
-  render(item);
-  announce(`Message of ${item.pseudo?.title ?? m.id}`);
-}
-
-async function dismiss(id: string): Promise<void> {
-  await tips.close(owner, id);
-  const item = await shown.dismiss(owner, id);
-  if (item.shown) render(item);
+function changed(item: Item): void {
+  if (item.owner === owner && (item.shown || item.message)) render(item);
 }
 
 // open records that the user has opened a notification: the account's other devices
 // take it off their screens.
 async function open(id: string): Promise<void> {
-  const item = await shown.read(owner, id);
-  if (item) render(item);
+  await (device ? device.read(id) : new Shown(store, browserLock).read(owner, id).then((item) => item && changed(item)));
   await tips.close(owner, id);
-  await payOwed();
-}
-
-// payOwed sends the acks that are owed.
-async function payOwed(): Promise<void> {
-  const d = device;
-  if (!d) return;
-  try {
-    await shown.pay(owner, appState() === "foreground", (id, status) => d.ack(id, status));
-  } catch (err) {
-    console.debug("an ack is not sent yet:", err); // at the next opportunity
-  }
 }
 
 // onNews handles a message of the service worker.
@@ -260,7 +223,7 @@ async function onNews(n: News): Promise<void> {
   if (n.owner !== owner) return;
   switch (n.kind) {
     case "subscribed": await renewPush(); break;
-    case "opened": await payOwed(); // falls through
+    case "opened": await device?.pay(); // falls through
     case "shown": {
       const item = await store.get(owner, n.id);
       if (item) render(item);
@@ -355,23 +318,15 @@ function announce(text: string): void {
 function showPermission(): void {
   element("tips").textContent = {
     granted: "allowed", denied: "blocked in this browser", default: "not allowed yet", unavailable: "only over https, or on localhost",
-  }[tips.permission()];
-  element("allow").hidden = tips.permission() !== "default";
+  }[permission()];
+  element("allow").hidden = permission() !== "default";
 }
 
 function showApp(): void {
-  element("app").textContent = appState();
+  element("app").textContent = pageState();
 }
 
-document.addEventListener("visibilitychange", () => {
-  showApp();
-  device?.setApp(appState());
-  if (appState() === "foreground") {
-    device?.retryNow();
-    void payOwed();
-  }
-});
-addEventListener("online", () => device?.retryNow());
+followPage(() => device, showApp);
 // A page that is kept for the way back is no device meanwhile.
 let wasConnected = false;
 addEventListener("pagehide", () => { wasConnected = device !== undefined; disconnect(); });
@@ -384,13 +339,13 @@ element("connect").addEventListener("submit", (e) => {
     disconnect();
   } else void connect();
 });
-element("allow").addEventListener("click", () => void tips.ask().then(showPermission));
+element("allow").addEventListener("click", () => void askPermission().then(showPermission));
 element("push").addEventListener("submit", (e) => { e.preventDefault(); void registerToken(element<HTMLInputElement>("token").value.toLowerCase()); });
 element("forget").addEventListener("click", () => void registerToken(null));
 
 // registrar is undefined where the browser takes no pushes.
 async function registrar(): Promise<Registrar | undefined> {
-  const manager = (await tips.worker())?.pushManager;
+  const manager = await tips.pushManager();
   return manager && new Registrar(manager, store);
 }
 
@@ -401,7 +356,7 @@ async function renewPush(): Promise<void> {
   try {
     await r.renew(owner, settings.webpush_key, register);
   } catch (err) {
-    element("push-problem").textContent = `Not registered for pushes: ${reason(err)}.`;
+    if (device) element("push-problem").textContent = `Not registered for pushes: ${reason(err)}.`;
   }
   await showPush();
 }
@@ -410,7 +365,7 @@ async function renewPush(): Promise<void> {
 async function showPush(): Promise<void> {
   const r = await registrar();
   const on = r !== undefined && (await store.registered())?.owner === ownerOf();
-  const ready = r !== undefined && settings.webpush_key !== undefined && tips.permission() !== "denied";
+  const ready = r !== undefined && settings.webpush_key !== undefined && permission() !== "denied";
   element("pushes").textContent =
     on ? "on, also when this page is closed"
     : !settings.webpush_key ? "not offered by this broker"
@@ -429,9 +384,9 @@ async function togglePush(): Promise<void> {
   says.textContent = "";
   try {
     if (!element("web-push").hasAttribute("data-on")) {
-      await tips.ask(); // right after the click, or a browser refuses
+      await askPermission(); // right after the click, or a browser refuses
       showPermission();
-      if (tips.permission() !== "granted") throw new Error("this browser does not allow notifications of this page");
+      if (permission() !== "granted") throw new Error("this browser does not allow notifications of this page");
       const who = { owner, account: account.value, device: deviceID.value, key: settings.webpush_key ?? "" };
       await (await registrar())?.enable(who, register);
     } else {
@@ -455,12 +410,8 @@ async function registerToken(token: string | null): Promise<void> {
     says.textContent = "Enter a token first.";
     return;
   }
-  if (!device) {
-    says.textContent = "Connect first.";
-    return;
-  }
   try {
-    await device.registerPush({ apns: token === null ? null : { token } });
+    await register({ apns: token === null ? null : { token } });
     says.textContent = token === null ? "Removed." : "Registered.";
   } catch (err) {
     says.textContent = `Refused: ${reason(err)}`;
@@ -468,7 +419,6 @@ async function registerToken(token: string | null): Promise<void> {
 }
 
 async function start(): Promise<void> {
-  tips.prepare((n) => void onNews(n));
   showPermission();
   showApp();
   // The browser's own settings change it, too.

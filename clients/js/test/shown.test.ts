@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Shown, type How } from "../src/client/shown";
-import { Memory, newLock, pseudo } from "./memory";
+import { Shown, type How } from "../src/core/shown.js";
+import { newLock } from "../src/core/stores.js";
+import { Memory, pseudo } from "./memory.js";
 
 const owner = "anna/browser";
 
@@ -93,8 +94,14 @@ test("an ack that becomes owed while another is sent is not lost", async () => {
 });
 
 test("a message is taken once", async () => {
-  const { shown } = start();
   const m = { id: "a", account: "anna", data: 7, accepted_at: "" };
-  assert.equal((await shown.message(owner, m))?.message?.data, 7);
-  assert.equal(await shown.message(owner, m), undefined);
+  for (const keep of [false, true]) {
+    const shown = new Shown(new Memory(), newLock(), keep);
+    let taken = 0;
+    const put = async () => { taken++; };
+    await assert.rejects(shown.message(owner, m, () => Promise.reject(new Error("no"))), /no/);
+    assert.equal((await shown.message(owner, m, put))?.message?.data, keep ? 7 : undefined);
+    assert.equal(await shown.message(owner, m, put), undefined);
+    assert.equal(taken, 1);
+  }
 });

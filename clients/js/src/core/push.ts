@@ -1,10 +1,11 @@
 // Reads a push: a declarative push message (https://www.w3.org/TR/push-api/#declarative-push-message)
-// with Heartline's own object beside the notification. It needs no DOM.
-import type { Pseudo } from "./wire";
+// with Heartline's own object next to the notification.
+import type { Dismissal, Pseudo } from "./wire.js";
 
 export interface Push {
   pseudo: Pseudo; // as far as the push carries it
   badge?: number; // for navigator.setAppBadge; 0 clears it
+  dismissal?: Dismissal; // take the notification off the screen instead, and show nothing
   options: { body: string; tag: string; silent: boolean; requireInteraction: boolean; image?: string };
 }
 
@@ -32,7 +33,7 @@ export function readPush(data: string | undefined, proposed?: Proposed): Push {
   const n = fields(message["notification"]), ours = fields(message["heartline"]);
   const title = text(n["title"]) || proposed?.title || "Notification";
   const body = text(n["body"]) || (proposed?.body ?? (message["notification"] ? "" : (data ?? "")));
-  const tag = text(n["tag"]) || proposed?.tag || text(ours["id"]);
+  const tag = text(n["tag"]) || proposed?.tag || text(ours["tag"]) || text(ours["id"]);
   const link = text(ours["link"]);
   const pseudo: Pseudo = {
     id: text(ours["id"]) || tag,
@@ -55,18 +56,25 @@ export function readPush(data: string | undefined, proposed?: Proposed): Push {
   const image = text(n["image"]);
   return {
     pseudo,
+    ...(ours["dismiss"] === true && pseudo.id ? { dismissal: { id: pseudo.id, tag } } : {}),
     ...(Number.isInteger(badge) && badge >= 0 ? { badge } : {}),
     options: { body, tag, silent: n["silent"] === true, requireInteraction: n["requireInteraction"] === true, ...(image ? { image } : {}) },
   };
 }
 
-// webLink returns a link that a browser may open, "" for any other: a deep link is for
-// apps, and javascript: is for nobody.
-export function webLink(link: string | undefined): string {
+/** The data of an FCM message of Heartline: a notification (style `data`), or a dismissal. */
+export type FCM = { pseudo: Pseudo } | { dismissal: Dismissal } | undefined;
+
+/** Reads the data of an FCM message; undefined if it is none of Heartline's. */
+export function readFCM(data: Record<string, unknown> | undefined): FCM {
+  let ours: Fields;
   try {
-    const u = new URL(link ?? "");
-    return u.protocol === "https:" || u.protocol === "http:" ? u.href : "";
+    ours = fields(JSON.parse(text(data?.["heartline"])));
   } catch {
-    return "";
+    return undefined;
   }
+  const id = text(ours["id"]);
+  if (!id) return undefined;
+  if (ours["dismiss"] === true) return { dismissal: ours as unknown as Dismissal };
+  return { pseudo: { redelivery: false, pushed: true, has_message: false, ack: "received", ...ours } as unknown as Pseudo };
 }

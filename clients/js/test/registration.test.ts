@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { keyOf, Registrar, subscribe } from "../src/client/registration";
-import type { PushToken } from "../src/client/wire";
-import { Browser, Memory } from "./memory";
+import { keyOf, Registrar, subscribe } from "../src/core/registration.js";
+import type { PushToken } from "../src/core/wire.js";
+import { Browser, Memory } from "./memory.js";
 
 const key = "BAECAwQ_-w", other = "BAECAwQ_-g";
 const who = { owner: "anna/browser", account: "anna", device: "browser", key };

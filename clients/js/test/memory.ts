@@ -1,9 +1,9 @@
 // Stand-ins for the browser, for the unit tests.
-import type { Manager, Records, Registered, Subscription } from "../src/client/registration";
-import type { Item, Lock, Store } from "../src/client/shown";
-import type { Pseudo } from "../src/client/wire";
+import type { Manager, Records, Registered, Subscription } from "../src/core/registration.js";
+import type { Item, ItemStore } from "../src/core/shown.js";
+import type { Pseudo } from "../src/core/wire.js";
 
-export class Memory implements Store, Records {
+export class Memory implements ItemStore, Records {
   items = new Map<string, Item>();
   current: Registered | undefined;
   fail = false;
@@ -17,16 +17,6 @@ export class Memory implements Store, Records {
   async tagged(owner: string, tag: string) { return (await this.list(owner)).filter((i) => i.tag === tag); }
   async registered() { return this.current; }
   async setRegistered(r: Registered | undefined) { this.current = r; }
-}
-
-// newLock runs one function at a time, as navigator.locks does.
-export function newLock(): Lock {
-  const last = new Map<string, Promise<unknown>>();
-  return <T>(name: string, fn: () => Promise<T>): Promise<T> => {
-    const next = (last.get(name) ?? Promise.resolve()).then(fn, fn);
-    last.set(name, next);
-    return next;
-  };
 }
 
 export const bytesOf = (key: string) => Uint8Array.from(Buffer.from(key, "base64url")).buffer;

@@ -1,5 +1,4 @@
-// Timers of a page in the background are held back, to one a minute in the end:
-// no heartbeat would keep to its time. Those of a worker are not.
+// The worker that the timers of a page run in.
 const running = new Map<number, ReturnType<typeof setInterval>>();
 
 onmessage = ({ data }: MessageEvent<{ id: number; ms: number; once: boolean } | { id: number }>) => {
@@ -11,3 +10,5 @@ onmessage = ({ data }: MessageEvent<{ id: number; ms: number; once: boolean } | 
   clearInterval(running.get(data.id)); // of a timeout, too
   running.delete(data.id);
 };
+
+export {};

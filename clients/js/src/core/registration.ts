@@ -1,7 +1,8 @@
 // The browser's push subscription, and which device it belongs to. A browser has one
 // subscription for a service worker: it belongs to the device that asked for it last.
-// It needs no DOM; the interfaces are the parts of the Push API that it uses.
-import type { PushToken } from "./wire";
+// The interfaces are the parts of the Push API that it uses.
+import { platform } from "./platform.js";
+import type { PushToken } from "./wire.js";
 
 export interface Subscription {
   readonly endpoint: string;
@@ -37,7 +38,7 @@ export function keyOf(s: Subscription): string {
   const key = s.options.applicationServerKey;
   if (!key) return "";
   const bytes = String.fromCharCode(...new Uint8Array(key));
-  return btoa(bytes).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+  return platform.btoa!(bytes).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 }
 
 // subscribe returns the subscription made with key. One made with another key is ended
@@ -46,14 +47,14 @@ export async function subscribe(manager: Manager, key: string, wait = patience):
   const old = await manager.getSubscription();
   if (old && keyOf(old) === key) return old;
   await old?.unsubscribe();
-  let timer: ReturnType<typeof setTimeout> | undefined;
+  let timer: unknown;
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`the browser's push service did not answer within ${wait / 1000} s`)), wait);
+    timer = platform.setTimeout(() => reject(new Error(`the browser's push service did not answer within ${wait / 1000} s`)), wait);
   });
   try {
     return await Promise.race([manager.subscribe({ userVisibleOnly: true, applicationServerKey: key }), late]);
   } finally {
-    clearTimeout(timer);
+    platform.clearTimeout(timer);
   }
 }
 

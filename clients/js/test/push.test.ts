@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { test } from "node:test";
-import { readPush, webLink } from "../src/client/push";
+import { webLink } from "../src/browser/links.js";
+import { readFCM, readPush } from "../src/core/push.js";
 
 // The payload that the broker makes, from its own golden file.
-const full = await readFile("../../../fallback/webpush/testdata/full.json", "utf8");
+const full = await readFile("../../fallback/webpush/testdata/full.json", "utf8");
 
 test("the broker's payload", () => {
   const { pseudo, options, badge } = readPush(full);
@@ -36,4 +37,21 @@ for (const data of [undefined, "", "hello", "null", "7", "[]", `{"notification":
 test("only web links are opened", () => {
   assert.equal(webLink("https://shop.example/7"), "https://shop.example/7");
   for (const link of [undefined, "", "javascript:alert(1)", "shop://7", "/dashboard/", "data:text/html,x"]) assert.equal(webLink(link), "");
+});
+
+test("a push that takes a notification off the screen", () => {
+  const { dismissal } = readPush(`{"heartline":{"account":"anna","dismiss":true,"id":"order-7","tag":"order"}}`);
+  assert.deepEqual(dismissal, { id: "order-7", tag: "order" });
+  assert.equal(readPush(full).dismissal, undefined);
+});
+
+test("FCM's data messages, as the broker makes them", async () => {
+  const read = async (name: string) => readFCM(JSON.parse(await readFile(`../../fallback/fcm/testdata/${name}.json`, "utf8")).message.data);
+  const got = await read("data");
+  assert.ok(got && "pseudo" in got);
+  assert.deepEqual([got.pseudo.id, got.pseudo.title, got.pseudo.tag, got.pseudo.pushed, got.pseudo.extra], ["order-7", "Order <7>", "order", true, { trace: "abc" }]);
+  const dismissal = await read("dismissal");
+  assert.ok(dismissal && "dismissal" in dismissal);
+  assert.equal(dismissal.dismissal.id, "order-7");
+  for (const data of [undefined, {}, { heartline: "x" }, { heartline: "7" }, { heartline: "{}" }]) assert.equal(readFCM(data), undefined);
 });

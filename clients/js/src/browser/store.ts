@@ -1,0 +1,105 @@
+// The record of a browser in IndexedDB, shared by all its pages and the service worker.
+import type { Registered } from "../core/registration.js";
+import { keep, type Lock, type Store } from "../core/shown.js";
+
+const result = <T>(r: IDBRequest<T>): Promise<T> =>
+  new Promise((resolve, reject) => {
+    r.onsuccess = () => resolve(r.result);
+    r.onerror = () => reject(r.error);
+  });
+
+const done = (t: IDBTransaction): Promise<void> =>
+  new Promise((resolve, reject) => {
+    t.oncomplete = () => resolve();
+    t.onabort = () => reject(t.error);
+  });
+
+const ofOwner = (owner: string) => IDBKeyRange.bound([owner], [owner, []]);
+
+/** A store in the IndexedDB database with this name. Pages and worker pass the same name. */
+export function indexedDBStore(name = "heartline"): Store {
+  let database: Promise<IDBDatabase> | undefined;
+
+  function open(): Promise<IDBDatabase> {
+    database ??= new Promise((resolve, reject) => {
+      const r = indexedDB.open(name, 2);
+      r.onupgradeneeded = () => {
+        const items = r.result.objectStoreNames.contains("items")
+          ? r.transaction!.objectStore("items")
+          : r.result.createObjectStore("items", { keyPath: ["owner", "id"] });
+        if (!items.indexNames.contains("order")) items.createIndex("order", ["owner", "arrived"]);
+        items.createIndex("tag", ["owner", "tag"]);
+        r.result.createObjectStore("registered");
+      };
+      r.onsuccess = () => {
+        // A newer page or worker may change the format.
+        r.result.onversionchange = () => { r.result.close(); database = undefined; };
+        resolve(r.result);
+      };
+      r.onerror = () => reject(r.error);
+      r.onblocked = () => reject(new Error("the store is in use by an older page: close it"));
+    });
+    database.catch(() => { database = undefined; }); // the next call tries again
+    return database;
+  }
+
+  const read = async (of: string) => (await open()).transaction(of).objectStore(of);
+  const write = async (of: string) => (await open()).transaction(of, "readwrite", { durability: "strict" });
+
+  return {
+    async get(owner, id) {
+      return result((await read("items")).get([owner, id]));
+    },
+
+    async put(item) {
+      const t = await write("items");
+      const ended = done(t);
+      const items = t.objectStore("items");
+      items.put(item);
+      const count = await result(items.count(ofOwner(item.owner)));
+      if (count > keep) {
+        let excess = count - keep;
+        const cursor = items.index("order").openCursor(ofOwner(item.owner));
+        cursor.onsuccess = () => {
+          if (cursor.result && excess-- > 0) {
+            cursor.result.delete();
+            cursor.result.continue();
+          }
+        };
+      }
+      await ended;
+    },
+
+    async tagged(owner, tag) {
+      return result((await read("items")).index("tag").getAll([owner, tag]));
+    },
+
+    async list(owner) {
+      return result((await read("items")).index("order").getAll(ofOwner(owner)));
+    },
+
+    async forget(owner) {
+      const t = await write("items");
+      t.objectStore("items").delete(ofOwner(owner));
+      await done(t);
+    },
+
+    async registered(): Promise<Registered | undefined> {
+      return result((await read("registered")).get("current"));
+    },
+
+    async setRegistered(r) {
+      const t = await write("registered");
+      if (r) t.objectStore("registered").put(r, "current");
+      else t.objectStore("registered").delete("current");
+      await done(t);
+    },
+  };
+}
+
+/**
+ * Held across all pages and the worker of an origin. Without https there are no locks, and
+ * no worker either: the page is alone.
+ */
+export const browserLock: Lock = <T>(name: string, fn: () => Promise<T>): Promise<T> =>
+  navigator.locks ? (navigator.locks.request(name, fn) as Promise<T>) : fn();

@@ -1,0 +1,68 @@
+// Tips are the system's notifications of a page.
+import type { News, TipData } from "./news.js";
+import type { Manager } from "../core/registration.js";
+import type { Pseudo } from "../core/wire.js";
+
+export type Permission = "granted" | "denied" | "default" | "unavailable";
+
+/** Whether the page may show tips. "unavailable": only https and localhost have them. */
+export function permission(): Permission {
+  return "Notification" in window && isSecureContext ? Notification.permission : "unavailable";
+}
+
+/** Asks the user. Call it right after a click, or a browser refuses. */
+export async function askPermission(): Promise<Permission> {
+  if (permission() !== "unavailable") await Notification.requestPermission();
+  return permission();
+}
+
+export class Tips {
+  #registration: Promise<ServiceWorkerRegistration> | undefined;
+
+  /**
+   * Registers the service worker that shows the tips, where there may be one. onNews is
+   * called for each message of the worker.
+   */
+  constructor(workerURL: string, onNews: (n: News) => void, options: RegistrationOptions = {}) {
+    if (!isSecureContext || !("serviceWorker" in navigator)) return;
+    this.#registration = navigator.serviceWorker.register(workerURL, options).then(() => navigator.serviceWorker.ready);
+    this.#registration.catch((err) => console.warn("no service worker, tips come from the page:", err));
+    navigator.serviceWorker.addEventListener("message", (e: MessageEvent<News>) => onNews(e.data));
+    navigator.serviceWorker.startMessages();
+  }
+
+  /** undefined where there is no service worker. */
+  async worker(): Promise<ServiceWorkerRegistration | undefined> {
+    return this.#registration?.catch(() => undefined);
+  }
+
+  /** For a Registrar; undefined where the browser takes no pushes. */
+  async pushManager(): Promise<Manager | undefined> {
+    return (await this.worker())?.pushManager;
+  }
+
+  /** Shows a tip, and reports whether there is one now. Of two tips with one tag the system shows the newer one. */
+  async show(owner: string, p: Pseudo): Promise<boolean> {
+    if (permission() !== "granted") return false;
+    const title = p.title || p.account;
+    const data: TipData = { owner, id: p.id, page: location.href, link: p.link ?? "" };
+    const options: NotificationOptions = { body: p.body ?? "", tag: p.tag ?? p.id, data };
+    const w = await this.worker();
+    if (w) {
+      await w.showNotification(title, options);
+      return true;
+    }
+    const tip = new Notification(title, options);
+    tip.onclick = () => { window.focus(); tip.close(); };
+    return true;
+  }
+
+  /** Takes tips off the screen: that of a notification, or all of a device. */
+  async close(owner: string, id?: string): Promise<void> {
+    const shown = (await (await this.worker())?.getNotifications()) ?? [];
+    for (const tip of shown) {
+      const data: Partial<TipData> | null = tip.data;
+      if (data?.owner === owner && (id === undefined || data.id === id)) tip.close();
+    }
+  }
+}

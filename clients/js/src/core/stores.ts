@@ -1,0 +1,153 @@
+// Stores that need no platform: in memory, and over a key-value store such as React
+// Native's AsyncStorage.
+import type { Registered } from "./registration.js";
+import { keep, type Item, type Lock, type Store } from "./shown.js";
+
+/** Runs one function at a time under a name, within this program. */
+export function newLock(): Lock {
+  const last = new Map<string, Promise<unknown>>();
+  return <T>(name: string, fn: () => Promise<T>): Promise<T> => {
+    const next = (last.get(name) ?? Promise.resolve()).then(fn, fn);
+    last.set(name, next);
+    const done = () => { if (last.get(name) === next) last.delete(name); };
+    next.then(done, done);
+    return next;
+  };
+}
+
+// Memory holds items in the order of their arrival, at most keep of an owner. It returns
+// the items that it drops.
+export class Memory {
+  readonly #owners = new Map<string, Map<string, Item>>();
+  registered: Registered | undefined;
+
+  get(owner: string, id: string): Item | undefined {
+    return this.#owners.get(owner)?.get(id);
+  }
+
+  put(item: Item): Item[] {
+    let items = this.#owners.get(item.owner);
+    if (!items) this.#owners.set(item.owner, (items = new Map()));
+    items.set(item.id, item); // in its old place, if it has one
+    const dropped: Item[] = [];
+    for (const [id, oldest] of items) {
+      if (items.size <= keep) break;
+      items.delete(id);
+      dropped.push(oldest);
+    }
+    return dropped;
+  }
+
+  list(owner: string): Item[] {
+    return [...this.#owners.get(owner)?.values() ?? []];
+  }
+
+  tagged(owner: string, tag: string): Item[] {
+    return this.list(owner).filter((item) => item.tag === tag);
+  }
+
+  forget(owner: string): void {
+    this.#owners.delete(owner);
+  }
+
+  all(): Item[] {
+    return [...this.#owners.keys()].flatMap((owner) => this.list(owner));
+  }
+}
+
+/** A store in memory: after a restart every ID is new. For tests and for trying out. */
+export function memoryStore(): Store {
+  const m = new Memory();
+  return {
+    get: async (owner, id) => m.get(owner, id),
+    put: async (item) => void m.put(item),
+    tagged: async (owner, tag) => m.tagged(owner, tag),
+    list: async (owner) => m.list(owner),
+    registered: async () => m.registered,
+    setRegistered: async (r) => void (m.registered = r),
+    forget: async (owner) => m.forget(owner),
+  };
+}
+
+/** The methods of React Native's AsyncStorage that a store uses. MMKV and others have adapters. */
+export interface KeyValue {
+  getItem(key: string): Promise<string | null>;
+  setItem(key: string, value: string): Promise<void>;
+  removeItem(key: string): Promise<void>;
+}
+
+/**
+ * A store over a key-value store: an entry for each item, and one for their order. One
+ * program at a time uses it.
+ */
+export function keyValueStore(kv: KeyValue, prefix = "heartline"): Store {
+  const memory = new Memory();
+  const loaded = new Map<string, Promise<void>>();
+  const once = newLock();
+  const indexOf = (owner: string) => `${prefix}/${owner}`;
+  const keyOf = (owner: string, id: string) => `${prefix}/${owner}/${id}`;
+  const registeredKey = `${prefix}-registered`;
+
+  async function readAll(owner: string): Promise<void> {
+    const ids = JSON.parse(await kv.getItem(indexOf(owner)) ?? "[]") as string[];
+    for (const id of ids) {
+      const text = await kv.getItem(keyOf(owner, id));
+      if (text !== null) memory.put(JSON.parse(text) as Item); // null: it was never written
+    }
+  }
+
+  function load(owner: string): Promise<void> {
+    let p = loaded.get(owner);
+    if (!p) {
+      p = readAll(owner);
+      loaded.set(owner, p);
+      p.catch(() => loaded.delete(owner)); // the next call tries again
+    }
+    return p;
+  }
+
+  return {
+    async get(owner, id) {
+      await load(owner);
+      return memory.get(owner, id);
+    },
+    put(item) {
+      return once(item.owner, async () => {
+        await load(item.owner);
+        const fresh = memory.get(item.owner, item.id) === undefined;
+        // The index first: an entry that no index names would stay for ever.
+        if (fresh) {
+          const ids = [...memory.list(item.owner).map((i) => i.id), item.id].slice(-keep);
+          await kv.setItem(indexOf(item.owner), JSON.stringify(ids));
+        }
+        await kv.setItem(keyOf(item.owner, item.id), JSON.stringify(item));
+        for (const old of memory.put(item)) await kv.removeItem(keyOf(old.owner, old.id));
+      });
+    },
+    async tagged(owner, tag) {
+      await load(owner);
+      return memory.tagged(owner, tag);
+    },
+    async list(owner) {
+      await load(owner);
+      return memory.list(owner);
+    },
+    async registered() {
+      const text = await kv.getItem(registeredKey);
+      return text === null ? undefined : (JSON.parse(text) as Registered);
+    },
+    async setRegistered(r) {
+      if (r) await kv.setItem(registeredKey, JSON.stringify(r));
+      else await kv.removeItem(registeredKey);
+    },
+    forget(owner) {
+      return once(owner, async () => {
+        await load(owner);
+        const items = memory.list(owner);
+        memory.forget(owner);
+        for (const item of items) await kv.removeItem(keyOf(owner, item.id));
+        await kv.removeItem(indexOf(owner));
+      });
+    },
+  };
+}
