@@ -48,6 +48,9 @@ const (
 	busyDefault = time.Minute
 	// maxRetryAfter bounds the effect of a server's Retry-After.
 	maxRetryAfter = time.Hour
+	// highGrace is how much longer normal pushes rest than urgent ones that the server has
+	// sent away: those come back from the core, which writes the attempt to the disk first.
+	highGrace = 500 * time.Millisecond
 )
 
 // open reports whether a push of the class may be sent at the time now, and if not,
@@ -150,21 +153,29 @@ func (l *lane) pauseLocked(now time.Time, pe *PushError, probe bool) {
 	}
 }
 
-// restLocked stops the lane for as long as the server asks. Nobody is at fault.
-func (l *lane) restLocked(now time.Time, pe *PushError) time.Duration {
+// restLocked stops the lane for as long as the server asks, and returns how long that
+// is. Nobody is at fault. With an urgent push among those sent away, normal ones wait a
+// little longer, so that it goes first.
+func (l *lane) restLocked(now time.Time, pe *PushError, class int) time.Duration {
 	length := busyDefault
 	if pe.RetryAfter > 0 {
 		length = min(pe.RetryAfter, maxRetryAfter)
 	}
 	b := &l.breaker
-	if b.state == lanePaused || !b.normal.Before(now.Add(length)) && b.state != laneOK {
+	if b.state == lanePaused {
 		return b.normal.Sub(now)
 	}
-	if b.state != laneResting {
-		l.log.Info("push rests as the server asks; pushes wait", "app", l.String(), "cause", pe.detail(), "for", length)
+	awaited := class == classHigh || b.state == laneResting && b.normal.After(b.high)
+	if b.state == laneOK || b.high.Before(now.Add(length)) {
+		if b.state != laneResting {
+			l.log.Info("push rests as the server asks; pushes wait", "app", l.String(), "cause", pe.detail(), "for", length)
+		}
+		b.leave(laneResting, pe.detail(), now, length, true)
 	}
-	b.leave(laneResting, pe.detail(), now, length, true)
-	return length
+	if awaited && b.state == laneResting {
+		b.normal = b.high.Add(highGrace)
+	}
+	return max(0, b.high.Sub(now))
 }
 
 // abandonProbeLocked: the probe has told nothing about the server.

@@ -475,7 +475,11 @@ func (l *lane) settleLocked(q *queue, it *item, res *delivery.PushResult, err er
 		l.pauseLocked(now, pe, probe)
 		l.retryLocked(q, it, res, now, max(0, l.breaker.normal.Sub(now)))
 	case pe.Busy:
-		l.retryLocked(q, it, res, now, l.restLocked(now, pe))
+		wait := l.restLocked(now, pe, classOf(&it.push))
+		l.retryLocked(q, it, res, now, wait)
+		if classOf(&it.push) == classHigh { // first after the rest, so it is not spread
+			res.RetryAfter = wait
+		}
 	case pe.Throttled:
 		l.recoverLocked(probe)
 		wait := l.throttleLocked(now, token, pe.RetryAfter)

@@ -25,7 +25,8 @@ func numbered(seq delivery.Seq, token string, u delivery.Urgency) delivery.Push 
 
 // core plays the core: it pushes again after RetryAfter until the push has an end.
 type core struct {
-	r  *Router
+	r      *Router
+	writes time.Duration // how long it takes to record an attempt
 	mu sync.Mutex
 	// ends holds the final outcome of each push.
 	ends map[delivery.Seq]delivery.PushOutcome
@@ -37,7 +38,7 @@ func (c *core) push(p delivery.Push) {
 	c.r.Push(context.Background(), p, func(res delivery.PushResult) {
 		if res.Outcome == delivery.PushRetry && !errors.Is(res.Err, ErrClosed) {
 			p.Attempt++
-			time.AfterFunc(res.RetryAfter, func() { c.push(p) })
+			time.AfterFunc(res.RetryAfter+c.writes, func() { c.push(p) })
 			return
 		}
 		c.mu.Lock()
@@ -352,6 +353,51 @@ func TestBusy(t *testing.T) {
 		}
 		if strings.Contains(log.String(), "WARN") || strings.Contains(log.String(), "ERROR") {
 			t.Errorf("%s", log.String())
+		}
+	})
+}
+
+// TestUrgentFirstAfterARest: urgent pushes that were sent away with a time go before the
+// normal ones that wait in the lane, though the core records their attempts first. No
+// request is made before the time.
+func TestUrgentFirstAfterARest(t *testing.T) {
+	var mu sync.Mutex
+	sent := map[delivery.Urgency][]time.Time{} // of one instant: under way together
+	began := time.Time{}
+	p := fake("s", 5, func(_ context.Context, r Request) error {
+		time.Sleep(time.Millisecond)
+		mu.Lock()
+		defer mu.Unlock()
+		switch passed := time.Since(began); {
+		case passed < time.Second:
+			return &PushError{StatusCode: 429, Reason: "QUOTA_EXCEEDED", Busy: true, RetryAfter: 30 * time.Second}
+		case passed < 30*time.Second:
+			t.Errorf("a request %s after the refusal", passed)
+		}
+		sent[r.Notification.Urgency] = append(sent[r.Notification.Urgency], time.Now())
+		return nil
+	})
+	bubble(t, Options{Pushers: []Pusher{p}, RetryInitial: 10 * time.Second, RetryMax: time.Minute}, func(t *testing.T, r *Router) {
+		began = time.Now()
+		c := newCore(r)
+		c.writes = 50 * time.Millisecond
+		for i := range 5 {
+			c.push(numbered(delivery.Seq(i+1), fmt.Sprint("h", i), delivery.UrgencyHigh))
+		}
+		for i := range 50 {
+			n := numbered(delivery.Seq(i+10), fmt.Sprint("n", i), delivery.UrgencyNormal)
+			n.Notification.Urgency = delivery.UrgencyNormal
+			c.push(n)
+		}
+		time.Sleep(2 * time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
+		high, normal := sent[delivery.UrgencyHigh], sent[delivery.UrgencyNormal]
+		if len(high) != 5 || len(normal) != 50 {
+			t.Fatalf("sent %d urgent pushes and %d normal ones", len(high), len(normal))
+		}
+		if normal[0].Before(high[4]) {
+			t.Errorf("a normal push was sent %s before an urgent one", high[4].Sub(normal[0]))
 		}
 	})
 }
