@@ -59,7 +59,7 @@ func arrows() [][]string {
 		{"internal/..."},
 		{"internal/h2pool", "internal/backoff"},
 		{"integration", "..."},
-		{"integration/faults", "delivery", "store/pebblestore", "fallback/apnssim", "internal/rawmqtt", "internal/smalldisk", "wire"},
+		{"integration/faults", "delivery", "store/pebblestore", "fallback/apnssim", "fallback/fcmsim", "fallback/webpushsim", "internal/credentials", "internal/rawmqtt", "internal/smalldisk", "wire"},
 		{"integration/...", "..."},
 	}
 }

@@ -2,6 +2,7 @@ package fcmsim
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
@@ -28,6 +29,7 @@ type Options struct {
 	ControlAddress string           // of the control API; "127.0.0.1:0"; "off": none
 	Project        string           // "heartline-demo"
 	TokenLife      time.Duration    // of an access token; 3599 s
+	MaxReceived    int              // how many requests are kept for Received; 10,000. The oldest go first
 	Now            func() time.Time // nil: time.Now
 }
 
@@ -42,6 +44,9 @@ type Received struct {
 	Status   int             `json:"status"` // 0: no answer
 	Reason   string          `json:"reason,omitempty"`
 	Protocol string          `json:"protocol"`
+	// Unanswered: the client did not get the answer, whatever Status says: a script cut the
+	// connection, or the client had gone.
+	Unanswered bool `json:"unanswered,omitempty"`
 }
 
 // Server is a running simulator. Its methods are safe for concurrent use.
@@ -65,7 +70,7 @@ type Server struct {
 // Start makes a service account, listens, and serves until Close.
 func Start(o Options) (*Server, error) {
 	s := &Server{
-		project: o.Project, life: o.TokenLife, now: o.Now, journal: simkit.NewJournal[Received](10_000),
+		project: o.Project, life: o.TokenLife, now: o.Now, journal: simkit.NewJournal[Received](cmp.Or(o.MaxReceived, 10_000)),
 		access: map[string]time.Time{}, unregistered: map[string]bool{}, shown: map[string][]Received{},
 	}
 	if s.project == "" {
@@ -291,7 +296,9 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusNotFound, "NOT_FOUND", "Requested entity was not found.", "UNREGISTERED", "")
 		return
 	}
-	answered, done := s.Scripts.Play(w, r, to, func() {
+	script := s.Scripts.Next(to)
+	rec.Unanswered = script.Action != ActionAnswer
+	answered, done := script.Play(w, r, func() {
 		if body.ValidateOnly {
 			return
 		}
@@ -303,6 +310,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request) {
 		s.shown[to] = append(s.shown[to], rec)
 	})
 	rec.Status = answered
+	rec.Unanswered = rec.Unanswered || r.Context().Err() != nil
 	if done {
 		return
 	}

@@ -1,6 +1,7 @@
 package webpushsim
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdh"
 	"crypto/rand"
@@ -24,6 +25,7 @@ import (
 type Options struct {
 	Address        string           // of the push endpoint; "127.0.0.1:0"
 	ControlAddress string           // of the control API; "127.0.0.1:0"; "off": none
+	MaxReceived    int              // how many requests are kept for Received; 10,000. The oldest go first
 	Now            func() time.Time // nil: time.Now
 }
 
@@ -50,6 +52,9 @@ type Received struct {
 	Status   int             `json:"status"` // 0: no answer
 	Reason   string          `json:"reason,omitempty"`
 	Protocol string          `json:"protocol"`
+	// Unanswered: the client did not get the answer, whatever Status says: a script cut the
+	// connection, or the client had gone.
+	Unanswered bool `json:"unanswered,omitempty"`
 }
 
 // Server is a running simulator. Its methods are safe for concurrent use.
@@ -81,7 +86,7 @@ type browser struct {
 
 // Start listens and serves until Close.
 func Start(o Options) (*Server, error) {
-	s := &Server{now: o.Now, journal: simkit.NewJournal[Received](10_000), browsers: map[string]*browser{}, gone: map[string]bool{},
+	s := &Server{now: o.Now, journal: simkit.NewJournal[Received](cmp.Or(o.MaxReceived, 10_000)), browsers: map[string]*browser{}, gone: map[string]bool{},
 		agents: map[string]*userAgent{}, sockets: map[*websocket.Conn]bool{}}
 	if s.now == nil {
 		s.now = time.Now
@@ -250,7 +255,9 @@ func (s *Server) push(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	tag := rec.Tag
-	status, done := s.Scripts.Play(w, r, token, func() {
+	script := s.Scripts.Next(token)
+	rec.Unanswered = script.Action != ActionAnswer
+	status, done := script.Play(w, r, func() {
 		if b.agent != nil {
 			b.forward(rec.Topic, body)
 			return
@@ -263,6 +270,7 @@ func (s *Server) push(w http.ResponseWriter, r *http.Request) {
 		b.shown = append(b.shown, rec)
 	})
 	rec.Status = status
+	rec.Unanswered = rec.Unanswered || r.Context().Err() != nil
 	if done {
 		return
 	}

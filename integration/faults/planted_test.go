@@ -422,3 +422,37 @@ func TestCheckerCatchesEnds(t *testing.T) {
 		})
 	}
 }
+
+// TestLedgerOfStandIns: of requests without an apns-id it is found out which are one push.
+func TestLedgerOfStandIns(t *testing.T) {
+	at := func(second int) time.Time { return time.Unix(int64(1000+second), 0) }
+	killed := []Life{{Start: at(0), End: at(5), Killed: true}, {Start: at(6), End: at(100)}}
+	stopped := []Life{{Start: at(0), End: at(5)}, {Start: at(6), End: at(100)}}
+	request := func(second int, token string, ok, unanswered bool) taken {
+		return taken{at: at(second), token: token, id: "n1", ok: ok, unanswered: unanswered}
+	}
+	for _, tt := range []struct {
+		name     string
+		requests []taken
+		lives    []Life
+		pushes   int
+	}{
+		{"taken once after a refusal", []taken{request(1, "t", false, false), request(2, "t", true, false)}, stopped, 1},
+		{"taken twice", []taken{request(1, "t", true, false), request(2, "t", true, false)}, stopped, 2},
+		{"taken twice, at two registrations", []taken{request(1, "t", true, false), request(2, "u", true, false)}, stopped, 2},
+		{"taken twice, the first answer was lost", []taken{request(1, "t", true, true), request(2, "t", true, false)}, stopped, 1},
+		{"taken twice, with a kill between", []taken{request(1, "t", true, false), request(7, "t", true, false)}, killed, 1},
+		{"taken twice, with a stop between", []taken{request(1, "t", true, false), request(7, "t", true, false)}, stopped, 2},
+		{"taken twice after the kill", []taken{request(7, "t", true, false), request(8, "t", true, false)}, killed, 2},
+	} {
+		ids := map[string]bool{}
+		for _, r := range ledger(tt.requests, map[string]string{"t": phone, "u": phone}, tt.lives) {
+			if r.Status == 200 || r.Action == apnssim.ActionDrop {
+				ids[r.APNsID] = true
+			}
+		}
+		if len(ids) != tt.pushes {
+			t.Errorf("%s: %d pushes, want %d", tt.name, len(ids), tt.pushes)
+		}
+	}
+}

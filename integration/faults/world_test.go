@@ -16,6 +16,8 @@ import (
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/fallback/apnssim"
+	"github.com/heartline-mqtt/heartline/fallback/fcmsim"
+	"github.com/heartline-mqtt/heartline/fallback/webpushsim"
 	"github.com/heartline-mqtt/heartline/store/pebblestore"
 	"github.com/heartline-mqtt/heartline/wire"
 )
@@ -24,6 +26,8 @@ import (
 type World struct {
 	Program     *Program
 	Apple       *apnssim.Server
+	Google      *fcmsim.Server     // nil: FCM is off
+	Browsers    *webpushsim.Server // nil: Web Push is off
 	Devices     []*Device
 	Acceptances Acceptances
 	Receipts    Receipts
@@ -43,6 +47,8 @@ type World struct {
 	tokens map[string]string
 	former map[string][]string // by token: the devices that held it before
 	closer []func()
+	// server, unless nil, is the one that the ith device registers with; nil: Apple's.
+	server func(i int) *standIn
 	client http.Client
 
 	mu     sync.Mutex // of what follows, and of Devices while a row adds to them
@@ -138,8 +144,17 @@ func (w *World) Add(n int, change func(i int, d *Device)) ([]*Device, error) {
 			change(i, d)
 		}
 		d.prepare()
+		member := fmt.Sprintf(`{"apns":{"token":%q}}`, token)
+		if w.server != nil {
+			if other := w.server(i); other != nil {
+				var err error
+				if member, token, err = other.register(w, i); err != nil {
+					return nil, err
+				}
+			}
+		}
 		w.tokens[token] = d.ID
-		if err := w.put(d, token); err != nil {
+		if err := w.register(d, member); err != nil {
 			return nil, err
 		}
 		w.mu.Lock()
@@ -151,7 +166,12 @@ func (w *World) Add(n int, change func(i int, d *Device)) ([]*Device, error) {
 }
 
 func (w *World) put(d *Device, token string) error {
-	status, body, err := w.Call(http.MethodPut, "/v1/accounts/"+d.Account+"/devices/"+d.ID, fmt.Sprintf(`{"apns":{"token":%q}}`, token))
+	return w.register(d, fmt.Sprintf(`{"apns":{"token":%q}}`, token))
+}
+
+// register puts the device with a registration: the JSON that its push-token topic takes.
+func (w *World) register(d *Device, registration string) error {
+	status, body, err := w.Call(http.MethodPut, "/v1/accounts/"+d.Account+"/devices/"+d.ID, registration)
 	if err == nil && status >= 300 {
 		err = fmt.Errorf("register %s: %d %s", d.ID, status, body)
 	}
@@ -362,7 +382,7 @@ func (w *World) Check() (Result, error) {
 // Evidence is what the ledgers say.
 func (w *World) Evidence() Evidence {
 	return Evidence{
-		Acceptances: w.Acceptances.All(), Connections: w.Receipts.All(), Pushes: w.Apple.Received(), Cancels: w.Cancels.All(),
+		Acceptances: w.Acceptances.All(), Connections: w.Receipts.All(), Pushes: append(w.Apple.Received(), ledger(w.taken(), w.tokens, w.Program.lives)...), Cancels: w.Cancels.All(),
 		Lives: w.Program.lives, ClockSteps: w.ClockSteps, PushOrder: w.PushOrder, Devices: w.tokens, Former: w.former, Unfinished: w.Unfinished,
 	}
 }

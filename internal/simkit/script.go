@@ -40,16 +40,16 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return err
 }
 
-func (s *Script) validate() error {
-	switch s.Action {
+func (sc *Script) validate() error {
+	switch sc.Action {
 	case ActionAnswer, ActionHang, ActionDrop, ActionReset:
 	default:
-		return fmt.Errorf("action: must be hang, drop or reset, or left out; got %q", s.Action)
+		return fmt.Errorf("action: must be hang, drop or reset, or left out; got %q", sc.Action)
 	}
-	if s.Status != 0 && (s.Status < 200 || s.Status > 599) {
-		return fmt.Errorf("status: must be 200 to 599, got %d", s.Status)
+	if sc.Status != 0 && (sc.Status < 200 || sc.Status > 599) {
+		return fmt.Errorf("status: must be 200 to 599, got %d", sc.Status)
 	}
-	if s.Times < 0 || s.Delay < 0 {
+	if sc.Times < 0 || sc.Delay < 0 {
 		return fmt.Errorf("times and delay: must not be negative")
 	}
 	return nil
@@ -95,8 +95,8 @@ func (s *Scripts) Clear() {
 	s.list = nil
 }
 
-// next takes the script for a request.
-func (s *Scripts) next(token string) Script {
+// Next takes the script for a request of token.
+func (s *Scripts) Next(token string) Script {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := slices.IndexFunc(s.list, func(sc *Script) bool { return sc.Token == token })
@@ -115,11 +115,10 @@ func (s *Scripts) next(token string) Script {
 	return sc
 }
 
-// Play runs the script for a request of token. process is what the server does with a
+// Play runs the script for a request. process is what the server does with a
 // request that it accepts; it is called unless the script refuses the request. done
 // reports that the answer has been written.
-func (s *Scripts) Play(w http.ResponseWriter, r *http.Request, token string, process func()) (status int, done bool) {
-	sc := s.next(token)
+func (sc Script) Play(w http.ResponseWriter, r *http.Request, process func()) (status int, done bool) {
 	if sc.Delay > 0 {
 		timer := time.NewTimer(time.Duration(sc.Delay))
 		defer timer.Stop()
