@@ -27,7 +27,7 @@ func numbered(seq delivery.Seq, token string, u delivery.Urgency) delivery.Push 
 type core struct {
 	r      *Router
 	writes time.Duration // how long it takes to record an attempt
-	mu sync.Mutex
+	mu     sync.Mutex
 	// ends holds the final outcome of each push.
 	ends map[delivery.Seq]delivery.PushOutcome
 }
