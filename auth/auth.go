@@ -52,6 +52,9 @@ type Auth struct {
 	mode          mode
 	devicePattern string
 	files         *watcher
+	health        health // of the service that the mode asks
+
+	byPassword, byBearer failures
 }
 
 // mode is one way to authenticate.
@@ -76,6 +79,7 @@ func New(cfg config.Auth, o Options) (_ *Auth, err error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	a := &Auth{devicePattern: cfg.DevicePattern, files: newWatcher(o.Logger)}
+	a.health.log = o.Logger
 	defer func() {
 		if err != nil {
 			a.files.close()
@@ -87,9 +91,11 @@ func New(cfg config.Auth, o Options) (_ *Auth, err error) {
 	case config.AuthFile:
 		a.mode, err = newFileMode(cfg.File, a.files, o)
 	case config.AuthJWT:
-		a.mode, err = newJWTMode(cfg.JWT, a.files, o.Logger)
+		a.health.key = "auth.jwt.jwks_url"
+		a.mode, err = newJWTMode(cfg.JWT, a.files, &a.health, o.Logger)
 	case config.AuthHTTP:
-		a.mode, err = newHTTPMode(cfg.HTTP)
+		a.health.key = "auth.http.url"
+		a.mode, err = newHTTPMode(cfg.HTTP, &a.health)
 	case config.AuthTLS:
 		a.mode, err = newTLSMode(cfg.TLS, cfg.File, a.files, o)
 	default:
@@ -107,7 +113,8 @@ func (a *Auth) Open() bool { _, is := a.mode.(open); return is }
 
 // Connect authenticates an MQTT client. The error wraps ErrDenied or ErrUnavailable.
 // It may take long under load: it returns early when ctx ends.
-func (a *Auth) Connect(ctx context.Context, c Credentials) (Identity, error) {
+func (a *Auth) Connect(ctx context.Context, c Credentials) (_ Identity, err error) {
+	defer func() { a.byPassword.note(err) }()
 	if len(c.Password) > max(maxPassword, maxToken) {
 		return Identity{}, denied("a password of %d bytes", len(c.Password))
 	}
@@ -126,7 +133,8 @@ func (a *Auth) Connect(ctx context.Context, c Credentials) (Identity, error) {
 
 // Bearer authenticates a caller of the HTTP API. The error wraps ErrDenied or
 // ErrUnavailable.
-func (a *Auth) Bearer(ctx context.Context, token, remote string) (Identity, error) {
+func (a *Auth) Bearer(ctx context.Context, token, remote string) (_ Identity, err error) {
+	defer func() { a.byBearer.note(err) }()
 	if len(token) > maxToken {
 		return Identity{}, denied("a token of %d bytes", len(token))
 	}

@@ -5,7 +5,8 @@
 //
 // Read auth.go (Auth and its answers), identity.go (what an identity may do, and how
 // long), acl.go (ordinary topics), then a file a mode: file.go with hash.go, verifier.go
-// and refused.go, jwt.go with keys.go and jwks.go, http.go, certs.go. queue.go and
+// and refused.go, jwt.go with keys.go and jwks.go, http.go, certs.go. health.go remembers
+// whether the service that a mode asks gives answers. queue.go and
 // throttle.go bound what failures cost; watch.go reads files again when they change;
 // edit.go writes users files.
 //

@@ -30,6 +30,7 @@ const (
 // httpMode is auth.mode http: a service of the user's is asked about each client.
 // It must say yes; anything else, silence included, is a refusal.
 type httpMode struct {
+	health   *health
 	url      string
 	timeout  time.Duration
 	client   *http.Client
@@ -62,7 +63,7 @@ type verdict struct {
 	Expires time.Time `json:"expires_at"`
 }
 
-func newHTTPMode(cfg config.AuthFromHTTP) (*httpMode, error) {
+func newHTTPMode(cfg config.AuthFromHTTP, h *health) (*httpMode, error) {
 	u, err := url.Parse(cfg.URL)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, errors.New("auth.http.url: must be a URL that begins with http:// or https://")
@@ -74,7 +75,7 @@ func newHTTPMode(cfg config.AuthFromHTTP) (*httpMode, error) {
 	t.MaxIdleConnsPerHost, t.MaxConnsPerHost = httpConcurrent, httpConcurrent
 	return &httpMode{
 		url: cfg.URL, timeout: cfg.Timeout, throttle: newThrottle(), queue: newQueue(httpConcurrent, httpConcurrent/4, false),
-		answers: newAnswers(cfg.Cache),
+		answers: newAnswers(cfg.Cache), health: h,
 		client: &http.Client{
 			Transport: t,
 			// A password is not carried on to wherever an answer points.
@@ -124,6 +125,7 @@ func (m *httpMode) check(ctx context.Context, q question, open func() bool) (Ide
 			return a.id, a.err
 		}
 		id, err := m.ask(context.WithoutCancel(ctx), q)
+		m.health.note(err)
 		m.answers.put(key, cachedAnswer{id: id, err: err}, time.Now())
 		return id, err
 	})

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -171,4 +172,49 @@ func TestHTTPAsksOnceForOneQuestion(t *testing.T) {
 		}
 	}
 	all.Wait()
+}
+
+// TestOutage: an auth service that gives no answers is in the log once, told by Outage,
+// and forgotten at its next answer; failed logins are counted by their reason.
+func TestOutage(t *testing.T) {
+	status := atomic.Int32{}
+	status.Store(http.StatusUnauthorized)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(int(status.Load())) }))
+	defer server.Close()
+	var log strings.Builder
+	a, err := auth.New(config.Auth{Mode: config.AuthHTTP, HTTP: config.AuthFromHTTP{URL: server.URL, Timeout: 10 * time.Second}},
+		auth.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	login := func(code int32) {
+		status.Store(code)
+		if _, err := a.Connect(context.Background(), auth.Credentials{Username: "alice"}); (err == nil) != (code == 200) {
+			t.Errorf("answered %d, and the login has error %v", code, err)
+		}
+	}
+	login(401)
+	if _, err := a.Outage(); err != nil {
+		t.Errorf("a refusal is taken for an outage: %v", err)
+	}
+	login(500)
+	login(500)
+	if since, err := a.Outage(); !errors.Is(err, auth.ErrUnavailable) || time.Since(since) > time.Minute {
+		t.Errorf("outage: %v since %s", err, since)
+	}
+	if _, err := a.Bearer(context.Background(), "t", ""); err == nil {
+		t.Error("let in")
+	}
+	login(200)
+	if _, err := a.Outage(); err != nil {
+		t.Errorf("it answers, and the outage is still %v", err)
+	}
+	if password, bearer := a.Failures(); password != (auth.Failures{Denied: 1, Unavailable: 2}) || bearer != (auth.Failures{Unavailable: 1}) {
+		t.Errorf("failures: %+v, %+v", password, bearer)
+	}
+	text := log.String()
+	if strings.Count(text, "level=ERROR msg=\"authentication service failed") != 1 || strings.Count(text, "authentication service answers again") != 1 {
+		t.Errorf("the log is\n%s", text)
+	}
 }

@@ -22,14 +22,15 @@ const leeway = 30 * time.Second
 // jwtMode is auth.mode jwt: an MQTT client presents a token as its password, a
 // caller of the API as its bearer token.
 type jwtMode struct {
+	health        *health
 	keys          func() []verifyKey
 	remote        *remoteKeys // nil: the keys are on this machine
 	parser        *jwt.Parser
 	withoutExpiry bool
 }
 
-func newJWTMode(cfg config.AuthFromJWT, files *watcher, log *slog.Logger) (*jwtMode, error) {
-	m := &jwtMode{withoutExpiry: cfg.AllowWithoutExpiry}
+func newJWTMode(cfg config.AuthFromJWT, files *watcher, h *health, log *slog.Logger) (*jwtMode, error) {
+	m := &jwtMode{health: h, withoutExpiry: cfg.AllowWithoutExpiry}
 	for _, source := range []struct {
 		key, path string
 		parse     func([]byte) ([]verifyKey, error)
@@ -182,9 +183,12 @@ func (m *jwtMode) identify(ctx context.Context, token string) (Identity, error) 
 			_, err = m.parser.ParseWithClaims(token, &c, m.candidates)
 		}
 		if len(m.remote.get()) == 0 {
-			return Identity{}, unavailable("auth.jwt.jwks_url has given no keys yet")
+			err := unavailable("auth.jwt.jwks_url has given no keys yet")
+			m.health.note(err)
+			return Identity{}, err
 		}
 	}
+	m.health.note(nil) // there are keys
 	if err != nil {
 		return Identity{}, denied("%s", whyRefused(err))
 	}

@@ -20,7 +20,7 @@ func FuzzToken(f *testing.F) {
 		f.Fatal(err)
 	}
 	files := newWatcher(slog.New(slog.DiscardHandler))
-	m, err := newJWTMode(config.AuthFromJWT{Secret: secret}, files, files.log)
+	m, err := newJWTMode(config.AuthFromJWT{Secret: secret}, files, &health{log: files.log}, files.log)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -43,6 +43,7 @@ type Heartline struct {
 	engine  string           // of the store
 	metrics *metrics.Metrics // of a plugin; nil in a Broker, which has its own
 	gate    *listener.Gate   // of a plugin's listeners
+	census  *census
 
 	closing context.Context // ends when Close begins to stop the rest
 	endAll  context.CancelFunc
@@ -57,7 +58,8 @@ type attachment struct {
 	hostAuth bool // other hooks of the server decide on connections
 	services func(*mqtt.Client) bool
 	observe  []delivery.Observer
-	hub      *ordinary.Hub // routes ordinary messages; nil: the server does
+	pushed   func(server string, took time.Duration, err error) // counts push requests
+	hub      *ordinary.Hub                                      // routes ordinary messages; nil: the server does
 }
 
 func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartline, err error) {
@@ -71,11 +73,12 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 	if h.outbox, err = openOutbox(cfg, with.log); err != nil {
 		return nil, err
 	}
+	h.census = &census{outbox: h.outbox}
 	if h.auth, err = auth.New(cfg.Auth, auth.Options{Logger: with.log, StateDir: stateDir(cfg)}); err != nil {
 		return nil, err
 	}
 	opts := deliveryOptions(cfg, h.auth.Open() && !with.hostAuth)
-	if h.router, err = newRouter(cfg.Fallback, h.outbox.Notification, with.log); err != nil {
+	if h.router, err = newRouter(cfg.Fallback, h.outbox.Notification, with.pushed, with.log); err != nil {
 		return nil, err
 	}
 	opts.CheckRegistration, opts.CompleteRegistration = checkRegistration, completeRegistration(h.router)
@@ -174,6 +177,7 @@ func (h *Heartline) close(ctx context.Context) error {
 
 func (h *Heartline) closeParts(ctx context.Context) error {
 	h.endAll()
+	h.census.stop()
 	var errs []error
 	for _, g := range h.gates {
 		g.Stop()

@@ -43,6 +43,7 @@ type Broker struct {
 	web            *http.Server
 	httpConns      *httpConns
 	files          *filewatch.Watcher // certificates
+	certs          []*certificates    // of the TLS listeners
 	internal       *http.Server       // nil: everything is served by web
 	publicAPI      *api.API           // beside internal
 	internalSocket net.Listener
@@ -76,7 +77,7 @@ func NewReloadable(cfg *config.Config, log *slog.Logger, reloading Reloading) (_
 		Gatherer: b.metrics.Gatherer(), Version: Version(), Ready: b.Ready, ID: b.notificationID, Logger: log,
 	})
 	b.hub = ordinary.New(b.hubOptions())
-	if b.Heartline, err = attach(b.server, cfg, attachment{log: log, observe: []delivery.Observer{b.metrics, b.overview}, hub: b.hub}); err != nil {
+	if b.Heartline, err = attach(b.server, cfg, attachment{log: log, observe: []delivery.Observer{b.metrics, b.overview}, pushed: b.metrics.Pushed, hub: b.hub}); err != nil {
 		return nil, err
 	}
 	if err := b.keepMQTT(); err != nil {

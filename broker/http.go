@@ -36,6 +36,7 @@ func (b *Broker) bindHTTP() error {
 		if err != nil {
 			return err
 		}
+		b.certs = append(b.certs, certs)
 		b.socket = tls.NewListener(socket, certs.config())
 	}
 	opts := api.Options{
@@ -143,6 +144,14 @@ func (b *Broker) closeHTTP(ctx context.Context) error {
 	return nil
 }
 
+// authReady names an authentication service that gives no answers. The clients that are
+// connected stay, so that it makes nothing unready.
+func (h *Heartline) authReady(checks map[string]string) {
+	if since, err := h.auth.Outage(); err != nil {
+		checks["auth"] = fmt.Sprintf("failed since %s: %s", since.UTC().Format(time.RFC3339), err)
+	}
+}
+
 // Ready reports the state of each part, and an error while notifications are refused.
 func (b *Broker) Ready() (map[string]string, error) {
 	checks := map[string]string{"listeners": "up", "store": "up"}
@@ -168,6 +177,7 @@ func (b *Broker) Ready() (map[string]string, error) {
 			}
 		}
 	}
+	b.authReady(checks)
 	b.xmppReady(checks)
 	return checks, errors.Join(errs...)
 }

@@ -41,6 +41,7 @@ func (b *Broker) bindMQTT() error {
 		if err != nil {
 			return err
 		}
+		b.certs = append(b.certs, certs)
 		socket, err := bind("mqtt.tls.address", m.TLS.Address)
 		if err != nil {
 			return err

@@ -1,11 +1,14 @@
 package broker
 
 import (
+	"fmt"
 	"runtime"
 	"slices"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/broker/internal/listener"
 	"github.com/heartline-mqtt/heartline/fallback"
 )
@@ -22,6 +25,8 @@ func (f figures) Collect(ch chan<- prometheus.Metric) {
 	f.b.storeFigures(s)
 	pushFigures(s, f.b.router.Status())
 	f.b.mqttFigures(s)
+	f.b.deviceFigures(s)
+	f.b.authFigures(s)
 	f.b.xmppFigures(s)
 }
 
@@ -101,6 +106,14 @@ func pushFigures(s scrape, apps []fallback.AppStatus) {
 
 func (b *Broker) mqttFigures(s scrape) {
 	counts := &b.hook.Counters
+	for code := range counts.Connacks {
+		if n := counts.Connacks[code].Load(); n > 0 || code == 0 {
+			s.counter("mqtt_connacks_total", "Answers to CONNECT, by reason code (MQTT 3.1.1: return code). 0x00: connected.", float64(n), "code", fmt.Sprintf("0x%02x", code))
+		}
+		if n := counts.RefusedBy[code].Load(); n > 0 {
+			s.counter("mqtt_refusals_total", "Publishes refused, by the reason code of MQTT 5.", float64(n), "code", fmt.Sprintf("0x%02x", code))
+		}
+	}
 	s.gauge("mqtt_clients", "Clients connected.", float64(b.hook.Connections()))
 	s.counter("mqtt_accepted_total", "Notifications accepted over MQTT.", float64(counts.Ingress.Load()))
 	s.counter("mqtt_refused_total", "Publishes refused: below the topic prefix, or by auth.acl.", float64(counts.Refused.Load()))
@@ -137,6 +150,40 @@ func (b *Broker) mqttFigures(s scrape) {
 	}
 	for id, stats := range b.listeners.stats() {
 		listenerFigures(s, id, stats)
+	}
+}
+
+func (b *Broker) deviceFigures(s scrape) {
+	s.gauge("devices_up", "Devices whose channel is up.", float64(b.core.ChannelsUp()))
+	if t, err := b.outbox.Totals(); err == nil {
+		s.gauge("deliveries_outstanding", "Deliveries that are not finished, now.", float64(t.Accepted-t.Finished))
+	}
+	n := b.census.read()
+	if n.at.IsZero() {
+		return
+	}
+	s.gauge("devices_known", "Devices in the registry, at the last count.", float64(n.devices))
+	s.gauge("deliveries_waiting", "Deliveries that wait for their device's return, at the last count.", float64(n.waiting))
+	age := 0.0
+	if n.oldest != 0 { // a Seq is the time of acceptance
+		age = max(0, time.Since(time.Unix(0, int64(n.oldest))).Seconds())
+	}
+	s.gauge("oldest_waiting_seconds", "Age of the oldest notification that waits for a device's return, by the last count; 0 without one.", age)
+	s.gauge("count_timestamp_seconds", "When the devices and the waiting deliveries were last counted, in Unix time.", float64(n.at.UnixMilli())/1000)
+}
+
+func (b *Broker) authFigures(s scrape) {
+	password, bearer := b.auth.Failures()
+	for via, f := range map[string]auth.Failures{"password": password, "bearer": bearer} {
+		s.counter("logins_failed_total", "Logins refused: by password (MQTT, HTTP Basic) or bearer token. denied: the credentials are wrong. unavailable: they could not be checked.", float64(f.Denied), "via", via, "reason", "denied")
+		s.counter("logins_failed_total", "Logins refused: by password (MQTT, HTTP Basic) or bearer token. denied: the credentials are wrong. unavailable: they could not be checked.", float64(f.Unavailable), "via", via, "reason", "unavailable")
+	}
+	_, down := b.auth.Outage()
+	s.gauge("auth_service_up", "0 while the service that decides on logins (auth.http.url, auth.jwt.jwks_url) gives no answers, otherwise 1.", bit(down == nil))
+	for _, c := range b.certs {
+		if expires := c.expires(); !expires.IsZero() {
+			s.gauge("tls_certificate_expiry_timestamp_seconds", "When the certificate of a TLS listener expires, in Unix time.", float64(expires.Unix()), "listener", c.section)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -54,10 +55,21 @@ func TestMetrics(t *testing.T) {
 	if _, err := b.Notify(context.Background(), delivery.Request{Account: "anna", Title: "t"}); err != nil {
 		t.Fatal(err)
 	}
-	text := scrape(t, "http://"+b.HTTPAddr()+"/metrics")
+	url := "http://" + b.HTTPAddr() + "/metrics"
+	if resp, err := http.Get("http://" + b.HTTPAddr() + "/v1/notifications/none"); err != nil || resp.StatusCode != http.StatusNotFound {
+		t.Fatal(resp, err)
+	} else if _, err := io.Copy(io.Discard, resp.Body); errors.Join(err, resp.Body.Close()) != nil {
+		t.Fatal(err)
+	}
+	text := scrape(t, url)
 	for _, want := range []string{
 		"heartline_unaccounted 0", "heartline_store_ready 1", "heartline_mqtt_clients 1", "heartline_mqtt_foreign_acks_total 1",
 		"heartline_mqtt_state_stalled 0", "heartline_http_connections 1", "heartline_http_evicted_total 0",
+		"heartline_devices_up 1", "heartline_deliveries_outstanding 1",
+		"heartline_publish_seconds_count 1", "heartline_auth_service_up 1",
+		`heartline_mqtt_connacks_total{code="0x00"} 1`, `heartline_mqtt_refusals_total{code="0x87"} 1`,
+		`heartline_http_problems_total{code="unknown_notification"} 1`, `heartline_logins_failed_total{reason="denied",via="password"} 0`,
+		`heartline_push_request_seconds_count{outcome="accepted",server="apns"} 0`,
 		`heartline_connections{listener="tcp"} 1`, `heartline_events_total{event="accepted"} 1`,
 	} {
 		if !strings.Contains(text, "\n"+want+"\n") {

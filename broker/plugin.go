@@ -94,7 +94,7 @@ func Attach(server *mqtt.Server, o Options) (*Heartline, error) {
 	}
 	counts := metrics.New()
 	h, err := attach(server, cfg, attachment{
-		log: log, hostAuth: cfg.Auth.Mode == config.AuthNone, services: o.Services, observe: []delivery.Observer{counts},
+		log: log, hostAuth: cfg.Auth.Mode == config.AuthNone, services: o.Services, observe: []delivery.Observer{counts}, pushed: counts.Pushed,
 	})
 	if err != nil {
 		return nil, err
@@ -218,6 +218,7 @@ func (h *Heartline) ready() (map[string]string, error) {
 		return map[string]string{"store": err.Error()}, err
 	}
 	checks := map[string]string{"store": "up"}
+	h.authReady(checks)
 	h.xmppReady(checks)
 	return checks, nil
 }

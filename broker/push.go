@@ -22,8 +22,8 @@ import (
 
 // newRouter makes the push router with the notification servers that are on; there may
 // be none.
-func newRouter(c config.Fallback, content func(delivery.Seq) (*delivery.Notification, error), log *slog.Logger) (_ *fallback.Router, err error) {
-	opts := fallback.Options{Content: content, CloseGrace: endGrace, Logger: log, Servers: map[string]fallback.Limits{
+func newRouter(c config.Fallback, content func(delivery.Seq) (*delivery.Notification, error), onRequest func(string, time.Duration, error), log *slog.Logger) (_ *fallback.Router, err error) {
+	opts := fallback.Options{Content: content, OnRequest: onRequest, CloseGrace: endGrace, Logger: log, Servers: map[string]fallback.Limits{
 		delivery.ServerAPNs:    limits(c.APNs.Timeout, c.APNs.MaxConcurrent, c.APNs.Retry),
 		delivery.ServerFCM:     limits(c.FCM.Timeout, c.FCM.MaxConcurrent, c.FCM.Retry),
 		delivery.ServerWebPush: limits(c.WebPush.Timeout, c.WebPush.MaxConcurrent, c.WebPush.Retry),

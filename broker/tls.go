@@ -105,6 +105,14 @@ func (c *certificates) read() error {
 	return nil
 }
 
+// expires returns when the current certificate does.
+func (c *certificates) expires() time.Time {
+	if cfg := c.current.Load(); cfg != nil && len(cfg.Certificates) > 0 && cfg.Certificates[0].Leaf != nil {
+		return cfg.Certificates[0].Leaf.NotAfter
+	}
+	return time.Time{}
+}
+
 func (c *certificates) isRevoked(s *tls.ConnectionState) bool {
 	list := c.revoked.Load()
 	if list == nil || s == nil {

@@ -105,6 +105,7 @@ type Core struct {
 	pusher Pusher
 	log    *slog.Logger
 	clock  *clock
+	up     atomic.Int64 // devices whose channel is up
 
 	mu        sync.Mutex
 	devices   map[string]*device       // with a connection, something unfinished or a pending change

@@ -66,6 +66,7 @@ func (c *Core) end(d *device, why string) {
 		c.removeDismissal(d, d.dismissals[0])
 	}
 	if d.presence != nil {
+		c.up.Add(-1)
 		d.presence.gone = true
 		d.presence = nil
 	}

@@ -108,6 +108,7 @@ func (c *Core) Online(info OnlineInfo) (Up, error) {
 		if d.presence != nil {
 			c.lose(d, "session taken over", true)
 		}
+		c.up.Add(1)
 		p.dev, d.presence, d.since = d, p, p.since
 		c.reachedVia(d, info.Via, info.Address)
 		p.progress = c.clock.steady()
@@ -148,6 +149,7 @@ func (p *Presence) Offline(why string) {
 // lose takes the channel of d down. If another replaces it at once, pending
 // deliveries do not fall back.
 func (c *Core) lose(d *device, why string, replaced bool) {
+	c.up.Add(-1)
 	d.presence.gone = true
 	d.presence, d.since, d.due = nil, time.Now(), 0
 	c.seen(d) // it was here until now

@@ -245,3 +245,6 @@ func (c *Core) deviceView(d *device) DeviceView {
 	}
 	return v
 }
+
+// ChannelsUp returns how many devices have a channel that is up.
+func (c *Core) ChannelsUp() int { return int(c.up.Load()) }

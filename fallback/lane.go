@@ -388,9 +388,14 @@ func (l *lane) push(ctx context.Context, q *queue, it *item) (receipt string, er
 	l.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, l.limits.Timeout)
 	defer cancel()
-	return l.server.pusher.Push(ctx, Request{
+	began := time.Now()
+	receipt, err = l.server.pusher.Push(ctx, Request{
 		App: l.key.app, Device: it.push.Device, Registration: to, Notification: n, Dismiss: it.push.Dismiss, Attempt: it.push.Attempt,
 	})
+	if observe := l.r.opts.OnRequest; observe != nil {
+		observe(l.key.app.Server, time.Since(began), err)
+	}
+	return receipt, err
 }
 
 // contentError is a notification that could not be read for its push: the store's

@@ -57,6 +57,9 @@ type Options struct {
 	// MaxLanes bounds the lanes that are made on demand, one for each push service
 	// that a device names; 1000. Further push services share one.
 	MaxLanes int
+	// OnRequest, unless it is nil, is called after each request with how long it took; err
+	// is the Pusher's. The workers call it, many at a time.
+	OnRequest func(server string, took time.Duration, err error)
 	// CloseGrace is how long Close lets running requests finish; 5 s.
 	CloseGrace time.Duration
 

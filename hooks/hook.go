@@ -61,6 +61,10 @@ type Counters struct {
 	RefusedConnects atomic.Int64
 	// OverDevices counts refusals because the account has too many devices.
 	OverDevices atomic.Int64
+	// Connacks counts the answers to CONNECT by their code on the wire: MQTT 5's reason
+	// code, in 3.1.1 the return code. RefusedBy counts refused publishes by the reason
+	// code that MQTT 5 has for the refusal.
+	Connacks, RefusedBy [256]atomic.Int64
 	// Revoked counts connections ended because their credentials were no longer valid.
 	Revoked atomic.Int64
 }

@@ -276,6 +276,7 @@ var errStopped error = packets.Code{Code: packets.ErrImplementationSpecificError
 func (c *conn) refusalItem(a *ack, topicName, id string, r refusal) item {
 	h := c.hook
 	h.Counters.Refused.Add(1)
+	h.Counters.RefusedBy[r.code].Add(1)
 	id = text.Clip(id, delivery.MaxID)
 	h.logs.Info(h.log, "publish refused", "client", c.client.ID, "account", c.identity.Account, "topic", topicName, "notification", id, "code", r.code, "error", r.reason)
 	c.tellRefusal(topicName, id, r)

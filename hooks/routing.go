@@ -598,6 +598,9 @@ func (h *Hook) limited(c *conn, what, reason string) {
 // SUBACK. Packets are large and mochi hands them on by value, several to a stack: here
 // they go by pointer, so that the stack of an idle connection stays below 16 KiB.
 func (h *Hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet {
+	if pk.FixedHeader.Type == packets.Connack {
+		h.Counters.Connacks[pk.ReasonCode].Add(1)
+	}
 	switch {
 	case pk.FixedHeader.Type == packets.Connack && h.hub != nil:
 		h.connack(cl, &pk)

@@ -3,7 +3,9 @@ package integration
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -86,5 +88,43 @@ func TestDashboardNamesTheCause(t *testing.T) {
 		b := open(t, s, "/")
 		says(b, ".health", "not ready")
 		says(b, ".health", "the disk is nearly full")
+	})
+
+	t.Run("the authentication service is down", func(t *testing.T) {
+		var down atomic.Bool
+		who := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if down.Load() {
+				w.WriteHeader(http.StatusBadGateway)
+				return
+			}
+			fmt.Fprint(w, `{"account":"operator","role":"admin"}`)
+		}))
+		defer who.Close()
+		s := serve(t, "HEARTLINE_AUTH_MODE=http", "HEARTLINE_AUTH_HTTP_URL="+who.URL)
+		dashboardBuilt(t, s)
+		c.t = t
+		b := board{c.open(s.http + "/"), s}
+		b.until(`document.activeElement?.id === "token"`)
+		b.do("Input.insertText", dict{"text": "an-operator"})
+		b.press("Enter")
+		b.until(`document.querySelector(".tiles strong")`)
+		down.Store(true)
+		d, err := rawmqtt.Dial(s.mqtt, 5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		if pk, err := d.Connect(rawmqtt.Connect{ID: "phone", Username: "alice", Keepalive: 60}); err != nil || pk.ReasonCode == 0 {
+			t.Fatalf("a login while nobody can check it: 0x%02x %v", pk.ReasonCode, err)
+		}
+		says(b, ".health", "auth.http.url says 502")
+		s.stderr.until(t, "authentication service failed, logins that it decides are refused until it answers")
+		status, ready := s.call(http.MethodGet, "/readyz", "")
+		if status != http.StatusOK || !strings.Contains(string(ready), "auth.http.url says 502") {
+			t.Errorf("/readyz: %d %s", status, ready)
+		}
+		if _, figures := s.call(http.MethodGet, "/metrics", ""); !strings.Contains(string(figures), "\nheartline_auth_service_up 0\n") {
+			t.Error("the metric says that it is up")
+		}
 	})
 }

@@ -341,14 +341,14 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cache-Control", "no-store") // what is shown is someone's, and of this moment
 	begun := time.Now()
 	sw := &statusWriter{ResponseWriter: w}
-	defer func() { a.metrics.Served(r.Method, pattern, sw.status, time.Since(begun)) }()
+	defer func() { a.metrics.Served(r.Method, pattern, sw.status, string(sw.problem), time.Since(begun)) }()
 	defer a.recover(sw, r)
 	who, err := a.authorize(r, pattern)
 	if err != nil {
 		writeProblem(sw, a.problem(r.Context(), err))
 		return
 	}
-	r = r.WithContext(context.WithValue(r.Context(), callerKey{}, who))
+	r = r.WithContext(context.WithValue(context.WithValue(r.Context(), callerKey{}, who), answerKey{}, sw))
 	a.mux.ServeHTTP(sw, r) // not handler: only this gives the path its values
 }
 
@@ -402,7 +402,18 @@ func (a *API) recover(w *statusWriter, r *http.Request) {
 // statusWriter records the status of the answer.
 type statusWriter struct {
 	http.ResponseWriter
-	status int
+	status  int
+	problem code // of the answer, if it is one
+}
+
+// answerKey is that of a request's statusWriter.
+type answerKey struct{}
+
+// noteProblem records the code of the problem that a request will be answered with.
+func noteProblem(ctx context.Context, c code) {
+	if sw, ok := ctx.Value(answerKey{}).(*statusWriter); ok {
+		sw.problem = c
+	}
 }
 
 func (w *statusWriter) WriteHeader(status int) {

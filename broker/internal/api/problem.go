@@ -148,6 +148,12 @@ func broken(location, message string) *problem {
 
 // problem turns an error of the core into an answer.
 func (a *API) problem(ctx context.Context, err error) *problem {
+	p := a.problemOf(ctx, err)
+	noteProblem(ctx, p.code)
+	return p
+}
+
+func (a *API) problemOf(ctx context.Context, err error) *problem {
 	if p, ok := errors.AsType[*problem](err); ok {
 		return p
 	}
@@ -243,7 +249,7 @@ func sentence(faults []*fault) string {
 
 // readable is a huma.Transformer: it makes a problem of ours of one that huma made, and
 // takes out what that repeats of the request.
-func readable(_ huma.Context, _ string, v any) (any, error) {
+func readable(ctx huma.Context, _ string, v any) (any, error) {
 	m, ok := v.(*huma.ErrorModel)
 	if !ok {
 		return v, nil
@@ -258,6 +264,7 @@ func readable(_ huma.Context, _ string, v any) (any, error) {
 			break
 		}
 	}
+	noteProblem(ctx.Context(), c)
 	p := &problem{ErrorModel: *m, code: c}
 	if len(m.Errors) > 0 {
 		p.Detail = sentence(m.Errors)
@@ -351,6 +358,9 @@ func writeProblemWith(w http.ResponseWriter, p *problem, checks map[string]strin
 	body, err := p.marshal(checks)
 	if err != nil {
 		panic(err) // it is made of strings
+	}
+	if sw, ok := w.(*statusWriter); ok {
+		sw.problem = p.code
 	}
 	h := w.Header()
 	maps.Copy(h, p.headers)

@@ -22,11 +22,17 @@ type Metrics struct {
 
 	events   [256]prometheus.Counter // by delivery.EventKind
 	acks     map[delivery.EventKind]prometheus.Observer
+	publish  prometheus.Observer
+	pushes   map[string]pushObservers // by notification server
+	problems *prometheus.CounterVec
 	accepts  prometheus.Observer
 	repeats  prometheus.Counter
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 }
+
+// pushObservers are by outcome: accepted, failed.
+type pushObservers struct{ accepted, failed prometheus.Observer }
 
 var _ delivery.Observer = (*Metrics)(nil)
 
@@ -42,6 +48,22 @@ func New() *Metrics {
 		// From a device next door to one that comes back after a day.
 		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 3, 10, 30, 60, 600, 3600, 6 * 3600, 24 * 3600},
 	}, []string{"ack"})
+	publish := prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "heartline_publish_seconds", Help: "Time from a notification's acceptance to its first publish to a device.",
+		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 3, 10, 60, 600, 3600, 24 * 3600},
+	})
+	m.publish = publish
+	pushes := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "heartline_push_request_seconds", Help: "Duration of a request to a notification server, by outcome.",
+		Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+	}, []string{"server", "outcome"})
+	m.pushes = map[string]pushObservers{}
+	for _, server := range []string{delivery.ServerAPNs, delivery.ServerFCM, delivery.ServerWebPush} {
+		m.pushes[server] = pushObservers{pushes.WithLabelValues(server, "accepted"), pushes.WithLabelValues(server, "failed")}
+	}
+	m.problems = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "heartline_http_problems_total", Help: "HTTP requests answered with a problem, by its code.",
+	}, []string{"code"})
 	accepts := prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "heartline_http_accept_seconds", Help: "Time to make a notification durable, for those accepted over HTTP.",
 		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
@@ -57,7 +79,7 @@ func New() *Metrics {
 		Name: "heartline_http_request_seconds", Help: "Duration of HTTP requests, without streams and batches.",
 		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 	}, []string{"method", "route"})
-	m.registry.MustRegister(events, acks, accepts, m.repeats, m.requests, m.seconds,
+	m.registry.MustRegister(events, acks, publish, pushes, m.problems, accepts, m.repeats, m.requests, m.seconds,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// All kinds from the start, at 0: a rate over a kind that has just appeared
 	// would miss its first ones.
@@ -85,9 +107,24 @@ func (m *Metrics) Observe(_ string, e delivery.Event) {
 	if c := m.events[e.Kind]; c != nil {
 		c.Inc()
 	}
+	// A Seq is the time of acceptance to the nanosecond, or a little more.
+	if e.Kind == delivery.EventPublished {
+		m.publish.Observe(max(0, e.Time.Sub(time.Unix(0, int64(e.Seq))).Seconds()))
+	}
 	if ack := m.acks[e.Kind]; ack != nil {
-		// A Seq is the time of acceptance to the nanosecond, or a little more.
 		ack.Observe(max(0, e.Time.Sub(time.Unix(0, int64(e.Seq))).Seconds()))
+	}
+}
+
+// Pushed counts a request to a notification server.
+func (m *Metrics) Pushed(server string, took time.Duration, err error) {
+	o, known := m.pushes[server]
+	switch {
+	case !known: // a Pusher of a plugin's user
+	case err == nil:
+		o.accepted.Observe(took.Seconds())
+	default:
+		o.failed.Observe(took.Seconds())
 	}
 }
 
@@ -101,8 +138,11 @@ func (m *Metrics) Accepted(took time.Duration, repeated bool) {
 }
 
 // Served counts a request. The labels are bounded: a route is a pattern, a method
-// one that it takes.
-func (m *Metrics) Served(method, pattern string, status int, took time.Duration) {
+// one that it takes, a problem is a stable code or "".
+func (m *Metrics) Served(method, pattern string, status int, problem string, took time.Duration) {
+	if problem != "" {
+		m.problems.WithLabelValues(problem).Inc()
+	}
 	_, route, ok := strings.Cut(pattern, " ")
 	if !ok {
 		route = pattern
