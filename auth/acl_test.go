@@ -144,3 +144,16 @@ func FuzzACL(f *testing.F) {
 		}
 	})
 }
+
+// TestACLCostsLittleForAReceiver: every receiver of every message is asked about.
+func TestACLCostsLittleForAReceiver(t *testing.T) {
+	a := NewACL([]ACLRule{{TopicFilter: "{account}/#", Read: true}}, true)
+	c := Client{Account: "bob", ID: "phone"}
+	if n := testing.AllocsPerRun(100, func() {
+		if !a.Reads(c, "bob/kitchen/lamp") {
+			t.Error("refused")
+		}
+	}); n > 1 { // the levels of the topic
+		t.Errorf("%v allocations", n)
+	}
+}

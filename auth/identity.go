@@ -103,6 +103,9 @@ func matchPattern(pattern string, names map[string]string, text string) bool {
 
 // topicLevel is a name as one level of a topic (contract §1).
 func topicLevel(name string) string {
+	if !strings.ContainsAny(name, "%/+#") {
+		return name // asked for every receiver of a message: a Replacer costs microseconds
+	}
 	return strings.NewReplacer("%", "%25", "/", "%2F", "+", "%2B", "#", "%23").Replace(name)
 }
 

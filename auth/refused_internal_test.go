@@ -25,10 +25,9 @@ func (h *countedHash) matches(password []byte) bool {
 
 func (h *countedHash) cost() float64 { return 1 }
 
-// TestEqualCredentialsCostOneHash: a password that was wrong is not hashed again, for a
-// user or for a name that nobody has, and devices that wait with one password share a
-// hash.
-func TestEqualCredentialsCostOneHash(t *testing.T) {
+// withCountedHash is mode file with the user alice, whose password is pw.
+func withCountedHash(t *testing.T) (a *Auth, m *fileMode, hash *countedHash) {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "users.yaml")
 	if err := os.WriteFile(path, []byte(`users: [{name: alice, password_hash: `+nobody+`}]`), 0o600); err != nil {
 		t.Fatal(err)
@@ -37,11 +36,34 @@ func TestEqualCredentialsCostOneHash(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer a.Close() //nolint:errcheck // there is nothing to write
-	m := a.mode.(*fileMode)
+	t.Cleanup(func() { _ = a.Close() }) // there is nothing to write
+	m = a.mode.(*fileMode)
+	hash = &countedHash{password: "pw"}
+	m.file.get().users["alice"].hash, m.file.get().decoy.hash = hash, hash
+	return a, m, hash
+}
+
+// TestUnknownUserCostsAHash: an answer without one would come at once, and tell who
+// exists.
+func TestUnknownUserCostsAHash(t *testing.T) {
+	a, _, hash := withCountedHash(t)
+	for _, user := range []string{"alice", "nobody"} {
+		hash.computed.Store(0)
+		if _, err := a.Connect(context.Background(), Credentials{Username: user, Password: []byte("wrong")}); err == nil {
+			t.Errorf("%s was let in", user)
+		}
+		if n := hash.computed.Load(); n != 1 {
+			t.Errorf("%s: %d hashes were computed", user, n)
+		}
+	}
+}
+
+// TestEqualCredentialsCostOneHash: a password that was wrong is not hashed again, for a
+// user or for a name that nobody has, and devices that wait with one password share a
+// hash.
+func TestEqualCredentialsCostOneHash(t *testing.T) {
+	_, m, hash := withCountedHash(t)
 	alice, decoy := m.file.get().users["alice"], m.file.get().decoy
-	hash := &countedHash{password: "pw"}
-	alice.hash, decoy.hash = hash, hash
 	check := func(u *user, known bool, name, password string, want bool) {
 		t.Helper()
 		hash.computed.Store(0)

@@ -7,7 +7,8 @@
 // queue), inbound.go (what devices and backends publish), replies.go (answers in
 // the order of the questions), reason.go (errors as reason codes). For ordinary
 // MQTT: access.go (who may use which topics), routing.go (between mochi's packets and
-// package ordinary, which routes), sys.go ($SYS).
+// package ordinary, which routes), turns.go (an account's share of the cores), sys.go
+// ($SYS).
 //
 // The device flow is conn.go, outlet.go, inbound.go, copies.go and publication.go. The
 // ordinary flow is routing.go and package ordinary; it is ours where Options.Hub is set,

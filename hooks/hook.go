@@ -91,6 +91,7 @@ type Hook struct {
 	hub        *ordinary.Hub // nil: ordinary messages are the server's
 	openTopics bool          // nothing forbids an ordinary topic
 	workers    *workers
+	turns      *turns
 	stopped    atomic.Bool
 	stalled    stalled
 	logs       seldom.Log // of what clients cause
@@ -101,7 +102,7 @@ type Hook struct {
 
 // New returns a hook for server that feeds core.
 func New(server *mqtt.Server, core Core, opts Options, log *slog.Logger) *Hook {
-	h := &Hook{opts: opts, core: core, server: server, log: log, topics: topics{opts.TopicPrefix}, workers: newWorkers()}
+	h := &Hook{opts: opts, core: core, server: server, log: log, topics: topics{opts.TopicPrefix}, workers: newWorkers(), turns: newTurns()}
 	h.access = access{h, auth.NewACL(opts.Access, opts.AccessClosed)}
 	h.openTopics = len(opts.Access) == 0 && !opts.AccessClosed
 	h.ctx, h.cancel = context.WithCancel(context.Background())

@@ -496,17 +496,24 @@ func (h *Hook) route(c *conn, pk *packets.Packet) {
 	if h.opts.Authenticate != nil && !c.exempt() {
 		m.Account = c.identity.Account
 	}
+	endTurn := func() {}
+	if m.Account != "" {
+		endTurn = h.turns.take(m.Account)
+	}
 	if !c.routing.TryLock() {
+		endTurn()
 		return // taken over
 	}
 	if c.over.Load() {
 		c.routing.Unlock()
+		endTurn()
 		return
 	}
 	if !m.Retain { // which may be refused
 		c.acknowledge(pk)
 	}
 	pressed, err := h.hub.Publish(m)
+	endTurn()
 	switch {
 	case err != nil:
 		c.routing.Unlock()

@@ -2,6 +2,7 @@ package ordinary
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -14,6 +15,11 @@ type delivery struct {
 }
 
 var deliveries = sync.Pool{New: func() any { return &delivery{merge: map[*Session]int{}} }}
+
+// turnOf is how many receivers a message goes to before other goroutines have a turn.
+// Without it a message to thousands keeps the core until the runtime takes it away,
+// after 10 ms.
+const turnOf = 64
 
 // Publish delivers a message, and retains it where it says so. It returns the receivers
 // that the caller is to Wait for, nil for none. The error is a *LimitError; nothing has
@@ -51,6 +57,9 @@ func (h *Hub) Publish(m *Message) (pressed []*Session, err error) {
 		}
 	}
 	for i := range d.targets {
+		if i%turnOf == turnOf-1 {
+			runtime.Gosched()
+		}
 		t := &d.targets[i]
 		if h.mayRead(t.session, m.TopicName) && t.session.offer(t, m, old) {
 			pressed = append(pressed, t.session)
