@@ -18,6 +18,7 @@ import (
 	"github.com/heartline-mqtt/heartline/fallback"
 	"github.com/heartline-mqtt/heartline/hooks"
 	"github.com/heartline-mqtt/heartline/hooks/ordinary"
+	"github.com/heartline-mqtt/heartline/receipts"
 	"github.com/heartline-mqtt/heartline/store"
 	"github.com/heartline-mqtt/heartline/xmpp"
 )
@@ -32,18 +33,20 @@ const (
 // Heartline is what Attach adds to a server. All its methods are safe for
 // concurrent use.
 type Heartline struct {
-	auth    *auth.Auth
-	core    *delivery.Core
-	outbox  *store.Outbox
-	router  *fallback.Router
-	hook    *hooks.Hook
-	gates   []*xmpp.Gate
-	server  *mqtt.Server
-	log     *slog.Logger
-	engine  string           // of the store
-	metrics *metrics.Metrics // of a plugin; nil in a Broker, which has its own
-	gate    *listener.Gate   // of a plugin's listeners
-	census  *census
+	auth     *auth.Auth
+	core     *delivery.Core
+	outbox   *store.Outbox
+	router   *fallback.Router
+	hook     *hooks.Hook
+	gates    []*xmpp.Gate
+	tail     *receipts.Tail // of the store, for whoever reads events
+	receipts *receipts.Receipts
+	server   *mqtt.Server
+	log      *slog.Logger
+	engine   string           // of the store
+	metrics  *metrics.Metrics // of a plugin; nil in a Broker, which has its own
+	gate     *listener.Gate   // of a plugin's listeners
+	census   *census
 
 	closing context.Context // ends when Close begins to stop the rest
 	endAll  context.CancelFunc
@@ -64,13 +67,14 @@ type attachment struct {
 
 func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartline, err error) {
 	h := &Heartline{server: server, log: with.log, engine: cfg.Store.Engine}
+	hold := &receipts.Hold{}
 	h.closing, h.endAll = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
 			_ = h.Close(context.Background()) // the first error is the one to report
 		}
 	}()
-	if h.outbox, err = openOutbox(cfg, with.log); err != nil {
+	if h.outbox, err = openOutbox(cfg, hold.Oldest, with.log); err != nil {
 		return nil, err
 	}
 	h.census = &census{outbox: h.outbox}
@@ -84,6 +88,10 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 	opts.CheckRegistration, opts.CompleteRegistration = checkRegistration, completeRegistration(h.router)
 	opts.AppConfig, opts.CheckContent = h.router.Fingerprint, h.router.CheckPayload
 	h.core = delivery.New(opts, h.outbox, h.router, with.log)
+	h.tail = receipts.NewTail(h.core)
+	if h.receipts, err = newReceipts(cfg, h, hold); err != nil {
+		return nil, err
+	}
 	for _, o := range with.observe {
 		h.core.Observe(o)
 	}
@@ -122,6 +130,7 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 	for _, g := range h.gates {
 		g.Start()
 	}
+	h.receipts.Start()
 	return h, nil
 }
 
@@ -193,6 +202,14 @@ func (h *Heartline) closeParts(ctx context.Context) error {
 	}
 	if h.hook != nil {
 		errs = append(errs, h.core.Flush(ctx))
+	}
+	if h.receipts != nil {
+		ctx, cancel := context.WithTimeout(ctx, endGrace)
+		defer cancel()
+		h.receipts.Stop(ctx)
+	}
+	if h.tail != nil {
+		h.tail.Stop()
 	}
 	if h.outbox != nil {
 		errs = append(errs, h.outbox.Close())

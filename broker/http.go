@@ -40,7 +40,7 @@ func (b *Broker) bindHTTP() error {
 		b.socket = tls.NewListener(socket, certs.config())
 	}
 	opts := api.Options{
-		Core: b.core, Logger: b.log, Version: Version(), Ready: b.Ready, Metrics: b.metrics,
+		Core: b.core, Logger: b.log, Version: Version(), Ready: b.Ready, Metrics: b.metrics, Receipts: b.receipts,
 		Overview: b.overview, Reload: b.reloadByAPI, Disconnect: b.disconnect, EndSession: b.endSession,
 		Handlers: map[string]http.Handler{"/mqtt": b.listeners.ws, "/mqtt/{$}": b.listeners.ws},
 	}

@@ -28,6 +28,7 @@ func (f figures) Collect(ch chan<- prometheus.Metric) {
 	f.b.deviceFigures(s)
 	f.b.authFigures(s)
 	f.b.xmppFigures(s)
+	f.b.receiptsFigures(s)
 }
 
 // scrape sends figures out. Each name has one set of labels.

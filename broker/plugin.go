@@ -41,6 +41,8 @@ type Options struct {
 	Auth config.Auth
 	// XMPP makes the clients of XMPP servers devices, too; without Components it is off.
 	XMPP config.XMPP
+	// Receipts sends events to webhooks; without Webhooks it is off.
+	Receipts config.Receipts
 	// Services reports whether a client that the server's other hooks have let in is a
 	// service: it may notify every account over MQTT. nil: none is. It runs while the
 	// client connects, and must not block. It is not used with Heartline's own
@@ -54,7 +56,7 @@ type Options struct {
 func (o Options) config() *config.Config {
 	c := config.Default()
 	given := *c
-	given.DataDir, given.Store, given.Delivery, given.Fallback, given.Auth, given.XMPP = o.DataDir, o.Store, o.Delivery, o.Fallback, o.Auth, o.XMPP
+	given.DataDir, given.Store, given.Delivery, given.Fallback, given.Auth, given.XMPP, given.Receipts = o.DataDir, o.Store, o.Delivery, o.Fallback, o.Auth, o.XMPP, o.Receipts
 	given.MQTT.TopicPrefix, given.MQTT.MaxKeepalive, given.MQTT.WriteTimeout = o.TopicPrefix, o.MaxKeepalive, o.WriteTimeout
 	fillZero(reflect.ValueOf(&given).Elem(), reflect.ValueOf(c).Elem())
 	return &given
@@ -148,7 +150,7 @@ func (h *Heartline) ReleaseClient(clientID string) bool { return h.endSession(cl
 // API answers to localhost only. Close ends what the handler serves.
 func (h *Heartline) APIHandler(authorize func(*http.Request) error) http.Handler {
 	o := api.Options{
-		Core: h.core, Logger: h.log, Version: Version(), Ready: h.ready, Metrics: h.metrics,
+		Core: h.core, Logger: h.log, Version: Version(), Ready: h.ready, Metrics: h.metrics, Receipts: h.receipts,
 		Disconnect: h.disconnect, EndSession: h.endSession, Backup: h.outbox.Checkpoint,
 	}
 	if h.engine == config.EngineMemory {

@@ -25,7 +25,7 @@ type Reloading struct {
 func live() []string {
 	return []string{
 		"delivery.ack", "delivery.ack_window", "delivery.fallback_window", "delivery.ttl", "delivery.max_outstanding_per_device",
-		"delivery.max_inflight_per_device", "delivery.forget_device_after", "log.level",
+		"delivery.max_inflight_per_device", "delivery.forget_device_after", "log.level", "receipts.webhooks", "receipts.retain",
 	}
 }
 
@@ -34,7 +34,7 @@ var errNoReload = errors.New("this server was started without a configuration to
 // Reload takes up the changes of the configuration. A configuration with a mistake is
 // refused whole, and the one in force stays. No connection is dropped. Keys that need
 // a restart are named in the log.
-func (b *Broker) Reload(context.Context) error {
+func (b *Broker) Reload(ctx context.Context) error {
 	b.reloads.Lock()
 	defer b.reloads.Unlock()
 	if b.reloading.Load == nil {
@@ -46,6 +46,10 @@ func (b *Broker) Reload(context.Context) error {
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			b.log.Error("reload refused, keeping the previous configuration", "error", line)
 		}
+		return err
+	}
+	if err := b.reloadReceipts(ctx, next); err != nil {
+		b.log.Error("reload refused, keeping the previous configuration", "error", err)
 		return err
 	}
 	changed := config.Changed(b.cfg, next)

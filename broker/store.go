@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/store"
@@ -12,8 +13,8 @@ import (
 )
 
 // openOutbox opens the store that cfg names.
-func openOutbox(cfg *config.Config, log *slog.Logger) (*store.Outbox, error) {
-	opts := store.Options{History: cfg.Store.History, HousekeepingInterval: cfg.Store.Housekeeping, Logger: log, Open: memory.Open}
+func openOutbox(cfg *config.Config, unread func() (time.Time, bool), log *slog.Logger) (*store.Outbox, error) {
+	opts := store.Options{History: cfg.Store.History, HousekeepingInterval: cfg.Store.Housekeeping, Unread: unread, Logger: log, Open: memory.Open}
 	if cfg.Store.Engine == config.EnginePebble {
 		opts.Open = func(readOnly bool) (store.Engine, error) {
 			return pebblestore.Open(cfg.DataDir, pebblestore.Options{ReadOnly: readOnly, Logger: log})

@@ -57,6 +57,7 @@ type Config struct {
 	TrustedProxies []string `key:"trusted_proxies"`
 	Delivery       Delivery `key:"delivery"`
 	Fallback       Fallback `key:"fallback"`
+	Receipts       Receipts `key:"receipts"`
 	XMPP           XMPP     `key:"xmpp"`
 	Store          Store    `key:"store"`
 	Log            Log      `key:"log"`
@@ -433,6 +434,39 @@ type Retry struct {
 	Max     time.Duration `key:"max"`
 }
 
+// Receipts tell backends what becomes of notifications.
+type Receipts struct {
+	// Where each event of a timeline is sent, signed as Standard Webhooks say, and
+	// retried until it arrives.
+	Webhooks []Webhook `key:"webhooks"`
+	// How long an event waits for a webhook that does not take it, if that is longer than
+	// store.history. Then it is dropped, and the webhook is told how many were.
+	Retain time.Duration `key:"retain"`
+}
+
+// Webhook is an address of a backend.
+type Webhook struct {
+	// Identifies the webhook: its position in the events is kept under it. "" is the
+	// host and path of the URL.
+	Name string `key:"name"`
+	// Where the events are posted. Redirects are not followed.
+	URL string `key:"url"`
+	// The secret, whsec_ and base64 ("heartline webhooks secret" makes one). While it is
+	// changed the file holds both, one a line: each request is signed with each.
+	SecretFile string `key:"secret_file"`
+	// Which events, such as received, displayed, expired; empty: all.
+	Events []string `key:"events"`
+	// Of which accounts, with * for any text; empty: all.
+	Accounts []string `key:"accounts"`
+	// Whether the URL may be plain http to another machine: everybody on the way can
+	// read the events.
+	Insecure bool `key:"insecure"`
+	// Extra CA (PEM) for the server's certificate.
+	CAFile string `key:"ca_file"`
+	// How long one request may take; 0 is 15s.
+	Timeout time.Duration `key:"timeout"`
+}
+
 // What becomes of a publish of an XMPP server.
 const (
 	NotifyMessages = "messages"
@@ -558,6 +592,7 @@ func Default() *Config {
 				Retry:         Retry{Initial: time.Second, Max: time.Minute},
 			},
 		},
+		Receipts: Receipts{Retain: 168 * time.Hour},
 		XMPP: XMPP{
 			NotifyOn: NotifyMessages, Title: "New message", MinInterval: time.Second, MaxStanzaSize: 512 * KiB,
 			WriteTimeout: 10 * time.Second, PingInterval: 30 * time.Second, Reconnect: Retry{Initial: time.Second, Max: 30 * time.Second},

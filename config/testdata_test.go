@@ -58,6 +58,7 @@ func inFiles(t testing.TB) (signingKey string) {
 	put("account.json", account)
 	put("app.p12", []byte("not looked into\n"))
 	put("password", []byte("hunter2\r\n"))
+	put("webhook.secret", []byte("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n"))
 	if err := os.Mkdir(filepath.Join(dir, "folder"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -160,6 +161,10 @@ fallback:
     timeout: 9s
     max_concurrent: 80
     retry: {initial: 3s, max: 80s}
+receipts:
+  webhooks:
+    - {name: backend, url: "https://backend.example.org/heartline", secret_file: webhook.secret, events: [received, expired], accounts: ["eu-*"], insecure: true, ca_file: cert.pem, timeout: 20s}
+  retain: 240h
 xmpp:
   components:
     - domain: push.example.org

@@ -61,7 +61,7 @@ func show(v any) string {
 // allRules returns the rules of every section, in the order of their findings.
 func allRules(c *Config) []rule {
 	return slices.Concat(
-		mqttRules(), httpRules(), authRules(), deliveryRules(), apnsRules(), fcmRules(), webPushRules(), xmppRules(), storeRules(),
-		aclRules(c), apnsAppRules(c), fcmAppRules(c), webPushAppRules(c), xmppComponentRules(c),
+		mqttRules(), httpRules(), authRules(), deliveryRules(), apnsRules(), fcmRules(), webPushRules(), receiptsRules(), xmppRules(), storeRules(),
+		aclRules(c), apnsAppRules(c), fcmAppRules(c), webPushAppRules(c), webhookRules(c), xmppComponentRules(c),
 	)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/delivery"
 )
 
 // TestRules breaks each rule, alone where that can be, and keeps each on the side
@@ -307,6 +308,24 @@ func TestRules(t *testing.T) {
 		{func(c c) { website(c); c.Fallback.WebPush.KeyFile, c.Fallback.WebPush.Contact = "", "" }, "fallback.webpush.apps[0].contact: must be set, or fallback.webpush.contact"},
 		{func(c c) { website(c).Contact = "ops@example.com" }, "fallback.webpush.apps[0].contact: must begin with mailto: or https:, such as mailto:ops@example.com, got ops@example.com"},
 
+		{func(c c) { hook(c) }, ""},
+		{func(c c) { hook(c).Name = "b"; hook(c) }, ""},
+		{func(c c) { c.Receipts.Retain = 0 }, "receipts.retain: must be from 1m to 8760h, got 0s"},
+		{func(c c) { hook(c).URL = "" }, "receipts.webhooks[0].url: must be set to the address that takes the events, as in https://backend.example.org/heartline"},
+		{func(c c) { hook(c).URL = "backend" }, "receipts.webhooks[0].url: must be a URL that begins with https:// or http://, got backend"},
+		{func(c c) { hook(c).URL = "http://backend.example/x?key=k" }, "receipts.webhooks[0].url: must be https, unless insecure is true: everybody on the way can read the events, got http://backend.example/x?[secret]"},
+		{func(c c) { h := hook(c); h.URL, h.Insecure = "http://backend.example", true }, ""},
+		{func(c c) { hook(c).URL = "http://localhost:8081/hook" }, ""},
+		{func(c c) { hook(c).Name = "a b" }, "receipts.webhooks[0].name: must be at most 128 bytes without spaces and control characters; set one if the URL's host and path are longer, got \"a b\""},
+		{func(c c) { hook(c); hook(c) }, "receipts.webhooks[1].name: must not be the same as of receipts.webhooks[0]: give each webhook a name of its own, got backend.example/hook"},
+		{func(c c) { hook(c).SecretFile = "" }, "receipts.webhooks[0].secret_file: must be set to the file that holds the secret (heartline webhooks secret makes one)"},
+		{func(c c) { hook(c).SecretFile = "missing" }, "receipts.webhooks[0].secret_file" + missing},
+		{func(c c) { hook(c).SecretFile = "password" }, "receipts.webhooks[0].secret_file: line 1: must begin with whsec_ (heartline webhooks secret makes one), got password"},
+		{func(c c) { hook(c).Events = []string{"acked"} }, "receipts.webhooks[0].events: must be names of events; did you mean nacked?, got acked"},
+		{func(c c) { hook(c).Accounts = []string{""} }, `receipts.webhooks[0].accounts: must be accounts, or patterns with *, of 1 to 256 bytes, got ""`},
+		{func(c c) { hook(c).CAFile = "users.yaml" }, "receipts.webhooks[0].ca_file" + noCert},
+		{func(c c) { hook(c).Timeout = time.Hour }, "receipts.webhooks[0].timeout: must be from 1s to 1m, got 1h"},
+
 		{func(c c) { component(c) }, ""},
 		{func(c c) { component(c); c.XMPP.RegistrationKeyFile = "missing" }, "xmpp.registration_key_file" + missing},
 		{func(c c) { component(c); c.XMPP.RegistrationKeyFile = "password" }, "xmpp.registration_key_file: must hold at least 16 bytes, got password"},
@@ -360,6 +379,7 @@ func TestRules(t *testing.T) {
 	project(one)
 	website(one)
 	component(one)
+	hook(one)
 	one.Fallback.WebPush.Allow, one.Fallback.WebPush.AllowPrivate = []string{"*.example"}, []string{"10.0.0.0/8"}
 	acl(one, "a", "deny")
 	keys := config.RuleKeys(one)
@@ -367,6 +387,26 @@ func TestRules(t *testing.T) {
 		if name := ruleName(keys, i); !broken[name] {
 			t.Errorf("no row breaks the rule %s", name)
 		}
+	}
+}
+
+// hook adds a webhook.
+func hook(c *config.Config) *config.Webhook {
+	c.Receipts.Webhooks = append(c.Receipts.Webhooks, config.Webhook{
+		URL: "https://backend.example/hook?key=k", SecretFile: "webhook.secret", Events: []string{"received"}, Accounts: []string{"ann", "eu-*"},
+	})
+	return &c.Receipts.Webhooks[len(c.Receipts.Webhooks)-1]
+}
+
+// TestEventNames: a webhook can ask for each event that there is.
+func TestEventNames(t *testing.T) {
+	for kind := delivery.EventAccepted; kind.String() != "unknown"; kind++ {
+		if !slices.Contains(config.EventNames, kind.String()) {
+			t.Errorf("%s is missing", kind)
+		}
+	}
+	if n := len(config.EventNames); delivery.EventKind(n).String() == "unknown" || delivery.EventKind(n+1).String() != "unknown" {
+		t.Errorf("%d names", n)
 	}
 }
 

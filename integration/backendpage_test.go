@@ -1,7 +1,12 @@
 package integration
 
 import (
+	"bytes"
 	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/heartline-mqtt/heartline/internal/credentials"
 )
 
 // backendPage reads the code blocks of docs/backend.md: those of one language, with what
@@ -91,6 +98,92 @@ func TestBackendPageCurl(t *testing.T) {
 	}
 }
 
+// backendLanguages are those of the page's programs, and what runs them.
+func backendLanguages() map[string]struct{ file, command, packages string } {
+	return map[string]struct{ file, command, packages string }{
+		"js":     {"backend.mjs", "node", "nodejs"},
+		"python": {"backend.py", "python3", "python3"},
+		"go":     {"main.go", "go run", "golang-go"},
+		"php":    {"backend.php", "php", "php-cli php-curl"},
+	}
+}
+
+// TestBackendPageWebhooks runs the page's verification of webhooks in each language on
+// messages of a server: genuine ones, one under two secrets, a changed one, an old one.
+func TestBackendPageWebhooks(t *testing.T) {
+	t.Parallel()
+	programs := map[string]string{}
+	for _, b := range backendPage(t) {
+		if b.mark == "webhook" && b.language != "text" {
+			programs[b.language] = b.text
+		}
+	}
+	type request struct {
+		header http.Header
+		body   []byte
+	}
+	requests := make(chan request, 16)
+	backend := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		requests <- request{r.Header, body}
+	}))
+	t.Cleanup(backend.Close)
+	dir := t.TempDir()
+	file, secret := filepath.Join(dir, "secret"), credentials.NewWebhookSecret()
+	if err := os.WriteFile(file, []byte(credentials.NewWebhookSecret()+"\n"+secret+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, fmt.Sprintf(`HEARTLINE_RECEIPTS_WEBHOOKS=[{"url":%q,"secret_file":%q,"events":["accepted"]}]`, backend.URL, file))
+	s.register("alice", "phone", deviceToken(1))
+	s.notify(`{"account":"alice","title":"hello","id":"order-9"}`)
+	var genuine request
+	select {
+	case genuine = <-requests:
+	case <-time.After(patience):
+		t.Fatal("no webhook came")
+	}
+	id, at, signature := genuine.header.Get("Webhook-Id"), genuine.header.Get("Webhook-Timestamp"), genuine.header.Get("Webhook-Signature")
+	changed := bytes.Replace(genuine.body, []byte("order-9"), []byte("order-8"), 1)
+	for language, run := range backendLanguages() {
+		t.Run(language, func(t *testing.T) {
+			t.Parallel()
+			command := strings.Fields(run.command)
+			command[0] = tool(t, command[0], run.packages)
+			program := filepath.Join(t.TempDir(), run.file)
+			if err := os.WriteFile(program, []byte(programs[language]), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range []struct {
+				at, signature string
+				body          []byte
+				want          string
+			}{
+				{at, signature, genuine.body, "accepted order-9"},
+				{at, strings.Fields(signature)[1], genuine.body, "accepted order-9"},
+				{at, strings.Fields(signature)[0], genuine.body, "refused"},
+				{at, signature, changed, "refused"},
+				{"1700000000", signature, genuine.body, "refused"},
+			} {
+				ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
+				defer cancel()
+				cmd := exec.CommandContext(ctx, command[0], append(command[1:], program)...)
+				cmd.Env = environ(t, "WEBHOOK_ID="+id, "WEBHOOK_TIMESTAMP="+c.at, "WEBHOOK_SIGNATURE="+c.signature, "SECRET="+secret)
+				if home, err := os.UserHomeDir(); err == nil { // where go keeps its cache
+					cmd.Env = append(cmd.Env, "HOME="+home)
+				}
+				cmd.Stdin = bytes.NewReader(c.body)
+				out, err := cmd.CombinedOutput()
+				if err != nil || strings.TrimSpace(string(out)) != c.want {
+					t.Errorf("%s %s: %v, it prints %s, want %s", c.at, c.body, err, out, c.want)
+				}
+			}
+		})
+	}
+}
+
 // TestBackendPagePrograms runs the page's program in each language, each on a server of its
 // own. All print the same.
 func TestBackendPagePrograms(t *testing.T) {
@@ -104,12 +197,7 @@ func TestBackendPagePrograms(t *testing.T) {
 			programs[b.language] = b.text
 		}
 	}
-	for language, run := range map[string]struct{ file, command, packages string }{
-		"js":     {"backend.mjs", "node", "nodejs"},
-		"python": {"backend.py", "python3", "python3"},
-		"go":     {"main.go", "go run", "golang-go"},
-		"php":    {"backend.php", "php", "php-cli php-curl"},
-	} {
+	for language, run := range backendLanguages() {
 		t.Run(language, func(t *testing.T) {
 			t.Parallel()
 			command := strings.Fields(run.command)

@@ -24,7 +24,7 @@ func arrows() [][]string {
 		{"bench/storm", "broker", "config", "delivery", "fallback/apnssim", "internal/rawmqtt"},
 		{"demo", "broker", "config", "delivery", "fallback/apnssim", "fallback/fcmsim", "fallback/webpushsim", "internal/credentials", "internal/rawmqtt"},
 		{"terminal", "delivery", "internal/backoff", "wire"},
-		{"broker", "auth", "broker/internal/...", "config", "delivery", "fallback", "fallback/apns", "fallback/fcm", "fallback/webpush", "hooks", "hooks/ordinary", "hooks/persist", "hooks/strict", "internal/filewatch", "internal/credentials", "internal/rlimit", "store", "store/memory", "store/pebblestore", "xmpp"},
+		{"broker", "auth", "broker/internal/...", "config", "delivery", "fallback", "fallback/apns", "fallback/fcm", "fallback/webpush", "hooks", "hooks/ordinary", "hooks/persist", "hooks/strict", "internal/filewatch", "internal/credentials", "internal/rlimit", "receipts", "store", "store/memory", "store/pebblestore", "xmpp"},
 		{"broker/internal/api", "auth", "broker/internal/metrics", "broker/internal/overview", "delivery", "internal/loopback", "internal/seldom", "internal/text", "receipts", "wire"},
 		{"broker/internal/metrics", "delivery"},
 		{"broker/internal/overview", "delivery", "wire"},

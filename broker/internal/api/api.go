@@ -82,6 +82,8 @@ type Options struct {
 	// nil: it cannot, for the reason NoBackup.
 	Backup   func() (dir string, remove func() error, err error)
 	NoBackup string
+	// Receipts are the webhooks; nil: there are none.
+	Receipts *receipts.Receipts
 	// Overview is what the dashboard shows; nil: there is no dashboard.
 	Overview *overview.Overview
 	// Handlers serve further paths, by their ServeMux patterns: the MQTT WebSocket, the
@@ -162,6 +164,7 @@ func New(o Options) *API {
 	a.registerHealth()
 	a.registerSearch()
 	a.registerReload()
+	a.registerWebhooks()
 	a.registerBackup()
 	a.registerOverview()
 	a.describeProblems()

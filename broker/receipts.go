@@ -1,0 +1,91 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/internal/credentials"
+	"github.com/heartline-mqtt/heartline/receipts"
+	"github.com/heartline-mqtt/heartline/store"
+)
+
+// newReceipts makes the sender of events to webhooks. It does not send yet.
+func newReceipts(cfg *config.Config, h *Heartline, hold *receipts.Hold) (*receipts.Receipts, error) {
+	webhooks, err := webhooksOf(cfg.Receipts)
+	if err != nil {
+		return nil, err
+	}
+	var state store.State
+	if h.outbox.HasState() {
+		state = h.outbox
+	}
+	return receipts.New(receipts.Options{
+		Core: h.core, State: state, Tail: h.tail, Hold: hold, Retain: retain(cfg), Agent: "Heartline/" + Version(), Logger: h.log,
+	}, webhooks)
+}
+
+// retain is how long events wait for a webhook. The store has those of its history in any
+// case.
+func retain(cfg *config.Config) time.Duration { return max(cfg.Receipts.Retain, cfg.Store.History) }
+
+// webhooksOf reads the files that the configuration names.
+func webhooksOf(c config.Receipts) (webhooks []receipts.Webhook, err error) {
+	var errs []error
+	for i, w := range c.Webhooks {
+		key := fmt.Sprintf("receipts.webhooks[%d].", i)
+		hook := receipts.Webhook{Name: w.ID(), URL: w.URL, Events: w.Events, Accounts: w.Accounts, Timeout: w.Timeout}
+		file, err := os.ReadFile(w.SecretFile)
+		if err == nil {
+			hook.Secrets, err = credentials.ParseWebhookSecrets(file)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%ssecret_file: %w", key, err))
+		}
+		if w.CAFile != "" {
+			if hook.RootCAs, err = rootCAs(key+"ca_file", w.CAFile); err != nil {
+				errs = append(errs, err)
+			}
+		}
+		webhooks = append(webhooks, hook)
+	}
+	return webhooks, errors.Join(errs...)
+}
+
+// reloadReceipts takes up changed webhooks and their secrets. It changes nothing if a
+// file cannot be read.
+func (b *Broker) reloadReceipts(ctx context.Context, next *config.Config) error {
+	webhooks, err := webhooksOf(next.Receipts)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, endGrace)
+	defer cancel()
+	return b.receipts.Reconfigure(ctx, webhooks, retain(next))
+}
+
+// Webhooks returns how each webhook is doing, by name.
+func (h *Heartline) Webhooks() []receipts.Status { return h.receipts.Statuses() }
+
+// RetryWebhook sends the parked events of a webhook again, those with these webhook-ids or
+// all, and enables it if it was disabled by its receiver's answer 410. It returns how many
+// events were parked.
+func (h *Heartline) RetryWebhook(name string, ids ...string) (int, error) {
+	return h.receipts.Retry(name, ids)
+}
+
+func (b *Broker) receiptsFigures(s scrape) {
+	for _, w := range b.receipts.Statuses() {
+		label := []string{"webhook", w.Name}
+		s.gauge("webhook_up", "1 while the webhook's receiver takes events.", bit(w.State == receipts.StateOK), label...)
+		s.gauge("webhook_lag_seconds", "Age of the oldest event that is still to be delivered to the webhook, without parked ones.", w.Lag.Seconds(), label...)
+		s.gauge("webhook_deferred", "Events that the webhook's receiver has refused and that are retried.", float64(w.Deferred), label...)
+		s.gauge("webhook_parked", "Events for which every attempt has failed, until somebody retries them.", float64(w.Parked), label...)
+		s.counter("webhook_delivered_total", "Events delivered to the webhook.", float64(w.Delivered), label...)
+		s.counter("webhook_failed_total", "Requests to the webhook that have failed.", float64(w.Failed), label...)
+		s.counter("webhook_dropped_total", "Events dropped because the webhook did not take them within receipts.retain, or refused too many.", float64(w.Dropped), label...)
+	}
+}
