@@ -10,7 +10,7 @@ BENCHSTAT ?= $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c
 HOT := Transition|Deadlines|ParseContent|AppendPseudo|Publication|Engine|Outbox|Journey
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-storm faults siege attack attack-load fuzz fuzz-security release release-test package-test image-test fresh example web web-modules client client-test
+.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-storm bench-services faults siege attack attack-load fuzz fuzz-security release release-test package-test image-test fresh example web web-modules client client-test
 
 ## build: the program, ./heartline
 build: web
@@ -63,6 +63,10 @@ bench-outstanding:
 ## bench-storm: pushes for offline devices beside a bare apns2 loop
 bench-storm:
 	$(GO) run ./bench/storm
+
+## bench-services: pushes to 50 push services of which 15 are dead, slow or refuse, beside the same without those
+bench-services:
+	$(GO) run ./bench/services
 
 ## faults: the table of faults, with a million notifications, then the other tests that kill and fill disks
 faults:
