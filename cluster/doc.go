@@ -2,8 +2,10 @@
 // cut into partitions, each served by one Core at one node.
 //
 // Read parts.go (which partition an account is in), owner.go (what serves one),
-// table.go (who owns each, and holding requests while nobody does), router.go (what
-// devices and backends ask), edge.go (a device's channel, whoever owns its account).
+// table.go (the owner of each, and holding requests while there is none), router.go (the
+// calls of devices and backends), edge.go (a device's channel, whoever owns its account),
+// referee.go (the database as the only judge), node.go (lease, claims, taking over),
+// janitor.go (forgetting old devices).
 //
 // # Who runs what
 //
@@ -11,5 +13,16 @@
 // the other Cores, and for the channels that it announces to a new owner. Close waits
 // for them.
 //
-// It imports delivery.
+// A Node runs two goroutines from Start to Stop: one renews the lease, so that nothing
+// else can delay it, and one starts, stops and abandons Cores.
+//
+// # Invariants
+//
+// A node trusts itself until a second before its lease has lasted, from the moment at which it
+// began to renew it. Another node may end its life only after it has seen the lease
+// unchanged for as long as a lease lasts, and has renewed its own in time for as long. So
+// the trust ends first, and neither a clock that is set nor a database that was away
+// ends a life. Numbers of the next owner are above those of the last.
+//
+// It imports delivery and store.
 package cluster

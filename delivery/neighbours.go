@@ -122,3 +122,7 @@ func (c *Core) releaseForeign(accountName, id string) error {
 	}
 	return nil
 }
+
+// LastNumber returns the highest Seq or event Number that this Core has given out. Call
+// it after Stop: the next Core of its accounts begins above.
+func (c *Core) LastNumber() uint64 { return c.clock.last.Load() }

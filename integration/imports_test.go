@@ -49,7 +49,7 @@ func arrows() [][]string {
 		{"xmpp/xmpptest"},
 		{"xmpp/xmppkit"},
 		{"auth", "config", "internal/filewatch"},
-		{"cluster", "delivery"},
+		{"cluster", "delivery", "store"},
 		{"delivery"},
 		{"store", "delivery"},
 		{"store/...", "delivery", "store"},

@@ -1,0 +1,370 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/store"
+)
+
+// NodeOptions configure a Node. All are required.
+type NodeOptions struct {
+	// Join begins a life, with a fresh Outbox behind its Cores.
+	Join func(ctx context.Context) (Life, error)
+	// Router serves the partitions that the Node owns.
+	Router *Router
+	// Lease is how long a node is trusted after it has begun to renew its lease.
+	Lease time.Duration
+	Log   *slog.Logger
+}
+
+// Life is a joined node.
+type Life interface {
+	Referee
+	// Core makes the Core of a partition, not started yet: with the partition's Shard and
+	// Floor, the Referee's Now and Trusted, and Router.Neighbours.
+	Core(o Ownership) *delivery.Core
+	// Fenced is closed when a write of this life has been refused because another node
+	// has taken over.
+	Fenced() <-chan struct{}
+	// Close closes the Outbox. The Cores are stopped or abandoned.
+	Close() error
+}
+
+// beats is how many times a lease is renewed before it would end.
+const beats = 10
+
+// givenUpABeat is how many partitions a node with more than its share frees a beat.
+const givenUpABeat = 4
+
+// stopPatience is how long a Core that gives its partition up waits for the answers of
+// pushes that are under way.
+const stopPatience = 5 * time.Second
+
+// Node owns partitions: it renews its lease, claims free partitions up to its share, frees
+// those above it, and ends the lives of nodes that have stopped renewing. Between Start
+// and Stop one goroutine renews, and another does the rest.
+type Node struct {
+	opts NodeOptions
+	life Life                  // nil: none yet, or another node has ended it
+	own  map[uint16]*ownedPart // partitions of life
+	seen map[int64]*sighting   // all lives
+	loop sync.WaitGroup
+	quit chan struct{}
+	once sync.Once
+
+	endBeats chan struct{} // of life
+	beating  sync.WaitGroup
+	lost     chan error // a beat of life found it ended
+
+	mu   sync.Mutex
+	good time.Time // since when every beat has renewed the lease in time
+	beat time.Time // the last that did
+}
+
+type ownedPart struct {
+	Ownership
+	core *delivery.Core
+}
+
+// sighting is what this node has seen of another life, by its own monotonic clock.
+type sighting struct {
+	expires time.Time
+	since   time.Time // when it first saw that
+}
+
+// NewNode returns a Node that has not joined yet.
+func NewNode(o NodeOptions) *Node {
+	return &Node{opts: o, own: map[uint16]*ownedPart{}, seen: map[int64]*sighting{}, quit: make(chan struct{})}
+}
+
+// Start joins and begins to claim partitions. An error of the first join is returned.
+func (n *Node) Start(ctx context.Context) error {
+	if err := n.join(ctx); err != nil {
+		return err
+	}
+	n.loop.Go(n.run)
+	return nil
+}
+
+func (n *Node) join(ctx context.Context) error {
+	life, err := n.opts.Join(ctx)
+	if err != nil {
+		return fmt.Errorf("join the cluster: %w", err)
+	}
+	n.life, n.endBeats, n.lost = life, make(chan struct{}), make(chan error, 1)
+	n.good, n.beat = time.Now(), time.Now()
+	clear(n.seen)
+	n.beating.Go(func() { n.renewAll(life, n.endBeats, n.lost) })
+	return nil
+}
+
+// Stop frees every partition and leaves. It returns when all Cores have stopped. It is
+// safe to call twice.
+func (n *Node) Stop(ctx context.Context) error {
+	var err error
+	n.once.Do(func() {
+		close(n.quit)
+		n.loop.Wait()
+		err = n.leave(ctx)
+	})
+	return err
+}
+
+func (n *Node) run() {
+	tick := time.NewTicker(n.opts.Lease / beats)
+	defer tick.Stop()
+	for {
+		n.turn()
+		var fenced <-chan struct{}
+		if n.life != nil {
+			fenced = n.life.Fenced()
+		}
+		select {
+		case <-tick.C:
+		case <-fenced:
+			n.abandon(store.ErrFenced)
+		case err := <-n.lost:
+			n.abandon(err)
+		case <-n.quit:
+			return
+		}
+	}
+}
+
+// turn looks at the cluster once.
+func (n *Node) turn() {
+	ctx, cancel := context.WithTimeout(context.Background(), n.opts.Lease)
+	defer cancel()
+	if n.life == nil {
+		if err := n.join(ctx); err != nil {
+			n.opts.Log.Error("not joined again, retrying", "error", err)
+			return
+		}
+		n.opts.Log.Info("joined the cluster again", "life", n.life.ID())
+	}
+	err := n.fenceOffDead(ctx)
+	if err == nil {
+		err = n.balance(ctx)
+	}
+	switch {
+	case errors.Is(err, store.ErrFenced):
+		n.abandon(err)
+	case err != nil:
+		n.opts.Log.Warn("partitions not balanced, retrying", "error", err)
+	}
+}
+
+// renewAll renews the lease of a life until it ends, whatever else goes on.
+func (n *Node) renewAll(life Life, end <-chan struct{}, lost chan<- error) {
+	tick := time.NewTicker(n.opts.Lease / beats)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-end:
+			return
+		}
+		if err := n.renew(life); errors.Is(err, store.ErrFenced) {
+			lost <- err
+			return
+		} else if err != nil {
+			n.opts.Log.Warn("lease not renewed, retrying", "error", err)
+		}
+	}
+}
+
+// renew renews the lease once. A node that was late does not judge others until it has
+// renewed in time for a whole lease.
+func (n *Node) renew(life Life) error {
+	ctx, cancel := context.WithTimeout(context.Background(), n.opts.Lease)
+	defer cancel()
+	began := time.Now()
+	if err := life.Beat(ctx); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if time.Since(n.beat) > n.opts.Lease/2 {
+		n.good = time.Now()
+	}
+	n.beat = began
+	return nil
+}
+
+// renewing returns since when this node has renewed its lease in time; ok: it does.
+func (n *Node) renewing() (since time.Time, ok bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.good, time.Since(n.beat) <= n.opts.Lease/2
+}
+
+// fenceOffDead ends the lives whose leases have not changed for as long as a lease
+// lasts, by the clock of this node: a clock that is set, or a database that was away,
+// makes nobody dead.
+func (n *Node) fenceOffDead(ctx context.Context) error {
+	members, err := n.life.Members(ctx)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	good, renewing := n.renewing()
+	alive := map[int64]bool{}
+	for _, m := range members {
+		alive[m.ID] = true
+		s := n.seen[m.ID]
+		if s == nil || !s.expires.Equal(m.Expires) {
+			n.seen[m.ID] = &sighting{expires: m.Expires, since: now}
+			continue
+		}
+		if m.ID == n.life.ID() || !renewing || now.Sub(s.since) < n.opts.Lease || now.Sub(good) < n.opts.Lease {
+			continue
+		}
+		ok, err := n.life.FenceOff(ctx, m)
+		if err != nil {
+			return err
+		}
+		if ok {
+			n.opts.Log.Warn("a node has stopped renewing its lease, taking over its accounts", "node", m.Name, "life", m.ID, "silent", now.Sub(s.since).Round(time.Millisecond))
+		}
+	}
+	for id := range n.seen {
+		if !alive[id] {
+			delete(n.seen, id)
+		}
+	}
+	return nil
+}
+
+// balance takes up to this node's share of the partitions, and frees some above it.
+func (n *Node) balance(ctx context.Context) error {
+	members, err := n.life.Members(ctx)
+	if err != nil {
+		return err
+	}
+	parts, err := n.life.Parts(ctx)
+	if err != nil {
+		return err
+	}
+	var unserved []Ownership // ours, by an answer that was lost
+	nodes, free := 0, 0
+	for _, m := range members {
+		if !m.Leaving {
+			nodes++
+		}
+	}
+	for _, p := range parts {
+		switch {
+		case p.Node == 0:
+			free++
+			n.opts.Router.Serve(p.Part, p.Term, nil)
+		case p.Node != n.life.ID():
+			n.opts.Router.Serve(p.Part, p.Term, nil)
+		case n.own[p.Part] == nil:
+			unserved = append(unserved, p)
+		}
+	}
+	if len(unserved) > 0 {
+		return n.begin(unserved)
+	}
+	share := (len(parts) + nodes - 1) / max(nodes, 1)
+	if missing := min(share-len(n.own), free); missing > 0 {
+		claimed, err := n.life.Claim(ctx, missing)
+		if err != nil {
+			return err
+		}
+		return n.begin(claimed)
+	}
+	for part := range n.own {
+		if len(n.own) <= share || free >= givenUpABeat {
+			break
+		}
+		if err := n.giveUp(ctx, part); err != nil {
+			return err
+		}
+		free++
+	}
+	return nil
+}
+
+// begin starts the Cores of claimed partitions. One that cannot be read is freed.
+func (n *Node) begin(claimed []Ownership) error {
+	for _, o := range claimed {
+		core := n.life.Core(o)
+		if err := core.Start(); err != nil {
+			core.Abandon()
+			n.opts.Log.Error("partition not taken up, freeing it", "partition", o.Part, "error", err)
+			if err := n.life.GiveUp(context.Background(), o.Part, o.Floor); err != nil {
+				return err
+			}
+			continue
+		}
+		n.own[o.Part] = &ownedPart{o, core}
+		n.opts.Router.Serve(o.Part, o.Term, core)
+	}
+	return nil
+}
+
+// giveUp stops the Core of a partition, which flushes, and frees the partition. Requests
+// are held meanwhile.
+func (n *Node) giveUp(ctx context.Context, part uint16) error {
+	p := n.own[part]
+	n.opts.Router.Serve(part, p.Term, nil)
+	stopping, cancel := context.WithTimeout(ctx, stopPatience)
+	defer cancel()
+	err := p.core.Stop(stopping)
+	delete(n.own, part)
+	if err != nil && !errors.Is(err, delivery.ErrUnavailable) {
+		return fmt.Errorf("stop serving partition %d: %w", part, err)
+	}
+	return n.life.GiveUp(ctx, part, max(p.Floor, p.core.LastNumber()))
+}
+
+// abandon ends the Cores of a life that another node has ended: nothing is written or
+// pushed any more. The next turn joins again.
+func (n *Node) abandon(why error) {
+	if n.life == nil { // both a beat and a write found it ended
+		return
+	}
+	n.opts.Log.Error("another node has taken over, joining again", "error", why, "partitions", len(n.own))
+	for part, p := range n.own {
+		n.opts.Router.Serve(part, p.Term, nil)
+		p.core.Abandon()
+		delete(n.own, part)
+	}
+	n.end()
+}
+
+func (n *Node) end() {
+	close(n.endBeats)
+	n.beating.Wait()
+	if err := n.life.Close(); err != nil {
+		n.opts.Log.Warn("the store of a life that has ended was not closed", "error", err)
+	}
+	n.life = nil
+}
+
+func (n *Node) leave(ctx context.Context) error {
+	if n.life == nil {
+		return nil
+	}
+	err := n.life.SetLeaving(ctx)
+	for part := range n.own {
+		if err == nil {
+			err = n.giveUp(ctx, part)
+			continue
+		}
+		n.own[part].core.Abandon() // its lease ends by itself
+		delete(n.own, part)
+	}
+	if err == nil {
+		err = n.life.Leave(ctx)
+	}
+	n.end()
+	return err
+}
