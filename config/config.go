@@ -491,7 +491,8 @@ type XMPP struct {
 	// A device gets at most one such notification in this time; publishes in between
 	// join the next one.
 	MinInterval time.Duration `key:"min_interval"`
-	// A larger stanza of the server ends the link.
+	// A larger stanza of the server itself ends the link; one of a user is dropped. No larger
+	// one is sent.
 	MaxStanzaSize ByteSize `key:"max_stanza_size"`
 	// How long one write to the server may take.
 	WriteTimeout time.Duration `key:"write_timeout"`

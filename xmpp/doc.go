@@ -1,8 +1,9 @@
 // Package xmpp makes XMPP clients devices: one XEP-0114 component (Gate) for each
 // ejabberd or Prosody, with the same deliveries and the same acks as over MQTT.
 //
-// Read stanza.go (the XML reader and the writers), link.go (one connection to the
-// server), core.go (its port to the core), gate.go (the link's life), inbound.go (stanzas in), outbound.go (the outbound
+// Read stanza.go (elements and the writers), reader.go (the stream in), link.go (one
+// connection to the server), core.go (its port to the core), gate.go (the link's life),
+// inbound.go (stanzas in), outbound.go (the outbound
 // queue), then address.go, device.go (a client as a delivery.Channel), register.go (ad-hoc
 // commands), publish.go (XEP-0357), disco.go and stats.go.
 //

@@ -268,6 +268,7 @@ func (g *Gate) attend(l *link) error {
 		g.down()
 		return err
 	}
+	l.in.passOver = g.stranger
 	ctx, cancel := context.WithCancel(g.ctx)
 	var watch sync.WaitGroup
 	var deaf error
@@ -287,6 +288,7 @@ func (g *Gate) attend(l *link) error {
 	if deaf != nil {
 		err = deaf
 	}
+	g.blame(err)
 	return err
 }
 
@@ -331,6 +333,42 @@ func (g *Gate) down() {
 	g.link = nil
 	g.holdLocked()
 	g.mu.Unlock()
+}
+
+// maxBreaks is how many streams a request may break before it is refused. Sent again each time,
+// one that the server cannot take would keep the link down for everybody.
+const maxBreaks = 3
+
+// blame counts the end of a stream against the unanswered requests, where the server has
+// ended it because of a stanza of ours.
+func (g *Gate) blame(err error) {
+	ended, ok := errors.AsType[*StreamError](err)
+	if !ok {
+		return
+	}
+	switch ended.Condition {
+	case "policy-violation", "not-well-formed", "invalid-xml", "bad-format", "restricted-xml", "invalid-namespace", "unsupported-stanza-type", "improper-addressing":
+	default:
+		return
+	}
+	var refs []delivery.Ref
+	g.mu.Lock()
+	for _, c := range g.channels {
+		for id, r := range c.open {
+			if !r.written {
+				continue
+			}
+			if r.breaks++; r.breaks >= maxBreaks {
+				r.done = true
+				delete(c.open, id)
+				refs = append(refs, r.pub.Ref)
+			}
+		}
+	}
+	g.mu.Unlock()
+	for _, r := range refs {
+		r.Nacked("the XMPP server ends the stream: " + ended.Condition)
+	}
 }
 
 func (g *Gate) holdLocked() {

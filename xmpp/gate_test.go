@@ -691,6 +691,44 @@ func TestHostileServer(t *testing.T) {
 	w.up(phone, "phone")
 }
 
+// TestHostileSender: faults of a user's or a stranger's stanza end nothing: the server lets them
+// through, and the link is everybody's.
+func TestHostileSender(t *testing.T) {
+	w := newWorld(t, func(o *xmpp.Options, _ *delivery.Options) { o.MaxStanzaSize = 10_000 })
+	device := w.up(phone, "phone")
+	for _, from := range []string{"eve@evil.example/x", "evil.example", "eve@example.org/x"} {
+		head := " from='" + from + "' to='" + domain + "'"
+		for name, sent := range map[string]string{
+			"too large":     "<message" + head + "><body>" + strings.Repeat("x", 50_000) + "</body></message>",
+			"too many":      "<message" + head + ">" + strings.Repeat("<a b='>'/>", 5_000) + "</message>",
+			"attribute":     "<message" + head + " a='" + strings.Repeat(">", 50_000) + "'/>",
+			"too deep":      "<message" + head + ">" + strings.Repeat("<a>", 500) + strings.Repeat("</a>", 500) + "</message>",
+			"deep in CDATA": "<message" + head + "><![CDATA[" + strings.Repeat("</message>", 5_000) + "]]></message>",
+			"entity":        "<message" + head + ">&b;</message>",
+			"no name":       "<message" + head + "><a:b:c/></message>",
+			"invalid UTF-8": "<message" + head + ">\xff</message>",
+		} {
+			w.link.Send(sent)
+			w.sync(strings.ReplaceAll(name, " ", "-") + strings.Map(func(r rune) rune {
+				if r == '@' || r == '/' {
+					return -1
+				}
+				return r
+			}, from) + "@" + host + "/x") // another user each time: each is limited
+		}
+		w.link.Send("<iq type='set' id='big'" + head + "><x>" + strings.Repeat("x", 50_000) + "</x></iq>")
+		if s := w.link.Next(); s.ID != "big" || s.Type != "error" || s.To != from || s.Child("error").Type != "wait" || s.Child("error").Child("policy-violation").XMLName.Local == "" {
+			t.Errorf("%s: %+v", from, s)
+		}
+	}
+	if view, err := w.core.Device(ann, device); err != nil || !view.Up {
+		t.Errorf("%+v, %v", view, err)
+	}
+	if got := w.gate.Stats().Dropped; got != 27 {
+		t.Errorf("%d dropped", got)
+	}
+}
+
 // TestDeafServer: a server that answers no ping is dialed again.
 func TestDeafServer(t *testing.T) {
 	w := newWorld(t, func(o *xmpp.Options, _ *delivery.Options) {

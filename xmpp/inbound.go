@@ -16,6 +16,10 @@ import (
 func (g *Gate) handle(e *element) {
 	kind, from := e.attr("type"), e.attr("from")
 	g.counts.stanza("in", stanzaKind(e))
+	if e.fault != nil {
+		g.passedOver(e, from, kind)
+		return
+	}
 	answer := e.name.Local == "iq" && (kind == "result" || kind == "error")
 	if answer {
 		g.answered(e, from, kind == "result")
@@ -48,6 +52,22 @@ func (g *Gate) handle(e *element) {
 			return
 		}
 		g.onRequest(e, from, kind)
+	}
+}
+
+// stranger reports whether a stanza is from a user, or from another server: its faults are not
+// the fault of the server at the other end, and do not end the link.
+func (g *Gate) stranger(from string) bool {
+	return from != "" && !slices.Contains(g.opts.Hosts, from)
+}
+
+// passedOver takes a stanza that was too large, too deep or malformed, of which there is the
+// start tag only.
+func (g *Gate) passedOver(e *element, from, kind string) {
+	g.counts.drop()
+	g.seldom.Info(g.log, "stanza dropped", "from", clip(from), "error", clip(e.fault.Error()))
+	if e.name.Local == "iq" && (kind == "get" || kind == "set") && g.allowed(from) {
+		g.fail(e, fault{"wait", "policy-violation", clip(e.fault.Error())})
 	}
 }
 

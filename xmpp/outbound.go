@@ -1,6 +1,7 @@
 package xmpp
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -19,6 +20,7 @@ type request struct {
 	channel *channel
 	pub     delivery.Publication
 	written bool
+	breaks  int    // streams that the server has ended for a fault of ours while it was unanswered
 	done    bool   // answered, or given up
 	subject string // the notification's ID, once read
 }
@@ -123,6 +125,13 @@ func (g *Gate) appendRequest(b []byte, r *request) []byte {
 		return b
 	}
 	name, body, id, err := g.content(r.pub)
+	before := len(b)
+	if err == nil {
+		b = appendCarrier(b, g.opts.Domain, r.channel.full, r.id, name, body)
+		if size := len(b) - before; size > g.opts.MaxStanzaSize {
+			b, err = b[:before], fmt.Errorf("a stanza of %d bytes is larger than xmpp.max_stanza_size", size)
+		}
+	}
 	if err != nil {
 		g.mu.Lock()
 		done = r.done
@@ -138,5 +147,5 @@ func (g *Gate) appendRequest(b []byte, r *request) []byte {
 	r.subject, r.pub.Notification = id, nil // read again if it is written again
 	g.mu.Unlock()
 	g.counts.stanza("out", name)
-	return appendCarrier(b, g.opts.Domain, r.channel.full, r.id, name, body)
+	return b
 }

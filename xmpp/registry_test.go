@@ -1,6 +1,7 @@
 package xmpp_test
 
 import (
+	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
@@ -297,4 +298,50 @@ func TestLateAnswers(t *testing.T) {
 	if view, err := w.core.Device(ann, device); err != nil || view.Up {
 		t.Errorf("%+v, %v", view, err)
 	}
+}
+
+// TestPoison: a notification for which the server ends the stream is refused after three, and the
+// link is there for the others.
+func TestPoison(t *testing.T) {
+	w := newWorld(t)
+	w.register(phone, "phone")
+	device := w.up(phone, "phone")
+	w.notify(delivery.Request{Account: ann, Title: "t"})
+	for range 3 {
+		w.next("notification")
+		w.link.Send("<stream:error><policy-violation xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>")
+		w.link.Ended()
+		w.link = w.server.Accept()
+	}
+	if e := w.wait(device, "nacked"); !strings.Contains(e.Detail, "policy-violation") {
+		t.Errorf("the timeline says %q", e.Detail)
+	}
+	w.wait(device, "pushed")
+	w.sync(ann + "/other")
+}
+
+// TestLargeMessage: a message of the largest size fits into a stanza, whatever it is made of; a
+// larger stanza is refused on its own.
+func TestLargeMessage(t *testing.T) {
+	for _, piece := range []string{"&", "<", `\"`, "x", "é"} {
+		w := newWorld(t)
+		device := w.up(phone, "phone")
+		data := `"` + strings.Repeat(piece, (256<<10-2)/len(piece)) + `"`
+		w.notify(delivery.Request{Account: ann, Title: "t", Data: json.RawMessage(data)})
+		s, _ := w.next("notification")
+		w.link.Result(s)
+		s, body := w.next("message")
+		if got, ok := body["data"].(string); !ok || len(got) < 128<<10-1 || len(s.Raw) > 300<<10 {
+			t.Errorf("%q: %d bytes of data in %d of XML", piece, len(got), len(s.Raw))
+		}
+		w.link.Result(s)
+		w.wait(device, "message_received")
+	}
+	w := newWorld(t, func(o *xmpp.Options, _ *delivery.Options) { o.MaxStanzaSize = 1500 })
+	device := w.up(phone, "phone")
+	w.notify(delivery.Request{Account: ann, Title: strings.Repeat("x", 1500)})
+	if e := w.wait(device, "nacked"); !strings.Contains(e.Detail, "xmpp.max_stanza_size") {
+		t.Errorf("the timeline says %q", e.Detail)
+	}
+	w.sync(phone)
 }

@@ -1,12 +1,7 @@
 package xmpp
 
 import (
-	"bufio"
-	"bytes"
 	"encoding/xml"
-	"errors"
-	"fmt"
-	"io"
 	"strings"
 	"unicode/utf8"
 
@@ -29,15 +24,14 @@ const (
 	nsHeartline = "urn:heartline:1"
 )
 
-// maxDepth is how deep the elements of a stanza may nest. A publish of XEP-0357 has 8.
-const maxDepth = 32
-
 // element is one XML element.
 type element struct {
 	name     xml.Name
 	attrs    []xml.Attr
 	text     string // its character data, without that of its children
 	children []*element
+	// fault is why a stanza has nothing but its start tag; nil where it is whole.
+	fault error
 }
 
 // attr returns an attribute without a namespace; "" where there is none.
@@ -96,149 +90,6 @@ func (e *element) condition() string {
 	return ""
 }
 
-// Faults of a stream. RFC 6120 §11.1 forbids what errRestricted names.
-var (
-	errTooLarge   = errors.New("a stanza is larger than xmpp.max_stanza_size")
-	errTooDeep    = fmt.Errorf("a stanza nests deeper than %d elements", maxDepth)
-	errRestricted = errors.New("a comment, a processing instruction or a DTD in the stream")
-	errText       = errors.New("text between two stanzas")
-	errEnded      = errors.New("the server closed the stream")
-)
-
-// bounded counts the bytes of a stanza. encoding/xml reads byte by byte from an
-// io.ByteReader, so that the count is exact and nothing behind the stanza is taken.
-type bounded struct {
-	r    *bufio.Reader
-	left int
-}
-
-func (b *bounded) ReadByte() (byte, error) {
-	if b.left == 0 {
-		return 0, errTooLarge
-	}
-	b.left--
-	return b.r.ReadByte()
-}
-
-func (b *bounded) Read(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
-	}
-	c, err := b.ReadByte()
-	if err != nil {
-		return 0, err
-	}
-	p[0] = c
-	return 1, nil
-}
-
-// reader reads a stream: its header, then its stanzas.
-type reader struct {
-	src *bounded
-	dec *xml.Decoder
-	max int
-}
-
-func newReader(r io.Reader, maxStanza int) *reader {
-	src := &bounded{r: bufio.NewReaderSize(r, 64<<10), left: maxStanza}
-	return &reader{src: src, dec: xml.NewDecoder(src), max: maxStanza}
-}
-
-// header reads the stream's header and returns its id.
-func (r *reader) header() (id string, err error) {
-	for {
-		t, err := r.dec.Token()
-		if err != nil {
-			return "", streamFault(err)
-		}
-		switch t := t.(type) {
-		case xml.StartElement:
-			if t.Name.Local != "stream" || t.Name.Space != nsStream {
-				return "", errors.New("the server does not speak XMPP here: no stream header")
-			}
-			e := element{attrs: t.Attr}
-			if id = e.attr("id"); id == "" { // Prosody refuses an unknown component so
-				if _, err := r.next(); err != nil {
-					return "", err
-				}
-				return "", errors.New("the server's stream header has no id")
-			}
-			return id, nil
-		case xml.CharData, xml.ProcInst: // the XML declaration
-		default:
-			return "", errRestricted
-		}
-	}
-}
-
-// next returns the next stanza, or the error that ends the stream.
-func (r *reader) next() (*element, error) {
-	for {
-		r.src.left = r.max
-		t, err := r.dec.Token()
-		if err != nil {
-			return nil, streamFault(err)
-		}
-		switch t := t.(type) {
-		case xml.StartElement:
-			e, err := r.element(t, 1)
-			if err != nil {
-				return nil, streamFault(err)
-			}
-			if e.name.Local == "error" && e.name.Space == nsStream {
-				return nil, streamError(e)
-			}
-			return e, nil
-		case xml.EndElement:
-			return nil, errEnded
-		case xml.CharData: // white space keeps connections alive
-			if len(bytes.TrimSpace(t)) > 0 {
-				return nil, errText
-			}
-		default:
-			return nil, errRestricted
-		}
-	}
-}
-
-func (r *reader) element(start xml.StartElement, depth int) (*element, error) {
-	if depth > maxDepth {
-		return nil, errTooDeep
-	}
-	e := &element{name: start.Name, attrs: start.Attr}
-	var content strings.Builder // text between many children must not be copied for each
-	for {
-		t, err := r.dec.Token()
-		if err != nil {
-			return nil, err
-		}
-		switch t := t.(type) {
-		case xml.StartElement:
-			c, err := r.element(t, depth+1)
-			if err != nil {
-				return nil, err
-			}
-			e.children = append(e.children, c)
-		case xml.CharData:
-			content.Write(t)
-		case xml.EndElement:
-			e.text = content.String()
-			return e, nil
-		default:
-			return nil, errRestricted
-		}
-	}
-}
-
-// streamFault says that a stream broke off where the XML decoder says only that it is
-// not well-formed.
-func streamFault(err error) error {
-	if syntax, ok := errors.AsType[*xml.SyntaxError](err); ok && syntax.Msg == "unexpected EOF" || errors.Is(err, io.EOF) {
-		return errors.New("the server closed the connection")
-	}
-	return err
-}
-
 // StreamError is what a server says before it ends a stream (RFC 6120 §4.9).
 type StreamError struct{ Condition, Text string }
 
@@ -264,19 +115,10 @@ func streamError(e *element) error {
 
 // appendText appends s as character data or as an attribute's value. What XML 1.0
 // cannot carry becomes U+FFFD: one byte of bad XML ends the link of every device.
-func appendText(b []byte, s string) []byte { return appendEscaped(b, s, "\uFFFD", "\uFFFD") }
-
-// appendJSON appends a JSON text as character data. JSON escapes control characters
-// itself; U+FFFE and U+FFFF, which XML 1.0 cannot carry, can only stand within a string.
-func appendJSON(b, json []byte) []byte { return appendEscaped(b, string(json), `\ufffe`, `\uffff`) }
-
-func appendEscaped(b []byte, s, fffe, ffff string) []byte {
+func appendText(b []byte, s string) []byte {
 	from := 0
 	for i := 0; i < len(s); {
-		r, size := rune(s[i]), 1
-		if r >= utf8.RuneSelf {
-			r, size = utf8.DecodeRuneInString(s[i:])
-		}
+		r, size := runeAt(s, i)
 		var as string
 		switch {
 		case r == '&':
@@ -295,12 +137,8 @@ func appendEscaped(b []byte, s, fffe, ffff string) []byte {
 			as = "&#10;"
 		case r == '\r':
 			as = "&#13;"
-		case r < 0x20, r == utf8.RuneError && size == 1:
+		case !inXML(r, size):
 			as = "\uFFFD"
-		case r == 0xfffe:
-			as = fffe
-		case r == 0xffff:
-			as = ffff
 		default:
 			i += size
 			continue
@@ -310,6 +148,72 @@ func appendEscaped(b []byte, s, fffe, ffff string) []byte {
 		from = i
 	}
 	return append(b, s[from:]...)
+}
+
+// runeAt decodes the rune at s[i]; invalid UTF-8 has size 1.
+func runeAt(s string, i int) (rune, int) {
+	if s[i] < utf8.RuneSelf {
+		return rune(s[i]), 1
+	}
+	return utf8.DecodeRuneInString(s[i:])
+}
+
+// inXML reports whether XML 1.0 can carry a rune (§2.2).
+func inXML(r rune, size int) bool {
+	return r >= 0x20 && r != 0xfffe && r != 0xffff && (r != utf8.RuneError || size > 1) || r == '\t' || r == '\n' || r == '\r'
+}
+
+const (
+	cdataStart = "<![CDATA["
+	cdataEnd   = "]]>"
+)
+
+// appendJSON appends a JSON text as character data: escaped, or as CDATA where that is
+// shorter. Servers bound a stanza's size, and a text full of `<` and `&` would have
+// four times its own. JSON escapes control characters itself; U+FFFE and U+FFFF, which XML
+// 1.0 cannot carry, can only stand within a string.
+func appendJSON(b, json []byte) []byte {
+	s := string(json)
+	escaped := 4*strings.Count(s, "&") + 3*strings.Count(s, "<") + 3*strings.Count(s, cdataEnd)
+	cdata := len(cdataStart+cdataEnd) * (1 + strings.Count(s, cdataEnd))
+	within := escaped > cdata
+	if within {
+		b = append(b, cdataStart...)
+	}
+	from := 0
+	for i := 0; i < len(s); {
+		r, size := runeAt(s, i)
+		var as string
+		switch {
+		case !within && r == '&':
+			as = "&amp;"
+		case !within && r == '<':
+			as = "&lt;"
+		case !within && r == '>' && strings.HasSuffix(s[:i], "]]"):
+			as = "&gt;"
+		case within && r == '>' && strings.HasSuffix(s[:i], "]]"):
+			as = cdataEnd + cdataStart + ">"
+		case r == '\r': // white space between two tokens; XML would make it a line feed
+			as = "\n"
+		case r == 0xfffe:
+			as = `\ufffe`
+		case r == 0xffff:
+			as = `\uffff`
+		case !inXML(r, size):
+			as = "\uFFFD"
+		default:
+			i += size
+			continue
+		}
+		b = append(append(b, s[from:i]...), as...)
+		i += size
+		from = i
+	}
+	b = append(b, s[from:]...)
+	if within {
+		b = append(b, cdataEnd...)
+	}
+	return b
 }
 
 // appendAttr appends an attribute. Values are in single quotes.

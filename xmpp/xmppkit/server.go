@@ -206,6 +206,18 @@ func (s *Server) console() string {
 	return string(b[max(0, len(b)-2000):])
 }
 
+// Log returns the end of the server's log.
+func (s *Server) Log() string {
+	if s.Kind == Prosody {
+		return s.console() // its log goes there
+	}
+	b, err := os.ReadFile(filepath.Join(s.dir, "logs", "ejabberd.log"))
+	if err != nil {
+		return err.Error()
+	}
+	return string(b[max(0, len(b)-5000):])
+}
+
 func (s *Server) command() *exec.Cmd {
 	if s.Kind == Prosody {
 		return exec.Command("prosody", "--config", filepath.Join(s.dir, "prosody.cfg.lua"))

@@ -1,0 +1,395 @@
+package xmpp
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// maxDepth is how deep the elements of a stanza may nest. A publish of XEP-0357 has 8.
+const maxDepth = 32
+
+// Faults of a stream. RFC 6120 §11.1 forbids what errRestricted names.
+var (
+	errTooLarge   = errors.New("a stanza is larger than xmpp.max_stanza_size")
+	errTooDeep    = fmt.Errorf("a stanza nests deeper than %d elements", maxDepth)
+	errRestricted = errors.New("a comment, a processing instruction or a DTD in the stream")
+	errText       = errors.New("text between two stanzas")
+	errEnded      = errors.New("the server closed the stream")
+)
+
+// reader reads a stream: its header, then its stanzas. It finds the end of a stanza before
+// it parses it, so that one that is too large or too deep can be passed over: any user
+// of the server, and any stranger whose server is federated with it, can send one, and
+// the link is everybody's.
+type reader struct {
+	src *bufio.Reader
+	max int
+	// passOver reports whether the sender of a faulty stanza is anyone but the server
+	// itself. Nil, or false: the fault ends the stream.
+	passOver func(from string) bool
+
+	head []byte // the stream's start tag, which declares namespaces of all stanzas
+	raw  []byte // the current stanza
+	// opened is where the name or the last whole attribute of the stanza's start tag ends.
+	opened int
+	fault  error // of the current stanza: the rest of it is read and not kept
+}
+
+func newReader(r io.Reader, maxStanza int) *reader {
+	return &reader{src: bufio.NewReaderSize(r, 64<<10), max: maxStanza}
+}
+
+var errNoXMPP = errors.New("the server does not speak XMPP here: no stream header")
+
+// header reads the stream's header and returns its id.
+func (r *reader) header() (id string, err error) {
+	if err := r.readHead(); err != nil {
+		return "", streamFault(err)
+	}
+	t, err := xml.NewDecoder(bytes.NewReader(r.head)).Token()
+	if err != nil {
+		return "", streamFault(err)
+	}
+	start, ok := t.(xml.StartElement)
+	if !ok || start.Name.Local != "stream" || start.Name.Space != nsStream {
+		return "", errNoXMPP
+	}
+	e := element{attrs: start.Attr}
+	if id = e.attr("id"); id == "" { // Prosody refuses an unknown component so
+		if _, err := r.next(); err != nil {
+			return "", err
+		}
+		return "", errors.New("the server's stream header has no id")
+	}
+	return id, nil
+}
+
+// readHead reads the XML declaration, if there is one, and the stream's start tag.
+func (r *reader) readHead() error {
+	for {
+		r.raw, r.fault = r.raw[:0], nil
+		c, err := r.skipSpace()
+		if err != nil {
+			return err
+		}
+		if c != '<' {
+			return errNoXMPP
+		}
+		_ = r.keep(c) // there is room for one
+		if c, err = r.take(); err != nil {
+			return err
+		}
+		switch c {
+		case '?':
+			if err := r.until("?>"); err != nil {
+				return err
+			}
+		case '!':
+			return errRestricted
+		default:
+			if _, err := r.startTag(); err != nil {
+				return err
+			}
+			r.head = bytes.Clone(r.raw)
+			return nil
+		}
+	}
+}
+
+// next returns the next stanza, or the error that ends the stream. A stanza with a fault
+// that is passed over has its start tag only.
+func (r *reader) next() (*element, error) {
+	if err := r.frame(); err != nil {
+		return nil, streamFault(err)
+	}
+	if r.fault != nil {
+		return r.opening(), nil // which passable has seen
+	}
+	e, err := r.parse()
+	if err != nil {
+		if !r.passable() {
+			return nil, streamFault(err)
+		}
+		r.fault = err
+		return r.opening(), nil
+	}
+	if e.name.Local == "error" && e.name.Space == nsStream {
+		return nil, streamError(e)
+	}
+	return e, nil
+}
+
+// frame reads one stanza into raw, or its beginning where it has a fault.
+func (r *reader) frame() error {
+	r.raw, r.fault, r.opened = r.raw[:0], nil, 0
+	c, err := r.skipSpace()
+	if err != nil {
+		return err
+	}
+	if c != '<' {
+		return errText
+	}
+	for depth := 0; ; {
+		if err := r.keep('<'); err != nil {
+			return err
+		}
+		if c, err = r.take(); err != nil {
+			return err
+		}
+		switch c {
+		case '?':
+			return errRestricted
+		case '!':
+			if depth == 0 {
+				return errRestricted
+			}
+			if err := r.cdata(); err != nil {
+				return err
+			}
+		case '/':
+			if depth == 0 {
+				return errEnded
+			}
+			if err := r.until(">"); err != nil {
+				return err
+			}
+			depth--
+		default:
+			empty, err := r.startTag()
+			if err != nil {
+				return err
+			}
+			if depth+1 > maxDepth && r.fault == nil {
+				if !r.passable() {
+					return errTooDeep
+				}
+				r.fault = errTooDeep
+			}
+			if !empty {
+				depth++
+			}
+		}
+		if depth == 0 {
+			return nil
+		}
+		if err := r.text(); err != nil {
+			return err
+		}
+	}
+}
+
+// take reads a byte and keeps it.
+func (r *reader) take() (byte, error) {
+	c, err := r.src.ReadByte()
+	if err != nil {
+		return 0, err
+	}
+	return c, r.keep(c)
+}
+
+// keep adds a byte to the stanza. A stanza that is passed over keeps its beginning.
+func (r *reader) keep(c byte) error {
+	if r.fault != nil {
+		return nil
+	}
+	if len(r.raw) >= r.max {
+		if !r.passable() {
+			return errTooLarge
+		}
+		r.fault = errTooLarge
+		return nil
+	}
+	r.raw = append(r.raw, c)
+	return nil
+}
+
+func (r *reader) skipSpace() (byte, error) {
+	for {
+		switch c, err := r.src.ReadByte(); {
+		case err != nil:
+			return 0, err
+		case c != ' ' && c != '\t' && c != '\r' && c != '\n': // white space keeps connections alive
+			return c, nil
+		}
+	}
+}
+
+// text reads up to the next `<`, which it takes and does not keep.
+func (r *reader) text() error {
+	for {
+		switch c, err := r.src.ReadByte(); {
+		case err != nil:
+			return err
+		case c == '<':
+			return nil
+		default:
+			if err := r.keep(c); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// until reads up to and with end, which is not longer than 3 bytes.
+func (r *reader) until(end string) error {
+	var last [3]byte
+	for {
+		c, err := r.take()
+		if err != nil {
+			return err
+		}
+		last[0], last[1], last[2] = last[1], last[2], c
+		if string(last[3-len(end):]) == end {
+			return nil
+		}
+	}
+}
+
+// startTag reads the rest of a start tag. A `>` within an attribute's value is not its end.
+func (r *reader) startTag() (empty bool, err error) {
+	first := r.opened == 0
+	var quote, last byte
+	for {
+		c, err := r.take()
+		switch {
+		case err != nil:
+			return false, err
+		case quote != 0:
+			if c == quote {
+				quote = 0
+				if first && r.fault == nil {
+					r.opened = len(r.raw)
+				}
+			}
+		case c == '\'', c == '"':
+			quote = c
+		case c == '>':
+			if first && r.opened == 0 { // it has no attributes
+				r.opened = len(strings.TrimRight(string(r.raw), "/>"))
+			}
+			return last == '/', nil
+		}
+		last = c
+	}
+}
+
+// cdata reads a CDATA section whose `<!` has been read. Everything else that begins so is
+// forbidden.
+func (r *reader) cdata() error {
+	for _, want := range []byte("[CDATA[") {
+		c, err := r.take()
+		if err != nil {
+			return err
+		}
+		if c != want {
+			return errRestricted
+		}
+	}
+	return r.until("]]>")
+}
+
+// chain reads the stream's header and a stanza as one document.
+type chain struct{ head, rest []byte }
+
+func (c *chain) ReadByte() (byte, error) {
+	if len(c.head) == 0 {
+		c.head, c.rest = c.rest, nil
+	}
+	if len(c.head) == 0 {
+		return 0, io.EOF
+	}
+	b := c.head[0]
+	c.head = c.head[1:]
+	return b, nil
+}
+
+func (c *chain) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	b, err := c.ReadByte()
+	if err != nil {
+		return 0, err
+	}
+	p[0] = b
+	return 1, nil
+}
+
+func (r *reader) parse() (*element, error) {
+	dec := xml.NewDecoder(&chain{r.head, r.raw})
+	if _, err := dec.Token(); err != nil {
+		return nil, err
+	}
+	t, err := dec.Token()
+	if err != nil {
+		return nil, err
+	}
+	start, ok := t.(xml.StartElement)
+	if !ok {
+		return nil, errRestricted
+	}
+	return parseElement(dec, start)
+}
+
+// opening returns the stanza's start tag with its fault, without the attributes that
+// were too large; nil if it cannot be read.
+func (r *reader) opening() *element {
+	tag := append(bytes.Clone(r.raw[:min(r.opened, len(r.raw))]), "/>"...)
+	dec := xml.NewDecoder(&chain{r.head, tag})
+	_, _ = dec.Token() // the header, which has been read before
+	t, err := dec.Token()
+	start, ok := t.(xml.StartElement)
+	if err != nil || !ok {
+		return nil
+	}
+	return &element{name: start.Name, attrs: start.Attr, fault: r.fault}
+}
+
+// passable reports whether a stanza with a fault is passed over.
+func (r *reader) passable() bool {
+	if r.passOver == nil {
+		return false
+	}
+	e := r.opening()
+	return e != nil && r.passOver(e.attr("from"))
+}
+
+func parseElement(dec *xml.Decoder, start xml.StartElement) (*element, error) {
+	e := &element{name: start.Name, attrs: start.Attr}
+	var content strings.Builder // text between many children must not be copied for each
+	for {
+		t, err := dec.Token()
+		if err != nil {
+			return nil, err
+		}
+		switch t := t.(type) {
+		case xml.StartElement: // frame has bounded the depth
+			c, err := parseElement(dec, t)
+			if err != nil {
+				return nil, err
+			}
+			e.children = append(e.children, c)
+		case xml.CharData:
+			content.Write(t)
+		case xml.EndElement:
+			e.text = content.String()
+			return e, nil
+		default:
+			return nil, errRestricted
+		}
+	}
+}
+
+// streamFault says that a stream broke off where the reader says only that there is no
+// more.
+func streamFault(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New("the server closed the connection")
+	}
+	return err
+}
