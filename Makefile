@@ -10,7 +10,7 @@ BENCHSTAT ?= $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c
 HOT := Transition|Deadlines|ParseContent|AppendPseudo|Publication|Engine|Outbox|Journey
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-storm bench-services faults siege attack attack-load fuzz fuzz-security release release-test package-test image-test fresh example web web-modules client client-test
+.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-storm bench-services faults xmpp-kill siege attack attack-load fuzz fuzz-security release release-test package-test image-test fresh example web web-modules client client-test
 
 ## build: the program, ./heartline
 build: web
@@ -72,6 +72,10 @@ bench-services:
 faults:
 	HEARTLINE_FAULTS=full $(GO) test -count 1 -timeout 60m -parallel 4 -v ./integration/faults
 	$(GO) test $(RACE) -count 1 -timeout 30m -v -run 'Kill|Fault|Crash' ./integration ./store/...
+
+## xmpp-kill: kill -9 of Heartline, of ejabberd and of Prosody under load, 100 rounds each; takes an hour
+xmpp-kill:
+	XMPP_KILL_ROUNDS=100 $(GO) test -count 1 -timeout 120m -v -run TestKill ./integration/xmpp
 
 ## siege: thousands of clients that mean harm, and what becomes of the others; takes minutes
 siege:
