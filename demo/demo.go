@@ -143,15 +143,19 @@ type stage struct {
 	lines  chan string
 	err    error // read after lines is closed
 	id     string
+	over   map[delivery.EventKind]string // meanings in place of those of MQTT
 }
 
 func newStage(ctx context.Context, b *broker.Broker, on platform, path int) (*stage, error) {
 	name := []string{"anna", "ben", "clara", "dora"}[path]
+	return newStageFor(ctx, b, on, path, newDevice(name+"@"+on.device, name+"-"+on.device))
+}
+
+func newStageFor(ctx context.Context, b *broker.Broker, on platform, path int, dev *device) (*stage, error) {
 	reg, err := on.register(path)
 	if err != nil {
 		return nil, fmt.Errorf("make a registration of %s: %w", on.device, err)
 	}
-	dev := newDevice(name+"@"+on.device, name+"-"+on.device)
 	return &stage{
 		ctx: ctx, broker: b, on: on, reg: reg, dev: dev,
 		events: b.Core().Subscribe(1024), lines: make(chan string, 64), // enough for every line: a path never waits to be told
@@ -235,7 +239,11 @@ func (s *stage) until(kind delivery.EventKind) error {
 			if e.Detail != "" {
 				detail = " (" + e.Detail + ")"
 			}
-			s.say("  %-16s %s%s", e.Kind, meanings[e.Kind], detail)
+			meaning := meanings[e.Kind]
+			if over := s.over[e.Kind]; over != "" {
+				meaning = over
+			}
+			s.say("  %-16s %s%s", e.Kind, meaning, detail)
 			if e.Kind == kind {
 				return nil
 			}

@@ -23,7 +23,7 @@ func arrows() [][]string {
 		{"bench/outstanding", "delivery", "internal/rawmqtt", "store", "store/pebblestore"},
 		{"bench/services", "broker", "config", "delivery", "fallback/webpushsim", "internal/credentials"},
 		{"bench/storm", "broker", "config", "delivery", "fallback/apnssim", "internal/rawmqtt"},
-		{"demo", "broker", "config", "delivery", "fallback/apnssim", "fallback/fcmsim", "fallback/webpushsim", "internal/credentials", "internal/rawmqtt"},
+		{"demo", "broker", "config", "delivery", "fallback/apnssim", "fallback/fcmsim", "fallback/webpushsim", "internal/credentials", "internal/rawmqtt", "xmpp", "xmpp/xmppkit"},
 		{"terminal", "delivery", "internal/backoff", "wire"},
 		{"broker", "auth", "broker/internal/...", "config", "delivery", "fallback", "fallback/apns", "fallback/fcm", "fallback/webpush", "hooks", "hooks/ordinary", "hooks/persist", "hooks/strict", "internal/filewatch", "internal/credentials", "internal/rlimit", "receipts", "store", "store/memory", "store/pebblestore", "xmpp"},
 		{"broker/internal/api", "auth", "broker/internal/metrics", "broker/internal/overview", "delivery", "internal/loopback", "internal/seldom", "internal/text", "receipts", "wire"},

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/heartline-mqtt/heartline/demo"
 	"github.com/heartline-mqtt/heartline/internal/testtool"
 	"github.com/heartline-mqtt/heartline/xmpp"
 	"github.com/heartline-mqtt/heartline/xmpp/xmppkit"
@@ -201,6 +202,22 @@ func TestDocumentedConfigurations(t *testing.T) {
 		}
 		if !strings.Contains(string(doc), strings.TrimSpace(string(text))) {
 			t.Errorf("docs/xmpp.md does not show %s as it is", name)
+		}
+	}
+}
+
+// TestDemo plays `heartline demo --xmpp` on each server that is installed.
+func TestDemo(t *testing.T) {
+	if xmppkit.Installed(xmppkit.Ejabberd) != nil && xmppkit.Installed(xmppkit.Prosody) != nil {
+		leaveOut(t, xmppkit.Prosody)
+	}
+	var out strings.Builder
+	if err := demo.RunXMPP(t.Context(), &out); err != nil {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+	for _, kind := range []string{xmppkit.Ejabberd, xmppkit.Prosody} {
+		if xmppkit.Installed(kind) == nil && !strings.Contains(out.String(), "All 6 paths went as they should over "+kind) {
+			t.Errorf("%s was not played:\n%s", kind, out.String())
 		}
 	}
 }

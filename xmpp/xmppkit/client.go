@@ -358,6 +358,16 @@ func (c *Client) HalfOpen() {
 	}
 }
 
+// Return ends HalfOpen: the network is back, with all that was sent meanwhile.
+func (c *Client) Return() {
+	c.conn.mu.Lock()
+	defer c.conn.mu.Unlock()
+	if c.conn.paused != nil {
+		close(c.conn.paused)
+		c.conn.paused = nil
+	}
+}
+
 // Kill resets the connection; the server sees that at once. An absent client has no Kill.
 func (c *Client) Kill() {
 	if tcp, ok := c.conn.Conn.(*net.TCPConn); ok {
