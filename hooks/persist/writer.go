@@ -19,6 +19,7 @@ func (h *Keeper) write() {
 	defer close(h.done)
 	retry := h.opts.RetryInitial
 	for quitting := false; ; {
+		began := time.Now()
 		wait := h.opts.Gather
 		if err := h.flush(); err != nil {
 			if quitting {
@@ -35,6 +36,7 @@ func (h *Keeper) write() {
 				h.log.Info("MQTT state is stored again")
 			}
 			retry = h.opts.RetryInitial
+			wait = rest(wait, time.Since(began))
 		}
 		if quitting {
 			return
@@ -53,6 +55,16 @@ func (h *Keeper) write() {
 		}
 		t.Stop()
 	}
+}
+
+// maxRest bounds for how long changes are gathered when writes are slow.
+const maxRest = 250 * time.Millisecond
+
+// rest returns how long to gather changes after a write that took some time: as long as
+// the write, so that a client that queues and retains at full speed leaves half of the
+// disk's time to notifications. Changes that cancel each other out meanwhile cost no write.
+func rest(gather, took time.Duration) time.Duration {
+	return max(gather, min(took, maxRest))
 }
 
 // flush writes the marked entries. On an error it restores the marks.
