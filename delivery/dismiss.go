@@ -179,10 +179,10 @@ func (c *Core) pushDismissal(dev *device, x *dismissal, attempt int) {
 	expires := time.Now().Add(c.settings.Load().TTL)
 	p := Push{
 		Seq: x.Seq, Device: dev.ID, Account: dev.Account, Registration: asked, Attempt: attempt, Urgency: UrgencyNormal,
-		ExpiresAt: expires, Dismiss: true,
+		ExpiresAt: expires,
 		// Its own, and no copy of the content: the notification may have expired or been
 		// erased.
-		Notification: &Notification{
+		Dismiss: &Notification{
 			Seq: x.Of, ID: x.ID, Account: dev.Account, CollapseKey: x.CollapseKey, BadgeAuto: x.BadgeAuto,
 			Urgency: UrgencyNormal, AcceptedAt: x.At, ExpiresAt: expires,
 		},

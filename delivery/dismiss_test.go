@@ -109,7 +109,7 @@ func TestReadIsTakenAway(t *testing.T) {
 		}
 		var pushes []bool
 		for _, p := range w.apple.asked {
-			pushes = append(pushes, p.Dismiss)
+			pushes = append(pushes, p.Dismiss != nil)
 		}
 		if !slices.Equal(pushes, []bool{false, true, true}) {
 			t.Errorf("pushes %v: want the notification's, and the dismissal's after one failure", pushes)
@@ -132,7 +132,7 @@ func (a *apple) dismissals() (asked []delivery.Push) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, p := range a.asked {
-		if p.Dismiss {
+		if p.Dismiss != nil {
 			asked = append(asked, p)
 		}
 	}
@@ -156,7 +156,7 @@ func TestOneDismissalPush(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := w.apple.dismissals()
-		if len(got) != 1 || got[0].Device != "tablet" || got[0].Notification.ID != "n" || got[0].Notification.CollapseKey != "door" || got[0].Seq == got[0].Notification.Seq {
+		if len(got) != 1 || got[0].Device != "tablet" || got[0].Dismiss.ID != "n" || got[0].Dismiss.CollapseKey != "door" || got[0].Seq == got[0].Dismiss.Seq {
 			t.Fatalf("asked for %+v", got)
 		}
 		w.core.Crash() // before Apple's answer

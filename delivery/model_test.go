@@ -279,7 +279,7 @@ func (m *model) crash(t *rapid.T) {
 	m.w.apple.held = nil
 	m.w.store.powerCut(rapid.IntRange(0, 10).Draw(t, "kept"))
 	for _, p := range m.w.apple.asked { // what a crash must not repeat unknowingly is on the disk before it is done
-		if p.Dismiss {
+		if p.Dismiss != nil {
 			continue // taking away twice does no harm
 		}
 		timeline, err := m.w.store.Timeline(p.Seq)
@@ -382,7 +382,7 @@ func (m *model) goesOn(r delivery.Record, unfinished []delivery.Record) bool {
 		}
 		// Planned, under way, or behind one of the device that is.
 		return !r.Deadline.IsZero() || slices.ContainsFunc(m.w.apple.held, func(h heldPush) bool {
-			return h.push.Device == r.Device && !h.push.Dismiss
+			return h.push.Device == r.Device && h.push.Dismiss == nil
 		}) || slices.ContainsFunc(unfinished, func(o delivery.Record) bool {
 			return o.Device == r.Device && o.Seq < r.Seq && o.State == delivery.StatePushing && !o.Deadline.IsZero()
 		})

@@ -164,17 +164,15 @@ func (r Ref) Acked() { r.acker.Acked(r) }
 // that cannot be sent.
 func (r Ref) Nacked(reason string) { r.acker.Nacked(r, reason) }
 
-// Publication is what a Channel is asked to send at QoS 1.
+// Publication is a packet that a Channel is asked to send at QoS 1. The Channel reads
+// the content by Seq (Core.Notification, Core.Data), off the core's path.
 type Publication struct {
 	Ref
-	// Notification is the content if the core has it at hand; nil: the Channel
-	// fetches it by Seq, off the core's path.
-	Notification *Notification
-	Redelivery   bool   // not the first of its kind for this delivery
-	Pushed       bool   // a notification server has accepted a push for it
-	DismissedID  string // of a Dismissal: the ID of the notification to take away
-	BadgeAuto    bool   // of a Dismissal: the notification was one with badge "auto"
-	Unread       int    // with badge "auto": the number to show
+	Redelivery  bool   // not the first of its kind for this delivery
+	Pushed      bool   // a notification server has accepted a push for it
+	DismissedID string // of a Dismissal: the ID of the notification to take away
+	BadgeAuto   bool   // of a Dismissal: the notification was one with badge "auto"
+	Unread      int    // with badge "auto": the number to show
 }
 
 // Pusher asks a notification server to notify a device. Package fallback
@@ -187,7 +185,8 @@ type Pusher interface {
 	Push(ctx context.Context, p Push, done func(PushResult))
 }
 
-// Push is a request to a notification server.
+// Push is a request to a notification server. The Pusher reads the content by Seq when
+// the push's turn has come (Core.Notification).
 type Push struct {
 	Seq          Seq
 	Device       string
@@ -197,10 +196,9 @@ type Push struct {
 	Urgency      Urgency
 	CollapseKey  string
 	ExpiresAt    time.Time
-	Notification *Notification // nil: fetched by Seq
-	// Dismiss asks for a background push that takes the notification off the
-	// screen.
-	Dismiss bool
+	// Dismiss asks for a background push that takes this notification off the screen.
+	// It holds what such a push needs, and no text. nil: an ordinary push.
+	Dismiss *Notification
 	// Current is called when the push's turn has come, just before the request. It
 	// returns the registration to use now, or an error that wraps ErrPushNotWanted:
 	// signed out, registration removed, device moved to another account,

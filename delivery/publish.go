@@ -19,12 +19,11 @@ type delivery struct {
 	collapse  string
 	kind      *string // of the registration that a push goes to; nil: KindAlert
 	urgency   Urgency
-	content   *Notification // until the first try, so that it need not be read again
-	withdraw  func()        // tells the pusher that the push under way is not wanted any more
-	place     int32         // in the heap, from 1; 0: not in
-	misses    uint8         // tries without an ack since the device was last heard
-	due       bool          // wants the channel as soon as its window has room
-	dirty     bool          // its Record is to be written
+	withdraw  func() // tells the pusher that the push under way is not wanted any more
+	place     int32  // in the heap, from 1; 0: not in
+	misses    uint8  // tries without an ack since the device was last heard
+	due       bool   // wants the channel as soon as its window has room
+	dirty     bool   // its Record is to be written
 	over      bool
 	recorded  bool // the request for the push that is under way is on the disk
 
@@ -160,7 +159,7 @@ func (c *Core) lose(d *device, why string, replaced bool) {
 		x.open = false
 	}
 	for _, x := range slices.Clone(d.queue) {
-		x.due, x.content = false, nil
+		x.due = false
 		c.apply(x, inChannelLost, situation{detail: why})
 		if !replaced {
 			c.apply(x, inNoChannel, situation{})
@@ -289,13 +288,11 @@ func (c *Core) publish(d *delivery) {
 	p := d.dev.presence
 	d.notDue()
 	pub := Publication{
-		Ref:          Ref{Seq: d.seq, Attempt: d.attempts, acker: p},
-		Notification: d.content,
-		Redelivery:   d.attempts > 1,
-		Pushed:       d.pushAccepted,
-		Unread:       len(d.dev.Unread),
+		Ref:        Ref{Seq: d.seq, Attempt: d.attempts, acker: p},
+		Redelivery: d.attempts > 1,
+		Pushed:     d.pushAccepted,
+		Unread:     len(d.dev.Unread),
 	}
-	d.content = nil
 	p.opened(d.seq, false)
 	if err := p.channel.Publish(pub); err != nil {
 		p.closed(d.seq, false)

@@ -144,7 +144,7 @@ func (c *Core) push(d *delivery, r Registration, l *pushLane) {
 	attempt := d.pushAttempts
 	p := Push{
 		Seq: d.seq, Device: d.dev.ID, Account: d.dev.Account, Registration: r, Attempt: int(attempt),
-		Urgency: d.urgency, CollapseKey: d.collapse, ExpiresAt: c.clock.wall(d.expires), Notification: d.content,
+		Urgency: d.urgency, CollapseKey: d.collapse, ExpiresAt: c.clock.wall(d.expires),
 		Current: func() (Registration, error) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -154,7 +154,6 @@ func (c *Core) push(d *delivery, r Registration, l *pushLane) {
 	if len(d.dev.Unread) > 0 {
 		p.Unread = func() int { return c.unread(d.dev) }
 	}
-	d.content = nil
 	c.pushing++
 	dev := d.dev
 	c.pusher.Push(ctx, p, func(result PushResult) {

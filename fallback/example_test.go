@@ -37,7 +37,12 @@ func (pager) Close() error { return nil }
 
 // A notification server of one's own behind the router.
 func ExamplePusher() {
-	router, err := fallback.New(fallback.Options{Pushers: []fallback.Pusher{pager{}}})
+	router, err := fallback.New(fallback.Options{
+		Pushers: []fallback.Pusher{pager{}},
+		Content: func(delivery.Seq) (*delivery.Notification, error) { // delivery.Core.Notification
+			return &delivery.Notification{ID: "n1", Account: "anna", Title: "Bed 4", ExpiresAt: time.Now().Add(time.Hour)}, nil
+		},
+	})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -53,7 +58,6 @@ func ExamplePusher() {
 		done := make(chan delivery.PushResult, 1)
 		router.Push(context.Background(), delivery.Push{
 			Device: "nurse", Registration: r, Attempt: 1,
-			Notification: &delivery.Notification{ID: "n1", Account: "anna", Title: "Bed 4", ExpiresAt: time.Now().Add(time.Hour)},
 		}, func(r delivery.PushResult) { done <- r })
 		result := <-done
 		fmt.Println(result.Outcome == delivery.PushAccepted, result.Outcome == delivery.PushTokenGone)

@@ -3,6 +3,7 @@ package fallback
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"testing"
@@ -17,6 +18,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func newRouter(t testing.TB, opts Options) *Router {
 	t.Helper()
+	if opts.Content == nil {
+		opts.Content = content
+	}
 	r, err := New(opts)
 	if err != nil {
 		t.Fatal(err)
@@ -27,6 +31,20 @@ func newRouter(t testing.TB, opts Options) *Router {
 		}
 	})
 	return r
+}
+
+// content is the notification whose ID is its Seq.
+func content(seq delivery.Seq) (*delivery.Notification, error) { return note(fmt.Sprint(seq)), nil }
+
+// urgentWhere is content whose urgency is high for those Seqs, and normal for others.
+func urgentWhere(urgent func(delivery.Seq) bool) func(delivery.Seq) (*delivery.Notification, error) {
+	return func(seq delivery.Seq) (*delivery.Notification, error) {
+		n := note(fmt.Sprint(seq))
+		if !urgent(seq) {
+			n.Urgency = delivery.UrgencyNormal
+		}
+		return n, nil
+	}
 }
 
 func note(id string) *delivery.Notification {

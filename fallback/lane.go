@@ -366,7 +366,7 @@ func (l *lane) current(it *item) (step, delivery.PushResult) {
 // push that is cut off half-way may have been accepted, and an acceptance must be
 // known. Only Close cuts it off.
 func (l *lane) push(ctx context.Context, q *queue, it *item) (receipt string, err error) {
-	n := it.push.Notification
+	n := it.push.Dismiss
 	if n == nil {
 		if n, err = l.r.opts.Content(it.push.Seq); err != nil {
 			return "", &contentError{err: err}
@@ -390,7 +390,7 @@ func (l *lane) push(ctx context.Context, q *queue, it *item) (receipt string, er
 	defer cancel()
 	began := time.Now()
 	receipt, err = l.server.pusher.Push(ctx, Request{
-		App: l.key.app, Device: it.push.Device, Registration: to, Notification: n, Dismiss: it.push.Dismiss, Attempt: it.push.Attempt,
+		App: l.key.app, Device: it.push.Device, Registration: to, Notification: n, Dismiss: it.push.Dismiss != nil, Attempt: it.push.Attempt,
 	})
 	if observe := l.r.opts.OnRequest; observe != nil {
 		observe(l.key.app.Server, time.Since(began), err)

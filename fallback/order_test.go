@@ -19,7 +19,7 @@ import (
 // numbered is a push with its place in the order of acceptance.
 func numbered(seq delivery.Seq, token string, u delivery.Urgency) delivery.Push {
 	p := fakePush("s", token)
-	p.Seq, p.Urgency, p.Notification = seq, u, note(fmt.Sprint(seq))
+	p.Seq, p.Urgency = seq, u
 	return p
 }
 
@@ -248,11 +248,11 @@ func TestHighAfterAnOutage(t *testing.T) {
 		order = append(order, r.Notification.Urgency)
 		return nil
 	})
-	bubble(t, Options{Pushers: []Pusher{p}}, func(t *testing.T, r *Router) {
+	content := urgentWhere(func(seq delivery.Seq) bool { return seq >= 1000 })
+	bubble(t, Options{Pushers: []Pusher{p}, Content: content}, func(t *testing.T, r *Router) {
 		c := newCore(r)
 		push := func(seq delivery.Seq, u delivery.Urgency) {
 			x := numbered(seq, fmt.Sprint(seq), u)
-			x.Notification.Urgency = u
 			c.push(x)
 		}
 		for i := range 200 {
@@ -377,7 +377,8 @@ func TestUrgentFirstAfterARest(t *testing.T) {
 		sent[r.Notification.Urgency] = append(sent[r.Notification.Urgency], time.Now())
 		return nil
 	})
-	bubble(t, Options{Pushers: []Pusher{p}, RetryInitial: 10 * time.Second, RetryMax: time.Minute}, func(t *testing.T, r *Router) {
+	content := urgentWhere(func(seq delivery.Seq) bool { return seq < 10 })
+	bubble(t, Options{Pushers: []Pusher{p}, Content: content, RetryInitial: 10 * time.Second, RetryMax: time.Minute}, func(t *testing.T, r *Router) {
 		began = time.Now()
 		c := newCore(r)
 		c.writes = 50 * time.Millisecond
@@ -385,9 +386,7 @@ func TestUrgentFirstAfterARest(t *testing.T) {
 			c.push(numbered(delivery.Seq(i+1), fmt.Sprint("h", i), delivery.UrgencyHigh))
 		}
 		for i := range 50 {
-			n := numbered(delivery.Seq(i+10), fmt.Sprint("n", i), delivery.UrgencyNormal)
-			n.Notification.Urgency = delivery.UrgencyNormal
-			c.push(n)
+			c.push(numbered(delivery.Seq(i+10), fmt.Sprint("n", i), delivery.UrgencyNormal))
 		}
 		time.Sleep(2 * time.Minute)
 		mu.Lock()

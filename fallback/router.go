@@ -37,8 +37,8 @@ type Options struct {
 	// Pushers are the notification servers; each Server name once. None is possible:
 	// every push is then PushUnserved.
 	Pushers []Pusher
-	// Content reads a notification whose push came without it. It is called by
-	// the workers, many at a time.
+	// Content reads the notification of a push (Core.Notification). Each worker calls
+	// it just before it pushes.
 	Content func(delivery.Seq) (*delivery.Notification, error)
 
 	// Servers holds the limits of a server, by its name. Those it leaves out are

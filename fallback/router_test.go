@@ -64,7 +64,7 @@ func fake(name string, limit int, push func(context.Context, Request) error) *fa
 }
 
 func fakePush(server, token string) delivery.Push {
-	return delivery.Push{Device: "d", Attempt: 1, Notification: note("n"), Registration: delivery.Registration{Server: server, App: "app", Token: token}}
+	return delivery.Push{Device: "d", Attempt: 1, Registration: delivery.Registration{Server: server, App: "app", Token: token}}
 }
 
 // results collects what done is called with.
@@ -89,6 +89,9 @@ func (r *results) list() []delivery.PushResult {
 func bubble(t *testing.T, opts Options, fn func(t *testing.T, r *Router)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
+		if opts.Content == nil {
+			opts.Content = content
+		}
 		r, err := New(opts)
 		if err != nil {
 			t.Fatal(err)
@@ -443,7 +446,7 @@ func TestClose(t *testing.T) {
 			}
 		})
 		synctest.Test(t, func(t *testing.T) {
-			r, err := New(Options{Pushers: []Pusher{p}})
+			r, err := New(Options{Pushers: []Pusher{p}, Content: content})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -497,7 +500,7 @@ func TestContent(t *testing.T) {
 	}
 	r := newRouter(t, Options{Pushers: []Pusher{p}, Content: content})
 	push := fakePush("s", "t")
-	push.Seq, push.Notification = 42, nil
+	push.Seq = 42
 	if res := do(t, r, push); res.Outcome != delivery.PushAccepted {
 		t.Errorf("%+v", res)
 	}

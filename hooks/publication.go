@@ -78,12 +78,9 @@ func (c *conn) prepare(p *publication, pub delivery.Publication) error {
 		c.mark(p, pub)
 		return nil
 	}
-	n := pub.Notification
-	if n == nil {
-		var err error
-		if n, err = c.hook.core.Notification(pub.Seq); err != nil {
-			return fmt.Errorf("read the notification: %w", err)
-		}
+	n, err := c.hook.core.Notification(pub.Seq)
+	if err != nil {
+		return fmt.Errorf("read the notification: %w", err)
 	}
 	p.id = n.ID
 	p.expiry = uint32(max(1, int64(time.Until(n.ExpiresAt)/time.Second)))

@@ -144,7 +144,7 @@ func (g *Gate) appendRequest(b []byte, r *request) []byte {
 		return b
 	}
 	g.mu.Lock()
-	r.subject, r.pub.Notification = id, nil // read again if it is written again
+	r.subject = id
 	g.mu.Unlock()
 	g.counts.stanza("out", name)
 	return b

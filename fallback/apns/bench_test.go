@@ -38,7 +38,7 @@ func BenchmarkStorm(b *testing.B) {
 	}
 	r := newRouter(b, fallback.Options{Pushers: []fallback.Pusher{apnsFor(b, s)}, MaxConcurrent: concurrency})
 	bare := bareClient(b, s)
-	body, err := payload(pushes[0].Notification, maxPayload)
+	body, err := payload(note("n"), maxPayload)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -63,7 +63,7 @@ func BenchmarkStorm(b *testing.B) {
 			wg.Go(func() {
 				for p := range work {
 					res, err := bare.PushWithContext(context.Background(), &apns2.Notification{
-						ApnsID: apnsID(p.Notification.ID, p.Device), CollapseID: p.Notification.ID, DeviceToken: p.Registration.Token,
+						ApnsID: apnsID(p.Registration.Token, p.Device), CollapseID: p.Registration.Token, DeviceToken: p.Registration.Token,
 						Topic: topic, Expiration: p.ExpiresAt, Priority: 10, PushType: apns2.PushTypeAlert, Payload: body,
 					})
 					if err != nil || !res.Sent() {

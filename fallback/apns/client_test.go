@@ -15,12 +15,13 @@ import (
 func TestPush(t *testing.T) {
 	s := startSim(t, apnssim.Options{})
 	r := newRouter(t, fallback.Options{Pushers: []fallback.Pusher{apnsFor(t, s)}})
-	p := pushTo("00FF", "n1") // the router pushes what it is given, in any spelling
+	n := note("n1")
+	p := pushNote("00FF", n) // the router pushes what it is given, in any spelling
 	if res := do(t, r, p); res.Outcome != delivery.PushAccepted || res.Detail != "200" {
 		t.Fatalf("%+v", res)
 	}
 	got := s.Received()[0]
-	want, err := payload(p.Notification, maxPayload)
+	want, err := payload(n, maxPayload)
 	if err != nil {
 		t.Fatal(err)
 	}

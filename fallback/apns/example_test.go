@@ -29,7 +29,12 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	router, err := fallback.New(fallback.Options{Pushers: []fallback.Pusher{apple}})
+	router, err := fallback.New(fallback.Options{
+		Pushers: []fallback.Pusher{apple},
+		Content: func(delivery.Seq) (*delivery.Notification, error) { // delivery.Core.Notification
+			return &delivery.Notification{ID: "n1", Account: "anna", Title: "Hello", ExpiresAt: time.Now().Add(time.Hour)}, nil
+		},
+	})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -44,7 +49,6 @@ func Example() {
 	done := make(chan delivery.PushResult, 1)
 	router.Push(context.Background(), delivery.Push{
 		Device: "phone", Registration: token, Attempt: 1,
-		Notification: &delivery.Notification{ID: "n1", Account: "anna", Title: "Hello", ExpiresAt: time.Now().Add(time.Hour)},
 	}, func(r delivery.PushResult) { done <- r })
 	fmt.Println((<-done).Detail)
 	fmt.Println(sim.Shown(token.Token)[0].CollapseID)

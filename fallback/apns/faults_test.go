@@ -361,7 +361,7 @@ func TestServerKeepsFailing(t *testing.T) {
 // TestCloseEndsHangingRequests: Close does not wait for a server that hangs.
 func TestCloseEndsHangingRequests(t *testing.T) {
 	sim := startSim(t, apnssim.Options{})
-	r, err := fallback.New(fallback.Options{Pushers: []fallback.Pusher{apnsFor(t, sim)}, CloseGrace: 50 * time.Millisecond})
+	r, err := fallback.New(fallback.Options{Pushers: []fallback.Pusher{apnsFor(t, sim)}, Content: content, CloseGrace: 50 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -58,6 +59,7 @@ func apnsFor(t testing.TB, s *apnssim.Server, topics ...string) *Client {
 
 func newRouter(t testing.TB, opts fallback.Options) *fallback.Router {
 	t.Helper()
+	opts.Content = content
 	r, err := fallback.New(opts)
 	if err != nil {
 		t.Fatal(err)
@@ -78,10 +80,27 @@ func note(id string) *delivery.Notification {
 	}
 }
 
-func pushTo(token, id string) delivery.Push {
-	n := note(id)
+// contents holds the notifications that the pushes of pushTo name by their Seq.
+var (
+	contents sync.Map
+	lastSeq  atomic.Uint64
+)
+
+func content(seq delivery.Seq) (*delivery.Notification, error) {
+	n, ok := contents.Load(seq)
+	if !ok {
+		return nil, delivery.ErrNotFound
+	}
+	return n.(*delivery.Notification), nil
+}
+
+func pushTo(token, id string) delivery.Push { return pushNote(token, note(id)) }
+
+func pushNote(token string, n *delivery.Notification) delivery.Push {
+	seq := delivery.Seq(lastSeq.Add(1))
+	contents.Store(seq, n)
 	return delivery.Push{
-		Device: "phone", Attempt: 1, Notification: n, ExpiresAt: n.ExpiresAt,
+		Seq: seq, Device: "phone", Attempt: 1, ExpiresAt: n.ExpiresAt,
 		Registration: delivery.Registration{Server: delivery.ServerAPNs, Token: token, App: topic, Environment: EnvironmentProduction},
 	}
 }

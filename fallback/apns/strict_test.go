@@ -44,7 +44,6 @@ func TestOrderAtApple(t *testing.T) {
 	for i := range each {
 		for d := range devices {
 			p := pushTo(hexToken(d), fmt.Sprint(i))
-			p.Seq = delivery.Seq(i + 1)
 			send.push(p)
 		}
 	}
@@ -75,9 +74,10 @@ func TestNewestOfACollapseKeyIsShown(t *testing.T) {
 	do(t, r, pushTo(hexToken(1), "first")) // all streams are granted
 	done := make(chan delivery.PushResult, 3)
 	for i, title := range []string{"Door open", "Door ajar", "Door closed"} {
-		p := pushTo(deviceToken, fmt.Sprint(i))
-		p.Seq, p.CollapseKey = delivery.Seq(i+1), "door"
-		p.Notification.CollapseKey, p.Notification.Title = "door", title
+		n := note(fmt.Sprint(i))
+		n.CollapseKey, n.Title = "door", title
+		p := pushNote(deviceToken, n)
+		p.CollapseKey = "door"
 		r.Push(t.Context(), p, func(res delivery.PushResult) { done <- res })
 		if _, err := sim.Wait(t.Context(), 2); err != nil { // the first is in flight
 			t.Fatal(err)
@@ -109,7 +109,6 @@ func TestNoPushAfterSignOut(t *testing.T) {
 	var withdrawn atomic.Int32
 	for i := range 40 {
 		p := pushTo(deviceToken, fmt.Sprint(i))
-		p.Seq = delivery.Seq(i + 1)
 		p.Current = func() (delivery.Registration, error) {
 			if out.Load() {
 				return delivery.Registration{}, fmt.Errorf("%w: signed out", delivery.ErrPushNotWanted)
@@ -144,7 +143,6 @@ func TestMovedRegistration(t *testing.T) {
 	var done sync.WaitGroup
 	for i := range 10 {
 		p := pushTo("aa", fmt.Sprint(i))
-		p.Seq = delivery.Seq(i + 1)
 		p.Current = func() (delivery.Registration, error) {
 			now := p.Registration
 			if moved.Load() {
@@ -183,7 +181,7 @@ func TestWrongEnvironment(t *testing.T) {
 	done.Add(1000)
 	for i := range 1000 {
 		p := pushTo(hexToken(i), fmt.Sprint(i))
-		p.Seq, p.Urgency = delivery.Seq(i+1), delivery.UrgencyNormal
+		p.Urgency = delivery.UrgencyNormal
 		r.Push(context.Background(), p, func(res delivery.PushResult) {
 			mu.Lock()
 			outcomes[res.Outcome]++
