@@ -33,7 +33,16 @@ require (
 
 require github.com/pires/go-proxyproto v0.15.0
 
-require golang.org/x/mod v0.41.0
+require (
+	github.com/jackc/pgx/v5 v5.12.0
+	golang.org/x/mod v0.41.0
+)
+
+require (
+	github.com/jackc/pgpassfile v1.0.0 // indirect
+	github.com/jackc/pgservicefile v0.0.0-20240606120523-5a60cdf6a761 // indirect
+	github.com/jackc/puddle/v2 v2.2.3 // indirect
+)
 
 require (
 	github.com/DataDog/zstd v1.5.7 // indirect

@@ -1,5 +1,5 @@
-// Package codec is how pebblestore writes the fields of its values and the names in
-// its keys.
+// Package codec is how the durable engines write their values, and pebblestore the names
+// in its keys.
 //
 // Read name.go and field.go, then a file per value: notification.go, record.go,
 // event.go, commit.go, device.go, dismissal.go. Nothing runs by itself. Every decoder takes any bytes:

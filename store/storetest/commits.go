@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -12,7 +13,7 @@ import (
 // RunCommits tests a delivery.Outbox: whatever batches share a write, the result
 // is as if they had been applied one after the other. open makes one that is
 // empty, and end is called with it at the end.
-func RunCommits[O delivery.Outbox](t *testing.T, open func(t *testing.T) O, end func(O) error) {
+func RunCommits[O delivery.Outbox](t *testing.T, open func(t *testing.T) O, end func(O) error, traits ...Trait) {
 	rapid.Check(t, func(rt *rapid.T) {
 		o := open(t)
 		defer func() {
@@ -21,6 +22,7 @@ func RunCommits[O delivery.Outbox](t *testing.T, open func(t *testing.T) O, end 
 			}
 		}()
 		m := newModel()
+		m.freshIDs = slices.Contains(traits, UniqueIDs)
 		var called atomic.Int64 // done functions
 		all := int64(0)
 		told := make(chan int64, 100)

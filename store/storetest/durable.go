@@ -12,7 +12,7 @@ import (
 // RunDurable tests that a store is still there after its engine was closed or
 // abandoned. store makes a new, empty store and returns what opens it, as often
 // as it is called, one engine at a time.
-func RunDurable(t *testing.T, place func(t *testing.T) (open func() store.Engine)) {
+func RunDurable(t *testing.T, place func(t *testing.T) (open func() store.Engine), traits ...Trait) {
 	t.Run("CloseAndOpen", func(t *testing.T) { testReopen(t, place(t), func(e store.Engine) {}) })
 	t.Run("AbandonAndOpen", func(t *testing.T) { testReopen(t, place(t), func(e store.Engine) { e.Abandon() }) })
 	t.Run("OpenBesideAnAbandonedEngine", func(t *testing.T) { testOpenBeside(t, place(t)) })
@@ -27,7 +27,7 @@ func RunDurable(t *testing.T, place func(t *testing.T) (open func() store.Engine
 				t.Fatalf("close: %v", err)
 			}
 			return open()
-		})
+		}, traits)
 	})
 }
 
@@ -56,7 +56,11 @@ func fill(t *testing.T, e store.Engine, round int) string {
 	t.Helper()
 	first := delivery.Seq(round*100 + 1)
 	for i := range delivery.Seq(20) {
-		n := notification(first+i, modelIDs[int(i)%len(modelIDs)], modelAccounts[int(i)%len(modelAccounts)], modelDevices...)
+		id := fmt.Sprintf("f%d", first+i)
+		if round == 0 && int(i) < len(modelIDs) {
+			id = modelIDs[i]
+		}
+		n := notification(first+i, id, modelAccounts[int(i)%len(modelAccounts)], modelDevices...)
 		apply(t, e, accept(n), finish(at(1), n.Seq, modelDevices[:i%5]...))
 	}
 	apply(t, e,

@@ -28,6 +28,8 @@ type model struct {
 	last    uint64
 	commits [][]delivery.Event // each by Number
 	old     int                // so many of them may be forgotten
+
+	freshIDs bool // no two notifications have one
 }
 
 type note struct {
@@ -129,6 +131,21 @@ func (m *model) apply(b *delivery.Batch) {
 	m.commits = append(m.commits, commit)
 }
 
+// taken returns the IDs of a batch that belong to other notifications, sorted.
+func (m *model) taken(b *delivery.Batch) (ids []string) {
+	of := maps.Clone(m.ids)
+	for _, a := range b.Accept {
+		n := a.Notification
+		if seq, there := of[n.ID]; there && seq != n.Seq {
+			ids = append(ids, n.ID)
+		} else if !there {
+			of[n.ID] = n.Seq
+		}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
+
 // remove takes a notification out.
 func (m *model) remove(seq delivery.Seq) {
 	maps.DeleteFunc(m.ids, func(_ string, s delivery.Seq) bool { return s == seq })
@@ -220,8 +237,13 @@ var (
 
 func (m *model) picture() picture {
 	p := picture{
-		Notes: []string{}, Lists: map[string][]delivery.Seq{}, IDs: m.ids, Records: []delivery.Record{},
+		Notes: []string{}, Lists: map[string][]delivery.Seq{}, IDs: map[string]delivery.Seq{}, Records: []delivery.Record{},
 		Registry: []delivery.Device{}, Accounts: map[string][]string{}, Owners: map[string]string{}, Totals: m.totals, Last: m.last,
+	}
+	for _, id := range modelIDs {
+		if seq, there := m.ids[id]; there {
+			p.IDs[id] = seq
+		}
 	}
 	for _, n := range slices.Backward(m.notes) {
 		c := n.Notification
@@ -331,7 +353,11 @@ func drawBatch(t *rapid.T, m *model, next *uint64) *delivery.Batch {
 			continue
 		}
 		*next++
-		n := notification(delivery.Seq(*next), rapid.SampledFrom(modelIDs).Draw(t, "id"), rapid.SampledFrom(modelAccounts).Draw(t, "account"))
+		id := rapid.SampledFrom(modelIDs).Draw(t, "id")
+		if m.freshIDs && (m.ids[id] != 0 || slices.ContainsFunc(b.Accept, func(a delivery.Acceptance) bool { return a.Notification.ID == id })) {
+			id = fmt.Sprintf("u%d", *next)
+		}
+		n := notification(delivery.Seq(*next), id, rapid.SampledFrom(modelAccounts).Draw(t, "account"))
 		n.Devices = rapid.SliceOfNDistinct(rapid.SampledFrom(modelDevices), 0, 3, rapid.ID).Draw(t, "devices")
 		n.AcceptedAt = at(0)
 		switch {
@@ -386,7 +412,7 @@ func drawBatch(t *rapid.T, m *model, next *uint64) *delivery.Batch {
 
 // runModel applies random batches to an engine and to the model, and looks at both
 // now and then. reopen closes the engine and opens its store again; nil: it cannot.
-func runModel(t *testing.T, open func(t *testing.T) store.Engine, reopen func(store.Engine) store.Engine) {
+func runModel(t *testing.T, open func(t *testing.T) store.Engine, reopen func(store.Engine) store.Engine, traits []Trait) {
 	rapid.Check(t, func(rt *rapid.T) {
 		e := open(t)
 		defer func() {
@@ -408,6 +434,16 @@ func runModel(t *testing.T, open func(t *testing.T) store.Engine, reopen func(st
 			"look": func(*rapid.T) { same() },
 			"apply": func(rt *rapid.T) {
 				b := drawBatch(rt, m, &next)
+				if slices.Contains(traits, UniqueIDs) {
+					if ids := m.taken(b); len(ids) > 0 {
+						var taken *store.Taken
+						if err := e.Apply(b); !errors.As(err, &taken) || !slices.Equal(taken.IDs, ids) {
+							rt.Fatalf("apply: got error %v, want that %q are taken", err, ids)
+						}
+						same()
+						b.Accept = slices.DeleteFunc(b.Accept, func(a delivery.Acceptance) bool { return slices.Contains(ids, a.Notification.ID) })
+					}
+				}
 				m.apply(b)
 				times := rapid.IntRange(1, 2).Draw(rt, "times")
 				for range times {

@@ -115,10 +115,23 @@ func totals(t testing.TB, e delivery.Reader) delivery.Totals {
 	return must[delivery.Totals](t, "totals")(e.Totals())
 }
 
+// Trait is how an engine may differ from one that a single process has for itself.
+type Trait int
+
+// UniqueIDs: several processes share the store. An ID belongs to one notification, and
+// an acceptance with an ID of another is refused (store.Taken). Elsewhere the later
+// takes the ID over.
+const UniqueIDs Trait = 1
+
 // Run tests the engines that open makes, each of them new and empty. Run closes
 // them.
-func Run(t *testing.T, open func(t *testing.T) store.Engine) {
-	for _, c := range cases {
+func Run(t *testing.T, open func(t *testing.T) store.Engine, traits ...Trait) {
+	of := cases
+	if slices.Contains(traits, UniqueIDs) {
+		of = slices.DeleteFunc(slices.Clone(cases), func(c testCase) bool { return c.takesOver })
+		of = append(of, testCase{name: "TakenIDs", run: testTakenIDs})
+	}
+	for _, c := range of {
 		t.Run(c.name, func(t *testing.T) {
 			e := open(t)
 			t.Cleanup(func() {
@@ -129,50 +142,53 @@ func Run(t *testing.T, open func(t *testing.T) store.Engine) {
 			c.run(t, e)
 		})
 	}
-	t.Run("Model", func(t *testing.T) { runModel(t, open, nil) })
+	t.Run("Model", func(t *testing.T) { runModel(t, open, nil, traits) })
 }
 
-var cases = []struct {
-	name string
-	run  func(*testing.T, store.Engine)
-}{
-	{"Empty", testEmpty},
-	{"Accept", testAccept},
-	{"AcceptTwiceChangesNothing", testAcceptTwice},
-	{"AcceptWithoutDevices", testAcceptWithoutDevices},
-	{"Data", testData},
-	{"Update", testUpdate},
-	{"UpdateAfterFinishChangesNothing", testUpdateAfterFinish},
-	{"FinishTwiceCountsOnce", testFinishTwice},
-	{"AllKindsInOneBatch", testAllKinds},
-	{"Events", testEvents},
-	{"EventsOfManyInOneBatch", testEventsOfMany},
-	{"List", testList},
-	{"UnfinishedByDeviceAndSeq", testUnfinishedOrder},
-	{"Shards", testShards},
-	{"CallbackMayRead", testCallbackMayRead},
-	{"Registry", testRegistry},
-	{"TokenMoves", testTokenMoves},
-	{"TokenMovesWithinOneBatch", testTokenMovesInBatch},
-	{"Assign", testAssign},
-	{"Erase", testErase},
-	{"Dismissals", testDismissals},
-	{"LastSeq", testLastSeq},
-	{"Prune", testPrune},
-	{"PruneSeveralDevices", testPruneSeveralDevices},
-	{"PruneLimit", testPruneLimit},
-	{"PruneKeepsAnIDThatWasTakenOver", testPruneID},
-	{"IDsThatTellTheSeq", testIDsThatTellTheSeq},
-	{"NamesWithOddBytes", testOddNames},
-	{"ManyDevices", testManyDevices},
-	{"BatchIsNotKept", testBatchNotKept},
-	{"Abandon", testAbandon},
-	{"EventsFrom", testEventsFrom},
-	{"EventsAreForgotten", testEventsAreForgotten},
-	{"EventsWhileApplying", testEventsWhileApplying},
-	{"Deliveries", testDeliveries},
-	{"Registrations", testRegistrations},
-	{"Content", testContent},
+type testCase struct {
+	name      string
+	run       func(*testing.T, store.Engine)
+	takesOver bool // an ID, see UniqueIDs
+}
+
+var cases = []testCase{
+	{name: "Empty", run: testEmpty},
+	{name: "Accept", run: testAccept},
+	{name: "AcceptTwiceChangesNothing", run: testAcceptTwice},
+	{name: "AcceptWithoutDevices", run: testAcceptWithoutDevices},
+	{name: "Data", run: testData},
+	{name: "Update", run: testUpdate},
+	{name: "UpdateAfterFinishChangesNothing", run: testUpdateAfterFinish},
+	{name: "FinishTwiceCountsOnce", run: testFinishTwice},
+	{name: "AllKindsInOneBatch", run: testAllKinds},
+	{name: "Events", run: testEvents},
+	{name: "EventsOfManyInOneBatch", run: testEventsOfMany},
+	{name: "List", run: testList},
+	{name: "UnfinishedByDeviceAndSeq", run: testUnfinishedOrder},
+	{name: "Shards", run: testShards},
+	{name: "CallbackMayRead", run: testCallbackMayRead},
+	{name: "Registry", run: testRegistry},
+	{name: "TokenMoves", run: testTokenMoves},
+	{name: "TokenMovesWithinOneBatch", run: testTokenMovesInBatch},
+	{name: "Assign", run: testAssign},
+	{name: "Erase", run: testErase},
+	{name: "Dismissals", run: testDismissals},
+	{name: "LastSeq", run: testLastSeq},
+	{name: "Prune", run: testPrune},
+	{name: "PruneSeveralDevices", run: testPruneSeveralDevices},
+	{name: "PruneLimit", run: testPruneLimit},
+	{name: "PruneKeepsAnIDThatWasTakenOver", run: testPruneID, takesOver: true},
+	{name: "IDsThatTellTheSeq", run: testIDsThatTellTheSeq, takesOver: true},
+	{name: "NamesWithOddBytes", run: testOddNames},
+	{name: "ManyDevices", run: testManyDevices},
+	{name: "BatchIsNotKept", run: testBatchNotKept},
+	{name: "Abandon", run: testAbandon},
+	{name: "EventsFrom", run: testEventsFrom},
+	{name: "EventsAreForgotten", run: testEventsAreForgotten},
+	{name: "EventsWhileApplying", run: testEventsWhileApplying},
+	{name: "Deliveries", run: testDeliveries},
+	{name: "Registrations", run: testRegistrations},
+	{name: "Content", run: testContent},
 }
 
 func testEmpty(t *testing.T, e store.Engine) {
@@ -709,6 +725,43 @@ func testIDsThatTellTheSeq(t *testing.T, e store.Engine) {
 	}
 }
 
+// testTakenIDs: the error names the IDs of other notifications, and nothing of the batch
+// takes effect.
+func testTakenIDs(t *testing.T, e store.Engine) {
+	const first, second = 1_700_000_000_000_000_001, 1_700_000_000_000_000_002
+	refused := func(b *delivery.Batch, want ...string) {
+		t.Helper()
+		before := show(look(t, e))
+		var taken *store.Taken
+		if err := e.Apply(b); !errors.As(err, &taken) {
+			t.Fatalf("apply: got error %v, want IDs taken", err)
+		}
+		equal(t, "taken", taken.IDs, want)
+		equal(t, "the store after it", show(look(t, e)), before)
+	}
+	ours := delivery.NewID(first)
+	apply(t, e, accept(notification(first, ours, "ann", "a")), accept(notification(1, "i1", "ann", "a")))
+	for _, b := range []*delivery.Batch{
+		accept(notification(2, "i2", "ben", "b"), notification(3, "i1", "ben", "b")),
+		{
+			Accept: accept(notification(3, "i1", "ben", "b"), notification(2, "i2", "ben", "b")).Accept,
+			Events: []delivery.Event{{Seq: 1, Number: 9, Time: at(1), Kind: delivery.EventPublished}},
+			Finish: finish(at(1), 1, "a").Finish, PutDevices: []delivery.Device{{ID: "b", Account: "ben"}}, Sync: true,
+		},
+	} {
+		refused(b, "i1")
+	}
+	refused(accept(notification(second, ours, "ben", "b")), ours) // of the server's own kind
+	apply(t, e, accept(notification(2, "i2", "ben", "b")), accept(notification(1, "i1", "ann", "a")))
+	equal(t, "lookup", must[delivery.Seq](t, "lookup")(e.Lookup("i1")), delivery.Seq(1))
+	equal(t, "totals", totals(t, e), delivery.Totals{Accepted: 3})
+	// It is free again once its notification is gone.
+	apply(t, e, finish(at(1), 1, "a"), &delivery.Batch{Erase: []delivery.Seq{2}})
+	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(2), 10)), 1)
+	apply(t, e, accept(notification(4, "i1", "ben", "b"), notification(5, "i2", "ben", "b")))
+	equal(t, "lookup", must[delivery.Seq](t, "lookup")(e.Lookup("i1")), delivery.Seq(4))
+}
+
 func testOddNames(t *testing.T, e store.Engine) {
 	names := []string{"a", "a\x00", "a\x00\x01", "a\x00\xff", "a\x00b", "a\x01", "a\xff", "\xff", "ä", strings.Repeat("n", 128)}
 	b := &delivery.Batch{}
@@ -783,4 +836,9 @@ func testAbandon(t *testing.T, e store.Engine) {
 	equal(t, "id", must[*delivery.Notification](t, "notification")(e.Notification(1)).ID, "n1")
 	_, err := e.Notification(2)
 	missing(t, "notification that came too late", err)
+}
+
+// Picture shows everything that can be read from an engine, to compare two moments.
+func Picture(t testing.TB, e store.Engine) string {
+	return show(look(t, e)) + show(eventsFrom(t, e, delivery.Position{}))
 }

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package testtool
+
+import "syscall"
+
+func dieWithParent(*syscall.SysProcAttr) {}

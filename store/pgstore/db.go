@@ -1,0 +1,246 @@
+package pgstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Options say which database is used, and how.
+type Options struct {
+	// URL is a PostgreSQL URL or a keyword/value string, with or without a password.
+	// It may name several hosts. It is never logged.
+	URL string
+	// Schema holds all tables (default heartline).
+	Schema string
+	// Name tells this node from others, for people (default: "heartline").
+	Name string
+	// Address is where other nodes reach this one. Empty: it must be the only one.
+	Address string
+	// Lease is how long a node without a sign of life keeps its partitions (default
+	// 5s).
+	Lease time.Duration
+	// Slack is how much longer than it is asked to Prune may keep a notification: a
+	// whole day is removed at once, when all of it is over, and what a few unfinished
+	// ones hold up beyond Slack is removed one by one (default 24h). Negative: all are
+	// removed one by one, as soon as they may.
+	Slack time.Duration
+	// Connections bounds those for reading (default 8); there is one more for
+	// writing, and one for the lease.
+	Connections int
+	// Logger gets what an operator should know; default: nothing.
+	Logger *slog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	if o.Schema == "" {
+		o.Schema = "heartline"
+	}
+	if o.Name == "" {
+		o.Name = "heartline"
+	}
+	if o.Lease == 0 {
+		o.Lease = 5 * time.Second
+	}
+	if o.Slack == 0 {
+		o.Slack = 24 * time.Hour
+	}
+	if o.Connections == 0 {
+		o.Connections = 8
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+// minServer is the oldest version of PostgreSQL that works: it detaches partitions
+// while others use the table.
+const minServer = 140000
+
+const connectTimeout = 10 * time.Second
+
+// DB is a database with Heartline's tables. Close it after the engines and nodes on it.
+type DB struct {
+	opts   Options
+	config *pgx.ConnConfig
+	pool   *pgxpool.Pool
+	sql    statements
+	log    *slog.Logger
+
+	ctx    context.Context //nolint:containedctx // it ends with Close, and with it every read
+	cancel context.CancelFunc
+
+	daysMu sync.Mutex
+	days   map[int64]bool // that have their tables
+
+	pruneMu sync.Mutex
+	looked  map[int64]time.Time // when Prune last looked at a day
+	erased  erasures
+}
+
+// ErrURL is wrapped by the error of Open where Options.URL cannot be understood.
+var ErrURL = errors.New("not a PostgreSQL URL")
+
+// schemaName is what a schema may be called: it never needs to be quoted, but it is.
+var schemaName = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
+
+// Connect opens a database, whatever tables it has. See Open.
+func Connect(ctx context.Context, opts Options) (*DB, error) {
+	opts = opts.withDefaults()
+	if !schemaName.MatchString(opts.Schema) {
+		return nil, fmt.Errorf("schema %q: a name has 1 to 63 of a-z, 0-9 and _, and begins with no digit", opts.Schema)
+	}
+	pc, err := pgxpool.ParseConfig(opts.URL)
+	if err != nil {
+		// Not err itself: it quotes the URL, whose password it may not have recognized.
+		return nil, fmt.Errorf("%w: write it as postgres://user:password@host:5432/database?sslmode=verify-full", ErrURL)
+	}
+	d := &DB{opts: opts, config: pc.ConnConfig, sql: newStatements(opts.Schema), log: opts.Logger, days: map[int64]bool{}, looked: map[int64]time.Time{}}
+	if d.config.ConnectTimeout == 0 {
+		d.config.ConnectTimeout = connectTimeout
+	}
+	d.config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite // with several hosts: the primary
+	d.config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+		if n.Severity == "WARNING" {
+			d.log.Warn("PostgreSQL warns", "message", n.Message, "detail", n.Detail)
+		}
+	}
+	d.name(d.config, "reads")
+	pc.MaxConns = int32(opts.Connections)
+	pc.MinConns = 0
+	pc.MaxConnIdleTime = 5 * time.Minute
+	pc.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "10000"
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	if d.pool, err = pgxpool.NewWithConfig(ctx, pc); err != nil {
+		d.cancel()
+		return nil, d.explain(err)
+	}
+	if err := d.checkServer(ctx); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *DB) name(c *pgx.ConnConfig, what string) {
+	if _, given := d.config.RuntimeParams["application_name"]; !given || c != d.config {
+		c.RuntimeParams["application_name"] = "heartline " + d.opts.Name + " " + what
+	}
+}
+
+// place is where the database is, without user and password.
+func (d *DB) place() string {
+	hosts := []string{net.JoinHostPort(d.config.Host, strconv.Itoa(int(d.config.Port)))}
+	for _, f := range d.config.Fallbacks {
+		if h := net.JoinHostPort(f.Host, strconv.Itoa(int(f.Port))); h != hosts[len(hosts)-1] {
+			hosts = append(hosts, h)
+		}
+	}
+	return strings.Join(hosts, ", ")
+}
+
+// Place says where the database is, for people: host, port, database and schema.
+func (d *DB) Place() string {
+	return fmt.Sprintf("%s, database %s, schema %s", d.place(), d.config.Database, d.opts.Schema)
+}
+
+func (d *DB) checkServer(ctx context.Context) error {
+	var version int
+	var standby bool
+	var encoding string
+	err := d.pool.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), current_setting('server_encoding')`).Scan(&version, &standby, &encoding)
+	switch {
+	case err != nil:
+		return d.explain(err)
+	case version < minServer:
+		return fmt.Errorf("PostgreSQL at %s is version %d.%d: Heartline needs %d or newer", d.place(), version/10000, version%10000, minServer/10000)
+	case standby:
+		return fmt.Errorf("PostgreSQL at %s is a standby: name the primary in the URL, or all hosts and target_session_attrs=read-write", d.place())
+	}
+	return nil
+}
+
+// Open opens a database. One without Heartline's tables gets them; one whose tables have
+// another format is refused.
+func Open(ctx context.Context, opts Options) (*DB, error) {
+	d, err := Connect(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	if err = d.prepare(ctx); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *DB) prepare(ctx context.Context) error {
+	found, err := d.Format(ctx)
+	if err != nil {
+		return err
+	}
+	if found == 0 {
+		if _, err := d.Migrate(ctx); err != nil {
+			return err
+		}
+	} else if err := checkFormat(d.opts.Schema, found); err != nil {
+		return err
+	}
+	return d.makeDays(ctx, time.Now())
+}
+
+// Close ends every read. It is safe to call twice.
+func (d *DB) Close() {
+	d.cancel()
+	d.pool.Close()
+}
+
+// dial makes a connection of its own, such as a lane's. It sends no request to cancel
+// what runs on it: the server would make a commit that waits for a synchronous standby
+// visible before the standby has it.
+func (d *DB) dial(ctx context.Context, what string, params map[string]string) (*pgx.Conn, error) {
+	c := d.config.Copy()
+	d.name(c, what)
+	for k, v := range params {
+		c.RuntimeParams[k] = v
+	}
+	var mu sync.Mutex
+	connected := false
+	dial := c.DialFunc
+	c.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if connected {
+			return nil, errors.New("requests to cancel are not sent")
+		}
+		return dial(ctx, network, addr)
+	}
+	conn, err := pgx.ConnectConfig(ctx, c)
+	if err != nil {
+		return nil, d.explain(err)
+	}
+	mu.Lock()
+	connected = true
+	mu.Unlock()
+	return conn, nil
+}
+
+// hangUp closes a connection at once, whatever runs on it.
+func hangUp(c *pgx.Conn) {
+	_ = c.PgConn().Conn().Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = c.Close(ctx)
+}

@@ -1,0 +1,80 @@
+package pgstore
+
+import (
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/heartline-mqtt/heartline/store"
+)
+
+var _ store.State = (*Engine)(nil)
+
+// ScanState implements store.State.
+func (e *Engine) ScanState(prefix string, fn func(key string, value []byte) error) error {
+	type entry struct {
+		key   string
+		value []byte
+	}
+	var all []entry
+	var key, value []byte
+	err := each(e.db.ctx, e, e.db.sql.scanState, []any{[]byte(prefix), successor([]byte(prefix))}, []any{&key, &value}, func() error {
+		all = append(all, entry{string(key), append([]byte(nil), value...)})
+		return nil
+	})
+	if err != nil {
+		return unavailable("scan MQTT state", err)
+	}
+	for _, x := range all { // fn may take its time, and call other methods
+		if err := fn(x.key, x.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ApplyState implements store.State. It runs concurrently with Apply, on a connection of
+// the pool, under the fence of the node.
+func (e *Engine) ApplyState(changes []store.StateChange) error {
+	if err := e.broken(); err != nil {
+		return err
+	}
+	b := &pgx.Batch{}
+	b.Queue(e.db.sql.own, e.node.member.ID, stateLane, e.session[stateLane])
+	for i := range changes {
+		c := &changes[i]
+		switch {
+		case c.Remove && c.Prefix:
+			b.Queue(e.db.sql.removeStates, []byte(c.Key), successor([]byte(c.Key)))
+		case c.Remove:
+			b.Queue(e.db.sql.removeState, []byte(c.Key))
+		default:
+			b.Queue(e.db.sql.putState, []byte(c.Key), nonNilBytes(c.Value))
+		}
+	}
+	if err := e.db.pool.SendBatch(e.db.ctx, b).Close(); err != nil {
+		if code(err) == codeFenced {
+			return e.node.fence(bare{err})
+		}
+		return unavailable("apply MQTT state", fmt.Errorf("%w", bare{err}))
+	}
+	return nil
+}
+
+func nonNilBytes(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}
+
+// successor returns the first key that does not begin with prefix; nil: there is none.
+func successor(prefix []byte) []byte {
+	end := append([]byte(nil), prefix...)
+	for i := len(end) - 1; i >= 0; i-- {
+		if end[i]++; end[i] != 0 {
+			return end[:i+1]
+		}
+	}
+	return nil
+}

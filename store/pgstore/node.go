@@ -1,0 +1,228 @@
+package pgstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/store"
+)
+
+// Member is a node as the database knows it.
+type Member struct {
+	ID      int64 // of this life; never given twice
+	Name    string
+	Address string // empty: it wants to be alone
+	Version int
+	Stream  int
+	Leaving bool
+	Expires time.Time     // its lease, by the clock of the database
+	Left    time.Duration // until then, when it was read; negative: that long ago
+}
+
+// OccupiedError: another node has joined, and one of the two wants to be alone.
+type OccupiedError struct{ Other Member }
+
+func (e *OccupiedError) Error() string {
+	return fmt.Sprintf("node %q (%d) uses this database already", e.Other.Name, e.Other.ID)
+}
+
+// Node is one life of a node: a row of membership and the fence of its lane. Its lease
+// has to be renewed by Beat. All methods are safe for concurrent use.
+type Node struct {
+	db       *DB
+	member   Member
+	timeline string // of the database, when it joined
+
+	mu      sync.Mutex
+	trusted time.Time // it is the owner of what it owns until then, by its own clock
+	fenced  error     // another node has taken over
+	offset  time.Duration
+}
+
+// trustMargin is how long before the end of its lease a node stops trusting itself:
+// longer than any pause between asking and acting on the answer.
+const trustMargin = time.Second
+
+// The writer lanes of a node, each with a row of the fence: the engine's, and that of
+// MQTT state, so that the two do not wait for each other's commits.
+const (
+	lane = iota
+	stateLane
+	lanes
+)
+
+// Join begins a life. An error that is an *OccupiedError names the node in the way.
+func (d *DB) Join(ctx context.Context) (*Node, error) {
+	n := &Node{db: d, member: Member{Name: d.opts.Name, Address: d.opts.Address, Version: version}}
+	began := now()
+	err := pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
+		var minVersion, parts int
+		if err := tx.QueryRow(ctx, d.sql.lockMeta).Scan(&minVersion, &parts); err != nil { // one joins at a time
+			return err
+		}
+		if minVersion > version {
+			return fmt.Errorf("schema %q wants nodes of version %d or newer, and this one is %d: start a newer Heartline", d.opts.Schema, minVersion, version)
+		}
+		others, err := d.members(ctx, tx)
+		if err != nil {
+			return err
+		}
+		for _, o := range others {
+			if o.Address == "" || d.opts.Address == "" {
+				return &OccupiedError{Other: o}
+			}
+		}
+		if err := tx.QueryRow(ctx, d.sql.freeStream).Scan(&n.member.Stream); err != nil {
+			return err
+		}
+		if err := tx.QueryRow(ctx, d.sql.incarnation).Scan(&n.member.ID); err != nil {
+			return err
+		}
+		if err := tx.QueryRow(ctx, timelineNow).Scan(&n.timeline); err != nil {
+			return err
+		}
+		b := &pgx.Batch{}
+		b.Queue(d.sql.makeStream, n.member.Stream)
+		b.Queue(d.sql.join, n.member.ID, n.member.Name, n.member.Address, version, n.member.Stream, d.opts.Lease)
+		for l := range lanes {
+			b.Queue(d.sql.joinFence, n.member.ID, l)
+		}
+		return tx.SendBatch(ctx, b).Close()
+	})
+	var occupied *OccupiedError
+	if errors.As(err, &occupied) {
+		return nil, occupied
+	}
+	if err != nil {
+		return nil, d.explain(err)
+	}
+	n.trusted = began.Add(d.opts.Lease - trustMargin)
+	return n, nil
+}
+
+// timelineNow changes when a standby becomes the primary. It needs no privilege.
+const timelineNow = `SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)`
+
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+func (d *DB) members(ctx context.Context, q querier) ([]Member, error) {
+	rows, err := q.Query(ctx, d.sql.nodes)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (m Member, err error) {
+		var at time.Time
+		err = row.Scan(&m.ID, &m.Name, &m.Address, &m.Version, &m.Stream, &m.Leaving, &m.Expires, &at)
+		m.Left = m.Expires.Sub(at)
+		return m, err
+	})
+}
+
+// Members returns the nodes that have joined, by ID.
+func (d *DB) Members(ctx context.Context) ([]Member, error) {
+	ms, err := d.members(ctx, d.pool)
+	return ms, unavailable("read the nodes", err)
+}
+
+// FenceOff ends the life of a node that has shown no sign of life since its lease was
+// seen to end at dead.Expires: from then on nothing that it writes takes effect. It
+// waits for a write of it that is under way. ok is false where the node lives.
+func (d *DB) FenceOff(ctx context.Context, dead Member) (ok bool, err error) {
+	err = pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
+		var one int
+		switch err := tx.QueryRow(ctx, d.sql.lockDead, dead.ID, dead.Expires).Scan(&one); {
+		case errors.Is(err, pgx.ErrNoRows):
+			return nil
+		case err != nil:
+			return err
+		}
+		ok = true
+		return d.end(ctx, tx, dead.ID, dead.Expires.UnixNano())
+	})
+	return ok && err == nil, unavailable(fmt.Sprintf("fence off node %d", dead.ID), err)
+}
+
+// end removes a life: its counters move to the totals, and its partitions become free.
+func (d *DB) end(ctx context.Context, tx pgx.Tx, node, floor int64) error {
+	b := &pgx.Batch{}
+	b.Queue(d.sql.removeNode, node)
+	b.Queue(d.sql.endFence, node)
+	b.Queue(d.sql.freeParts, node, floor)
+	return tx.SendBatch(ctx, b).Close()
+}
+
+// ID returns the number of this life.
+func (n *Node) ID() int64 { return n.member.ID }
+
+// Stream is the Partition of the Positions of this node's events.
+func (n *Node) Stream() int { return n.member.Stream }
+
+// Beat renews the lease. Its error wraps store.ErrFenced once another node has taken
+// over; any other says that it could not be renewed, and is to be tried again.
+func (n *Node) Beat(ctx context.Context, conn *pgx.Conn) error {
+	began, wall := now(), time.Now()
+	var at time.Time
+	err := conn.QueryRow(ctx, n.db.sql.beat, n.member.ID, n.db.opts.Lease).Scan(&at)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return n.fenceLocked(errors.New("its lease has ended"))
+	case err != nil:
+		return fmt.Errorf("renew the lease of node %d: %w: %w", n.member.ID, delivery.ErrUnavailable, err)
+	}
+	n.trusted = began.Add(n.db.opts.Lease - trustMargin)
+	n.offset = at.Sub(wall)
+	return nil
+}
+
+// fenceLocked notes that another node has taken over. mu is held.
+func (n *Node) fenceLocked(why error) error {
+	if n.fenced == nil {
+		n.fenced = fmt.Errorf("node %d: %w: %w", n.member.ID, store.ErrFenced, why)
+	}
+	return n.fenced
+}
+
+func (n *Node) fence(why error) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.fenceLocked(why)
+}
+
+// Trusted returns nil while no other node can have taken over, by this node's clock
+// alone. Whatever cannot be taken back, such as a push, is done only while it does.
+func (n *Node) Trusted() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.fenced != nil {
+		return n.fenced
+	}
+	if over := now().Sub(n.trusted); over >= 0 {
+		return fmt.Errorf("the lease of node %d was last renewed %v ago: %w", n.member.ID, (over + n.db.opts.Lease - trustMargin).Round(10*time.Millisecond), delivery.ErrUnavailable)
+	}
+	return nil
+}
+
+// Leave ends the life. The engines on it are closed.
+func (n *Node) Leave(ctx context.Context) error {
+	err := pgx.BeginFunc(ctx, n.db.pool, func(tx pgx.Tx) error {
+		var one int
+		switch err := tx.QueryRow(ctx, n.db.sql.lockNode, n.member.ID).Scan(&one); {
+		case errors.Is(err, pgx.ErrNoRows):
+			return nil // it was fenced off
+		case err != nil:
+			return err
+		}
+		return n.db.end(ctx, tx, n.member.ID, 0)
+	})
+	return unavailable(fmt.Sprintf("leave as node %d", n.member.ID), err)
+}

@@ -1,0 +1,317 @@
+package pgstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/store"
+)
+
+// lookEvery is how often Prune looks at whether a day is over. That reads the index of
+// all unfinished deliveries.
+const lookEvery = time.Hour
+
+// pruneTimeout bounds one step of pruning. The next round goes on.
+const pruneTimeout = time.Minute
+
+// Prune implements store.Engine. A day that is over as a whole is removed at once, by
+// dropping its tables, which needs no vacuum; see Options.Slack. It also makes the
+// tables of the days ahead.
+func (e *Engine) Prune(finishedBefore time.Time, limit int) (n int, err error) {
+	if err := e.broken(); err != nil {
+		return 0, err
+	}
+	if err := e.node.Trusted(); err != nil {
+		return 0, fmt.Errorf("prune: %w", err)
+	}
+	d := e.db
+	d.pruneMu.Lock()
+	defer d.pruneMu.Unlock()
+	ctx, cancel := context.WithTimeout(d.ctx, pruneTimeout)
+	defer cancel()
+	if err := d.trimJournals(ctx, finishedBefore); err != nil {
+		return 0, unavailable("forget old commits", err)
+	}
+	if err := d.makeDays(ctx, time.Now()); err != nil {
+		return 0, err
+	}
+	if err := d.dropDetached(ctx); err != nil {
+		return 0, unavailable("drop the tables of days that are over", err)
+	}
+	n, err = d.pruneDays(ctx, finishedBefore, limit)
+	return n, unavailable("prune", err)
+}
+
+// trimJournals removes the oldest commits, as long as all their events are from before.
+func (d *DB) trimJournals(ctx context.Context, before time.Time) error {
+	rows, _ := d.pool.Query(ctx, d.sql.streams)
+	streams, err := pgx.CollectRows(rows, pgx.RowTo[int32])
+	if err != nil {
+		return err
+	}
+	for _, stream := range streams {
+		var to int64
+		if err := d.pool.QueryRow(ctx, d.sql.trimTo, stream, int64(0), before.UnixNano()).Scan(&to); err != nil {
+			return err
+		}
+		if to == 0 {
+			continue
+		}
+		b := &pgx.Batch{}
+		b.Queue(d.sql.trimmed, stream, to)
+		b.Queue(d.sql.trim, stream, to)
+		if err := d.pool.SendBatch(ctx, b).Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pruneDays prunes the days that have ended before a time.
+func (d *DB) pruneDays(ctx context.Context, before time.Time, limit int) (n int, err error) {
+	days, err := d.attached(ctx)
+	if err != nil {
+		return 0, err
+	}
+	var ended []int64
+	for day := range days {
+		if d.byRow(day, before) || d.due(day, before) {
+			ended = append(ended, day)
+		}
+	}
+	if len(ended) == 0 {
+		return 0, nil
+	}
+	slices.Sort(ended)
+	live, err := d.liveDays(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, day := range ended {
+		if n >= limit {
+			break
+		}
+		over := d.due(day, before) && !live[day]
+		if over {
+			d.looked[day] = time.Now()
+			var busy bool
+			if err := d.pool.QueryRow(ctx, d.sql.dayBusy, day*dayWidth, (day+1)*dayWidth, before.UnixNano()).Scan(&busy); err != nil {
+				return n, err
+			}
+			over = !busy
+		}
+		var pruned int
+		switch {
+		case over:
+			pruned, err = d.dropDay(ctx, day)
+		case d.byRow(day, before):
+			pruned, err = d.pruneRows(ctx, day, before, limit-n)
+		}
+		n += pruned
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+const dayWidth = day
+
+// due reports whether a day may be over as a whole, and was not looked at lately.
+func (d *DB) due(day int64, before time.Time) bool {
+	return d.opts.Slack >= 0 && (day+1)*dayWidth <= before.UnixNano() && time.Since(d.looked[day]) >= lookEvery
+}
+
+// byRow reports whether finished notifications of a day are removed one by one: the
+// unfinished ones have held it up for long enough.
+func (d *DB) byRow(day int64, before time.Time) bool {
+	if d.opts.Slack < 0 {
+		return day*dayWidth < before.UnixNano()
+	}
+	return (day+1)*dayWidth <= before.Add(-d.opts.Slack).UnixNano() && time.Since(d.looked[day]) < lookEvery
+}
+
+// liveDays returns the days of unfinished deliveries.
+func (d *DB) liveDays(ctx context.Context) (map[int64]bool, error) {
+	rows, _ := d.pool.Query(ctx, d.sql.daysLive, dayWidth)
+	days, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	live := map[int64]bool{}
+	for _, n := range days {
+		live[n] = true
+	}
+	return live, err
+}
+
+// pruneRows removes up to limit notifications of a day that are over.
+func (d *DB) pruneRows(ctx context.Context, day int64, before time.Time, limit int) (n int, err error) {
+	err = pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, d.sql.over, day*dayWidth, (day+1)*dayWidth, before.UnixNano(), limit)
+		over, err := collectContents(rows)
+		if err != nil || len(over) == 0 {
+			return err
+		}
+		var seqs, idSeqs []int64
+		var ids [][]byte
+		for seq, c := range over {
+			seqs = append(seqs, int64(seq))
+			if !tellsSeq(c) {
+				ids, idSeqs = append(ids, []byte(c.ID)), append(idSeqs, int64(seq))
+			}
+		}
+		n = len(seqs)
+		b := &pgx.Batch{}
+		b.Queue(d.sql.eraseNotes, seqs)
+		b.Queue(d.sql.eraseEvents, seqs)
+		b.Queue(d.sql.eraseFinals, seqs)
+		if len(ids) > 0 {
+			b.Queue(d.sql.eraseIDs, ids, idSeqs)
+		}
+		return tx.SendBatch(ctx, b).Close()
+	})
+	if err != nil {
+		n = 0
+	}
+	return n, err
+}
+
+// dropDay removes a day, and returns how many notifications it had. It holds up nobody:
+// its tables are detached while others are in use. One that ends in the middle is taken
+// up by the next round.
+func (d *DB) dropDay(ctx context.Context, day int64) (n int, err error) {
+	from, to := day*dayWidth, (day+1)*dayWidth
+	if err := d.pool.QueryRow(ctx, d.sql.dayCount, from, to).Scan(&n); err != nil {
+		return 0, err
+	}
+	d.daysMu.Lock()
+	delete(d.days, day)
+	d.daysMu.Unlock()
+	for _, t := range dayTables {
+		if err := d.detach(ctx, partition{name: t + "_" + dayName(day), of: t, day: day}); err != nil {
+			return 0, err
+		}
+	}
+	if _, err := d.pool.Exec(ctx, d.sql.dayIDs, from, to); err != nil {
+		return 0, err
+	}
+	delete(d.looked, day)
+	d.log.Info("history of a day has been removed", "day", dayName(day), "notifications", n)
+	return n, d.dropDetached(ctx)
+}
+
+// detach takes the table of a day out of its parent.
+func (d *DB) detach(ctx context.Context, p partition) error {
+	how := "CONCURRENTLY"
+	if p.pending {
+		how = "FINALIZE"
+	}
+	// Not a prepared statement: it may not be in a transaction, nor in a pipeline.
+	_, err := d.pool.Exec(ctx, fmt.Sprintf("ALTER TABLE %s DETACH PARTITION %s %s", d.table(p.of), d.table(p.name), how), pgx.QueryExecModeSimpleProtocol)
+	if code(err) == codeNoTable || code(err) == codeDuplicateObject { // another node was faster
+		return nil
+	}
+	return err
+}
+
+// dropDetached drops the tables of days that have been detached.
+func (d *DB) dropDetached(ctx context.Context) error {
+	all, err := d.partitions(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range all {
+		if p.pending {
+			if err := d.detach(ctx, p); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+		}
+		if p.attached && !p.pending {
+			continue
+		}
+		// One that makeDay is about to attach is locked by the same lock.
+		errs = append(errs, pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
+			if err := d.lockDays(ctx, tx); err != nil {
+				return err
+			}
+			_, err := tx.Exec(ctx, "DROP TABLE IF EXISTS "+d.table(p.name))
+			return err
+		}))
+	}
+	return errors.Join(errs...)
+}
+
+// erasures tell which tables have lost rows that may still be on the disk.
+type erasures struct {
+	mu      sync.Mutex
+	since   time.Time // of the first
+	days    map[int64]bool
+	devices bool
+}
+
+func (x *erasures) note(seqs []delivery.Seq, devices bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.since.IsZero() {
+		x.since = time.Now()
+		x.days = map[int64]bool{}
+	}
+	x.devices = x.devices || devices
+	for _, s := range seqs {
+		x.days[dayOf(int64(s))] = true
+	}
+}
+
+var _ store.Scrubber = (*Engine)(nil)
+
+// Scrub implements store.Scrubber: it vacuums the tables that have lost rows, so that
+// PostgreSQL gives their room to others. It does not reach the write-ahead log, backups,
+// and room that is not used again yet.
+func (e *Engine) Scrub(ctx context.Context, before time.Time) (bool, error) {
+	d := e.db
+	x := &d.erased
+	x.mu.Lock()
+	if x.since.IsZero() || !x.since.Before(before) {
+		x.mu.Unlock()
+		return false, nil
+	}
+	days, devices, since := x.days, x.devices, x.since
+	x.days, x.devices, x.since = nil, false, time.Time{}
+	x.mu.Unlock()
+	var tables []string
+	for n := range days {
+		if d.hasDay(n) {
+			for _, t := range dayTables {
+				tables = append(tables, t+"_"+dayName(n))
+			}
+		}
+	}
+	if len(days) > 0 {
+		tables = append(tables, "given_id", "outstanding")
+	}
+	if devices {
+		tables = append(tables, "device", "token")
+	}
+	for _, t := range tables {
+		if _, err := d.pool.Exec(ctx, "VACUUM "+d.table(t), pgx.QueryExecModeSimpleProtocol); err != nil && code(err) != codeNoTable {
+			x.mu.Lock()
+			if x.days == nil {
+				x.days = map[int64]bool{}
+			}
+			for n := range days {
+				x.days[n] = true
+			}
+			x.devices, x.since = x.devices || devices, since
+			x.mu.Unlock()
+			return false, unavailable("vacuum what was erased", err)
+		}
+	}
+	return true, nil
+}

@@ -1,0 +1,90 @@
+package pgstore
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// format is what this version of Heartline reads and writes.
+const format = 1
+
+// version is that of a node, by which those that must not work together are told apart.
+const version = 1
+
+//go:embed schema/1.sql
+var schema1 string
+
+// Format returns the format of the tables in the database; 0: there are none.
+func (d *DB) Format(ctx context.Context) (int, error) {
+	var there bool
+	if err := d.pool.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM pg_tables WHERE schemaname = $1 AND tablename = 'meta')`, d.opts.Schema).Scan(&there); err != nil {
+		return 0, d.explain(err)
+	}
+	if !there {
+		var others int
+		if err := d.pool.QueryRow(ctx, `SELECT count(*) FROM pg_tables WHERE schemaname = $1`, d.opts.Schema).Scan(&others); err != nil {
+			return 0, d.explain(err)
+		}
+		if others > 0 {
+			return 0, fmt.Errorf("schema %q of %s has %d tables that are not Heartline's: name another in store.postgres.schema", d.opts.Schema, d.place(), others)
+		}
+		return 0, nil
+	}
+	var found int
+	if err := d.pool.QueryRow(ctx, d.sql.format).Scan(&found); err != nil {
+		return 0, d.explain(err)
+	}
+	return found, nil
+}
+
+func checkFormat(schema string, found int) error {
+	switch {
+	case found > format:
+		return fmt.Errorf("schema %q has format %d, and this Heartline knows formats up to %d: start the newer version that made it", schema, found, format)
+	case found < format:
+		return fmt.Errorf("schema %q has format %d, and this Heartline needs %d: run `heartline store migrate`", schema, found, format)
+	}
+	return nil
+}
+
+// Migrate makes the tables, or brings them to the format of this version, and returns
+// the format that it found. It is one transaction, and safe to run on several nodes at
+// once.
+func (d *DB) Migrate(ctx context.Context) (from int, err error) {
+	if from, err = d.Format(ctx); err != nil {
+		return 0, err
+	}
+	if from > format {
+		return from, checkFormat(d.opts.Schema, from)
+	}
+	err = pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('heartline schema ' || $1, 0))`, d.opts.Schema); err != nil {
+			return err
+		}
+		var there bool // another one may have been faster
+		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM pg_tables WHERE schemaname = $1 AND tablename = 'meta')`, d.opts.Schema).Scan(&there); err != nil || there {
+			return err
+		}
+		quoted := pgx.Identifier{d.opts.Schema}.Sanitize()
+		// IF NOT EXISTS asks for the right to create schemas also where it exists.
+		var schema bool
+		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = $1)`, d.opts.Schema).Scan(&schema); err != nil {
+			return err
+		}
+		if !schema {
+			if _, err := tx.Exec(ctx, "CREATE SCHEMA "+quoted); err != nil {
+				return err
+			}
+		}
+		_, err := tx.Exec(ctx, strings.ReplaceAll(schema1, "{schema}", quoted))
+		return err
+	})
+	if err != nil {
+		return from, d.explain(err)
+	}
+	return from, nil
+}
