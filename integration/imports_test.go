@@ -24,6 +24,8 @@ func arrows() [][]string {
 		{"bench/services", "broker", "config", "delivery", "fallback/webpushsim", "internal/credentials"},
 		{"bench/storm", "broker", "config", "delivery", "fallback/apnssim", "internal/rawmqtt"},
 		{"demo", "broker", "config", "delivery", "fallback/apnssim", "fallback/fcmsim", "fallback/webpushsim", "internal/credentials", "internal/rawmqtt", "xmpp", "xmpp/xmppkit"},
+		{"examples/fleet", "wire"},
+		{"examples/plugin", "broker", "delivery"},
 		{"terminal", "delivery", "internal/backoff", "wire"},
 		{"broker", "auth", "broker/internal/...", "config", "delivery", "fallback", "fallback/apns", "fallback/fcm", "fallback/webpush", "hooks", "hooks/ordinary", "hooks/persist", "hooks/strict", "internal/filewatch", "internal/credentials", "internal/rlimit", "receipts", "store", "store/memory", "store/pebblestore", "xmpp"},
 		{"broker/internal/api", "auth", "broker/internal/metrics", "broker/internal/overview", "delivery", "internal/loopback", "internal/seldom", "internal/text", "receipts", "wire"},
@@ -70,7 +72,7 @@ func arrows() [][]string {
 // their surprises are known. A line with ! forbids.
 func owners() [][]string {
 	return [][]string{
-		{"github.com/mochi-mqtt/server", "hooks", "hooks/strict", "broker", "broker/internal/listener", "bench/...", "demo", "internal/rawmqtt", "integration", "integration/..."},
+		{"github.com/mochi-mqtt/server", "hooks", "hooks/strict", "broker", "broker/internal/listener", "bench/...", "demo", "examples/plugin", "internal/rawmqtt", "integration", "integration/..."},
 		{"github.com/sideshow/apns2", "fallback/apns", "bench/storm"},
 		{"github.com/cockroachdb/pebble", "store/pebblestore"},
 		{"github.com/jackc/pgx", "store/pgstore"},

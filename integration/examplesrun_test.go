@@ -1,0 +1,124 @@
+package integration
+
+import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
+)
+
+// TestExampleChat: a message comes to both devices of an account, and is taken off the one
+// once it is read on the other.
+func TestExampleChat(t *testing.T) {
+	t.Parallel()
+	clientBuilt(t)
+	s := serve(t)
+	backend := exec.Command("node", "../examples/chat/backend.mjs")
+	backend.Env = environ(t, "HEARTLINE_SERVER="+s.http, "PORT=0")
+	_, address, _ := strings.Cut(launch(t, backend).stdout.until(t, "chat backend on "), " on ")
+	device := func(account, id string) (*process, func(string)) {
+		cmd := exec.Command("node", "../examples/chat/chat.mjs", account, id)
+		cmd.Env = environ(t, "HEARTLINE_SERVER="+s.http, "CHAT_BACKEND="+address, "CHAT_STORE="+filepath.Join(t.TempDir(), "shown"))
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := launch(t, cmd)
+		p.stdout.until(t, "(up)")
+		return p, func(line string) {
+			if _, err := fmt.Fprintln(in, line); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	phone, type1 := device("anna", "anna-phone")
+	tablet, _ := device("anna", "anna-tablet")
+	ben, typeBen := device("ben", "ben-phone")
+	typeBen("anna: lunch?")
+	phone.stdout.until(t, "ben: lunch?")
+	tablet.stdout.until(t, "ben: lunch?")
+	type1("read")
+	tablet.stdout.until(t, "(read on another device)")
+	type1("ben: at noon")
+	ben.stdout.until(t, "anna: at noon")
+	typeBen("nobody: hello")
+	ben.stdout.until(t, "(not sent: ")
+}
+
+// TestExampleAlarm: the first person is pushed to at once and does not look; the second has
+// seen it, and the first one's is taken back.
+func TestExampleAlarm(t *testing.T) {
+	t.Parallel()
+	python := tool(t, "python3", "python3")
+	sim, env := apple(t)
+	s := serve(t, env...)
+	s.register("anna", "anna-phone", deviceToken(1))
+	alarm := func(args ...string) *process {
+		cmd := exec.Command(python, append([]string{"../examples/alarm/alarm.py", "Cold store 3: 9 °C"}, args...)...)
+		cmd.Env = environ(t, "HEARTLINE_SERVER="+s.http)
+		return launch(t, cmd)
+	}
+	ben := exec.Command(binary, "terminal", "--server", "mqtt://"+s.mqtt, "--account", "ben", "--device", "ben-phone", "--background", "--ack", "displayed")
+	ben.Env = environ(t)
+	launch(t, ben)
+	await(t, "ben's phone", func() bool {
+		_, body := s.call("GET", "/v1/accounts/ben/devices/ben-phone", "")
+		return strings.Contains(string(body), `"state":"up"`)
+	})
+	p := alarm("anna", "ben", "--after", "0.5", "--name", "cold")
+	p.stdout.until(t, "anna is notified")
+	p.stdout.until(t, "ben has seen it")
+	if code := p.wait(t); code != 0 {
+		t.Errorf("exit code %d: %s", code, p.stderr)
+	}
+	if got := sim.ReceivedFor(deviceToken(1)); len(got) == 0 {
+		t.Error("anna was not pushed to")
+	}
+	if got := s.notification("cold-anna").State; got != "cancelled" {
+		t.Errorf("anna's alarm is %s", got)
+	}
+	if p := alarm("anna", "--after", "0.1", "--name", "nobody"); p.wait(t) != 1 {
+		t.Errorf("%s", p.stderr)
+	}
+}
+
+// TestExampleFleet: a truck's position is retained, it takes notifications on the same
+// connection, and its will tells of its death.
+func TestExampleFleet(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	program := filepath.Join(t.TempDir(), "fleet")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, "../examples/fleet").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	cmd := exec.Command(program, "truck-7")
+	cmd.Env = environ(t, "MQTT_SERVER=mqtt://"+s.mqtt)
+	truck := launch(t, cmd)
+	truck.stdout.until(t, "connected")
+	events := s.events("?account=truck-7")
+	id := s.notify(`{"account":"truck-7","title":"New route","body":"via Ulm"}`)
+	truck.stdout.until(t, "New route: via Ulm")
+	events.until("received", id)
+
+	room, err := rawmqtt.Dial(s.mqtt, 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer room.Close()
+	if _, err := room.Connect(rawmqtt.Connect{ID: "room", Username: "room", Keepalive: 60, Clean: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := room.Subscribe(1, 0, "fleet/+/position"); err != nil {
+		t.Fatal(err)
+	}
+	if pk := receive(t, room); !pk.FixedHeader.Retain || !strings.Contains(string(pk.Payload), `"connected":true`) {
+		t.Errorf("the last position: %s, retained %v", pk.Payload, pk.FixedHeader.Retain)
+	}
+	truck.signal(t, syscall.SIGKILL)
+	for !strings.Contains(string(receive(t, room).Payload), `"connected":false`) {
+	}
+}
