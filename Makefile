@@ -10,7 +10,7 @@ BENCHSTAT ?= $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c
 HOT := Transition|Deadlines|ParseContent|AppendPseudo|Publication|Engine|Outbox|Journey
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-storm bench-services faults xmpp-kill siege attack attack-load fuzz fuzz-security release release-test package-test image-test fresh example web web-modules client client-test
+.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-receipts bench-storm bench-services faults xmpp-kill siege attack attack-load fuzz fuzz-security release release-test package-test image-test fresh example web web-modules client client-test
 
 ## build: the program, ./heartline
 build: web
@@ -59,6 +59,10 @@ bench-compare:
 ## bench-outstanding: what a million deliveries for offline devices cost; takes minutes
 bench-outstanding:
 	$(GO) run ./bench/outstanding
+
+## bench-receipts: a webhook that is 100,000 events behind, beside notifications that flow
+bench-receipts:
+	$(GO) run ./bench/receipts
 
 ## bench-storm: pushes for offline devices beside a bare apns2 loop
 bench-storm:

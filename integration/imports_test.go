@@ -22,6 +22,7 @@ func arrows() [][]string {
 		{"bench"},
 		{"bench/outstanding", "delivery", "internal/rawmqtt", "store", "store/pebblestore"},
 		{"bench/services", "broker", "config", "delivery", "fallback/webpushsim", "internal/credentials"},
+		{"bench/receipts", "broker", "config", "delivery", "internal/rawmqtt"},
 		{"bench/storm", "broker", "config", "delivery", "fallback/apnssim", "internal/rawmqtt"},
 		{"demo", "broker", "config", "delivery", "fallback/apnssim", "fallback/fcmsim", "fallback/webpushsim", "internal/credentials", "internal/rawmqtt", "xmpp", "xmpp/xmppkit"},
 		{"examples/fleet", "wire"},
