@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,10 +30,10 @@ func TestAbandon(t *testing.T) {
 		old.Crash()
 		w.start(options())
 		synctest.Wait()
-		before := len(w.store.engine.log)
+		before := w.store.engine.logged.Load()
 		w.apple.held[0].answer(delivery.PushResult{Outcome: delivery.PushAccepted, Detail: "200"})
 		synctest.Wait()
-		if n := len(w.store.engine.log); n != before {
+		if n := w.store.engine.logged.Load(); n != before {
 			t.Errorf("an abandoned core wrote %d batches", n-before)
 		}
 		if n := len(w.apple.held); n != 1 {
@@ -44,7 +45,9 @@ func TestAbandon(t *testing.T) {
 		if err := old.Flush(context.Background()); *shards == 0 && !errors.Is(err, delivery.ErrStopped) {
 			t.Error("flush:", err)
 		}
+		w.apple.mu.Lock()
 		w.apple.hold = false
+		w.apple.mu.Unlock()
 		time.Sleep(time.Minute)
 		for _, n := range []*delivery.Notification{first, waiting} { // the successor takes both up
 			if v, err := w.core.Get(context.Background(), n.ID); err != nil || !v.Deliveries[0].Pushed {
@@ -60,13 +63,17 @@ func TestPushNeedsTrust(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{T: t, apple: &apple{}}
 		w.store = newStore(t)
-		distrust := errors.New("the lease has lapsed")
+		var lapsed atomic.Bool
 		opts := options()
-		var trusted error
-		opts.Trusted = func() error { return trusted }
+		opts.Trusted = func() error {
+			if lapsed.Load() {
+				return errors.New("the lease has lapsed")
+			}
+			return nil
+		}
 		w.start(opts)
 		w.known("phone", "token")
-		trusted = distrust
+		lapsed.Store(true)
 		n := w.accept(delivery.Request{})
 		time.Sleep(10 * time.Second)
 		if got := len(w.apple.asked); got != 0 {
@@ -76,7 +83,7 @@ func TestPushNeedsTrust(t *testing.T) {
 		if err != nil || len(v.Timeline) > 40 {
 			t.Errorf("%d lines of timeline in 10 s, error %v", len(v.Timeline), err)
 		}
-		trusted = nil
+		lapsed.Store(false)
 		time.Sleep(2 * time.Second)
 		w.wantState(n, delivery.StatePushed)
 		w.stop()

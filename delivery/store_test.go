@@ -23,7 +23,8 @@ type sickly struct {
 	sick   atomic.Bool
 	gate   atomic.Pointer[chan struct{}] // a write waits until it is closed
 	log    []delivery.Batch
-	synced int // batches of the log that a power cut leaves
+	logged atomic.Int64 // len(log)
+	synced int          // batches of the log that a power cut leaves
 }
 
 func (s *sickly) Apply(b *delivery.Batch) error {
@@ -34,6 +35,7 @@ func (s *sickly) Apply(b *delivery.Batch) error {
 		return errors.New("no room")
 	}
 	s.log = append(s.log, copyOf(b))
+	s.logged.Store(int64(len(s.log)))
 	if b.Sync {
 		s.synced = len(s.log)
 	}

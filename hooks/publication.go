@@ -90,7 +90,8 @@ func (c *conn) prepare(p *publication, pub delivery.Publication) error {
 			return fmt.Errorf("read the message: %w", err)
 		}
 		p.topicName = c.topicNames.messages
-		if p.payload, err = json.Marshal(wire.Message{ID: n.ID, Account: n.Account, Data: data, AcceptedAt: wire.FormatTime(n.AcceptedAt)}); err != nil {
+		m := wire.Message{ID: n.ID, Account: n.Account, Data: data, AcceptedAt: wire.FormatTime(n.AcceptedAt)}
+		if p.payload, err = m.Append(p.payload[:0]); err != nil {
 			return fmt.Errorf("encode: %w", err)
 		}
 	} else {

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"strconv"
@@ -66,6 +67,19 @@ type Message struct {
 	Account    string          `json:"account"`
 	Data       json.RawMessage `json:"data"`
 	AcceptedAt string          `json:"accepted_at"`
+}
+
+// Append appends m as JSON. It leaves `&`, `<` and `>` as they are: encoding/json's
+// default makes six bytes of each, and a client's Maximum Packet Size counts them.
+// The error is that Data is no JSON.
+func (m *Message) Append(b []byte) ([]byte, error) {
+	buf := bytes.NewBuffer(b)
+	enc := json.NewEncoder(buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(m); err != nil {
+		return b, err
+	}
+	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
 }
 
 // Ack is what a device says on its acks topic.

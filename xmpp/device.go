@@ -1,7 +1,6 @@
 package xmpp
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -87,11 +86,9 @@ func (g *Gate) content(p delivery.Publication) (name string, body []byte, id str
 	if err != nil {
 		return "", nil, "", fmt.Errorf("read the message: %w", err)
 	}
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false) // it would make six bytes of each `&`
-	err = enc.Encode(wire.Message{ID: n.ID, Account: n.Account, Data: data, AcceptedAt: wire.FormatTime(n.AcceptedAt)})
-	return "message", bytes.TrimSpace(b.Bytes()), "", err
+	m := wire.Message{ID: n.ID, Account: n.Account, Data: data, AcceptedAt: wire.FormatTime(n.AcceptedAt)}
+	body, err = m.Append(nil)
+	return "message", body, "", err
 }
 
 // announced brings a client up that has sent directed presence with its device-id.
