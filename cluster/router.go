@@ -41,9 +41,10 @@ type Router struct {
 
 // NewRouter returns a Router that knows no owner yet.
 func NewRouter(o RouterOptions) *Router {
-	r := &Router{reader: o.Reader, opts: o}
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &Router{reader: o.Reader, opts: o, cancel: cancel}
+	r.table.ctx = ctx //nolint:fatcontext // it is the Router's own, set once
 	r.table.slots, r.table.hold = make([]slot, o.Parts), o.Hold
-	r.table.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
 }
 

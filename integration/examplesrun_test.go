@@ -119,6 +119,7 @@ func TestExampleFleet(t *testing.T) {
 		t.Errorf("the last position: %s, retained %v", pk.Payload, pk.FixedHeader.Retain)
 	}
 	truck.signal(t, syscall.SIGKILL)
-	for !strings.Contains(string(receive(t, room).Payload), `"connected":false`) {
+	for gone := false; !gone; {
+		gone = strings.Contains(string(receive(t, room).Payload), `"connected":false`)
 	}
 }

@@ -105,10 +105,10 @@ func (s *sender) send(ctx context.Context, id string, body []byte) outcome {
 	defer func() { _ = resp.Body.Close() }()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	o := outcome{status: resp.StatusCode}
-	switch {
-	case resp.StatusCode/100 == 2:
+	switch resp.StatusCode / 100 {
+	case 2:
 		return o // the rest of the answer does not matter
-	case resp.StatusCode/100 == 3:
+	case 3:
 		o.err = fmt.Errorf("answered %d: redirects are not followed, set url to the address itself", resp.StatusCode)
 		return o
 	}

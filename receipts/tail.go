@@ -284,7 +284,8 @@ func (t *Tail) live(ctx context.Context, r *Reader, from delivery.Position, batc
 			if !open {
 				return from, nil
 			}
-			b := append((*batch)[:0], e)
+			b := (*batch)[:0]
+			b = append(b, e)
 			for more := true; more && len(b) < followStep; {
 				select {
 				case e, more = <-r.C:

@@ -84,7 +84,6 @@ type worker struct {
 
 	dirty     map[delivery.Position]*item // asides to be written, nil: removed
 	unsaved   bool                        // rec
-	removeGap bool
 	savedAt   time.Time
 	droppedAt time.Time
 

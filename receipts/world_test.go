@@ -49,7 +49,6 @@ type world struct {
 	hooks  []receipts.Webhook
 	pause  time.Duration
 
-	seq    delivery.Seq
 	number uint64
 
 	mu     sync.Mutex

@@ -108,7 +108,7 @@ func (r *reader) next() (*element, error) {
 		return nil, streamFault(err)
 	}
 	if r.fault != nil {
-		return r.opening(), nil // which passable has seen
+		return r.opening(), nil //nolint:nilerr // the fault is answered, and the stream goes on; passable has seen the opening
 	}
 	e, err := r.parse()
 	if err != nil {
@@ -195,7 +195,7 @@ func (r *reader) take() (byte, error) {
 // keep adds a byte to the stanza. A stanza that is passed over keeps its beginning.
 func (r *reader) keep(c byte) error {
 	if r.fault != nil {
-		return nil
+		return nil //nolint:nilerr // the stanza is passed over, the stream goes on
 	}
 	if len(r.raw) >= r.max {
 		if !r.passable() {

@@ -238,7 +238,7 @@ func TestJIDs(t *testing.T) {
 		"+4915112345@" + host + "/phone", `d\27artagnan@` + host + "/ph/one", "жанна@" + host + "/📱", "ann@" + host + "/a@b/c@d", "x@" + host + `/<'"&>`, "y@" + host + "/ ",
 		"z@" + host + "/" + strings.Repeat("r", 1023),
 	} {
-		account := full[:strings.Index(full, "/")]
+		account, _, _ := strings.Cut(full, "/")
 		w.link.Announce(full, domain, "d")
 		w.sync(full)
 		device := xmpp.DeviceID(account, "d")

@@ -110,7 +110,7 @@ func run(events, rate int, alone time.Duration) (err error) {
 	}
 	took := time.Since(begun)
 	report("catching up ", beside)
-	fmt.Printf("%d events in %.1f s, %.0f a second\n", got.Load(), took.Seconds(), float64(got.Load())/took.Seconds())
+	fmt.Fprintf(os.Stdout, "%d events in %.1f s, %.0f a second\n", got.Load(), took.Seconds(), float64(got.Load())/took.Seconds())
 	return nil
 }
 
@@ -220,10 +220,10 @@ func (f *flow) run(ctx context.Context, rate int, done func() bool) ([]time.Dura
 
 func report(name string, took []time.Duration) {
 	if len(took) == 0 {
-		fmt.Println(name, "no notification arrived")
+		fmt.Fprintln(os.Stdout, name, "no notification arrived")
 		return
 	}
 	slices.Sort(took)
 	at := func(q float64) time.Duration { return took[int(q*float64(len(took)-1))].Round(10 * time.Microsecond) }
-	fmt.Printf("%s  %6d notifications  p50 %v  p99 %v  max %v\n", name, len(took), at(0.5), at(0.99), at(1))
+	fmt.Fprintf(os.Stdout, "%s  %6d notifications  p50 %v  p99 %v  max %v\n", name, len(took), at(0.5), at(0.99), at(1))
 }

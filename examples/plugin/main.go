@@ -37,10 +37,11 @@ func (door) OnACLCheck(*mqtt.Client, string, bool) bool { return true }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, "127.0.0.1:1884", "127.0.0.1:8081", "plugin-data", func(mqttAddress, httpAddress string) {
+	err := run(ctx, "127.0.0.1:1884", "127.0.0.1:8081", "plugin-data", func(mqttAddress, httpAddress string) {
 		fmt.Printf("MQTT on %s, API on http://%s\n", mqttAddress, httpAddress)
-	}); err != nil {
+	})
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "plugin:", err)
 		os.Exit(1)
 	}

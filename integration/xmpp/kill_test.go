@@ -141,7 +141,7 @@ func (k *killed) configure(dir string) {
 	address := l.Addr().String()
 	_ = l.Close()
 	key := k.sim.Key()
-	for name, content := range map[string][]byte{"ca.pem": k.sim.CAPEM(), "key.p8": []byte(key.PEM), "secret": []byte(k.server.Secret)} {
+	for name, content := range map[string][]byte{"ca.pem": k.sim.CAPEM(), "key.p8": key.PEM, "secret": []byte(k.server.Secret)} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -134,7 +134,7 @@ func freePort() (int, error) {
 }
 
 func (p *Postgres) command(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(p.bin, name), args...)
+	cmd := exec.Command(filepath.Join(p.bin, name), args...) //nolint:gosec,noctx // PostgreSQL's own programs, which end with the cluster
 	cmd.Dir = p.root
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.cred}
 	return cmd

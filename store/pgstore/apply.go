@@ -45,8 +45,7 @@ func (e *Engine) Apply(b *delivery.Batch) error {
 				continue
 			}
 		}
-		var taken *store.Taken
-		if errors.As(err, &taken) {
+		if taken, ok := errors.AsType[*store.Taken](err); ok {
 			return taken
 		}
 		return e.fail(err)

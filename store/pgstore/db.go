@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"regexp"
 	"strconv"
@@ -213,9 +214,7 @@ func (d *DB) Close() {
 func (d *DB) dial(ctx context.Context, what string, params map[string]string) (*pgx.Conn, error) {
 	c := d.config.Copy()
 	d.name(c, what)
-	for k, v := range params {
-		c.RuntimeParams[k] = v
-	}
+	maps.Copy(c.RuntimeParams, params)
 	var mu sync.Mutex
 	connected := false
 	dial := c.DialFunc

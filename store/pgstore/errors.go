@@ -37,8 +37,7 @@ const (
 )
 
 func code(err error) string {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pg.Code
 	}
 	return ""
@@ -116,8 +115,7 @@ func (d *DB) explain(err error) error {
 type bare struct{ error }
 
 func (b bare) Error() string {
-	var pg *pgconn.PgError
-	if errors.As(b.error, &pg) {
+	if pg, ok := errors.AsType[*pgconn.PgError](b.error); ok {
 		return pg.Message + " (SQLSTATE " + pg.Code + ")"
 	}
 	s := b.error.Error()

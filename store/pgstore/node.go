@@ -95,8 +95,7 @@ func (d *DB) Join(ctx context.Context) (*Node, error) {
 		}
 		return tx.SendBatch(ctx, b).Close()
 	})
-	var occupied *OccupiedError
-	if errors.As(err, &occupied) {
+	if occupied, ok := errors.AsType[*OccupiedError](err); ok {
 		return nil, occupied
 	}
 	if err != nil {

@@ -30,13 +30,15 @@ func newStatements(schema string) statements {
 		format:    in(`SELECT format FROM {s}.meta`),
 		own:       in(`SELECT {s}.own($1, $2, $3)`),
 		noSync:    in(`SELECT set_config('synchronous_commit', 'off', true)`),
-		insertIDs: in(`INSERT INTO {s}.given_id (id, seq) SELECT * FROM unnest($1::bytea[], $2::bigint[]) ORDER BY 1`),
+		insertIDs: in(`INSERT INTO {s}.given_id (id, seq) SELECT u.id, u.seq FROM unnest($1::bytea[], $2::bigint[]) u (id, seq) ORDER BY u.id`),
 		insertNotes: in(`
 			INSERT INTO {s}.notification (seq, account, content, data)
-			SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bytea[], $4::bytea[])`),
+			SELECT u.seq, u.account, u.content, u.data
+			FROM unnest($1::bigint[], $2::bytea[], $3::bytea[], $4::bytea[]) u (seq, account, content, data)`),
 		insertOut: in(`
 			INSERT INTO {s}.outstanding (part, device, seq, record)
-			SELECT * FROM unnest($1::smallint[], $2::bytea[], $3::bigint[], $4::bytea[])`),
+			SELECT u.part, u.device, u.seq, u.record
+			FROM unnest($1::smallint[], $2::bytea[], $3::bigint[], $4::bytea[]) u (part, device, seq, record)`),
 		assignNote: in(`
 			UPDATE {s}.notification n
 			SET content = u.content
@@ -54,14 +56,15 @@ func newStatements(schema string) statements {
 			WHERE o.part = u.part AND o.device = u.device AND o.seq = u.seq`),
 		insertEvents: in(`
 			INSERT INTO {s}.event (seq, number, lines)
-			SELECT u.*
+			SELECT u.seq, u.number, u.lines
 			FROM unnest($1::bigint[], $2::bigint[], $3::bytea[]) u (seq, number, lines)
 			WHERE EXISTS (SELECT 1 FROM {s}.notification n
 			WHERE n.seq = u.seq)
 			ON CONFLICT DO NOTHING`),
 		insertFinals: in(`
 			INSERT INTO {s}.final (seq, device, at, value)
-			SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::bytea[])`),
+			SELECT u.seq, u.device, u.at, u.value
+			FROM unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::bytea[]) u (seq, device, at, value)`),
 		count: in(`
 			UPDATE {s}.fence
 			SET accepted = accepted + $4, finished = finished + $5, last = greatest(last, $6)
@@ -77,7 +80,7 @@ func newStatements(schema string) statements {
 			WHERE node = $1 AND lane = $2 AND session = $3`),
 		claimTokens: in(`
 			INSERT INTO {s}.token AS t (hash, device)
-			SELECT * FROM unnest($1::bytea[], $2::bytea[]) ORDER BY 1
+			SELECT u.hash, u.device FROM unnest($1::bytea[], $2::bytea[]) u (hash, device) ORDER BY u.hash
 			ON CONFLICT (hash) DO UPDATE
 			SET former = t.device, device = excluded.device`),
 		lockDevices: in(`
