@@ -358,6 +358,32 @@ func TestServerKeepsFailing(t *testing.T) {
 	}
 }
 
+// TestServerFailsForLong: replacing connections that only gave 503 does not keep the next
+// request from being made. Until the server works, each has its answer; then it accepts.
+func TestServerFailsForLong(t *testing.T) {
+	sim := startSim(t, apnssim.Options{})
+	a := apnsFor(t, sim)
+	push := func() error {
+		_, err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Registration: delivery.Registration{Token: deviceToken}, Notification: note("n")})
+		return err
+	}
+	sim.Script(apnssim.Script{Status: 503, Reason: "ServiceUnavailable"})
+	const connections = 8
+	for i := range connections * h2pool.MaxServerErrors {
+		var pe *fallback.PushError
+		if err := push(); !errors.As(err, &pe) || pe.StatusCode != 503 {
+			t.Fatalf("request %d: %v", i+1, err)
+		}
+	}
+	sim.ClearScripts()
+	if err := push(); err != nil {
+		t.Fatal(err)
+	}
+	if _, ever := sim.Connections(); ever != connections+1 {
+		t.Errorf("%d connections", ever)
+	}
+}
+
 // TestCloseEndsHangingRequests: Close does not wait for a server that hangs.
 func TestCloseEndsHangingRequests(t *testing.T) {
 	sim := startSim(t, apnssim.Options{})

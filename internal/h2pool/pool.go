@@ -248,7 +248,9 @@ func (p *Pool) retireLocked(c *Conn) {
 		return
 	}
 	p.conns = slices.Delete(p.conns, i, i+1)
-	if !c.proven {
+	// One that has only given 5xx is replaced, not lost: the way to the server works, and
+	// a pause before the next dial would come on top of the one before the next request.
+	if !c.proven && c.errors < MaxServerErrors {
 		// Counts like a failed dial.
 		err := c.cc.Err()
 		if err == nil {
