@@ -185,6 +185,17 @@ func (l *lane) abandonProbeLocked(now time.Time) {
 	}
 }
 
+// deferProbeLocked: the probe could not be sent before the time at. The pause is no
+// longer for it: nothing is known that was not known when it began.
+func (l *lane) deferProbeLocked(at time.Time) {
+	if b := &l.breaker; b.state == laneProbing {
+		b.state, b.high = b.from, at
+		if b.normal.Before(at) {
+			b.normal = at
+		}
+	}
+}
+
 // resume lets the next push through as a probe.
 func (l *lane) resume() {
 	l.mu.Lock()

@@ -290,9 +290,14 @@ func (l *lane) work() {
 		now := time.Now()
 		l.inFlight--
 		q.inFlight = false
-		if next == stepSend {
+		pe := (*PushError)(nil)
+		switch {
+		case probe && errors.As(err, &pe) && pe.Unsent:
+			l.deferProbeLocked(now.Add(min(pe.RetryAfter, maxRetryAfter)))
+			next = stepMove // to its place in this lane: it was not attempted
+		case next == stepSend:
 			l.settleLocked(q, it, &res, err, started, now, probe)
-		} else if probe {
+		case probe:
 			l.abandonProbeLocked(now) // no request was made: the next push is the probe
 		}
 		if next != stepMove {
@@ -340,7 +345,7 @@ type step uint8
 const (
 	stepSend   step = iota
 	stepAnswer      // it is not wanted any more
-	stepMove        // it goes to another registration
+	stepMove        // it is queued again, mostly for another registration
 )
 
 // current asks whether a push is still wanted, and where it goes now.
@@ -493,6 +498,9 @@ func (l *lane) settleLocked(q *queue, it *item, res *delivery.PushResult, err er
 	case errors.Is(err, context.Canceled) && l.r.base.Err() != nil:
 		// Cut off by Close, no fault of the server.
 		res.Outcome, res.RetryAfter, res.Detail, res.Err = delivery.PushRetry, l.limits.RetryInitial, ErrClosed.Error(), ErrClosed
+	case pe.Unsent:
+		l.failLocked(now, started, res.Detail, 0, probe)
+		l.retryLocked(q, it, res, now, min(pe.RetryAfter, maxRetryAfter))
 	default:
 		it.failures++
 		l.failLocked(now, started, res.Detail, pe.RetryAfter, probe)

@@ -322,6 +322,86 @@ func TestServerNamesATime(t *testing.T) {
 	}
 }
 
+// TestUnsentProbe: a probe that could not be sent, because its Pusher does not connect yet,
+// says nothing of the server. It is sent when the Pusher does, and the pause is no longer
+// for it: neither an urgent push nor a normal one waits for another turn.
+func TestUnsentProbe(t *testing.T) {
+	for name, u := range map[string]delivery.Urgency{"high": delivery.UrgencyHigh, "normal": delivery.UrgencyNormal} {
+		t.Run(name, func(t *testing.T) {
+			var connects atomic.Int64 // when the Pusher connects, Unix nanoseconds
+			var broken atomic.Bool
+			broken.Store(true)
+			p := fake("s", 1, func(context.Context, Request) error {
+				if wait := time.Until(time.Unix(0, connects.Load())); wait > 0 {
+					return &PushError{Unsent: true, RetryAfter: wait, Err: errors.New("not yet")}
+				}
+				if broken.Load() {
+					return &PushError{StatusCode: 503}
+				}
+				return nil
+			})
+			content := urgentWhere(func(delivery.Seq) bool { return u == delivery.UrgencyHigh })
+			bubble(t, Options{Pushers: []Pusher{p}, Content: content}, func(t *testing.T, r *Router) {
+				c := newCore(r)
+				for i := range 20 {
+					c.push(numbered(delivery.Seq(i+1), fmt.Sprint(i), u))
+				}
+				time.Sleep(10 * time.Minute) // the pauses are at their longest
+				before := r.Status()[0]
+				if before.State != "open" || before.Cause != "503" {
+					t.Fatalf("%+v", before)
+				}
+				// The server is back, and the Pusher connects 4 s after the next probe's turn.
+				broken.Store(false)
+				next := before.NextTry
+				if u == delivery.UrgencyHigh {
+					next = time.Now().Add(highProbe)
+				}
+				at := next.Add(4 * time.Second)
+				connects.Store(at.UnixNano())
+				time.Sleep(time.Until(at) - time.Millisecond)
+				synctest.Wait()
+				if s := r.Status()[0]; s.State != "open" || s.Cause != before.Cause {
+					t.Errorf("before the Pusher connects: %+v", s)
+				}
+				if s := r.Status()[0]; !s.NextTry.Equal(at) && u == delivery.UrgencyNormal {
+					t.Errorf("the next probe comes %v after the Pusher connects", s.NextTry.Sub(at))
+				}
+				time.Sleep(time.Millisecond)
+				synctest.Wait()
+				if s := r.Status()[0]; s.State != "ok" {
+					t.Errorf("when the Pusher connects: %+v", s)
+				}
+				time.Sleep(2 * time.Minute)
+				if c.ended() != 20 {
+					t.Errorf("%d of 20 have an end", c.ended())
+				}
+			})
+		})
+	}
+}
+
+// TestUnsentPushes: a Pusher that does not connect for long opens the breaker, too, and
+// urgent pushes go on as the probes, however long the first pause is.
+func TestUnsentPushes(t *testing.T) {
+	p := fake("s", 1, func(context.Context, Request) error {
+		return &PushError{Unsent: true, RetryAfter: 4 * time.Second, Err: errors.New("not yet")}
+	})
+	bubble(t, Options{Pushers: []Pusher{p}, RetryInitial: 30 * time.Second}, func(t *testing.T, r *Router) {
+		c := newCore(r)
+		for i := range 100 {
+			c.push(numbered(delivery.Seq(i+1), fmt.Sprint(i), delivery.UrgencyHigh))
+		}
+		time.Sleep(14 * time.Second)
+		if s := r.Status()[0]; s.State != "open" {
+			t.Errorf("%+v", s)
+		}
+		if n := p.requests(); n < 7 || n > 9 {
+			t.Errorf("%d attempts: want the 5 that open the breaker, one within 5 s, then one every 4 s", n)
+		}
+	})
+}
+
 // TestBusy: the app rests for as long as the server says, and nobody is at fault.
 func TestBusy(t *testing.T) {
 	var log logBuffer

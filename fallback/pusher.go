@@ -161,6 +161,10 @@ type PushError struct {
 	// does not say). Nobody is at fault.
 	Busy bool
 
+	// Unsent: the Pusher has not tried to reach the server, and does not before
+	// RetryAfter, a pause of its own. That says nothing about the server.
+	Unsent bool
+
 	// RetryAfter is how long the server asks to wait; 0: it does not say.
 	RetryAfter time.Duration
 

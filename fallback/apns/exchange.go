@@ -41,7 +41,11 @@ func connectionError(err error) *fallback.PushError {
 	case errors.As(err, &alert):
 		pe.ConfigFault, pe.Reason, pe.Help = true, "TLSRefused", "the server refuses the TLS handshake: check certificate_file"
 	case errors.As(err, &dial):
-		pe.RetryAfter = dial.RetryAfter
+		// A dial that failed is a failure like others. The pool's pause after it is not
+		// the server's word, which an urgent push would wait for.
+		if dial.Untried {
+			pe.Unsent, pe.RetryAfter = true, dial.RetryAfter
+		}
 	}
 	return pe
 }

@@ -384,6 +384,19 @@ func TestServerFailsForLong(t *testing.T) {
 	}
 }
 
+// TestPoolRests: a push that finds no connection, and none to be opened yet, says so.
+func TestPoolRests(t *testing.T) {
+	untried := connectionError(&h2pool.DialError{Err: errors.New("refused"), RetryAfter: time.Second, Untried: true})
+	if !untried.Unsent || untried.RetryAfter != time.Second {
+		t.Errorf("%+v", untried)
+	}
+	// The pause before the next dial is the pool's: the server has named no time.
+	failed := connectionError(&h2pool.DialError{Err: errors.New("refused"), RetryAfter: time.Second})
+	if failed.Unsent || failed.RetryAfter != 0 {
+		t.Errorf("%+v", failed)
+	}
+}
+
 // TestCloseEndsHangingRequests: Close does not wait for a server that hangs.
 func TestCloseEndsHangingRequests(t *testing.T) {
 	sim := startSim(t, apnssim.Options{})

@@ -115,6 +115,7 @@ func New(opts Options) *Pool {
 type DialError struct {
 	Err        error
 	RetryAfter time.Duration // until the pool dials again
+	Untried    bool          // Err is of an earlier dial: the pool did not dial now
 }
 
 func (e *DialError) Error() string { return "connect: " + e.Err.Error() }
@@ -153,7 +154,7 @@ func (p *Pool) Acquire(ctx context.Context) (*Conn, error) {
 				defer timer.Stop() // a request gets here once or twice
 				due = timer.C
 			case len(p.conns) == 0:
-				return nil, &DialError{Err: p.lastErr, RetryAfter: wait}
+				return nil, &DialError{Err: p.lastErr, RetryAfter: wait, Untried: true}
 			}
 		}
 		dials := p.failedDials
