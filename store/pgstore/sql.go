@@ -89,14 +89,15 @@ func newStatements(schema string) statements {
 			WHERE t.hash = ANY($2::bytea[])) ORDER BY d.device FOR UPDATE`),
 		putDevices: in(`
 			INSERT INTO {s}.device (device, account, entry)
-			SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bytea[]) ORDER BY 1
+			SELECT u.device, u.account, u.entry FROM unnest($1::bytea[], $2::bytea[], $3::bytea[]) u (device, account, entry) ORDER BY u.device
 			ON CONFLICT (device) DO UPDATE
 			SET account = excluded.account, entry = excluded.entry`),
 		removeDevices: in(`DELETE FROM {s}.device WHERE device = ANY($1::bytea[])`),
 		freeTokens:    in(`DELETE FROM {s}.token WHERE device = ANY($1::bytea[]) AND hash <> ALL ($2::bytea[])`),
 		putDismissals: in(`
 			INSERT INTO {s}.dismissal (part, device, seq, value)
-			SELECT * FROM unnest($1::smallint[], $2::bytea[], $3::bigint[], $4::bytea[])
+			SELECT u.part, u.device, u.seq, u.value
+			FROM unnest($1::smallint[], $2::bytea[], $3::bigint[], $4::bytea[]) u (part, device, seq, value)
 			ON CONFLICT (part, device, seq) DO UPDATE
 			SET value = excluded.value`),
 		removeDismissals: in(`
