@@ -3,6 +3,7 @@ package api
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -230,7 +231,8 @@ func (a *API) acceptLine(r *http.Request, slot *batchSlot, text []byte) {
 }
 
 func (a *API) refused(r *http.Request, line int, id string, err error) wire.BatchResult {
-	p := a.problem(r.Context(), err)
+	// The problem of a line is not the answer's, and several lines are refused at a time.
+	p := a.problem(context.WithValue(r.Context(), answerKey{}, nil), err)
 	return wire.BatchResult{Line: line, Status: p.Status, ID: id, Title: p.Title, Code: string(p.code), Detail: p.Detail}
 }
 
