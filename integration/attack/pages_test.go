@@ -16,6 +16,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 // TestAllowedOrigins: pages of mqtt.allowed_origins open the WebSocket, and no others.
@@ -90,7 +91,7 @@ func dom(t *testing.T, address string) string {
 	t.Helper()
 	path, err := exec.LookPath("chromium")
 	if err != nil {
-		t.Skip("chromium is not installed (apt-get install chromium): no page is tried")
+		testtool.LeaveOut(t, "chromium is missing", "apt-get install chromium")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/demo"
-	"github.com/heartline-mqtt/heartline/internal/testtool"
 	"github.com/heartline-mqtt/heartline/xmpp"
 	"github.com/heartline-mqtt/heartline/xmpp/xmppkit"
 )
@@ -174,9 +173,7 @@ func TestServerRestart(t *testing.T) {
 // publish; the registration must live.
 func TestRegistrationSurvivesRestart(t *testing.T) {
 	eachServer(t, func(w *world) {
-		if w.server.Kind == xmppkit.Ejabberd && !canMount() {
-			testtool.LeaveOut(w.t, "ejabberd's hosts file cannot be set", "root")
-		}
+		leaveOutWithoutHosts(w.t, w.server.Kind)
 		p, sender := w.phone(true), w.phone(false)
 		p.Close()
 		w.stop()
