@@ -4,8 +4,10 @@
 //
 // Read tail.go (the new events of the store, read once for all readers), webhook.go (which
 // events go where), receipts.go (New, Start, Reconfigure, Stop), worker.go (one webhook:
-// when it sends, retries, defers, parks and drops an event), queue.go (the order), send.go
-// (one request), state.go (the stored positions), view.go (the operator's view).
+// what is read, and when it is sent), attempt.go (an attempt, and what follows from its
+// outcome), retain.go (what is dropped), save.go (when its position is written), queue.go
+// (the order), send.go (one request), state.go (the stored positions), view.go (the
+// operator's view).
 //
 // # What holds
 //
@@ -13,8 +15,8 @@
 // their order, each always under the same webhook-id. The position moves over an event
 // when it is delivered, or kept in the store by itself (deferred, parked). So a crash
 // repeats events and loses none. While the receiver takes other events, one that it does
-// not take is retried in the intervals of Standard Webhooks and then parked, which lets the next events of
-// its notification go on. While the receiver is down, one request at a time is made, and
+// not take is retried in the intervals of Standard Webhooks and then parked, which lets
+// the next events of its notification go on. While the receiver is down, one request at a time is made, and
 // the events wait in the store. They wait for receipts.retain: Hold keeps the store's
 // housekeeping from removing them. Then they are dropped and counted, and the receiver is
 // told how many.

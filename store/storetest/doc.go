@@ -6,7 +6,8 @@
 //	}
 //
 // A durable engine also runs RunDurable, whose function opens the same store each
-// time it is called within a test. Read suite.go (one test a rule), durable.go,
+// time it is called within a test. Read suite.go (one test a rule; registry.go,
+// ids.go, prune.go, events.go and erase.go likewise), durable.go,
 // model.go (the whole of an engine's behaviour on a page, and a property test
 // against it).
 package storetest

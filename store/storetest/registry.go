@@ -1,0 +1,164 @@
+package storetest
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/store"
+)
+
+func push(token string) []delivery.Registration {
+	return []delivery.Registration{{
+		Server: delivery.ServerAPNs, Token: token, App: "com.example.app", Environment: "production", Kind: delivery.KindAlert, RegisteredAt: at(0),
+	}}
+}
+
+func registry(t testing.TB, e delivery.Reader) []delivery.Device {
+	t.Helper()
+	out := []delivery.Device{}
+	if err := e.Devices("", func(d *delivery.Device) bool { out = append(out, *d); return true }); err != nil {
+		t.Fatalf("devices: %v", err)
+	}
+	return out
+}
+
+func testRegistry(t *testing.T, e store.Engine) {
+	phone := delivery.Device{ID: "phone", Account: "ann", Registrations: push("aa"), ReportsApp: true, SeenAt: at(5)}
+	watch := delivery.Device{ID: "watch", Account: "ann"}
+	lamp := delivery.Device{ID: "lamp", Account: "an", SeenAt: at(6)}
+	b := &delivery.Batch{PutDevices: []delivery.Device{watch, phone, lamp}, Sync: true}
+	apply(t, e, b, b)
+	equal(t, "registry", registry(t, e), []delivery.Device{lamp, phone, watch})
+	equal(t, "phone", must[*delivery.Device](t, "device")(e.Device("phone")), &phone)
+	equal(t, "ann's", must[[]delivery.Device](t, "account")(e.AccountDevices("ann")), []delivery.Device{phone, watch})
+	equal(t, "an's", must[[]delivery.Device](t, "account")(e.AccountDevices("an")), []delivery.Device{lamp})
+	// It moves to another account and loses its token.
+	phone = delivery.Device{ID: "phone", Account: "bob"}
+	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{phone}})
+	equal(t, "ann's", must[[]delivery.Device](t, "account")(e.AccountDevices("ann")), []delivery.Device{watch})
+	equal(t, "bob's", must[[]delivery.Device](t, "account")(e.AccountDevices("bob")), []delivery.Device{phone})
+	_, err := e.TokenOwner(delivery.ServerAPNs, "aa")
+	missing(t, "holder of a token that was given up", err)
+	gone := &delivery.Batch{RemoveDevices: []string{"phone", "unknown"}}
+	apply(t, e, gone, gone)
+	_, err = e.Device("phone")
+	missing(t, "removed device", err)
+	equal(t, "bob's", len(must[[]delivery.Device](t, "account")(e.AccountDevices("bob"))), 0)
+	equal(t, "registry", registry(t, e), []delivery.Device{lamp, watch})
+	n := 0
+	if err := e.Devices("", func(*delivery.Device) bool { n++; return false }); err != nil || n != 1 {
+		t.Errorf("told to stop after 1, it called %d times (error %v)", n, err)
+	}
+	for after, want := range map[string]string{"k": "lamp watch ", "lam": "lamp watch ", "lamp": "watch ", "lampz": "watch ", "watch": ""} {
+		got := ""
+		if err := e.Devices(after, func(d *delivery.Device) bool { got += d.ID + " "; return true }); err != nil || got != want {
+			t.Errorf("after %q: %q, want %q (error %v)", after, got, want, err)
+		}
+	}
+}
+
+func testTokenMoves(t *testing.T, e store.Engine) {
+	owner := func(token string) string {
+		return must[string](t, "owner")(e.TokenOwner(delivery.ServerAPNs, token))
+	}
+	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "old", Account: "ann", Registrations: push("aa"), SeenAt: at(1)}}})
+	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "new", Account: "bob", Registrations: push("aa")}}})
+	equal(t, "owner", owner("aa"), "new")
+	equal(t, "the other's entry", must[*delivery.Device](t, "device")(e.Device("old")), &delivery.Device{ID: "old", Account: "ann", SeenAt: at(1)})
+	// What the other does from now on does not touch the token.
+	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "old", Account: "ann"}}}, &delivery.Batch{RemoveDevices: []string{"old"}})
+	equal(t, "owner", owner("aa"), "new")
+	// The same token of another server is another token.
+	other := push("aa")
+	other[0].Server = "gcm"
+	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "third", Account: "ann", Registrations: other}}})
+	equal(t, "owner", owner("aa"), "new")
+	equal(t, "owner", must[string](t, "owner")(e.TokenOwner("gcm", "aa")), "third")
+	// A new token frees the one before it.
+	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "new", Account: "bob", Registrations: push("bb")}}})
+	equal(t, "owner", owner("bb"), "new")
+	_, err := e.TokenOwner(delivery.ServerAPNs, "aa")
+	missing(t, "token that was replaced", err)
+	apply(t, e, &delivery.Batch{RemoveDevices: []string{"new"}})
+	_, err = e.TokenOwner(delivery.ServerAPNs, "bb")
+	missing(t, "token of a removed device", err)
+}
+
+func testTokenMovesInBatch(t *testing.T, e store.Engine) {
+	b := &delivery.Batch{
+		PutDevices: []delivery.Device{
+			{ID: "a", Account: "ann", Registrations: push("aa")},
+			{ID: "b", Account: "ann", Registrations: push("aa")},
+			{ID: "c", Account: "ann", Registrations: push("cc")},
+			{ID: "c", Account: "bob", Registrations: push("dd")},
+			{ID: "d", Account: "bob", Registrations: push("dd")},
+		},
+		RemoveDevices: []string{"a", "d"},
+	}
+	for range 2 {
+		apply(t, e, b)
+		equal(t, "registry", registry(t, e), []delivery.Device{
+			{ID: "b", Account: "ann", Registrations: push("aa")},
+			{ID: "c", Account: "bob"},
+		})
+		equal(t, "owner", must[string](t, "owner")(e.TokenOwner(delivery.ServerAPNs, "aa")), "b")
+		for _, token := range []string{"cc", "dd"} {
+			_, err := e.TokenOwner(delivery.ServerAPNs, token)
+			missing(t, "token "+token, err)
+		}
+		equal(t, "ann's", len(must[[]delivery.Device](t, "account")(e.AccountDevices("ann"))), 1)
+	}
+}
+
+func testOddNames(t *testing.T, e store.Engine) {
+	names := []string{"a", "a\x00", "a\x00\x01", "a\x00\xff", "a\x00b", "a\x01", "a\xff", "\xff", "ä", strings.Repeat("n", 128)}
+	b := &delivery.Batch{}
+	for i, name := range names {
+		n := notification(delivery.Seq(i+1), fmt.Sprintf("n%d", i), name, names...)
+		b.Accept = append(b.Accept, acceptance(n))
+		b.PutDevices = append(b.PutDevices, delivery.Device{ID: name, Account: name, Registrations: push(name)})
+	}
+	apply(t, e, b)
+	for i, name := range names {
+		equal(t, "list", list(t, e, name, 0), []string{fmt.Sprintf("n%d", i)})
+		equal(t, "devices", must[[]delivery.Device](t, "account")(e.AccountDevices(name)), []delivery.Device{{ID: name, Account: name, Registrations: push(name)}})
+		equal(t, "owner", must[string](t, "owner")(e.TokenOwner(delivery.ServerAPNs, name)), name)
+	}
+	sorted := slices.Clone(names)
+	slices.Sort(sorted)
+	var order []string
+	for _, r := range records(t, e) {
+		if len(order) == 0 || order[len(order)-1] != r.Device {
+			order = append(order, r.Device)
+		}
+	}
+	equal(t, "order of devices", order, sorted)
+	f := &delivery.Batch{}
+	for i := range names {
+		f.Finish = append(f.Finish, finish(at(1), delivery.Seq(i+1), names...).Finish...)
+	}
+	apply(t, e, f)
+	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(2), 100)), len(names))
+}
+
+func testManyDevices(t *testing.T, e store.Engine) {
+	const n = 1000
+	devices := make([]string, n)
+	b := &delivery.Batch{}
+	for i := range devices {
+		devices[i] = fmt.Sprintf("d%04d", i)
+		b.PutDevices = append(b.PutDevices, delivery.Device{ID: devices[i], Account: "ann", Registrations: push(fmt.Sprintf("%04x", i))})
+	}
+	b.Accept = []delivery.Acceptance{acceptance(notification(1, "n1", "ann", devices...))}
+	apply(t, e, b)
+	equal(t, "unfinished", len(records(t, e)), n)
+	equal(t, "devices", len(must[[]delivery.Device](t, "account")(e.AccountDevices("ann"))), n)
+	apply(t, e, finish(at(1), 1, devices[1:]...))
+	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(2), 10)), 0)
+	apply(t, e, finish(at(1), 1, devices[0]))
+	equal(t, "pruned", must[int](t, "prune")(e.Prune(at(2), 10)), 1)
+	equal(t, "totals", totals(t, e), delivery.Totals{Accepted: n, Finished: n})
+}
