@@ -4,10 +4,9 @@
 //
 // Read tail.go (the new events of the store, read once for all readers), webhook.go (which
 // events go where), receipts.go (New, Start, Reconfigure, Stop), worker.go (one webhook:
-// what is read, and when it is sent), attempt.go (an attempt, and what follows from its
-// outcome), retain.go (what is dropped), save.go (when its position is written), queue.go
-// (the order), send.go (one request), state.go (the stored positions), view.go (the
-// operator's view).
+// reading, and when an event is sent), attempt.go (an attempt and its outcome), retain.go
+// (events too old to keep), save.go (when its position is written), queue.go (the order),
+// send.go (one request), state.go (the stored positions), view.go (the operator's view).
 //
 // # What holds
 //
