@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -45,6 +46,7 @@ type run struct {
 	mu   sync.Mutex
 	tail []string // of its standard error
 	sick string   // a line that no program should write
+	fell []string // that line and those after it which are no log: a race, a panic
 }
 
 // NewProgram starts nothing. env is added to an environment with nothing in it.
@@ -118,6 +120,9 @@ func (r *run) readLog(from io.Reader) {
 				r.sick = line
 			}
 		}
+		if r.sick != "" && !strings.HasPrefix(line, "{") && len(r.fell) < 200 {
+			r.fell = append(r.fell, line)
+		}
 		if r.tail = append(r.tail, line); len(r.tail) > 400 {
 			r.tail = append([]string(nil), r.tail[200:]...)
 		}
@@ -128,7 +133,7 @@ func (r *run) readLog(from io.Reader) {
 func (r *run) log() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return strings.Join(r.tail[max(0, len(r.tail)-40):], "\n")
+	return strings.Join(append(slices.Clone(r.fell), r.tail[max(0, len(r.tail)-40):]...), "\n")
 }
 
 func (p *Program) current() *run {
