@@ -64,6 +64,9 @@ func (p *program) webhooksListCommand() *cobra.Command {
 	return cmd
 }
 
+// maxParked is the API's limit for one list.
+const maxParked = 1000
+
 func (p *program) webhooksParkedCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "parked NAME", Short: "List the events of a webhook for which every attempt has failed",
@@ -77,7 +80,7 @@ func (p *program) webhooksParkedCommand() *cobra.Command {
 			return err
 		}
 		var list wire.ParkedList
-		if _, err := c.call(ctx, http.MethodGet, "/v1/webhooks/parked", url.Values{"name": args, "limit": {"1000"}}, nil, &list); err != nil {
+		if _, err := c.call(ctx, http.MethodGet, "/v1/webhooks/parked", url.Values{"name": args, "limit": {strconv.Itoa(maxParked)}}, nil, &list); err != nil {
 			return err
 		}
 		if len(list.Parked) == 0 {
@@ -89,6 +92,9 @@ func (p *program) webhooksParkedCommand() *cobra.Command {
 			rows = append(rows, []string{e.WebhookID, e.Event, cmp.Or(e.ID, "-"), e.Time, strconv.Itoa(e.Attempts), e.Error})
 		}
 		p.table(rows)
+		if len(list.Parked) == maxParked {
+			fmt.Fprintf(p.Stderr, "these are the oldest %d; `heartline webhooks list` counts all\n", maxParked)
+		}
 		return nil
 	})
 	return cmd
