@@ -130,8 +130,13 @@ func (p *program) root() *cobra.Command {
 		Use:   "heartline",
 		Short: "An MQTT broker that gets notifications through",
 		Long: `Heartline delivers notifications over MQTT while the device's heartbeat holds,
-through Apple push when it does not, and over MQTT again when the device returns;
-and it can say what became of every one.
+through a push server (APNs, FCM, Web Push) when it does not, and over MQTT again when
+the device returns; and it can say what became of every one. To try it out, in three
+terminals:
+
+  heartline serve --dev
+  heartline terminal --account alice --device phone
+  heartline send --account alice --title Hello --body "It works" --wait
 
 Exit codes: 0 success, 1 failure, 2 a mistake in the command line or the
 configuration.`,

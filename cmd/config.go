@@ -20,7 +20,7 @@ func configFlags() []configFlag {
 		{"mqtt-address", "mqtt.address", "`host:port` for MQTT; empty turns it off"},
 		{"mqtt-tls-address", "mqtt.tls.address", "`host:port` for MQTT over TLS; empty turns it off"},
 		{"http-address", "http.address", "`host:port` for the API and WebSocket; empty turns it off"},
-		{"auth-mode", "auth.mode", "`who` may connect: none, file, jwt or http"},
+		{"auth-mode", "auth.mode", "`who` may connect: none, file, jwt, http or tls"},
 		{"ack", "delivery.ack", "default `ack`: received or displayed"},
 		{"ack-window", "delivery.ack_window", "`time` until an unacknowledged notification is pushed"},
 		{"fallback-window", "delivery.fallback_window", "`time` until an unanswered push is followed by a look at the channel"},

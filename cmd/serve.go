@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -41,10 +40,10 @@ func (p *program) serveCommand() *cobra.Command {
 		Use: "serve", Short: "Run the broker", GroupID: groupServer,
 		Long: `Runs the broker until it is interrupted (SIGINT, SIGTERM).
 
-With --dev everything is on one machine and for one run: loopback addresses,
-clients are not authenticated, simulators stand in for Apple, Google and the browsers, the web terminal is
-on, and the data is thrown away at the end. A flag of this command still wins over
-what --dev chooses; file and environment do not.`,
+With --dev everything is on one machine and for one run: loopback addresses, clients are
+not authenticated, simulators stand in for Apple, Google and the browsers' push services,
+the web terminal is on, and the data is deleted at the end. A flag of this command still
+wins over what --dev chooses; file and environment do not.`,
 		Example: `  heartline serve --dev
   heartline serve --config /etc/heartline.yaml`,
 		Args: cobra.NoArgs,
@@ -189,17 +188,24 @@ func (p *program) printDev(cfg *config.Config, mqtt, http string, sims *simulato
 	if mqtt == "" || http == "" {
 		return
 	}
-	host, port, _ := net.SplitHostPort(mqtt) // it has been bound
+	where := ""
+	if "mqtt://"+mqtt != defaultBroker {
+		where = " --server mqtt://" + mqtt
+	}
+	if cfg.MQTT.TopicPrefix != config.Default().MQTT.TopicPrefix {
+		where += " --topic-prefix " + cfg.MQTT.TopicPrefix
+	}
+	// The program itself is the device, so that nothing else is needed to try it out.
 	fmt.Fprintf(p.Stdout, `
 A device, in a second terminal:
 
-  mosquitto_sub -h %s -p %s -i phone -u alice -c -q 1 -k 5 -t %s/devices/phone/notifications
+  %s terminal%s --account alice --device phone
 
 A notification for it, in a third:
 
   %s send%s --account alice --title Hello --body "It works" --wait
 
-`, host, port, cfg.MQTT.TopicPrefix, p.name(), serverFlag(http))
+`, p.name(), where, p.name(), serverFlag(http))
 }
 
 func serverFlag(http string) string {

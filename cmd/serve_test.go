@@ -106,7 +106,7 @@ fallback: {apns: {key_file: missing.p8, certificate_file: missing.p12, apps: [{t
 		t.Errorf("%s is still there: %v", filepath.Dir(cfg.DataDir), err)
 	}
 	for _, part := range []string{
-		"mosquitto_sub -h 127.0.0.1 -p 1883 -i phone -u alice -c -q 1 -k 5 -t heartline/devices/phone/notifications\n",
+		"heartline terminal --account alice --device phone\n",
 		"heartline send --server http://127.0.0.1:8081 --account alice ",
 		cfg.Fallback.APNs.Endpoint,
 	} {

@@ -76,6 +76,7 @@ type reader struct {
 	env       []string
 	terminals map[string]*terminal
 	replace   []string // what is not as on the reader's machine: ports
+	http      string   // the server's URL
 	last      step     // that was run
 	output    string   // of it
 }
@@ -244,19 +245,21 @@ func (r *reader) ports(server *terminal) {
 	ready := server.stderr.until(r.t, "heartline is ready")
 	mqtt, http := field("mqtt", ready), field("http", ready)
 	_, port, _ := strings.Cut(mqtt, ":")
+	r.http = "http://" + http
 	r.replace = []string{
 		// Into a pipe it would keep its lines back.
 		"mosquitto_sub ", "stdbuf -oL mosquitto_sub -p " + port + " ",
-		"http://localhost:8080", "http://" + http,
+		"heartline terminal ", "heartline terminal --server mqtt://" + mqtt + " ",
+		"http://localhost:8080", r.http,
 	}
-	r.env = append(r.env, "HEARTLINE_SERVER=http://"+http)
+	r.env = append(r.env, "HEARTLINE_SERVER="+r.http)
 }
 
 // await asks for the phone until the answer has part in it.
 func (r *reader) await(part string) {
 	r.t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		_, body, err := call("", "GET", r.replace[3]+"/v1/accounts/alice/devices/phone", "")
+		_, body, err := call("", "GET", r.http+"/v1/accounts/alice/devices/phone", "")
 		if err == nil && strings.Contains(string(body), part) {
 			return
 		}
@@ -362,12 +365,12 @@ func TestReadmeLinks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, m := range regexp.MustCompile(`\]\(([^)#]+)(#[^)]*)?\)`).FindAllStringSubmatch(string(text), -1) {
-			if strings.Contains(m[1], "://") {
+		for _, m := range regexp.MustCompile(`\]\(([^)#]+)(#[^)]*)?\)|<img src="([^"]+)"`).FindAllStringSubmatch(string(text), -1) {
+			if strings.Contains(m[1]+m[3], "://") {
 				continue
 			}
-			if _, err := os.Stat(filepath.Join(filepath.Dir(page), m[1])); errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("%s: %s is not there", page, m[1])
+			if _, err := os.Stat(filepath.Join(filepath.Dir(page), m[1]+m[3])); errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s: %s is not there", page, m[1]+m[3])
 			}
 		}
 	}
