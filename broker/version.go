@@ -7,15 +7,15 @@ import (
 	"golang.org/x/mod/module"
 )
 
-// version is the next release; CHANGELOG.md has its changes.
-const version = "0.1.0-dev"
+// version is that of the last commit's section in CHANGELOG.md. The commit that is to be
+// tagged has the number of the tag; the one after it has the next number with -dev.
+const version = "0.1.0"
 
 // modulePath is Heartline, as go.mod names it.
 const modulePath = "github.com/heartline-mqtt/heartline"
 
 // Version returns the version of Heartline that this program contains: the tag it was
-// built from, or the next release's with -dev. `heartline version` also prints the
-// commit.
+// built from, or version. `heartline version` also prints the commit.
 func Version() string {
 	info, _ := debug.ReadBuildInfo()
 	return versionFrom(info)

@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/heartline-mqtt/heartline/broker"
 	"github.com/heartline-mqtt/heartline/config"
 )
 
@@ -131,7 +132,7 @@ func TestHelp(t *testing.T) {
 
 func TestVersion(t *testing.T) {
 	got := command(t, nil, "", "version")
-	if got.code != 0 || !strings.HasPrefix(got.stdout, "heartline 0.1.0-dev") || !strings.Contains(got.stdout, "go1.") {
+	if got.code != 0 || !strings.HasPrefix(got.stdout, "heartline "+broker.Version()) || !strings.Contains(got.stdout, "go1.") {
 		t.Errorf("got %+v", got)
 	}
 	if got := command(t, nil, "", "version", "--json"); got.code != 0 || !strings.Contains(got.stdout, `"go": "go1.`) {

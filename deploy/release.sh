@@ -2,7 +2,7 @@
 # Builds the release of the checked-out commit into OUT (default dist/): static,
 # reproducible programs, a .deb for each Linux architecture, an SBOM for each platform,
 # and checksums. The version is the commit's tag, which Go writes into the program; a
-# commit without one is a -dev version.
+# commit without one has the version of broker/version.go.
 #
 #   OUT=DIR                  where to, emptied first
 #   PLATFORMS="linux/amd64"  which of the platforms
