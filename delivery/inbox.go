@@ -15,6 +15,9 @@ type inbox[T any] struct {
 	draining bool
 }
 
+// maxSpare is the capacity up to which a handled queue is filled again.
+const maxSpare = 1024
+
 // put adds to the inbox. It reports true if no goroutine drains the inbox; the
 // caller must then call drain.
 func (b *inbox[T]) put(more ...T) (drain bool) {
@@ -34,10 +37,15 @@ const together = 256
 // such as a writer to a device or an ack that needs the mutex, would otherwise wait
 // until the scheduler preempts this one.
 func (b *inbox[T]) drain(fn func(part []T)) {
+	var handled []T
 	for first := true; ; {
+		clear(handled)
 		b.mu.Lock()
 		queue := b.queue
 		b.queue = nil
+		if cap(handled) <= maxSpare {
+			b.queue = handled[:0]
+		}
 		b.draining = len(queue) > 0
 		b.mu.Unlock()
 		if len(queue) == 0 {
@@ -50,5 +58,6 @@ func (b *inbox[T]) drain(fn func(part []T)) {
 			first = false
 			fn(part)
 		}
+		handled = queue
 	}
 }

@@ -33,6 +33,7 @@ type Outbox interface {
 // called. All methods are safe for concurrent use; all return an error that wraps
 // ErrNotFound for an unknown key.
 type Reader interface {
+	// Notification returns a notification that the callers share: none may change it.
 	Notification(seq Seq) (*Notification, error)
 	// Data is the message content of a notification with HasMessage.
 	Data(seq Seq) (json.RawMessage, error)

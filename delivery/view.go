@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -44,7 +45,7 @@ func (c *Core) Find(id string) (*Notification, error) {
 }
 
 // Notification returns the content of a notification. Channels and pushers read
-// it when they are about to send.
+// it when they are about to send. They share it, so nobody may change it.
 func (c *Core) Notification(seq Seq) (*Notification, error) { return c.out.Notification(seq) }
 
 // Data returns the message content of a notification.
@@ -55,7 +56,9 @@ func (c *Core) view(n *Notification) (*View, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the timeline of notification %s: %w", n.ID, err)
 	}
-	v := &View{Notification: n, Timeline: make([]Event, 0, len(stored)+1)}
+	own := *n // the store's is shared
+	own.Devices = slices.Clone(n.Devices)
+	v := &View{Notification: &own, Timeline: make([]Event, 0, len(stored)+1)}
 	v.Timeline = append(v.Timeline, Event{Seq: n.Seq, Number: uint64(n.Seq), Time: n.AcceptedAt, Kind: EventAccepted})
 	v.Timeline = append(v.Timeline, stored...)
 	v.State = StateCancelled

@@ -46,7 +46,6 @@ type conn struct {
 	closing   atomic.Pointer[packets.Code] // why it ends, if not for a take-over
 	routing   sync.Mutex                   // while a packet of the client is routed
 	bye       bool                         // it has said DISCONNECT with success
-	asked     string                       // the topic name of the packet that is being read, where mochi would not take it
 	rate      rate
 	limitedAt time.Time
 

@@ -15,30 +15,34 @@ import (
 )
 
 // OnPublish handles what devices and backends publish below the prefix; nothing of
-// it is routed further. It is the last place before mochi acknowledges.
+// it is routed further. It is the last place before mochi acknowledges. On a server of
+// our own only the server's own client comes here: conn.take has the others' packets.
 func (h *Hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
-	if h.hub != nil {
-		h.take(cl, &pk)
-		return pk, errReject
+	if h.hub == nil {
+		return pk, h.onPublish(cl, &pk)
 	}
-	return pk, h.onPublish(cl, &pk)
+	if err := h.onPublish(cl, &pk); err == nil {
+		h.route(nil, &pk)
+	}
+	return pk, errReject
 }
 
 // take does on a server of our own all that mochi would do with a PUBLISH.
-func (h *Hook) take(cl *mqtt.Client, pk *packets.Packet) {
-	c := h.conn(cl)
-	if c != nil {
-		if c.asked != "" {
-			pk.TopicName = c.asked
-		}
-		if c.asked = ""; c.repeated(pk) {
-			return
-		}
+func (c *conn) take(pk *packets.Packet) {
+	h, cl := c.hook, c.client
+	pk.Origin, pk.Created = cl.ID, time.Now().Unix()
+	if after := pk.Properties.MessageExpiryInterval; after > 0 {
+		pk.Expiry = pk.Created + int64(after)
+	}
+	if pk.Properties.TopicAliasFlag {
+		pk.TopicName = cl.State.TopicAliases.Inbound.Set(pk.Properties.TopicAlias, pk.TopicName) // [MQTT-3.3.2-11]
+	}
+	if c.repeated(pk) {
+		return
 	}
 	switch err := h.onPublish(cl, pk); {
 	case err == nil:
 		h.route(c, pk)
-	case c == nil:
 	case errors.Is(err, errIgnore):
 		c.acknowledge(pk)
 	case errors.Is(err, errStopped):

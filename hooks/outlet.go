@@ -38,10 +38,10 @@ type ack struct {
 // much as it finds with one system call.
 type outlet struct {
 	mu     sync.Mutex
-	items  []item
-	more   bool // the session has something to send
-	busy   bool // a goroutine is draining
-	corked bool // hold everything: a SUBACK is to go first
+	queue  *queue // nil: empty, as an idle connection's is
+	more   bool   // the session has something to send
+	busy   bool   // a goroutine is draining
+	corked bool   // hold everything: a SUBACK is to go first
 	closed bool
 }
 
@@ -64,15 +64,18 @@ func (o *outlet) put(it item) (start bool, err error) {
 	switch {
 	case o.closed:
 		return false, errClosed
-	case len(o.items) >= maxItems:
+	case o.queue.len() >= maxItems:
 		return false, errQueueFull
 	}
-	o.items = append(o.items, it)
+	if o.queue == nil {
+		o.queue = queues.Get().(*queue)
+	}
+	o.queue.items = append(o.queue.items, it)
 	return o.start(), nil
 }
 
 func (o *outlet) start() bool {
-	if o.busy || o.corked || len(o.items) == 0 && !o.more {
+	if o.busy || o.corked || o.queue.len() == 0 && !o.more {
 		return false
 	}
 	o.busy = true
@@ -103,31 +106,32 @@ func (o *outlet) uncork() (start bool) {
 	return o.start()
 }
 
-// take gives the draining goroutine the queued items, behind its held ones; an empty
-// result ends it. Its held items are then back in the queue until somebody starts a
-// drain or, where the store has stalled it, until the goroutine itself is started again.
-func (o *outlet) take(reuse, held []item, stalled, again bool) (taken []item, more bool) {
+// take gives the draining goroutine the queued items, behind its held ones; false ends
+// it. Its held items are then back in the queue until somebody starts a drain or, where
+// the store has stalled it, until the goroutine itself is started again.
+func (o *outlet) take(held []item, stalled, again bool) (taken *queue, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	more = o.more || again
+	more := o.more || again
 	o.more = false
-	switch {
-	case o.corked || len(o.items) == 0 && !more:
+	end := o.corked || o.queue.len() == 0 && !more
+	if end {
 		o.busy = stalled && !o.closed
 		if o.more = more; o.closed {
 			held = nil
 		}
-		o.items = append(held, o.items...)
-		if len(o.items) == 0 {
-			o.items = nil // idle connections hold no queue
+	}
+	if taken = o.queue; len(held) > 0 {
+		taken = queues.Get().(*queue)
+		taken.items = append(taken.items, held...)
+		if o.queue != nil {
+			taken.items = append(taken.items, o.queue.items...)
+			o.queue.release()
 		}
+	}
+	if o.queue = nil; end {
+		o.queue = taken
 		return nil, false
-	case len(held) > 0:
-		taken = slices.Concat(held, o.items)
-		o.items = nil
-	default:
-		taken = o.items
-		o.items = reuse[:0]
 	}
 	return taken, true
 }
@@ -144,12 +148,44 @@ func (o *outlet) close() []item {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.closed = true
-	left := o.items
-	o.items = nil
+	var left []item
+	if o.queue != nil {
+		left = o.queue.items
+	}
+	o.queue = nil
 	return left
 }
 
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// queue is a list of items. Queues are taken from queues and released there.
+type queue struct {
+	items   []item
+	written []delivery.Ref // of items, while it is drained
+}
+
+var queues = sync.Pool{New: func() any { return new(queue) }}
+
+// maxSpare is the capacity up to which a queue is filled again.
+const maxSpare = 256
+
+func (q *queue) len() int {
+	if q == nil {
+		return 0
+	}
+	return len(q.items)
+}
+
+// release gives a queue back, empty.
+func (q *queue) release() {
+	if q == nil || cap(q.items) > maxSpare {
+		return
+	}
+	clear(q.items)
+	clear(q.written)
+	q.items, q.written = q.items[:0], q.written[:0]
+	queues.Put(q)
+}
 
 // drain writes until the queue is empty. It runs on one goroutine at a time for a
 // connection.
@@ -161,21 +197,20 @@ func (c *conn) drain() {
 			buffers.Put(buf)
 		}
 	}()
-	var reuse, held []item
+	var held []item
 	var stalled, again, waited bool
 	for {
-		taken, more := c.outlet.take(reuse, held, stalled, again)
-		if !more {
+		queue, ok := c.outlet.take(held, stalled, again)
+		if !ok {
 			if stalled {
 				c.hook.stalled.add(c)
 			}
 			return
 		}
-		reuse, held, stalled = nil, nil, false
+		held, stalled = nil, false
 		c.fill(buf, 0) // a SUBACK, before what it brings about
-		var written []delivery.Ref
-		for i := range taken {
-			it := &taken[i]
+		for i := range queue.len() {
+			it := &queue.items[i]
 			switch {
 			case it.ack != nil:
 				c.encodeAck(buf, it.ack)
@@ -187,7 +222,7 @@ func (c *conn) drain() {
 			default:
 				switch err := c.encodePublication(buf, it.pub); {
 				case err == nil:
-					written = append(written, it.pub.Ref)
+					queue.written = append(queue.written, it.pub.Ref)
 				case errors.Is(err, errNoPlace):
 					held = c.postpone(held, it)
 				case errors.Is(err, delivery.ErrUnavailable):
@@ -196,23 +231,20 @@ func (c *conn) drain() {
 					c.notSent(it, err.Error())
 				}
 			}
-			if buf.Len() < flushAt && i < len(taken)-1 && it.stop == nil {
+			if buf.Len() < flushAt && i < queue.len()-1 && it.stop == nil {
 				continue
 			}
 			if err := c.write(buf.Bytes()); err != nil {
-				c.failed(written, append(held, taken[i+1:]...), err)
+				c.failed(queue.written, append(held, queue.items[i+1:]...), err)
 				return
 			}
 			buf.Reset()
-			written = written[:0]
+			queue.written = queue.written[:0]
 			if it.stop != nil {
 				c.stop(it.stop)
 			}
 		}
-		clear(taken)
-		if len(held) == 0 {
-			reuse = taken
-		}
+		queue.release()
 		if waited && len(held) == 0 {
 			c.session.Unwanted(c) // of the client's places
 		}

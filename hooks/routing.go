@@ -246,12 +246,10 @@ func noPacket(pk *packets.Packet) {
 func (c *conn) ordinary(pk *packets.Packet) {
 	switch pk.FixedHeader.Type {
 	case packets.Publish:
-		if pk.TopicName != "" && !mqtt.IsValidFilter(pk.TopicName, true) {
-			// $SYS: mochi drops it without an answer, and the client's window is one
-			// less for ever. OnPublish refuses it under its own name.
-			c.asked, pk.TopicName = pk.TopicName, c.hook.topics.prefix+"/$"
+		if pk.PublishValidate(c.hook.server.Options.Capabilities.TopicAliasMaximum) != packets.CodeSuccess {
+			return // mochi says the same
 		}
-		return
+		c.take(pk)
 	case packets.Subscribe:
 		if pk.SubscribeValidate() != packets.CodeSuccess {
 			return // mochi says the same

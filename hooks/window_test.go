@@ -368,7 +368,7 @@ func TestTopicAliasThatWouldBeTooMuch(t *testing.T) {
 	next(t, c)
 	_, err := c.Subscribe(1, 0, "#")
 	must(t, err)
-	s.publish(s.connect(5, rawmqtt.Connect{ID: "p", Clean: true}), "four", strings.Repeat("x", 100-2-6-6), "short") // 2 of the fixed header, 6 of the topic name, 6 of the properties
+	s.publish(s.connect(5, rawmqtt.Connect{ID: "p", Clean: true}), "four", strings.Repeat("x", 100-2-6-1), "short") // 2 of the fixed header, 6 of the topic name, 1 of the properties
 	for _, alias := range []uint16{0, 1} {
 		if pk := next(t, c); pk.TopicName != "four" || pk.Properties.TopicAlias != alias {
 			t.Errorf("%d bytes on %q with alias %d", pk.FixedHeader.Remaining, pk.TopicName, pk.Properties.TopicAlias)

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"slices"
 	"sync"
 	"time"
 
@@ -77,17 +76,11 @@ func (r *recent) forget(before time.Time) {
 	}
 }
 
-// get returns a copy of a notification; nil: it is not here.
+// get returns a notification, which nobody may change; nil: it is not here.
 func (r *recent) get(seq delivery.Seq) *delivery.Notification {
 	r.mu.Lock()
-	n := r.bySeq[seq]
-	r.mu.Unlock()
-	if n == nil {
-		return nil
-	}
-	c := *n
-	c.Devices = slices.Clone(n.Devices)
-	return &c
+	defer r.mu.Unlock()
+	return r.bySeq[seq]
 }
 
 // cached estimates what n takes in memory.
