@@ -24,7 +24,7 @@ func TestAllocations(t *testing.T) {
 	if raceDetector {
 		t.Skip("the race detector allocates, too")
 	}
-	const budget = 40
+	const budget = 30
 	perNotification := journey(t, 2000, 5000)
 	t.Logf("%.1f allocations a notification", perNotification)
 	if perNotification > budget {

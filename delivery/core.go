@@ -496,7 +496,7 @@ func (c *Core) commitPending() {
 		}
 	}
 	pushes, changed, slots, claims := p.pushes, p.registry, p.slots, p.claims
-	c.pending = pending{idle: p.idle, events: make([]Event, 0, len(p.events))} // the next is much like this one
+	c.pending = pending{idle: p.idle, events: make([]Event, 0, len(p.events)), finished: make([]Finish, 0, len(p.finished))} // the next is much like this one
 	for _, a := range changed {
 		a.pins++
 	}

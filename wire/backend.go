@@ -183,12 +183,12 @@ func (c Content) overlay(r *delivery.Request) error {
 // ParseContent reads what a backend has published. With an error the request holds
 // the ID alone, if the payload told it.
 func ParseContent(payload []byte, account string) (delivery.Request, error) {
-	c, plain := plainContent(payload, nil)
-	if !plain {
-		c = Content{}
-		if err := Decode(payload, &c); err != nil {
-			return delivery.Request{ID: clip(c.ID)}, err
-		}
+	if c, plain := plainContent(payload, nil); plain {
+		return c.Request(account)
+	}
+	var c Content
+	if err := Decode(payload, &c); err != nil {
+		return delivery.Request{ID: clip(c.ID)}, err
 	}
 	return c.Request(account)
 }
