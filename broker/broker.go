@@ -49,11 +49,14 @@ type Broker struct {
 	internalSocket net.Listener
 	socket         net.Listener // of web
 
-	serving sync.WaitGroup
-	failed  chan error // of something that should have gone on serving
-	once    sync.Once
-	err     error // of Close
-	ready   atomic.Bool
+	starting sync.Mutex // held by Start, and by Close while it sets closed
+	started  bool
+	closed   bool
+	serving  sync.WaitGroup
+	failed   chan error // of something that should have gone on serving
+	once     sync.Once
+	err      error // of Close
+	ready    atomic.Bool
 }
 
 // New opens the store, resumes unfinished deliveries and binds every listener, so
@@ -151,8 +154,18 @@ func serverOptions(cfg *config.Config, log *slog.Logger) *mqtt.Options {
 	}
 }
 
-// Start serves. It returns at once; Wait tells of the end.
+// Start serves until Close. It returns at once. A second call does nothing; after Close
+// it returns delivery.ErrStopped.
 func (b *Broker) Start() error {
+	b.starting.Lock()
+	defer b.starting.Unlock()
+	if b.closed {
+		return fmt.Errorf("start after close: %w", delivery.ErrStopped)
+	}
+	if b.started {
+		return nil
+	}
+	b.started = true
 	if err := b.server.Serve(); err != nil {
 		return fmt.Errorf("serve MQTT: %w", err)
 	}
@@ -209,9 +222,13 @@ func (b *Broker) Run(ctx context.Context, ready func()) error {
 // then.
 const stopTimeout = 20 * time.Second
 
-// Close stops in the order of the package comment. It is safe to call twice.
+// Close stops in the order of the package comment. It is safe before Start, twice, and
+// twice at once.
 func (b *Broker) Close(ctx context.Context) error {
 	b.once.Do(func() {
+		b.starting.Lock()
+		b.closed = true
+		b.starting.Unlock()
 		ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 		defer cancel()
 		b.ready.Store(false)

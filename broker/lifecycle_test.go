@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -13,8 +15,52 @@ import (
 
 	"github.com/heartline-mqtt/heartline/broker/internal/listener"
 	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
 )
+
+// TestStartAndClose: a second Start does nothing, and one during or after Close leaves
+// nothing running.
+func TestStartAndClose(t *testing.T) {
+	cfg := config.Default()
+	cfg.Store.Engine, cfg.MQTT.Address, cfg.HTTP.Address = config.EngineMemory, "127.0.0.1:0", "127.0.0.1:0"
+	for range 5 {
+		b, err := New(cfg, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := b.Start(); err != nil {
+				t.Error(err)
+			}
+		}
+		var all sync.WaitGroup
+		for range 2 {
+			all.Go(func() {
+				if err := b.Close(context.Background()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if err := b.Start(); !errors.Is(err, delivery.ErrStopped) {
+			t.Errorf("start after close: %v", err)
+		}
+		early, err := New(cfg, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Go(func() {
+			if err := early.Start(); err != nil && !errors.Is(err, delivery.ErrStopped) {
+				t.Error(err)
+			}
+		})
+		if err := early.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+		all.Wait()
+	}
+}
 
 // TestCloseInEitherOrder closes Heartline and its server in both orders, Heartline
 // twice at once, while clients publish notifications, acknowledge them and use

@@ -78,7 +78,7 @@ func (r *Router) announce(part uint16, o owner) {
 	if len(edges) == 0 {
 		return
 	}
-	r.tasks.Go(func() {
+	r.start(func() {
 		for _, e := range edges {
 			if err := e.announce(o); err != nil && !moved(err) {
 				r.opts.Log.Warn("device not taken up by the new owner of its account, it gets no notifications on this connection", "device", e.info.Device, "account", e.info.Account, "error", err)

@@ -56,7 +56,11 @@ type Node struct {
 	seen map[int64]*sighting   // all lives
 	loop sync.WaitGroup
 	quit chan struct{}
-	once sync.Once
+
+	starting sync.Mutex // held by Start and Stop
+	started  bool
+	stopped  bool
+	stopErr  error
 
 	endBeats chan struct{} // of life
 	beating  sync.WaitGroup
@@ -83,11 +87,22 @@ func NewNode(o NodeOptions) *Node {
 	return &Node{opts: o, own: map[uint16]*ownedPart{}, seen: map[int64]*sighting{}, quit: make(chan struct{})}
 }
 
-// Start joins and begins to claim partitions. An error of the first join is returned.
+// Start joins and begins to claim partitions. An error of the first join is returned;
+// Start may then be called again. It returns delivery.ErrStopped after Stop, and does
+// nothing on a Node that has started.
 func (n *Node) Start(ctx context.Context) error {
+	n.starting.Lock()
+	defer n.starting.Unlock()
+	if n.stopped {
+		return delivery.ErrStopped
+	}
+	if n.started {
+		return nil
+	}
 	if err := n.join(ctx); err != nil {
 		return err
 	}
+	n.started = true
 	n.loop.Go(n.run)
 	return nil
 }
@@ -105,15 +120,17 @@ func (n *Node) join(ctx context.Context) error {
 }
 
 // Stop frees every partition and leaves. It returns when all Cores have stopped. It is
-// safe to call twice.
+// safe before Start, twice, and twice at once: each call returns the error of the first.
 func (n *Node) Stop(ctx context.Context) error {
-	var err error
-	n.once.Do(func() {
+	n.starting.Lock()
+	defer n.starting.Unlock()
+	if !n.stopped {
+		n.stopped = true
 		close(n.quit)
 		n.loop.Wait()
-		err = n.leave(ctx)
-	})
-	return err
+		n.stopErr = n.leave(ctx)
+	}
+	return n.stopErr
 }
 
 func (n *Node) run() {

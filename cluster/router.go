@@ -35,8 +35,11 @@ type Router struct {
 	reader *delivery.Core
 	table  table
 	opts   RouterOptions
-	tasks  sync.WaitGroup
 	cancel context.CancelFunc
+
+	mu     sync.Mutex
+	closed bool
+	tasks  sync.WaitGroup
 }
 
 // NewRouter returns a Router that knows no owner yet.
@@ -49,9 +52,24 @@ func NewRouter(o RouterOptions) *Router {
 }
 
 // Close refuses the held requests and waits for the others. Stop the Cores before it.
+// It is safe to call twice, also at once.
 func (r *Router) Close() {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
 	r.cancel()
 	r.tasks.Wait()
+}
+
+// start runs task on a goroutine that Close waits for. After Close it runs nothing and
+// returns false.
+func (r *Router) start(task func()) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.closed { // a Go after Close's Wait has begun would be a race
+		r.tasks.Go(task)
+	}
+	return !r.closed
 }
 
 // Serve has a Core of this node serve a partition from now on; nil: nobody does, as
@@ -140,13 +158,16 @@ func (r *Router) AcceptAsync(q delivery.Request, done func(delivery.Receipt, err
 
 // acceptLater asks once there is another owner than `but`.
 func (r *Router) acceptLater(part uint16, but owner, q delivery.Request, done func(delivery.Receipt, error)) {
-	r.tasks.Go(func() {
+	started := r.start(func() {
 		if err := r.table.wait(context.Background(), part, but); err != nil {
 			done(delivery.Receipt{}, err)
 			return
 		}
 		r.AcceptAsync(q, done)
 	})
+	if !started {
+		done(delivery.Receipt{}, delivery.ErrStopped)
+	}
 }
 
 // Get is Core.Get.
@@ -362,7 +383,7 @@ func (n neighbours) Release(ctx context.Context, account, id, why string) error 
 
 // Claimed implements delivery.Neighbours.
 func (n neighbours) Claimed(c delivery.Claim) {
-	n.r.tasks.Go(func() { n.r.onClaimed(n.part, c) })
+	n.r.start(func() { n.r.onClaimed(n.part, c) })
 }
 
 // onClaimed tells the Cores of this node, but for the one that claims.

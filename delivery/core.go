@@ -176,7 +176,7 @@ func New(opts Options, out Outbox, pusher Pusher, log *slog.Logger) *Core {
 }
 
 // Start takes up every unfinished delivery where its Record says, then runs until
-// Stop. When it has returned, the Core accepts.
+// Stop. When it has returned, the Core accepts. It returns ErrStopped after Stop.
 func (c *Core) Start() error {
 	last, err := c.out.LastSeq(c.opts.Shard)
 	if err != nil {
@@ -185,6 +185,11 @@ func (c *Core) Start() error {
 	c.clock = newClock(max(last, c.opts.Floor), &c.opts)
 	if err := c.recover(); err != nil {
 		return fmt.Errorf("recover unfinished deliveries: %w", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stopped { // a Go after Stop's Wait has begun would be a race
+		return ErrStopped
 	}
 	c.loops.Go(c.run)
 	c.loops.Go(c.pushRecoveredDismissals)

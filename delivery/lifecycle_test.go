@@ -24,6 +24,9 @@ func TestStopAtAnyTime(t *testing.T) {
 				t.Errorf("never started: %v", err)
 			}
 		}
+		if err := idle.Start(); !errors.Is(err, delivery.ErrStopped) {
+			t.Errorf("start after stop: %v", err)
+		}
 		w.start(options()) // an Outbox has one core at a time
 
 		w.known("d", "aa")

@@ -104,6 +104,7 @@ type sharded struct {
 	interval  time.Duration
 	after     time.Duration
 	quit      chan struct{}
+	quitting  sync.Once
 	janitor   sync.WaitGroup
 }
 
@@ -141,11 +142,7 @@ func (s *sharded) forget() {
 func (s *sharded) end() {
 	s.Close()
 	if s.quit != nil {
-		select {
-		case <-s.quit:
-		default:
-			close(s.quit)
-		}
+		s.quitting.Do(func() { close(s.quit) })
 		s.janitor.Wait()
 	}
 	s.observers.Close()

@@ -142,7 +142,7 @@ func New(core Core, o Options) *Gate {
 func (g *Gate) Start() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.started || g.ctx.Err() != nil {
+	if g.started || g.stopped { // a Go after Stop's Wait has begun would be a race
 		return
 	}
 	g.started = true

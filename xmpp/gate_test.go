@@ -779,4 +779,11 @@ func TestStop(t *testing.T) {
 	never.Stop()
 	never.Start()
 	never.Stop()
+	for range 100 { // whichever comes first: nothing is left running (goleak), and no race
+		g := xmpp.New(w.core, w.opts)
+		all.Go(g.Start)
+		g.Stop()
+		all.Wait()
+		g.Stop()
+	}
 }

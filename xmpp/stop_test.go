@@ -45,3 +45,16 @@ func TestStopAnswersBursts(t *testing.T) {
 		t.Errorf("%d answers were queued, want 1", len(g.queue))
 	}
 }
+
+// TestStartDuringStop: from its first step on, Stop keeps Start from starting anything.
+func TestStartDuringStop(t *testing.T) {
+	g := New(nil, Options{Domain: "push.example.org"})
+	g.mu.Lock()
+	g.stopped = true // Stop sets it first
+	g.mu.Unlock()
+	g.Start()
+	if g.started {
+		t.Error("started")
+	}
+	g.Stop()
+}
