@@ -103,7 +103,7 @@ func TestDismissalAcrossKills(t *testing.T) {
 	if err := watch.Puback(pk.PacketID); err != nil {
 		t.Fatal(err)
 	}
-	events.until("dismissed", "n")
+	events.untilOf("dismissed", "n", "watch")
 
 	// The tablet is back: it gets the dismissal over the channel, and no second push.
 	tablet := s.dismissing("tablet")
@@ -111,7 +111,7 @@ func TestDismissalAcrossKills(t *testing.T) {
 	if err := tablet.Puback(pk.PacketID); err != nil {
 		t.Fatal(err)
 	}
-	events.until("dismissed", "n")
+	events.untilOf("dismissed", "n", "tablet")
 	if got := dismissals(sim, deviceToken(1)); len(got) != 1 {
 		t.Errorf("%d background pushes, want 1", len(got))
 	}
@@ -127,7 +127,7 @@ func TestDismissalAcrossKills(t *testing.T) {
 	}
 	for want, n := range map[string]int{"read phone": 1, "dismissed watch": 1, "dismissed tablet": 1, "cancelled tablet": 1, "dismissal_sent tablet": 2, "displayed phone": 1} {
 		if count[want] != n {
-			t.Errorf("%d × %s, want %d: %v", count[want], want, n, kinds(v))
+			t.Errorf("%d × %s, want %d:%s", count[want], want, n, timelineText(v))
 		}
 	}
 }

@@ -353,6 +353,15 @@ func kinds(n wire.NotificationView) []string {
 	return out
 }
 
+// timelineText is the timeline of a notification as a failed test prints it.
+func timelineText(n wire.NotificationView) string {
+	var b strings.Builder
+	for _, e := range n.Timeline {
+		fmt.Fprintf(&b, "\n\t%s %s %s %d %s", e.Time, e.Event, e.Device, e.Attempt, e.Detail)
+	}
+	return b.String()
+}
+
 // wantTimeline compares the whole timeline of a notification.
 func (s *server) wantTimeline(id string, want ...string) {
 	s.t.Helper()
@@ -416,16 +425,27 @@ func (s *server) events(query string) *events {
 	return e
 }
 
-// until waits for an event of a notification.
+// until waits for an event of a notification. One that has come already will do: with
+// several devices, see untilOf.
 func (e *events) until(event, id string) wire.StreamEvent {
 	e.t.Helper()
-	for _, ev := range e.seen {
-		if ev.Event == event && ev.ID == id {
-			return ev
-		}
+	return e.find(func(ev wire.StreamEvent) bool { return ev.Event == event && ev.ID == id })
+}
+
+// untilOf waits for an event of a notification on its way to one device.
+func (e *events) untilOf(event, id, device string) wire.StreamEvent {
+	e.t.Helper()
+	return e.find(func(ev wire.StreamEvent) bool { return ev.Event == event && ev.ID == id && ev.Device == device })
+}
+
+// find returns the first event that matches, of those that came and those to come.
+func (e *events) find(match func(wire.StreamEvent) bool) wire.StreamEvent {
+	e.t.Helper()
+	if i := slices.IndexFunc(e.seen, match); i >= 0 {
+		return e.seen[i]
 	}
 	for {
-		if ev := e.next(); ev.Event == event && ev.ID == id {
+		if ev := e.next(); match(ev) {
 			return ev
 		}
 	}
