@@ -96,17 +96,11 @@ func (h *Hub) collect(d *delivery, m *Message) {
 	allowed := func(s *Session) bool { return h.mayRead(s, m.TopicName) }
 	for _, l := range d.lists {
 		merge := d.merge
-		if len(d.lists) == 1 && !l.shared() {
-			merge = nil // no session twice
+		if len(d.lists) == 1 {
+			merge = nil // no session twice, but for its groups
 		}
 		d.targets = l.collect(d.targets, m, merge, allowed)
 	}
-}
-
-func (l *subscribers) shared() bool {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return len(l.groups) > 0
 }
 
 func (d *delivery) recycle() {

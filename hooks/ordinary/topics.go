@@ -277,7 +277,9 @@ func (l *subscribers) collect(into []target, m *Message, merge map[*Session]int,
 	}
 	for _, g := range l.groups {
 		if member, ok := g.pick(m, allowed); ok {
-			into = gather(into, merge, m, member)
+			// A copy of its own for each group, in addition to that of the session's other
+			// subscriptions (MQTT 5 §4.8.2): a group that shares work out would lose an item.
+			into = gather(into, nil, m, member)
 		}
 	}
 	return into
