@@ -2,6 +2,7 @@ package ordinary
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -252,5 +253,85 @@ func TestFiguresDoNotDrift(t *testing.T) {
 		s.Acknowledge(link, 65000) // and one that nobody waits for
 		end(s, link)
 		zero([]string{"ended with its connection", "elapsed", "ended", "replaced", "moved"}[i])
+	}
+}
+
+// TestSharedBringsItsOwnCopy: a session that has subscribed to a topic itself, and is a
+// member of two groups, gets a copy for each of the three (MQTT 5 §4.8.2). A group would
+// otherwise lose the message, which no other member has.
+func TestSharedBringsItsOwnCopy(t *testing.T) {
+	t.Parallel()
+	h, _ := hubAt(Options{})
+	s, link := join(h, "c")
+	for _, f := range []string{"work", "$share/g/work", "$share/h/work", "$share/g/#", "#"} {
+		subscribeTo(t, h, s, link, f, 1)
+	}
+	publishTo(t, h, "work", 1)
+	if n := strings.Count(filled(s, link), "work"); n != 4 {
+		t.Errorf("%d copies, want one for the two subscriptions of its own and one for each of three groups", n)
+	}
+}
+
+// TestSkippedIsBounded: a replay that is held up by a slow client remembers retained
+// topics alone, whatever else is published meanwhile.
+func TestSkippedIsBounded(t *testing.T) {
+	t.Parallel()
+	h, _ := hubAt(Options{})
+	retain := func(topicName, payload string) {
+		t.Helper()
+		if _, err := h.Publish(&Message{TopicName: topicName, Payload: []byte(payload), Retain: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	retain("kept", "x")
+	s, link := join(h, "c")
+	subscribeTo(t, h, s, link, "#", 1)
+	for i := range 500 {
+		publishTo(t, h, fmt.Sprint("live/", i), 0)
+		retain(fmt.Sprint("brief/", i), "x")
+		retain(fmt.Sprint("brief/", i), "")
+	}
+	retain("new", "x")
+	publishTo(t, h, "kept", 0)
+	s.mu.Lock()
+	skipped := len(s.replays[0].skipped)
+	s.mu.Unlock()
+	if skipped != 2 {
+		t.Errorf("the replay remembers %d topics, want kept and new", skipped)
+	}
+	got := filled(s, link)
+	for s.Feed(link) {
+		got += filled(s, link)
+	}
+	if kept, added := strings.Count(got, "kept"), strings.Count(got, "new"); kept != 2 || added != 1 {
+		t.Errorf("kept came %d times, want its retained message and the live one; new came %d times, want 1", kept, added)
+	}
+}
+
+// TestManyFiltersInOnePacket: what a SUBSCRIBE and an UNSUBSCRIBE cost is linear in their
+// filters. A cost that grows with the square takes minutes here.
+func TestManyFiltersInOnePacket(t *testing.T) {
+	t.Parallel()
+	h, _ := hubAt(Options{})
+	s, link := join(h, "c")
+	const many = 100_000
+	asks, filters := make([]Ask, 0, 2*many), make([]string, 0, 2*many)
+	for range 2 {
+		for i := range many {
+			asks, filters = append(asks, Ask{Filter: fmt.Sprint(i)}), append(filters, fmt.Sprint(i))
+		}
+	}
+	if _, ok := h.Subscribe(s, link, asks, true); !ok || len(s.replays) != many {
+		t.Fatalf("%d replays, want one a filter", len(s.replays))
+	}
+	s.Resume(link, nil)
+	for s.Feed(link) { // nothing is retained
+	}
+	if _, ok := h.Subscribe(s, link, asks, true); !ok {
+		t.Fatal("not subscribed again")
+	}
+	codes, ok := h.Unsubscribe(s, link, filters)
+	if st := h.Stats(); !ok || codes[0] != 0 || codes[2*many-1] != 0x11 || st.Subscriptions != 0 || h.replaying.Load() != 0 {
+		t.Errorf("0x%02x then 0x%02x, %d subscriptions and %d replays left", codes[0], codes[2*many-1], st.Subscriptions, h.replaying.Load())
 	}
 }

@@ -237,13 +237,17 @@ func (r *replay) ahead(topicName string) bool {
 	return !skip
 }
 
-// skip notes that a topic needs no visit.
+// skip notes that a topic needs no visit, as its retained message is in the queue.
 func (r *replay) skip(topicName string) {
 	if r.skipped == nil {
 		r.skipped = map[string]struct{}{}
 	}
 	r.skipped[topicName] = struct{}{}
 }
+
+// visit takes that back: there is no retained message there any more, so that the set
+// holds no more names than there are retained messages.
+func (r *replay) visit(topicName string) { delete(r.skipped, topicName) }
 
 // pass goes on to a topic and reports whether it is still to be sent.
 func (r *replay) pass(key, topicName string) bool {
@@ -274,7 +278,7 @@ func (s *Session) Feed(link Link) bool {
 		key, ok := s.hub.retained.next(r.levels, after)
 		if !ok {
 			s.mu.Lock()
-			s.endReplaysLocked(func(x *replay) bool { return x == r })
+			s.endReplayLocked(r)
 			s.mu.Unlock()
 			continue
 		}
@@ -295,6 +299,19 @@ func (s *Session) feeding(link Link) (*replay, string) {
 		return nil, ""
 	}
 	return r, r.after
+}
+
+// endReplayLocked ends the first replay, if it is r. Its cost does not depend on how many
+// there are: a SUBSCRIBE can begin a quarter of a million.
+func (s *Session) endReplayLocked(r *replay) {
+	if len(s.replays) == 0 || s.replays[0] != r {
+		return
+	}
+	s.hub.replaying.Add(-1)
+	s.replays[0] = nil
+	if s.replays = s.replays[1:]; len(s.replays) == 0 {
+		s.replays = nil
+	}
 }
 
 // endReplaysLocked ends those that match.

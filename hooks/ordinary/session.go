@@ -403,10 +403,16 @@ func (s *Session) offer(t *target, m *Message, old func() *Message) (pressed boo
 	}
 	for _, r := range s.replays {
 		if r.ahead(m.TopicName) {
-			r.skip(m.TopicName)
-			if o := old(); o != nil {
+			o := old()
+			if o != nil {
 				s.retainedLocked(r, o)
 			}
+			if o != nil || m.Retain {
+				r.skip(m.TopicName)
+			}
+		}
+		if m.Retain && len(m.Payload) == 0 {
+			r.visit(m.TopicName)
 		}
 	}
 	s.pushLocked(&entry{msg: m, qos: qos, retain: m.Retain && t.asPublished, identifiers: t.identifiers})

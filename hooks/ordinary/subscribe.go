@@ -44,17 +44,7 @@ func (h *Hub) Subscribe(s *Session, link Link, asks []Ask, exempt bool) (codes [
 			h.opts.Journal.Subscription(s.ID, a.Filter)
 		}
 	}
-	var replays []*replay
-	for i := range asks {
-		a := &asks[i]
-		if group, _ := SplitShare(a.Filter); a.Code >= 0x80 || group != "" || a.RetainHandling == 2 || a.RetainHandling == 1 && !isNew[i] {
-			continue // [MQTT-3.3.1-10] [MQTT-3.3.1-11] §4.8.2
-		}
-		s.endReplaysLocked(func(r *replay) bool { return r.filter == a.Filter })
-		r := &replay{filter: a.Filter, levels: strings.Split(a.Filter, "/"), sub: a.Subscription, held: true}
-		s.replays, replays = append(s.replays, r), append(replays, r)
-		h.replaying.Add(1)
-	}
+	replays := s.beginReplaysLocked(asks, isNew)
 	s.mu.Unlock()
 	for i := range asks {
 		if asks[i].Code < 0x80 && h.index.add(asks[i].Filter, s, asks[i].Subscription) {
@@ -69,6 +59,34 @@ func (h *Hub) Subscribe(s *Session, link Link, asks []Ask, exempt bool) (codes [
 	}
 	s.mu.Unlock()
 	return codes, true
+}
+
+// beginReplaysLocked makes the replays of a SUBSCRIBE, in the place of those that the
+// session has to the same filters. A filter that is named several times has one, at its
+// last place: the cost is linear in the number of filters.
+func (s *Session) beginReplaysLocked(asks []Ask, isNew []bool) (begun []*replay) {
+	wanted := map[string]int{} // the place of a filter that has a replay
+	for i := range asks {
+		a := &asks[i]
+		if group, _ := SplitShare(a.Filter); a.Code >= 0x80 || group != "" || a.RetainHandling == 2 || a.RetainHandling == 1 && !isNew[i] {
+			continue // [MQTT-3.3.1-10] [MQTT-3.3.1-11] §4.8.2
+		}
+		wanted[a.Filter] = i
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	s.endReplaysLocked(func(r *replay) bool { _, again := wanted[r.filter]; return again })
+	for i := range asks {
+		a := &asks[i]
+		if at, ok := wanted[a.Filter]; !ok || at != i {
+			continue
+		}
+		r := &replay{filter: a.Filter, levels: strings.Split(a.Filter, "/"), sub: a.Subscription, held: true}
+		s.replays, begun = append(s.replays, r), append(begun, r)
+		s.hub.replaying.Add(1)
+	}
+	return begun
 }
 
 // Resume sends the answer to a SUBSCRIBE or an UNSUBSCRIBE, and the messages held for it.
@@ -106,13 +124,15 @@ func (h *Hub) Unsubscribe(s *Session, link Link, filters []string) (codes []byte
 		}
 	}
 	s.mu.Lock()
+	gone := make(map[string]struct{}, len(filters))
 	for _, f := range filters {
+		gone[f] = struct{}{}
 		delete(s.subscriptions, f)
-		s.endReplaysLocked(func(r *replay) bool { return r.filter == f })
 		if s.kept {
 			h.opts.Journal.Subscription(s.ID, f)
 		}
 	}
+	s.endReplaysLocked(func(r *replay) bool { _, ok := gone[r.filter]; return ok })
 	s.mu.Unlock()
 	return codes, true
 }
