@@ -32,7 +32,7 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 	receiveMaximum := int(pk.Properties.ReceiveMaximum) // mochi has cut down the other one to a limit of its own
 	c := &conn{hook: h, client: cl, limits: limits{receiveMaximum: receiveMaximum}, waiting: make(chan struct{}, h.opts.MaxWaiting)}
 	c.takeConnection(&pk)
-	cl.Net.Conn = &watchedConn{cl.Net.Conn, c.onConnClosed} // nobody else has the client yet
+	cl.Net.Conn = &watchedConn{Conn: cl.Net.Conn, closed: c.onConnClosed, grace: time.Duration(cl.State.Keepalive%2) * time.Second / 2} // nobody else has the client yet
 	if reason := c.refusesWill(); reason != "" {
 		h.log.Info("connection refused", "client", cl.ID, "remote", cl.Net.Remote, "error", reason)
 		return h.refuse(cl, packets.ErrNotAuthorized)

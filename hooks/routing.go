@@ -48,6 +48,18 @@ const paceAt = 256 << 10
 type watchedConn struct {
 	net.Conn
 	closed func()
+	// grace is what mochi's deadlines lack: it computes one and a half times the keepalive
+	// in whole seconds, rounded down.
+	grace time.Duration
+}
+
+// SetDeadline implements net.Conn. mochi sets nothing but the keepalive's deadline by it
+// [MQTT-3.1.2-22].
+func (w *watchedConn) SetDeadline(t time.Time) error {
+	if !t.IsZero() {
+		t = t.Add(w.grace)
+	}
+	return w.Conn.SetDeadline(t)
 }
 
 // Close implements net.Conn.
