@@ -135,6 +135,7 @@ func (c *Core) onRead(seq Seq, id, deviceID string) error {
 	if err != nil {
 		return fmt.Errorf("read notification %s: %w", id, err)
 	}
+	queued := c.dismissing(n)
 	timeline, err := c.settledTimeline(n)
 	if err != nil {
 		return err
@@ -148,7 +149,7 @@ func (c *Core) onRead(seq Seq, id, deviceID string) error {
 			attempt = e.Attempt
 		}
 	}
-	if err := c.dismiss(n, deviceID); err != nil {
+	if err := c.dismiss(n, deviceID, queued); err != nil {
 		return err
 	}
 	c.mu.Lock()

@@ -39,18 +39,40 @@ func (c *Core) Dismiss(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	queued := c.dismissing(n)
 	if err := c.Flush(ctx); err != nil {
 		return err
 	}
-	if err := c.dismiss(n, ""); err != nil {
+	if err := c.dismiss(n, "", queued); err != nil {
 		return err
 	}
 	return c.flush(ctx, true)
 }
 
+// dismissing returns the devices for which a dismissal of n is queued. See dismiss.
+func (c *Core) dismissing(n *Notification) (devices []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a := c.accounts[n.Account]
+	if a == nil {
+		return nil
+	}
+	for _, dev := range a.devices {
+		if dev.dismisses(n.Seq) {
+			devices = append(devices, dev.ID)
+		}
+	}
+	return devices
+}
+
+func (d *device) dismisses(seq Seq) bool {
+	return slices.ContainsFunc(d.dismissals, func(x *dismissal) bool { return x.Of == seq })
+}
+
 // dismiss queues a dismissal of n for each device that may show it, but for one.
-// Everything that has happened so far is in the store.
-func (c *Core) dismiss(n *Notification, but string) error {
+// The caller calls dismissing, then Flush, then dismiss: a device that acknowledges its
+// dismissal after the Flush gets no other.
+func (c *Core) dismiss(n *Notification, but string, queued []string) error {
 	states, err := c.out.Deliveries(n.Seq)
 	var timeline []Event
 	if err == nil {
@@ -73,6 +95,9 @@ func (c *Core) dismiss(n *Notification, but string) error {
 			shown[e.Device] = false
 		}
 	}
+	for _, id := range queued {
+		shown[id] = false
+	}
 	return c.withAccount(n.Account, func(a *account) error {
 		for _, dev := range a.devices {
 			if dev.ID != but {
@@ -87,7 +112,7 @@ func (c *Core) dismiss(n *Notification, but string) error {
 }
 
 func (c *Core) addDismissal(dev *device, n *Notification) {
-	if slices.ContainsFunc(dev.dismissals, func(x *dismissal) bool { return x.Of == n.Seq }) {
+	if dev.dismisses(n.Seq) {
 		return
 	}
 	if len(dev.dismissals) >= c.settings.Load().MaxOutstanding { // a device that does not ask for them keeps the newest

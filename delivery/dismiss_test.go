@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -66,6 +67,34 @@ func TestDismiss(t *testing.T) {
 		totals, err := w.store.Totals()
 		if err != nil || totals.Accepted != 4 {
 			t.Errorf("totals %+v, %v", totals, err)
+		}
+	})
+}
+
+// TestDismissDuringTheAck: a device that acknowledges a dismissal while the same one is
+// asked for again gets no second one.
+func TestDismissDuringTheAck(t *testing.T) {
+	inWorld(t, func(w *world) {
+		phone := w.up("phone", dismissing)
+		w.accept(delivery.Request{ID: "n"})
+		w.accept(delivery.Request{ID: "other"})
+		phone.ack(0)
+		dismiss := func() {
+			if err := w.core.Dismiss(context.Background(), "n"); err != nil {
+				t.Error(err)
+			}
+		}
+		dismiss()
+		release := w.store.hold()
+		phone.ack(1) // something to flush
+		var again sync.WaitGroup
+		again.Go(dismiss)
+		synctest.Wait() // it waits for its Flush
+		phone.ack(2)
+		release()
+		again.Wait()
+		if got := phone.dismissed(); !slices.Equal(got, []string{"n"}) {
+			t.Errorf("dismissed %v, want n once", got)
 		}
 	})
 }

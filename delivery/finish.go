@@ -59,10 +59,11 @@ func (c *Core) Cancel(ctx context.Context, id string) error {
 			return err
 		}
 	}
+	queued := c.dismissing(n)
 	if err := c.Flush(ctx); err != nil {
 		return err
 	}
-	if err := c.dismiss(n, ""); err != nil && !errors.Is(err, ErrNotFound) {
+	if err := c.dismiss(n, "", queued); err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
 	// On the disk, also where an ack came first: a crash must not bring it back.
