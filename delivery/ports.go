@@ -111,6 +111,13 @@ type Channel interface {
 	Closed() bool
 }
 
+// Replaceable is a Channel that hears when another connection of its device has come
+// up, perhaps at another node: its own is to end.
+type Replaceable interface {
+	// Replaced is called with the core's mutex held. Closed is true from then on.
+	Replaced()
+}
+
 // Up is one stretch of a device's channel being up: from Core.Online to Offline. The
 // connection reports the device's packets to it.
 type Up interface {

@@ -85,6 +85,9 @@ type OnlineInfo struct {
 	Remote         string        // address, for people
 	Via            string        // ViaMQTT, which "" stands for, or ViaXMPP
 	Address        string        // with ViaXMPP: the full JID, which the registry keeps
+	// Connected is when the channel came up, by the clock of all nodes; zero: now. Of two
+	// channels of a device the later is up, whichever is told of first.
+	Connected time.Time
 }
 
 // Online says that a device's channel has come up: connected, and subscribed at
@@ -96,6 +99,9 @@ func (c *Core) Online(info OnlineInfo) (Up, error) {
 	if info.ReceiveMaximum <= 0 {
 		info.ReceiveMaximum = 65535
 	}
+	if info.Connected.IsZero() {
+		info.Connected = time.Now()
+	}
 	p := &Presence{core: c, channel: info.Channel, info: info, since: time.Now(), messages: info.Messages, dismissals: info.Dismissals}
 	err := c.asDevice(info.Device, info.Account, false, func(d *device) error {
 		if info.Channel.Closed() {
@@ -104,8 +110,15 @@ func (c *Core) Online(info OnlineInfo) (Up, error) {
 		if c.clock.resync() { // nothing stale goes out before the loop has run
 			c.elapseDue()
 		}
-		if d.presence != nil {
+		if former := d.presence; former != nil {
+			if info.Connected.Before(former.info.Connected) && !former.channel.Closed() {
+				replace(info.Channel)
+				return ErrChannelClosed
+			}
 			c.lose(d, "session taken over", true)
+			if !former.info.Connected.Equal(info.Connected) { // else: it is told of again
+				replace(former.channel)
+			}
 		}
 		c.up.Add(1)
 		p.dev, d.presence, d.since = d, p, p.since
@@ -129,6 +142,13 @@ func (c *Core) Online(info OnlineInfo) (Up, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// replace tells a channel that another of its device is up.
+func replace(ch Channel) {
+	if r, ok := ch.(Replaceable); ok {
+		r.Replaced()
+	}
 }
 
 // Offline implements Up.
