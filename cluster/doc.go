@@ -3,13 +3,16 @@
 //
 // Read parts.go (which partition an account is in), owner.go (what serves one),
 // table.go (the owner of each, and holding requests while there is none), router.go (the
-// calls of devices and backends), edge.go (a device's channel, whoever owns its account),
+// calls of devices and backends), accept.go (acceptances, held in their order), peers.go
+// (owners at other nodes, by package relay), edge.go (a device's channel, whoever owns
+// its account),
 // referee.go (the database as the only judge), node.go (lease, claims, taking over),
 // janitor.go (forgetting old devices).
 //
 // # Who runs what
 //
-// A Router starts a goroutine for each held request, for each claim that it passes to
+// A Router starts a goroutine for each held request, but one for all held acceptances of a
+// partition, for each claim that it passes to
 // the other Cores, and for the channels that it announces to a new owner. Close waits
 // for them.
 //
@@ -24,5 +27,5 @@
 // the trust ends first, and neither a clock that is set nor a database that was away
 // ends a life. Numbers of the next owner are above those of the last.
 //
-// It imports delivery and store.
+// It imports delivery, store and cluster/relay.
 package cluster

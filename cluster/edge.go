@@ -3,6 +3,7 @@ package cluster
 import (
 	"sync"
 
+	"github.com/heartline-mqtt/heartline/cluster/relay"
 	"github.com/heartline-mqtt/heartline/delivery"
 )
 
@@ -11,6 +12,8 @@ import (
 type edge struct {
 	r    *Router
 	part uint16
+
+	turn sync.Mutex // one owner is told at a time
 
 	mu   sync.Mutex
 	info delivery.OnlineInfo // as it is now: subscriptions and app state, too
@@ -21,6 +24,9 @@ type edge struct {
 
 // Online is Core.Online.
 func (r *Router) Online(info delivery.OnlineInfo) (delivery.Up, error) {
+	if info.Connected.IsZero() {
+		info.Connected = r.opts.Now()
+	}
 	e := &edge{r: r, part: r.part(info.Account), info: info}
 	s := &r.table.slots[e.part]
 	s.mu.Lock()
@@ -39,6 +45,8 @@ func (r *Router) Online(info delivery.OnlineInfo) (delivery.Up, error) {
 
 // announce brings the channel up at an owner, unless that knows of it already.
 func (e *edge) announce(o owner) error {
+	e.turn.Lock()
+	defer e.turn.Unlock()
 	e.mu.Lock()
 	if e.gone || e.at == o && e.up != nil {
 		e.mu.Unlock()
@@ -55,6 +63,9 @@ func (e *edge) announce(o owner) error {
 	if e.gone {
 		up.Offline("disconnected")
 		return nil
+	}
+	if former, ok := e.up.(*relay.Up); ok {
+		former.Forsake()
 	}
 	e.at, e.up = o, up
 	if now := e.info; now.Messages != info.Messages || now.Dismissals != info.Dismissals {

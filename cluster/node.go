@@ -8,16 +8,20 @@ import (
 	"sync"
 	"time"
 
+	"github.com/heartline-mqtt/heartline/cluster/relay"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/store"
 )
 
-// NodeOptions configure a Node. All are required.
+// NodeOptions configure a Node. All but Mesh are required.
 type NodeOptions struct {
 	// Join begins a life, with a fresh Outbox behind its Cores.
 	Join func(ctx context.Context) (Life, error)
 	// Router serves the partitions that the Node owns.
 	Router *Router
+	// Mesh relays to the other nodes; nil: nothing is asked of them. The Node begins and ends
+	// its lives; it does not close it.
+	Mesh *relay.Mesh
 	// Lease is how long a node is trusted after it has begun to renew its lease.
 	Lease time.Duration
 	Log   *slog.Logger
@@ -115,6 +119,9 @@ func (n *Node) join(ctx context.Context) error {
 	n.life, n.endBeats, n.lost = life, make(chan struct{}), make(chan error, 1)
 	n.good, n.beat = time.Now(), time.Now()
 	clear(n.seen)
+	if n.opts.Mesh != nil {
+		n.opts.Mesh.Begin(life.ID())
+	}
 	n.beating.Go(func() { n.renewAll(life, n.endBeats, n.lost) })
 	return nil
 }
@@ -258,6 +265,21 @@ func (n *Node) fenceOffDead(ctx context.Context) error {
 	return nil
 }
 
+// meet tells the Mesh which nodes there are. A life that is not among them has ended:
+// what was asked of it is asked of its successors.
+func (n *Node) meet(members []Member) {
+	if n.opts.Mesh == nil {
+		return
+	}
+	peers := make([]relay.Member, 0, len(members))
+	for _, m := range members {
+		if m.ID != n.life.ID() {
+			peers = append(peers, relay.Member{ID: m.ID, Name: m.Name, Address: m.Address})
+		}
+	}
+	n.opts.Mesh.Update(peers)
+}
+
 // balance takes up to this node's share of the partitions, and frees some above it.
 func (n *Node) balance(ctx context.Context) error {
 	members, err := n.life.Members(ctx)
@@ -268,6 +290,7 @@ func (n *Node) balance(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	n.meet(members)
 	var unserved []Ownership // ours, by an answer that was lost
 	nodes, free := 0, 0
 	for _, m := range members {
@@ -279,9 +302,9 @@ func (n *Node) balance(ctx context.Context) error {
 		switch {
 		case p.Node == 0:
 			free++
-			n.opts.Router.Serve(p.Part, p.Term, nil)
+			n.opts.Router.Assign(p.Part, p.Term, 0)
 		case p.Node != n.life.ID():
-			n.opts.Router.Serve(p.Part, p.Term, nil)
+			n.opts.Router.Assign(p.Part, p.Term, p.Node)
 		case n.own[p.Part] == nil:
 			unserved = append(unserved, p)
 		}
@@ -358,6 +381,9 @@ func (n *Node) abandon(why error) {
 }
 
 func (n *Node) end() {
+	if n.opts.Mesh != nil {
+		n.opts.Mesh.End()
+	}
 	close(n.endBeats)
 	n.beating.Wait()
 	if err := n.life.Close(); err != nil {

@@ -6,14 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
+	"github.com/heartline-mqtt/heartline/cluster/relay"
 	"github.com/heartline-mqtt/heartline/delivery"
 )
 
-// RouterOptions configure a Router. All are required.
+// RouterOptions configure a Router. All but Now are required.
 type RouterOptions struct {
 	// Reader is a Core that is never started: it answers what the store alone knows.
 	Reader *delivery.Core
@@ -25,7 +25,9 @@ type RouterOptions struct {
 	Name string
 	// Hold is how long a request waits for a partition that no node serves.
 	Hold time.Duration
-	Log  *slog.Logger
+	// Now is the clock of all nodes; nil: time.Now.
+	Now func() time.Time
+	Log *slog.Logger
 }
 
 // Router takes what devices and backends ask of this node to the Core that serves the
@@ -40,12 +42,16 @@ type Router struct {
 	mu     sync.Mutex
 	closed bool
 	tasks  sync.WaitGroup
+	peers  map[int64]*relay.Session // by life
 }
 
 // NewRouter returns a Router that knows no owner yet.
 func NewRouter(o RouterOptions) *Router {
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &Router{reader: o.Reader, opts: o, cancel: cancel}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	r := &Router{reader: o.Reader, opts: o, cancel: cancel, peers: map[int64]*relay.Session{}}
 	r.table.ctx = ctx //nolint:fatcontext // it is the Router's own, set once
 	r.table.slots, r.table.hold = make([]slot, o.Parts), o.Hold
 	return r
@@ -80,6 +86,9 @@ func (r *Router) Serve(part uint16, term uint64, core *delivery.Core) {
 		return
 	}
 	r.setOwner(part, term, core)
+	for _, s := range r.sessions() {
+		s.Serving([]relay.Serving{{Part: part, Term: term}})
+	}
 }
 
 func (r *Router) setOwner(part uint16, term uint64, o owner) {
@@ -133,43 +142,6 @@ func (r *Router) Accept(ctx context.Context, q delivery.Request) (delivery.Recei
 	}
 }
 
-// AcceptAsync is Core.AcceptAsync. A request whose owner is lost before the answer is
-// asked for again at the next one, which finds the first if it was accepted: by its ID,
-// or by a mark of this node's.
-func (r *Router) AcceptAsync(q delivery.Request, done func(delivery.Receipt, error)) {
-	part := r.part(q.Account)
-	o, _ := r.table.slots[part].get()
-	if o == nil {
-		r.acceptLater(part, nil, q, done)
-		return
-	}
-	if q.ID == "" && q.Mark == nil {
-		q.Mark = &delivery.RequestMark{Client: r.opts.Name, Payload: rand.Uint64()}
-	}
-	o.AcceptAsync(q, func(receipt delivery.Receipt, err error) {
-		if !moved(err) || r.table.ctx.Err() != nil {
-			done(receipt, err)
-			return
-		}
-		q.Again = true
-		r.acceptLater(part, o, q, done)
-	})
-}
-
-// acceptLater asks once there is another owner than `but`.
-func (r *Router) acceptLater(part uint16, but owner, q delivery.Request, done func(delivery.Receipt, error)) {
-	started := r.start(func() {
-		if err := r.table.wait(context.Background(), part, but); err != nil {
-			done(delivery.Receipt{}, err)
-			return
-		}
-		r.AcceptAsync(q, done)
-	})
-	if !started {
-		done(delivery.Receipt{}, delivery.ErrStopped)
-	}
-}
-
 // Get is Core.Get.
 func (r *Router) Get(ctx context.Context, id string) (v *delivery.View, err error) {
 	err = r.notification(ctx, id, func(o owner) (err error) { v, err = o.Get(ctx, id); return err })
@@ -204,7 +176,7 @@ func (r *Router) List(ctx context.Context, f delivery.Filter) (page []*delivery.
 		}
 	}
 	if f.Account == "" {
-		if err := r.Flush(ctx); err != nil {
+		if err := r.flushAll(ctx); err != nil {
 			return nil, 0, err
 		}
 		return r.reader.List(ctx, f)
@@ -328,18 +300,7 @@ func (r *Router) AccountOf(id string) (account string, err error) {
 
 // CheckOwner is Core.CheckOwner.
 func (r *Router) CheckOwner(id, account string) error {
-	return r.account(context.Background(), account, func(o owner) error {
-		if c, ours := o.(*delivery.Core); ours {
-			return c.CheckOwner(id, account)
-		}
-		holder, err := r.AccountOf(id)
-		if errors.Is(err, delivery.ErrUnknownDevice) || err == nil && holder == account {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		return fmt.Errorf("%w: %s", delivery.ErrForeignDevice, id)
-	})
+	return r.account(context.Background(), account, func(o owner) error { return o.CheckOwner(id, account) })
 }
 
 // PushPossible is Core.PushPossible, of all Cores of this node.
@@ -384,6 +345,9 @@ func (n neighbours) Release(ctx context.Context, account, id, why string) error 
 // Claimed implements delivery.Neighbours.
 func (n neighbours) Claimed(c delivery.Claim) {
 	n.r.start(func() { n.r.onClaimed(n.part, c) })
+	for _, s := range n.r.sessions() {
+		s.Claimed(n.part, c)
+	}
 }
 
 // onClaimed tells the Cores of this node, but for the one that claims.

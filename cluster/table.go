@@ -23,9 +23,13 @@ type slot struct {
 	owner   owner          // nil: nobody serves it now, requests are held
 	core    *delivery.Core // owner, if it is of this node
 	term    uint64         // of the owner
+	life    int64          // of the node that owns the partition, if it is another; 0: none or this
 	changed chan struct{}  // closed when owner or term changes
 	held    int            // requests that wait
 	edges   map[*edge]struct{}
+
+	accepts  []heldAccept // that wait, in their order
+	draining bool         // a goroutine sees to them
 }
 
 // maxHeld bounds the requests that wait for the owner of one partition.
@@ -53,13 +57,17 @@ func (s *slot) set(o owner, term uint64) bool {
 	if term < s.term || o == s.owner && term == s.term {
 		return false
 	}
-	s.owner, s.term = o, term
+	s.setLocked(o, term)
+	return true
+}
+
+func (s *slot) setLocked(o owner, term uint64) {
+	s.owner, s.term, s.life = o, term, 0
 	s.core, _ = o.(*delivery.Core)
 	if s.changed != nil {
 		close(s.changed)
 		s.changed = nil
 	}
-	return true
 }
 
 // wait waits until the owner of a slot is another than `but`.

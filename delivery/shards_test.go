@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
+	"io"
 	"log/slog"
+	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"sync"
@@ -12,6 +16,7 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/cluster"
+	"github.com/heartline-mqtt/heartline/cluster/relay"
 	"github.com/heartline-mqtt/heartline/delivery"
 )
 
@@ -19,13 +24,43 @@ import (
 // accounts. 0: one Core has all of it.
 var shards = flag.Int("shards", 0, "run the tests with that many cores over one store")
 
+// nodes is how many nodes, connected by relays, share those Cores. Devices and backends are
+// at the first. cutAfter cuts each stream between them after up to that many bytes.
+var (
+	nodes    = flag.Int("nodes", 1, "with -shards: run the tests with the cores at that many nodes")
+	cutAfter = flag.Int("cut", 0, "with -nodes: cut each stream after up to that many bytes")
+)
+
 // TestSuiteWithShards runs all tests of this package again with 9 Cores over one store (accounts a, b and c are in three of them):
 // whatever one Core promises, several promise together.
 func TestSuiteWithShards(t *testing.T) {
 	if *shards > 0 {
 		t.Skip("this is that run")
 	}
-	args := []string{"-shards=9", "-test.timeout=5m"}
+	runSuite(t, "-shards=9")
+}
+
+// TestSuiteWithNodes runs them with the Cores of those shards at three nodes: most of
+// what the tests ask goes over relays.
+func TestSuiteWithNodes(t *testing.T) {
+	if *shards > 0 {
+		t.Skip("this is that run")
+	}
+	runSuite(t, "-shards=9", "-nodes=3")
+}
+
+// TestSuiteWithNodesCut is TestSuiteWithNodes while the streams between the nodes are cut
+// again and again, in the midst of frames.
+func TestSuiteWithNodesCut(t *testing.T) {
+	if *shards > 0 {
+		t.Skip("this is that run")
+	}
+	runSuite(t, "-shards=9", "-nodes=3", "-cut=3000")
+}
+
+func runSuite(t *testing.T, args ...string) {
+	t.Helper()
+	args = append(args, "-test.timeout=5m")
 	if testing.Short() {
 		args = append(args, "-test.short")
 	}
@@ -82,14 +117,20 @@ func newCore(opts delivery.Options, out delivery.Outbox, pusher delivery.Pusher,
 	s := &sharded{observers: &delivery.Observers{}, out: out, interval: opts.ForgetInterval, after: opts.ForgetDeviceAfter}
 	opts.Observers = s.observers
 	views := &views{Outbox: out}
-	s.Router = cluster.NewRouter(cluster.RouterOptions{
-		Reader: delivery.New(opts, views.view(), nil, log), Observers: s.observers,
-		Parts: uint16(*shards), Name: "test", Hold: time.Second, Log: log,
-	})
+	for range *nodes {
+		s.routers = append(s.routers, cluster.NewRouter(cluster.RouterOptions{
+			Reader: delivery.New(opts, views.view(), nil, log), Observers: s.observers,
+			Parts: uint16(*shards), Name: "test", Hold: time.Second, Log: log,
+		}))
+	}
+	s.Router = s.routers[0]
+	if *nodes > 1 {
+		s.meshes = meshes(s.routers, log)
+	}
 	for i := range uint16(*shards) {
 		o := opts
 		o.Shard = delivery.Shard{Index: i, Of: uint16(*shards)}
-		o.Neighbours = s.Neighbours(i)
+		o.Neighbours = s.routers[s.at(i)].Neighbours(i)
 		s.cores = append(s.cores, delivery.New(o, views.view(), pusher, log))
 	}
 	return s
@@ -98,6 +139,8 @@ func newCore(opts delivery.Options, out delivery.Outbox, pusher delivery.Pusher,
 // sharded is several Cores that stand for one.
 type sharded struct {
 	*cluster.Router
+	routers   []*cluster.Router // of the nodes; the first is Router
+	meshes    []*relay.Mesh
 	cores     []*delivery.Core
 	observers *delivery.Observers
 	out       delivery.Outbox
@@ -108,11 +151,20 @@ type sharded struct {
 	janitor   sync.WaitGroup
 }
 
+// at returns the node that owns a shard.
+func (s *sharded) at(shard uint16) int { return int(shard) % len(s.routers) }
+
 func (s *sharded) Start() error {
 	var errs []error
 	for i, c := range s.cores {
 		errs = append(errs, c.Start())
-		s.Serve(uint16(i), 1, c)
+		for n, r := range s.routers {
+			if n == s.at(uint16(i)) {
+				r.Serve(uint16(i), 1, c)
+			} else {
+				r.Assign(uint16(i), 1, int64(s.at(uint16(i))+1))
+			}
+		}
 	}
 	s.quit = make(chan struct{})
 	s.janitor.Go(s.forget)
@@ -140,7 +192,12 @@ func (s *sharded) forget() {
 }
 
 func (s *sharded) end() {
-	s.Close()
+	for _, m := range s.meshes {
+		m.Close()
+	}
+	for _, r := range s.routers {
+		r.Close()
+	}
 	if s.quit != nil {
 		s.quitting.Do(func() { close(s.quit) })
 		s.janitor.Wait()
@@ -178,6 +235,77 @@ func (s *sharded) Reconfigure(to delivery.Settings) {
 	for _, c := range s.cores {
 		c.Reconfigure(to)
 	}
+}
+
+// meshes connects Routers by pipes.
+func meshes(routers []*cluster.Router, log *slog.Logger) (all []*relay.Mesh) {
+	random := rand.New(rand.NewPCG(1, uint64(*cutAfter)))
+	var mu sync.Mutex
+	dial := func(_ context.Context, address string) (net.Conn, error) {
+		var to int
+		if _, err := fmt.Sscan(address, &to); err != nil {
+			return nil, err
+		}
+		here, there := net.Pipe()
+		if *cutAfter > 0 {
+			mu.Lock()
+			left := random.IntN(*cutAfter)
+			if random.IntN(4) == 0 {
+				left *= 1000 // or no large frame would ever pass
+			}
+			here = &cutConn{Conn: here, left: left}
+			mu.Unlock()
+		}
+		all[to].Handle(there)
+		return here, nil
+	}
+	var members []relay.Member
+	for i, r := range routers {
+		all = append(all, relay.NewMesh(relay.Options{Name: fmt.Sprint("node", i), Local: r, Dial: dial, Patience: 7 * time.Second, Log: log}))
+		members = append(members, relay.Member{ID: int64(i + 1), Name: fmt.Sprint("node", i), Address: fmt.Sprint(i)})
+	}
+	for i, m := range all {
+		m.Begin(int64(i + 1))
+	}
+	for _, m := range all {
+		m.Update(members)
+	}
+	return all
+}
+
+// cutConn is a connection that ends after a number of bytes in either direction.
+type cutConn struct {
+	net.Conn
+	mu   sync.Mutex
+	left int
+}
+
+// take returns how many of n bytes may pass.
+func (c *cutConn) take(n int) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n = min(n, c.left)
+	c.left -= n
+	return n
+}
+
+func (c *cutConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if took := c.take(n); took < n {
+		_ = c.Close()
+		return took, io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+func (c *cutConn) Write(b []byte) (int, error) {
+	may := c.take(len(b))
+	n, err := c.Conn.Write(b[:may])
+	if err == nil && n < len(b) {
+		_ = c.Close()
+		err = io.ErrShortWrite
+	}
+	return n, err
 }
 
 // views gives each of several Cores an Outbox of its own on one, which may be of any

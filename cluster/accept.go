@@ -1,0 +1,126 @@
+package cluster
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// heldAccept is an acceptance on its way to an owner.
+type heldAccept struct {
+	request delivery.Request
+	done    func(delivery.Receipt, error)
+	but     owner     // not there: it has stopped
+	term    uint64    // of another node: for the Core of this node under this term. 0: of this node
+	until   time.Time // when it is refused
+}
+
+// AcceptAsync is Core.AcceptAsync. A request whose owner is lost before the answer is
+// asked for again at the next one, which finds the first if it was accepted: by its ID,
+// or by a mark of this node's.
+func (r *Router) AcceptAsync(q delivery.Request, done func(delivery.Receipt, error)) {
+	if q.ID == "" && q.Mark == nil {
+		q.Mark = &delivery.RequestMark{Client: r.opts.Name, Payload: rand.Uint64()}
+	}
+	r.accept(r.part(q.Account), heldAccept{request: q, done: done})
+}
+
+// AcceptAt implements relay.Local.
+func (r *Router) AcceptAt(part uint16, term uint64, q delivery.Request, done func(delivery.Receipt, error)) {
+	if part >= r.opts.Parts {
+		done(delivery.Receipt{}, errNoPart)
+		return
+	}
+	r.accept(part, heldAccept{request: q, done: done, term: term})
+}
+
+// accept passes an acceptance on at once, or behind those of the partition that wait.
+func (r *Router) accept(part uint16, h heldAccept) {
+	s := &r.table.slots[part]
+	s.mu.Lock()
+	o, err := h.ownerLocked(s)
+	switch {
+	case err != nil && !s.draining:
+	case o != nil && !s.draining:
+	case len(s.accepts) >= maxHeld:
+		err = r.table.unowned(part)
+	default:
+		h.until = time.Now().Add(r.table.hold)
+		if s.draining = s.draining || r.start(func() { r.acceptHeld(part) }); s.draining {
+			s.accepts = append(s.accepts, h)
+			s.mu.Unlock()
+			return
+		}
+		err = delivery.ErrStopped
+	}
+	s.mu.Unlock()
+	r.acceptAt(part, o, err, h)
+}
+
+// ownerLocked returns who is to accept; nil: nobody can yet.
+func (h *heldAccept) ownerLocked(s *slot) (owner, error) {
+	switch {
+	case h.term == 0 && s.owner != h.but:
+		return s.owner, nil
+	case h.term == 0 || h.term > s.term:
+		return nil, nil
+	case h.term < s.term:
+		return nil, errMoved
+	case s.core == nil:
+		return nil, nil
+	}
+	return s.core, nil
+}
+
+func (r *Router) acceptAt(part uint16, o owner, err error, h heldAccept) {
+	if err != nil {
+		h.done(delivery.Receipt{}, err)
+		return
+	}
+	o.AcceptAsync(h.request, func(receipt delivery.Receipt, err error) {
+		if !moved(err) || h.term != 0 {
+			h.done(receipt, err)
+			return
+		}
+		h.request.Again, h.but = true, o
+		r.accept(part, h)
+	})
+}
+
+// acceptHeld passes on the acceptances that wait, in their order, until there are no
+// more.
+func (r *Router) acceptHeld(part uint16) {
+	s := &r.table.slots[part]
+	for {
+		s.mu.Lock()
+		if len(s.accepts) == 0 {
+			s.accepts, s.draining = nil, false
+			s.mu.Unlock()
+			return
+		}
+		h := s.accepts[0]
+		o, err := h.ownerLocked(s)
+		switch {
+		case r.table.ctx.Err() != nil:
+			err = delivery.ErrStopped
+		case err == nil && o == nil && !time.Now().Before(h.until):
+			err = r.table.unowned(part)
+		}
+		if err == nil && o == nil {
+			changed := s.changedLocked()
+			s.mu.Unlock()
+			patience := time.NewTimer(time.Until(h.until))
+			select {
+			case <-changed:
+			case <-patience.C:
+			case <-r.table.ctx.Done():
+			}
+			patience.Stop()
+			continue
+		}
+		s.accepts = s.accepts[1:]
+		s.mu.Unlock()
+		r.acceptAt(part, o, err, h)
+	}
+}
