@@ -58,7 +58,7 @@ func (r *Router) accept(part uint16, h heldAccept) {
 	r.acceptAt(part, o, err, h)
 }
 
-// ownerLocked returns who is to accept; nil: nobody can yet.
+// ownerLocked returns the owner that accepts; nil: there is none yet.
 func (h *heldAccept) ownerLocked(s *slot) (owner, error) {
 	switch {
 	case h.term == 0 && s.owner != h.but:

@@ -266,7 +266,7 @@ func (n *Node) fenceOffDead(ctx context.Context) error {
 }
 
 // meet tells the Mesh which nodes there are. A life that is not among them has ended:
-// what was asked of it is asked of its successors.
+// the calls to it are repeated at its successors.
 func (n *Node) meet(members []Member) {
 	if n.opts.Mesh == nil {
 		return

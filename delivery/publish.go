@@ -86,7 +86,7 @@ type OnlineInfo struct {
 	Via            string        // ViaMQTT, which "" stands for, or ViaXMPP
 	Address        string        // with ViaXMPP: the full JID, which the registry keeps
 	// Connected is when the channel came up, by the clock of all nodes; zero: now. Of two
-	// channels of a device the later is up, whichever is told of first.
+	// channels of a device the later is up, in whichever order the core hears of them.
 	Connected time.Time
 }
 

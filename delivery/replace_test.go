@@ -21,8 +21,8 @@ func (r *replaceable) Replaced() {
 	r.closed = true
 }
 
-// Of two channels of a device the later one is up, whichever the core is told of first;
-// the other hears of it. That happens where a device moves between nodes.
+// Of two channels of a device the later one is up, in whichever order the core hears of
+// them; the other hears of it. That happens where a device moves between nodes.
 func TestLaterChannelIsUp(t *testing.T) {
 	inWorld(t, func(w *world) {
 		begun := time.Now()

@@ -10,6 +10,7 @@ import (
 // noExample are the public packages without a runnable example, each with the reason.
 var noExample = map[string]string{
 	"cluster":               "joins several Cores, which package store makes no example of",
+	"cluster/relay":         "joins Routers of package cluster",
 	"cmd":                   "the commands of the program",
 	"delivery":              "shown by the example of store, which it cannot import",
 	"demo":                  "the command demo",

@@ -26,8 +26,8 @@
 // # Invariants
 //
 // Frames of a Session are handled once, in the order in which they were sent, on the
-// goroutine that reads; a handler there never waits. What is sent stays in memory
-// until the other side has confirmed it, and is sent again on the next stream. A Session
+// goroutine that reads; a handler there never waits. A frame stays in memory until the
+// other side has confirmed it, and is sent again on the next stream. A Session
 // ends when the other node's life has, when no stream could be had for as long as a
 // request is held, or when the other side has ended it: then all its calls fail with
 // delivery.ErrStopped, its devices are offline at their owner, and a new Session begins

@@ -9,7 +9,7 @@ import (
 	"io"
 )
 
-// A frame on the stream is its length (4 bytes, of what follows the checksum), a
+// A frame on the stream is its length (4 bytes, of the part behind the checksum), a
 // CRC-32C of all but itself (4 bytes), the frame's number in its direction of the Session
 // (8 bytes; 0: it is not kept), its kind (1 byte) and its body. Numbers are big-endian.
 const (

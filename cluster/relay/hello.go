@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// version is that of the frames and of what they mean. A node speaks to those that speak
-// minVersion or above: what is newer answers only what both know.
+// version numbers the frames and their meaning. A node speaks to nodes of minVersion and
+// above; a newer node uses only frames that both know.
 const (
 	version    = 1
 	minVersion = 1
@@ -60,7 +60,7 @@ func readHello(conn net.Conn, r *bufio.Reader) (*hello, error) {
 	return h, nil
 }
 
-// differences names what is not the same in both, with both values.
+// differences names the keys whose values differ, with both values.
 func differences(ours, theirs map[string]string) (all []string) {
 	for k, v := range ours {
 		if w, known := theirs[k]; known && v != w {

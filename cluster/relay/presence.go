@@ -186,7 +186,7 @@ func (p *presence) do(fn func(delivery.Up)) {
 	}
 }
 
-// begin gives the presence the Core's Up, nil for none, and runs what has waited for it.
+// begin gives the presence the Core's Up, nil for none, and runs the waiting reports.
 func (p *presence) begin(up delivery.Up) {
 	p.mu.Lock()
 	p.up = up

@@ -12,7 +12,7 @@ import (
 	"github.com/heartline-mqtt/heartline/delivery"
 )
 
-// Bounds of what waits for one peer: a slow one holds only its own.
+// Bounds of the queue for one peer: a slow one holds only its own.
 const (
 	maxQueued   = 16 << 20 // bytes; above, calls and publications are refused
 	maxKept     = 64 << 20 // bytes; above, the Session ends: not even reports fit
@@ -257,7 +257,7 @@ func (s *Session) detach(why error) {
 	}
 }
 
-// write sends what is kept, and confirms what has arrived.
+// write sends the kept frames, and confirms those that have arrived.
 func (s *Session) write(st *stream) error {
 	w := bufio.NewWriterSize(st.conn, flushAt)
 	var beat <-chan time.Time

@@ -481,8 +481,8 @@ func TestLostForLong(t *testing.T) {
 	})
 }
 
-// A peer that takes nothing holds only what is for it. Calls and publications that do not
-// fit are refused; when not even reports fit the Session ends.
+// A peer that takes nothing holds only its own queue. Calls and publications above the
+// bound are refused; when not even reports fit the Session ends.
 func TestSlowPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()

@@ -71,7 +71,7 @@ func TestMessages(t *testing.T) {
 	roundTrip[hello](t)
 }
 
-// What a message makes of the core's types is what it was made of.
+// Types of the core arrive as they were sent.
 func TestTypesOfTheCore(t *testing.T) {
 	var n delivery.Notification
 	fill(reflect.ValueOf(&n).Elem(), 1)
@@ -103,8 +103,8 @@ func TestTypesOfTheCore(t *testing.T) {
 	}
 }
 
-// An owner's error says the same to callers here: its text, what it is, and the fields at
-// fault.
+// An owner's error says the same to callers here: its text, its sentinels, and the
+// fields at fault.
 func TestErrors(t *testing.T) {
 	for _, sentinel := range sentinels {
 		err := failureOf(fmt.Errorf("an act: %w", sentinel)).error()
