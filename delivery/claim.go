@@ -50,10 +50,48 @@ func (c *Core) unindexTokens(d *device) {
 // changeRegistrations has change work on the registrations of d, and the index of
 // holders follow.
 func (c *Core) changeRegistrations(d *device, change func()) {
+	c.reindexed(d, change)
+	c.putDevice(d)
+}
+
+// reindexed is changeRegistrations for a change that the store gets by another way.
+func (c *Core) reindexed(d *device, change func()) {
+	before := slices.Clone(d.Registrations)
 	c.unindexTokens(d)
 	change()
 	c.indexTokens(d)
-	c.putDevice(d)
+	c.redirectPushes(d, before)
+}
+
+// redirectPushes takes the pushes of dev back from registrations that it no longer holds:
+// they must not wait for a server, a limit or a Retry-After that is none of the new
+// registration's. A request in flight is not cut off.
+func (c *Core) redirectPushes(dev *device, before []Registration) {
+	replaced := func(kind string) bool {
+		was, is := (&Device{Registrations: before}).Registration(kind), dev.Registration(kind)
+		return was != nil && was.Ended == nil && (is == nil || is.Ended != nil || !is.SameAddress(was))
+	}
+	now := c.clock.steady()
+	for _, d := range dev.queue {
+		switch {
+		case d.state.Final() || !replaced(d.registrationKind()):
+		case d.pushUnderway:
+			d.withdrawPush()
+		case d.pushAfter > now:
+			d.pushAfter = now
+			if d.state == StatePushing {
+				d.deadline = now
+				c.markDirty(d)
+				c.deadlines.schedule(d)
+				c.wake()
+			}
+		}
+	}
+	if replaced(KindAlert) {
+		for _, x := range dev.dismissals {
+			x.withdrawPush()
+		}
+	}
 }
 
 // SetRegistration gives a device a registration, in the place of the one of its
@@ -107,9 +145,9 @@ func (c *Core) register(id, accountName string, r Registration, move bool) error
 // it in the store, which decides for devices that are not in memory.
 func (c *Core) takeAway(d *device, a address) {
 	c.log.Info("registration removed: another device has registered the same token", "device", d.ID, "account", d.Account)
-	c.unindexTokens(d)
-	d.RemoveRegistrations(func(r *Registration) bool { return r.Ended == nil && r.address() == a })
-	c.indexTokens(d)
+	c.reindexed(d, func() {
+		d.RemoveRegistrations(func(r *Registration) bool { return r.Ended == nil && r.address() == a })
+	})
 	c.pending.registry = append(c.pending.registry, d.account) // in memory until the store agrees
 	c.pending.slots = append(c.pending.slots, slot(d.account.name), slot(d.ID))
 }
@@ -163,5 +201,8 @@ func (c *Core) pushPossible(dev *device, match func(*Registration) bool) {
 		if r := d.registration(); r != nil && match(r) && !d.state.Final() {
 			c.apply(d, inPushPossible, situation{})
 		}
+	}
+	if r := dev.Registration(KindAlert); r != nil && match(r) && dev.presence == nil {
+		c.pushDismissals(dev)
 	}
 }

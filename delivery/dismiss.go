@@ -30,6 +30,15 @@ type dismissal struct {
 	sent    bool // published at least once
 	refused bool // by this connection: kept for the next
 	pushing bool // a background push is under way
+	// withdraw tells the pusher that it is not wanted any more; nil: none is under way.
+	withdraw func()
+}
+
+func (x *dismissal) withdrawPush() {
+	if x.withdraw != nil {
+		x.withdraw()
+		x.withdraw = nil
+	}
 }
 
 // Dismiss takes a notification off the screens of all devices that have had it, or
@@ -225,7 +234,10 @@ func (c *Core) pushDismissal(dev *device, x *dismissal, attempt int) {
 		},
 		Unread: func() int { return c.unread(dev) },
 	}
-	c.pusher.Push(c.ctx, p, func(r PushResult) {
+	ctx, cancel := context.WithCancel(c.ctx)
+	x.withdraw = cancel
+	c.pusher.Push(ctx, p, func(r PushResult) {
+		cancel()
 		if c.dismissalAnswers.put(dismissalAnswer{dev, x, asked, attempt, r}) {
 			c.dismissalAnswers.drain(c.onDismissalsPushed)
 		}
@@ -246,7 +258,7 @@ func (c *Core) onDismissalsPushed(as []dismissalAnswer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, a := range as {
-		a.x.pushing = false
+		a.x.pushing, a.x.withdraw = false, nil
 		c.onDismissalPushed(a)
 	}
 	c.settle()
@@ -278,6 +290,10 @@ func (c *Core) onDismissalPushed(a dismissalAnswer) {
 			c.dismissalEvent(dev, x, pick(r.Outcome == PushTokenGone, EventTokenRemoved, EventTokenSuspended), r.Detail)
 		}
 	case PushRetry:
+		if held := dev.Registration(KindAlert); held != nil && !held.SameAddress(&a.asked) && dev.presence == nil && slices.Contains(dev.dismissals, x) {
+			c.pushDismissal(dev, x, 1) // to the registration that took its place
+			return
+		}
 		if c.stopped || errors.Is(r.Err, context.Canceled) || a.attempt >= patience {
 			return
 		}

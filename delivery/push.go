@@ -12,8 +12,10 @@ import (
 
 // registration is what a push of d goes to; nil: the device has none of the kind.
 func (d *delivery) registration() *Registration {
-	return d.dev.Registration(pick(d.kind == nil, KindAlert, d.kindName()))
+	return d.dev.Registration(d.registrationKind())
 }
+
+func (d *delivery) registrationKind() string { return pick(d.kind == nil, KindAlert, d.kindName()) }
 
 // canPush reports whether a notification server can be asked for d: there is a
 // registration in use, or d may probe one that is suspended.
@@ -275,14 +277,15 @@ func (c *Core) onPushResult(d *delivery, asked Registration, r PushResult) {
 		if c.stopped {
 			return // asked for again after the next start
 		}
-		r = PushResult{Outcome: PushRetry, Detail: "withdrawn: the channel is back"}
+		r = PushResult{Outcome: PushRetry, Detail: "withdrawn: " + pick(d.state == StatePushing, "the registration was replaced or removed", "the channel is back")}
 	}
+	elsewhere := held == nil && c.canPush(d) // another was registered meanwhile: ask there
 	switch r.Outcome {
 	case PushAccepted:
 		c.pending.sync = true // a crash must not push again what was accepted
 		c.apply(d, inPushAccepted, situation{detail: r.detail()})
 	case PushTokenGone, PushTokenSuspended:
-		if held == nil && c.canPush(d) { // another was registered meanwhile: ask there
+		if elsewhere {
 			c.apply(d, inPushRetry, situation{detail: r.Detail + ", another token is registered"})
 			break
 		}
@@ -295,13 +298,18 @@ func (c *Core) onPushResult(d *delivery, asked Registration, r PushResult) {
 			c.record(d, d.attempts, pick(r.Outcome == PushTokenGone, EventTokenRemoved, EventTokenSuspended), r.Detail)
 		}
 	case PushUnserved:
+		if elsewhere {
+			c.apply(d, inPushRetry, situation{detail: r.Detail + ", another token is registered"})
+			break
+		}
 		c.apply(d, inPushRefused, situation{detail: r.Detail, refused: RefusedApp})
 	case PushWithdrawn:
 		c.apply(d, inPushRetry, situation{detail: pick(r.Err != nil && errors.Is(r.Err, ErrPushNotWanted), withdrawn(r.Err), r.Detail), after: distrust(r.Err)})
 	case PushRefused:
 		c.apply(d, inPushRefused, situation{detail: r.Detail, refused: RefusedContent})
 	default:
-		c.apply(d, inPushRetry, situation{detail: r.Detail, after: r.RetryAfter})
+		// The wait is that of the registration that was asked.
+		c.apply(d, inPushRetry, situation{detail: r.Detail, after: pick(held == nil, 0, r.RetryAfter)})
 	}
 }
 
