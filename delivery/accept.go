@@ -533,6 +533,9 @@ func (c *Core) begin(n *Notification, deliveries []*delivery, begun []Event) {
 		case dev.presence != nil:
 			d.makeDue()
 			c.feed(dev)
+			if d.state == StatePending {
+				c.apply(d, inNoRoom, situation{})
+			}
 		default:
 			c.apply(d, inNoChannel, situation{}) // if it was online a moment ago
 		}

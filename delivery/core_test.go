@@ -379,6 +379,60 @@ func TestFullWindowFallsBackWithoutProgress(t *testing.T) {
 	})
 }
 
+// TestWindowOfWhatHasNoRoom: its deadlines run although nothing else happens.
+func TestWindowOfWhatHasNoRoom(t *testing.T) {
+	opts := options()
+	opts.MaxInflight = 1
+	inWorldWith(t, opts, func(w *world) {
+		w.known("phone", "aa")
+		phone := w.up("phone")
+		w.accept(delivery.Request{ID: "first"})
+		phone.published() // and never acknowledged
+		if err := w.core.Cancel(context.Background(), "first"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute) // the loop has nothing to wait for
+		n := w.accept(delivery.Request{TTL: new(10 * time.Second)})
+		time.Sleep(3*time.Second + time.Millisecond)
+		w.wantTimeline(n, "accepted, ack_timeout, push_requested, pushed")
+	})
+}
+
+// TestPushAtOnceWithoutRoom: an urgent push does not wait for room on the channel.
+func TestPushAtOnceWithoutRoom(t *testing.T) {
+	opts := options()
+	opts.MaxInflight = 1
+	for _, c := range []struct {
+		name         string
+		request      delivery.Request
+		at, later    string // the timelines
+		acknowledged string
+	}{
+		{"ack_window 0", delivery.Request{AckWindow: new(time.Duration(0))}, "accepted, push_requested", "accepted, push_requested, published", "accepted, push_requested, published, pushed, received late"},
+		{"ttl 0", delivery.Request{TTL: new(time.Duration(0))}, "accepted, push_requested", "accepted, push_requested, published", "accepted, push_requested, published, pushed, received late"},
+		{"without a push", delivery.Request{AckWindow: new(time.Duration(0)), NoFallback: true}, "accepted", "accepted, published", "accepted, published, received"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inWorldWith(t, opts, func(w *world) {
+				w.known("phone", "aa")
+				phone := w.up("phone")
+				w.accept(delivery.Request{NoFallback: true})
+				phone.published()
+				w.apple.hold = true
+				n := w.accept(c.request)
+				w.wantTimeline(n, c.at)
+				phone.ack(0) // makes room
+				w.wantTimeline(n, c.later)
+				w.apple.release()
+				synctest.Wait()
+				phone.ack(1)
+				w.wantTimeline(n, c.acknowledged)
+				w.wantState(n, delivery.StateAcked)
+			})
+		})
+	}
+}
+
 func TestSlowDeviceIsNotPushedTo(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.known("d", "aa")

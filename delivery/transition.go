@@ -15,6 +15,7 @@ type progress struct {
 	refused      RefusedKind // why no push is asked for
 	pushUnderway bool        // asked for and not answered yet; never stored
 	atOnce       bool        // ack_window 0: the first attempt asks for a push, too
+	ahead        bool        // its push did not wait for room on the channel; never stored
 	once         bool        // ttl 0: one attempt and no more
 	attempts     uint16
 	pushAttempts uint16
@@ -47,6 +48,7 @@ type input uint8
 
 const (
 	inOffer        input = iota + 1 // its turn on a channel that is up and has room
+	inNoRoom                        // accepted, and the channel is up and has no room
 	inNoChannel                     // pending, and the channel is down
 	inChannelLost                   // the connection that carried it is gone
 	inReceived                      // PUBACK, reason code below 0x80
@@ -94,6 +96,14 @@ func transition(p progress, in input, s situation) (progress, step) {
 	switch in {
 	case inOffer:
 		offer(&p, s, &out)
+	case inNoRoom:
+		if p.state == StatePending && (p.atOnce || p.once) && mayPush(&p, s) {
+			askForPush(&p, &out)
+			p.ahead = true
+			if p.once {
+				p.deadline = s.now + ackWindow(&p, s)
+			}
+		}
 	case inNoChannel:
 		if p.state == StatePending {
 			p.deadline = 0
@@ -171,12 +181,17 @@ func transition(p progress, in input, s situation) (progress, step) {
 // of a TTL of 0, asks for a push at the same time.
 func offer(p *progress, s situation, out *step) {
 	first := p.attempts == 0 && p.pushAttempts == 0
-	if p.once && !first {
+	// The push went ahead, and this is the publish of the same attempt.
+	second := p.ahead && p.attempts == 0 && p.state == StatePushing
+	if p.once && !first && !second {
 		return
 	}
 	out.event(pick(p.attempts == 0, EventPublished, EventRedelivered), "")
 	p.attempts++
 	out.publish = true
+	if second && p.pushUnderway {
+		return
+	}
 	if first && (p.atOnce || p.once) && mayPush(p, s) {
 		askForPush(p, out)
 		if p.once { // final after its window, or at the answer

@@ -34,9 +34,17 @@ func deliveryVerdict(n *NotificationView, d DeliveryView, clock func(time.Time) 
 		if h.detail != "" {
 			s += " (" + h.detail + ")"
 		}
-		return s + pushedWords(h, clock)
+		s += pushedWords(h, clock)
+		if !h.late.IsZero() {
+			s += ", acknowledged after that at " + clock(h.late)
+		}
+		return s
 	case "waiting":
-		return fmt.Sprintf("Waiting for %s since %s%s", d.Device, clock(h.last), pushedWords(h, clock))
+		s := fmt.Sprintf("Waiting for %s since %s", d.Device, clock(h.last))
+		if h.detail != "" && h.pushed.IsZero() {
+			s += " (" + h.detail + ")"
+		}
+		return s + pushedWords(h, clock)
 	case "published":
 		return fmt.Sprintf("Published to %s at %s, not acknowledged yet%s", d.Device, clock(h.last), pushedWords(h, clock))
 	case "pushed":
@@ -72,13 +80,14 @@ type history struct {
 	acked  time.Time // the ack that was asked for; zero: none
 	way    string    // how the copy before that ack was sent
 	pushed time.Time // a push was accepted; zero: none
+	late   time.Time // that ack came after the end; zero: it did not
 	last   time.Time // the latest event that is no ack
-	detail string    // of that event
+	detail string    // of that event; a waiting that gives none has that of its refused push
 }
 
 func historyOf(n *NotificationView, device string) history {
 	h := history{way: "unasked"}
-	published := false
+	published, ended, refused := false, false, false
 	for _, e := range n.Timeline {
 		if e.Device != device {
 			continue
@@ -93,15 +102,28 @@ func historyOf(n *NotificationView, device string) history {
 				h.way = "over the channel or by push"
 			}
 		}
-		switch e.Event {
+		switch asked := e.Event != "received" || n.Ack == "received"; e.Event {
 		case "received", "displayed", "read":
-			if e.Event != "received" || n.Ack == "received" {
+			switch {
+			case !asked:
+			case ended && h.late.IsZero():
+				h.late = t
+			case !ended:
 				h.acked, h.last, h.detail = t, t, ""
 				return h
 			}
-		case "message_sent", "message_received":
+		case "message_sent", "message_received", "dismissal_sent", "dismissed":
+		case "waiting":
+			if h.last = t; e.Detail != "" || !refused {
+				h.detail = e.Detail
+			}
+			refused = false
 		default:
-			h.last, h.detail = t, e.Detail
+			if ended { // an answer that the end has overtaken
+				break
+			}
+			h.last, h.detail, refused = t, e.Detail, e.Event == "push_failed"
+			ended = e.Event == "expired" || e.Event == "superseded" || e.Event == "cancelled"
 		}
 	}
 	return h
