@@ -141,6 +141,59 @@ func TestRefusedSignOut(t *testing.T) {
 	}
 }
 
+// TestRegistryIsOnTheDisk: the PUBACK of a push token, of its removal and of a sign-out
+// follows the disk. While the store fails an MQTT 5 client is told, and the connection of a
+// 3.1.1 client ends without the PUBACK, which could only say yes.
+func TestRegistryIsOnTheDisk(t *testing.T) {
+	for _, version := range []byte{4, 5} {
+		for name, publish := range map[string][2]string{
+			"token": {"push-token", `{"apns":{"token":"AB"}}`}, "removal": {"push-token", `{"apns":null}`}, "sign-out": {"sign-out", `{}`},
+		} {
+			for _, fault := range []error{nil, delivery.ErrUnavailable} {
+				t.Run(fmt.Sprint(version, name, fault), func(t *testing.T) {
+					s := newSite(t)
+					c := s.device(version, rawmqtt.Connect{ID: "phone", Username: "alice"})
+					must(t, c.Publish(3, 1, topicOf("phone", "push-token"), []byte(`{"apns":{"token":"AA"}}`)))
+					next(t, c)
+					f := &flushes{asked: make(chan struct{}), answer: make(chan error)}
+					s.store.flush.Store(f)
+					answer, closed := make(chan packets.Packet, 1), make(chan error, 1)
+					go func() {
+						if pk, err := c.Read(10 * time.Second); err != nil {
+							closed <- err
+						} else {
+							answer <- pk
+						}
+					}()
+					must(t, c.Publish(4, 1, topicOf("phone", publish[0]), []byte(publish[1])))
+					select {
+					case <-f.asked:
+					case pk := <-answer:
+						t.Errorf("got %+v before it is on the disk", pk)
+						s.store.flush.Store(nil)
+						return
+					}
+					s.store.flush.Store(nil)
+					f.answer <- fault
+					select {
+					case pk := <-answer:
+						if pk.FixedHeader.Type != packets.Puback || pk.PacketID != 4 || (pk.ReasonCode == 0) != (fault == nil) {
+							t.Errorf("got %+v", pk)
+						}
+						if fault != nil && version == 4 {
+							t.Error("a 3.1.1 client was told that it is done")
+						}
+					case err := <-closed:
+						if fault == nil || version == 5 {
+							t.Error(err)
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
 // TestPublishAgain: a PUBLISH whose PUBACK was lost with its connection comes again
 // with DUP, and is acknowledged and not accepted again. Without DUP, or with another
 // payload or identifier, it is a publish of its own.

@@ -19,6 +19,8 @@ type Core interface {
 	SetRegistration(id, account string, r delivery.Registration) error
 	RemoveRegistrations(id, account, server, kind string) error
 	SignOut(ctx context.Context, id, account string) error
+	// Flush returns when the changes so far are in the store.
+	Flush(ctx context.Context) error
 	Notification(seq delivery.Seq) (*delivery.Notification, error)
 	Data(seq delivery.Seq) (json.RawMessage, error)
 }

@@ -92,6 +92,29 @@ type testStore struct {
 	tried      chan struct{}                 // to read it meanwhile
 	slow       atomic.Pointer[chan struct{}] // what holds up the next look for a device
 	held       chan struct{}                 // one is held up
+	flush      atomic.Pointer[flushes]       // nil: as the store does
+}
+
+// flushes are what becomes of a caller who asks whether all is on the disk.
+type flushes struct {
+	asked  chan struct{}
+	answer chan error // nil: as the store does
+}
+
+func (s *testStore) Commit(b *delivery.Batch, done func(error)) {
+	f := s.flush.Load()
+	if f == nil || !b.Empty() {
+		s.Outbox.Commit(b, done)
+		return
+	}
+	go func() {
+		f.asked <- struct{}{}
+		if err := <-f.answer; err != nil {
+			done(err)
+			return
+		}
+		s.Outbox.Commit(b, done)
+	}()
 }
 
 func (s *testStore) Device(id string) (*delivery.Device, error) {

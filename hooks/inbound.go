@@ -105,7 +105,7 @@ func (h *Hook) onPublish(cl *mqtt.Client, pk *packets.Packet) error {
 		}
 	}
 	if err != nil {
-		return c.refuse(pk, refusalFor(err))
+		return c.refuseOwn(pk, refusalFor(err))
 	}
 	return errIgnore // acknowledged, and not fanned out
 }
@@ -161,13 +161,22 @@ func (c *conn) onPushToken(payload []byte) error {
 		return err
 	}
 	if t.Registration == nil {
-		return c.hook.core.RemoveRegistrations(c.client.ID, c.identity.Account, t.Server, t.Kind)
+		err = c.hook.core.RemoveRegistrations(c.client.ID, c.identity.Account, t.Server, t.Kind)
+	} else {
+		err = c.hook.core.SetRegistration(c.client.ID, c.identity.Account, *t.Registration)
 	}
-	return c.hook.core.SetRegistration(c.client.ID, c.identity.Account, *t.Registration)
+	if err != nil {
+		return err
+	}
+	// On the disk before the PUBACK: the app sends its token once, and a token that it
+	// has removed must not be back after a crash.
+	ctx, cancel := context.WithTimeout(c.hook.ctx, diskPatience)
+	defer cancel()
+	return c.hook.core.Flush(ctx)
 }
 
-// signOutPatience is how long a sign-out may wait for the disk.
-const signOutPatience = 5 * time.Second
+// diskPatience is how long a change of the registry may wait for the disk.
+const diskPatience = 5 * time.Second
 
 // onSignOut forgets the device. After the PUBACK the connection and its session end,
 // and another account may use the device.
@@ -175,7 +184,7 @@ func (c *conn) onSignOut(pk *packets.Packet) error {
 	if err := wire.Decode(pk.Payload, new(struct{})); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(c.hook.ctx, signOutPatience)
+	ctx, cancel := context.WithTimeout(c.hook.ctx, diskPatience)
 	defer cancel()
 	if err := c.hook.core.SignOut(ctx, c.client.ID, c.identity.Account); err != nil {
 		return err
@@ -236,6 +245,14 @@ func (c *conn) onNotification(pk *packets.Packet, account string) error {
 // MQTT 3.1.1 has no negative acknowledgement: there it is acknowledged and dropped.
 func (c *conn) refuse(pk *packets.Packet, r refusal) error {
 	r.temporary = false
+	return c.refuseOwn(pk, r)
+}
+
+// refuseOwn is refuse for an ack, a push token or a sign-out of the device. What may pass
+// later ends the connection of a 3.1.1 client unacknowledged, as with a notification: a
+// device that was told of a sign-out that did not happen would go on being pushed to.
+func (c *conn) refuseOwn(pk *packets.Packet, r refusal) error {
+	r.temporary = r.temporary && pk.FixedHeader.Qos > 0
 	if it := c.refusalItem(&ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos}, pk.TopicName, "", r); !it.empty() {
 		_ = c.send(it) // the connection is gone: nobody waits for the answer
 	}

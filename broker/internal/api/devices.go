@@ -83,7 +83,7 @@ func (a *API) registerDevices() {
 		OperationID: "put-device", Method: http.MethodPut, Path: one,
 		Summary: "Register a device, renew its entry, set or remove a registration",
 		Description: "Name at most one of apns, fcm and webpush; a registration replaces the device's registration of the same kind. " +
-			"A device of another account moves here, and its outstanding deliveries there are cancelled. " +
+			"A device of another account moves here: its outstanding deliveries there are cancelled, its connection and session end. " +
 			"A registration that another device holds moves, too.",
 		Responses: map[string]*huma.Response{
 			"200": answer[wire.DeviceView](a, "The entry; the device was registered before"),
@@ -215,8 +215,15 @@ func (a *API) putDevice(w http.ResponseWriter, r *http.Request, in *byDevice) er
 	if _, err := a.core.Device(in.Account, in.Device); errors.Is(err, delivery.ErrNotFound) {
 		status = http.StatusCreated
 	}
+	before, err := a.core.AccountOf(in.Device)
+	if err != nil && !errors.Is(err, delivery.ErrNotFound) {
+		return err
+	}
 	if err := a.core.PutDevice(r.Context(), in.Account, in.Device, token.Registration); err != nil {
 		return err
+	}
+	if before != "" && before != in.Account {
+		a.opts.EndSession(in.Device) // the former account's
 	}
 	if token.Server != "" && token.Registration == nil {
 		if err := a.core.RemoveRegistrations(in.Device, in.Account, token.Server, token.Kind); err != nil {

@@ -193,6 +193,22 @@ func TestErase(t *testing.T) {
 	s.wantProblem(s.do("DELETE", "/v1/accounts/a%07b", ""), 422, "path.account: must be UTF-8")
 }
 
+// TestMovedDeviceLosesItsConnection: a device that a service gives to another account does
+// not stay connected as its former user's. One that is put where it is stays connected.
+func TestMovedDeviceLosesItsConnection(t *testing.T) {
+	var c connections
+	s := serve(t, func(o *api.Options, _ *delivery.Options) { o.EndSession = c.end("session", true) })
+	s.want(s.do("PUT", "/v1/accounts/alice/devices/phone", ""), 201, nil)
+	s.want(s.do("PUT", "/v1/accounts/alice/devices/phone", `{"apns":{"token":"aa","topic":"t"}}`), 200, nil)
+	if len(c.ended) != 0 {
+		t.Errorf("ended %v", c.ended)
+	}
+	s.want(s.do("PUT", "/v1/accounts/bob/devices/phone", ""), 201, nil)
+	if !slices.Equal(c.ended, []string{"session phone"}) {
+		t.Errorf("ended %v", c.ended)
+	}
+}
+
 // TestRegistrationsOfDevices: one of each kind, whichever server it is of; the view
 // shows no token but Apple's.
 func TestRegistrationsOfDevices(t *testing.T) {
