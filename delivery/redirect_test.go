@@ -10,7 +10,7 @@ import (
 	"github.com/heartline-mqtt/heartline/delivery"
 )
 
-// longRest is what a server that is over its quota may ask for.
+// longRest is the answer of a server that is over its quota for an hour.
 var longRest = delivery.PushResult{Outcome: delivery.PushRetry, Detail: "429", RetryAfter: time.Hour}
 
 func fcm(token string) delivery.Registration {
@@ -27,7 +27,7 @@ func (a *apple) targets() (tokens []string) {
 	return tokens
 }
 
-// TestPushLeavesTheReplacedRegistration: what waits for a server, a limit or a
+// TestPushLeavesTheReplacedRegistration: a push that waits for a server, a limit or a
 // Retry-After of the former registration goes to the new one at once.
 func TestPushLeavesTheReplacedRegistration(t *testing.T) {
 	for _, c := range []struct {

@@ -250,7 +250,7 @@ func (c *conn) refuse(pk *packets.Packet, r refusal) error {
 
 // refuseOwn is refuse for an ack, a push token or a sign-out of the device. What may pass
 // later ends the connection of a 3.1.1 client unacknowledged, as with a notification: a
-// device that was told of a sign-out that did not happen would go on being pushed to.
+// device that trusts a sign-out which did not happen still gets its former user's pushes.
 func (c *conn) refuseOwn(pk *packets.Packet, r refusal) error {
 	r.temporary = r.temporary && pk.FixedHeader.Qos > 0
 	if it := c.refusalItem(&ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos}, pk.TopicName, "", r); !it.empty() {
