@@ -61,7 +61,7 @@ func newProgram(io IO) *program {
 
 func (p *program) run(ctx context.Context) int {
 	root := p.root()
-	root.SetArgs(p.Args)
+	root.SetArgs(append([]string{}, p.Args...)) // cobra takes nil for the arguments of the process
 	root.SetIn(p.Stdin)
 	root.SetOut(p.Stdout)
 	root.SetErr(p.Stderr)
