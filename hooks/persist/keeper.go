@@ -79,8 +79,8 @@ type Keeper struct {
 
 	wake  chan struct{} // one slot: there are marks
 	quit  chan struct{}
-	done  chan struct{} // closed when the writer has ended
-	begin sync.Once
+	done  chan struct{} // closed when the writer has ended, or will never run
+	begin sync.Once     // of Restore, or of a Stop before it
 	stop  sync.Once
 
 	stored map[string]struct{} // keys of packets in flight that are in the store; the writer's own once it runs
@@ -106,6 +106,7 @@ func New(hub *ordinary.Hub, o Options) *Keeper {
 }
 
 // Stop writes the remaining marks and ends the writer. Call it when all clients are gone.
+// It is safe before Restore, twice, and twice at once.
 func (h *Keeper) Stop() {
 	h.begin.Do(func() { close(h.done) }) // it never ran
 	h.stop.Do(func() { close(h.quit) })

@@ -11,9 +11,26 @@ import (
 	"github.com/heartline-mqtt/heartline/store"
 )
 
+var errBegun = errors.New("restored already, or stopped")
+
 // Restore brings the stored state into the Hub and starts the writer. Sessions that
-// have expired meanwhile are removed.
+// have expired meanwhile are removed. It works once, and not after Stop.
 func (h *Keeper) Restore() error {
+	first := false
+	h.begin.Do(func() { first = true })
+	if !first {
+		return errBegun
+	}
+	if err := h.restore(); err != nil {
+		close(h.done)
+		return err
+	}
+	go h.write()
+	h.signal()
+	return nil
+}
+
+func (h *Keeper) restore() error {
 	now := time.Now().Unix()
 	sessions := map[string]*ordinary.State{}
 	steps := []error{
@@ -30,8 +47,6 @@ func (h *Keeper) Restore() error {
 		slices.SortFunc(s.Outgoing, func(a, b ordinary.Outgoing) int { return cmp.Compare(a.Order, b.Order) })
 		h.hub.Import(*s)
 	}
-	h.begin.Do(func() { go h.write() })
-	h.signal()
 	return nil
 }
 

@@ -237,12 +237,16 @@ func (f *front) serve(c *Conn) {
 	}
 }
 
-// start takes mochi's callback. It reports whether the front may serve.
+// start takes mochi's callback. It reports whether the front may serve: once, and not
+// after Close.
 func (f *front) start(establish listeners.EstablishFn) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.closed || f.establish != nil {
+		return false
+	}
 	f.establish = establish
-	return !f.closed
+	return true
 }
 
 func (f *front) started() bool {

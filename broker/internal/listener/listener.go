@@ -60,12 +60,13 @@ func (l *Listener) Protocol() string {
 	return "tcp"
 }
 
-// Serve accepts connections until Close. mochi calls it on a goroutine.
+// Serve accepts connections until Close. mochi calls it on a goroutine. After Close, and
+// the second time, it returns at once.
 func (l *Listener) Serve(establish listeners.EstablishFn) {
-	defer close(l.loop)
 	if !l.start(establish) {
 		return
 	}
+	defer close(l.loop)
 	prepare := l.prepareTCP
 	if l.options.TLS != nil {
 		prepare = l.prepareTLS
