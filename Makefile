@@ -10,7 +10,11 @@ BENCHSTAT ?= $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c
 HOT := Transition|Deadlines|ParseContent|AppendPseudo|Publication|Engine|Outbox|Journey
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-receipts bench-storm bench-services faults xmpp-kill siege attack attack-load fuzz fuzz-security release release-test package-test image-test fresh example web web-modules client client-test
+.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-receipts bench-storm bench-services faults xmpp-kill siege attack attack-load fuzz fuzz-security release release-test first-test package-test image-test help fresh example web web-modules client client-test
+
+## help: the targets
+help:
+	@sed -n 's/^## //p' Makefile
 
 ## build: the program, ./heartline
 build: web
@@ -115,9 +119,13 @@ fuzz:
 release:
 	deploy/release.sh
 
-## release-test: two releases of this commit, built in two places, are the same to the byte
+## release-test: two releases of this commit, built in two places, are the same to the byte on all platforms; takes minutes
 release-test:
 	deploy/release-test.sh
+
+## first-test: from a release's archive to the first notification, timed in an empty root; as root
+first-test:
+	deploy/first-test.sh
 
 ## package-test: the .deb in a new Debian that systemd boots: installed, upgraded, removed, purged; as root, with debootstrap and systemd-nspawn
 package-test:

@@ -2,11 +2,11 @@
 # Builds the release of HEAD twice, in clones at different paths, each with its own time
 # zone, umask and language, and compares every byte.
 #
-#   PLATFORMS, SBOM   as for release.sh; PLATFORMS is this machine's unless set
+#   PLATFORMS, SBOM   as for release.sh: which platforms, and whether with the SBOMs
 #   COLD=1            with an empty build cache for each; otherwise the cache is shared
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export PLATFORMS=${PLATFORMS:-$(go env GOOS)/$(go env GOARCH)}
+export PLATFORMS=${PLATFORMS:-linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64}
 work=$(mktemp -d)
 trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
 

@@ -28,11 +28,20 @@ rmdir /etc/heartline
 systemd-analyze security --offline=true --threshold=20 --no-pager /run/systemd/check/heartline.service | tail -n 1
 
 step "install"
+begun=$(date +%s%N)
 dpkg -i "heartline_0.0.1-rc.1_$arch.deb"
 # dpkg returned, so READY=1 has come: the API answers without a wait.
 ready
 want "the service" "$(systemctl is-active heartline)" active
 want "at boot" "$(systemctl is-enabled heartline)" enabled
+heartline terminal --account bob --device bob-phone >terminal.out 2>terminal.err &
+terminal=$!
+until grep -q 'is up' terminal.err; do kill -0 $terminal; sleep 0.05; done
+heartline send --account bob --title Hello --body "It works" --wait
+echo "the first notification came $((($(date +%s%N) - begun) / 1000000)) ms after the installation began"
+kill -INT $terminal
+wait $terminal
+grep -F 'Hello: It works' terminal.out
 pid=$(systemctl show -p MainPID --value heartline)
 user=$(stat -c %u "/proc/$pid")
 echo "runs as user $user, $(awk '/^CapEff/ {print "capabilities " $2} /^NoNewPrivs/ {print "no new privileges " $2} /^Seccomp:/ {print "seccomp " $2}' "/proc/$pid/status" | paste -sd, -)"
@@ -65,6 +74,30 @@ kill -9 "$(systemctl show -p MainPID --value heartline)"
 until [ "$(systemctl show -p NRestarts --value heartline)" = 1 ] && systemctl is-active -q heartline; do sleep 0.1; done
 ready
 want "n-1 after the kill" "$(state n-1)" waiting
+
+step "a secret that only root may read, and a port below 1024, as docs/install.md says"
+mkdir -p /etc/heartline/secrets /etc/systemd/system/heartline.service.d
+openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out /etc/heartline/secrets/apns.p8 2>/dev/null
+chmod 600 /etc/heartline/secrets/apns.p8
+cp /etc/heartline/heartline.yaml good.yaml
+cp drop-in.conf /etc/systemd/system/heartline.service.d/override.conf
+cat apns.yaml >>/etc/heartline/heartline.yaml
+printf '    enabled: true\n    key_id: KEYKEYKEY1\n    team_id: TEAMTEAM12\n    topic: com.example.app\n' >>/etc/heartline/heartline.yaml
+sed -i 's/127.0.0.1:1883/127.0.0.1:883/' /etc/heartline/heartline.yaml
+systemctl daemon-reload
+systemctl restart heartline
+ready
+heartline terminal --server mqtt://127.0.0.1:883 --account bob --device bob-phone >terminal.out 2>terminal.err &
+terminal=$!
+until grep -q 'is up' terminal.err; do kill -0 $terminal; sleep 0.05; done
+kill -INT $terminal
+wait $terminal
+if runuser -u nobody -- cat /etc/heartline/secrets/apns.p8 2>/dev/null; then echo "nobody may read the secret"; false; fi
+rm -r /etc/systemd/system/heartline.service.d /etc/heartline/secrets
+cp good.yaml /etc/heartline/heartline.yaml
+systemctl daemon-reload
+systemctl restart heartline
+ready
 
 step "a configuration that is wrong"
 cp /etc/heartline/heartline.yaml good.yaml

@@ -35,6 +35,7 @@ want=$'./etc/passwd\n./etc/ssl/certs/ca-certificates.crt\n./heartline'
 mkdir "$root/etc/heartline"
 cp deploy/docker/heartline.yaml "$root/etc/heartline/"
 mount -t tmpfs -o mode=770,uid=65532,gid=0 volume "$root/data"
+mount -t tmpfs -o mode=1777 tmp "$root/tmp" # of serve --dev
 mount -o remount,ro "$root"
 
 # The user is no one in the image; its group is 0, as on OpenShift.
@@ -70,4 +71,20 @@ done
 call http://127.0.0.1:8080/v1/notifications/n-1 | grep -F '"state":"waiting"'
 kill -TERM "$(pgrep -x heartline)"
 wait
+
+echo "== try it out, as docs/install.md says"
+run serve --dev >"$work/log" 2>&1 &
+await() { # TEXT FILE
+	for _ in $(seq 300); do
+		! grep -qF "$1" "$2" || return 0
+		sleep 0.1
+	done
+	cat "$2"
+	die "$1 did not come"
+}
+await "heartline is ready" "$work/log"
+run terminal --account alice --device phone >"$work/phone" 2>&1 &
+await "is up" "$work/phone"
+run send --account alice --title Hello --body "It works" --wait
+await "Hello: It works" "$work/phone"
 echo "image-test: passed"
