@@ -138,3 +138,17 @@ func (*guard) Provides(b byte) bool { return b == mqtt.OnConnectAuthenticate || 
 func (*guard) OnConnectAuthenticate(*mqtt.Client, packets.Packet) bool { return true }
 
 func (*guard) OnACLCheck(_ *mqtt.Client, topic string, _ bool) bool { return topic == "open" }
+
+// TestNoSharedDeviceTopics: a shared subscription of a device's own topics would bring
+// nothing, and is not granted in silence.
+func TestNoSharedDeviceTopics(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	for version, want := range map[byte]byte{4: 0x80, 5: packets.ErrSharedSubscriptionsNotSupported.Code} {
+		c := s.connect(version, rawmqtt.Connect{ID: "phone", Clean: true})
+		codes, err := c.Subscribe(1, 1, "$share/g/"+topicOf("phone", "notifications"), "$share/g/heartline/devices/#", topicOf("phone", "notifications"), "$share/g/x")
+		if err != nil || codes[0] != want || codes[1] != want || codes[2] != 1 || codes[3] != 1 {
+			t.Errorf("version %d: %x %v, want 0x%02x twice", version, codes, err, want)
+		}
+	}
+}

@@ -46,7 +46,7 @@ type conn struct {
 	closing   atomic.Pointer[packets.Code] // why it ends, if not for a take-over
 	routing   sync.Mutex                   // while a packet of the client is routed
 	bye       bool                         // it has said DISCONNECT with success
-	rate      rate
+	rate      atomic.Pointer[rate]         // nil until the first message
 	limitedAt time.Time
 
 	waiting chan struct{} // a slot for each publish of this client that waits for the disk
@@ -243,6 +243,12 @@ func (c *conn) subscriptionsChanged() {
 		messages = messages || sub.QoS >= 1 && t.covers(filter, id, kindMessages)
 		dismissals = dismissals || sub.QoS >= 1 && t.covers(filter, id, kindDismissals)
 	}
+	if known || notifications {
+		if err := c.admitDevice(); err != nil { // of a session that is older than the limit
+			c.registrationFailed(err)
+			return
+		}
+	}
 	switch p := c.presence; {
 	case notifications && p == nil:
 		c.online(messages, dismissals)
@@ -279,8 +285,13 @@ func (c *conn) online(messages, dismissals bool) {
 // registrationFailed handles a device that the core does not take up. One that a
 // service has moved to another account while it was connected is disconnected.
 func (c *conn) registrationFailed(err error) {
-	if errors.Is(err, delivery.ErrForeignDevice) {
+	switch {
+	case errors.Is(err, delivery.ErrForeignDevice):
 		_ = c.send(item{stop: errOtherDevice}) // or it is gone
+		return
+	case errors.Is(err, errTooManyDevices):
+		c.hook.Counters.OverDevices.Add(1)
+		c.hook.logs.Info(c.hook.log, "device refused, it gets no notifications on this connection", "device", clip(c.client.ID), "account", clip(c.identity.Account), "error", err)
 		return
 	}
 	c.hook.log.Error("register a device failed, it gets no notifications on this connection", "device", c.client.ID, "account", c.identity.Account, "error", err)
@@ -291,29 +302,7 @@ func (c *conn) isDevice() error {
 	if c.signedOut.Load() {
 		return errSignedOut
 	}
-	if c.notDevice == nil {
-		return c.overDevices()
-	}
 	return c.notDevice
-}
-
-// errTooManyDevices refuses what would make a device known to an account that has as
-// many as it may.
-var errTooManyDevices = errors.New("the account has as many devices as it may have (mqtt.limits.devices)")
-
-// overDevices asks the registry until the device is known or has room.
-func (c *conn) overDevices() error {
-	limit := c.hook.opts.MaxDevices
-	if limit == 0 || c.hook.opts.Authenticate == nil || c.identity.Service || c.counted.Load() {
-		return nil
-	}
-	if _, err := c.hook.core.AccountOf(c.client.ID); errors.Is(err, delivery.ErrNotFound) {
-		if devices, err := c.hook.core.Devices(c.identity.Account); err == nil && len(devices) >= limit {
-			return errTooManyDevices
-		}
-	}
-	c.counted.Store(true)
-	return nil
 }
 
 func (c *conn) offline(why string) {

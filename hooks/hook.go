@@ -82,9 +82,11 @@ type Hook struct {
 	topics topics
 	access access
 
-	conns    sync.Map // *mqtt.Client → *conn
-	arrivals arrivals
-	claims   claims
+	conns     sync.Map // *mqtt.Client → *conn
+	arrivals  arrivals
+	claims    claims
+	newcomers newcomers
+	rates     rates
 
 	rejections atomic.Uint64 // numbers the identifiers of rejected connections
 
@@ -301,25 +303,30 @@ func (h *Hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
 	}
 	switch {
 	case c.isDevice() != nil && h.topics.belowDevices(topic):
-		return c.refuseSubscription(topic)
+		return c.refuseSubscription(topic, c.isDevice())
 	case h.opts.Authenticate == nil && !h.opts.HostAuth:
 		return true
 	case h.topics.overlaps(topic):
-		return c.isDevice() == nil && h.topics.coversOwn(topic, cl.ID) || slices.Contains(h.topics.refusals(cl.ID), topic)
+		if c.isDevice() != nil || !h.topics.coversOwn(topic, cl.ID) {
+			return slices.Contains(h.topics.refusals(cl.ID), topic)
+		}
+		if err := c.admitDevice(); err != nil {
+			return c.refuseSubscription(topic, err)
+		}
+		return true
 	}
 	return !h.opts.HostAuth
 }
 
-// refuseSubscription notes why a client that is no device may not subscribe below the
+// refuseSubscription notes why a client may not subscribe below the
 // devices' topics: the SUBACK of MQTT 5 says so, and the log.
-func (c *conn) refuseSubscription(filter string) bool {
-	err := c.isDevice()
+func (c *conn) refuseSubscription(filter string, err error) bool {
 	if errors.Is(err, errTooManyDevices) {
 		c.hook.Counters.OverDevices.Add(1)
 	}
 	reason := text.OneLine(err.Error())
 	c.refusedSub.Store(&reason)
-	c.hook.log.Info("subscription refused: the client is no device", "client", c.client.ID, "account", c.identity.Account, "filter", filter, "error", reason)
+	c.hook.log.Info("subscription refused", "client", c.client.ID, "account", c.identity.Account, "filter", filter, "error", reason)
 	return false
 }
 

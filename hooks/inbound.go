@@ -85,11 +85,12 @@ func (h *Hook) onPublish(cl *mqtt.Client, pk *packets.Packet) error {
 		return c.onNotification(pk, account)
 	case kind == kindNotifications || kind == kindMessages || kind == kindDismissals:
 		return c.refuse(pk, refuse(packets.ErrNotAuthorized, 403, "forbidden", "only the server publishes here"))
-	case device == cl.ID && errors.Is(c.isDevice(), errTooManyDevices):
-		h.Counters.OverDevices.Add(1)
-		return c.refuse(pk, refuse(packets.ErrQuotaExceeded, 403, "over_limit", errTooManyDevices.Error()))
 	case c.isDevice() != nil || device != cl.ID:
 		return c.refuse(pk, refuse(packets.ErrNotAuthorized, 403, "forbidden", "a device publishes to its own topics only"))
+	}
+	if err := c.admitDevice(); err != nil {
+		h.Counters.OverDevices.Add(1)
+		return c.refuse(pk, refuse(packets.ErrQuotaExceeded, 403, "over_limit", err.Error()))
 	}
 	var err error
 	switch kind {

@@ -387,10 +387,14 @@ func (c *conn) refusesFilter(f *packets.Subscription) (code packets.Code, reason
 		return packets.ErrTopicFilterInvalid, "too many levels (mqtt.limits.topic_levels)"
 	case group != "" && f.NoLocal:
 		return packets.ErrProtocolViolationInvalidSharedNoLocal, "No Local on a shared subscription"
+	case group != "" && h.topics.belowDevices(inner): // it would be granted and bring nothing
+		return packets.ErrSharedSubscriptionsNotSupported, "the topics of a device are its own, and are not shared"
 	}
-	if err := c.isDevice(); errors.Is(err, errTooManyDevices) && h.topics.belowDevices(inner) {
-		h.Counters.OverDevices.Add(1)
-		return packets.ErrQuotaExceeded, err.Error()
+	if c.isDevice() == nil && h.topics.coversOwn(inner, c.client.ID) {
+		if err := c.admitDevice(); err != nil {
+			h.Counters.OverDevices.Add(1)
+			return packets.ErrQuotaExceeded, err.Error()
+		}
 	}
 	if reason = h.mayNotSubscribe(c, inner); reason != "" {
 		code = packets.ErrNotAuthorized
@@ -548,7 +552,7 @@ func (c *conn) refusesTopic(topicName string) refusal {
 	if l.TopicLevels > 0 && ordinary.Levels(topicName) > l.TopicLevels {
 		return refuse(packets.ErrTopicNameInvalid, 422, "invalid", "too many levels (mqtt.limits.topic_levels)")
 	}
-	if l.PublishRate > 0 && !c.rate.take(l.PublishRate, time.Now()) {
+	if l.PublishRate > 0 && !c.mayPublish(l.PublishRate, time.Now()) {
 		return refuse(packets.ErrQuotaExceeded, 429, "over_limit", "too many messages a second (mqtt.limits.publish_rate)")
 	}
 	return refusal{}
@@ -565,27 +569,6 @@ func (c *conn) bridgeState(topicName string) bool {
 func reserved(topicName string) bool {
 	first, _, _ := strings.Cut(topicName, "/")
 	return strings.EqualFold(first, mqtt.SysPrefix) || first == "$share"
-}
-
-// rate is a bucket of tokens: as many as a second brings.
-type rate struct {
-	tokens float64
-	at     time.Time
-}
-
-func (r *rate) take(perSecond int, now time.Time) bool {
-	limit := float64(perSecond)
-	if r.at.IsZero() {
-		r.tokens = limit
-	} else {
-		r.tokens = min(limit, r.tokens+limit*now.Sub(r.at).Seconds())
-	}
-	r.at = now
-	if r.tokens < 1 {
-		return false
-	}
-	r.tokens--
-	return true
 }
 
 // limitPause is how long a connection is not read after a refusal for a limit. A client

@@ -158,6 +158,83 @@ func TestLimits(t *testing.T) {
 	})
 }
 
+// TestLimitsAtOnce: a limit holds for clients that come together, and for one that comes
+// again and again.
+func TestLimitsAtOnce(t *testing.T) {
+	a := start(t, func(a *target) {
+		a.cfg.Auth.Mode, a.cfg.Auth.File.Path = config.AuthFile, a.write("users.yaml", usersFile(t))
+		a.cfg.Auth.ACL = []config.ACLEntry{{Filter: "{account}/#", Access: "readwrite"}}
+		a.cfg.MQTT.Limits = config.MQTTLimits{PublishRate: 50, Devices: 2, SessionBytes: 64 << 10}
+	})
+	const together = 8
+	over := packets.ErrQuotaExceeded.Code
+	// known has one account connect its devices, and only then makes each of them known.
+	known := func(account string, begin func(c *rawmqtt.Client, id string) error, code func(packets.Packet) byte) {
+		t.Helper()
+		rows.Add(1)
+		clients := make([]*rawmqtt.Client, together)
+		id := func(i int) string { return fmt.Sprint(account, "-", i) }
+		for i := range clients {
+			clients[i] = a.dial("tcp", 5)
+			if pk, err := clients[i].Connect(rawmqtt.Connect{ID: id(i), Username: account, Password: account, Clean: true, Keepalive: 60}); err != nil || pk.ReasonCode != 0 {
+				t.Fatalf("0x%02x %v", pk.ReasonCode, err)
+			}
+		}
+		for i, c := range clients {
+			if err := begin(c, id(i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		granted := 0
+		for i, c := range clients {
+			pk, err := c.Read(10 * time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := code(pk); got < 0x80 {
+				granted++
+			} else if got != over {
+				t.Errorf("%s: 0x%02x", id(i), got)
+			}
+		}
+		if granted != 2 {
+			t.Errorf("%d devices of %s at once, want 2", granted, account)
+		}
+	}
+	known("bob", func(c *rawmqtt.Client, id string) error {
+		return c.Send(packets.Packet{
+			FixedHeader: packets.FixedHeader{Type: packets.Subscribe, Qos: 1}, PacketID: 1,
+			Filters: packets.Subscriptions{{Filter: "heartline/devices/" + id + "/notifications", Qos: 1}},
+		})
+	}, func(pk packets.Packet) byte { return pk.ReasonCodes[0] })
+	known("alice", func(c *rawmqtt.Client, id string) error {
+		return c.Publish(1, 1, "heartline/devices/"+id+"/push-token", fmt.Appendf(nil, `{"apns":{"token":"%064x","topic":"com.example.app"}}`, []byte(id)))
+	}, func(pk packets.Packet) byte { return pk.ReasonCode })
+
+	rows.Add(1)
+	taken, begun := 0, time.Now()
+	for range 10 {
+		c, _ := a.bob("bob-again", rawmqtt.Connect{Clean: true})
+		for n := range uint16(50) {
+			if err := c.Publish(n+1, 1, "bob/x", nil); err != nil {
+				t.Fatal(err)
+			}
+			pk, err := c.Read(10 * time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if pk.ReasonCode == over {
+				break
+			}
+			taken++
+		}
+		c.Close()
+	}
+	if most := 50 * (1 + time.Since(begun).Seconds()); float64(taken) > most {
+		t.Errorf("%d messages of a client that connects again, want %.0f at most", taken, most)
+	}
+}
+
 // TestWideFilters: with authentication on a filter is granted that matches a topic which
 // the client may read, and a message of any other topic is kept back.
 func TestWideFilters(t *testing.T) {
