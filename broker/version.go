@@ -7,8 +7,7 @@ import (
 	"golang.org/x/mod/module"
 )
 
-// version is that of the last commit's section in CHANGELOG.md. The commit that is to be
-// tagged has the number of the tag; the one after it has the next number with -dev.
+// version is the newest number in CHANGELOG.md, that of the last tag or of the next.
 const version = "0.1.0"
 
 // modulePath is Heartline, as go.mod names it.

@@ -76,7 +76,11 @@ func (p *program) run(ctx context.Context) int {
 		}
 		return exitUsage
 	}
-	p.say(err.Error())
+	text, suggested, _ := strings.Cut(err.Error(), "\n\nDid you mean this?\n")
+	if commands := strings.Fields(suggested); len(commands) > 0 {
+		text += "; did you mean " + strings.Join(commands, " or ") + "?"
+	}
+	p.say(text)
 	if _, usage := errors.AsType[usageError](err); usage || !p.started {
 		p.say(fmt.Sprintf("see `%s --help`", cmd.CommandPath()))
 		return exitUsage
@@ -115,6 +119,16 @@ func (p *program) getenv(name string) string {
 		}
 	}
 	return ""
+}
+
+// oneArg asks for exactly one argument, called name in the command's Use.
+func oneArg(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return usagef("give one %s: %s %s", name, cmd.CommandPath(), name)
+		}
+		return nil
+	}
 }
 
 // action makes a cobra action. Until it is called, an error is one of usage.

@@ -99,7 +99,7 @@ func TestMistakesInTheCommandLine(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"sned"}, "heartline: unknown command \"sned\" for \"heartline\"\nheartline: \nheartline: Did you mean this?\nheartline: \tsend\nheartline: see `heartline --help`\n"},
+		{[]string{"sned"}, "heartline: unknown command \"sned\" for \"heartline\"; did you mean send?\nheartline: see `heartline --help`\n"},
 		{[]string{"--verbose"}, "heartline: unknown flag: --verbose\nheartline: see `heartline --help`\n"},
 		{[]string{"serve", "now"}, "heartline: unknown command \"now\" for \"heartline serve\"\nheartline: see `heartline serve --help`\n"},
 		{[]string{"config"}, "heartline: say what to do: config check or config print\nheartline: see `heartline config --help`\n"},

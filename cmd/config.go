@@ -57,6 +57,15 @@ func (s *configSource) file() string {
 	return s.p.getenv(config.EnvConfig)
 }
 
+// hideServer keeps the flags of a server out of the help of a command that only takes the
+// name of a file from the configuration.
+func (s *configSource) hideServer() *configSource {
+	for _, f := range configFlags() {
+		s.flags.Lookup(f.name).Hidden = true
+	}
+	return s
+}
+
 // load loads the configuration. beneath are flags that those of the command line
 // win over.
 func (s *configSource) load(beneath ...config.Flag) (*config.Config, error) {

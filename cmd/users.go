@@ -20,7 +20,7 @@ import (
 // usersFile adds --file to a command; the returned function finds the users file.
 func (p *program) usersFile(cmd *cobra.Command) func() (string, error) {
 	cmd.Flags().String("file", "", "users `file` (default: auth.file.path of the configuration)")
-	src := p.configSource(cmd)
+	src := p.configSource(cmd).hideServer()
 	return func() (string, error) {
 		if f, _ := cmd.Flags().GetString("file"); f != "" {
 			return f, nil
@@ -65,7 +65,7 @@ func (p *program) userAddCommand() *cobra.Command {
 		Long: `Adds a user to the users file with an argon2id hash of the password. On a terminal
 it asks twice; otherwise it reads the first line of standard input. A running server
 takes the file up within seconds.`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArg("NAME"),
 	}
 	file := p.usersFile(cmd)
 	role := cmd.Flags().String("role", "device", "`role`: device, service or admin")
@@ -95,7 +95,7 @@ func (p *program) tokenCreateCommand() *cobra.Command {
 		Short: "Create an API token and print it, once",
 		Long: `Makes a random token, adds its SHA-256 to the users file and prints the token on
 standard output. It is not stored anywhere and cannot be shown again.`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArg("NAME"),
 	}
 	file := p.usersFile(cmd)
 	role := cmd.Flags().String("role", "service", "`role`: device, service or admin")
@@ -126,7 +126,7 @@ standard output. It is not stored anywhere and cannot be shown again.`,
 }
 
 func (p *program) removeCommand(kind, use, short string, remove func(path, name string) error) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1)}
+	cmd := &cobra.Command{Use: use, Short: short, Args: oneArg("NAME")}
 	file := p.usersFile(cmd)
 	cmd.RunE = p.action(func(_ context.Context, args []string) error {
 		path, err := file()

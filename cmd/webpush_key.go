@@ -24,7 +24,7 @@ it loses every browser.
 With --public it prints the public half of a key that is there.`,
 		Example: `  heartline webpush-key /etc/heartline/webpush.pem
   heartline webpush-key --public /etc/heartline/webpush.pem`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArg("FILE"),
 	}
 	public := cmd.Flags().Bool("public", false, "print the public half of the key in FILE, and make none")
 	cmd.RunE = p.action(func(_ context.Context, args []string) error {

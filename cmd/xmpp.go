@@ -31,7 +31,7 @@ Use it before serve runs, or while it is stopped: ejabberd takes the second link
 sends it some of the stanzas, Prosody refuses it (conflict).`,
 		Args: cobra.NoArgs,
 	}
-	source := p.configSource(cmd)
+	source := p.configSource(cmd).hideServer()
 	cmd.RunE = p.action(func(ctx context.Context, _ []string) error {
 		cfg, err := source.load()
 		if err != nil {

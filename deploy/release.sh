@@ -42,6 +42,7 @@ version=$("$work/native" version | sed -n '1s/^heartline \([^ ]*\).*/\1/p')
 tag=$(git describe --tags --exact-match --match 'v*' 2>/dev/null || true)
 if [ -n "$tag" ]; then
 	[ "${version%+dirty}" = "${tag#v}" ] || die "the tag is $tag and the program says $version"
+	! grep -q '^## \[Unreleased\]' CHANGELOG.md || die "CHANGELOG.md has changes under Unreleased: move them to [${tag#v}] before the tag"
 	grep -qF "## [${tag#v}]" CHANGELOG.md || die "CHANGELOG.md has no section [${tag#v}]"
 fi
 

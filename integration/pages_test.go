@@ -27,6 +27,19 @@ func TestArchitecturePage(t *testing.T) {
 	}
 }
 
+// TestDocsIndex: docs/README.md links to each page of docs.
+func TestDocsIndex(t *testing.T) {
+	index, err := os.ReadFile("../docs/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for page := range documents(t) {
+		if name, is := strings.CutPrefix(page, "docs/"); is && name != "README.md" && !strings.HasPrefix(name, "adr/") && !strings.Contains(string(index), "]("+name+")") {
+			t.Errorf("docs/README.md has no link to %s", name)
+		}
+	}
+}
+
 // TestChangelogVersion: the program says the newest version of CHANGELOG.md. Changes after
 // it are under Unreleased.
 func TestChangelogVersion(t *testing.T) {
