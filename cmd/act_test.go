@@ -76,7 +76,7 @@ func TestVerdict(t *testing.T) {
 		{"received", "acked", []wire.TimelineEvent{at("00:01", "published", ""), at("00:04", "pushed", "200"), at("00:07", "received", "late")}, "Received by phone 7.0 s after acceptance, over the channel or by push"},
 		{"received", "acked", []wire.TimelineEvent{at("00:04", "pushed", "200"), at("05:00", "redelivered", ""), at("05:01", "received", "late"), at("06:00", "pushed", "")}, "Received by phone 5 min after acceptance, over the channel"},
 		{"received", "waiting", []wire.TimelineEvent{at("02:00", "pushed", "200"), at("05:00", "waiting", "offline")}, "Waiting for phone since 14:05:00, a push was accepted at 14:02:00"},
-		{"received", "waiting", []wire.TimelineEvent{at("05:00", "waiting", "no registration")}, "Waiting for phone since 14:05:00"},
+		{"received", "waiting", []wire.TimelineEvent{at("05:00", "waiting", "no registration")}, "Waiting for phone since 14:05:00 (no registration)"},
 		{"received", "published", []wire.TimelineEvent{at("05:00", "published", "")}, "Published to phone at 14:05:00, not acknowledged yet"},
 		{"received", "pushing", []wire.TimelineEvent{at("05:00", "push_retry", "503 in 2s")}, "Being pushed to phone: 503 in 2s"},
 		{"received", "pushed", []wire.TimelineEvent{at("05:00", "pushed", "200")}, "Pushed to phone at 14:05:00, not acknowledged yet"},
