@@ -18,6 +18,7 @@ import (
 	"github.com/heartline-mqtt/heartline/fallback/fcm"
 	"github.com/heartline-mqtt/heartline/fallback/webpush"
 	"github.com/heartline-mqtt/heartline/internal/credentials"
+	"github.com/heartline-mqtt/heartline/internal/text"
 )
 
 // newRouter makes the push router with the notification servers that are on; there may
@@ -72,6 +73,13 @@ func checkRegistration(r delivery.Registration) error {
 	}
 	if err := fallback.CheckNames(r); err != nil {
 		return err
+	}
+	switch {
+	case r.Kind == "": // delivery.KindAlert
+	case r.Server == delivery.ServerAPNs && !delivery.ValidKind(r.Kind):
+		return &delivery.FieldError{Field: "kind", Rule: delivery.KindRule, Got: text.Clip(r.Kind, delivery.MaxID)}
+	case r.Server != delivery.ServerAPNs && r.Kind != delivery.KindAlert:
+		return &delivery.FieldError{Field: "kind", Rule: "must be alert: the other kinds are Apple's", Got: text.Clip(r.Kind, delivery.MaxID)}
 	}
 	_, err := check(r)
 	return err

@@ -34,3 +34,28 @@ func TestFormsNeedNoServer(t *testing.T) {
 		}
 	}
 }
+
+// TestKinds: a registration is of a kind that its server has.
+func TestKinds(t *testing.T) {
+	apple := delivery.Registration{Server: delivery.ServerAPNs, Token: strings.Repeat("ab", 32)}
+	google := delivery.Registration{Server: delivery.ServerFCM, Form: delivery.FormToken, Token: "token"}
+	for _, c := range []struct {
+		of   delivery.Registration
+		kind string
+		ok   bool
+	}{
+		{apple, "alert", true},
+		{apple, "voip", true},
+		{apple, "liveactivity:order-7", true},
+		{apple, "liveactivity:", false},
+		{apple, "liveactivity", false},
+		{apple, "Voip", false},
+		{google, "alert", true},
+		{google, "voip", false},
+	} {
+		c.of.Kind = c.kind
+		if err := checkRegistration(c.of); (err == nil) != c.ok || err != nil && !strings.Contains(err.Error(), "must be alert") {
+			t.Errorf("%s %s: %v", c.of.Server, c.kind, err)
+		}
+	}
+}

@@ -77,7 +77,7 @@ func (c *Core) AckByID(id, deviceID, accountName string, kind AckKind) error {
 				return err
 			}
 		}
-		return fmt.Errorf("%w: notification %s: %w", ErrNotYours, id, err)
+		return fmt.Errorf("%w: there is no notification %s, or its history is over", ErrNotYours, clip(id))
 	} else if err != nil {
 		return fmt.Errorf("find notification %s: %w", id, err)
 	}
@@ -108,7 +108,7 @@ func (c *Core) ackUnfinished(seq Seq, id, deviceID, accountName string, kind Ack
 		return false, nil
 	}
 	if dev.Account != accountName {
-		return false, fmt.Errorf("%w: notification %s, device %s", ErrNotYours, id, deviceID)
+		return false, fmt.Errorf("%w: notification %s was not sent to device %s of this account", ErrNotYours, id, deviceID)
 	}
 	d := dev.delivery(seq)
 	if d == nil {
@@ -216,7 +216,7 @@ func (c *Core) ackFinished(seq Seq, id, deviceID, accountName string, kind AckKi
 		return fmt.Errorf("read notification %s: %w", id, err)
 	}
 	if n.Account != accountName || !slices.Contains(n.Devices, deviceID) {
-		return fmt.Errorf("%w: notification %s, device %s", ErrNotYours, id, deviceID)
+		return fmt.Errorf("%w: notification %s was not sent to device %s of this account", ErrNotYours, id, deviceID)
 	}
 	timeline, err := c.settledTimeline(n)
 	if err != nil {

@@ -3,8 +3,11 @@ package delivery
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"reflect"
 	"slices"
+	"strconv"
+	"strings"
 )
 
 // sameMeaning reports whether request r, of which n was made, means the same as the
@@ -14,22 +17,22 @@ func (c *Core) sameMeaning(first, n *Notification, r Request) (bool, error) {
 	switch {
 	case first.Account != n.Account, first.Title != n.Title, first.Body != n.Body, first.Subtitle != n.Subtitle,
 		first.Sound != n.Sound, first.Category != n.Category, first.CollapseKey != n.CollapseKey,
-		first.Thread != n.Thread, first.Link != n.Link, first.Image != n.Image,
+		threadOf(first) != threadOf(n), first.Link != n.Link, first.Image != n.Image,
 		first.Kind != n.Kind, first.PushType != n.PushType, first.BadgeAuto != n.BadgeAuto,
 		first.Fallback != n.Fallback, first.HasMessage != n.HasMessage,
-		!reflect.DeepEqual(first.Badge, n.Badge), !reflect.DeepEqual(first.Localized, n.Localized),
+		!reflect.DeepEqual(first.Badge, n.Badge), !sameLocalized(first.Localized, n.Localized),
 		pick(first.Level == LevelActive, 0, first.Level) != n.Level:
 		return false, nil
 	case r.Ack != 0 && first.Ack != r.Ack,
 		r.Urgency != 0 && first.Urgency != r.Urgency,
 		r.TTL != nil && first.ExpiresAt.Sub(first.AcceptedAt) != *r.TTL,
-		r.AckWindow != nil && (first.AckWindow == nil && *r.AckWindow != c.settings.Load().Windows.Ack || first.AckWindow != nil && *first.AckWindow != *r.AckWindow):
+		n.PushType == "" && r.AckWindow != nil && (first.AckWindow == nil && *r.AckWindow != c.settings.Load().Windows.Ack || first.AckWindow != nil && *first.AckWindow != *r.AckWindow):
 		return false, nil
 	case len(r.Devices) > 0 && !sameSet(r.Devices, first.Devices):
 		return false, nil
 	}
 	x, y := overlayOf(first), overlayOf(n)
-	if !sameJSON(first.Extra, n.Extra) || !sameJSON(x.APNs, y.APNs) || !sameJSON(x.FCM, y.FCM) || !sameJSON(x.WebPush, y.WebPush) {
+	if !sameObject(first.Extra, n.Extra) || !sameObject(x.APNs, y.APNs) || !sameObject(x.FCM, y.FCM) || !sameObject(x.WebPush, y.WebPush) {
 		return false, nil
 	}
 	if !n.HasMessage {
@@ -37,6 +40,27 @@ func (c *Core) sameMeaning(first, n *Notification, r Request) (bool, error) {
 	}
 	data, err := c.out.Data(first.Seq)
 	return err == nil && sameJSON(data, r.Data), err
+}
+
+// threadOf is the thread of n, the default written out.
+func threadOf(n *Notification) string { return pick(n.Thread == "", n.Account, n.Thread) }
+
+// sameLocalized compares texts; an empty list is none, as no text at all is.
+func sameLocalized(a, b *Localized) bool {
+	if a == nil {
+		a = &Localized{}
+	}
+	if b == nil {
+		b = &Localized{}
+	}
+	return a.TitleKey == b.TitleKey && a.SubtitleKey == b.SubtitleKey && a.BodyKey == b.BodyKey &&
+		slices.Equal(a.TitleArgs, b.TitleArgs) && slices.Equal(a.SubtitleArgs, b.SubtitleArgs) && slices.Equal(a.BodyArgs, b.BodyArgs)
+}
+
+// sameObject is sameJSON for objects that may be absent; one without members is none.
+func sameObject(a, b json.RawMessage) bool {
+	none := json.RawMessage("{}")
+	return sameJSON(pick(a == nil, none, a), pick(b == nil, none, b))
 }
 
 func overlayOf(n *Notification) Overlay {
@@ -58,7 +82,59 @@ func sameJSON(a, b json.RawMessage) bool {
 	}
 	x, errX := parseJSON(a)
 	y, errY := parseJSON(b)
-	return errX == nil && errY == nil && reflect.DeepEqual(x, y)
+	return errX == nil && errY == nil && sameValue(x, y)
+}
+
+// sameValue compares decoded JSON. Numbers are equal by their value: 1, 1.0 and 1e0 are one.
+func sameValue(x, y any) bool {
+	switch a := x.(type) {
+	case json.Number:
+		b, ok := y.(json.Number)
+		return ok && (a == b || sameNumber(a.String(), b.String()))
+	case map[string]any:
+		b, ok := y.(map[string]any)
+		if !ok || len(a) != len(b) {
+			return false
+		}
+		for k, v := range a {
+			if w, there := b[k]; !there || !sameValue(v, w) {
+				return false
+			}
+		}
+		return true
+	case []any:
+		b, ok := y.([]any)
+		return ok && slices.EqualFunc(a, b, sameValue)
+	}
+	return x == y // a string, true, false or null
+}
+
+// sameNumber compares numbers of JSON without rounding. It takes no power of ten: 1e999999999
+// is short to write.
+func sameNumber(a, b string) bool {
+	negA, digitsA, expA, okA := splitNumber(a)
+	negB, digitsB, expB, okB := splitNumber(b)
+	return okA && okB && digitsA == digitsB && (digitsA == "" || negA == negB && expA == expB)
+}
+
+// splitNumber returns the digits of a number without zeros at either end, and the power of
+// ten of the last one. Zero has no digits.
+func splitNumber(s string) (negative bool, digits string, exponent int, ok bool) {
+	if rest, minus := strings.CutPrefix(s, "-"); minus {
+		s, negative = rest, true
+	}
+	mantissa, power, found := strings.Cut(strings.ToLower(s), "e")
+	if found {
+		var err error
+		if exponent, err = strconv.Atoi(strings.TrimPrefix(power, "+")); err != nil || exponent > math.MaxInt/2 || exponent < math.MinInt/2 {
+			return false, "", 0, false
+		}
+	}
+	whole, fraction, _ := strings.Cut(mantissa, ".")
+	digits = strings.TrimLeft(whole+fraction, "0")
+	exponent -= len(fraction)
+	trimmed := strings.TrimRight(digits, "0")
+	return negative, trimmed, exponent + len(digits) - len(trimmed), true
 }
 
 func parseJSON(b json.RawMessage) (v any, err error) {

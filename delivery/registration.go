@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -15,6 +16,19 @@ const (
 // KindAlert is the kind of registration that a notification goes to unless it
 // names another.
 const KindAlert = "alert"
+
+// KindRule says which kinds there are (contract §1).
+const KindRule = "must be alert, voip, liveactivity: and a name, pushtotalk, location, widgets or complication"
+
+// ValidKind reports whether a registration can be of a kind. All but KindAlert are Apple's.
+func ValidKind(kind string) bool {
+	switch kind {
+	case KindAlert, "voip", "pushtotalk", "location", "widgets", "complication":
+		return true
+	}
+	name, activity := strings.CutPrefix(kind, "liveactivity:")
+	return activity && name != ""
+}
 
 // The forms of an FCM registration.
 const (

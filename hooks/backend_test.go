@@ -151,6 +151,27 @@ func TestRefusedFromADevice(t *testing.T) {
 	}
 }
 
+// TestRefusedAckNamesTheNotification: a device that acknowledges many hears which ack was
+// refused, and why.
+func TestRefusedAckNamesTheNotification(t *testing.T) {
+	for _, payload := range []string{`{"id":"7","status":"displayed"}`, `{"id":"7","status":"seen"}`} {
+		s := newSite(t)
+		phone := s.device(4, rawmqtt.Connect{ID: "phone", Username: "anna"})
+		_, err := phone.Subscribe(2, 0, "heartline/clients/phone/refusals")
+		must(t, err)
+		must(t, phone.Publish(1, 1, topicOf("phone", "acks"), []byte(payload)))
+		var told wire.Refusal
+		for told.Topic == "" {
+			if pk := next(t, phone); pk.FixedHeader.Type == packets.Publish {
+				must(t, json.Unmarshal(pk.Payload, &told))
+			}
+		}
+		if told.ID != "7" || told.Detail == "" || told.Code == "" || strings.Count(told.Detail, "notification") > 2 {
+			t.Errorf("%s: told %+v", payload, told)
+		}
+	}
+}
+
 func TestNothingBelowThePrefixIsFannedOut(t *testing.T) {
 	s := newSite(t)
 	watcher := s.connect(5, rawmqtt.Connect{ID: "watcher"})

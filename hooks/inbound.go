@@ -93,9 +93,10 @@ func (h *Hook) onPublish(cl *mqtt.Client, pk *packets.Packet) error {
 		return c.refuse(pk, refuse(packets.ErrQuotaExceeded, 403, "over_limit", err.Error()))
 	}
 	var err error
+	id := "" // of the notification
 	switch kind {
 	case kindAcks:
-		err = c.onAck(pk.Payload)
+		id, err = c.onAck(pk.Payload)
 	case kindState:
 		err = c.onAppState(pk.Payload)
 	case kindPushToken:
@@ -106,7 +107,7 @@ func (h *Hook) onPublish(cl *mqtt.Client, pk *packets.Packet) error {
 		}
 	}
 	if err != nil {
-		return c.refuseOwn(pk, refusalFor(err))
+		return c.refuseOwn(pk, id, refusalFor(err))
 	}
 	return errIgnore // acknowledged, and not fanned out
 }
@@ -132,16 +133,17 @@ func (h *Hook) onInlinePublish(pk *packets.Packet) error {
 	return errIgnore
 }
 
-func (c *conn) onAck(payload []byte) error {
+// onAck returns the notification that the payload names.
+func (c *conn) onAck(payload []byte) (string, error) {
 	id, kind, err := wire.ParseAck(payload)
 	if err != nil {
-		return err
+		return id, err
 	}
 	err = c.hook.core.AckByID(id, c.client.ID, c.identity.Account, kind)
 	if errors.Is(err, delivery.ErrNotYours) {
 		c.hook.Counters.UnknownAcks.Add(1)
 	}
-	return err
+	return id, err
 }
 
 func (c *conn) onAppState(payload []byte) error {
@@ -246,15 +248,15 @@ func (c *conn) onNotification(pk *packets.Packet, account string) error {
 // MQTT 3.1.1 has no negative acknowledgement: there it is acknowledged and dropped.
 func (c *conn) refuse(pk *packets.Packet, r refusal) error {
 	r.temporary = false
-	return c.refuseOwn(pk, r)
+	return c.refuseOwn(pk, "", r)
 }
 
 // refuseOwn is refuse for an ack, a push token or a sign-out of the device. What may pass
 // later ends the connection of a 3.1.1 client unacknowledged, as with a notification: a
 // device that trusts a sign-out which did not happen still gets its former user's pushes.
-func (c *conn) refuseOwn(pk *packets.Packet, r refusal) error {
+func (c *conn) refuseOwn(pk *packets.Packet, id string, r refusal) error {
 	r.temporary = r.temporary && pk.FixedHeader.Qos > 0
-	if it := c.refusalItem(&ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos}, pk.TopicName, "", r); !it.empty() {
+	if it := c.refusalItem(&ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos}, pk.TopicName, id, r); !it.empty() {
 		_ = c.send(it) // the connection is gone: nobody waits for the answer
 	}
 	return errReject

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -53,6 +54,9 @@ func (c Content) Request(account string) (delivery.Request, error) {
 		Account: account, Title: c.Title, Body: c.Body, Data: c.Data, ID: c.ID, CollapseKey: c.CollapseKey,
 		NoFallback: c.Fallback != nil && !*c.Fallback, Devices: c.Devices, Sound: c.Sound, Category: c.Category,
 		Subtitle: c.Subtitle, Thread: c.Thread, Link: c.Link, Image: c.Image, Localized: c.Localized, Extra: c.Extra,
+	}
+	if empty(r.Extra) {
+		r.Extra = nil
 	}
 	var errs []error
 	var err error
@@ -151,33 +155,68 @@ func (c Content) overlay(r *delivery.Request) error {
 	if c.APNs == nil && c.FCM == nil && c.WebPush == nil {
 		return nil
 	}
+	var apple struct {
+		Kind     string          `json:"kind"`
+		PushType string          `json:"push_type"`
+		Headers  json.RawMessage `json:"headers"`
+		Payload  json.RawMessage `json:"payload"`
+	}
+	var google struct {
+		Payload json.RawMessage `json:"payload"`
+	}
+	var browser struct {
+		Headers json.RawMessage `json:"headers"`
+		Payload json.RawMessage `json:"payload"`
+	}
 	var errs []error
-	object := func(field string, value json.RawMessage) json.RawMessage {
-		if text := bytes.TrimLeft(value, space); value != nil && string(text) != "null" && (len(text) == 0 || text[0] != '{') {
+	read := func(field string, value json.RawMessage, into any) {
+		if empty(value) {
+			return
+		}
+		if text := bytes.TrimLeft(value, space); len(text) == 0 || text[0] != '{' {
 			errs = append(errs, &delivery.FieldError{Field: field, Rule: "must be an object"})
-		}
-		return value
-	}
-	r.Overlay = &delivery.Overlay{APNs: object("apns", c.APNs), FCM: object("fcm", c.FCM), WebPush: object("webpush", c.WebPush)}
-	if c.APNs != nil && len(errs) == 0 {
-		var own struct {
-			Kind     string          `json:"kind"`
-			PushType string          `json:"push_type"`
-			Headers  json.RawMessage `json:"headers"`
-			Payload  json.RawMessage `json:"payload"`
-		}
-		if err := Decode(c.APNs, &own); err != nil {
-			errs = append(errs, below("apns", err))
-		}
-		r.Kind, r.PushType = own.Kind, own.PushType
-		if own.Headers == nil && own.Payload == nil {
-			r.Overlay.APNs = nil
+		} else if err := Decode(value, into); err != nil {
+			errs = append(errs, below(field, err))
 		}
 	}
-	if o := r.Overlay; o.APNs == nil && o.FCM == nil && o.WebPush == nil {
-		r.Overlay = nil
+	read("apns", c.APNs, &apple)
+	read("fcm", c.FCM, &google)
+	read("webpush", c.WebPush, &browser)
+	if len(errs) > 0 {
+		return errors.Join(errs...)
 	}
-	return errors.Join(errs...)
+	if r.Kind, r.PushType = apple.Kind, apple.PushType; r.PushType == "liveactivity" && !strings.HasPrefix(r.Kind, "liveactivity:") {
+		return &delivery.FieldError{Field: "apns.kind", Rule: "must name the activity's registration, such as liveactivity:order-7, with push_type liveactivity", Got: clip(r.Kind)}
+	}
+	if r.Kind != "" && !delivery.ValidKind(r.Kind) {
+		return fault("apns.kind", delivery.KindRule, r.Kind)
+	}
+	// An overlay that puts nothing over the request is none.
+	keep := func(value json.RawMessage, parts ...json.RawMessage) json.RawMessage {
+		for _, part := range parts {
+			if !empty(part) {
+				return value
+			}
+		}
+		return nil
+	}
+	o := delivery.Overlay{
+		APNs: keep(c.APNs, apple.Headers, apple.Payload), FCM: keep(c.FCM, google.Payload), WebPush: keep(c.WebPush, browser.Headers, browser.Payload),
+	}
+	if o.APNs != nil || o.FCM != nil || o.WebPush != nil {
+		r.Overlay = &o
+	}
+	return nil
+}
+
+// empty reports whether a member says nothing: it is absent, null, or an object without
+// members.
+func empty(value json.RawMessage) bool {
+	if len(value) > 16 { // but for white space that nobody sends
+		return false
+	}
+	text := string(bytes.Trim(value, space))
+	return text == "" || text == "null" || strings.HasPrefix(text, "{") && strings.Trim(text, "{}"+space) == ""
 }
 
 // ParseContent reads what a backend has published. With an error the request holds

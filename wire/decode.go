@@ -8,6 +8,7 @@ import (
 	"io"
 	"reflect"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/internal/text"
@@ -21,6 +22,9 @@ func clip(s string) string { return text.Clip(s, clipAt) }
 // Decode reads one JSON value and nothing else, without members that v lacks and
 // without a member twice. Its error is a *delivery.FieldError.
 func Decode(payload []byte, v any) error {
+	if !utf8.Valid(payload) { // encoding/json would put U+FFFD in its place
+		return &delivery.FieldError{Field: "body", Rule: "must be UTF-8"}
+	}
 	dec := json.NewDecoder(bytes.NewReader(payload))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil {

@@ -58,9 +58,41 @@ func TestDataIsTheAppsOwn(t *testing.T) {
 }
 
 func TestOverlay(t *testing.T) {
-	r, err := wire.ParseContent([]byte(`{"title":"a","apns":{"kind":"voip","push_type":"voip"},"fcm":{"x":1}}`), "anna")
-	if err != nil || r.Kind != "voip" || r.PushType != "voip" || r.Overlay.APNs != nil || string(r.Overlay.FCM) != `{"x":1}` {
+	r, err := wire.ParseContent([]byte(`{"title":"a","apns":{"kind":"voip","push_type":"voip"},"fcm":{"payload":{"x":1}}}`), "anna")
+	if err != nil || r.Kind != "voip" || r.PushType != "voip" || r.Overlay.APNs != nil || string(r.Overlay.FCM) != `{"payload":{"x":1}}` {
 		t.Errorf("%+v, %v", r, err)
+	}
+	for _, none := range []string{
+		`"apns":null,"fcm":null,"webpush":null,"extra":null`, `"apns":{},"fcm":{},"webpush":{ },"extra":{}`,
+		`"apns":{"payload":{},"headers":null},"fcm":{"payload":{}},"webpush":{"headers":{}}`,
+	} {
+		if r, err := wire.ParseContent([]byte(`{"title":"a",`+none+`}`), "anna"); err != nil || r.Overlay != nil || r.Extra != nil {
+			t.Errorf("%s: %+v, %v", none, r, err)
+		}
+	}
+	for text, field := range map[string]string{
+		`"fcm":{"token":"x"}`:                                               "fcm.token",
+		`"fcm":{"message":{"token":"x"}}`:                                   "fcm.message",
+		`"webpush":{"endpoint":"https://x"}`:                                "webpush.endpoint",
+		`"fcm":[]`:                                                          "fcm",
+		`"apns":{"kind":"Voip"}`:                                            "apns.kind",
+		`"apns":{"push_type":"liveactivity"}`:                               "apns.kind",
+		`"apns":{"push_type":"liveactivity","kind":"liveactivity:"}`:        "apns.kind",
+		`"apns":{"kind":"voip","push_type":"voip","token":"aa"},"fcm":null`: "apns.token",
+	} {
+		_, err := wire.ParseContent([]byte(`{"title":"a",`+text+`}`), "anna")
+		if e, ok := errors.AsType[*delivery.FieldError](err); !ok || e.Field != field {
+			t.Errorf("%s: %v, want a fault of %s", text, err, field)
+		}
+	}
+}
+
+// TestTextIsUTF8: bytes that are none are refused, and not replaced.
+func TestTextIsUTF8(t *testing.T) {
+	for _, payload := range []string{"{\"title\":\"\xff\"}", "{\"title\":\"a\",\"badge\":1,\"body\":\"\xc3\"}"} {
+		if r, err := wire.ParseContent([]byte(payload), "anna"); err == nil {
+			t.Errorf("%q is taken: %+v", payload, r)
+		}
 	}
 }
 

@@ -80,11 +80,16 @@ func TestDeviceThatIsUp(t *testing.T) {
 	}
 }
 
+var errNotConfigured = errors.New("app not configured")
+
 func TestDevicePutThatIsBroken(t *testing.T) {
 	s := serve(t, func(_ *api.Options, rules *delivery.Options) {
 		rules.CompleteRegistration = func(p delivery.Registration) (delivery.Registration, error) {
 			if p.App == "com.example.unknown" {
 				return p, errors.New("no credentials for com.example.unknown")
+			}
+			if p.App == "com.example.typo" {
+				return p, fmt.Errorf("%w: the push token names the topic com.example.typo", errNotConfigured)
 			}
 			return p, nil
 		}
@@ -103,6 +108,7 @@ func TestDevicePutThatIsBroken(t *testing.T) {
 		{path, `{"apns":{"token":""}}`, "body.apns.token: must be given"},
 		{path, `{"apns":{"token":"ab","bundle":"x"}}`, "body.apns.bundle: is not a member that is known here"},
 		{path, `{"apns":{"token":"ab","topic":"com.example.unknown"}}`, "no credentials for com.example.unknown"},
+		{path, `{"apns":{"token":"ab","topic":"com.example.typo"}}`, "app not configured: the push token names the topic com.example.typo"},
 		{"/v1/accounts/a%07b/devices/phone", "", `path.account: must be UTF-8 without control characters, got "a\ab"`},
 		{"/v1/accounts/alice/devices/a%2Fb", "", `path.device: must be one level of a topic`},
 		{"/v1/accounts/alice/devices/" + strings.Repeat("d", 129), "", "path.device: at most 128 bytes, got 129"},

@@ -238,3 +238,38 @@ func TestFaults(t *testing.T) {
 		}
 	}
 }
+
+// TestSameRequest: two requests with one id are the same if they mean the same, whichever
+// way they are written; otherwise they conflict.
+func TestSameRequest(t *testing.T) {
+	s := serve(t)
+	s.device("alice", "phone")
+	for i, c := range []struct {
+		first, again string
+		same         bool
+	}{
+		{`"title":"x"`, `"title":"x","fcm":{},"apns":{"payload":{}},"webpush":null,"extra":{}`, true},
+		{`"title":"x","extra":{}`, `"title":"x","extra":null`, true},
+		{`"title":"x"`, `"title":"x","localized":{}`, true},
+		{`"title":"x","localized":{"title_key":"K"}`, `"title":"x","localized":{"title_key":"K","title_args":[]}`, true},
+		{`"title":"x","localized":{"title_key":"K"}`, `"title":"x","localized":{"title_key":"K","title_args":["1"]}`, false},
+		{`"title":"x"`, `"title":"x","thread":"alice"`, true},
+		{`"title":"x"`, `"title":"x","thread":"bob"`, false},
+		{`"data":{"a":1,"b":[100,0.5]}`, `"data":{"b":[1e2,0.50],"a":1.0}`, true},
+		{`"data":[0,-0]`, `"data":[0.0,0e7]`, true},
+		{`"data":9007199254740993`, `"data":9007199254740992`, false},
+		{`"data":1`, `"data":-1`, false},
+		{`"data":1`, `"data":"1"`, false},
+		{`"data":{"a":null}`, `"data":{"b":null}`, false},
+		{`"data":1e999999999`, `"data":1e999999998`, false},
+		{`"apns":{"push_type":"background"},"title":"x","ack_window":"5s"`, `"title":"x","ack_window":"5s","apns":{"push_type":"background"}`, true},
+	} {
+		post := func(members string) reply {
+			return s.do("POST", "/v1/notifications", fmt.Sprintf(`{"account":"alice","id":"same%d",%s}`, i, members))
+		}
+		s.want(post(c.first), 202, nil)
+		if r := post(c.again); (r.StatusCode == 200) != c.same || r.StatusCode != 200 && r.StatusCode != 409 {
+			t.Errorf("%s and %s: %d %s", c.first, c.again, r.StatusCode, r.text)
+		}
+	}
+}

@@ -229,8 +229,11 @@ func faultsOf(err error, where string) []*fault {
 		}
 		return []*fault{f}
 	}
-	if inner := errors.Unwrap(err); inner != nil && inner != delivery.ErrInvalid { //nolint:errorlint // likewise
-		return faultsOf(inner, where)
+	// Further down only for a field: the text around any other error names the thing at fault.
+	if inner := errors.Unwrap(err); inner != nil {
+		if _, ok := errors.AsType[*delivery.FieldError](inner); ok {
+			return faultsOf(inner, where)
+		}
 	}
 	return []*fault{{Message: strings.TrimPrefix(err.Error(), delivery.ErrInvalid.Error()+": ")}}
 }
