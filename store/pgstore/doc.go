@@ -2,9 +2,9 @@
 // share: PostgreSQL is the store, and the only referee of who owns what.
 //
 // Read db.go (connecting, and what can be wrong with it), schema.go with schema/1.sql
-// (the tables), node.go (a life of a node: membership, lease, fence), alone.go (the lease
-// of a node that wants to be alone), engine.go (sessions of the writer lane), plan.go (a
-// batch in columns), apply.go and registry.go (writing it), sql.go (every statement),
+// (the tables), node.go (a life of a node: membership, lease, fence), join.go (waiting for
+// the end of another life), parts.go (who owns what), engine.go (sessions of the writer
+// lane), plan.go (a batch in columns), apply.go and registry.go (writing it), sql.go (every statement),
 // read.go, events.go, prune.go, days.go (partitions), mqttstate.go, status.go, errors.go.
 //
 // # The fence
@@ -26,8 +26,8 @@
 //
 // # Who runs what
 //
-// A DB has a pool to read with, an Engine one connection to write with. Alone runs one
-// goroutine, which renews the lease and ends with Close. Nothing else runs by itself.
+// A DB has a pool to read with, an Engine one connection to write with, and a Node one to
+// renew its lease with. Nothing runs by itself.
 //
 // It imports delivery, store and store/codec.
 package pgstore

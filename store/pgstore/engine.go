@@ -111,7 +111,7 @@ func (e *Engine) begin(ctx context.Context) error {
 	})
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return e.node.fence(errors.New("its lease has ended"))
+		return e.node.fence(errLeaseEnded)
 	case code(err) == codeLockTimeout:
 		return fmt.Errorf("PostgreSQL at %s: a write of the session before is still under way, which waits for a synchronous standby: %w", e.db.place(), err)
 	case err != nil:

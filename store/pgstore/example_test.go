@@ -9,9 +9,16 @@ import (
 	"github.com/heartline-mqtt/heartline/store/pgstore"
 )
 
-// The only node on a database: another one is refused while it lives.
-func ExampleStartAlone() { //nolint:testableexamples // it needs a database; the tests of StartAlone have one
-	node, err := pgstore.StartAlone(context.Background(), pgstore.Options{URL: "postgres://heartline@db.example.org/heartline", Name: "a"})
+// A life on a database. Whoever goes on for longer than a lease has to renew it: Beat.
+func ExampleDB_JoinWaiting() { //nolint:testableexamples // it needs a database; the tests have one
+	ctx := context.Background()
+	db, err := pgstore.Open(ctx, pgstore.Options{URL: "postgres://heartline@db.example.org/heartline", Name: "a"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer db.Close()
+	node, err := db.JoinWaiting(ctx) // another one is refused while this one lives
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -22,5 +29,5 @@ func ExampleStartAlone() { //nolint:testableexamples // it needs a database; the
 		return
 	}
 	totals, err := outbox.Totals()
-	fmt.Println(totals.Accepted, errors.Join(err, outbox.Close(), node.Close()))
+	fmt.Println(totals.Accepted, errors.Join(err, outbox.Close(), node.Leave(ctx)))
 }

@@ -25,13 +25,6 @@ type Member struct {
 	Left    time.Duration // until then, when it was read; negative: that long ago
 }
 
-// OccupiedError: another node has joined, and one of the two wants to be alone.
-type OccupiedError struct{ Other Member }
-
-func (e *OccupiedError) Error() string {
-	return fmt.Sprintf("node %q (%d) uses this database already", e.Other.Name, e.Other.ID)
-}
-
 // Node is one life of a node: a row of membership and the fence of its lane. Its lease
 // has to be renewed by Beat. All methods are safe for concurrent use.
 type Node struct {
@@ -39,10 +32,16 @@ type Node struct {
 	member   Member
 	timeline string // of the database, when it joined
 
-	mu      sync.Mutex
-	trusted time.Time // it is the owner of what it owns until then, by its own clock
-	fenced  error     // another node has taken over
-	offset  time.Duration
+	beatMu sync.Mutex
+	conn   *pgx.Conn // of Beat; nil: none
+
+	mu       sync.Mutex
+	trusted  time.Time     // it is the owner of what it owns until then, by its own clock
+	fenced   error         // another node has taken over
+	over     chan struct{} // closed with it
+	dbTime   time.Time     // of the database, at
+	dbTimeAt time.Time     // by this node's clock
+	told     time.Time     // by Now
 }
 
 // trustMargin is how long before the end of its lease a node stops trusting itself:
@@ -59,7 +58,7 @@ const (
 
 // Join begins a life. An error that is an *OccupiedError names the node in the way.
 func (d *DB) Join(ctx context.Context) (*Node, error) {
-	n := &Node{db: d, member: Member{Name: d.opts.Name, Address: d.opts.Address, Version: version}}
+	n := &Node{db: d, member: Member{Name: d.opts.Name, Address: d.opts.Address, Version: version}, over: make(chan struct{})}
 	began := now()
 	err := pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
 		var minVersion, parts int
@@ -75,7 +74,7 @@ func (d *DB) Join(ctx context.Context) (*Node, error) {
 		}
 		for _, o := range others {
 			if o.Address == "" || d.opts.Address == "" {
-				return &OccupiedError{Other: o}
+				return &OccupiedError{Other: o, Place: d.Place()}
 			}
 		}
 		if err := tx.QueryRow(ctx, d.sql.freeStream).Scan(&n.member.Stream); err != nil {
@@ -93,7 +92,11 @@ func (d *DB) Join(ctx context.Context) (*Node, error) {
 		for l := range lanes {
 			b.Queue(d.sql.joinFence, n.member.ID, l)
 		}
-		return tx.SendBatch(ctx, b).Close()
+		if err := tx.SendBatch(ctx, b).Close(); err != nil {
+			return err
+		}
+		n.dbTimeAt = now()
+		return tx.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&n.dbTime)
 	})
 	if occupied, ok := errors.AsType[*OccupiedError](err); ok {
 		return nil, occupied
@@ -150,11 +153,16 @@ func (d *DB) FenceOff(ctx context.Context, dead Member) (ok bool, err error) {
 }
 
 // end removes a life: its counters move to the totals, and its partitions become free.
+// What they give out next is above all that the life has written, and above floor.
 func (d *DB) end(ctx context.Context, tx pgx.Tx, node, floor int64) error {
+	var last int64 // locking the fence waits for a write that is under way
+	if err := tx.QueryRow(ctx, d.sql.lastOfNode, node).Scan(&last); err != nil {
+		return err
+	}
 	b := &pgx.Batch{}
 	b.Queue(d.sql.removeNode, node)
 	b.Queue(d.sql.endFence, node)
-	b.Queue(d.sql.freeParts, node, floor)
+	b.Queue(d.sql.freeParts, node, max(floor, last))
 	return tx.SendBatch(ctx, b).Close()
 }
 
@@ -164,29 +172,57 @@ func (n *Node) ID() int64 { return n.member.ID }
 // Stream is the Partition of the Positions of this node's events.
 func (n *Node) Stream() int { return n.member.Stream }
 
-// Beat renews the lease. Its error wraps store.ErrFenced once another node has taken
-// over; any other says that it could not be renewed, and is to be tried again.
-func (n *Node) Beat(ctx context.Context, conn *pgx.Conn) error {
-	began, wall := now(), time.Now()
-	var at time.Time
-	err := conn.QueryRow(ctx, n.db.sql.beat, n.member.ID, n.db.opts.Lease).Scan(&at)
+// Beat renews the lease, on a connection of its own: nothing else can delay it. Its error
+// wraps store.ErrFenced once another node has taken over; any other says that it could
+// not be renewed, and is to be tried again.
+func (n *Node) Beat(ctx context.Context) error {
+	n.beatMu.Lock()
+	defer n.beatMu.Unlock()
+	began := now()
+	at, err := n.renewLocked(ctx)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return n.fenceLocked(errors.New("its lease has ended"))
+		return n.fenceLocked(errLeaseEnded)
 	case err != nil:
 		return fmt.Errorf("renew the lease of node %d: %w: %w", n.member.ID, delivery.ErrUnavailable, err)
 	}
 	n.trusted = began.Add(n.db.opts.Lease - trustMargin)
-	n.offset = at.Sub(wall)
+	n.dbTime, n.dbTimeAt = at, began
 	return nil
 }
+
+// renewLocked renews the lease and returns the time of the database. beatMu is held.
+func (n *Node) renewLocked(ctx context.Context) (at time.Time, err error) {
+	if n.conn == nil {
+		if n.conn, err = n.db.dial(ctx, fmt.Sprintf("node %d lease", n.member.ID), nil); err != nil {
+			return at, err
+		}
+	}
+	if err = n.conn.QueryRow(ctx, n.db.sql.beat, n.member.ID, n.db.opts.Lease).Scan(&at); err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		n.hangUpLocked()
+		return at, bare{err}
+	}
+	return at, err
+}
+
+func (n *Node) hangUpLocked() {
+	if n.conn != nil {
+		hangUp(n.conn)
+		n.conn = nil
+	}
+}
+
+// Fenced is closed when a Beat, a write or a claim has found that another node has taken
+// over.
+func (n *Node) Fenced() <-chan struct{} { return n.over }
 
 // fenceLocked notes that another node has taken over. mu is held.
 func (n *Node) fenceLocked(why error) error {
 	if n.fenced == nil {
 		n.fenced = fmt.Errorf("node %d: %w: %w", n.member.ID, store.ErrFenced, why)
+		close(n.over)
 	}
 	return n.fenced
 }
@@ -195,6 +231,13 @@ func (n *Node) fence(why error) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.fenceLocked(why)
+}
+
+// ended returns the error of a node that has been taken over; nil: it has not.
+func (n *Node) ended() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.fenced
 }
 
 // Trusted returns nil while no other node can have taken over, by this node's clock
@@ -211,7 +254,8 @@ func (n *Node) Trusted() error {
 	return nil
 }
 
-// Leave ends the life. The engines on it are closed.
+// Leave ends the life, so that nobody waits for the end of its lease. The engines on it
+// are closed.
 func (n *Node) Leave(ctx context.Context) error {
 	err := pgx.BeginFunc(ctx, n.db.pool, func(tx pgx.Tx) error {
 		var one int
@@ -224,4 +268,11 @@ func (n *Node) Leave(ctx context.Context) error {
 		return n.db.end(ctx, tx, n.member.ID, 0)
 	})
 	return unavailable(fmt.Sprintf("leave as node %d", n.member.ID), err)
+}
+
+// Close closes the connection of Beat. It is safe to call twice.
+func (n *Node) Close() {
+	n.beatMu.Lock()
+	defer n.beatMu.Unlock()
+	n.hangUpLocked()
 }

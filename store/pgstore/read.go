@@ -323,6 +323,9 @@ func (e *Engine) Unfinished(of delivery.Shard, fn func(*delivery.Record) bool) e
 // Dismissals implements delivery.Reader.
 func (e *Engine) Dismissals(of delivery.Shard, fn func(*delivery.Dismissal) bool) error {
 	sql, args := ofShard(of, e.db.sql.dismissals)
+	if of.Of == parts {
+		sql, args = e.db.sql.dismissalsOfPart, []any{int16(of.Index)}
+	}
 	return e.stream("read dismissals", sql, args, func(device []byte, seq delivery.Seq, value []byte) error {
 		var d delivery.Dismissal
 		if err := codec.DecodeDismissal(&d, delivery.Key{Seq: seq, Device: string(device)}, value); err != nil {

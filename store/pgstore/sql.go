@@ -14,9 +14,10 @@ type statements struct {
 	removeDevices, freeTokens, putDismissals, removeDismissals, contents, held, eraseOut, eraseNotes string
 	eraseEvents, eraseFinals, eraseIDs, journal, known, knownEvents, takenIDs, accountsOf            string
 	notification, data, lookup, timeline, finals, records, listAll, listAccount                      string
-	device, ofAccount, devices, owner, unfinished, ofPart, dismissals, last                          string
+	device, ofAccount, devices, owner, unfinished, ofPart, dismissals, dismissalsOfPart, last        string
 	totals, eventsEnd, commits, events, newSession, newNumber, lockMeta, freeStream                  string
 	makeStream, incarnation, join, joinFence, nodes, beat, lockDead, lockNode                        string
+	lastOfNode, parts, claimParts, giveUpParts, setLeaving, holdNode                                 string
 	removeNode, endFence, freeParts, trimTo, streams, trim, trimmed, over                            string
 	daysLive, dayBusy, dayCount, dayIDs, scanState, putState, removeState, removeStates              string
 }
@@ -140,18 +141,19 @@ func newStatements(schema string) statements {
 		timeline: in(`
 			SELECT e.lines FROM {s}.notification n LEFT JOIN {s}.event e ON e.seq = n.seq AND e.seq = $1
 			WHERE n.seq = $1 ORDER BY e.number`),
-		finals:      in(`SELECT device, value FROM {s}.final WHERE seq = $1`),
-		records:     in(`SELECT device, record FROM {s}.outstanding WHERE part = $1 AND device = ANY($2::bytea[]) AND seq = $3`),
-		listAll:     in(`SELECT seq, content FROM {s}.notification WHERE seq < $1 ORDER BY seq DESC LIMIT $2`),
-		listAccount: in(`SELECT seq, content FROM {s}.notification WHERE account = $3 AND seq < $1 ORDER BY seq DESC LIMIT $2`),
-		device:      in(`SELECT entry FROM {s}.device WHERE device = $1`),
-		ofAccount:   in(`SELECT device, entry FROM {s}.device WHERE account = $1 ORDER BY device`),
-		devices:     in(`SELECT device, entry FROM {s}.device WHERE device > $1 ORDER BY device LIMIT $2`),
-		owner:       in(`SELECT device FROM {s}.token WHERE hash = $1`),
-		unfinished:  in(`SELECT device, seq, record FROM {s}.outstanding WHERE $1 <= 1 OR seq % $1 = $2 ORDER BY device, seq`),
-		ofPart:      in(`SELECT device, seq, record FROM {s}.outstanding WHERE part = $1 ORDER BY device, seq`),
-		dismissals:  in(`SELECT device, seq, value FROM {s}.dismissal WHERE $1 <= 1 OR seq % $1 = $2 ORDER BY device, seq`),
-		last:        in(`SELECT greatest(m.last, (SELECT coalesce(max(last), 0) FROM {s}.fence)) FROM {s}.meta m`),
+		finals:           in(`SELECT device, value FROM {s}.final WHERE seq = $1`),
+		records:          in(`SELECT device, record FROM {s}.outstanding WHERE part = $1 AND device = ANY($2::bytea[]) AND seq = $3`),
+		listAll:          in(`SELECT seq, content FROM {s}.notification WHERE seq < $1 ORDER BY seq DESC LIMIT $2`),
+		listAccount:      in(`SELECT seq, content FROM {s}.notification WHERE account = $3 AND seq < $1 ORDER BY seq DESC LIMIT $2`),
+		device:           in(`SELECT entry FROM {s}.device WHERE device = $1`),
+		ofAccount:        in(`SELECT device, entry FROM {s}.device WHERE account = $1 ORDER BY device`),
+		devices:          in(`SELECT device, entry FROM {s}.device WHERE device > $1 ORDER BY device LIMIT $2`),
+		owner:            in(`SELECT device FROM {s}.token WHERE hash = $1`),
+		unfinished:       in(`SELECT device, seq, record FROM {s}.outstanding WHERE $1 <= 1 OR seq % $1 = $2 ORDER BY device, seq`),
+		ofPart:           in(`SELECT device, seq, record FROM {s}.outstanding WHERE part = $1 ORDER BY device, seq`),
+		dismissalsOfPart: in(`SELECT device, seq, value FROM {s}.dismissal WHERE part = $1 ORDER BY device, seq`),
+		dismissals:       in(`SELECT device, seq, value FROM {s}.dismissal WHERE $1 <= 1 OR seq % $1 = $2 ORDER BY device, seq`),
+		last:             in(`SELECT greatest(m.last, (SELECT coalesce(max(last), 0) FROM {s}.fence)) FROM {s}.meta m`),
 		totals: in(`
 			SELECT m.accepted + f.accepted, m.finished + f.finished FROM {s}.meta m,
 			(SELECT coalesce(sum(accepted), 0)::bigint AS accepted, coalesce(sum(finished), 0)::bigint AS finished FROM {s}.fence) f`),
@@ -196,6 +198,20 @@ func newStatements(schema string) statements {
 			UPDATE {s}.meta
 			SET accepted = meta.accepted + s.a, finished = meta.finished + s.f, last = greatest(meta.last, s.l)
 			FROM (SELECT coalesce(sum(accepted), 0)::bigint AS a, coalesce(sum(finished), 0)::bigint AS f, coalesce(max(last), 0) AS l FROM f) s`),
+		lastOfNode: in(`SELECT coalesce(max(f.last), 0) FROM (SELECT last FROM {s}.fence WHERE node = $1 FOR UPDATE) f`),
+		holdNode:   in(`SELECT 1 FROM {s}.node WHERE node = $1 FOR KEY SHARE`),
+		setLeaving: in(`UPDATE {s}.node SET leaving = true WHERE node = $1`),
+		parts:      in(`SELECT part, node, term, floor FROM {s}.part ORDER BY part`),
+		claimParts: in(`
+			UPDATE {s}.part
+			SET node = $1, term = term + 1
+			WHERE part IN (SELECT part FROM {s}.part WHERE node IS NULL ORDER BY part LIMIT $2 FOR UPDATE SKIP LOCKED)
+			RETURNING part, node, term, floor`),
+		giveUpParts: in(`
+			UPDATE {s}.part p
+			SET node = NULL, term = p.term + 1, floor = greatest(p.floor, u.floor)
+			FROM unnest($2::smallint[], $3::bigint[]) u (part, floor)
+			WHERE p.part = u.part AND p.node = $1`),
 		freeParts: in(`UPDATE {s}.part SET node = NULL, term = term + 1, floor = greatest(floor, $2) WHERE node = $1`),
 		trimTo: in(`
 			SELECT coalesce((SELECT number - 1 FROM {s}.journal

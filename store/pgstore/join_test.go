@@ -1,0 +1,91 @@
+package pgstore_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/store"
+	"github.com/heartline-mqtt/heartline/store/pgstore"
+)
+
+// renewing joins a database and renews the lease until leave.
+func renewing(t *testing.T, o pgstore.Options) (n *pgstore.Node, leave func()) {
+	t.Helper()
+	n = join(t, o)
+	ctx, cancel := context.WithCancel(t.Context())
+	var beats sync.WaitGroup
+	beats.Go(func() {
+		tick := time.NewTicker(o.Lease / 10)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				_ = n.Beat(ctx)
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return n, func() {
+		cancel()
+		beats.Wait()
+		n.Close()
+		if err := n.Leave(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func joinWaiting(t *testing.T, o pgstore.Options) (*pgstore.Node, error) {
+	t.Helper()
+	db, err := pgstore.Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.Close)
+	return db.JoinWaiting(t.Context())
+}
+
+// A second process on the database of a living one is refused by name; once the first
+// has left, its place is free at once.
+func TestJoinBesideALivingNode(t *testing.T) {
+	o := fresh(t)
+	o.Lease, o.Name = 3*time.Second, "first"
+	_, leave := renewing(t, o)
+	second := o
+	second.Name = "second"
+	_, err := joinWaiting(t, second)
+	if occupied, ok := errors.AsType[*pgstore.OccupiedError](err); !ok || occupied.Other.Name != "first" || !strings.Contains(err.Error(), "stop it first") {
+		t.Errorf("the second one: %v", err)
+	}
+	leave()
+	if _, err := joinWaiting(t, second); err != nil {
+		t.Error("after the first has left:", err)
+	}
+}
+
+// A node that renews no more is taken over from after its lease, and can write no more.
+func TestJoinAfterASilentNode(t *testing.T) {
+	o := fresh(t)
+	o.Lease, o.Name = 2*time.Second, "silent"
+	silent := join(t, o)
+	e := open(t, silent)
+	o.Name = "successor"
+	if _, err := joinWaiting(t, o); err != nil {
+		t.Fatal(err)
+	}
+	err := e.Apply(&delivery.Batch{Accept: []delivery.Acceptance{note(1, "late", "phone")}})
+	if !errors.Is(err, store.ErrFenced) {
+		t.Errorf("the silent node wrote: %v", err)
+	}
+	select {
+	case <-silent.Fenced():
+	default:
+		t.Error("the silent node does not know that it has been taken over")
+	}
+}
