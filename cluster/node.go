@@ -5,8 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/heartline-mqtt/heartline/cluster/relay"
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -46,6 +50,9 @@ const beats = 10
 // givenUpABeat is how many partitions a node with more than its share frees a beat.
 const givenUpABeat = 4
 
+// startsAtOnce bounds the Cores that read their partitions at the same time.
+const startsAtOnce = 4
+
 // stopPatience is how long a Core that gives its partition up waits for the answers of
 // pushes that are under way.
 const stopPatience = 5 * time.Second
@@ -58,8 +65,10 @@ type Node struct {
 	life Life                  // nil: none yet, or another node has ended it
 	own  map[uint16]*ownedPart // partitions of life
 	seen map[int64]*sighting   // all lives
+	told string                // the error of the last join
 	loop sync.WaitGroup
-	quit chan struct{}
+	ctx  context.Context //nolint:containedctx // it ends when Stop begins
+	quit context.CancelFunc
 
 	starting sync.Mutex // held by Start and Stop
 	started  bool
@@ -88,12 +97,13 @@ type sighting struct {
 
 // NewNode returns a Node that has not joined yet.
 func NewNode(o NodeOptions) *Node {
-	return &Node{opts: o, own: map[uint16]*ownedPart{}, seen: map[int64]*sighting{}, quit: make(chan struct{})}
+	ctx, quit := context.WithCancel(context.Background())
+	return &Node{opts: o, own: map[uint16]*ownedPart{}, seen: map[int64]*sighting{}, ctx: ctx, quit: quit}
 }
 
-// Start joins and begins to claim partitions. An error of the first join is returned;
-// Start may then be called again. It returns delivery.ErrStopped after Stop, and does
-// nothing on a Node that has started.
+// Start joins and claims the first partitions. After an error of that it may be called
+// again. It returns delivery.ErrStopped after Stop, and does nothing on a Node that has
+// started.
 func (n *Node) Start(ctx context.Context) error {
 	n.starting.Lock()
 	defer n.starting.Unlock()
@@ -105,6 +115,11 @@ func (n *Node) Start(ctx context.Context) error {
 	}
 	if err := n.join(ctx); err != nil {
 		return err
+	}
+	if err := n.balance(ctx); err != nil {
+		leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopPatience)
+		defer cancel()
+		return errors.Join(fmt.Errorf("claim partitions: %w", err), n.leave(leaving))
 	}
 	n.started = true
 	n.loop.Go(n.run)
@@ -133,7 +148,7 @@ func (n *Node) Stop(ctx context.Context) error {
 	defer n.starting.Unlock()
 	if !n.stopped {
 		n.stopped = true
-		close(n.quit)
+		n.quit()
 		n.loop.Wait()
 		n.stopErr = n.leave(ctx)
 	}
@@ -155,7 +170,7 @@ func (n *Node) run() {
 			n.abandon(store.ErrFenced)
 		case err := <-n.lost:
 			n.abandon(err)
-		case <-n.quit:
+		case <-n.ctx.Done():
 			return
 		}
 	}
@@ -163,20 +178,25 @@ func (n *Node) run() {
 
 // turn looks at the cluster once.
 func (n *Node) turn() {
-	ctx, cancel := context.WithTimeout(context.Background(), n.opts.Lease)
-	defer cancel()
 	if n.life == nil {
-		if err := n.join(ctx); err != nil {
-			n.opts.Log.Error("not joined again, retrying", "error", err)
+		if err := n.join(n.ctx); err != nil { // may wait for another life to end
+			if text := err.Error(); text != n.told && n.ctx.Err() == nil {
+				n.told = text
+				n.opts.Log.Error("not joined again, retrying", "error", err)
+			}
 			return
 		}
+		n.told = ""
 		n.opts.Log.Info("joined the cluster again", "life", n.life.ID())
 	}
+	ctx, cancel := context.WithTimeout(n.ctx, n.opts.Lease)
+	defer cancel()
 	err := n.fenceOffDead(ctx)
 	if err == nil {
 		err = n.balance(ctx)
 	}
 	switch {
+	case n.ctx.Err() != nil:
 	case errors.Is(err, store.ErrFenced):
 		n.abandon(err)
 	case err != nil:
@@ -320,49 +340,77 @@ func (n *Node) balance(ctx context.Context) error {
 		}
 		return n.begin(claimed)
 	}
+	var surplus []uint16
 	for part := range n.own {
-		if len(n.own) <= share || free >= givenUpABeat {
+		if len(n.own)-len(surplus) <= share || free+len(surplus) >= givenUpABeat {
 			break
 		}
-		if err := n.giveUp(ctx, part); err != nil {
-			return err
-		}
-		free++
+		surplus = append(surplus, part)
 	}
-	return nil
+	return n.giveUp(ctx, surplus)
 }
 
-// begin starts the Cores of claimed partitions. One that cannot be read is freed.
+// begin starts the Cores of claimed partitions, some at a time: each reads its
+// deliveries. A partition that cannot be read is freed.
 func (n *Node) begin(claimed []Ownership) error {
+	var failed []Ownership
+	var mu sync.Mutex
+	var starting errgroup.Group
+	starting.SetLimit(startsAtOnce)
 	for _, o := range claimed {
-		core := n.life.Core(o)
-		if err := core.Start(); err != nil {
-			core.Abandon()
-			n.opts.Log.Error("partition not taken up, freeing it", "partition", o.Part, "error", err)
-			if err := n.life.GiveUp(context.Background(), o.Part, o.Floor); err != nil {
-				return err
+		starting.Go(func() error {
+			core := n.life.Core(o)
+			err := core.Start()
+			if err != nil {
+				core.Abandon()
+				n.opts.Log.Error("partition not taken up, freeing it", "partition", o.Part, "error", err)
 			}
-			continue
-		}
-		n.own[o.Part] = &ownedPart{o, core}
-		n.opts.Router.Serve(o.Part, o.Term, core)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				failed = append(failed, o)
+				return nil
+			}
+			n.own[o.Part] = &ownedPart{o, core}
+			n.opts.Router.Serve(o.Part, o.Term, core)
+			return nil
+		})
 	}
-	return nil
+	_ = starting.Wait() // none returns an error
+	if len(failed) == 0 {
+		return nil
+	}
+	return n.life.GiveUp(context.Background(), failed)
 }
 
-// giveUp stops the Core of a partition, which flushes, and frees the partition. Requests
-// are held meanwhile.
-func (n *Node) giveUp(ctx context.Context, part uint16) error {
-	p := n.own[part]
-	n.opts.Router.Serve(part, p.Term, nil)
-	stopping, cancel := context.WithTimeout(ctx, stopPatience)
-	defer cancel()
-	err := p.core.Stop(stopping)
-	delete(n.own, part)
-	if err != nil && !errors.Is(err, delivery.ErrUnavailable) {
-		return fmt.Errorf("stop serving partition %d: %w", part, err)
+// giveUp stops the Cores of some partitions, which flush, and frees the partitions.
+// Requests are held meanwhile.
+func (n *Node) giveUp(ctx context.Context, parts []uint16) error {
+	if len(parts) == 0 {
+		return nil
 	}
-	return n.life.GiveUp(ctx, part, max(p.Floor, p.core.LastNumber()))
+	ctx, cancel := context.WithTimeout(ctx, stopPatience)
+	defer cancel()
+	var stopping errgroup.Group
+	freed := make([]Ownership, len(parts))
+	for i, part := range parts {
+		p := n.own[part]
+		delete(n.own, part)
+		n.opts.Router.Serve(part, p.Term, nil)
+		stopping.Go(func() error {
+			err := p.core.Stop(ctx)
+			freed[i] = p.Ownership
+			freed[i].Floor = max(p.Floor, p.core.LastNumber())
+			if err != nil && !errors.Is(err, delivery.ErrUnavailable) {
+				return fmt.Errorf("stop serving partition %d: %w", part, err)
+			}
+			return nil
+		})
+	}
+	if err := stopping.Wait(); err != nil {
+		return err
+	}
+	return n.life.GiveUp(context.WithoutCancel(ctx), freed)
 }
 
 // abandon ends the Cores of a life that another node has ended: nothing is written or
@@ -397,12 +445,11 @@ func (n *Node) leave(ctx context.Context) error {
 		return nil
 	}
 	err := n.life.SetLeaving(ctx)
-	for part := range n.own {
-		if err == nil {
-			err = n.giveUp(ctx, part)
-			continue
-		}
-		n.own[part].core.Abandon() // its lease ends by itself
+	if err == nil {
+		err = n.giveUp(ctx, slices.Collect(maps.Keys(n.own)))
+	}
+	for part, p := range n.own { // its lease ends by itself
+		p.core.Abandon()
 		delete(n.own, part)
 	}
 	if err == nil {

@@ -261,13 +261,15 @@ func (l *life) Claim(_ context.Context, n int) (got []cluster.Ownership, err err
 	return got, err
 }
 
-func (l *life) GiveUp(_ context.Context, part uint16, floor uint64) error {
+func (l *life) GiveUp(_ context.Context, freed []cluster.Ownership) error {
 	return l.with(func() error {
-		p := &l.b.parts[part]
-		if p.Node != l.id {
-			return fmt.Errorf("partition %d is not ours", part)
+		for _, f := range freed {
+			p := &l.b.parts[f.Part]
+			if p.Node != l.id {
+				return fmt.Errorf("partition %d is not ours", f.Part)
+			}
+			p.Node, p.Term, p.Floor = 0, p.Term+1, max(p.Floor, f.Floor)
 		}
-		p.Node, p.Term, p.Floor = 0, p.Term+1, max(p.Floor, floor)
 		return nil
 	})
 }

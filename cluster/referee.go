@@ -28,9 +28,9 @@ type Referee interface {
 	Parts(ctx context.Context) ([]Ownership, error)
 	// Claim takes up to n free partitions and returns those that it got.
 	Claim(ctx context.Context, n int) ([]Ownership, error)
-	// GiveUp frees a partition of this life. Its next owner gives out numbers above
-	// floor.
-	GiveUp(ctx context.Context, part uint16, floor uint64) error
+	// GiveUp frees partitions of this life. Their next owners give out numbers above
+	// their floors.
+	GiveUp(ctx context.Context, freed []Ownership) error
 	// SetLeaving tells the other nodes that this one claims nothing more.
 	SetLeaving(ctx context.Context) error
 	// Leave ends this life.

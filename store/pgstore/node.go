@@ -153,7 +153,7 @@ func (d *DB) FenceOff(ctx context.Context, dead Member) (ok bool, err error) {
 }
 
 // end removes a life: its counters move to the totals, and its partitions become free.
-// What they give out next is above all that the life has written, and above floor.
+// Their next numbers are above all that the life has written, and above floor.
 func (d *DB) end(ctx context.Context, tx pgx.Tx, node, floor int64) error {
 	var last int64 // locking the fence waits for a write that is under way
 	if err := tx.QueryRow(ctx, d.sql.lastOfNode, node).Scan(&last); err != nil {
