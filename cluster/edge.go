@@ -1,7 +1,9 @@
 package cluster
 
 import (
+	"errors"
 	"sync"
+	"time"
 
 	"github.com/heartline-mqtt/heartline/cluster/relay"
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -25,7 +27,7 @@ type edge struct {
 // Online is Core.Online.
 func (r *Router) Online(info delivery.OnlineInfo) (delivery.Up, error) {
 	if info.Connected.IsZero() {
-		info.Connected = r.opts.Now()
+		info.Connected = time.Now()
 	}
 	e := &edge{r: r, part: r.part(info.Account), info: info}
 	s := &r.table.slots[e.part]
@@ -35,12 +37,53 @@ func (r *Router) Online(info delivery.OnlineInfo) (delivery.Up, error) {
 	}
 	s.edges[e] = struct{}{} // from now on it is announced to every new owner
 	s.mu.Unlock()
-	err := r.account(r.table.ctx, info.Account, e.announce)
-	if err != nil {
+	o, _ := s.get()
+	if o == nil { // the next owner takes it up
+		return e, nil
+	}
+	if err := e.announce(o); passing(err) {
+		r.start(func() { r.takeUp(e, o) })
+	} else if err != nil {
 		e.Offline("not taken up")
 		return nil, err
 	}
 	return e, nil
+}
+
+// passing reports whether an owner that did not take a channel up, or its successor, may
+// do so a little later.
+func passing(err error) bool { return moved(err) || errors.Is(err, delivery.ErrUnavailable) }
+
+// takeUpPause is the time between two attempts to bring a channel up at an owner.
+const takeUpPause = time.Second
+
+// takeUp brings a channel up at an owner, for as long as that is the owner.
+func (r *Router) takeUp(e *edge, o owner) {
+	s := &r.table.slots[e.part]
+	for {
+		err := e.announce(o)
+		switch {
+		case err == nil || errors.Is(err, delivery.ErrChannelClosed):
+			return
+		case !passing(err):
+			r.opts.Log.Warn("device not taken up by the new owner of its account, it gets no notifications on this connection", "device", e.info.Device, "account", e.info.Account, "error", err)
+			return
+		}
+		now, changed := s.get()
+		if now != o { // the successor is told by whoever has made it the owner
+			return
+		}
+		pause := time.NewTimer(takeUpPause)
+		select {
+		case <-changed:
+		case <-pause.C:
+		case <-r.table.ctx.Done():
+		}
+		pause.Stop()
+		if now, _ = s.get(); now != o || r.table.ctx.Err() != nil {
+			return
+		}
+	}
 }
 
 // announce brings the channel up at an owner, unless that knows of it already.
@@ -91,9 +134,7 @@ func (r *Router) announce(part uint16, o owner) {
 	}
 	r.start(func() {
 		for _, e := range edges {
-			if err := e.announce(o); err != nil && !moved(err) {
-				r.opts.Log.Warn("device not taken up by the new owner of its account, it gets no notifications on this connection", "device", e.info.Device, "account", e.info.Account, "error", err)
-			}
+			r.takeUp(e, o)
 		}
 	})
 }

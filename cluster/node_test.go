@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/heartline-mqtt/heartline/cluster"
+	"github.com/heartline-mqtt/heartline/cluster/relay"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/store"
 	"github.com/heartline-mqtt/heartline/store/memory"
@@ -29,8 +30,9 @@ var errAway = errors.New("the database is away")
 
 // base is a database that all nodes share: it decides as PostgreSQL does.
 type base struct {
-	t     *testing.T
-	store *memory.Engine
+	t       *testing.T
+	store   *memory.Engine
+	network *network // nil: no relays
 
 	mu      sync.Mutex
 	last    int64
@@ -72,6 +74,7 @@ type machine struct {
 	name   string
 	router *cluster.Router
 	node   *cluster.Node
+	mesh   *relay.Mesh
 	mu     sync.Mutex
 	paused chan struct{} // nil: it runs
 }
@@ -117,7 +120,9 @@ func (b *base) machine(name string) *machine {
 		Reader: delivery.New(options(), reading, nil, log), Observers: &delivery.Observers{},
 		Parts: parts, Name: name, Hold: lease + 2*time.Second, Log: log,
 	})
+	m.mesh = b.mesh(m)
 	m.node = cluster.NewNode(cluster.NodeOptions{
+		Mesh:   m.mesh,
 		Join:   func(context.Context) (cluster.Life, error) { return b.join(m) },
 		Router: m.router, Lease: lease, Log: log,
 	})
@@ -131,6 +136,9 @@ func (b *base) machine(name string) *machine {
 func (m *machine) stop(t *testing.T) {
 	if err := m.node.Stop(context.Background()); err != nil {
 		t.Error(m.name, err)
+	}
+	if m.mesh != nil {
+		m.mesh.Close()
 	}
 	m.router.Close()
 }
@@ -163,7 +171,7 @@ func (b *base) join(m *machine) (*life, error) {
 	}
 	b.last++
 	l := &life{b: b, m: m, id: b.last, trusted: time.Now().Add(lease - time.Second)}
-	b.members[l.id] = &member{cluster.Member{ID: l.id, Name: m.name, Expires: b.now().Add(lease)}, l}
+	b.members[l.id] = &member{cluster.Member{ID: l.id, Name: m.name, Address: m.name, Expires: b.now().Add(lease)}, l}
 	var err error
 	l.Outbox, err = store.New(store.Options{Open: func(bool) (store.Engine, error) { return shared{b.store, l}, nil }})
 	return l, err

@@ -13,7 +13,7 @@ import (
 	"github.com/heartline-mqtt/heartline/delivery"
 )
 
-// RouterOptions configure a Router. All but Now are required.
+// RouterOptions configure a Router. All are required.
 type RouterOptions struct {
 	// Reader is a Core that is never started: it answers what the store alone knows.
 	Reader *delivery.Core
@@ -25,9 +25,7 @@ type RouterOptions struct {
 	Name string
 	// Hold is how long a request waits for a partition that no node serves.
 	Hold time.Duration
-	// Now is the clock of all nodes; nil: time.Now.
-	Now func() time.Time
-	Log *slog.Logger
+	Log  *slog.Logger
 }
 
 // Router takes what devices and backends ask of this node to the Core that serves the
@@ -48,9 +46,6 @@ type Router struct {
 // NewRouter returns a Router that knows no owner yet.
 func NewRouter(o RouterOptions) *Router {
 	ctx, cancel := context.WithCancel(context.Background())
-	if o.Now == nil {
-		o.Now = time.Now
-	}
 	r := &Router{reader: o.Reader, opts: o, cancel: cancel, peers: map[int64]*relay.Session{}}
 	r.table.ctx = ctx //nolint:fatcontext // it is the Router's own, set once
 	r.table.slots, r.table.hold = make([]slot, o.Parts), o.Hold

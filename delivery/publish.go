@@ -85,7 +85,7 @@ type OnlineInfo struct {
 	Remote         string        // address, for people
 	Via            string        // ViaMQTT, which "" stands for, or ViaXMPP
 	Address        string        // with ViaXMPP: the full JID, which the registry keeps
-	// Connected is when the channel came up, by the clock of all nodes; zero: now. Of two
+	// Connected is when the channel came up; zero: now. Of two
 	// channels of a device the later is up, in whichever order the core hears of them.
 	Connected time.Time
 }
@@ -116,7 +116,7 @@ func (c *Core) Online(info OnlineInfo) (Up, error) {
 				return ErrChannelClosed
 			}
 			c.lose(d, "session taken over", true)
-			if !former.info.Connected.Equal(info.Connected) { // else: it is told of again
+			if !former.info.Connected.Equal(info.Connected) { // else: it is the same one
 				replace(former.channel)
 			}
 		}

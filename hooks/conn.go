@@ -43,6 +43,7 @@ type conn struct {
 	pacer     pacer                        // nil: its writes wait
 	paused    atomic.Bool                  // the connection has enough to write
 	over      atomic.Bool                  // another connection has the session
+	replaced  atomic.Bool                  // the device has connected to another node
 	closing   atomic.Pointer[packets.Code] // why it ends, if not for a take-over
 	routing   sync.Mutex                   // while a packet of the client is routed
 	bye       bool                         // it has said DISCONNECT with success
@@ -77,7 +78,16 @@ func (c *conn) Publish(p delivery.Publication) error {
 }
 
 // Closed implements delivery.Channel.
-func (c *conn) Closed() bool { return c.client.Closed() || c.over.Load() || c.client.IsTakenOver() }
+func (c *conn) Closed() bool {
+	return c.client.Closed() || c.over.Load() || c.replaced.Load() || c.client.IsTakenOver()
+}
+
+// Replaced implements delivery.Replaceable: the device has connected to another node.
+func (c *conn) Replaced() {
+	if !c.Closed() && c.replaced.CompareAndSwap(false, true) {
+		_ = c.send(item{stop: packets.ErrSessionTakenOver}) // [MQTT-3.1.4-3]; or it is gone
+	}
+}
 
 func (c *conn) send(it item) error {
 	start, err := c.outlet.put(it)

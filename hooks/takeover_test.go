@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
@@ -153,3 +154,32 @@ func TestLateSubscribeOfTheOldConnection(t *testing.T) {
 		t.Errorf("got %s, want %s", p.ID, n.ID)
 	}
 }
+
+// A device that has connected to another node loses its connection here: MQTT 5 says why,
+// and nothing more is published on it.
+func TestReplacedByAnotherNode(t *testing.T) {
+	for _, version := range []byte{4, 5} {
+		s := newSite(t)
+		c := s.device(version, rawmqtt.Connect{ID: "phone", Username: "ann", Clean: true})
+		elsewhere := &elsewhere{}
+		_, err := s.core.Online(delivery.OnlineInfo{Device: "phone", Account: "ann", Channel: elsewhere})
+		must(t, err)
+		pk, err := c.Read(5 * time.Second)
+		if version == 5 {
+			must(t, err)
+			if pk.FixedHeader.Type != packets.Disconnect || pk.ReasonCode != packets.ErrSessionTakenOver.Code {
+				t.Errorf("got %+v 0x%02x, want a DISCONNECT 0x8E", pk.FixedHeader, pk.ReasonCode)
+			}
+			_, err = c.Read(5 * time.Second)
+		}
+		if err == nil {
+			t.Error("the connection goes on")
+		}
+	}
+}
+
+// elsewhere is a channel at another node.
+type elsewhere struct{}
+
+func (*elsewhere) Publish(delivery.Publication) error { return nil }
+func (*elsewhere) Closed() bool                       { return false }

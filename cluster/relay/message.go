@@ -177,7 +177,7 @@ type online struct {
 	Remote         string            `cbor:"7,keyasint,omitempty"`
 	Via            string            `cbor:"8,keyasint,omitempty"`
 	Address        string            `cbor:"9,keyasint,omitempty"`
-	Connected      time.Time         `cbor:"10,keyasint,omitempty"`
+	Age            time.Duration     `cbor:"10,keyasint,omitempty"` // since Connected: no two nodes need to have the same time
 }
 
 // receipt is a delivery.Receipt.

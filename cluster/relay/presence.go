@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 )
@@ -40,7 +41,7 @@ func (r *Remote) Online(info delivery.OnlineInfo) (delivery.Up, error) {
 	s.mu.Unlock()
 	err := r.tell(context.Background(), opOnline, arguments{Account: info.Account, Device: info.Device, Online: &online{
 		Presence: u.presence, ReceiveMaximum: info.ReceiveMaximum, Messages: info.Messages, Dismissals: info.Dismissals,
-		App: info.App, Keepalive: info.Keepalive, Remote: info.Remote, Via: info.Via, Address: info.Address, Connected: info.Connected,
+		App: info.App, Keepalive: info.Keepalive, Remote: info.Remote, Via: info.Via, Address: info.Address, Age: time.Since(info.Connected),
 	}})
 	if err != nil {
 		s.dropUp(u.presence)
@@ -224,7 +225,7 @@ func (s *Session) onOnline(c *call) {
 		up, err := owner.Online(delivery.OnlineInfo{
 			Device: c.Device, Account: c.Account, Channel: p,
 			ReceiveMaximum: o.ReceiveMaximum, Messages: o.Messages, Dismissals: o.Dismissals,
-			App: o.App, Keepalive: o.Keepalive, Remote: o.Remote, Via: o.Via, Address: o.Address, Connected: o.Connected,
+			App: o.App, Keepalive: o.Keepalive, Remote: o.Remote, Via: o.Via, Address: o.Address, Connected: time.Now().Add(-o.Age),
 		})
 		if err == nil {
 			p.begin(up)

@@ -382,7 +382,7 @@ func TestPresence(t *testing.T) {
 		channel := &fakeChannel{}
 		sent := delivery.OnlineInfo{
 			Device: "phone", Account: "ann", Channel: channel, ReceiveMaximum: 7, Messages: true, Dismissals: true,
-			App: delivery.AppForeground, Keepalive: time.Minute, Remote: "192.0.2.1:5", Via: "xmpp", Address: "a@b/c", Connected: time.Unix(9, 9).UTC(),
+			App: delivery.AppForeground, Keepalive: time.Minute, Remote: "192.0.2.1:5", Via: "xmpp", Address: "a@b/c", Connected: time.Now(),
 		}
 		up, err := s.Owner(0, 1).Online(sent)
 		if err != nil {
