@@ -187,6 +187,7 @@ func TestOwnerPaused(t *testing.T) {
 		for _, account := range accounts() {
 			phones[account], _ = online(t, all[1], account)
 		}
+		time.Sleep(time.Second) // they are in the registry
 		resume := all[0].pause()
 		n.cut("one", true)
 		begun := time.Now()
