@@ -110,6 +110,7 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 		Services:     with.services,
 		Access:       accessRules(cfg.Auth.ACL),
 		Hub:          with.hub,
+		Events:       eventSource{h.core, h.tail},
 		Limits:       hooks.Limits{TopicLevels: cfg.MQTT.Limits.TopicLevels, PublishRate: cfg.MQTT.Limits.PublishRate},
 	}
 	if !h.auth.Open() {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/internal/credentials"
 	"github.com/heartline-mqtt/heartline/receipts"
 	"github.com/heartline-mqtt/heartline/store"
@@ -65,6 +66,27 @@ func (b *Broker) reloadReceipts(ctx context.Context, next *config.Config) error 
 	ctx, cancel := context.WithTimeout(ctx, endGrace)
 	defer cancel()
 	return b.receipts.Reconfigure(ctx, webhooks, retain(next))
+}
+
+// eventSource is the tail of the store as hooks reads it.
+type eventSource struct {
+	core *delivery.Core
+	tail *receipts.Tail
+}
+
+// EventsEnd implements hooks.Events.
+func (s eventSource) EventsEnd() (delivery.Position, error) { return s.core.EventsEnd() }
+
+// Follow implements hooks.Events.
+func (s eventSource) Follow(ctx context.Context, from delivery.Position, fn func(e *delivery.AccountEvent, at delivery.Position) error) error {
+	return s.tail.Follow(ctx, from, func(batch []receipts.Event, at delivery.Position, _ bool) error {
+		for i := range batch {
+			if err := fn(&batch[i].AccountEvent, batch[i].At); err != nil {
+				return err
+			}
+		}
+		return fn(nil, at)
+	})
 }
 
 // Webhooks returns how each webhook is doing, by name.

@@ -52,6 +52,7 @@ type conn struct {
 
 	waiting chan struct{} // a slot for each publish of this client that waits for the disk
 	replies replies       // to those publishes
+	events  eventReader
 
 	// presence is touched by the connection's read goroutine alone.
 	presence delivery.Up
@@ -196,7 +197,7 @@ func (c *conn) puback(pk *packets.Packet) bool {
 	}
 	ref, ours := c.releaseID(pk.PacketID)
 	if !ours {
-		return false
+		return c.hook.hub == nil && c.ackEvent(pk.PacketID)
 	}
 	if pk.ReasonCode < packets.ErrUnspecifiedError.Code {
 		ref.Acked()
@@ -238,6 +239,7 @@ func (c *conn) subscribed(filter string) bool {
 // subscriptionsChanged brings the presence into line with what the client is
 // subscribed to.
 func (c *conn) subscriptionsChanged() {
+	c.eventsChanged(false)
 	if c.isDevice() != nil {
 		return
 	}

@@ -5,7 +5,8 @@
 // Read core.go (its port to the core), hook.go (the calls of mochi), connect.go (who may connect, and how), then
 // conn.go (one connection: its packet IDs, its presence), outlet.go (its outgoing
 // queue), inbound.go (what devices and backends publish), replies.go (answers in
-// the order of the questions), reason.go (errors as reason codes). For ordinary
+// the order of the questions), reason.go (errors as reason codes), events.go (timelines
+// for services). For ordinary
 // MQTT: access.go (who may use which topics), routing.go (between mochi's packets and
 // package ordinary, which routes), turns.go (an account's share of the cores), sys.go
 // ($SYS).

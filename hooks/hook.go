@@ -17,6 +17,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/heartline-mqtt/heartline/auth"
+	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 	"github.com/heartline-mqtt/heartline/internal/seldom"
 	"github.com/heartline-mqtt/heartline/internal/text"
@@ -49,6 +50,8 @@ type Options struct {
 	Hub *ordinary.Hub
 	// Limits are about ordinary messages, where there is a Hub.
 	Limits Limits
+	// Events are sent to services that subscribe to them; nil: to nobody.
+	Events Events
 }
 
 // Counters counts what nobody else can see. Read them at any time.
@@ -98,8 +101,10 @@ type Hook struct {
 	stalled    stalled
 	logs       seldom.Log // of what clients cause
 	permission sync.Once  // starts watchPermissions
-	ctx        context.Context
-	cancel     context.CancelFunc
+
+	eventsStart atomic.Pointer[delivery.Position] // where the store ended at the server's start
+	ctx         context.Context
+	cancel      context.CancelFunc
 }
 
 // New returns a hook for server that feeds core.
@@ -131,6 +136,11 @@ func (h *Hook) Provides(b byte) bool {
 func (h *Hook) OnStarted() {
 	if h.hub != nil {
 		h.workers.start(h.ctx, func() { h.hub.Run(h.ctx) })
+	}
+	if h.opts.Events != nil {
+		if end, err := h.opts.Events.EventsEnd(); err == nil {
+			h.eventsStart.Store(&end)
+		}
 	}
 }
 
@@ -180,6 +190,7 @@ func (h *Hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 		c.leaveSession(false) // it ended before it was established
 	}
 	c.standing.resumed = c.present
+	c.eventsChanged(c.present)
 	c.subscriptionsChanged()
 	c.Wake() // there may be messages of an earlier connection
 	c.uncork()
@@ -195,6 +206,7 @@ func (h *Hook) OnDisconnect(cl *mqtt.Client, err error, _ bool) {
 	}
 	h.conns.Delete(cl)
 	c.outlet.close()
+	c.endEvents()
 	c.offline(whyLost(cl, err))
 	if h.hub == nil {
 		return
@@ -307,6 +319,9 @@ func (h *Hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
 	case h.opts.Authenticate == nil && !h.opts.HostAuth:
 		return true
 	case h.topics.overlaps(topic):
+		if _, events := h.topics.eventsOf(topic); events && c.refusesEvents(topic) == "" {
+			return true
+		}
 		if c.isDevice() != nil || !h.topics.coversOwn(topic, cl.ID) {
 			return slices.Contains(h.topics.refusals(cl.ID), topic)
 		}

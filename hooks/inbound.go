@@ -81,6 +81,8 @@ func (h *Hook) onPublish(cl *mqtt.Client, pk *packets.Packet) error {
 	switch {
 	case !ok:
 		return c.refuse(pk, refuse(packets.ErrTopicNameInvalid, 404, "unknown_topic", "no such topic below "+h.topics.prefix))
+	case kind == kindEvents:
+		return c.refuse(pk, refuse(packets.ErrNotAuthorized, 403, "forbidden", "only the server publishes here"))
 	case account != "":
 		return c.onNotification(pk, account)
 	case kind == kindNotifications || kind == kindMessages || kind == kindDismissals:

@@ -17,8 +17,9 @@ type item struct {
 	pub  delivery.Publication // where ack is nil
 	ack  *ack
 	stop error // the connection is closed for this reason, after what precedes
-	// packet is written as it is.
-	packet []byte
+	// packet is written as it is; written, unless it is nil, is closed then.
+	packet  []byte
+	written chan struct{}
 }
 
 func (it *item) empty() bool { return it.isPublication() && it.pub.Seq == 0 }
@@ -198,6 +199,7 @@ func (c *conn) drain() {
 		}
 	}()
 	var held []item
+	var written []chan struct{}
 	var stalled, again, waited bool
 	for {
 		queue, ok := c.outlet.take(held, stalled, again)
@@ -217,6 +219,9 @@ func (c *conn) drain() {
 			case it.stop != nil:
 			case it.packet != nil:
 				buf.Write(it.packet)
+				if it.written != nil {
+					written = append(written, it.written)
+				}
 			case len(held) > 0: // order
 				held = c.postpone(held, it)
 			default:
@@ -240,6 +245,10 @@ func (c *conn) drain() {
 			}
 			buf.Reset()
 			queue.written = queue.written[:0]
+			for _, w := range written {
+				close(w)
+			}
+			written = written[:0]
 			if it.stop != nil {
 				c.stop(it.stop)
 			}

@@ -416,6 +416,9 @@ func (h *Hook) mayNotSubscribe(c *conn, filter string) string {
 		if h.opts.Authenticate == nil || c.isDevice() == nil && h.topics.coversOwn(filter, c.client.ID) || slices.Contains(h.topics.refusals(c.client.ID), filter) {
 			return ""
 		}
+		if _, events := h.topics.eventsOf(filter); events {
+			return c.refusesEvents(filter)
+		}
 		return "a device reads its own topics only"
 	case !h.access.reads(c.client, filter):
 		return "no topic that this filter matches may be read: " + h.access.acl.Why()

@@ -21,6 +21,7 @@ const (
 	kindPushToken     kind = "push-token"
 	kindDismissals    kind = "dismissals"
 	kindSignOut       kind = "sign-out"
+	kindEvents        kind = "events" // of an account
 )
 
 // deviceKinds are those of a device's topics.
@@ -33,6 +34,11 @@ func (t topics) device(id string, k kind) string {
 // account is the notifications topic of an account.
 func (t topics) account(name string) string {
 	return t.prefix + "/accounts/" + wire.Level(name) + "/" + string(kindNotifications)
+}
+
+// events is the events topic of an account.
+func (t topics) events(account string) string {
+	return t.prefix + "/accounts/" + wire.Level(account) + "/" + string(kindEvents)
 }
 
 // topicNames are the topic names of one device that the server writes.
@@ -63,7 +69,7 @@ func (t topics) parse(name string) (device, account string, k kind, ok bool) {
 	switch k = kind(last); {
 	case of == "devices" && slices.Contains(deviceKinds, k):
 		return who, "", k, true
-	case of == "accounts" && k == kindNotifications:
+	case of == "accounts" && (k == kindNotifications || k == kindEvents):
 		account, ok = wire.ParseLevel(who)
 		return "", account, k, ok
 	}

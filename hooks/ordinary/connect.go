@@ -170,7 +170,7 @@ func (h *Hub) end(s *Session) {
 	s.detachLocked()
 	s.kept = false
 	h.counters.inflight.Add(-int64(len(s.byID)))
-	s.queue, s.pubrels, s.unsent, s.byID, s.bytes, s.incoming = entries{}, entries{}, nil, nil, 0, nil
+	s.queue, s.pubrels, s.unsent, s.byID, s.bytes, s.served, s.incoming = entries{}, entries{}, nil, nil, 0, 0, nil
 	s.endReplaysLocked(func(*replay) bool { return true })
 	filters := s.subscriptions
 	s.subscriptions = nil

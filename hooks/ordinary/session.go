@@ -88,6 +88,9 @@ type Session struct {
 	lastID  uint16 // of ordinary messages
 	replays []*replay
 
+	served   int // messages of Serve in queue or not acknowledged
+	bookmark any // how far Serve's caller has come
+
 	notifications      map[uint16]struct{} // their packet identifiers on this connection
 	lastNotificationID uint16
 	used               int     // places of the Receive Maximum
@@ -124,6 +127,7 @@ type entry struct {
 	sent           bool // at least once: DUP from now on [MQTT-3.3.1-1]
 	placed         bool // it has a place of the Receive Maximum
 	released       bool // past its PUBREC: a PUBREL is sent in its place
+	served         bool // by Serve
 }
 
 // entries is a list of them.
@@ -219,7 +223,7 @@ func (s *Session) Fill(link Link, b []byte, limit int) (_ []byte, sent int) {
 			s.control = nil
 		}
 	}
-	before := len(b)
+	before, queued := len(b), s.queue.len
 	now := s.now()
 	for e := s.unsent; e != nil && len(b) < limit; e = s.unsent {
 		if e.epoch == s.epoch {
@@ -256,7 +260,7 @@ func (s *Session) Fill(link Link, b []byte, limit int) (_ []byte, sent int) {
 	if s.unsent == nil {
 		s.wants[flowOrdinary] = false
 	}
-	if len(b) > before {
+	if len(b) > before || s.queue.len < queued {
 		s.progressLocked()
 	}
 	return b, sent
@@ -511,6 +515,9 @@ func (s *Session) dropLocked(e *entry) {
 	if e.placed {
 		s.used--
 		e.placed = false
+	}
+	if e.served {
+		s.served--
 	}
 	if e.qos > 0 {
 		delete(s.byID, e.id)
