@@ -78,6 +78,7 @@ func (c *Core) redirectPushes(dev *device, before []Registration) {
 		case d.pushUnderway:
 			d.withdrawPush()
 		case d.pushAfter > now:
+			d.withdrawPush()
 			d.pushAfter = now
 			if d.state == StatePushing {
 				d.deadline = now

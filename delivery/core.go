@@ -415,7 +415,7 @@ func (c *Core) apply(d *delivery, in input, s situation) {
 			c.wake()
 		}
 	}
-	if d.pushUnderway && (d.state.Final() || st.publish && d.state != StatePushing) {
+	if d.state.Final() || st.publish && d.state != StatePushing {
 		d.withdrawPush()
 	}
 	if before.state == StatePushing && !before.pushUnderway && len(d.dev.lanes) > 0 { // others may have waited for its next try
@@ -434,7 +434,9 @@ func (c *Core) apply(d *delivery, in input, s situation) {
 // around completes the situation of d.
 func (c *Core) around(d *delivery, s situation) situation {
 	s.now, s.windows = c.clock.steady(), &c.settings.Load().Windows
-	s.up, s.hasToken = d.dev.presence != nil, c.canPush(d)
+	if s.up, s.hasToken = d.dev.presence != nil, c.canPush(d); !s.hasToken {
+		s.noToken = c.whyNoPush(d)
+	}
 	return s
 }
 

@@ -189,7 +189,9 @@ type Pusher interface {
 	// Push takes p over and returns without waiting. done is called once with
 	// the outcome. Pushes to different apps do not delay each other. ctx ends
 	// when the push is no longer wanted: one that is not yet under way is then
-	// dropped, and done called with a result whose Err is the context's.
+	// dropped, and done called with a result whose Err is the context's. It also ends
+	// while a push that was handed back (PushRetry) waits for its next attempt, if
+	// that will not come: later ones need not wait for it.
 	Push(ctx context.Context, p Push, done func(PushResult))
 }
 

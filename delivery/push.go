@@ -30,6 +30,20 @@ func (c *Core) canPush(d *delivery) bool {
 	return d.dev.probe == d || d.dev.probe == nil && r.Usable(time.Now())
 }
 
+// whyNoPush is the reason that d's registration cannot be asked; "": it has none.
+func (c *Core) whyNoPush(d *delivery) string {
+	r := d.registration()
+	switch {
+	case c.pusher == nil || r == nil:
+		return ""
+	case r.Ended != nil:
+		return "the push registration has ended: " + r.Ended.Reason
+	case r.Suspended != nil:
+		return "the push registration is suspended: " + r.Suspended.Reason
+	}
+	return ""
+}
+
 // probeInterval is how long a suspended registration rests between two probes.
 const probeInterval = 24 * time.Hour
 
@@ -141,6 +155,7 @@ func (d *delivery) pushesAfter() bool {
 
 // push hands the push of d to the pusher.
 func (c *Core) push(d *delivery, r Registration, l *pushLane) {
+	d.withdrawPush() // of the attempt before
 	ctx, cancel := context.WithCancel(c.ctx)
 	d.withdraw = cancel
 	attempt := d.pushAttempts
@@ -159,7 +174,6 @@ func (c *Core) push(d *delivery, r Registration, l *pushLane) {
 	c.pushing++
 	dev := d.dev
 	c.pusher.Push(ctx, p, func(result PushResult) {
-		cancel()
 		if c.answers.put(pushAnswer{d: d, dev: dev, lane: l, asked: r, result: result}) {
 			c.answers.drain(c.onPushResults)
 		}
@@ -253,7 +267,11 @@ func (d *delivery) withdrawPush() {
 // onPushResult handles the notification server's answer. The caller holds the
 // mutex.
 func (c *Core) onPushResult(d *delivery, asked Registration, r PushResult) {
-	d.withdraw = nil
+	defer func() {
+		if d.over || d.pushAfter <= c.clock.steady() || d.state != StatePushing {
+			d.withdrawPush() // it does not come back, or at once
+		}
+	}()
 	if r.Registration.Token != "" {
 		asked = r.Registration
 	}

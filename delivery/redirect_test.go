@@ -167,3 +167,73 @@ func TestDismissalLeavesTheReplacedRegistration(t *testing.T) {
 		})
 	}
 }
+
+// TestBackoffEndsWithTheDelivery: the pusher hears that a push will not come back, and holds
+// later ones of the registration up no longer.
+func TestBackoffEndsWithTheDelivery(t *testing.T) {
+	for name, end := range map[string]func(w *world, n *delivery.Notification){
+		"cancelled": func(w *world, n *delivery.Notification) {
+			if err := w.core.Cancel(context.Background(), n.ID); err != nil {
+				w.Fatal(err)
+			}
+		},
+		"over the channel": func(w *world, _ *delivery.Notification) { w.up("phone", acking) },
+		"another token": func(w *world, _ *delivery.Notification) {
+			if err := w.core.SetRegistration("phone", "a", apns("bb")); err != nil {
+				w.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.known("phone", "aa")
+				w.apple.hold = true
+				n := w.accept(delivery.Request{})
+				synctest.Wait()
+				w.apple.mu.Lock()
+				first := w.apple.held[0]
+				w.apple.held, w.apple.hold = nil, false
+				w.apple.mu.Unlock()
+				first.done(longRest)
+				synctest.Wait()
+				if first.ctx.Err() != nil {
+					t.Error("it is not wanted any more while it waits for its next attempt")
+				}
+				end(w, n)
+				synctest.Wait()
+				if first.ctx.Err() == nil {
+					t.Error("it is still expected back")
+				}
+			})
+		})
+	}
+}
+
+// TestWhyItWaits: the timeline says that a registration was refused, and not that there is
+// none.
+func TestWhyItWaits(t *testing.T) {
+	inWorld(t, func(w *world) {
+		for device, c := range map[string]struct {
+			outcome delivery.PushOutcome
+			want    string
+		}{
+			"suspended": {delivery.PushTokenSuspended, "the push registration is suspended: 400 BadDeviceToken"},
+			"ended":     {delivery.PushTokenGone, "the push registration has ended: 400 BadDeviceToken"},
+		} {
+			w.knownOf(device, device, "aa"+device)
+			w.apple.mu.Lock()
+			w.apple.script = []delivery.PushResult{{Outcome: c.outcome, Detail: "400 BadDeviceToken"}}
+			w.apple.mu.Unlock()
+			w.wantState(w.accept(delivery.Request{Account: device}), delivery.StateWaiting)
+			n := w.accept(delivery.Request{Account: device})
+			synctest.Wait()
+			v, err := w.core.Get(context.Background(), n.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if last := v.Timeline[len(v.Timeline)-1]; last.Detail != c.want {
+				t.Errorf("%s: %v %q", device, last.Kind, last.Detail)
+			}
+		}
+	})
+}

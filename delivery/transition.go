@@ -30,6 +30,7 @@ type situation struct {
 	up       bool   // the channel is up
 	room     bool   // and may take this delivery now
 	hasToken bool   // a notification server can be asked
+	noToken  string // why not, where it is not that there is none
 	late     bool   // with an ack: its window had elapsed
 	detail   string // for the timeline
 	after    time.Duration
@@ -268,7 +269,7 @@ func fallBack(p *progress, s situation, out *step) {
 	case p.pushUnderway:
 		p.state, p.deadline = StatePushing, 0
 	case !s.hasToken:
-		wait(p, s, "no push token, or no notification server configured", out)
+		wait(p, s, pick(s.noToken != "", s.noToken, "no push token, or no notification server configured"), out)
 	case p.pushAfter > s.now:
 		p.state, p.deadline = StatePushing, p.pushAfter
 	default:

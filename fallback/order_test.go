@@ -178,6 +178,33 @@ func TestFailingPushDoesNotHoldUpTheNext(t *testing.T) {
 	})
 }
 
+// TestPushThatDoesNotComeBack: the next one does not wait for the Retry-After of a push that
+// the core no longer wants.
+func TestPushThatDoesNotComeBack(t *testing.T) {
+	push, accepted := accepting(func(r Request, _ int) error {
+		if r.Notification.ID == "1" {
+			return &PushError{StatusCode: 503, RetryAfter: time.Hour}
+		}
+		return nil
+	})
+	bubble(t, Options{Pushers: []Pusher{fake("s", 100, push)}}, func(t *testing.T, r *Router) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		back := make(chan delivery.PushResult, 2)
+		done := func(res delivery.PushResult) { back <- res }
+		r.Push(ctx, numbered(1, "a", delivery.UrgencyHigh), done)
+		if res := <-back; res.Outcome != delivery.PushRetry {
+			t.Fatalf("got %+v", res)
+		}
+		cancel() // its notification was cancelled
+		began := time.Now()
+		r.Push(t.Context(), numbered(2, "a", delivery.UrgencyHigh), done)
+		if <-back; time.Since(began) > time.Second || !slices.Equal(accepted("a"), []string{"2"}) {
+			t.Errorf("the next was pushed after %s: %v", time.Since(began), accepted("a"))
+		}
+	})
+}
+
 // TestCollapse: of one collapse key the newest push is the last that the server sees.
 // An older one that waits is dropped; one that has failed and comes back is, too.
 func TestCollapse(t *testing.T) {

@@ -55,9 +55,10 @@ type awayPush struct {
 	seq      delivery.Seq
 	class    int
 	collapse string
-	until    time.Time // forgotten then: the core no longer wants the push
-	failures int       // below holdAttempts, later pushes of the class wait for it
-	passed   bool      // a newer one of its collapse key has been sent
+	until    time.Time       // forgotten then: the core no longer wants the push
+	failures int             // below holdAttempts, later pushes of the class wait for it
+	passed   bool            // a newer one of its collapse key has been sent
+	ctx      context.Context // ends when the core no longer wants it
 }
 
 const (
@@ -93,7 +94,7 @@ func (q *queue) turn(now time.Time) (class int, wake time.Time) {
 		return classes, wake
 	}
 	for c := range q.class {
-		if q.class[c].head != nil && !slices.ContainsFunc(q.away, func(a awayPush) bool { return a.failures < holdAttempts && a.class == c }) {
+		if q.class[c].head != nil && !slices.ContainsFunc(q.away, func(a awayPush) bool { return a.ctx.Err() == nil && a.failures < holdAttempts && a.class == c }) {
 			return c, time.Time{}
 		}
 	}
@@ -153,7 +154,7 @@ func (q *queue) sending(it *item) {
 // handedBack notes that it has failed and is expected back after wait.
 func (q *queue) handedBack(it *item, now time.Time, wait time.Duration) {
 	q.away = append(q.away, awayPush{
-		seq: it.push.Seq, class: classOf(&it.push), collapse: it.push.CollapseKey,
+		seq: it.push.Seq, ctx: it.ctx, class: classOf(&it.push), collapse: it.push.CollapseKey,
 		until: now.Add(wait + awayGrace), failures: it.failures,
 	})
 }

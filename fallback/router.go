@@ -212,8 +212,8 @@ func (r *Router) drop(l *lane) {
 // Of the pushes to one registration one is in flight at a time, in the order of Seq,
 // urgent ones first. A push that fails for a passing reason is handed back
 // (PushRetry); the next one of its registration and urgency waits until it has come
-// back, or has failed three times. A push whose ctx ends while it waits is dropped
-// within seconds. One that is in flight is not cut off by ctx; see Close.
+// back, has failed three times, or is no longer wanted: its ctx ends. A push whose ctx
+// ends while it waits is dropped within seconds. One that is in flight is not cut off by ctx; see Close.
 func (r *Router) Push(ctx context.Context, p delivery.Push, done func(delivery.PushResult)) {
 	for _, a := range r.enqueue(&item{ctx: ctx, push: p, done: done}) {
 		r.refuse(a)

@@ -10,6 +10,10 @@ import (
 // gets the zero time where one is not known.
 func Verdict(n *NotificationView, clock func(time.Time) string) string {
 	if len(n.Deliveries) == 0 {
+		switch n.State {
+		case "expired", "superseded", "cancelled":
+			return strings.ToUpper(n.State[:1]) + n.State[1:] + " before the account had a device"
+		}
 		return "Waiting: the account has no device yet"
 	}
 	parts := make([]string, len(n.Deliveries))

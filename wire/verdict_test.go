@@ -41,3 +41,15 @@ func TestVerdict(t *testing.T) {
 		}
 	}
 }
+
+// TestVerdictWithoutADevice: it was held for an account's first device.
+func TestVerdictWithoutADevice(t *testing.T) {
+	for state, want := range map[string]string{
+		"waiting": "Waiting: the account has no device yet", "superseded": "Superseded before the account had a device",
+		"expired": "Expired before the account had a device",
+	} {
+		if got := wire.Verdict(&wire.NotificationView{State: state}, nil); got != want {
+			t.Errorf("%s: %s", state, got)
+		}
+	}
+}
