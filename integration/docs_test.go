@@ -91,7 +91,7 @@ var ranBy = map[string]string{
 	"docs/clients.md jsx":            "not run: React Native needs a phone; TestJavaScriptPackage runs the package as Metro bundles it",
 	"docs/clients.md swift":          "not run: needs Xcode, for iOS's frameworks and CocoaMQTT",
 	"docs/clients.md kotlin":         "not run: needs a Kotlin compiler and Maven",
-	"docs/clients.md python":         "not run: needs paho-mqtt 2, which Debian 12 does not package; run by hand with 2.1.0",
+	"docs/clients.md python":         "not run: needs paho-mqtt 2, which Debian 12 does not package; the page says which version it was run with",
 	"docs/install.md sh":             "TestInstallPage",
 	"docs/install.md sh deb":         "not run: make package-test installs the .deb, as root in a Debian that systemd boots",
 	"docs/install.md ini deb":        "not run: make package-test runs the service with it",
