@@ -346,7 +346,7 @@ func (s *Server) handle(r *request) {
 	}
 	var script Script
 	if rep.status == 200 {
-		script = s.nextScript(rec.Token)
+		script = s.scripts.Next(rec.Token)
 		if script.Status != 0 {
 			rep = reply{status: script.Status, reason: script.Reason, timestamp: script.Timestamp, retryAfter: script.RetryAfter, body: script.Body}
 		}
@@ -358,10 +358,10 @@ func (s *Server) handle(r *request) {
 		rec.Status = 0 // no answer
 	}
 
-	s.journal.add(rec)
+	s.journal.Add(rec.Token, func(n int) Received { rec.Number = n; return *rec })
 	send := func() {
 		if rec.Status == 200 {
-			s.journal.show(rec)
+			s.screens.show(rec)
 		}
 		switch script.Action {
 		case ActionReset:

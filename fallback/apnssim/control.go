@@ -1,13 +1,8 @@
 package apnssim
 
 import (
-	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/internal/simkit"
@@ -40,35 +35,20 @@ func (s *Server) Control() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		open, ever := s.Connections()
-		writeJSON(w, http.StatusOK, Info{Endpoint: s.URL(), KeyID: s.key.KeyID, TeamID: s.key.TeamID, Connections: open, ConnectionsEver: ever})
+		simkit.WriteJSON(w, http.StatusOK, Info{Endpoint: s.URL(), KeyID: s.key.KeyID, TeamID: s.key.TeamID, Connections: open, ConnectionsEver: ever})
 	})
-	mux.HandleFunc("GET /ca.pem", func(w http.ResponseWriter, _ *http.Request) { writePEM(w, s.caPEM) })
-	mux.HandleFunc("GET /key.p8", func(w http.ResponseWriter, _ *http.Request) { writePEM(w, s.key.PEM) })
-	mux.HandleFunc("GET /scripts", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, s.Scripts()) })
-	mux.HandleFunc("POST /scripts", func(w http.ResponseWriter, r *http.Request) {
-		scripts, err := readScripts(io.LimitReader(r.Body, 1<<20))
-		if err != nil {
-			writeError(w, http.StatusBadRequest, err)
-			return
-		}
-		s.Script(scripts...)
-		w.WriteHeader(http.StatusNoContent)
-	})
-	mux.HandleFunc("DELETE /scripts", s.do(s.ClearScripts))
-	mux.HandleFunc("GET /received", func(w http.ResponseWriter, r *http.Request) {
-		writeJSON(w, http.StatusOK, notNil(s.ReceivedFor(r.FormValue("token"))))
-	})
+	mux.HandleFunc("GET /key.p8", func(w http.ResponseWriter, _ *http.Request) { simkit.WritePEM(w, s.key.PEM) })
+	mux.Handle("/", simkit.Control(func() []byte { return s.CAPEM() }, &s.scripts, s.journal))
 	mux.HandleFunc("DELETE /received", s.do(s.Clear))
 	mux.HandleFunc("GET /shown", func(w http.ResponseWriter, r *http.Request) {
-		writeJSON(w, http.StatusOK, notNil(s.Shown(r.FormValue("token"))))
+		simkit.WriteJSON(w, http.StatusOK, s.Shown(r.FormValue("token")))
 	})
-	mux.HandleFunc("GET /wait", s.serveWait)
 	mux.HandleFunc("POST /streams", func(w http.ResponseWriter, r *http.Request) {
 		var v struct {
 			Max uint32 `json:"max"`
 		}
-		if err := readJSON(r, &v); err != nil {
-			writeError(w, http.StatusBadRequest, err)
+		if err := simkit.ReadJSON(r.Body, &v); err != nil {
+			simkit.WriteError(w, http.StatusBadRequest, err)
 			return
 		}
 		s.LimitStreams(v.Max)
@@ -78,8 +58,8 @@ func (s *Server) Control() http.Handler {
 		var v struct {
 			Topics []string `json:"topics"`
 		}
-		if err := readJSON(r, &v); err != nil {
-			writeError(w, http.StatusBadRequest, err)
+		if err := simkit.ReadJSON(r.Body, &v); err != nil {
+			simkit.WriteError(w, http.StatusBadRequest, err)
 			return
 		}
 		s.SetTopics(v.Topics...)
@@ -90,13 +70,13 @@ func (s *Server) Control() http.Handler {
 			Requests int    `json:"requests"`
 			Per      string `json:"per"`
 		}
-		err := readJSON(r, &v)
+		err := simkit.ReadJSON(r.Body, &v)
 		per := time.Second
 		if err == nil && v.Per != "" {
 			per, err = time.ParseDuration(v.Per)
 		}
 		if err != nil {
-			writeError(w, http.StatusBadRequest, err)
+			simkit.WriteError(w, http.StatusBadRequest, err)
 			return
 		}
 		s.LimitToken(v.Requests, per)
@@ -107,12 +87,12 @@ func (s *Server) Control() http.Handler {
 			Token string `json:"token"`
 			Off   bool   `json:"off"`
 		}
-		err := readJSON(r, &v)
+		err := simkit.ReadJSON(r.Body, &v)
 		if err == nil && v.Token == "" {
 			err = errors.New("token: must be given")
 		}
 		if err != nil {
-			writeError(w, http.StatusBadRequest, err)
+			simkit.WriteError(w, http.StatusBadRequest, err)
 			return
 		}
 		s.SwitchDevice(v.Token, !v.Off)
@@ -139,81 +119,4 @@ func (s *Server) do(fn func()) http.HandlerFunc {
 		fn()
 		w.WriteHeader(http.StatusNoContent)
 	}
-}
-
-func (s *Server) serveWait(w http.ResponseWriter, r *http.Request) {
-	n, timeout := 1, 10*time.Second
-	var err error
-	if v := r.FormValue("n"); v != "" {
-		if n, err = strconv.Atoi(v); err != nil || n < 0 {
-			writeError(w, http.StatusBadRequest, fmt.Errorf("n: must be a number, got %q", v))
-			return
-		}
-	}
-	if v := r.FormValue("timeout"); v != "" {
-		if timeout, err = time.ParseDuration(v); err != nil {
-			writeError(w, http.StatusBadRequest, fmt.Errorf("timeout: must be a duration like 10s, got %q", v))
-			return
-		}
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), timeout)
-	defer cancel()
-	got, err := s.WaitFor(ctx, r.FormValue("token"), n)
-	if err != nil {
-		writeError(w, http.StatusRequestTimeout, fmt.Errorf("%d of %d requests have come: %w", len(got), n, err))
-		return
-	}
-	writeJSON(w, http.StatusOK, notNil(got))
-}
-
-func readScripts(r io.Reader) ([]Script, error) {
-	var raw json.RawMessage
-	if err := json.NewDecoder(r).Decode(&raw); err != nil {
-		return nil, err
-	}
-	var many []Script
-	if raw[0] == '[' {
-		err := json.Unmarshal(raw, &many)
-		return many, err
-	}
-	var one Script
-	if err := json.Unmarshal(raw, &one); err != nil {
-		return nil, err
-	}
-	return []Script{one}, nil
-}
-
-func readJSON(r *http.Request, v any) error {
-	d := json.NewDecoder(io.LimitReader(r.Body, 1<<20))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if d.More() {
-		return errors.New("more than one JSON value")
-	}
-	return nil
-}
-
-// notNil makes an empty list [] and not null.
-func notNil(r []Received) []Received {
-	if r == nil {
-		return []Received{}
-	}
-	return r
-}
-
-func writeJSON(w http.ResponseWriter, status int, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // the client is gone, or our types are broken
-}
-
-func writeError(w http.ResponseWriter, status int, err error) {
-	writeJSON(w, status, map[string]string{"error": err.Error()})
-}
-
-func writePEM(w http.ResponseWriter, b []byte) {
-	w.Header().Set("Content-Type", "application/x-pem-file")
-	_, _ = w.Write(b) // the client is gone
 }

@@ -8,9 +8,9 @@
 // HTTP on Server.ControlURL, for other processes; see control.go for the calls.
 //
 // Read server.go (options, life), apns.go (the checks and their order),
-// script.go (faults), h2.go (the HTTP/2 side, on frames rather than net/http so
+// script.go (faults), journal.go (requests, screens), h2.go (the HTTP/2 side, on frames rather than net/http so
 // that GOAWAY, SETTINGS, resets and silence can be had exactly), control.go.
 //
 // Start runs a goroutine for each listener and each connection; Close stops them
-// and waits. It imports nothing of ours.
+// and waits. It imports internal/simkit.
 package apnssim

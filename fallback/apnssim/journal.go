@@ -4,7 +4,6 @@ import (
 	"container/list"
 	"context"
 	"encoding/json"
-	"errors"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,49 +34,23 @@ type Received struct {
 	Action      Action            `json:"action,omitempty"`
 }
 
-// journal keeps the received pushes, and what devices show.
-type journal struct {
-	mu      sync.Mutex
-	limit   int
-	list    []*Received
-	total   int
-	byToken map[string]int
-	shown   map[string]*screen   // by token
-	kept    map[string]*Received // by token, for phones that are off; nil value: nothing is kept
-	changed chan struct{}
-	waiting int
-	closed  bool
+// screens is what devices show.
+type screens struct {
+	mu    sync.Mutex
+	shown map[string]*screen   // by token
+	kept  map[string]*Received // by token, for phones that are off; nil value: nothing is kept
 }
 
-func (j *journal) init(limit int) {
-	j.limit = limit
-	j.changed = make(chan struct{})
-	j.clear()
+func newScreens() *screens {
+	return &screens{shown: map[string]*screen{}, kept: map[string]*Received{}}
 }
 
-func (j *journal) clear() {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.list, j.total, j.byToken, j.shown = nil, 0, map[string]int{}, map[string]*screen{}
-	for token := range j.kept {
-		j.kept[token] = nil
-	}
-}
-
-func (j *journal) add(r *Received) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.total++
-	r.Number = j.total
-	if len(j.list) >= j.limit {
-		// Half at a time, so that dropping costs nothing per request.
-		j.list = append([]*Received(nil), j.list[len(j.list)-j.limit/2:]...)
-	}
-	j.list = append(j.list, r)
-	j.byToken[r.Token]++
-	if j.waiting > 0 {
-		close(j.changed)
-		j.changed = make(chan struct{})
+func (s *screens) clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.shown)
+	for token := range s.kept {
+		s.kept[token] = nil
 	}
 }
 
@@ -91,133 +64,76 @@ type screen struct {
 // show is what the device does with an accepted notification. Of two with the
 // same apns-id it shows both, as far as is known, unless a collapse ID says
 // otherwise.
-func (j *journal) show(r *Received) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if _, off := j.kept[r.Token]; off {
+func (s *screens) show(r *Received) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, off := s.kept[r.Token]; off {
 		// "APNs stores only one notification per app for a device that is offline"; one
 		// without an expiration is not stored.
 		if r.Expiration != "0" {
-			j.kept[r.Token] = r
+			s.kept[r.Token] = r
 		}
 		return
 	}
-	j.showLocked(r)
+	s.showLocked(r)
 }
 
 // switchDevice turns a phone off, or on: it then shows the notification kept for it.
-func (j *journal) switchDevice(token string, on bool, now time.Time) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	kept, off := j.kept[token]
+func (s *screens) switchDevice(token string, on bool, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	kept, off := s.kept[token]
 	switch {
 	case !on && !off:
-		if j.kept == nil {
-			j.kept = map[string]*Received{}
-		}
-		j.kept[token] = nil
+		s.kept[token] = nil
 	case on && off:
-		delete(j.kept, token)
+		delete(s.kept, token)
 		if kept == nil {
 			return
 		}
 		if at, err := strconv.ParseInt(kept.Expiration, 10, 64); err == nil && !now.Before(time.Unix(at, 0)) {
 			return // expired meanwhile
 		}
-		j.showLocked(kept)
+		s.showLocked(kept)
 	}
 }
 
-func (j *journal) showLocked(r *Received) {
-	s := j.shown[r.Token]
-	if s == nil {
-		s = &screen{byCollapse: map[string]*list.Element{}}
-		j.shown[r.Token] = s
+func (s *screens) showLocked(r *Received) {
+	d := s.shown[r.Token]
+	if d == nil {
+		d = &screen{byCollapse: map[string]*list.Element{}}
+		s.shown[r.Token] = d
 	}
-	shown := s.list.PushBack(r)
+	shown := d.list.PushBack(r)
 	if r.CollapseID == "" {
 		return
 	}
-	if old := s.byCollapse[r.CollapseID]; old != nil {
-		s.list.Remove(old)
+	if old := d.byCollapse[r.CollapseID]; old != nil {
+		d.list.Remove(old)
 	}
-	s.byCollapse[r.CollapseID] = shown
-}
-
-// wake ends all waiting, for good.
-func (j *journal) wake() {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if !j.closed {
-		j.closed = true
-		close(j.changed)
-	}
-}
-
-// received copies the pushes received for token; "": all.
-func (j *journal) received(token string) []Received {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	var out []Received
-	for _, r := range j.list {
-		if token == "" || r.Token == token {
-			out = append(out, *r)
-		}
-	}
-	return out
-}
-
-func (j *journal) count(token string) int {
-	if token == "" {
-		return j.total
-	}
-	return j.byToken[token]
-}
-
-func (j *journal) wait(ctx context.Context, token string, n int) error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	for j.count(token) < n {
-		if j.closed {
-			return errors.New("the simulator was closed")
-		}
-		changed := j.changed
-		j.waiting++
-		j.mu.Unlock()
-		var err error
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			err = ctx.Err()
-		}
-		j.mu.Lock()
-		j.waiting--
-		if err != nil && j.count(token) < n {
-			return err
-		}
-	}
-	return nil
+	d.byCollapse[r.CollapseID] = shown
 }
 
 // Received lists the requests that have come, in order of arrival, whatever
 // their answer.
-func (s *Server) Received() []Received { return s.journal.received("") }
+func (s *Server) Received() []Received { return s.journal.List("") }
 
 // ReceivedFor lists those for one device token.
-func (s *Server) ReceivedFor(token string) []Received {
-	return s.journal.received(strings.ToLower(token))
-}
+func (s *Server) ReceivedFor(token string) []Received { return s.journal.List(token) }
 
 // Clear forgets the received pushes and what devices show.
-func (s *Server) Clear() { s.journal.clear() }
+func (s *Server) Clear() {
+	s.journal.Clear()
+	s.screens.clear()
+}
 
 // Shown lists what the device with this token would show: the notifications
 // accepted for it, of those with the same collapse ID the last one.
 func (s *Server) Shown(token string) []Received {
-	s.journal.mu.Lock()
-	defer s.journal.mu.Unlock()
-	var out []Received
-	if d := s.journal.shown[strings.ToLower(token)]; d != nil {
+	s.screens.mu.Lock()
+	defer s.screens.mu.Unlock()
+	out := []Received{}
+	if d := s.screens.shown[strings.ToLower(token)]; d != nil {
 		for e := d.list.Front(); e != nil; e = e.Next() {
 			out = append(out, *e.Value.(*Received))
 		}
@@ -229,7 +145,7 @@ func (s *Server) Shown(token string) []Received {
 // that is off, only the last notification is kept, as Apple does it, and shown when it
 // is on again.
 func (s *Server) SwitchDevice(token string, on bool) {
-	s.journal.switchDevice(strings.ToLower(token), on, s.opts.Now())
+	s.screens.switchDevice(strings.ToLower(token), on, s.opts.Now())
 }
 
 // Wait returns when n requests have come since the start or the last Clear, with
@@ -240,7 +156,5 @@ func (s *Server) Wait(ctx context.Context, n int) ([]Received, error) {
 
 // WaitFor is Wait for the requests of one device token.
 func (s *Server) WaitFor(ctx context.Context, token string, n int) ([]Received, error) {
-	token = strings.ToLower(token)
-	err := s.journal.wait(ctx, token, n)
-	return s.journal.received(token), err
+	return s.journal.WaitFor(ctx, token, n)
 }

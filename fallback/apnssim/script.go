@@ -3,9 +3,10 @@ package apnssim
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
+
+	"github.com/heartline-mqtt/heartline/internal/simkit"
 )
 
 // Action is how a scripted request ends.
@@ -69,71 +70,33 @@ func (s *Script) UnmarshalJSON(b []byte) error {
 			return fmt.Errorf("delay: %w", err)
 		}
 	}
-	return s.validate()
+	return nil
 }
 
-func (s *Script) validate() error {
+// Validate implements simkit.Rule.
+func (s *Script) Validate() error {
 	switch s.Action {
 	case ActionAnswer, ActionReset, ActionRefuse, ActionGoAway, ActionHang, ActionSilence, ActionDrop:
 	default:
 		return fmt.Errorf("action: must be one of reset, refuse, goaway, hang, silence, drop, or left out; got %q", s.Action)
 	}
-	if s.Status != 0 && (s.Status < 200 || s.Status > 599) {
-		return fmt.Errorf("status: must be 200 to 599, got %d", s.Status)
-	}
-	if s.Times < 0 || s.Delay < 0 {
-		return fmt.Errorf("times and delay: must not be negative")
-	}
-	return nil
+	return simkit.ValidScript(s.Status, s.Times, s.Delay)
 }
+
+// Scope implements simkit.Rule.
+func (s *Script) Scope() (token string, times *int) { return strings.ToLower(s.Token), &s.Times }
 
 // Script adds scripts behind those there are. For a request the first one of its
 // token is used, or else the first one for every token, until it has been used
 // Times times. It panics on a script that the control API would refuse.
 func (s *Server) Script(scripts ...Script) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, sc := range scripts {
-		if err := sc.validate(); err != nil {
-			panic("apnssim: " + err.Error())
-		}
-		sc.Token = strings.ToLower(sc.Token)
-		s.scripts = append(s.scripts, &sc)
+	if err := s.scripts.Add(scripts...); err != nil {
+		panic("apnssim: " + err.Error())
 	}
 }
 
 // Scripts lists the scripts that are not used up.
-func (s *Server) Scripts() []Script {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := make([]Script, 0, len(s.scripts))
-	for _, sc := range s.scripts {
-		out = append(out, *sc)
-	}
-	return out
-}
+func (s *Server) Scripts() []Script { return s.scripts.List() }
 
 // ClearScripts forgets all scripts.
-func (s *Server) ClearScripts() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.scripts = nil
-}
-
-func (s *Server) nextScript(token string) Script {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	i := slices.IndexFunc(s.scripts, func(sc *Script) bool { return sc.Token == token })
-	if i < 0 {
-		if i = slices.IndexFunc(s.scripts, func(sc *Script) bool { return sc.Token == "" }); i < 0 {
-			return Script{}
-		}
-	}
-	sc := *s.scripts[i]
-	if sc.Times == 1 {
-		s.scripts = slices.Delete(s.scripts, i, i+1)
-	} else if sc.Times > 1 {
-		s.scripts[i].Times--
-	}
-	return sc
-}
+func (s *Server) ClearScripts() { s.scripts.Clear() }

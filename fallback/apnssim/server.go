@@ -9,13 +9,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math"
-	"net"
-	"net/http"
-	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -98,28 +95,26 @@ func (k Key) public() (*ecdsa.PublicKey, error) {
 }
 
 // Server is a running simulator. Its methods are safe for concurrent use.
-// Locks are taken in the order Server.mu, conn.mu, journal.mu.
+// Locks are taken in the order Server.mu, conn.mu, screens.mu.
 type Server struct {
+	*simkit.Server
 	opts    Options
 	log     *slog.Logger
 	key     Key
-	caPEM   []byte
-	ln      net.Listener
-	control *http.Server
-	ctlLn   net.Listener
+	scripts simkit.ScriptList[Script, *Script]
+	journal *simkit.Journal[Received]
+	screens *screens
 	wg      sync.WaitGroup
 	streams atomic.Uint32 // that a connection may have
 
-	mu      sync.Mutex
-	closed  bool
-	conns   map[*conn]bool
-	dialed  int // connections ever
-	keys    map[string]providerKey
-	topics  []string
-	auth    authState
-	scripts []*Script
-	taken   map[string]window // by device token, with TokenLimit
-	journal journal
+	mu     sync.Mutex
+	closed bool
+	conns  map[*conn]bool
+	dialed int // connections ever
+	keys   map[string]providerKey
+	topics []string
+	auth   authState
+	taken  map[string]window // by device token, with TokenLimit
 }
 
 type providerKey struct {
@@ -129,8 +124,6 @@ type providerKey struct {
 
 // Start makes a CA and a certificate, listens, and serves until Close.
 func Start(opts Options) (*Server, error) {
-	opts.Address = cmp.Or(opts.Address, "127.0.0.1:0")
-	opts.ControlAddress = cmp.Or(opts.ControlAddress, "127.0.0.1:0")
 	opts.MaxConcurrentStreams = cmp.Or(opts.MaxConcurrentStreams, 1000)
 	opts.TokenWindow = cmp.Or(opts.TokenWindow, time.Second)
 	opts.MaxReceived = cmp.Or(opts.MaxReceived, 100_000)
@@ -140,13 +133,14 @@ func Start(opts Options) (*Server, error) {
 	s := &Server{
 		opts: opts, log: opts.Logger, conns: map[*conn]bool{},
 		keys: map[string]providerKey{}, topics: opts.Topics,
+		journal: simkit.NewJournal[Received](opts.MaxReceived), screens: newScreens(),
 	}
+	s.journal.Fold = strings.ToLower
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.streams.Store(opts.MaxConcurrentStreams)
 	s.auth.init()
-	s.journal.init(opts.MaxReceived)
 
 	var err error
 	if s.key, err = NewKey("SIMULATOR1", "HEARTLINE1"); err != nil {
@@ -166,23 +160,11 @@ func Start(opts Options) (*Server, error) {
 		s.keys[k.KeyID] = providerKey{public: pub, teamID: k.TeamID}
 	}
 
-	if s.ln, err = net.Listen("tcp", opts.Address); err != nil {
-		return nil, fmt.Errorf("listen for pushes: %w", err)
-	}
-	cert, caPEM, err := simkit.Certificate(s.ln.Addr())
-	if err != nil {
-		return nil, errors.Join(err, s.ln.Close())
-	}
-	s.caPEM = caPEM
-	if opts.ControlAddress != "off" {
-		if s.ctlLn, err = net.Listen("tcp", opts.ControlAddress); err != nil {
-			return nil, errors.Join(fmt.Errorf("listen for control: %w", err), s.ln.Close())
-		}
-		s.control = &http.Server{Handler: s.Control(), ReadHeaderTimeout: 10 * time.Second}
-		s.wg.Go(func() { _ = s.control.Serve(s.ctlLn) }) // ends with Close
+	if s.Server, err = simkit.Open(opts.Address, opts.ControlAddress, s.Control()); err != nil {
+		return nil, err
 	}
 	tlsConfig := &tls.Config{
-		Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS12,
+		Certificates: []tls.Certificate{s.Certificate}, NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS12,
 		ClientAuth: tls.RequestClientCert, ClientCAs: opts.ClientCAs,
 	}
 	if opts.ClientCAs != nil {
@@ -206,48 +188,28 @@ func Run(ctx context.Context, opts Options, started func(*Server)) error {
 	return s.Close()
 }
 
-// URL is the endpoint, to be used in place of Apple's host.
-func (s *Server) URL() string { return "https://" + s.ln.Addr().String() }
-
-// ControlURL is where the control API listens; "" if it is off.
-func (s *Server) ControlURL() string {
-	if s.ctlLn == nil {
-		return ""
-	}
-	return "http://" + s.ctlLn.Addr().String()
-}
-
-// CAPEM is the certificate of the CA that signed the endpoint's.
-func (s *Server) CAPEM() []byte { return slices.Clone(s.caPEM) }
-
 // Key is a key that the server takes: the first of Options.Keys, or a throw-away
 // one.
 func (s *Server) Key() Key { return s.key }
 
-// Close ends listeners and connections and waits for their goroutines.
+// Close ends listeners, connections and waits, and waits for the goroutines. It may be
+// called twice.
 func (s *Server) Close() error {
 	s.mu.Lock()
-	first := !s.closed
 	s.closed = true
 	for c := range s.conns {
 		c.close()
 	}
-	s.journal.wake()
 	s.mu.Unlock()
-	var err error
-	if first {
-		err = s.ln.Close()
-		if s.control != nil {
-			err = errors.Join(err, s.control.Close())
-		}
-	}
+	s.journal.Close()
+	err := s.Server.Close()
 	s.wg.Wait()
 	return err
 }
 
 func (s *Server) accept(cfg *tls.Config) {
 	for {
-		nc, err := s.ln.Accept()
+		nc, err := s.Pushes.Accept()
 		if err != nil {
 			s.mu.Lock()
 			closed := s.closed

@@ -50,15 +50,14 @@ func Guard(h http.Handler) http.Handler {
 //	DELETE /received          forgets it
 //	GET    /wait?n=&token=&timeout=10s
 //	                          the received requests, once there are n; 408 if there are not in time
-func Control[T any](caPEM func() []byte, scripts *Scripts, journal *Journal[T]) *http.ServeMux {
+func Control[T, S any, R Rule[S]](caPEM func() []byte, scripts *ScriptList[S, R], journal *Journal[T]) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /ca.pem", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/x-pem-file")
-		_, _ = w.Write(caPEM()) // the client is gone
+		WritePEM(w, caPEM())
 	})
 	mux.HandleFunc("GET /scripts", func(w http.ResponseWriter, _ *http.Request) { WriteJSON(w, http.StatusOK, scripts.List()) })
 	mux.HandleFunc("POST /scripts", func(w http.ResponseWriter, r *http.Request) {
-		var list []Script
+		var list []S
 		err := readScripts(r.Body, &list)
 		if err == nil {
 			err = scripts.Add(list...)
@@ -103,7 +102,7 @@ func wait[T any](w http.ResponseWriter, r *http.Request, journal *Journal[T]) {
 	WriteJSON(w, http.StatusOK, got)
 }
 
-func readScripts(r io.Reader, into *[]Script) error {
+func readScripts[S any](r io.Reader, into *[]S) error {
 	var raw json.RawMessage
 	if err := json.NewDecoder(io.LimitReader(r, 1<<20)).Decode(&raw); err != nil {
 		return err
@@ -111,7 +110,7 @@ func readScripts(r io.Reader, into *[]Script) error {
 	if raw[0] == '[' {
 		return strict(raw, into)
 	}
-	*into = make([]Script, 1)
+	*into = make([]S, 1)
 	return strict(raw, &(*into)[0])
 }
 
@@ -135,6 +134,12 @@ func WriteJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(v) // the client is gone, or our types are broken
+}
+
+// WritePEM answers with a certificate or a key.
+func WritePEM(w http.ResponseWriter, b []byte) {
+	w.Header().Set("Content-Type", "application/x-pem-file")
+	_, _ = w.Write(b) // the client is gone
 }
 
 // WriteError answers with {"error": "…"}.

@@ -9,12 +9,16 @@ import (
 // Journal keeps the received requests, in order, each entry under a key such as a device token. Its
 // methods are safe for concurrent use.
 type Journal[T any] struct {
+	// Fold makes one key of several that mean the same; nil: none do. Set it before use.
+	Fold func(key string) string
+
 	mu      sync.Mutex
 	limit   int
 	entries []entry[T]
 	total   int
 	byKey   map[string]int
-	changed chan struct{} // closed at the next change
+	changed chan struct{} // closed at the next change, if anybody waits
+	waiting int
 	closed  bool
 }
 
@@ -34,6 +38,7 @@ func NewJournal[T any](limit int) *Journal[T] {
 // Add appends what number makes of the entry's number, which counts from 1 since the
 // start or the last Clear.
 func (j *Journal[T]) Add(key string, number func(n int) T) {
+	key = j.fold(key)
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.total++
@@ -46,13 +51,25 @@ func (j *Journal[T]) Add(key string, number func(n int) T) {
 	j.notifyLocked()
 }
 
+func (j *Journal[T]) fold(key string) string {
+	if j.Fold == nil {
+		return key
+	}
+	return j.Fold(key)
+}
+
 func (j *Journal[T]) notifyLocked() {
+	if j.waiting == 0 {
+		return
+	}
+	j.waiting = 0
 	close(j.changed)
 	j.changed = make(chan struct{})
 }
 
 // List returns the entries of a key, of all keys for "".
 func (j *Journal[T]) List(key string) []T {
+	key = j.fold(key)
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.listLocked(key)
@@ -79,28 +96,35 @@ func (j *Journal[T]) Clear() {
 // WaitFor returns the entries of a key (all for "") once n have come since the start or
 // the last Clear. The error is that of ctx, or ErrClosed; the entries so far come with it.
 func (j *Journal[T]) WaitFor(ctx context.Context, key string, n int) ([]T, error) {
-	for {
-		j.mu.Lock()
-		have := j.total
-		if key != "" {
-			have = j.byKey[key]
+	key = j.fold(key)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for j.countLocked(key) < n {
+		if j.closed {
+			return j.listLocked(key), ErrClosed
 		}
-		if have >= n {
-			defer j.mu.Unlock()
-			return j.listLocked(key), nil
-		}
-		changed, closed := j.changed, j.closed
-		got := j.listLocked(key)
+		changed := j.changed
+		j.waiting++
 		j.mu.Unlock()
-		if closed {
-			return got, ErrClosed
-		}
+		var err error
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return got, ctx.Err()
+			err = ctx.Err()
+		}
+		j.mu.Lock()
+		if err != nil && j.countLocked(key) < n {
+			return j.listLocked(key), err
 		}
 	}
+	return j.listLocked(key), nil
+}
+
+func (j *Journal[T]) countLocked(key string) int {
+	if key == "" {
+		return j.total
+	}
+	return j.byKey[key]
 }
 
 // Close ends every wait.

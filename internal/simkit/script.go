@@ -40,32 +40,52 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return err
 }
 
-func (sc *Script) validate() error {
+// Validate implements Rule.
+func (sc *Script) Validate() error {
 	switch sc.Action {
 	case ActionAnswer, ActionHang, ActionDrop, ActionReset:
 	default:
 		return fmt.Errorf("action: must be hang, drop or reset, or left out; got %q", sc.Action)
 	}
-	if sc.Status != 0 && (sc.Status < 200 || sc.Status > 599) {
-		return fmt.Errorf("status: must be 200 to 599, got %d", sc.Status)
+	return ValidScript(sc.Status, sc.Times, time.Duration(sc.Delay))
+}
+
+// Scope implements Rule.
+func (sc *Script) Scope() (token string, times *int) { return sc.Token, &sc.Times }
+
+// ValidScript checks what every server's scripts have.
+func ValidScript(status, times int, delay time.Duration) error {
+	if status != 0 && (status < 200 || status > 599) {
+		return fmt.Errorf("status: must be 200 to 599, got %d", status)
 	}
-	if sc.Times < 0 || sc.Delay < 0 {
+	if times < 0 || delay < 0 {
 		return fmt.Errorf("times and delay: must not be negative")
 	}
 	return nil
 }
 
-// Scripts is a list of scripts. Its methods are safe for concurrent use.
-type Scripts struct {
-	mu   sync.Mutex
-	list []*Script
+// Rule is a pointer to a script S. Scope is the token that the script is for ("": every
+// one without a script of its own), and how many requests it is good for (0: all).
+type Rule[S any] interface {
+	*S
+	Validate() error
+	Scope() (token string, times *int)
 }
 
+// ScriptList is a list of scripts. Its methods are safe for concurrent use.
+type ScriptList[S any, R Rule[S]] struct {
+	mu   sync.Mutex
+	list []R
+}
+
+// Scripts is a list of Scripts.
+type Scripts = ScriptList[Script, *Script]
+
 // Add appends scripts. A request uses the first one of its token, or else the first one
-// for every token, until that has been used Times times.
-func (s *Scripts) Add(scripts ...Script) error {
+// for every token, until that has been used as often as it is good for.
+func (s *ScriptList[S, R]) Add(scripts ...S) error {
 	for i := range scripts {
-		if err := scripts[i].validate(); err != nil {
+		if err := R(&scripts[i]).Validate(); err != nil {
 			return err
 		}
 	}
@@ -78,10 +98,10 @@ func (s *Scripts) Add(scripts ...Script) error {
 }
 
 // List returns the scripts that are not used up.
-func (s *Scripts) List() []Script {
+func (s *ScriptList[S, R]) List() []S {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := make([]Script, 0, len(s.list))
+	out := make([]S, 0, len(s.list))
 	for _, sc := range s.list {
 		out = append(out, *sc)
 	}
@@ -89,30 +109,34 @@ func (s *Scripts) List() []Script {
 }
 
 // Clear forgets every script.
-func (s *Scripts) Clear() {
+func (s *ScriptList[S, R]) Clear() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.list = nil
 }
 
 // Next takes the script for a request of token.
-func (s *Scripts) Next(token string) Script {
+func (s *ScriptList[S, R]) Next(token string) (next S) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := slices.IndexFunc(s.list, func(sc *Script) bool { return sc.Token == token })
+	of := func(token string) int {
+		return slices.IndexFunc(s.list, func(sc R) bool { t, _ := sc.Scope(); return t == token })
+	}
+	i := of(token)
 	if i < 0 {
-		i = slices.IndexFunc(s.list, func(sc *Script) bool { return sc.Token == "" })
+		i = of("")
 	}
 	if i < 0 {
-		return Script{}
+		return next
 	}
-	sc := *s.list[i]
-	if sc.Times == 1 {
+	next = *s.list[i]
+	switch _, times := s.list[i].Scope(); {
+	case *times == 1:
 		s.list = slices.Delete(s.list, i, i+1)
-	} else if sc.Times > 1 {
-		s.list[i].Times--
+	case *times > 1:
+		*times--
 	}
-	return sc
+	return next
 }
 
 // Play runs the script for a request. process is what the server does with a

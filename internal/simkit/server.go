@@ -15,48 +15,61 @@ import (
 	"time"
 )
 
-// Server is an HTTPS server (HTTP/2 and 1.1) with a certificate of its own, and a
+// Server is the endpoint that pushes are sent to, with a certificate of its own, and a
 // control API over plain HTTP.
 type Server struct {
+	// Pushes is the endpoint's socket, and Certificate what to serve TLS with. After Open
+	// they are the caller's to use; Close closes the socket.
+	Pushes      net.Listener
+	Certificate tls.Certificate
+
 	caPEM        []byte
-	push, steer  net.Listener
-	pushes       *http.Server
+	steer        net.Listener
+	pushes       *http.Server // nil: the caller serves Pushes
 	control      *http.Server
 	wg           sync.WaitGroup
 	closing      sync.Once
 	closeFailure error
 }
 
-// Start listens and serves until Close. address and controlAddress are host:port, by
-// default a free port on loopback; controlAddress "off" is no control API.
+// Start listens, and serves pushes over HTTPS (HTTP/2 and 1.1), until Close. address and
+// controlAddress are host:port, by default a free port on loopback; controlAddress "off"
+// is no control API.
 func Start(address, controlAddress string, pushes, control http.Handler) (*Server, error) {
+	s, err := Open(address, controlAddress, control)
+	if err != nil {
+		return nil, err
+	}
+	s.pushes = &http.Server{
+		Handler: pushes, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0),
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{s.Certificate}, MinVersion: tls.VersionTLS12},
+	}
+	s.wg.Go(func() { _ = s.pushes.ServeTLS(s.Pushes, "", "") }) // ends with Close
+	return s, nil
+}
+
+// Open is Start for a caller that serves the pushes itself, on Pushes.
+func Open(address, controlAddress string, control http.Handler) (*Server, error) {
 	s := &Server{}
 	var err error
-	if s.push, err = net.Listen("tcp", cmp.Or(address, "127.0.0.1:0")); err != nil {
+	if s.Pushes, err = net.Listen("tcp", cmp.Or(address, "127.0.0.1:0")); err != nil {
 		return nil, fmt.Errorf("listen for pushes: %w", err)
 	}
-	cert, caPEM, err := Certificate(s.push.Addr())
-	if err != nil {
-		return nil, errors.Join(err, s.push.Close())
+	if s.Certificate, s.caPEM, err = Certificate(s.Pushes.Addr()); err != nil {
+		return nil, errors.Join(err, s.Pushes.Close())
 	}
-	s.caPEM = caPEM
 	if controlAddress != "off" {
 		if s.steer, err = net.Listen("tcp", cmp.Or(controlAddress, "127.0.0.1:0")); err != nil {
-			return nil, errors.Join(fmt.Errorf("listen for control: %w", err), s.push.Close())
+			return nil, errors.Join(fmt.Errorf("listen for control: %w", err), s.Pushes.Close())
 		}
 		s.control = &http.Server{Handler: Guard(control), ReadHeaderTimeout: 10 * time.Second}
 		s.wg.Go(func() { _ = s.control.Serve(s.steer) }) // ends with Close
 	}
-	s.pushes = &http.Server{
-		Handler: pushes, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0),
-		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
-	}
-	s.wg.Go(func() { _ = s.pushes.ServeTLS(s.push, "", "") }) // ends with Close
 	return s, nil
 }
 
 // URL is the endpoint.
-func (s *Server) URL() string { return "https://" + s.push.Addr().String() }
+func (s *Server) URL() string { return "https://" + s.Pushes.Addr().String() }
 
 // ControlURL is where the control API listens; "" if it is off.
 func (s *Server) ControlURL() string {
@@ -72,7 +85,11 @@ func (s *Server) CAPEM() []byte { return slices.Clone(s.caPEM) }
 // Close cuts every connection and waits for the listeners. It may be called twice.
 func (s *Server) Close() error {
 	s.closing.Do(func() {
-		s.closeFailure = s.pushes.Close()
+		if s.pushes != nil {
+			s.closeFailure = s.pushes.Close()
+		} else {
+			s.closeFailure = s.Pushes.Close()
+		}
 		if s.control != nil {
 			s.closeFailure = errors.Join(s.closeFailure, s.control.Close())
 		}
