@@ -41,6 +41,8 @@ type Core interface {
 	Device(account, id string) (delivery.DeviceView, error)
 	AllDevices(after string, limit int) ([]delivery.DeviceView, error)
 	PutDevice(ctx context.Context, account, id string, r *delivery.Registration) error
+	Register(id, account string) error
+	SetRegistration(id, account string, r delivery.Registration) error
 	RemoveRegistrations(id, account, server, kind string) error
 	ForgetDevice(ctx context.Context, account, id string) error
 	SignOut(ctx context.Context, id, account string) error

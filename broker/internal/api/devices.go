@@ -219,7 +219,7 @@ func (a *API) putDevice(w http.ResponseWriter, r *http.Request, in *byDevice) er
 	if err != nil && !errors.Is(err, delivery.ErrNotFound) {
 		return err
 	}
-	if err := a.core.PutDevice(r.Context(), in.Account, in.Device, token.Registration); err != nil {
+	if err := a.put(r.Context(), in, token.Registration); err != nil {
 		return err
 	}
 	if before != "" && before != in.Account {
@@ -238,6 +238,34 @@ func (a *API) putDevice(w http.ResponseWriter, r *http.Request, in *byDevice) er
 		return err
 	}
 	return writeJSON(w, status, wire.NewDeviceView(v))
+}
+
+// put registers a device, and moves it here if the caller may act for the account that
+// holds it.
+func (a *API) put(ctx context.Context, in *byDevice, r *delivery.Registration) error {
+	if who := callerOf(ctx); who.AllAccounts() {
+		return a.core.PutDevice(ctx, in.Account, in.Device, r)
+	}
+	holder, err := a.core.AccountOf(in.Device)
+	switch {
+	case err == nil && holder != in.Account:
+		if err := mayActFor(ctx, holder); err != nil {
+			return newProblem(http.StatusForbidden, codeNotYours, "device %q belongs to an account that these credentials are not for", clip(in.Device))
+		}
+		return a.core.PutDevice(ctx, in.Account, in.Device, r)
+	case err != nil && !errors.Is(err, delivery.ErrNotFound):
+		return err
+	}
+	// Not PutDevice, which would move it if another account took it in this very moment.
+	if r == nil {
+		err = a.core.Register(in.Device, in.Account)
+	} else {
+		err = a.core.SetRegistration(in.Device, in.Account, *r)
+	}
+	if err != nil {
+		return err
+	}
+	return a.core.Flush(ctx)
 }
 
 // parseDevicePut returns the zero value for a body that names no server.

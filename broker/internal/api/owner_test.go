@@ -275,3 +275,27 @@ func TestHeldForTheFirstDevice(t *testing.T) {
 		t.Errorf("%+v", n)
 	}
 }
+
+// TestLimitedServiceTakesNoDevice: a service that may act for some accounts registers and
+// moves devices among these, and takes none from another account.
+func TestLimitedServiceTakesNoDevice(t *testing.T) {
+	s := serve(t, func(o *api.Options, rules *delivery.Options) { withPasswords(&connections{})(o, rules); rules.AnyAccount = false })
+	s.device("alice", "phone")
+	s.device("shop-1", "till")
+	const shop = "Bearer shop"
+	put := func(path, body string) reply { return s.do("PUT", path, body, "Authorization", shop) }
+	const token = `{"apns":{"token":"0a0b0c0d0a0b0c0d0a0b0c0d0a0b0c0d0a0b0c0d0a0b0c0d0a0b0c0d0a0b0c0d","topic":"t"}}`
+	for _, body := range []string{"", token} {
+		s.wantProblem(put("/v1/accounts/shop-1/devices/phone", body), 403, `device "phone" belongs to an account that these credentials are not for`)
+		s.want(put("/v1/accounts/shop-1/devices/till", body), 200, nil)
+		s.want(put("/v1/accounts/shop-2/devices/till", body), 201, nil) // both are its accounts
+		s.want(put("/v1/accounts/shop-1/devices/till", body), 201, nil)
+	}
+	s.want(put("/v1/accounts/shop-1/devices/new", token), 201, nil)
+	for device, account := range map[string]string{"phone": "alice", "till": "shop-1", "new": "shop-1"} {
+		if holder, err := s.core.AccountOf(device); holder != account {
+			t.Errorf("%s is of %q %v, want %s", device, holder, err, account)
+		}
+	}
+	s.want(s.do("PUT", "/v1/accounts/shop-1/devices/phone", "", "Authorization", "Bearer service"), 201, nil)
+}
