@@ -79,9 +79,12 @@ func tooLarge() *problem {
 	return newProblem(http.StatusRequestEntityTooLarge, codeTooLarge, "a notification is at most %d bytes of JSON; data may have %d of them", maxBody, delivery.MaxData)
 }
 
-// takes refuses a body of another type. A body that names no type is taken. That
+// takes refuses a body of another type, and one that is compressed. A body that names no type is taken. That
 // a web form cannot send any of these types keeps foreign pages out, too.
 func takes(r *http.Request, types ...string) error {
+	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
+		return newProblem(http.StatusUnsupportedMediaType, codeMediaType, "send the body as it is, without the header Content-Encoding: %s", clip(coding))
+	}
 	named := r.Header.Get("Content-Type")
 	if named == "" {
 		return nil

@@ -273,3 +273,33 @@ func TestSameRequest(t *testing.T) {
 		}
 	}
 }
+
+// TestManyFaults: an answer is not many times as long as the body that it is about.
+func TestManyFaults(t *testing.T) {
+	s := serve(t)
+	var body strings.Builder
+	body.WriteString(`{"account":"alice"`)
+	for i := range 20_000 {
+		fmt.Fprintf(&body, `,"m%d":1`, i)
+	}
+	body.WriteString("}")
+	r := s.do("POST", "/v1/notifications", body.String())
+	s.wantProblem(r, 422, "body.m0: is not a member that is known here")
+	if len(r.text) > 20_000 || !strings.Contains(r.text, "further faults") {
+		t.Errorf("%d bytes answer a body of %d", len(r.text), body.Len())
+	}
+}
+
+// TestCompressedBodies: a body that is compressed is refused by the name of the header, and
+// never unpacked.
+func TestCompressedBodies(t *testing.T) {
+	s := serve(t)
+	s.device("alice", "phone")
+	const body = `{"account":"alice","title":"x"}`
+	for _, path := range []string{"/v1/notifications", "/v1/notifications/batch"} {
+		for _, coding := range []string{"gzip", "br", "identity, gzip"} {
+			s.wantProblem(s.do("POST", path, body, "Content-Encoding", coding), 415, "send the body as it is, without the header Content-Encoding: "+coding)
+		}
+	}
+	s.want(s.do("POST", "/v1/notifications", body, "Content-Encoding", "Identity"), 202, nil)
+}

@@ -279,7 +279,10 @@ func TestHeldForTheFirstDevice(t *testing.T) {
 // TestLimitedServiceTakesNoDevice: a service that may act for some accounts registers and
 // moves devices among these, and takes none from another account.
 func TestLimitedServiceTakesNoDevice(t *testing.T) {
-	s := serve(t, func(o *api.Options, rules *delivery.Options) { withPasswords(&connections{})(o, rules); rules.AnyAccount = false })
+	s := serve(t, func(o *api.Options, rules *delivery.Options) {
+		withPasswords(&connections{})(o, rules)
+		rules.AnyAccount = false
+	})
 	s.device("alice", "phone")
 	s.device("shop-1", "till")
 	const shop = "Bearer shop"

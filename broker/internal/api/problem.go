@@ -133,7 +133,15 @@ func (a *API) describeProblems() {
 type fault = huma.ErrorDetail
 
 // invalid is a 422 that lists every fault.
+// maxFaults is how many faults of one body an answer names.
+const maxFaults = 50
+
 func invalid(faults ...*fault) *problem {
+	if more := len(faults) - maxFaults; more > 0 {
+		// A body of half a megabyte can have tens of thousands, and its answer would be
+		// many times as long.
+		faults = append(faults[:maxFaults:maxFaults], &fault{Location: "body", Message: fmt.Sprintf("has %d further faults", more)})
+	}
 	for _, f := range faults {
 		f.Message = text.OneLine(f.Message)
 	}
