@@ -668,7 +668,7 @@ func TestHostileServer(t *testing.T) {
 	w := newWorld(t, func(o *xmpp.Options, _ *delivery.Options) { o.MaxStanzaSize = 10_000 })
 	for name, sent := range map[string]string{
 		"too large":     "<message><body>" + strings.Repeat("x", 10_001),
-		"attribute":     "<message a='" + strings.Repeat("x", 10_001),
+		"attribute":     "<message a='" + strings.Repeat("x", 10_001) + "'/>",
 		"too deep":      strings.Repeat("<a>", 33),
 		"comment":       "<!-- x -->",
 		"nested":        "<message><!-- x --></message>",
@@ -702,6 +702,8 @@ func TestHostileSender(t *testing.T) {
 			"too large":     "<message" + head + "><body>" + strings.Repeat("x", 50_000) + "</body></message>",
 			"too many":      "<message" + head + ">" + strings.Repeat("<a b='>'/>", 5_000) + "</message>",
 			"attribute":     "<message" + head + " a='" + strings.Repeat(">", 50_000) + "'/>",
+			"before from":   "<message a='" + strings.Repeat(">", 50_000) + "'" + head + "/>",
+			"many of them":  "<message" + strings.Repeat(" a='&apos;'", 5_000) + head + " />",
 			"too deep":      "<message" + head + ">" + strings.Repeat("<a>", 500) + strings.Repeat("</a>", 500) + "</message>",
 			"deep in CDATA": "<message" + head + "><![CDATA[" + strings.Repeat("</message>", 5_000) + "]]></message>",
 			"entity":        "<message" + head + ">&b;</message>",
@@ -724,7 +726,7 @@ func TestHostileSender(t *testing.T) {
 	if view, err := w.core.Device(ann, device); err != nil || !view.Up {
 		t.Errorf("%+v, %v", view, err)
 	}
-	if got := w.gate.Stats().Dropped; got != 27 {
+	if got := w.gate.Stats().Dropped; got != 33 {
 		t.Errorf("%d dropped", got)
 	}
 }

@@ -35,10 +35,15 @@ type reader struct {
 
 	head []byte // the stream's start tag, which declares namespaces of all stanzas
 	raw  []byte // the current stanza
-	// opened is where the name or the last whole attribute of the stanza's start tag ends.
-	opened int
-	fault  error // of the current stanza: the rest of it is read and not kept
+	// tag is the stanza's start tag with those attributes only that say who sent what to
+	// whom: it is there whole also where the start tag itself is too large.
+	tag   []byte
+	inTag bool  // the start tag is being read
+	fault error // of the current stanza: the rest of it is read and not kept
 }
+
+// maxAttr bounds an attribute in tag: a JID of 3,071 bytes, each escaped with six.
+const maxAttr = 20_000
 
 func newReader(r io.Reader, maxStanza int) *reader {
 	return &reader{src: bufio.NewReaderSize(r, 64<<10), max: maxStanza}
@@ -92,7 +97,8 @@ func (r *reader) readHead() error {
 		case '!':
 			return errRestricted
 		default:
-			if _, err := r.startTag(); err != nil {
+			r.tag = r.tag[:0]
+			if _, err := r.startTag(c); err != nil {
 				return err
 			}
 			r.head = bytes.Clone(r.raw)
@@ -126,7 +132,7 @@ func (r *reader) next() (*element, error) {
 
 // frame reads one stanza into raw, or its beginning where it has a fault.
 func (r *reader) frame() error {
-	r.raw, r.fault, r.opened = r.raw[:0], nil, 0
+	r.raw, r.tag, r.fault = r.raw[:0], r.tag[:0], nil
 	c, err := r.skipSpace()
 	if err != nil {
 		return err
@@ -160,7 +166,7 @@ func (r *reader) frame() error {
 			}
 			depth--
 		default:
-			empty, err := r.startTag()
+			empty, err := r.startTag(c)
 			if err != nil {
 				return err
 			}
@@ -198,7 +204,7 @@ func (r *reader) keep(c byte) error {
 		return nil //nolint:nilerr // the stanza is passed over, the stream goes on
 	}
 	if len(r.raw) >= r.max {
-		if !r.passable() {
+		if !r.inTag && !r.passable() { // a start tag is judged at its end: the sender may stand there
 			return errTooLarge
 		}
 		r.fault = errTooLarge
@@ -250,32 +256,66 @@ func (r *reader) until(end string) error {
 	}
 }
 
-// startTag reads the rest of a start tag. A `>` within an attribute's value is not its end.
-func (r *reader) startTag() (empty bool, err error) {
-	first := r.opened == 0
+// startTag reads the rest of a start tag after its first letter. A `>` within an attribute's
+// value is not its end.
+func (r *reader) startTag(letter byte) (empty bool, err error) {
+	first := len(r.tag) == 0
+	if first {
+		r.tag, r.inTag = append(r.tag, '<', letter), true
+		defer func() { r.inTag = false }()
+	}
 	var quote, last byte
+	attr, whole := 0, true // where in tag the current attribute begins; 0: the element's name is being read
 	for {
 		c, err := r.take()
-		switch {
-		case err != nil:
+		if err != nil {
 			return false, err
-		case quote != 0:
-			if c == quote {
-				quote = 0
-				if first && r.fault == nil {
-					r.opened = len(r.raw)
-				}
+		}
+		if quote == 0 && c == '>' {
+			if attr > 0 {
+				r.tag = r.tag[:attr]
 			}
-		case c == '\'', c == '"':
-			quote = c
-		case c == '>':
-			if first && r.opened == 0 { // it has no attributes
-				r.opened = len(strings.TrimRight(string(r.raw), "/>"))
+			if first && r.fault != nil && !r.passable() {
+				return false, r.fault
 			}
 			return last == '/', nil
 		}
+		if first {
+			if attr == 0 && (c == ' ' || c == '\t' || c == '\r' || c == '\n') {
+				attr = len(r.tag)
+			}
+			switch {
+			case attr == 0 && (c == '/' || len(r.tag) > maxAttr): // the end, or no name of a stanza
+			case len(r.tag)-attr > maxAttr:
+				whole = false
+			default:
+				r.tag = append(r.tag, c)
+			}
+		}
+		switch {
+		case quote != 0 && c == quote:
+			quote = 0
+			if first && (!whole || !addressing(r.tag[attr:])) {
+				r.tag = r.tag[:attr]
+			}
+			if first {
+				attr, whole = len(r.tag), true
+			}
+		case quote == 0 && (c == '\'' || c == '"'):
+			quote = c
+		}
 		last = c
 	}
+}
+
+// addressing reports whether an attribute is one of those that answers need.
+func addressing(attr []byte) bool {
+	name, _, _ := bytes.Cut(attr, []byte("="))
+	switch string(bytes.TrimSpace(name)) {
+	case "from", "to", "id", "type":
+		return true
+	}
+	return false
 }
 
 // cdata reads a CDATA section whose `<!` has been read. Everything else that begins so is
@@ -336,10 +376,10 @@ func (r *reader) parse() (*element, error) {
 	return parseElement(dec, start)
 }
 
-// opening returns the stanza's start tag with its fault, without the attributes that
-// were too large; nil if it cannot be read.
+// opening returns the stanza's start tag with its fault and the attributes that address
+// it; nil if it cannot be read.
 func (r *reader) opening() *element {
-	tag := append(bytes.Clone(r.raw[:min(r.opened, len(r.raw))]), "/>"...)
+	tag := append(bytes.Clone(r.tag), "/>"...)
 	dec := xml.NewDecoder(&chain{r.head, tag})
 	_, _ = dec.Token() // the header, which has been read before
 	t, err := dec.Token()
