@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -24,8 +25,9 @@ func (p *program) xmppCommand() *cobra.Command {
 func (p *program) xmppCheckCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "check", Short: "Connect to each of xmpp.components once and report faults",
-		Long: `Connects to each of xmpp.components as serve does, and says what is wrong and how
-to mend it. It exits with 1 if one link cannot be had.
+		Long: `Connects to each of xmpp.components as serve does, asks the server for each of its
+hosts, and says what is wrong and how to mend it. It exits with 1 if one link cannot be
+had, or one host is none of the server's.
 
 Use it before serve runs, or while it is stopped: ejabberd takes the second link and
 sends it some of the stanzas, Prosody refuses it (conflict).`,
@@ -49,7 +51,9 @@ sends it some of the stanzas, Prosody refuses it (conflict).`,
 			notes, err := xmpp.Check(ctx, o)
 			if err != nil {
 				failed++
-				p.say(fmt.Sprintf("xmpp.components[%d]: %v", i, err))
+				for line := range strings.SplitSeq(err.Error(), "\n") { // one a host
+					p.say(fmt.Sprintf("xmpp.components[%d]: %s", i, line))
+				}
 				continue
 			}
 			fmt.Fprintf(p.Stdout, "xmpp.components[%d]: component %s at %s: connected\n", i, c.Domain, c.Address)

@@ -13,6 +13,7 @@ import (
 // fault is enough for the exit code.
 func TestXMPPCheck(t *testing.T) {
 	server := xmpptest.New(t, "push.example.org", "secret")
+	server.SetHosts("example.org")
 	dir := t.TempDir()
 	write := func(name, text string) string {
 		t.Helper()
@@ -37,6 +38,7 @@ func TestXMPPCheck(t *testing.T) {
 	for name, tt := range map[string]struct{ entry, want string }{
 		"wrong secret":   {entry("push.example.org", server.Addr(), bad, "example.net"), "secret"},
 		"unknown domain": {entry("other.example.org", server.Addr(), good, "example.net"), "no component of this name"},
+		"unknown host":   {entry("push.example.org", server.Addr(), good, "example.net"), "hosts: example.net is no host of this server"},
 		"nobody there":   {entry("other.example.org", "127.0.0.1:1", good, "example.net"), "nothing listens there"},
 	} {
 		got := check(tt.entry)

@@ -3,6 +3,7 @@ package xmpp_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -155,7 +156,7 @@ func (w *world) sync(full string) {
 	w.Helper()
 	w.link.Sendf("<iq type='get' from='%s' to='%s' id='sync'><ping xmlns='urn:xmpp:ping'/></iq>", full, domain)
 	if s := w.link.Next(); s.ID != "sync" || s.Type != "result" {
-		w.Fatalf("a ping was answered with %+v", s)
+		w.Fatalf("a ping was answered with %.500s", fmt.Sprintf("%+v", s))
 	}
 }
 
@@ -752,8 +753,14 @@ func TestDeafServer(t *testing.T) {
 func TestCheck(t *testing.T) {
 	server := xmpptest.New(t, domain, "secret")
 	o := xmpp.Options{Domain: domain, Address: server.Addr(), Secret: []byte("secret"), Hosts: []string{host}}
+	server.SetHosts(host)
 	if _, err := xmpp.Check(t.Context(), o); err != nil {
 		t.Error(err)
+	}
+	two := o
+	two.Hosts = []string{"exmaple.org", host}
+	if _, err := xmpp.Check(t.Context(), two); err == nil || err.Error() != "hosts: exmaple.org is no host of this server: compare hosts with the server's configuration (remote-server-not-found)" {
+		t.Errorf("a host that the server does not have: %v", err)
 	}
 	for want, change := range map[string]func(*xmpp.Options){
 		"refuses the secret":        func(o *xmpp.Options) { o.Secret = []byte("wrong") },

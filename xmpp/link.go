@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -121,7 +122,75 @@ func (l *link) write(b []byte) error {
 	return err
 }
 
-// Check connects once; the error is a *LinkError that names the fault. The notes warn of
+// HostError says why a domain cannot be one of hosts.
+type HostError struct{ Host, Condition string }
+
+func (e *HostError) Error() string {
+	if e.Condition == "" {
+		return fmt.Sprintf("hosts: %s gives no answer: is it a host of this server, and spelled as there?", e.Host)
+	}
+	return fmt.Sprintf("hosts: %s is no host of this server: compare hosts with the server's configuration (%s)", e.Host, e.Condition)
+}
+
+// hostPatience is how long Check waits for the hosts. A server that looks a domain up in
+// the DNS takes its time.
+const hostPatience = 10 * time.Second
+
+// askHosts asks each of the hosts what it is (XEP-0030). A domain that is none of the
+// server's is looked for elsewhere, and not found.
+func (l *link) askHosts(o *Options) error {
+	var b []byte
+	waiting := map[string]bool{}
+	for i, host := range o.Hosts {
+		waiting[host] = true
+		b = appendIQ(b, "get", o.Domain, host, "check-"+strconv.Itoa(i), false)
+		b = append(b, "<query xmlns='"+nsInfo+"'/></iq>"...)
+	}
+	if err := l.write(b); err != nil {
+		return &LinkError{Domain: o.Domain, Address: o.Address, Err: err}
+	}
+	if err := l.conn.SetReadDeadline(time.Now().Add(hostPatience)); err != nil {
+		return err
+	}
+	l.in.passOver = func(string) bool { return true }
+	var faults []error
+	for len(waiting) > 0 {
+		e, err := l.in.next()
+		if t, ok := errors.AsType[net.Error](err); ok && t.Timeout() {
+			break
+		}
+		if err != nil {
+			return &LinkError{Domain: o.Domain, Address: o.Address, Err: err}
+		}
+		host := e.attr("from")
+		if !waiting[host] || e.name.Local != "iq" || !strings.HasPrefix(e.attr("id"), "check-") {
+			continue // of a user: this link is the component's while it lasts
+		}
+		delete(waiting, host)
+		if e.attr("type") == "error" && foreignHost(e.condition()) {
+			faults = append(faults, &HostError{host, clip(e.condition())})
+		}
+	}
+	for _, host := range o.Hosts {
+		if waiting[host] {
+			faults = append(faults, &HostError{Host: host})
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// foreignHost reports whether an error says that a domain is none of the server's. A host
+// without service discovery gives others.
+func foreignHost(condition string) bool {
+	switch condition {
+	case "remote-server-not-found", "remote-server-timeout", "item-not-found", "not-allowed", "internal-server-error":
+		return true
+	}
+	return false
+}
+
+// Check connects once and asks each of the hosts; the error is a *LinkError, or a join of
+// *HostError, and names the fault. The notes warn of
 // settings that work and will surprise. It disconnects a Prosody that is told to replace older
 // connections (component_conflict_resolve), so that a running Heartline dials again.
 func Check(ctx context.Context, o Options) (notes []string, err error) {
@@ -130,8 +199,13 @@ func Check(ctx context.Context, o Options) (notes []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	_ = l.write([]byte("</stream:stream>"))
-	_ = l.conn.Close()
+	defer func() {
+		_ = l.write([]byte("</stream:stream>"))
+		_ = l.conn.Close()
+	}()
+	if err := l.askHosts(&o); err != nil {
+		return nil, err
+	}
 	host, _, err := net.SplitHostPort(o.Address)
 	if err != nil {
 		return nil, &LinkError{Domain: o.Domain, Address: o.Address, Err: err}

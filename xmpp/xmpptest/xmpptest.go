@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -50,6 +51,7 @@ type Server struct {
 
 	mu     sync.Mutex
 	secret string
+	hosts  []string
 	refuse string // stream error for the next handshakes
 	open   *Link
 }
@@ -85,6 +87,30 @@ func (s *Server) SetSecret(secret string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.secret = secret
+}
+
+// SetHosts names the domains whose users the server has. Questions what a domain is
+// (XEP-0030) are answered by the server, and not passed on to the test.
+func (s *Server) SetHosts(hosts ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hosts = hosts
+}
+
+// asked answers a question what a domain is.
+func (s *Server) asked(l *Link, q *Stanza) bool {
+	if q.Type != "get" || q.Child("query").XMLName.Space != "http://jabber.org/protocol/disco#info" {
+		return false
+	}
+	s.mu.Lock()
+	known := slices.Contains(s.hosts, q.To)
+	s.mu.Unlock()
+	if known {
+		l.Sendf("<iq type='result' from='%s' to='%s' id='%s'><query xmlns='http://jabber.org/protocol/disco#info'><identity category='server' type='im'/></query></iq>", q.To, q.From, q.ID)
+	} else {
+		l.Error(*q, "cancel", "remote-server-not-found")
+	}
+	return true
 }
 
 // Close ends everything.
@@ -125,7 +151,7 @@ func (s *Server) accept() {
 			_ = conn.Close()
 			continue
 		}
-		s.running.Go(l.read)
+		s.running.Go(func() { l.read(s.asked) })
 		s.links <- l
 	}
 }
@@ -191,7 +217,7 @@ func (l *Link) start() (*xml.StartElement, error) {
 	}
 }
 
-func (l *Link) read() {
+func (l *Link) read(answered func(*Link, *Stanza) bool) {
 	defer close(l.in)
 	for {
 		start, err := l.start()
@@ -202,7 +228,9 @@ func (l *Link) read() {
 		if l.dec.DecodeElement(&s, start) != nil {
 			return
 		}
-		l.in <- s
+		if !answered(l, &s) {
+			l.in <- s
+		}
 	}
 }
 
