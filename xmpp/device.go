@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/wire"
@@ -25,7 +26,35 @@ type channel struct {
 	// late holds the notification IDs of requests that were given up: their answers ack
 	// by ID.
 	late map[string]string
+	// former is until when an `unavailable` from the full JID can be that of an earlier
+	// session with the same resource, which this one has replaced.
+	former time.Time
+	// answered is until when the server may push an answer of ours back, and answerSeq the
+	// place of that answer among our stanzas: the device's answer to a later one proves
+	// that it has come. Zero: there is none.
+	answered  time.Time
+	answerSeq uint64
+	// echoes is until when the server may push back what it had been sent for an earlier
+	// session of the device, or before this one was suspended.
+	echoes time.Time
 }
+
+const (
+	// formerEnd is how long after a session the end of its predecessor may come. ejabberd
+	// gives a socket that takes nothing 15 s.
+	formerEnd = 30 * time.Second
+	// echoAfter is how long a server may wait for a device that it has sent something:
+	// ejabberd 60 s (ack_timeout), Prosody 31 s.
+	echoAfter = 75 * time.Second
+	// echoSoon is the same where the server has said that it cannot reach the session.
+	// Prosody takes a second.
+	echoSoon = 5 * time.Second
+	// maxOpen is how many requests of one channel may be unanswered before those that a
+	// later attempt has replaced are given up.
+	maxOpen = 256
+	// maxFormer is how many former sessions can still ack.
+	maxFormer = 10_000
+)
 
 var (
 	errNoChannel = errors.New("channel closed")
@@ -53,12 +82,45 @@ func (c *channel) Publish(p delivery.Publication) error {
 	case len(g.queue) >= maxQueue:
 		return errQueueFull
 	}
+	if p.Redelivery {
+		c.replaceLocked(p.Ref)
+	}
 	id := g.nextIDLocked()
 	r := &request{id: id, seq: g.seq, channel: c, pub: p}
 	c.open[id] = r
 	g.queue = append(g.queue, item{req: r})
 	g.wake()
 	return nil
+}
+
+// replaceLocked marks the earlier attempts of a publication. Their answers count, and they are
+// not sent again over another link. A client that never answers must not fill the
+// memory, so that beyond maxOpen they are acked by ID only.
+func (c *channel) replaceLocked(ref delivery.Ref) {
+	for id, r := range c.open {
+		if r.pub.Seq == ref.Seq && r.pub.Message == ref.Message && r.pub.Dismissal == ref.Dismissal {
+			r.replaced = true
+		}
+		if r.replaced && len(c.open) >= maxOpen {
+			r.done = true
+			delete(c.open, id)
+			c.ackLaterLocked(r)
+		}
+	}
+}
+
+// ackLaterLocked has the answer to a request that is over ack by ID.
+func (c *channel) ackLaterLocked(r *request) {
+	if r.subject == "" {
+		return
+	}
+	for id := range c.late {
+		if len(c.late) < maxGivenUp {
+			break
+		}
+		delete(c.late, id)
+	}
+	c.late[r.id] = r.subject
 }
 
 // content reads what a publication carries.
@@ -104,7 +166,7 @@ func (g *Gate) announced(full, deviceID string) error {
 	if err := g.roomFor(account, device); err != nil {
 		return err
 	}
-	return g.online(account, device, full)
+	return g.online(account, device, full, true)
 }
 
 // errTooManyDevices refuses what would make a device known to an account that has as many
@@ -128,24 +190,41 @@ func (g *Gate) roomFor(account, device string) error {
 // maxDeviceID bounds what a client calls its device.
 const maxDeviceID = 256
 
-// online brings a device up. A channel that it had is over with this, and one that the
-// same full JID had for another device.
-func (g *Gate) online(account, device, full string) error {
+// online brings a device up: its client has announced it, or else it goes on with the session
+// that it had. A channel that the device had is over with this, and one that the same full
+// JID had for another device.
+func (g *Gate) online(account, device, full string, announced bool) error {
+	g.onlineMu.Lock() // the core must hear of two channels of a device in the order of the maps
+	defer g.onlineMu.Unlock()
 	c := &channel{g: g, full: full, device: device, account: account, open: map[string]*request{}, late: map[string]string{}}
 	g.mu.Lock()
-	if was := g.givenUp[full]; was != nil && was.device == device {
-		c.late = was.late
-	}
-	g.dropGivenUpLocked(g.givenUp[full])
-	g.dropGivenUpLocked(g.hibernating[device]) // it is on another session now
 	old, other := g.devices[device], g.channels[full]
-	if old != nil && old.full == full {
-		for id, r := range old.open { // another copy follows
-			if r.subject != "" && len(c.late) < maxGivenUp {
-				c.late[id] = r.subject
+	for _, was := range []*channel{g.givenUp[full], g.hibernating[device], g.former[full], old, other} {
+		if was == nil {
+			continue
+		}
+		for _, r := range was.open { // another copy follows
+			was.ackLaterLocked(r)
+		}
+		switch {
+		case was.full != full: // the device is on another session now
+			if len(was.late) > 0 {
+				c.echoes = time.Now().Add(echoAfter)
+				g.keepFormerLocked(was)
+			}
+		case was.device == device:
+			c.late = was.late
+			if !announced {
+				c.former, c.answered, c.answerSeq, c.echoes = was.former, was.answered, was.answerSeq, was.echoes
 			}
 		}
+		if announced && was.full == full {
+			c.former = time.Now().Add(formerEnd)
+		}
 	}
+	delete(g.former, full)
+	g.dropGivenUpLocked(g.givenUp[full])
+	g.dropGivenUpLocked(g.hibernating[device])
 	for _, x := range []*channel{old, other} {
 		if x != nil {
 			g.closeLocked(x)
@@ -173,6 +252,46 @@ func (g *Gate) online(account, device, full string) error {
 		p.Offline("its connection has ended")
 	}
 	return nil
+}
+
+// keepFormerLocked keeps a channel that its device has left for another session, so that
+// answers that are on their way still ack.
+func (g *Gate) keepFormerLocked(c *channel) {
+	for full := range g.former {
+		if len(g.former) < maxFormer {
+			break
+		}
+		delete(g.former, full)
+	}
+	g.former[c.full] = c
+}
+
+// endOfFormer reports whether an `unavailable` may be that of an earlier session with the same
+// full JID. ejabberd ends that one on its own time, and its `unavailable` can follow the
+// announcement of its successor. Taken for the successor's it would take down a device that is
+// there; if it is the successor's, the next notification is refused within a millisecond.
+func (g *Gate) endOfFormer(full string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c := g.channels[full]
+	if c == nil {
+		c = g.givenUp[full]
+	}
+	if c == nil || !time.Now().Before(c.former) {
+		return false
+	}
+	c.former = time.Time{} // it ends once
+	return true
+}
+
+// mayComeBack notes that an answer is on its way to a session: if the server cannot reach it,
+// it pushes the answer back.
+func (g *Gate) mayComeBack(full string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if c := g.channels[full]; c != nil {
+		c.answered, c.answerSeq = time.Now().Add(echoAfter), g.seq
+	}
 }
 
 func (c *channel) presenceNow() delivery.Up {
@@ -206,12 +325,10 @@ func (g *Gate) closeLocked(c *channel) {
 // still ack, by ID.
 func (c *channel) giveUpLocked() []delivery.Ref {
 	all := make([]*request, 0, len(c.open))
-	for id, r := range c.open {
+	for _, r := range c.open {
 		r.done = true
 		all = append(all, r)
-		if r.subject != "" && len(c.late) < maxGivenUp {
-			c.late[id] = r.subject
-		}
+		c.ackLaterLocked(r)
 	}
 	clear(c.open)
 	slices.SortFunc(all, func(a, b *request) int { return cmp.Compare(a.seq, b.seq) })
@@ -227,7 +344,7 @@ func (g *Gate) requeueLocked() {
 	var again []*request
 	for _, c := range g.channels {
 		for _, r := range c.open {
-			if r.written {
+			if r.written && !r.replaced {
 				r.written = false
 				again = append(again, r)
 			}
@@ -260,17 +377,23 @@ func (g *Gate) answered(e *element, from string, result bool) {
 		c = g.givenUp[from]
 	}
 	if c == nil {
+		c = g.former[from]
+	}
+	if c == nil {
 		g.mu.Unlock()
 		return
 	}
 	r, subject := c.open[id], c.late[id]
 	delete(c.open, id)
 	delete(c.late, id)
+	condition := e.condition()
 	if r != nil {
 		r.done = true
+		if r.seq > c.answerSeq && (result || !unreachable(condition)) {
+			c.answered = time.Time{}
+		}
 	}
 	g.mu.Unlock()
-	condition := e.condition()
 	switch {
 	case r != nil && result:
 		r.pub.Acked()
@@ -298,7 +421,7 @@ func (g *Gate) ackLate(c *channel, id, from string) {
 		g.resumed(from)
 	}
 	select {
-	case g.calls <- ack:
+	case g.callsOf(c.account) <- ack:
 	default:
 		g.counts.drop()
 		g.resumed(from)
@@ -322,6 +445,7 @@ func (g *Gate) gone(full, why string) {
 		c = g.givenUp[full]
 	}
 	g.dropGivenUpLocked(c)
+	delete(g.former, full)
 	if c == nil {
 		g.mu.Unlock()
 		return
@@ -348,6 +472,7 @@ func (g *Gate) suspend(c *channel, why string) {
 	refs := c.giveUpLocked()
 	g.closeLocked(c)
 	g.givenUp[c.full], g.hibernating[c.device] = c, c
+	c.answered, c.echoes = time.Time{}, time.Now().Add(echoSoon)
 	p := c.presence
 	g.mu.Unlock()
 	for _, r := range refs {
@@ -390,7 +515,7 @@ func (g *Gate) revive(c *channel) {
 		g.forget(c)
 		return
 	case err == nil:
-		err = g.online(c.account, c.device, c.full)
+		err = g.online(c.account, c.device, c.full, false)
 	}
 	if err != nil {
 		g.seldom.Info(g.log, "device not brought up again", "device", c.device, "error", err)

@@ -3,6 +3,7 @@ package xmpp
 // onGet answers service discovery (XEP-0030) and pings (XEP-0199).
 func (g *Gate) onGet(e *element, from string) {
 	reply := func(query string) []byte {
+		g.mayComeBack(from)
 		b := appendIQ(nil, "result", to(e, g.opts.Domain), from, e.attr("id"), false)
 		return append(b, query...)
 	}

@@ -7,11 +7,11 @@
 // queue), then address.go, device.go (a client as a delivery.Channel), register.go (ad-hoc
 // commands), publish.go (XEP-0357), disco.go and stats.go.
 //
-// A Gate runs four goroutines between Start and Stop: run dials, reads and handles
-// stanzas; write drains the outbound queue; serve makes the calls that wait for the
-// store; ping watches the server while the link is up. mu guards channels and queue. The
-// core calls Channel.Publish with its own mutex held, so that nothing here calls the
-// core with mu held. Stop ends all of them and leaves every device registered with its
+// Between Start and Stop a Gate runs these goroutines: run dials, reads and handles
+// stanzas; write drains the outbound queue; sixteen of serve make the calls that wait for
+// the store, those of one account in order; ping watches the server while the link is up.
+// mu guards channels and queue. The core calls Channel.Publish with its own mutex held, so
+// that nothing here calls the core with mu held. Stop ends all of them and leaves every device registered with its
 // address: the next Start, here or elsewhere, goes on with them.
 //
 // It imports delivery, internal/backoff, internal/seldom, internal/text and wire.

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"strconv"
 	"sync"
@@ -76,7 +77,8 @@ func (o Options) withDefaults() Options {
 // Bounds.
 const (
 	maxQueue   = 8192 // outbound stanzas
-	maxCalls   = 1024 // calls that wait for the store
+	callers    = 16   // goroutines that wait for the store: it writes what they ask for with one sync
+	maxCalls   = 128  // calls that wait for one of them
 	flushAt    = 64 << 10
 	perUser    = 10 // presences and requests a second of one user, or of one foreign domain
 	maxLimits  = 10_000
@@ -97,13 +99,16 @@ type Gate struct {
 	cancel   context.CancelFunc
 	once     sync.Once
 	tasks    sync.WaitGroup
-	calls    chan func() // for serve: they wait for the store
+	calls    [callers]chan func() // for serve: they wait for the store
+	hash     maphash.Seed         // spreads accounts over calls
 	kick     chan struct{}
 	stopping chan struct{}
 
 	// Touched by run alone.
 	restored bool
 	limits   map[string]*rate.Limiter
+
+	onlineMu sync.Mutex // held while a device is brought up; mu is taken within it
 
 	mu       sync.Mutex
 	started  bool
@@ -119,7 +124,10 @@ type Gate struct {
 	devices  map[string]*channel // the same by device
 	// givenUp holds channels whose session the server cannot reach. A client that
 	// resumes it announces nothing: its next stanza brings the channel back.
-	givenUp     map[string]*channel // by full JID
+	givenUp map[string]*channel // by full JID
+	// former holds channels with unanswered requests whose device is on another session
+	// now. They never come back, and late answers ack.
+	former      map[string]*channel // by full JID
 	hibernating map[string]*channel // the same by device
 	pings       map[string]chan struct{}
 	bursts      map[string]*burst // publishes, by device
@@ -130,9 +138,12 @@ func New(core Core, o Options) *Gate {
 	o = o.withDefaults()
 	g := &Gate{
 		core: core, opts: o, log: o.Logger.With("component", o.Domain), counts: newCounters(), prefix: rand.Text()[:8] + "-",
-		calls: make(chan func(), maxCalls), kick: make(chan struct{}, 1), stopping: make(chan struct{}), cause: "not connected yet",
+		hash: maphash.MakeSeed(), kick: make(chan struct{}, 1), stopping: make(chan struct{}), cause: "not connected yet",
 		limits: map[string]*rate.Limiter{}, channels: map[string]*channel{}, devices: map[string]*channel{},
-		givenUp: map[string]*channel{}, hibernating: map[string]*channel{}, pings: map[string]chan struct{}{}, bursts: map[string]*burst{},
+		givenUp: map[string]*channel{}, hibernating: map[string]*channel{}, former: map[string]*channel{}, pings: map[string]chan struct{}{}, bursts: map[string]*burst{},
+	}
+	for i := range g.calls {
+		g.calls[i] = make(chan func(), maxCalls)
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	return g
@@ -149,7 +160,9 @@ func (g *Gate) Start() {
 	g.holdLocked()
 	g.tasks.Go(g.run)
 	g.tasks.Go(g.write)
-	g.tasks.Go(g.serve)
+	for _, calls := range g.calls {
+		g.tasks.Go(func() { g.serve(calls) })
+	}
 }
 
 // Quiesce refuses the server's publishes from now on, for a passing reason. Acks still count.
@@ -407,7 +420,7 @@ func (g *Gate) restore() error {
 		for _, d := range page {
 			after = d.ID
 			if d.Via == delivery.ViaXMPP && d.Address != "" && g.local(d.Address) {
-				if err := g.online(d.Account, d.ID, d.Address); err != nil {
+				if err := g.online(d.Account, d.ID, d.Address, false); err != nil {
 					g.seldom.Info(g.log, "device not brought up", "device", d.ID, "error", err)
 				}
 			}
@@ -459,10 +472,10 @@ func (g *Gate) nextIDLocked() string {
 }
 
 // serve runs calls that may wait for the store, in their order.
-func (g *Gate) serve() {
+func (g *Gate) serve(calls <-chan func()) {
 	for {
 		select {
-		case call := <-g.calls:
+		case call := <-calls:
 			call()
 		case <-g.ctx.Done():
 			return
@@ -470,10 +483,15 @@ func (g *Gate) serve() {
 	}
 }
 
+// callsOf are the calls of one account, which are in order.
+func (g *Gate) callsOf(account string) chan<- func() {
+	return g.calls[maphash.String(g.hash, account)%callers]
+}
+
 // call hands one to serve. Without room the sender is told to try later.
 func (g *Gate) call(e *element, fn func()) {
 	select {
-	case g.calls <- fn:
+	case g.callsOf(bare(e.attr("from"))) <- fn:
 	default:
 		g.fail(e, fault{"wait", "resource-constraint", "the server is busy"})
 	}

@@ -21,6 +21,11 @@ func (g *Gate) handle(e *element) {
 		return
 	}
 	answer := e.name.Local == "iq" && (kind == "result" || kind == "error")
+	if len(e.attr("id")) > maxID {
+		g.counts.drop()
+		g.seldom.Info(g.log, "stanza dropped", "from", clip(from), "error", "its id is too long to be answered")
+		return
+	}
 	if answer {
 		g.answered(e, from, kind == "result")
 		return
@@ -55,6 +60,11 @@ func (g *Gate) handle(e *element) {
 	}
 }
 
+// maxID bounds the id of a stanza that is handled. The answer carries the id, with each
+// quote escaped: one of 200 KB makes an answer of more than a megabyte, for which Prosody
+// ends the link.
+const maxID = 1024
+
 // stranger reports whether a stanza is from a user, or from another server: its faults are not
 // the fault of the server at the other end, and do not end the link.
 func (g *Gate) stranger(from string) bool {
@@ -66,7 +76,7 @@ func (g *Gate) stranger(from string) bool {
 func (g *Gate) passedOver(e *element, from, kind string) {
 	g.counts.drop()
 	g.seldom.Info(g.log, "stanza dropped", "from", clip(from), "error", clip(e.fault.Error()))
-	if e.name.Local == "iq" && (kind == "get" || kind == "set") && g.allowed(from) {
+	if e.name.Local == "iq" && (kind == "get" || kind == "set") && e.attr("id") != "" && len(e.attr("id")) <= maxID && g.allowed(from) {
 		g.fail(e, fault{"wait", "policy-violation", clip(e.fault.Error())})
 	}
 }
@@ -114,8 +124,12 @@ func (g *Gate) onPresence(e *element, from, kind string) {
 			b = appendErrorElement(b, faultOf(err))
 			g.send(append(b, "</presence>"...))
 		}
-	case "unavailable", "error":
-		g.gone(from, "presence "+kind)
+	case "unavailable":
+		if !g.endOfFormer(from) {
+			g.gone(from, "presence unavailable")
+		}
+	case "error":
+		g.gone(from, "presence error")
 	case "subscribe":
 		if !g.local(from) {
 			return
@@ -223,6 +237,7 @@ func (g *Gate) answer(e *element, err error) {
 		g.fail(e, faultOf(err))
 		return
 	}
+	g.mayComeBack(e.attr("from"))
 	g.send(appendIQ(nil, "result", to(e, g.opts.Domain), e.attr("from"), e.attr("id"), true))
 }
 
@@ -236,6 +251,7 @@ func to(e *element, domain string) string {
 }
 
 func (g *Gate) fail(e *element, f fault) {
+	g.mayComeBack(e.attr("from"))
 	g.send(appendFault(nil, to(e, g.opts.Domain), e.attr("from"), e.attr("id"), f))
 }
 

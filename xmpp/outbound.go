@@ -20,9 +20,11 @@ type request struct {
 	channel *channel
 	pub     delivery.Publication
 	written bool
-	breaks  int    // streams that the server has ended for a fault of ours while it was unanswered
-	done    bool   // answered, or given up
-	subject string // the notification's ID, once read
+	breaks  int  // streams that the server has ended for a fault of ours while it was unanswered
+	done    bool // answered, or given up
+	// replaced: another attempt of the same has followed.
+	replaced bool
+	subject  string // the notification's ID, once read
 }
 
 // send queues a stanza that is no request of ours.

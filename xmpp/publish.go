@@ -40,17 +40,24 @@ func (g *Gate) published(e *element, from string) {
 	}
 	summary := publish.child(nsPubSub, "item").child(nsPush, "notification").child(nsForm, "x")
 	body, sender := summary.field("last-message-body"), summary.field("last-message-sender")
-	echo := body == "" || hostOf(sender) == g.opts.Domain
+	ours := hostOf(sender) == g.opts.Domain
 	g.mu.Lock()
-	c := g.devices[device]
-	waits := c != nil && len(c.open) > 0
-	suspended := c == nil && g.hibernating[device] != nil
+	c, sleeping := g.devices[device], g.hibernating[device]
+	now := time.Now()
+	// A former session of the device explains a publish without saying anything of this one.
+	former := c != nil && body == "" && now.Before(c.echoes)
+	waits := c != nil && len(c.open) > 0 && !former
+	echo := ours || body == "" && (waits || former || c != nil && now.Before(c.answered) ||
+		c == nil && sleeping != nil && (!g.opts.NotifyAll || now.Before(sleeping.echoes)))
+	if c != nil && body == "" {
+		c.answered = time.Time{} // one publish stands for all that waited
+	}
 	g.mu.Unlock()
 	if waits {
 		g.suspend(c, "the XMPP server cannot reach the device")
 	}
 	switch {
-	case (waits || suspended) && echo, hostOf(sender) == g.opts.Domain:
+	case echo:
 		// Our own stanza. A notification for it would be sent, pushed back, and so on.
 		g.counts.publish(publishEcho)
 		g.answer(e, nil)
@@ -88,6 +95,9 @@ func (g *Gate) refuseForNow(e *element) {
 	g.fail(e, fault{kind: "wait", condition: "resource-constraint"})
 }
 
+// maxJoined bounds the publishes that wait to join one notification.
+const maxJoined = 1024
+
 // burst holds the publishes of a device that came too soon after the last notification:
 // a backlog of 30 messages is 30 publishes within a second.
 type burst struct {
@@ -107,7 +117,7 @@ func (g *Gate) notify(e *element, account, device, body, sender string) {
 		return
 	}
 	if b := g.bursts[device]; b != nil {
-		if len(b.waiting) >= maxCalls {
+		if len(b.waiting) >= maxJoined {
 			g.mu.Unlock()
 			g.refuseForNow(e)
 			return

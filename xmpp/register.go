@@ -49,6 +49,7 @@ func (g *Gate) onCommand(e *element, from string) {
 	if len(fields) > 0 {
 		b = appendForm(b, "result", fields...)
 	}
+	g.mayComeBack(from)
 	g.send(append(b, "</command></iq>"...))
 }
 

@@ -1,0 +1,205 @@
+package xmpp_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/xmpp"
+)
+
+// unavailable is how the server says that a session has ended.
+func (w *world) unavailable(full string) {
+	w.link.Sendf("<presence type='unavailable' from='%s' to='"+domain+"'/>", full)
+}
+
+// isUp says what the registry has, once all earlier stanzas have been handled.
+func (w *world) isUp(account, device string) bool {
+	w.Helper()
+	w.sync("sync@" + host + "/x")
+	view, err := w.core.Device(account, device)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return view.Up
+}
+
+// TestLateUnavailable: the end of a session comes after its successor with the same resource
+// has announced itself. It takes the successor down neither where the device was up nor where it
+// was hibernating, and the successor's own end does.
+func TestLateUnavailable(t *testing.T) {
+	for _, hibernating := range []bool{false, true} {
+		w := newWorld(t)
+		node, secret := w.register(phone, "phone")
+		device := w.up(phone, "phone")
+		if hibernating {
+			w.notify(delivery.Request{Account: ann, Title: "t"})
+			w.next("notification")
+			w.link.Publish("e", host, domain, node, secret, "", "")
+			if answer := w.link.Next(); answer.Type != "result" {
+				t.Fatalf("%+v", answer)
+			}
+			if w.isUp(ann, device) {
+				t.Fatal("up while hibernating")
+			}
+		}
+		w.link.Announce(phone, domain, "phone") // the new session
+		if hibernating {
+			s, _ := w.next("notification")
+			w.link.Result(s)
+		}
+		w.unavailable(phone) // the old one
+		if !w.isUp(ann, device) {
+			t.Errorf("hibernating %v: the end of the former session has taken the device down", hibernating)
+		}
+		w.unavailable(phone)
+		if w.isUp(ann, device) {
+			t.Errorf("hibernating %v: the device is up after both sessions have ended", hibernating)
+		}
+	}
+}
+
+// TestUnavailableOfTheOnlySession: a session that announced itself twice and ended is found out by
+// the next notification, which is pushed.
+func TestUnavailableOfTheOnlySession(t *testing.T) {
+	w := newWorld(t)
+	w.register(phone, "phone")
+	device := w.up(phone, "phone")
+	w.up(phone, "phone")
+	w.unavailable(phone)
+	w.notify(delivery.Request{Account: ann, Title: "t"})
+	s, _ := w.next("notification")
+	w.link.Error(s, "cancel", "service-unavailable")
+	w.wait(device, "pushed")
+	if w.isUp(ann, device) {
+		t.Error("up")
+	}
+}
+
+// TestAckOfFormerSession: the device has moved to another session while the answer of the old one
+// was on its way. It acks; an answer that says that the old one is over says nothing more.
+func TestAckOfFormerSession(t *testing.T) {
+	w := newWorld(t)
+	device := w.up(phone, "phone")
+	n := w.notify(delivery.Request{Account: ann, Title: "t"})
+	first, _ := w.next("notification")
+	again := ann + "/other"
+	w.link.Announce(again, domain, "phone")
+	second, _ := w.next("notification")
+	w.link.Result(first)
+	w.waitFor("the ack", func(e delivery.Event) bool { return e.Seq == n.Seq && e.Kind == delivery.EventReceived })
+	w.link.Result(second)
+	w.link.Error(first, "cancel", "service-unavailable")
+	w.unavailable(phone)
+	if !w.isUp(ann, device) {
+		t.Error("the end of the former session has taken the device down")
+	}
+	if view, err := w.core.Device(ann, device); err != nil || view.Address != again {
+		t.Errorf("%+v, %v", view, err)
+	}
+}
+
+// TestNotifyAllAnswers: with notify_on all the server pushes our answers back, too, without a
+// body. Those are no notifications; a call (on ejabberd without a body) is one.
+func TestNotifyAllAnswers(t *testing.T) {
+	w := newWorld(t, func(o *xmpp.Options, _ *delivery.Options) { o.NotifyAll, o.MinInterval = true, time.Millisecond })
+	node, secret := w.register(phone, "phone")
+	w.up(phone, "phone")
+	publish := func(outcome string, body string) {
+		t.Helper()
+		before := w.gate.Stats().Publishes[outcome]
+		w.link.Publish("p", host, domain, node, secret, "", body)
+		for { // the notification of a publish goes over the channel, too
+			s := w.link.Next()
+			if s.Type == "set" {
+				w.link.Result(s)
+			} else if s.ID == "p" && s.Type == "result" {
+				break
+			} else {
+				t.Fatalf("%+v", s)
+			}
+		}
+		if got := w.gate.Stats().Publishes; got[outcome] != before+1 {
+			t.Errorf("want one more %s, got %v", outcome, got)
+		}
+	}
+	ask := func() {
+		t.Helper()
+		w.link.Send("<iq type='set' from='" + phone + "' to='" + domain + "' id='q'><state xmlns='urn:heartline:1' app='background'/></iq>")
+		if s := w.link.Next(); s.Type != "result" {
+			t.Fatalf("%+v", s)
+		}
+	}
+	ask()
+	publish("echo", "") // the phone was in the pocket before the answer came
+	publish("accepted", "")
+	// An answer to a later request proves that ours has come.
+	ask()
+	w.notify(delivery.Request{Account: ann, Title: "t"})
+	for {
+		s := w.link.Next()
+		w.link.Result(s)
+		if strings.Contains(s.Raw, `"title":"t"`) {
+			break
+		}
+	}
+	w.sync(ann + "/other")
+	publish("accepted", "")
+	ask()
+	publish("accepted", "a text is somebody's message")
+}
+
+// TestReplacedAttempts: over a new link only the last attempt of a notification is sent again, and
+// the answer to any of them acks.
+func TestReplacedAttempts(t *testing.T) {
+	w := newWorld(t, func(_ *xmpp.Options, o *delivery.Options) { o.Windows.Ack = 20 * time.Millisecond })
+	device := w.up(phone, "phone")
+	w.notify(delivery.Request{Account: ann, Title: "t"})
+	first, _ := w.next("notification")
+	w.wait(device, "waiting")
+	w.link.Send("<iq type='set' from='" + phone + "' to='" + domain + "' id='q'><state xmlns='urn:heartline:1' app='background'/></iq>") // a heartbeat
+	for range 2 {
+		w.link.Next() // its answer, and the notification
+	}
+	w.wait(device, "redelivered")
+	w.link.Close()
+	w.link = w.server.Accept()
+	w.link.Sendf("<iq type='get' from='%s' to='%s' id='sync'><ping xmlns='urn:xmpp:ping'/></iq>", ann+"/other", domain)
+	sets := 0
+	for {
+		s := w.link.Next()
+		if s.ID == "sync" {
+			break
+		}
+		sets++
+	}
+	if sets > 1 {
+		t.Errorf("%d attempts were sent again", sets)
+	}
+	w.link.Result(first)
+	w.wait(device, "received")
+}
+
+// TestLongID: the answer carries the request's id with its quotes escaped, and would be larger than
+// what a server takes. It is not answered, and the link stays.
+func TestLongID(t *testing.T) {
+	w := newWorld(t, func(o *xmpp.Options, _ *delivery.Options) { o.MaxStanzaSize = 1 << 20 })
+	id := strings.Repeat("'", 200<<10)
+	for i, request := range []string{
+		"<ping xmlns='urn:xmpp:ping'/>", "<query xmlns='http://jabber.org/protocol/disco#info'/>", "<unknown xmlns='y'/>", strings.Repeat("<a>", 40) + strings.Repeat("</a>", 40),
+	} {
+		for _, kind := range []string{"get", "set"} {
+			from := fmt.Sprint("eve", i, kind, "@", host, "/x")
+			w.link.Send(`<iq type="` + kind + `" from="` + from + `" to="` + domain + `" id="` + id + `">` + request + "</iq>")
+			w.sync(from)
+		}
+	}
+	// One that a person would choose is answered.
+	id = strings.Repeat("x", 1024)
+	w.link.Send("<iq type='get' from='" + phone + "' to='" + domain + "' id='" + id + "'><ping xmlns='urn:xmpp:ping'/></iq>")
+	if s := w.link.Next(); s.ID != id {
+		t.Errorf("%+v", s)
+	}
+}
