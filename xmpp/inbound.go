@@ -38,10 +38,14 @@ func (g *Gate) handle(e *element) {
 		g.published(e, from) // without a limit: it speaks for all users of the host
 		return
 	}
-	if !g.allowed(from) {
+	ends := e.name.Local == "presence" && (kind == "unavailable" || kind == "error")
+	if !ends && !g.allowed(from) { // a session that ends is not up any more, however many have ended
 		g.counts.drop()
-		if e.name.Local == "iq" {
-			g.fail(e, fault{"wait", "resource-constraint", "too many requests"})
+		switch {
+		case e.name.Local == "iq":
+			g.fail(e, errTooMany)
+		case e.name.Local == "presence" && kind == "" && e.child(nsHeartline, "device") != nil && g.local(from):
+			g.refuseAnnouncement(e, from, errTooMany)
 		}
 		return
 	}
@@ -119,10 +123,7 @@ func (g *Gate) onPresence(e *element, from, kind string) {
 		}
 		if err := g.announced(from, device.attr("id")); err != nil {
 			g.seldom.Info(g.log, "device not brought up", "account", bare(from), "error", err)
-			b := append([]byte(nil), "<presence type='error'"...)
-			b = append(appendAttr(appendAttr(b, "from", to(e, g.opts.Domain)), "to", from), '>')
-			b = appendErrorElement(b, faultOf(err))
-			g.send(append(b, "</presence>"...))
+			g.refuseAnnouncement(e, from, faultOf(err))
 		}
 	case "unavailable":
 		if !g.endOfFormer(from) {
@@ -138,6 +139,17 @@ func (g *Gate) onPresence(e *element, from, kind string) {
 		b := append([]byte(nil), "<presence type='unsubscribed'"...)
 		g.send(append(appendAttr(appendAttr(b, "from", bare(to(e, g.opts.Domain))), "to", bare(from)), "/>"...))
 	}
+}
+
+// errTooMany tells a client that it has asked too often.
+var errTooMany = fault{"wait", "resource-constraint", "too many requests"}
+
+// refuseAnnouncement tells a client why its device is not taken up.
+func (g *Gate) refuseAnnouncement(e *element, from string, f fault) {
+	b := append([]byte(nil), "<presence type='error'"...)
+	b = append(appendAttr(appendAttr(b, "from", to(e, g.opts.Domain)), "to", from), '>')
+	b = appendErrorElement(b, f)
+	g.send(append(b, "</presence>"...))
 }
 
 // Why a sender can have no device.

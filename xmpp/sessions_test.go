@@ -203,3 +203,33 @@ func TestLongID(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// TestPresenceStorm: an announcement over the user's limit is refused, so that the client can try
+// again; the end of a session always counts, and other users are served.
+func TestPresenceStorm(t *testing.T) {
+	w := newWorld(t)
+	device := w.up(phone, "phone")
+	for range 100 {
+		w.link.Announce(phone, domain, "phone")
+	}
+	refused := 0
+	w.link.Sendf("<iq type='get' from='%s' to='"+domain+"' id='sync'><ping xmlns='urn:xmpp:ping'/></iq>", "bob@example.org/x")
+	for {
+		s := w.link.Next()
+		if s.ID == "sync" {
+			break
+		}
+		if s.XMLName.Local != "presence" || s.Type != "error" || s.To != phone || s.Child("error").Type != "wait" {
+			t.Fatalf("%+v", s)
+		}
+		refused++
+	}
+	if refused < 50 {
+		t.Errorf("%d of 100 announcements were refused", refused)
+	}
+	w.unavailable(phone)
+	w.unavailable(phone) // the first may be that of a former session
+	if w.isUp(ann, device) {
+		t.Error("up after the end of the session")
+	}
+}
