@@ -71,12 +71,20 @@ func leaveOut(t *testing.T, kind string) {
 	}
 }
 
-func newWorld(t *testing.T, kind string) *world {
+// newWorld starts all three. Edits are functions that change the server's configuration, a
+// text, or Heartline's.
+func newWorld(t *testing.T, kind string, edits ...any) *world {
 	t.Helper()
 	leaveOut(t, kind)
 	w := &world{t: t}
 	var err error
-	if w.server, err = xmppkit.Start(t.Context(), kind, t.TempDir(), xmppkit.Options{Hosts: kind == xmppkit.Ejabberd && canMount(), Users: users()}); err != nil {
+	o := xmppkit.Options{Hosts: kind == xmppkit.Ejabberd && canMount(), Users: users()}
+	for _, e := range edits {
+		if edit, ok := e.(func(string) string); ok {
+			o.Edit = edit
+		}
+	}
+	if w.server, err = xmppkit.Start(t.Context(), kind, t.TempDir(), o); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -104,6 +112,11 @@ func newWorld(t *testing.T, kind string) *world {
 	}
 	w.cfg.XMPP.Components = []config.XMPPComponent{{Domain: w.server.Component, Address: w.server.ComponentAddress, SecretFile: secret, Hosts: []string{w.server.Host}}}
 	w.cfg.XMPP.Reconnect = config.Retry{Initial: 50 * time.Millisecond, Max: time.Second}
+	for _, e := range edits {
+		if edit, ok := e.(func(*config.Config)); ok {
+			edit(w.cfg)
+		}
+	}
 	w.start()
 	t.Cleanup(func() {
 		w.stop()
