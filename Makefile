@@ -10,7 +10,7 @@ BENCHSTAT ?= $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c
 HOT := Transition|Deadlines|ParseContent|AppendPseudo|Publication|Engine|Outbox|Journey
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-receipts bench-storm bench-services faults xmpp-kill siege attack attack-load fuzz fuzz-security release release-test first-test package-test image-test help fresh example web web-modules client client-test
+.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-receipts bench-storm bench-services bench-xmpp faults xmpp-kill siege attack attack-load fuzz fuzz-security release release-test first-test package-test image-test help fresh example web web-modules client client-test
 
 ## help: the targets
 help:
@@ -75,6 +75,10 @@ bench-storm:
 ## bench-services: pushes to 50 push services of which 15 are dead, slow or refuse, beside the same without those
 bench-services:
 	$(GO) run ./bench/services
+
+## bench-xmpp: notifications a second over XMPP, beside a bare loop on the same server and MQTT; takes two minutes
+bench-xmpp:
+	$(GO) run ./bench/xmpp
 
 ## faults: the table of faults, with a million notifications, then the other tests that kill and fill disks
 faults:

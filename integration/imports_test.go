@@ -24,6 +24,7 @@ func arrows() [][]string {
 		{"bench/services", "broker", "config", "delivery", "fallback/webpushsim", "internal/credentials"},
 		{"bench/receipts", "broker", "config", "delivery", "internal/rawmqtt"},
 		{"bench/storm", "broker", "config", "delivery", "fallback/apnssim", "internal/rawmqtt"},
+		{"bench/xmpp", "broker", "config", "delivery", "internal/rawmqtt", "xmpp", "xmpp/xmppkit"},
 		{"demo", "broker", "config", "delivery", "fallback/apnssim", "fallback/fcmsim", "fallback/webpushsim", "internal/credentials", "internal/rawmqtt", "xmpp", "xmpp/xmppkit"},
 		{"examples/fleet", "wire"},
 		{"examples/plugin", "broker", "delivery"},
