@@ -34,8 +34,8 @@ type channel struct {
 	// that it has come. Zero: there is none.
 	answered  time.Time
 	answerSeq uint64
-	// echoes is until when the server may push back what it had been sent for an earlier
-	// session of the device, or before this one was suspended.
+	// echoes is until when the server may push back stanzas of ours to an earlier session of
+	// the device, or those from before this one was suspended.
 	echoes time.Time
 }
 

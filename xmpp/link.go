@@ -136,8 +136,8 @@ func (e *HostError) Error() string {
 // the DNS takes its time.
 const hostPatience = 10 * time.Second
 
-// askHosts asks each of the hosts what it is (XEP-0030). A domain that is none of the
-// server's is looked for elsewhere, and not found.
+// askHosts sends a query of service discovery (XEP-0030) to each of the hosts. The server
+// looks for a domain that it does not have elsewhere, and finds none.
 func (l *link) askHosts(o *Options) error {
 	var b []byte
 	waiting := map[string]bool{}

@@ -19,8 +19,8 @@ import (
 	"github.com/heartline-mqtt/heartline/xmpp/xmppkit"
 )
 
-// TestStanzaTable shows what each server does with a notification for a device in each state: the
-// answer that Heartline gets and what it makes of it. Each device has a user of its own.
+// TestStanzaTable: how each server answers a notification for a device in each state, and how
+// Heartline goes on. Each device has a user of its own.
 func TestStanzaTable(t *testing.T) {
 	eachServer(t, func(w *world) {
 		inactive, absent, noPush, withPush, twice := w.phone(true), w.phone(true), w.phone(false), w.phone(true), w.phone(true)

@@ -135,12 +135,11 @@ func (s *Server) configure(o Options) error {
 		}
 	}
 	if s.Kind == Prosody {
-		accounts := filepath.Join(s.dir, "data", strings.ReplaceAll(s.Host, ".", "%2e"), "accounts")
-		if err := os.MkdirAll(accounts, 0o700); err != nil {
+		if err := os.MkdirAll(s.accounts(), 0o700); err != nil {
 			return err
 		}
 		for _, u := range o.Users {
-			if err := os.WriteFile(filepath.Join(accounts, u+".dat"), []byte("return {\n\t[\"password\"] = \"secret\";\n};\n"), 0o600); err != nil {
+			if err := s.writeUser(u); err != nil {
 				return err
 			}
 		}
@@ -235,6 +234,35 @@ func (s *Server) command() *exec.Cmd {
 		"EJABBERD_CONFIG_PATH="+filepath.Join(s.dir, "ejabberd.yml"), "EJABBERD_LOG_PATH="+filepath.Join(s.dir, "logs", "ejabberd.log"),
 		"SPOOL_DIR="+filepath.Join(s.dir, "spool"), "HOME="+s.dir, "ERL_LIBS="+filepath.Dir(filepath.Dir(ebin)), "ERL_CRASH_DUMP_BYTES=0")
 	return cmd
+}
+
+// accounts is where Prosody keeps its users.
+func (s *Server) accounts() string { return filepath.Join(s.dir, "data", fileName(s.Host), "accounts") }
+
+// fileName is Prosody's name of a file: each byte that is no letter and no digit as %xx.
+func fileName(s string) string {
+	var b strings.Builder
+	for _, c := range []byte(s) {
+		if c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "%%%02x", c)
+		}
+	}
+	return b.String()
+}
+
+// writeUser makes a user of Prosody.
+func (s *Server) writeUser(user string) error {
+	return os.WriteFile(filepath.Join(s.accounts(), fileName(user)+".dat"), []byte("return {\n\t[\"password\"] = \"secret\";\n};\n"), 0o600)
+}
+
+// AddUser makes a user while the server runs. The password is "secret".
+func (s *Server) AddUser(ctx context.Context, user string) error {
+	if s.Kind == Prosody {
+		return s.writeUser(user)
+	}
+	return s.register(ctx, user)
 }
 
 // register makes a user of ejabberd over its HTTP API.
