@@ -10,7 +10,7 @@ BENCHSTAT ?= $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c
 HOT := Transition|Deadlines|ParseContent|AppendPseudo|Publication|Engine|Outbox|Journey
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-receipts bench-storm bench-services bench-xmpp faults xmpp-kill siege attack attack-load fuzz fuzz-security release release-test first-test package-test image-test help fresh example web web-modules client client-test
+.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-receipts bench-storm bench-services bench-xmpp faults xmpp-kill nodes siege attack attack-load fuzz fuzz-security release release-test first-test package-test image-test help fresh example web web-modules client client-test
 
 ## help: the targets
 help:
@@ -88,6 +88,10 @@ faults:
 ## xmpp-kill: kill -9 of Heartline, of ejabberd and of Prosody under load, 100 rounds each; takes an hour
 xmpp-kill:
 	XMPP_KILL_ROUNDS=100 $(GO) test -count 1 -timeout 120m -v -run TestKill ./integration/xmpp
+
+## nodes: three nodes over one PostgreSQL; one is paused, killed, and stopped under load; takes minutes
+nodes:
+	$(GO) test $(RACE) -count 1 -timeout 30m -v ./integration/nodes -nodes
 
 ## siege: thousands of clients that mean harm, and what becomes of the others; takes minutes
 siege:

@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/cluster/relay"
@@ -15,13 +16,40 @@ type edge struct {
 	r    *Router
 	part uint16
 
-	turn sync.Mutex // one owner is told at a time
+	turn sync.Mutex    // one owner is told at a time
+	high atomic.Uint64 // Seq of the latest notification published on the channel
 
 	mu   sync.Mutex
 	info delivery.OnlineInfo // as it is now: subscriptions and app state, too
 	at   owner               // that knows of it
 	up   delivery.Up         // nil: none does
 	gone bool
+}
+
+// link is the channel as one owner has it.
+type link struct {
+	delivery.Channel
+	e      *edge
+	before uint64 // Seq of the latest notification that an owner before published
+}
+
+// Publish implements delivery.Channel. The record that a notification was published can be
+// lost with its owner: the successor calls its copy the first, on the same connection.
+func (l *link) Publish(p delivery.Publication) error {
+	if !p.Message && !p.Dismissal {
+		seq := uint64(p.Seq)
+		p.Redelivery = p.Redelivery || seq <= l.before
+		for high := l.e.high.Load(); high < seq && !l.e.high.CompareAndSwap(high, seq); high = l.e.high.Load() {
+		}
+	}
+	return l.Channel.Publish(p)
+}
+
+// Replaced implements delivery.Replaceable.
+func (l *link) Replaced() {
+	if r, ok := l.Channel.(delivery.Replaceable); ok {
+		r.Replaced()
+	}
 }
 
 // Online is Core.Online.
@@ -37,12 +65,11 @@ func (r *Router) Online(info delivery.OnlineInfo) (delivery.Up, error) {
 	}
 	s.edges[e] = struct{}{} // from now on it is announced to every new owner
 	s.mu.Unlock()
-	o, _ := s.get()
-	if o == nil { // the next owner takes it up
-		return e, nil
-	}
-	if err := e.announce(o); passing(err) {
-		r.start(func() { r.takeUp(e, o) })
+	// The device is known when Online returns, unless nobody serves it for long.
+	if err := r.account(r.table.ctx, info.Account, e.announce); passing(err) {
+		if o, _ := s.get(); o != nil {
+			r.start(func() { r.takeUp(e, o) })
+		} // else: the next owner takes it up
 	} else if err != nil {
 		e.Offline("not taken up")
 		return nil, err
@@ -97,6 +124,7 @@ func (e *edge) announce(o owner) error {
 	}
 	info := e.info
 	e.mu.Unlock()
+	info.Channel = &link{info.Channel, e, e.high.Load()}
 	up, err := o.Online(info)
 	if err != nil {
 		return err

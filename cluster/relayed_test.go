@@ -227,6 +227,40 @@ func TestOwnerPaused(t *testing.T) {
 	})
 }
 
+// A successor that does not know of a publication flags its own copy, on the connection
+// that has had the first, as a redelivery.
+func TestSuccessorFlagsItsCopy(t *testing.T) {
+	relayed(t, func(t *testing.T, _ *base, n *network, all []*machine) {
+		phones := map[string]*phone{}
+		for _, account := range accounts() {
+			phones[account], _ = online(t, all[1], account)
+		}
+		time.Sleep(time.Second) // they are in the registry
+		for _, account := range accounts() {
+			if _, err := all[2].router.Accept(t.Context(), delivery.Request{Account: account, Title: "0"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		resume := all[0].pause() // published, and not recorded yet
+		n.cut("one", true)
+		time.Sleep(lease + 3*time.Second)
+		copies := 0
+		for account, p := range phones {
+			if got := p.ids(t, all[1]); !slices.Equal(got, []string{"0"}) {
+				t.Errorf("%s got %v", account, got)
+			}
+			copies += len(p.got) - 1
+		}
+		if copies != 4 {
+			t.Errorf("%d copies by successors, want one in each partition of the paused node", copies)
+		}
+		n.cut("one", false)
+		resume()
+		time.Sleep(10 * time.Second)
+	})
+}
+
 // Nodes that cannot reach each other go on for a device at the owner's node, and take the
 // others up again when they can.
 func TestCutBetweenNodes(t *testing.T) {
