@@ -39,7 +39,11 @@ func (l *link) Publish(p delivery.Publication) error {
 	if !p.Message && !p.Dismissal {
 		seq := uint64(p.Seq)
 		p.Redelivery = p.Redelivery || seq <= l.before
-		for high := l.e.high.Load(); high < seq && !l.e.high.CompareAndSwap(high, seq); high = l.e.high.Load() {
+		for {
+			high := l.e.high.Load()
+			if high >= seq || l.e.high.CompareAndSwap(high, seq) {
+				break
+			}
 		}
 	}
 	return l.Channel.Publish(p)

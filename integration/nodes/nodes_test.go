@@ -91,7 +91,7 @@ func newRig(t *testing.T) *rig {
 
 func (r *rig) start(name, url string) *process {
 	p := &process{name: name, done: make(chan struct{})}
-	p.cmd = exec.CommandContext(context.Background(), os.Args[0]) //nolint:gosec // this test
+	p.cmd = exec.CommandContext(context.Background(), os.Args[0])
 	p.cmd.Env = append(os.Environ(), "NODE_NAME="+name, "NODE_URL="+url)
 	var err error
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
@@ -101,7 +101,7 @@ func (r *rig) start(name, url string) *process {
 	if err != nil {
 		r.Fatal(err)
 	}
-	log, err := os.Create(r.TempDir() + "/" + name + ".log") //nolint:usetesting // it is read when the test has failed
+	log, err := os.Create(r.TempDir() + "/" + name + ".log")
 	if err != nil {
 		r.Fatal(err)
 	}
