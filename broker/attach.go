@@ -19,7 +19,6 @@ import (
 	"github.com/heartline-mqtt/heartline/hooks"
 	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 	"github.com/heartline-mqtt/heartline/receipts"
-	"github.com/heartline-mqtt/heartline/store"
 	"github.com/heartline-mqtt/heartline/xmpp"
 )
 
@@ -34,8 +33,9 @@ const (
 // concurrent use.
 type Heartline struct {
 	auth     *auth.Auth
-	core     *delivery.Core
-	outbox   *store.Outbox
+	core     core
+	outbox   outbox
+	node     *node // nil: the store is no PostgreSQL
 	router   *fallback.Router
 	hook     *hooks.Hook
 	gates    []*xmpp.Gate
@@ -74,8 +74,15 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 			_ = h.Close(context.Background()) // the first error is the one to report
 		}
 	}()
-	if h.outbox, err = openOutbox(cfg, hold.Oldest, with.log); err != nil {
+	if cfg.Store.Engine == config.EnginePostgres {
+		if h.node, err = openNode(cfg, hold.Oldest, with.log); err != nil {
+			return nil, err
+		}
+		h.core, h.outbox = h.node, &h.node.lives
+	} else if out, err := openOutbox(cfg, hold.Oldest, with.log); err != nil {
 		return nil, err
+	} else {
+		h.outbox = out
 	}
 	h.census = &census{outbox: h.outbox}
 	if h.auth, err = auth.New(cfg.Auth, auth.Options{Logger: with.log, StateDir: stateDir(cfg)}); err != nil {
@@ -87,16 +94,27 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 	}
 	opts.CheckRegistration, opts.CompleteRegistration = checkRegistration, completeRegistration(h.router)
 	opts.AppConfig, opts.CheckContent = h.router.Fingerprint, h.router.CheckPayload
-	h.core = delivery.New(opts, h.outbox, h.router, with.log)
-	h.tail = receipts.NewTail(h.core)
-	if h.receipts, err = newReceipts(cfg, h, hold); err != nil {
-		return nil, err
+	if h.node == nil {
+		h.core = delivery.New(opts, h.outbox, h.router, with.log)
+	} else {
+		h.node.opts, h.node.pusher = opts, h.router
 	}
+	h.tail = receipts.NewTail(h.core)
 	for _, o := range with.observe {
 		h.core.Observe(o)
 	}
-	if err := h.core.Start(); err != nil {
+	if h.node != nil { // what the others read is there once it has joined
+		if err := h.core.Start(); err != nil {
+			return nil, err
+		}
+	}
+	if h.receipts, err = newReceipts(cfg, h, hold); err != nil {
 		return nil, err
+	}
+	if h.node == nil {
+		if err := h.core.Start(); err != nil {
+			return nil, err
+		}
 	}
 	for _, name := range h.router.Servers() {
 		h.core.PushPossible(name, "") // it may have been off, or configured otherwise, until now
@@ -153,7 +171,7 @@ func (h *Heartline) Timeline(ctx context.Context, id string) (*delivery.View, er
 
 // Core is the whole of the core's methods: the registry, lists, asynchronous
 // accepts.
-func (h *Heartline) Core() *delivery.Core { return h.core }
+func (h *Heartline) Core() Core { return h.core }
 
 // Close stops Heartline: nothing more is accepted, running pushes get 3 s, and
 // everything is on the disk when it returns. It may be called before or after the
@@ -214,6 +232,9 @@ func (h *Heartline) closeParts(ctx context.Context) error {
 	}
 	if h.outbox != nil {
 		errs = append(errs, h.outbox.Close())
+	}
+	if h.node != nil {
+		errs = append(errs, h.node.Close())
 	}
 	if h.auth != nil {
 		errs = append(errs, h.auth.Close())

@@ -127,6 +127,10 @@ func (b *Broker) keepMQTT() error {
 		b.log.Debug("mqtt.persistence has no effect with this store.engine", "engine", b.cfg.Store.Engine)
 		return nil
 	}
+	if b.cfg.Cluster.Address != "" {
+		b.log.Warn("mqtt.persistence has no effect with cluster.address: sessions and retained messages of ordinary MQTT end with this process")
+		return nil
+	}
 	b.persist = persist.New(b.hub, persist.Options{Store: b.outbox, MaxSessionExpiry: config.MaxTTL, Logger: b.log})
 	if err := b.persist.Restore(); err != nil {
 		return fmt.Errorf("mqtt.persistence: %w", err)

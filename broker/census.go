@@ -5,14 +5,13 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
-	"github.com/heartline-mqtt/heartline/store"
 )
 
 // census counts what only a read of the whole store can tell. A scrape that finds the
 // last count too old starts the next one and does not wait for it, so that neither the
 // rate of the scrapes nor the size of the store costs more than a hundredth of a core.
 type census struct {
-	outbox *store.Outbox
+	outbox delivery.Reader
 
 	mu      sync.Mutex
 	last    count

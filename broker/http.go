@@ -44,8 +44,9 @@ func (b *Broker) bindHTTP() error {
 		Overview: b.overview, Reload: b.reloadByAPI, Disconnect: b.disconnect, EndSession: b.endSession,
 		Handlers: map[string]http.Handler{"/mqtt": b.listeners.ws, "/mqtt/{$}": b.listeners.ws},
 	}
-	if opts.Backup = b.outbox.Checkpoint; b.cfg.Store.Engine == config.EngineMemory {
-		opts.Backup, opts.NoBackup = nil, noBackup
+	opts.Backup = b.outbox.Checkpoint
+	if why := noBackup[b.cfg.Store.Engine]; why != "" {
+		opts.Backup, opts.NoBackup = nil, why
 	}
 	opts.Handlers["/{$}"] = http.RedirectHandler(web.DashboardPath, http.StatusFound)
 	opts.Handlers[web.DashboardPath] = web.Dashboard(web.DashboardOptions{Token: b.cfg.Auth.Mode != config.AuthNone})

@@ -153,8 +153,8 @@ func (h *Heartline) APIHandler(authorize func(*http.Request) error) http.Handler
 		Core: h.core, Logger: h.log, Version: Version(), Ready: h.ready, Metrics: h.metrics, Receipts: h.receipts,
 		Disconnect: h.disconnect, EndSession: h.endSession, Backup: h.outbox.Checkpoint,
 	}
-	if h.engine == config.EngineMemory {
-		o.Backup, o.NoBackup = nil, noBackup
+	if why := noBackup[h.engine]; why != "" {
+		o.Backup, o.NoBackup = nil, why
 	}
 	if !h.auth.Open() {
 		o.Bearer = h.auth.Bearer
@@ -255,7 +255,7 @@ func (h *Heartline) Subscribe(buffer int) *Subscription {
 }
 
 // run adds the IDs.
-func (s *Subscription) run(c chan<- Event, core *delivery.Core) {
+func (s *Subscription) run(c chan<- Event, core Core) {
 	defer close(s.done)
 	defer close(c)
 	var last Event // events of one notification follow one another

@@ -70,7 +70,7 @@ func (b *Broker) reloadReceipts(ctx context.Context, next *config.Config) error 
 
 // eventSource is the tail of the store as hooks reads it.
 type eventSource struct {
-	core *delivery.Core
+	core Core
 	tail *receipts.Tail
 }
 

@@ -40,8 +40,11 @@ func stateDir(cfg *config.Config) string {
 	return cfg.DataDir
 }
 
-// noBackup is why there is no backup of a store in memory.
-const noBackup = "store.engine is memory, which keeps nothing on a disk; set store.engine: pebble"
+// noBackup is why an engine has no backup of Heartline's.
+var noBackup = map[string]string{
+	config.EngineMemory:   "store.engine is memory, which keeps nothing on a disk; set store.engine: pebble",
+	config.EnginePostgres: "store.engine is postgres: back the database up with pg_basebackup and WAL archiving, or pg_dump",
+}
 
 // CheckBackup reads a backup in dir and compares the totals with the deliveries that
 // are there. Nothing of the backup changes.

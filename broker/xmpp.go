@@ -11,12 +11,11 @@ import (
 	"strings"
 
 	"github.com/heartline-mqtt/heartline/config"
-	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/xmpp"
 )
 
 // newGates makes one Gate for each component. They are not connected yet.
-func newGates(cfg *config.Config, core *delivery.Core, log *slog.Logger) ([]*xmpp.Gate, error) {
+func newGates(cfg *config.Config, core xmpp.Core, log *slog.Logger) ([]*xmpp.Gate, error) {
 	if len(cfg.XMPP.Components) == 0 {
 		return nil, nil
 	}

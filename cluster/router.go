@@ -92,8 +92,16 @@ func (r *Router) setOwner(part uint16, term uint64, o owner) {
 	}
 }
 
-// cores returns the Cores of this node, by partition.
-func (r *Router) cores() (all []*delivery.Core) {
+// Serves reports whether this node serves a partition.
+func (r *Router) Serves(part uint16) bool {
+	s := &r.table.slots[part]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.core != nil
+}
+
+// Cores returns the Cores of this node, by partition.
+func (r *Router) Cores() (all []*delivery.Core) {
 	for i := range r.table.slots {
 		s := &r.table.slots[i]
 		s.mu.Lock()
@@ -183,7 +191,7 @@ func (r *Router) List(ctx context.Context, f delivery.Filter) (page []*delivery.
 // Flush is Core.Flush, of all Cores of this node.
 func (r *Router) Flush(ctx context.Context) error {
 	var errs []error
-	for _, c := range r.cores() {
+	for _, c := range r.Cores() {
 		if err := c.Flush(ctx); !moved(err) {
 			errs = append(errs, err)
 		}
@@ -300,7 +308,7 @@ func (r *Router) CheckOwner(id, account string) error {
 
 // PushPossible is Core.PushPossible, of all Cores of this node.
 func (r *Router) PushPossible(server, app string) {
-	for _, c := range r.cores() {
+	for _, c := range r.Cores() {
 		c.PushPossible(server, app)
 	}
 }

@@ -26,6 +26,8 @@ const (
 
 	EnginePebble = "pebble"
 	EngineMemory = "memory"
+	// EnginePostgres keeps everything in a PostgreSQL database.
+	EnginePostgres = "postgres"
 
 	AccessDeny      = "deny"
 	AccessRead      = "read"
@@ -60,6 +62,7 @@ type Config struct {
 	Receipts       Receipts `key:"receipts"`
 	XMPP           XMPP     `key:"xmpp"`
 	Store          Store    `key:"store"`
+	Cluster        Cluster  `key:"cluster"`
 	Log            Log      `key:"log"`
 }
 
@@ -520,7 +523,8 @@ type XMPPComponent struct {
 
 // Store is where notifications are kept.
 type Store struct {
-	// pebble, or memory: nothing survives the process (tests, demos).
+	// pebble: the disk of this machine, in data_dir. postgres: a PostgreSQL database.
+	// memory: nothing survives the process (tests, demos).
 	Engine string `key:"engine"`
 	// How long a finished notification's timeline is kept.
 	History time.Duration `key:"history"`
@@ -528,7 +532,45 @@ type Store struct {
 	Housekeeping time.Duration `key:"housekeeping"`
 	// Notifications are refused while the disk has less than this free, so that the
 	// accepted ones can still be written. 0B turns the check off.
-	MinFree ByteSize `key:"min_free"`
+	MinFree  ByteSize `key:"min_free"`
+	Postgres Postgres `key:"postgres"`
+}
+
+// Postgres is the database of store.engine postgres.
+type Postgres struct {
+	// A file with the URL: postgres://user:password@host/database?sslmode=verify-full.
+	// The URL, instead of its file, can be given as HEARTLINE_STORE_POSTGRES_URL.
+	URLFile string `key:"url_file"`
+	URL     Secret `key:"url"`
+	// The schema that holds Heartline's tables.
+	Schema string `key:"schema"`
+	// Connections that write. This version has one.
+	Lanes int `key:"lanes"`
+}
+
+// Cluster makes several processes with one PostgreSQL database one Heartline.
+type Cluster struct {
+	// Where other nodes reach this one; "": it is the only one on its database.
+	Address string `key:"address"`
+	// The address that other nodes are told, where it differs from address.
+	Advertise string `key:"advertise"`
+	// Names this node in logs and in `heartline nodes`; "": the name of the machine.
+	Name string     `key:"name"`
+	TLS  ClusterTLS `key:"tls"`
+	// How long a node that has stopped keeps its accounts: another serves them within
+	// two seconds after that.
+	Lease time.Duration `key:"lease"`
+	// How long a node that stops waits for its accounts to be taken up elsewhere.
+	Drain time.Duration `key:"drain"`
+}
+
+// ClusterTLS is how nodes know each other. On loopback it may be left out.
+type ClusterTLS struct {
+	// The certificate of this node and its key.
+	CertFile string `key:"cert_file"`
+	KeyFile  string `key:"key_file"`
+	// The authority that has signed the certificates of all nodes.
+	CAFile string `key:"ca_file"`
 }
 
 // Log is what the process says of itself, on standard error.
@@ -598,7 +640,8 @@ func Default() *Config {
 			NotifyOn: NotifyMessages, Title: "New message", MinInterval: time.Second, MaxStanzaSize: 512 * KiB,
 			WriteTimeout: 10 * time.Second, PingInterval: 30 * time.Second, Reconnect: Retry{Initial: time.Second, Max: 30 * time.Second},
 		},
-		Store: Store{Engine: EnginePebble, History: 72 * time.Hour, Housekeeping: time.Minute, MinFree: 128 * MiB},
-		Log:   Log{Level: "info", Format: FormatText},
+		Store:   Store{Engine: EnginePebble, History: 72 * time.Hour, Housekeeping: time.Minute, MinFree: 128 * MiB, Postgres: Postgres{Schema: "heartline", Lanes: 1}},
+		Cluster: Cluster{Lease: 5 * time.Second, Drain: 30 * time.Second},
+		Log:     Log{Level: "info", Format: FormatText},
 	}
 }

@@ -56,6 +56,7 @@ func inFiles(t testing.TB) (signingKey string) {
 		t.Fatal(err)
 	}
 	put("account.json", account)
+	put("database.url", []byte("postgres://heartline:hunter2@db.example.org/heartline\n"))
 	put("app.p12", []byte("not looked into\n"))
 	put("password", []byte("hunter2\r\n"))
 	put("webhook.secret", []byte("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n"))
@@ -183,9 +184,17 @@ xmpp:
   ping_interval: 20s
   reconnect: {initial: 2s, max: 40s}
 store:
-  engine: memory
+  engine: postgres
   history: 1h30m
   housekeeping: 7s
   min_free: 1GB
+  postgres: {url_file: database.url, schema: other, lanes: 1}
+cluster:
+  address: 127.0.0.1:7946
+  advertise: 127.0.0.1:7947
+  name: one
+  tls: {cert_file: cert.pem, key_file: key.pem, ca_file: cert.pem}
+  lease: 9s
+  drain: 40s
 log: {level: debug, format: json}
 `

@@ -349,7 +349,37 @@ func TestRules(t *testing.T) {
 		{func(c c) { component(c).Hosts = nil }, "xmpp.components[0].hosts: must name at least one domain"},
 		{func(c c) { component(c).Hosts = []string{"push.example.org"} }, "xmpp.components[0].hosts: must be domains of users, as in example.org, got push.example.org"},
 
-		{func(c c) { c.Store.Engine = "bolt" }, "store.engine: must be pebble or memory, got bolt"},
+		{func(c c) { c.Store.Engine = "bolt" }, "store.engine: must be pebble, postgres or memory, got bolt"},
+		{func(c c) { c.Store.Engine = "postgres" }, "store.postgres.url_file: must be set to a file with the URL of the database (or HEARTLINE_STORE_POSTGRES_URL) where store.engine is postgres"},
+		{func(c c) { postgres(c).URLFile = "missing" }, "store.postgres.url_file: must not be set together with HEARTLINE_STORE_POSTGRES_URL, got missing\nstore.postgres.url_file" + missing},
+		{func(c c) { postgres(c).URL = "postgres://u:hunter2@h:port/d" }, "store.postgres.url: must hold a PostgreSQL URL, as in postgres://user:password@host:5432/database?sslmode=verify-full"},
+		{func(c c) { postgres(c).Schema = "Heartline" }, "store.postgres.schema: must have 1 to 63 of a-z, 0-9 and _, and begin with no digit, got Heartline"},
+		{func(c c) { postgres(c).Lanes = 2 }, "store.postgres.lanes: must be from 1 to 1, got 2"},
+		{func(c c) { postgres(c); c.Cluster.Address = "127.0.0.1:7946" }, ""},
+		{func(c c) { c.Cluster.Address = "127.0.0.1:7946" }, "cluster.address: must not be set without store.engine postgres: several nodes share a database, got 127.0.0.1:7946"},
+		{func(c c) { postgres(c); c.Cluster.Address = "10.0.0.1:7946" }, "cluster.tls: must have cert_file, key_file and ca_file: nodes tell each other everything, and obey (only on loopback all three may be left out)"},
+		{func(c c) { postgres(c); c.Cluster.Address = "127.0.0.1:7946"; c.Cluster.TLS.CAFile = "cert.pem" }, "cluster.tls: must have cert_file, key_file and ca_file: nodes tell each other everything, and obey (only on loopback all three may be left out)"},
+		{func(c c) {
+			postgres(c)
+			c.Cluster.Address, c.Cluster.TLS = ":7946", config.ClusterTLS{CertFile: "cert.pem", KeyFile: "key.pem", CAFile: "cert.pem"}
+		}, "cluster.advertise: must be set to the host:port under which other nodes reach this one, as cluster.address names none"},
+		{func(c c) { postgres(c); c.Cluster.Address = "here" }, "cluster.address" + notAddress + "here\ncluster.advertise: must be set to the host:port under which other nodes reach this one, as cluster.address names none\ncluster.tls: must have cert_file, key_file and ca_file: nodes tell each other everything, and obey (only on loopback all three may be left out)"},
+		{func(c c) { c.Cluster.Advertise = "here" }, "cluster.advertise" + notAddress + "here"},
+		{func(c c) {
+			c.Cluster.TLS = config.ClusterTLS{CertFile: "missing", KeyFile: "key.pem", CAFile: "cert.pem"}
+		}, "cluster.tls.cert_file" + missing},
+		{func(c c) {
+			c.Cluster.TLS = config.ClusterTLS{CertFile: "cert.pem", KeyFile: "missing", CAFile: "cert.pem"}
+		}, "cluster.tls.key_file" + missing},
+		{func(c c) {
+			c.Cluster.TLS = config.ClusterTLS{CertFile: "cert.pem", KeyFile: "key.pem", CAFile: "users.yaml"}
+		}, "cluster.tls.ca_file" + noCert},
+		{func(c c) {
+			c.Cluster.TLS = config.ClusterTLS{CertFile: "users.yaml", KeyFile: "key.pem", CAFile: "cert.pem"}
+		}, "cluster.tls.cert_file: must hold a PEM certificate that goes with cluster.tls.key_file (failed to find any PEM data in certificate input), got users.yaml"},
+		{func(c c) { c.Cluster.Name = "a\n" }, "cluster.name: must have at most 128 bytes without control characters, got \"a\\n\""},
+		{func(c c) { c.Cluster.Lease = time.Second }, "cluster.lease: must be from 2s to 1m, got 1s"},
+		{func(c c) { c.Cluster.Drain = -1 }, "cluster.drain: must be from 0s to 10m, got -1ns"},
 		{func(c c) { c.Store.History = -1 }, "store.history: must be from 0s to 8760h, got -1ns"},
 		{func(c c) { c.Store.Housekeeping = 0 }, "store.housekeeping: must be from 1s to 1h, got 0s"},
 		{func(c c) { c.Store.History = 59 * time.Second }, "store.history: must be at least store.housekeeping (1m), after which it is looked at, got 59s"},
@@ -452,4 +482,10 @@ func TestNoListener(t *testing.T) {
 	if err := c.Validate(); err != nil {
 		t.Error(err)
 	}
+}
+
+// postgres has a configuration use a database, by a URL from the environment.
+func postgres(c *config.Config) *config.Postgres {
+	c.Store.Engine, c.Store.Postgres.URL = config.EnginePostgres, "postgres://heartline:hunter2@db.example.org/heartline"
+	return &c.Store.Postgres
 }

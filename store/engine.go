@@ -109,3 +109,8 @@ type Scrubber interface {
 	// concurrently with every other method but Close, and take minutes; ctx ends it early.
 	Scrub(ctx context.Context, before time.Time) (bool, error)
 }
+
+// Auditor is an Engine that several processes write, and that counts by one snapshot.
+type Auditor interface {
+	Audit() (Audit, error)
+}

@@ -21,7 +21,9 @@ const prunePause = 2
 // keepHouse is the housekeeper: it audits at the start and every AuditInterval, and
 // prunes every HousekeepingInterval, until the outbox is closed.
 func (o *Outbox) keepHouse() {
-	o.logged(o.audit())
+	if o.keepsHouse() {
+		o.logged(o.audit())
+	}
 	prune := time.NewTicker(o.opts.HousekeepingInterval)
 	defer prune.Stop()
 	audit := time.NewTicker(o.opts.AuditInterval)
@@ -29,17 +31,25 @@ func (o *Outbox) keepHouse() {
 	for {
 		select {
 		case <-prune.C:
-			if o.Ready() == nil { // nothing to be changed, or even seen, until then
+			if o.keepsHouse() { // nothing to be changed, or even seen, until then
 				o.logged(o.prune(prunePause))
+				if o.Stats().AuditedAt.IsZero() {
+					o.logged(o.audit())
+				}
 			}
 		case <-audit.C:
-			if o.Ready() == nil {
+			if o.keepsHouse() {
 				o.logged(errors.Join(o.audit(), o.scrub()))
 			}
 		case <-o.stop:
 			return
 		}
 	}
+}
+
+// keepsHouse reports whether there is something to prune or audit now.
+func (o *Outbox) keepsHouse() bool {
+	return o.Ready() == nil && (o.opts.KeepsHouse == nil || o.opts.KeepsHouse())
 }
 
 func (o *Outbox) logged(err error) {
@@ -154,6 +164,14 @@ func (o *Outbox) scrub() error {
 // audit compares the store's totals with the deliveries that are there.
 func (o *Outbox) audit() error {
 	return o.read(func(e Engine) error {
+		if a, ok := e.(Auditor); ok {
+			sum, err := a.Audit()
+			if err != nil {
+				return fmt.Errorf("audit: %w", err)
+			}
+			o.audited(sum)
+			return nil
+		}
 		// Nothing may be applied between the totals and the moment at which
 		// Unfinished looks: that is before it first calls, and long before it ends.
 		select {
@@ -185,17 +203,17 @@ func (o *Outbox) audit() error {
 		if o.stopping() {
 			return nil
 		}
-		difference := int64(totals.Accepted - totals.Finished - count)
-		o.mu.Lock()
-		o.stats.Totals = totals
-		o.stats.Unfinished = count
-		o.stats.Unaccounted = difference
-		o.stats.AuditedAt = o.opts.Now()
-		o.mu.Unlock()
-		if difference != 0 {
-			o.opts.Logger.Error("deliveries are unaccounted for", "unaccounted", difference,
-				"accepted", totals.Accepted, "finished", totals.Finished, "unfinished", count)
-		}
+		o.audited(Audit{Totals: totals, Unfinished: count, Unaccounted: int64(totals.Accepted - totals.Finished - count)})
 		return nil
 	})
+}
+
+func (o *Outbox) audited(a Audit) {
+	o.mu.Lock()
+	o.stats.Totals, o.stats.Unfinished, o.stats.Unaccounted, o.stats.AuditedAt = a.Totals, a.Unfinished, a.Unaccounted, o.opts.Now()
+	o.mu.Unlock()
+	if a.Unaccounted != 0 {
+		o.opts.Logger.Error("deliveries are unaccounted for", "unaccounted", a.Unaccounted,
+			"accepted", a.Accepted, "finished", a.Finished, "unfinished", a.Unfinished)
+	}
 }

@@ -43,6 +43,9 @@ type Options struct {
 	// and goes on for History before it: a finished notification has events of its
 	// dismissal for that long. Nil: nobody. It runs on the housekeeper's goroutine.
 	Unread func() (oldest time.Time, ok bool)
+	// KeepsHouse reports whether this Outbox prunes and audits, of several on one store.
+	// Nil: it does.
+	KeepsHouse func() bool
 	// HousekeepingInterval is the time between two rounds of pruning (default 1m).
 	HousekeepingInterval time.Duration
 	// AuditInterval is the time between two rounds of accounting (default 1h).

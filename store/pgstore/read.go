@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/store"
 	"github.com/heartline-mqtt/heartline/store/codec"
 )
 
@@ -353,4 +354,18 @@ func (e *Engine) Totals() (t delivery.Totals, err error) {
 	defer cancel()
 	err = e.db.pool.QueryRow(ctx, e.db.sql.totals).Scan(&t.Accepted, &t.Finished)
 	return t, unavailable("read the totals", err)
+}
+
+var _ store.Auditor = (*Engine)(nil)
+
+// auditTimeout bounds a count of all that is outstanding.
+const auditTimeout = 5 * time.Minute
+
+// Audit implements store.Auditor. It is one statement, and so one snapshot.
+func (e *Engine) Audit() (a store.Audit, err error) {
+	ctx, cancel := context.WithTimeout(e.db.ctx, auditTimeout)
+	defer cancel()
+	err = e.db.pool.QueryRow(ctx, e.db.sql.audit).Scan(&a.Accepted, &a.Finished, &a.Unfinished)
+	a.Unaccounted = int64(a.Accepted - a.Finished - a.Unfinished)
+	return a, unavailable("audit", err)
 }

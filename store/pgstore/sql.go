@@ -17,7 +17,7 @@ type statements struct {
 	device, ofAccount, devices, owner, unfinished, ofPart, dismissals, dismissalsOfPart, last        string
 	totals, eventsEnd, commits, events, newSession, newNumber, lockMeta, freeStream                  string
 	makeStream, incarnation, join, joinFence, nodes, beat, lockDead, lockNode                        string
-	lastOfNode, parts, claimParts, giveUpParts, setLeaving, holdNode                                 string
+	audit, lastOfNode, parts, claimParts, giveUpParts, setLeaving, holdNode                          string
 	removeNode, endFence, freeParts, trimTo, streams, trim, trimmed, over                            string
 	daysLive, dayBusy, dayCount, dayIDs, scanState, putState, removeState, removeStates              string
 }
@@ -156,6 +156,9 @@ func newStatements(schema string) statements {
 		last:             in(`SELECT greatest(m.last, (SELECT coalesce(max(last), 0) FROM {s}.fence)) FROM {s}.meta m`),
 		totals: in(`
 			SELECT m.accepted + f.accepted, m.finished + f.finished FROM {s}.meta m,
+			(SELECT coalesce(sum(accepted), 0)::bigint AS accepted, coalesce(sum(finished), 0)::bigint AS finished FROM {s}.fence) f`),
+		audit: in(`
+			SELECT m.accepted + f.accepted, m.finished + f.finished, (SELECT count(*) FROM {s}.outstanding) FROM {s}.meta m,
 			(SELECT coalesce(sum(accepted), 0)::bigint AS accepted, coalesce(sum(finished), 0)::bigint AS finished FROM {s}.fence) f`),
 		eventsEnd: in(`
 			SELECT greatest(s.number,

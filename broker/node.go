@@ -1,0 +1,331 @@
+package broker
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/heartline-mqtt/heartline/cluster"
+	"github.com/heartline-mqtt/heartline/cluster/relay"
+	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/store"
+	"github.com/heartline-mqtt/heartline/store/pgstore"
+)
+
+// node is the core and the store of a process whose store is PostgreSQL: a
+// delivery.Core for each partition that it owns, and the Outbox of its present life
+// behind them.
+type node struct {
+	*cluster.Router
+	lives     lives // its store
+	cfg       *config.Config
+	name      string
+	db        *pgstore.DB
+	unread    func() (time.Time, bool)
+	observers *delivery.Observers
+	mesh      *relay.Mesh // nil: it is alone
+	node      *cluster.Node
+	log       *slog.Logger
+
+	// Of its Cores. They are set before Start.
+	opts   delivery.Options
+	pusher delivery.Pusher
+
+	mu       sync.Mutex
+	settings *delivery.Settings // nil: those of opts
+
+	janitor sync.WaitGroup
+	quit    context.CancelFunc
+	once    sync.Once
+	err     error // of Stop
+}
+
+var (
+	_ core   = (*node)(nil)
+	_ outbox = (*lives)(nil)
+)
+
+// connectPatience bounds the beginning: connecting, and waiting for the lease of a
+// process that is gone.
+const connectPatience = 30 * time.Second
+
+// postgresOptions are those of the database that cfg names.
+func postgresOptions(cfg *config.Config, log *slog.Logger) (o pgstore.Options, err error) {
+	url, err := config.ReadSecret(cfg.Store.Postgres.URL, cfg.Store.Postgres.URLFile)
+	if err != nil {
+		return o, fmt.Errorf("store.postgres.url_file: %w", err)
+	}
+	name := cfg.Cluster.Name
+	if name == "" {
+		if name, err = os.Hostname(); err != nil {
+			name = "heartline"
+		}
+	}
+	return pgstore.Options{URL: string(url), Schema: cfg.Store.Postgres.Schema, Name: name, Lease: cfg.Cluster.Lease, Logger: log}, nil
+}
+
+// openNode opens the database. The node joins with Start.
+func openNode(cfg *config.Config, unread func() (time.Time, bool), log *slog.Logger) (_ *node, err error) {
+	opts, err := postgresOptions(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	n := &node{cfg: cfg, name: opts.Name, unread: unread, observers: &delivery.Observers{}, log: log}
+	var socket net.Listener
+	if cfg.Cluster.Address != "" {
+		switch {
+		case len(cfg.Receipts.Webhooks) > 0:
+			return nil, errors.New("receipts.webhooks: must be empty where cluster.address is set: this version sends webhooks only where there is one node")
+		case len(cfg.XMPP.Components) > 0:
+			return nil, errors.New("xmpp.components: must be empty where cluster.address is set: this version serves XMPP only where there is one node")
+		}
+		if socket, err = bind("cluster.address", cfg.Cluster.Address); err != nil {
+			return nil, err
+		}
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, socket.Close())
+			}
+		}()
+		opts.Address = cmp.Or(cfg.Cluster.Advertise, socket.Addr().String())
+	}
+	if err = os.MkdirAll(cfg.DataDir, 0o700); err != nil { // for small files of other parts
+		return nil, fmt.Errorf("data_dir: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), connectPatience)
+	defer cancel()
+	if n.db, err = pgstore.Open(ctx, opts); err != nil {
+		return nil, fmt.Errorf("store.postgres: %w", err)
+	}
+	n.Router = cluster.NewRouter(cluster.RouterOptions{
+		Reader: delivery.New(deliveryOptions(cfg, false), &n.lives, nil, log), Observers: n.observers,
+		Parts: cluster.Parts, Name: n.name, Hold: cfg.Cluster.Lease + 2*time.Second, Log: log,
+	})
+	if socket != nil {
+		n.meshOn(socket, opts.Address)
+	}
+	n.node = cluster.NewNode(cluster.NodeOptions{Join: n.join, Router: n.Router, Mesh: n.mesh, Lease: cfg.Cluster.Lease, Log: log})
+	return n, nil
+}
+
+// meshOn relays to other nodes.
+func (n *node) meshOn(socket net.Listener, address string) {
+	c := n.cfg
+	o := relay.Options{
+		Name: n.name, Address: address, Local: n.Router, Beat: time.Second, Patience: c.Cluster.Lease + 2*time.Second, Log: n.log,
+		Equal: map[string]string{"mqtt.topic_prefix": c.MQTT.TopicPrefix, "auth.mode": c.Auth.Mode, "cluster.lease": c.Cluster.Lease.String()},
+		Alike: map[string]string{
+			"delivery.ack": c.Delivery.Ack, "delivery.ack_window": c.Delivery.AckWindow.String(), "delivery.fallback_window": c.Delivery.FallbackWindow.String(),
+			"delivery.ttl": c.Delivery.TTL.String(), "delivery.max_outstanding_per_device": fmt.Sprint(c.Delivery.MaxOutstandingPerDevice),
+			"delivery.max_inflight_per_device": fmt.Sprint(c.Delivery.MaxInflightPerDevice), "store.history": c.Store.History.String(),
+		},
+	}
+	if t := c.Cluster.TLS; t.CertFile != "" {
+		credentials := relay.Credentials{CertFile: t.CertFile, KeyFile: t.KeyFile, CAFile: t.CAFile}
+		o.Dial, socket = credentials.Dial, credentials.Listener(socket)
+	}
+	n.mesh = relay.NewMesh(o)
+	n.mesh.Serve(socket)
+}
+
+// life is one life of a node: its row in the database, and the Outbox under its fence.
+type life struct {
+	*pgstore.Node
+	n   *node
+	out *store.Outbox
+}
+
+var _ cluster.Life = (*life)(nil)
+
+func (n *node) join(ctx context.Context) (cluster.Life, error) {
+	joined, err := n.db.JoinWaiting(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l := &life{Node: joined, n: n}
+	l.out, err = store.New(store.Options{
+		Open: joined.Open, History: n.cfg.Store.History, HousekeepingInterval: n.cfg.Store.Housekeeping, Unread: n.unread,
+		KeepsHouse: func() bool { return n.Serves(0) }, Logger: n.log,
+	})
+	if err != nil {
+		joined.Close()
+		return nil, errors.Join(err, joined.Leave(ctx))
+	}
+	n.lives.begin(l)
+	return l, nil
+}
+
+// now is the time of the database, by which all nodes number.
+func (n *node) now() time.Time {
+	if l := n.lives.life.Load(); l != nil {
+		return l.Now()
+	}
+	return time.Now()
+}
+
+// Core implements cluster.Life.
+func (l *life) Core(o cluster.Ownership) *delivery.Core {
+	n := l.n
+	opts := n.opts
+	opts.Shard, opts.Floor = delivery.Shard{Index: o.Part, Of: cluster.Parts}, o.Floor
+	opts.Neighbours, opts.Now, opts.Trusted, opts.Observers = n.Neighbours(o.Part), l.Now, l.Trusted, n.observers
+	c := delivery.New(opts, l.out.View(), n.pusher, n.log)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.settings != nil {
+		c.Reconfigure(*n.settings)
+	}
+	return c
+}
+
+// Close implements cluster.Life.
+func (l *life) Close() error {
+	l.n.lives.end(l)
+	err := l.out.Close()
+	l.Node.Close()
+	return err
+}
+
+// Members implements cluster.Referee.
+func (l *life) Members(ctx context.Context) ([]cluster.Member, error) {
+	all, err := l.n.db.Members(ctx)
+	members := make([]cluster.Member, len(all))
+	for i, m := range all {
+		members[i] = cluster.Member{ID: m.ID, Name: m.Name, Address: m.Address, Leaving: m.Leaving, Expires: m.Expires}
+	}
+	return members, err
+}
+
+// FenceOff implements cluster.Referee.
+func (l *life) FenceOff(ctx context.Context, dead cluster.Member) (bool, error) {
+	return l.n.db.FenceOff(ctx, pgstore.Member{ID: dead.ID, Expires: dead.Expires})
+}
+
+// Parts implements cluster.Referee.
+func (l *life) Parts(ctx context.Context) ([]cluster.Ownership, error) {
+	return ownerships(l.n.db.Parts(ctx))
+}
+
+// Claim implements cluster.Referee.
+func (l *life) Claim(ctx context.Context, n int) ([]cluster.Ownership, error) {
+	return ownerships(l.Node.Claim(ctx, n))
+}
+
+// GiveUp implements cluster.Referee.
+func (l *life) GiveUp(ctx context.Context, freed []cluster.Ownership) error {
+	parts := make([]pgstore.Part, len(freed))
+	for i, f := range freed {
+		parts[i] = pgstore.Part(f)
+	}
+	return l.Node.GiveUp(ctx, parts)
+}
+
+func ownerships(parts []pgstore.Part, err error) ([]cluster.Ownership, error) {
+	all := make([]cluster.Ownership, len(parts))
+	for i, p := range parts {
+		all[i] = cluster.Ownership(p)
+	}
+	return all, err
+}
+
+// Start joins and serves the node's first share of the partitions.
+func (n *node) Start() error {
+	ctx, cancel := context.WithTimeout(context.Background(), connectPatience+n.cfg.Cluster.Lease)
+	defer cancel()
+	if err := n.node.Start(ctx); err != nil {
+		return fmt.Errorf("store.postgres: %w", err)
+	}
+	ctx, n.quit = context.WithCancel(context.Background()) //nolint:fatcontext // the janitor's own
+	n.janitor.Go(func() { n.forget(ctx) })
+	return nil
+}
+
+// forget has old devices forgotten while this node serves partition 0.
+func (n *node) forget(ctx context.Context) {
+	tick := time.NewTicker(forgetInterval(n.cfg))
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if !n.Serves(0) {
+			continue
+		}
+		n.mu.Lock()
+		after := n.opts.ForgetDeviceAfter
+		if n.settings != nil {
+			after = n.settings.ForgetDeviceAfter
+		}
+		n.mu.Unlock()
+		if err := n.ForgetOld(n.now().Add(-after)); err != nil && !errors.Is(err, delivery.ErrStopped) {
+			n.log.Error("devices not forgotten, trying again", "error", err)
+		}
+	}
+}
+
+// Stop implements Core. The node keeps its partitions until Close, so that acks that come
+// meanwhile are still written.
+func (n *node) Stop(ctx context.Context) error {
+	n.once.Do(func() {
+		if n.quit != nil {
+			n.quit()
+		}
+		var stopping errgroup.Group
+		for _, c := range n.Cores() {
+			stopping.Go(func() error { return c.Stop(ctx) })
+		}
+		n.err = stopping.Wait()
+		n.Router.Close()
+		n.janitor.Wait()
+		n.observers.Close()
+	})
+	return n.err
+}
+
+// leavePatience bounds freeing the partitions at the end. Where the database is away, the
+// lease ends by itself.
+const leavePatience = 5 * time.Second
+
+// Close frees all partitions, leaves and closes the database, after Stop.
+func (n *node) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), leavePatience)
+	defer cancel()
+	err := errors.Join(n.Stop(ctx), n.node.Stop(ctx))
+	if n.mesh != nil {
+		n.mesh.Close()
+	}
+	n.db.Close()
+	return err
+}
+
+// Observe implements Core.
+func (n *node) Observe(o delivery.Observer) { n.observers.Observe(o) }
+
+// Reconfigure implements Core.
+func (n *node) Reconfigure(s delivery.Settings) {
+	n.mu.Lock()
+	n.settings = &s
+	n.mu.Unlock()
+	for _, c := range n.Cores() {
+		c.Reconfigure(s)
+	}
+}
+
+// ChannelsUp implements Core: the devices of this node's partitions.
+func (n *node) ChannelsUp() (up int) {
+	for _, c := range n.Cores() {
+		up += c.ChannelsUp()
+	}
+	return up
+}
