@@ -76,7 +76,7 @@ func fresh(t testing.TB) pgstore.Options {
 		o.Schema = fmt.Sprintf("test_%d", schemas.made)
 	}
 	t.Cleanup(func() {
-		empty := "UPDATE meta SET accepted = 0, finished = 0, last = 0; UPDATE stream SET number = 0; UPDATE part SET node = NULL, term = 0, floor = 0 WHERE term > 0;"
+		empty := "UPDATE meta SET accepted = 0, finished = 0, last = 0; DELETE FROM stream WHERE stream > 0; UPDATE stream SET number = 0; UPDATE part SET node = NULL, term = 0, floor = 0 WHERE term > 0;"
 		for _, table := range []string{"node", "fence", "notification", "event", "final", "outstanding", "dismissal", "given_id", "device", "token", "journal", "mqtt_state"} {
 			empty += "DELETE FROM " + table + ";"
 		}
