@@ -93,14 +93,14 @@ func (c *conn) Replaced() {
 func (c *conn) send(it item) error {
 	start, err := c.outlet.put(it)
 	if start {
-		c.hook.workers.start(c.hook.ctx, c.drain)
+		c.hook.workers.Start(c.hook.ctx, c.drain)
 	}
 	return err
 }
 
 func (c *conn) uncork() {
 	if c.outlet.uncork() {
-		c.hook.workers.start(c.hook.ctx, c.drain)
+		c.hook.workers.Start(c.hook.ctx, c.drain)
 	}
 }
 

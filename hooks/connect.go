@@ -91,7 +91,7 @@ func (h *Hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 			return h.refuseLogin(cl, err)
 		}
 		c.identify(id)
-		h.permission.Do(func() { h.workers.start(h.ctx, h.watchPermissions) })
+		h.permission.Do(func() { h.workers.Start(h.ctx, h.watchPermissions) })
 		if !id.MayUse(cl.ID) {
 			h.logs.Info(h.log, "connection refused", "client", clip(cl.ID), "account", clip(id.Account), "remote", cl.Net.Remote, "error", errNotItsDevice.Reason)
 			cl.Stop(h.refuse(cl, errNotItsDevice))

@@ -21,6 +21,7 @@ import (
 	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 	"github.com/heartline-mqtt/heartline/internal/seldom"
 	"github.com/heartline-mqtt/heartline/internal/text"
+	"github.com/heartline-mqtt/heartline/internal/workers"
 )
 
 // Options configure a Hook.
@@ -95,7 +96,7 @@ type Hook struct {
 
 	hub        *ordinary.Hub // nil: ordinary messages are the server's
 	openTopics bool          // nothing forbids an ordinary topic
-	workers    *workers
+	workers    *workers.Workers
 	turns      *turns
 	stopped    atomic.Bool
 	stalled    stalled
@@ -109,7 +110,7 @@ type Hook struct {
 
 // New returns a hook for server that feeds core.
 func New(server *mqtt.Server, core Core, opts Options, log *slog.Logger) *Hook {
-	h := &Hook{opts: opts, core: core, server: server, log: log, topics: topics{opts.TopicPrefix}, workers: newWorkers(), turns: newTurns()}
+	h := &Hook{opts: opts, core: core, server: server, log: log, topics: topics{opts.TopicPrefix}, workers: workers.New(), turns: newTurns()}
 	h.access = access{h, auth.NewACL(opts.Access, opts.AccessClosed)}
 	h.openTopics = len(opts.Access) == 0 && !opts.AccessClosed
 	h.ctx, h.cancel = context.WithCancel(context.Background())
@@ -135,7 +136,7 @@ func (h *Hook) Provides(b byte) bool {
 // OnStarted starts what runs by the clock.
 func (h *Hook) OnStarted() {
 	if h.hub != nil {
-		h.workers.start(h.ctx, func() { h.hub.Run(h.ctx) })
+		h.workers.Start(h.ctx, func() { h.hub.Run(h.ctx) })
 	}
 	if h.opts.Events != nil {
 		if end, err := h.opts.Events.EventsEnd(); err == nil {
@@ -156,7 +157,7 @@ func (h *Hook) Stop() error {
 		v.(*conn).outlet.finish()
 		return true
 	})
-	h.workers.stop()
+	h.workers.Stop()
 	return nil
 }
 

@@ -206,7 +206,7 @@ func (c *conn) leaveSession(bye bool) {
 // Wake implements ordinary.Link.
 func (c *conn) Wake() {
 	if c.outlet.kick() {
-		c.hook.workers.start(c.hook.ctx, c.drain)
+		c.hook.workers.Start(c.hook.ctx, c.drain)
 	}
 }
 

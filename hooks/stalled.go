@@ -20,7 +20,7 @@ func (s *stalled) add(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conns = append(s.conns, c); len(s.conns) == 1 {
-		s.hook.workers.start(s.hook.ctx, s.resume)
+		s.hook.workers.Start(s.hook.ctx, s.resume)
 	}
 }
 
@@ -35,6 +35,6 @@ func (s *stalled) resume() {
 	s.conns = nil
 	s.mu.Unlock()
 	for _, c := range conns {
-		s.hook.workers.start(s.hook.ctx, c.drain)
+		s.hook.workers.Start(s.hook.ctx, c.drain)
 	}
 }

@@ -1,4 +1,4 @@
-package hooks
+package workers
 
 import (
 	"bytes"
@@ -12,10 +12,10 @@ import (
 // same goroutine.
 func TestWorkersAreUsedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorkers()
+		w := New()
 		ran := map[string]int{}
 		for range 100 {
-			w.start(context.Background(), func() { ran[goroutine()]++ })
+			w.Start(context.Background(), func() { ran[goroutine()]++ })
 			synctest.Wait()
 		}
 		if len(ran) != 1 {
