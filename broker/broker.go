@@ -143,7 +143,7 @@ func serverOptions(cfg *config.Config, log *slog.Logger) *mqtt.Options {
 	c := mqtt.NewDefaultServerCapabilities()
 	c.MaximumClients = math.MaxInt64 // the listeners count, before anything is allocated
 	c.MaximumPacketSize = uint32(cfg.MQTT.MaxPacketSize)
-	c.MaximumClientWritesPending = 64 // 8,192 slots cost 64 KiB a client
+	c.MaximumClientWritesPending = 1 // ordinary messages are not mochi's to write; 8,192 slots cost 64 KiB a client
 	// Otherwise mochi gives every PUBLISH an expiry of a day, and a step of the
 	// clock drops all that is in flight.
 	c.MaximumMessageExpiryInterval = 0
@@ -155,6 +155,8 @@ func serverOptions(cfg *config.Config, log *slog.Logger) *mqtt.Options {
 		Capabilities:           c,
 		Logger:                 slog.New(quiet{log.Handler()}),
 		SysTopicResendInterval: 10,
+		// Only a WebSocket is read by mochi, and hooks/strict has a buffer of its own.
+		ClientNetReadBufferSize: 16,
 	}
 }
 

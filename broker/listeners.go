@@ -15,16 +15,22 @@ import (
 
 // listeners accept MQTT clients; nil means off.
 type listeners struct {
-	gate *listener.Gate
-	tcp  *listener.Listener
-	tls  *listener.Listener
-	ws   *listener.WebSocket
+	gate     *listener.Gate
+	sessions *listener.Sessions
+	tcp      *listener.Listener
+	tls      *listener.Listener
+	ws       *listener.WebSocket
 }
 
 // bindMQTT binds the MQTT listeners and hands them to the server, which serves
 // them at Start.
 func (b *Broker) bindMQTT() error {
 	m := b.cfg.MQTT
+	sessions, err := listener.NewSessions(b.server, b.hook)
+	if err != nil {
+		return err
+	}
+	b.listeners.sessions = sessions
 	b.listeners.gate = listener.NewGate(listener.Limits{Connections: m.MaxConnections, PerAddress: m.MaxConnectionsPerAddress})
 	if m.Address != "" {
 		socket, err := bind("mqtt.address", m.Address)
@@ -80,7 +86,7 @@ func (b *Broker) listenerOptions(id string, socket net.Listener) listener.Option
 	}
 	return listener.Options{
 		TrustProxy: trust,
-		ID:         id, Socket: socket, Gate: b.listeners.gate,
+		ID:         id, Socket: socket, Gate: b.listeners.gate, Sessions: b.listeners.sessions,
 		Strict:         strict.Options{MaxPacketSize: int(m.MaxPacketSize)},
 		ConnectTimeout: m.ConnectTimeout, WriteTimeout: m.WriteTimeout,
 		Logger:  b.log,

@@ -129,7 +129,7 @@ func (c *conn) eventsChanged(resumed bool) {
 		ctx, r.cancel = context.WithCancel(c.hook.ctx)
 		ended := make(chan struct{})
 		r.ended = ended
-		c.hook.workers.start(ctx, func() {
+		c.hook.workers.Start(ctx, func() {
 			defer close(ended)
 			c.followEvents(ctx, from, known)
 		})

@@ -31,6 +31,14 @@ func (r *Reader) Init(src io.Reader, o *Options) {
 	r.options = o
 }
 
+// SetSource has r read on from src. A src that has nothing at the moment may return
+// 0 and no error; Read then does, too.
+func (r *Reader) SetSource(src io.Reader) { r.src = src }
+
+// Pending reports whether Read has something to return without reading src: bytes, or
+// the end.
+func (r *Reader) Pending() bool { return len(r.out) > 0 || r.err != nil }
+
 // Read implements io.Reader. Bytes that come with a read error of src are
 // checked and passed on before the error.
 func (r *Reader) Read(p []byte) (int, error) {
@@ -48,8 +56,10 @@ func (r *Reader) Read(p []byte) (int, error) {
 		if len(p) == 0 {
 			return 0, nil
 		}
-		if len(r.held) >= len(p) {
-			r.fill(r.need)
+		if before := len(r.held); before >= len(p) {
+			if r.fill(r.need); r.err == nil && len(r.out) == 0 && len(r.held) == before {
+				return 0, nil
+			}
 			continue
 		}
 		// The usual way: straight into the caller's buffer, behind the held bytes.

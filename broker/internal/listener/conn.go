@@ -31,6 +31,8 @@ type Conn struct {
 	waiting, arriving link
 	reserved          int64 // bytes, for the CONNECT until mochi has it
 
+	turns turns // of a connection without a goroutine
+
 	base   *sender
 	stream net.Conn // carries the MQTT: base, or the TLS or WebSocket over it
 	in     strict.Reader
@@ -250,6 +252,7 @@ func (c *Conn) Close() error {
 	}
 	// Wakes the reader. SetReadDeadline leaves it so.
 	_ = c.stream.SetReadDeadline(past)
+	c.wake()
 	return nil
 }
 

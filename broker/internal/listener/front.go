@@ -22,6 +22,7 @@ type front struct {
 	options Options
 	log     *slog.Logger
 	stats   stats
+	poller  *poller // nil: a connection has a goroutine
 	cutLog  pace
 
 	mu        sync.Mutex
@@ -71,6 +72,7 @@ func (f *front) take(socket net.Conn, addr netip.Prefix) (*Conn, error) {
 	c := &Conn{front: f, remote: socket.RemoteAddr(), addr: addr, since: time.Now()}
 	c.base = newSender(socket, f.options.WriteTimeout, 4*f.options.WriteQueue, func(err error) { f.cut(c, err) })
 	c.stream = c.base
+	c.base.onClosed = c.wake
 
 	f.mu.Lock()
 	if f.closed {
@@ -161,11 +163,18 @@ func (f *front) evict(c *Conn) bool {
 // run is the life of a connection. prepare sets up the layers between the socket and
 // MQTT.
 func (f *front) run(c *Conn, prepare func(*Conn) error) {
-	defer f.wg.Done()
-	defer f.forget(c)
 	if f.greet(c, prepare) {
+		if f.attach(c) {
+			return
+		}
 		f.serve(c)
 	}
+	f.seeOff(c)
+}
+
+func (f *front) seeOff(c *Conn) {
+	defer f.wg.Done()
+	defer f.forget(c)
 	c.depart()
 }
 
@@ -214,17 +223,8 @@ func timedOut(err error) bool {
 // and one would be the end of the process.
 func (f *front) serve(c *Conn) {
 	defer func() {
-		r := recover()
-		if r == nil {
-			return
-		}
-		packet := strict.PacketName(c.in.LastPacket())
-		if f.stats.panicked(packet) {
-			f.log.Error("panic under a connection, which has been closed; further ones with this packet are only counted",
-				"listener", f.ID(), "remote", c.remote.String(), "packet", packet, "panic", r, "stack", string(debug.Stack()))
-		}
-		if f.options.OnPanic != nil {
-			f.options.OnPanic(c)
+		if r := recover(); r != nil {
+			f.panicked(c, r)
 		}
 	}()
 	f.stats.established.Add(1)
@@ -234,6 +234,18 @@ func (f *front) serve(c *Conn) {
 	}
 	if err := f.establish(f.ID(), c); err != nil {
 		f.log.Debug("connection ended", "listener", f.ID(), "remote", c.remote.String(), "error", err)
+	}
+}
+
+// panicked reports a panic that has been recovered.
+func (f *front) panicked(c *Conn, r any) {
+	packet := strict.PacketName(c.in.LastPacket())
+	if f.stats.panicked(packet) {
+		f.log.Error("panic under a connection, which has been closed; further ones with this packet are only counted",
+			"listener", f.ID(), "remote", c.remote.String(), "packet", packet, "panic", r, "stack", string(debug.Stack()))
+	}
+	if f.options.OnPanic != nil {
+		f.options.OnPanic(c)
 	}
 }
 
@@ -286,6 +298,9 @@ func (f *front) stop(stopAccepting func()) {
 		select {
 		case <-ended:
 			t.Stop()
+			if f.poller != nil {
+				f.poller.close()
+			}
 			return
 		case <-t.C:
 			f.each((*Conn).abort)

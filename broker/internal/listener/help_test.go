@@ -29,11 +29,12 @@ type hook struct {
 	onConnect func(*mqtt.Client, packets.Packet) error
 	onRead    func(*mqtt.Client, packets.Packet) (packets.Packet, error)
 	ended     func(*mqtt.Client, error)
+	writes    bool // mochi does not run the client's WriteLoop
 }
 
 func (*hook) ID() string { return "test" }
 func (*hook) Provides(b byte) bool {
-	return slices.Contains([]byte{mqtt.OnConnect, mqtt.OnConnectAuthenticate, mqtt.OnACLCheck, mqtt.OnPacketRead, mqtt.OnDisconnect}, b)
+	return slices.Contains([]byte{mqtt.OnConnect, mqtt.OnConnectAuthenticate, mqtt.OnACLCheck, mqtt.OnPacketRead, mqtt.OnDisconnect, mqtt.OnSessionEstablish}, b)
 }
 func (*hook) OnConnectAuthenticate(*mqtt.Client, packets.Packet) bool { return true }
 func (*hook) OnACLCheck(*mqtt.Client, string, bool) bool              { return true }
@@ -42,6 +43,11 @@ func (h *hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 		return h.onConnect(cl, pk)
 	}
 	return nil
+}
+func (h *hook) OnSessionEstablish(cl *mqtt.Client, _ packets.Packet) {
+	if h.writes {
+		go cl.WriteLoop()
+	}
 }
 func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
 	if h.onRead != nil {
@@ -63,6 +69,13 @@ func newServer(t testing.TB, h *hook, l listeners.Listener) *mqtt.Server {
 	}
 	if err := s.AddHook(h, nil); err != nil {
 		t.Fatal(err)
+	}
+	if l, ok := l.(*Listener); ok && *withSessions {
+		h.writes = true
+		var err error
+		if l.options.Sessions, err = NewSessions(s, h); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := s.AddListener(l); err != nil {
 		t.Fatal(err)

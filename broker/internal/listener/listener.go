@@ -67,6 +67,13 @@ func (l *Listener) Serve(establish listeners.EstablishFn) {
 		return
 	}
 	defer close(l.loop)
+	if l.options.Sessions != nil {
+		if p, err := newPoller(); err == nil {
+			l.poller = p
+		} else if !errors.Is(err, errors.ErrUnsupported) {
+			l.log.Warn("each connection has a goroutine, which takes more memory", "listener", l.ID(), "error", err)
+		}
+	}
 	prepare := l.prepareTCP
 	if l.options.TLS != nil {
 		prepare = l.prepareTLS

@@ -62,6 +62,10 @@ type Options struct {
 	// CloseTimeout bounds how long Close waits. Default: 5 s.
 	CloseTimeout time.Duration
 
+	// Sessions, unless it is nil, has idle connections of a Listener wait without a
+	// goroutine, where the system can do that (Linux).
+	Sessions *Sessions
+
 	// Logger gets one record for each client that is cut off, at most one a second.
 	// Default: what mochi gives.
 	Logger *slog.Logger

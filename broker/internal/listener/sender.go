@@ -34,6 +34,10 @@ type sender struct {
 	limit   int
 	failed  func(error) // told once why the peer was cut; must not block
 
+	raw      syscall.RawConn // for reads that do not wait; nil: reads wait
+	reading  *reading        // of the goroutine that reads now
+	onClosed func()          // called when the socket is closed; must not block
+
 	pre       *bufio.Reader // holds what was read behind a PROXY header; nil: nothing
 	peeked    [1]byte       // a byte that was read to see whether there is one
 	hasPeeked bool
@@ -194,6 +198,9 @@ func (s *sender) closeLocked() error {
 		return nil
 	}
 	s.closed = true
+	if s.onClosed != nil {
+		defer s.onClosed()
+	}
 	if t, ok := s.Conn.(*tls.Conn); ok {
 		// Its own Close may wait five seconds for the peer to take an alert.
 		return t.NetConn().Close()
@@ -230,6 +237,9 @@ func (s *sender) Read(p []byte) (int, error) {
 			return s.pre.Read(p)
 		}
 		s.pre = nil
+	}
+	if s.reading != nil {
+		return s.reading.read(s.raw, p)
 	}
 	return s.Conn.Read(p)
 }

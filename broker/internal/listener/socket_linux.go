@@ -2,6 +2,7 @@ package listener
 
 import (
 	"net"
+	"os"
 	"syscall"
 	"time"
 
@@ -15,6 +16,21 @@ func setUserTimeout(c *net.TCPConn, d time.Duration) {
 		_ = raw.Control(func(fd uintptr) {
 			_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
 		})
+	}
+}
+
+// readNow reads what the socket has. The error is errNothing if it has nothing.
+func readNow(fd uintptr, p []byte) (int, error) {
+	for {
+		switch n, err := syscall.Read(int(fd), p); err {
+		case nil:
+			return n, nil
+		case syscall.EINTR:
+		case syscall.EAGAIN:
+			return 0, errNothing
+		default:
+			return 0, os.NewSyscallError("read", err)
+		}
 	}
 }
 
