@@ -244,7 +244,7 @@ func (n *node) Start() error {
 	if err := n.node.Start(ctx); err != nil {
 		return fmt.Errorf("store.postgres: %w", err)
 	}
-	ctx, n.quit = context.WithCancel(context.Background()) //nolint:fatcontext // the janitor's own
+	ctx, n.quit = context.WithCancel(context.Background())
 	n.janitor.Go(func() { n.forget(ctx) })
 	return nil
 }

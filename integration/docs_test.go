@@ -201,7 +201,7 @@ func TestCommandsInPages(t *testing.T) {
 		for _, line := range commandLines(page, text) {
 			for _, m := range made.FindAllStringSubmatch(line, -1) {
 				checked++
-				for _, target := range strings.Fields(m[1]) {
+				for target := range strings.FieldsSeq(m[1]) {
 					if !strings.Contains(string(makefile), "\n"+target+":") {
 						t.Errorf("%s: %q: the Makefile has no target %s", page, line, target)
 					}
@@ -527,7 +527,7 @@ func TestExamplesAsWritten(t *testing.T) {
 			var first, last *process // of the devices
 			for i, line := range lines[1:] {
 				cmd := exec.Command("bash", "-c", "exec "+adapt.Replace(line))
-				cmd.Dir, cmd.Env = "..", append(env, "CHAT_STORE="+filepath.Join(t.TempDir(), "shown"))
+				cmd.Dir, cmd.Env = "..", append(slices.Clone(env), "CHAT_STORE="+filepath.Join(t.TempDir(), "shown"))
 				in, err := cmd.StdinPipe()
 				if err != nil {
 					t.Fatal(err)

@@ -11,13 +11,13 @@ import (
 
 // TestEventsOverMQTT: a service reads the timelines of all accounts with Mosquitto's
 // client, at QoS 1 and 0.
-func TestEventsOverMQTT(t *testing.T) {
+func TestEventsOverMQTT(t *testing.T) { //nolint:tparallel // each case registers the same device
 	t.Parallel()
 	s := serve(t)
 	for _, c := range []struct{ version, filter, qos string }{
 		{"mqttv311", "heartline/accounts/+/events", "1"}, {"mqttv5", "heartline/accounts/al%2Fice/events", "1"}, {"mqttv5", "#", "0"},
 	} {
-		t.Run(c.version+" "+c.filter, func(t *testing.T) {
+		t.Run(c.version+" "+c.filter, func(t *testing.T) { //nolint:paralleltest // all read the same two events
 			args := s.mosquittoArgs(c.version, "backend", "backend-"+c.qos+c.version, "-t", c.filter, "-q", c.qos, "-v", "-d")
 			cmd := exec.Command(tool(t, "stdbuf", "coreutils"), append([]string{"-oL", tool(t, "mosquitto_sub", "mosquitto-clients")}, args...)...)
 			cmd.Env = environ(t)

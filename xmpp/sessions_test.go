@@ -112,13 +112,13 @@ func TestNotifyAllAnswers(t *testing.T) {
 		t.Helper()
 		before := w.gate.Stats().Publishes[outcome]
 		w.link.Publish("p", host, domain, node, secret, "", body)
-		for { // the notification of a publish goes over the channel, too
-			s := w.link.Next()
-			if s.Type == "set" {
+		for answered := false; !answered; { // the notification of a publish goes over the channel, too
+			switch s := w.link.Next(); {
+			case s.Type == "set":
 				w.link.Result(s)
-			} else if s.ID == "p" && s.Type == "result" {
-				break
-			} else {
+			case s.ID == "p" && s.Type == "result":
+				answered = true
+			default:
 				t.Fatalf("%+v", s)
 			}
 		}
@@ -168,7 +168,8 @@ func TestReplacedAttempts(t *testing.T) {
 		}
 		return slices.Contains(w.kinds(device), "redelivered")
 	})
-	for w.link.Next().Type != "set" { // the answers to heartbeats
+	for answers := true; answers; { // to heartbeats
+		answers = w.link.Next().Type != "set"
 	}
 	w.link.Close()
 	w.link = w.server.Accept()

@@ -90,7 +90,7 @@ func (p *poller) loop() {
 	events := make([]unix.EpollEvent, 256)
 	for {
 		n, err := unix.EpollWait(p.fd, events, -1)
-		if err != nil && err != syscall.EINTR {
+		if err != nil && !errors.Is(err, syscall.EINTR) {
 			panic(fmt.Sprintf("epoll_wait: %v", err)) // no argument of ours can cause that
 		}
 		for i := range max(n, 0) {

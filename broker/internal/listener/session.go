@@ -102,7 +102,10 @@ func (s *session) validate(pk *packets.Packet) packets.Code {
 }
 
 func raise(to *int64, n int64) {
-	for old := atomic.LoadInt64(to); old < n && !atomic.CompareAndSwapInt64(to, old, n); old = atomic.LoadInt64(to) {
+	for {
+		if old := atomic.LoadInt64(to); old >= n || atomic.CompareAndSwapInt64(to, old, n) {
+			return
+		}
 	}
 }
 
@@ -127,7 +130,7 @@ func (s *session) packet(b []byte) error {
 		atomic.AddInt64(&s.server.Info.MessagesReceived, -1)
 	}
 	if err := s.server.InjectPacket(s.client, pk); err != nil {
-		if code, ok := err.(packets.Code); ok && s.client.Properties.ProtocolVersion == 5 && code.Code >= packets.ErrUnspecifiedError.Code {
+		if code, ok := errors.AsType[packets.Code](err); ok && s.client.Properties.ProtocolVersion == 5 && code.Code >= packets.ErrUnspecifiedError.Code {
 			_ = s.server.DisconnectClient(s.client, code)
 		}
 		return err
