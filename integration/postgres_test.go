@@ -144,3 +144,29 @@ func TestPostgresFaults(t *testing.T) {
 		}
 	}
 }
+
+// TestStoreCommands: store status, store migrate and nodes, before there are tables and
+// beside a node.
+func TestStoreCommands(t *testing.T) {
+	_, onPostgres := database(t)
+	run := func(code int, want string, args ...string) {
+		t.Helper()
+		if r := heartline(t, onPostgres, args...); r.code != code || !strings.Contains(r.out+r.errors, want) {
+			t.Errorf("heartline %s: exit code %d, want %d and %q:\n%s%s", strings.Join(args, " "), r.code, code, want, r.out, r.errors)
+		}
+	}
+	run(0, "none: a node makes them at its start", "store", "status")
+	run(1, "has no tables of Heartline", "nodes")
+	run(0, "tables of format 1 made", "store", "migrate")
+	run(0, "there is nothing to do", "store", "migrate")
+	s := serve(t, onPostgres...)
+	s.register("alice", "alice-phone", "")
+	s.notify(`{"account":"alice","title":"t"}`)
+	run(0, "1 accepted, 0 finished, 1 outstanding, 0 unaccounted for", "store", "status")
+	run(0, "  1024        serving", "nodes")
+	s.stop()
+	run(0, "1024 partitions have no owner", "nodes")
+	if r := heartline(t, nil, "store", "status"); r.code != 1 || !strings.Contains(r.errors, "store.engine is pebble, not postgres") {
+		t.Errorf("without PostgreSQL: %+v", r)
+	}
+}
