@@ -146,7 +146,7 @@ func TestPostgresFaults(t *testing.T) {
 }
 
 // TestStoreCommands: store status, store migrate and nodes, before there are tables and
-// beside a node.
+// while a node runs.
 func TestStoreCommands(t *testing.T) {
 	_, onPostgres := database(t)
 	run := func(code int, want string, args ...string) {
