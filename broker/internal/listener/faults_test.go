@@ -340,6 +340,14 @@ func (*childT) Fatalf(f string, a ...any) {
 // sees who still hears.
 func emfile(t testing.TB, addr string, failed func() bool) {
 	var hold []net.Conn
+	server, err := net.ResolveTCPAddr("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
 	_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 64, Max: 64})
 	for {
 		c, err := net.Dial("tcp", addr)
@@ -348,8 +356,12 @@ func emfile(t testing.TB, addr string, failed func() bool) {
 		}
 		hold = append(hold, c)
 	}
-	// The last were accepted by the system and not by us: there is no descriptor.
+	// The last is accepted by the system, and there is no descriptor for it here.
+	if err := syscall.Connect(last, &syscall.SockaddrInet4{Port: server.Port, Addr: [4]byte(server.IP.To4())}); err != nil {
+		t.Fatal(err)
+	}
 	eventually(t, "accept fails", failed)
+	_ = syscall.Close(last)
 	for _, c := range hold {
 		_ = c.Close()
 	}
