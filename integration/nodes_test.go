@@ -1,0 +1,76 @@
+package integration
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestTwoNodes: two processes on one database are one Heartline. Devices are connected to
+// one, backends post to the other; after kill -9 of either the other has everything.
+func TestTwoNodes(t *testing.T) {
+	_, onPostgres := database(t)
+	node := func(name string) *server {
+		l, err := net.Listen("tcp", "127.0.0.1:0") // a port that is free now
+		if err != nil {
+			t.Fatal(err)
+		}
+		address := l.Addr().String()
+		_ = l.Close()
+		return serve(t, append(slices.Clone(onPostgres), "HEARTLINE_CLUSTER_ADDRESS="+address, "HEARTLINE_CLUSTER_NAME="+name)...)
+	}
+	a, b := node("a"), node("b")
+	owned := func() (a, b bool) {
+		r := heartline(t, onPostgres, "nodes")
+		for line := range strings.Lines(r.out) {
+			if f := strings.Fields(line); len(f) == 7 && f[5] != "0" && f[6] == "serving" {
+				a, b = a || f[0] == "a", b || f[0] == "b"
+			}
+		}
+		return a, b
+	}
+	await(t, "both nodes to own partitions", func() bool { a, b := owned(); return a && b })
+
+	const accounts = 16 // some of them are each node's
+	var ids []string
+	for i := range accounts {
+		a.register(fmt.Sprint("account", i), fmt.Sprint("phone", i), "")
+		ids = append(ids, fmt.Sprint("first", i))
+	}
+	c := collect(ids)
+	for i := range accounts {
+		device(b, fmt.Sprint("account", i), fmt.Sprint("phone", i), c.add)
+	}
+	for i, id := range ids {
+		a.notify(fmt.Sprintf(`{"id":%q,"account":"account%d","title":"t"}`, id, i))
+	}
+	c.wait(t)
+	for _, id := range ids { // each node answers for all
+		await(t, "the ack of "+id, func() bool { return a.notification(id).State == "acked" && b.notification(id).State == "acked" })
+	}
+
+	began := time.Now()
+	a.kill()
+	var second []string
+	for i := range accounts {
+		second = append(second, fmt.Sprint("second", i))
+	}
+	c2 := collect(second)
+	for i := range accounts {
+		device(b, fmt.Sprint("account", i), fmt.Sprint("phone", i), c2.add)
+	}
+	for i, id := range second {
+		body := fmt.Sprintf(`{"id":%q,"account":"account%d","title":"t"}`, id, i)
+		await(t, "the acceptance of "+id, func() bool {
+			status, _ := b.call(http.MethodPost, "/v1/notifications", body)
+			return status == http.StatusAccepted || status == http.StatusOK
+		})
+	}
+	c2.wait(t)
+	t.Logf("all accounts served %v after kill -9 of a node, with a lease of 2s", time.Since(began).Round(time.Millisecond))
+	b.stop()
+}
