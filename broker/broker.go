@@ -175,6 +175,9 @@ func (b *Broker) Start() error {
 	if err := b.server.Serve(); err != nil {
 		return fmt.Errorf("serve MQTT: %w", err)
 	}
+	if b.listeners.ws != nil {
+		<-b.listeners.ws.Serving() // mochi's Serve returns before
+	}
 	if b.internal != nil {
 		b.serving.Go(func() {
 			if err := b.internal.Serve(b.internalSocket); err != nil && !errors.Is(err, http.ErrServerClosed) {

@@ -30,6 +30,7 @@ type front struct {
 	establish listeners.EstablishFn
 	closed    bool
 	wg        sync.WaitGroup // a goroutine a connection
+	serving   chan struct{}  // closed when connections get through to mochi
 	done      chan struct{}  // closed when Close begins
 	stopped   chan struct{}  // closed when it has ended
 }
@@ -39,6 +40,7 @@ func newFront(o Options, id string) front {
 		options: o.withDefaults(id),
 		log:     slog.New(slog.DiscardHandler),
 		conns:   make(map[*Conn]struct{}),
+		serving: make(chan struct{}),
 		done:    make(chan struct{}),
 		stopped: make(chan struct{}),
 	}
@@ -258,6 +260,7 @@ func (f *front) start(establish listeners.EstablishFn) bool {
 		return false
 	}
 	f.establish = establish
+	close(f.serving)
 	return true
 }
 

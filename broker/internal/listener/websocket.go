@@ -71,6 +71,10 @@ func (w *WebSocket) Serve(establish listeners.EstablishFn) {
 	}
 }
 
+// Serving is closed when Serve lets connections through. Before that they are answered
+// with 503.
+func (w *WebSocket) Serving() <-chan struct{} { return w.serving }
+
 // Close ends every connection that came through w; see Listener.Close.
 func (w *WebSocket) Close(listeners.CloseFn) { w.stop(func() {}) }
 

@@ -274,3 +274,32 @@ func TestWebSocketOverTLS(t *testing.T) {
 	eventually(t, "it is cut", func() bool { return w.Stats().SlowConsumers == 1 })
 	c.ping()
 }
+
+// TestServing: mochi runs Serve on a goroutine. Whoever lets clients in waits for Serving.
+func TestServing(t *testing.T) {
+	w := NewWebSocket(Options{})
+	select {
+	case <-w.Serving():
+		t.Error("serving before Serve")
+	default:
+	}
+	answer := func() int {
+		r := httptest.NewRecorder()
+		w.ServeHTTP(r, httptest.NewRequest(http.MethodGet, "/mqtt", nil))
+		return r.Code
+	}
+	if got := answer(); got != http.StatusServiceUnavailable {
+		t.Errorf("before Serve: %d", got)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		w.Serve(func(string, net.Conn) error { return nil })
+	}()
+	<-w.Serving()
+	if got := answer(); got != http.StatusUpgradeRequired {
+		t.Errorf("during Serve: %d", got)
+	}
+	w.Close(nil)
+	<-ended
+}
