@@ -124,10 +124,11 @@ func (p *poller) watchSilence() {
 		select {
 		case <-p.ctx.Done():
 			return
-		case now := <-tick.C:
+		case <-tick.C:
+			now := uptime()
 			p.mu.Lock()
 			for _, c := range p.conns {
-				if due := c.turns.due.Load(); due != 0 && due < now.UnixNano() {
+				if due := c.turns.due.Load(); due != 0 && due < now {
 					silent = append(silent, c)
 				}
 			}

@@ -21,7 +21,7 @@ import (
 type turns struct {
 	state   atomic.Int32
 	hup     atomic.Bool  // the peer has closed its side, or there was an error
-	due     atomic.Int64 // when the client has been silent for too long, in Unix ns; 0: never
+	due     atomic.Int64 // when the client has been silent for too long, by uptime; 0: never
 	id      uint64       // the poller's
 	session session
 	task    func()
@@ -124,7 +124,7 @@ func (f *front) serveTurn(c *Conn, r *reading) (over bool, err error) {
 		case err != nil:
 			return true, err
 		case n == 0:
-			if due := c.turns.due.Load(); due != 0 && time.Now().UnixNano() > due {
+			if due := c.turns.due.Load(); due != 0 && uptime() > due {
 				return true, os.ErrDeadlineExceeded // [MQTT-3.1.2-22]
 			}
 			return false, nil
@@ -182,9 +182,15 @@ func (c *Conn) packet(b []byte) error {
 // alive notes that the client has been heard of.
 func (c *Conn) alive() {
 	if k := c.turns.session.keepalive(); k > 0 {
-		c.turns.due.Store(time.Now().Add(k).UnixNano())
+		c.turns.due.Store(uptime() + int64(k))
 	}
 }
+
+var started = time.Now()
+
+// uptime is the time since the process started, in ns. The wall clock may be set
+// meanwhile: a step of an hour must not end every connection.
+func uptime() int64 { return int64(time.Since(started)) }
 
 // source is what the client sends, without waiting for it.
 type source Conn
