@@ -468,3 +468,28 @@ func TestPeerOpen(t *testing.T) {
 	_ = c.Close()
 	eventually(t, "the end to be seen", func() bool { return !conn.PeerOpen() })
 }
+
+// TestSilentClient: a client is cut off after one and a half times its keepalive without
+// a packet [MQTT-3.1.2-22], and not while it sends some.
+func TestSilentClient(t *testing.T) {
+	ended := make(chan error, 1)
+	_, l := ours(t, &hook{ended: func(_ *mqtt.Client, err error) { ended <- err }}, Options{})
+	c := dial(t, l.Address(), true)
+	connect := connectPacket("silent", true)
+	connect[11] = 2 // seconds
+	c.send(connect...)
+	if p, err := c.packet(patience); err != nil || p[0] != 0x20 || p[3] != 0 {
+		t.Fatalf("CONNACK %x, %v", p, err)
+	}
+	c.ping()
+	last := time.Now()
+	if !c.gone(patience) {
+		t.Fatal("still open")
+	}
+	if silent := time.Since(last); silent < 3*time.Second-50*time.Millisecond {
+		t.Errorf("cut off %v after its last packet, 3 s are allowed", silent)
+	}
+	if err := <-ended; !timedOut(err) {
+		t.Errorf("the hook hears %v, want a timeout", err)
+	}
+}
