@@ -12,7 +12,41 @@ import (
 // come at once would all find room for the same one device more.
 type newcomers struct {
 	mu        sync.Mutex
-	byAccount map[string]map[string]*conn
+	byAccount map[string]*arriving
+}
+
+// arriving are the new devices of one account. Its mutex is held while the store is read:
+// a slow read holds up the account's own clients alone.
+type arriving struct {
+	users  int // of mu; newcomers.mu guards it
+	mu     sync.Mutex
+	coming map[string]*conn
+}
+
+// use returns what is known of an account, to be given back with done.
+func (n *newcomers) use(account string) *arriving {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	a := n.byAccount[account]
+	if a == nil {
+		if n.byAccount == nil {
+			n.byAccount = map[string]*arriving{}
+		}
+		a = &arriving{coming: map[string]*conn{}}
+		n.byAccount[account] = a
+	}
+	a.users++
+	return a
+}
+
+// done gives an account back, and forgets it if nobody else uses it and no device of it
+// is coming.
+func (n *newcomers) done(account string, a *arriving) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if a.users--; a.users == 0 && len(a.coming) == 0 {
+		delete(n.byAccount, account)
+	}
 }
 
 // errTooManyDevices refuses what would make a device known to an account that has as
@@ -27,9 +61,6 @@ func (c *conn) admitDevice() error {
 	if limit == 0 || h.opts.Authenticate == nil || c.identity.Service || c.counted.Load() {
 		return nil
 	}
-	n := &h.newcomers
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	switch _, err := h.core.AccountOf(id); {
 	case err == nil:
 		c.counted.Store(true)
@@ -37,25 +68,21 @@ func (c *conn) admitDevice() error {
 	case !errors.Is(err, delivery.ErrNotFound):
 		return nil // the caller sees what fails
 	}
+	a := h.newcomers.use(account)
+	defer h.newcomers.done(account, a)
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	devices, err := h.core.Devices(account)
 	if err != nil {
 		return nil // likewise
 	}
-	coming := n.byAccount[account]
 	for i := range devices {
-		delete(coming, devices[i].ID) // it has come
+		delete(a.coming, devices[i].ID) // it has come
 	}
-	if _, again := coming[id]; !again && len(devices)+len(coming) >= limit {
+	if _, again := a.coming[id]; !again && len(devices)+len(a.coming) >= limit {
 		return errTooManyDevices
 	}
-	if coming == nil {
-		if n.byAccount == nil {
-			n.byAccount = map[string]map[string]*conn{}
-		}
-		coming = map[string]*conn{}
-		n.byAccount[account] = coming
-	}
-	coming[id] = c
+	a.coming[id] = c
 	c.counted.Store(true)
 	return nil
 }
@@ -65,13 +92,20 @@ func (n *newcomers) remove(c *conn) {
 	if !c.counted.Load() {
 		return
 	}
+	account := c.identity.Account
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	coming := n.byAccount[c.identity.Account]
-	if coming[c.client.ID] == c {
-		delete(coming, c.client.ID)
+	a := n.byAccount[account]
+	if a != nil {
+		a.users++
 	}
-	if len(coming) == 0 {
-		delete(n.byAccount, c.identity.Account)
+	n.mu.Unlock()
+	if a == nil {
+		return
 	}
+	a.mu.Lock()
+	if a.coming[c.client.ID] == c {
+		delete(a.coming, c.client.ID)
+	}
+	a.mu.Unlock()
+	n.done(account, a)
 }
