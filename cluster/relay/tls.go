@@ -4,22 +4,14 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"net"
 	"os"
-	"slices"
 )
 
 // Credentials are the files of a node: its certificate, and the authority that has
 // signed those of all nodes. They are read at each stream, so that renewed ones count.
 type Credentials struct{ CertFile, KeyFile, CAFile string }
-
-// Check reads the files once.
-func (c Credentials) Check() error {
-	_, err := c.load()
-	return err
-}
 
 // load returns the configuration of both sides of a stream: each shows a certificate of
 // the authority.
@@ -57,35 +49,4 @@ func (c Credentials) Listener(l net.Listener) net.Listener {
 		MinVersion:         tls.VersionTLS13,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.load() },
 	})
-}
-
-// errPlain says why a stream without TLS is not to be had.
-var errPlain = errors.New("nodes speak to each other without TLS on loopback only: set cluster.tls")
-
-// Listen opens the address at which other nodes reach this one. Without Credentials it
-// must be loopback.
-func Listen(ctx context.Context, address string, with *Credentials) (net.Listener, error) {
-	if with == nil {
-		host, _, err := net.SplitHostPort(address)
-		if err != nil {
-			return nil, fmt.Errorf("cluster.address: %w", err)
-		}
-		ips, err := net.DefaultResolver.LookupIPAddr(ctx, host)
-		if err != nil {
-			return nil, fmt.Errorf("cluster.address: %w", err)
-		}
-		if len(ips) == 0 || slices.ContainsFunc(ips, func(ip net.IPAddr) bool { return !ip.IP.IsLoopback() }) {
-			return nil, fmt.Errorf("cluster.address %s: %w", address, errPlain)
-		}
-	} else if err := with.Check(); err != nil {
-		return nil, err
-	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("cluster.address: %w", err)
-	}
-	if with != nil {
-		l = with.Listener(l)
-	}
-	return l, nil
 }

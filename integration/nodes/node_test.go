@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -56,7 +57,7 @@ func (p *program) say(format string, args ...any) {
 func run(name string) error {
 	ctx := context.Background()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", name)
-	l, err := relay.Listen(ctx, "127.0.0.1:0", nil)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}

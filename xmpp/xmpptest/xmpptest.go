@@ -286,16 +286,6 @@ func (l *Link) Ended() {
 	}
 }
 
-// Quiet returns the next stanza without waiting; ok is false if there is none.
-func (l *Link) Quiet() (s Stanza, ok bool) {
-	select {
-	case s, ok = <-l.in:
-		return s, ok
-	default:
-		return Stanza{}, false
-	}
-}
-
 // Result answers an IQ of the component as the client that it went to.
 func (l *Link) Result(s Stanza) {
 	l.Sendf("<iq type='result' from='%s' to='%s' id='%s'/>", s.To, s.From, s.ID)
