@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 
+	"github.com/heartline-mqtt/heartline/broker/internal/api"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/hooks"
 	"github.com/heartline-mqtt/heartline/receipts"
@@ -13,35 +14,10 @@ import (
 // Core is what accepts and delivers: one delivery.Core, or with store.engine postgres
 // one for each partition of the accounts. See delivery.Core for its methods.
 type Core interface {
+	api.Core
 	hooks.Core
 	receipts.Core
 	xmpp.Core
-
-	Accept(ctx context.Context, r delivery.Request) (delivery.Receipt, error)
-	AcceptAsync(r delivery.Request, done func(delivery.Receipt, error))
-	Get(ctx context.Context, id string) (*delivery.View, error)
-	List(ctx context.Context, f delivery.Filter) ([]*delivery.View, delivery.Seq, error)
-	Cancel(ctx context.Context, id string) error
-	Notification(seq delivery.Seq) (*delivery.Notification, error)
-	Subscribe(buffer int) *delivery.Subscription
-	EventsFrom(after delivery.Position, fn func(at delivery.Position, account string, e delivery.Event) bool) error
-	EventsEnd() (delivery.Position, error)
-
-	Devices(account string) ([]delivery.DeviceView, error)
-	Device(account, id string) (delivery.DeviceView, error)
-	AllDevices(after string, limit int) ([]delivery.DeviceView, error)
-	PutDevice(ctx context.Context, account, id string, r *delivery.Registration) error
-	Register(id, account string) error
-	SetRegistration(id, account string, r delivery.Registration) error
-	RemoveRegistrations(id, account, server, kind string) error
-	ForgetDevice(ctx context.Context, account, id string) error
-	SignOut(ctx context.Context, id, account string) error
-	AccountOf(id string) (string, error)
-	AckByID(id, device, account string, kind delivery.AckKind) error
-	Flush(ctx context.Context) error
-	Dismiss(ctx context.Context, id string) error
-	Erase(ctx context.Context, id string) error
-	EraseAccount(ctx context.Context, account string) error
 
 	Observe(o delivery.Observer)
 	Reconfigure(s delivery.Settings)

@@ -25,7 +25,7 @@ import (
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
-// Core is what the API asks of *delivery.Core.
+// Core is what the API asks of a delivery.Core, or of several; see there.
 type Core interface {
 	Accept(ctx context.Context, r delivery.Request) (delivery.Receipt, error)
 	AcceptAsync(r delivery.Request, done func(delivery.Receipt, error))
