@@ -2,6 +2,7 @@ package hooks
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 
@@ -49,7 +50,7 @@ func TestNewcomersWaitForTheirAccountAlone(t *testing.T) {
 		}
 		second := newConn("quick")
 		second.client.ID = "quick-watch"
-		if err := second.admitDevice(); err != errTooManyDevices { //nolint:errorlint // it is returned as it is
+		if err := second.admitDevice(); !errors.Is(err, errTooManyDevices) {
 			t.Errorf("a second device: %v", err)
 		}
 		h.newcomers.remove(slow)
