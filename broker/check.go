@@ -2,11 +2,25 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/internal/credentials"
 )
+
+// CheckNodes returns why this version cannot be one of several nodes with a
+// configuration; nil: it can, or is to be the only one.
+func CheckNodes(cfg *config.Config) error {
+	switch {
+	case cfg.Cluster.Address == "":
+	case len(cfg.Receipts.Webhooks) > 0:
+		return errors.New("receipts.webhooks: must be empty where cluster.address is set: this version sends webhooks only where there is one node")
+	case len(cfg.XMPP.Components) > 0:
+		return errors.New("xmpp.components: must be empty where cluster.address is set: this version serves XMPP only where there is one node")
+	}
+	return nil
+}
 
 // CheckPush reads the credentials of the notification servers that are on, and returns
 // a line for each that says whose they are, without secrets. With online it asks

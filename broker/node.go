@@ -81,13 +81,10 @@ func openNode(cfg *config.Config, unread func() (time.Time, bool), log *slog.Log
 	}
 	n := &node{cfg: cfg, name: opts.Name, unread: unread, observers: &delivery.Observers{}, log: log}
 	var socket net.Listener
+	if err := CheckNodes(cfg); err != nil {
+		return nil, err
+	}
 	if cfg.Cluster.Address != "" {
-		switch {
-		case len(cfg.Receipts.Webhooks) > 0:
-			return nil, errors.New("receipts.webhooks: must be empty where cluster.address is set: this version sends webhooks only where there is one node")
-		case len(cfg.XMPP.Components) > 0:
-			return nil, errors.New("xmpp.components: must be empty where cluster.address is set: this version serves XMPP only where there is one node")
-		}
 		if socket, err = bind("cluster.address", cfg.Cluster.Address); err != nil {
 			return nil, err
 		}

@@ -161,6 +161,15 @@ heartline:   log.level: must be debug, info, warn or error, got loud
 heartline:   delivery.ttl: must be longer than delivery.ack_window (1s), got 1s (from --ttl)
 heartline:   store.engine: must be pebble, postgres or memory, got bolt (from HEARTLINE_STORE_ENGINE)
 `)
+	nodes, secret := filepath.Join(dir, "nodes.yaml"), filepath.Join(dir, "secret")
+	if err := os.WriteFile(secret, []byte("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(nodes, []byte("store: {engine: postgres}\ncluster: {address: 127.0.0.1:7883}\nreceipts: {webhooks: [{url: https://backend.example.org/hook, secret_file: "+secret+"}]}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	check(t, command(t, []string{"HEARTLINE_STORE_POSTGRES_URL=postgres://h@localhost/h"}, "", "config", "check", "-c", nodes), 2, "",
+		"heartline: receipts.webhooks: must be empty where cluster.address is set: this version sends webhooks only where there is one node\nheartline: see `heartline config check --help`\n")
 	check(t, command(t, nil, "", "config", "check", "-c", "missing.yaml"), 2, "", "heartline: the configuration is wrong:\nheartline:   missing.yaml: cannot be read: no such file or directory\n")
 }
 

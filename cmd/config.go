@@ -113,6 +113,9 @@ is sent to anybody. Apple and the browsers' push services offer no such question
 		}
 		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
+		if err := broker.CheckNodes(cfg); err != nil {
+			return usageError{err}
+		}
 		lines, err := broker.CheckPush(ctx, cfg, *online)
 		for _, line := range lines {
 			fmt.Fprintln(p.Stdout, line)

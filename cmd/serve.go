@@ -73,6 +73,9 @@ func (p *program) reread(ctx context.Context, src *configSource) (*config.Config
 	if err := auth.Check(cfg.Auth); err != nil {
 		return nil, err
 	}
+	if err := broker.CheckNodes(cfg); err != nil {
+		return nil, err
+	}
 	_, err = broker.CheckPush(ctx, cfg, false)
 	return cfg, err
 }

@@ -560,7 +560,8 @@ type Cluster struct {
 	// How long a node that has stopped keeps its accounts: another serves them within
 	// two seconds after that.
 	Lease time.Duration `key:"lease"`
-	// How long a node that stops waits for its accounts to be taken up elsewhere.
+	// How long a node that stops waits for its accounts to be taken up elsewhere. It has
+	// no effect in this version.
 	Drain time.Duration `key:"drain"`
 }
 
