@@ -11,10 +11,13 @@ import (
 	"github.com/heartline-mqtt/heartline/xmpp"
 )
 
+// APICore is the part of a Core that the HTTP API calls.
+type APICore = api.Core
+
 // Core is what accepts and delivers: one delivery.Core, or with store.engine postgres
 // one for each partition of the accounts. See delivery.Core for its methods.
 type Core interface {
-	api.Core
+	APICore
 	hooks.Core
 	receipts.Core
 	xmpp.Core

@@ -424,7 +424,7 @@ func FuzzLoad(f *testing.F) {
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, text, format, environ string) {
 		if format != "yaml" && format != "toml" && format != "json" {
-			t.Skip("not a format of ours, which heartline.conf stands for above")
+			t.Skip("not a format that Load reads; TestFindings has a file of such a format")
 		}
 		file := filepath.Join(dir, "heartline."+format)
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

@@ -35,7 +35,7 @@ var (
 // whatever one Core promises, several promise together.
 func TestSuiteWithShards(t *testing.T) {
 	if *shards > 0 {
-		t.Skip("this is that run")
+		t.Skip("this process is such a run, and must not start another")
 	}
 	runSuite(t, "-shards=9")
 }
@@ -44,7 +44,7 @@ func TestSuiteWithShards(t *testing.T) {
 // what the tests ask goes over relays.
 func TestSuiteWithNodes(t *testing.T) {
 	if *shards > 0 {
-		t.Skip("this is that run")
+		t.Skip("this process is such a run, and must not start another")
 	}
 	runSuite(t, "-shards=9", "-nodes=3")
 }
@@ -53,7 +53,7 @@ func TestSuiteWithNodes(t *testing.T) {
 // again and again, in the midst of frames.
 func TestSuiteWithNodesCut(t *testing.T) {
 	if *shards > 0 {
-		t.Skip("this is that run")
+		t.Skip("this process is such a run, and must not start another")
 	}
 	runSuite(t, "-shards=9", "-nodes=3", "-cut=3000")
 }

@@ -23,7 +23,7 @@ type arriving struct {
 	coming map[string]*conn
 }
 
-// use returns what is known of an account, to be given back with done.
+// use returns the entry of an account. The caller gives it back with done.
 func (n *newcomers) use(account string) *arriving {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -16,6 +16,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
 	"github.com/heartline-mqtt/heartline/internal/smalldisk"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 // TestBackup: a backup that is made under load, restored as the operating page says,
@@ -148,14 +149,18 @@ func TestBackupRefused(t *testing.T) {
 	refused(filepath.Join(full, "photo.jpg", "below"), 2, "is a file")
 	refused(s.data, 2, "is not empty")
 	refused("/proc/self/heartline/backup", 1, "make the directory")
-	if disk, free, err := smalldisk.New(512 << 10); err == nil {
+	t.Run("full disk", func(t *testing.T) {
+		disk, free, err := smalldisk.New(512 << 10)
+		if err != nil {
+			testtool.LeaveOut(t, "a small file system cannot be made: "+err.Error(), "root on Linux 5.2 or newer")
+		}
 		defer free()
 		refused(filepath.Join(disk, "a", "b"), 1, "the disk of", "is full, no backup was made")
 		refused(disk, 1, "is full, no backup was made")
 		if left, err := os.ReadDir(disk); err != nil || len(left) > 0 {
 			t.Errorf("left on the full disk: %v (error %v)", left, err)
 		}
-	}
+	})
 	empty := t.TempDir()
 	await(t, "the end of the backup that the full disk broke off", func() bool {
 		r := s.heartline("backup", empty)

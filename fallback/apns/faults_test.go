@@ -189,7 +189,7 @@ func TestUnlookedAtRequestsAreSentAgain(t *testing.T) {
 // although some was sent twice.
 func TestSilentConnection(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes the 5 s of the ping")
+		t.Skip("waits 5 s for a ping: not with -short")
 	}
 	sim := startSim(t, apnssim.Options{})
 	r := newRouter(t, fast(apnsFor(t, sim)))

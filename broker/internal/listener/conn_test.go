@@ -446,7 +446,7 @@ func BenchmarkWrite(b *testing.B) {
 // nobody has read.
 func TestPeerOpen(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("only Linux tells")
+		t.Skip("the state of the peer's side is read from TCP_INFO, which Linux alone has")
 	}
 	h := &hook{}
 	release := make(chan struct{})

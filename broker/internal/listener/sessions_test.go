@@ -16,7 +16,7 @@ var withSessions = flag.Bool("sessions", false, "run the tests with connections 
 // no goroutine: the same rules hold for them.
 func TestSuiteWithSessions(t *testing.T) {
 	if *withSessions {
-		t.Skip("this is that run")
+		t.Skip("this process is the second run, and must not start a third")
 	}
 	args := []string{"-sessions", "-test.timeout=5m"}
 	if testing.Short() {
@@ -44,7 +44,7 @@ func (p piecemeal) Write(b []byte) (int, error) {
 // record. That it does so after an error that is temporary stands in its code alone.
 func TestTLSRecordInPieces(t *testing.T) {
 	if !*withSessions {
-		t.Skip("a connection with a goroutine waits for the rest")
+		t.Skip("about connections without a goroutine: TestSuiteWithSessions runs it")
 	}
 	server, roots := certificate(t, "server")
 	_, l := ours(t, nil, Options{TLS: &tls.Config{Certificates: []tls.Certificate{server}}})
