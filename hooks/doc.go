@@ -8,11 +8,12 @@
 // the order of the questions), reason.go (errors as reason codes), events.go (timelines
 // for services). For ordinary
 // MQTT: access.go (who may use which topics), routing.go (between mochi's packets and
-// package ordinary, which routes), turns.go (an account's share of the cores), sys.go
+// package ordinary, which routes), subscriptions.go (SUBSCRIBE and UNSUBSCRIBE), turns.go (an account's share of the cores), newcomers.go
+// and rate.go (limits), sys.go
 // ($SYS).
 //
 // The device flow is conn.go, outlet.go, inbound.go, copies.go and publication.go. The
-// ordinary flow is routing.go and package ordinary; it is ours where Options.Hub is set,
+// ordinary flow is routing.go, subscriptions.go and package ordinary; it is ours where Options.Hub is set,
 // on the server of `heartline serve`. There mochi's index, subscriptions and in-flight
 // maps stay empty. In a foreign server the host routes, and a connection's session is a
 // window: packet identifiers of notifications, and their part of the Receive Maximum.

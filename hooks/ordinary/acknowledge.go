@@ -1,0 +1,111 @@
+package ordinary
+
+// Answer queues an encoded packet that is no message: an acknowledgement. It goes out
+// before every message that is queued after it. False: the client takes no answers,
+// and has too many.
+func (s *Session) Answer(link Link, packet ...byte) bool {
+	const maxControl = 1 << 20
+	s.mu.Lock()
+	ok := s.link == link
+	if ok && len(s.control)+len(packet) <= maxControl {
+		s.control = append(s.control, packet...)
+	} else if ok {
+		s.mu.Unlock()
+		return false
+	}
+	s.mu.Unlock()
+	if ok {
+		link.Wake()
+	}
+	return true
+}
+
+// Acknowledge takes a PUBACK or a PUBCOMP of an ordinary message.
+func (s *Session) Acknowledge(link Link, id uint16) {
+	s.finish(link, id, func(*entry) bool { return true })
+}
+
+// Reject takes a PUBREC with a reason code of 0x80 and up, which ends the exchange
+// [MQTT-4.3.3-4].
+func (s *Session) Reject(link Link, id uint16) {
+	s.finish(link, id, func(e *entry) bool { return !e.released })
+}
+
+func (s *Session) finish(link Link, id uint16, ends func(*entry) bool) {
+	s.mu.Lock()
+	e := s.byID[id]
+	if s.link != link || e == nil || !e.sent || !ends(e) {
+		s.mu.Unlock()
+		return
+	}
+	s.dropLocked(e)
+	s.progressLocked()
+	wake := s.hungryLocked()
+	s.mu.Unlock()
+	if wake {
+		link.Wake()
+	}
+}
+
+// Received takes a PUBREC without an error. It reports whether there is a message
+// under the identifier; then the PUBREL is queued [MQTT-4.3.3-4].
+func (s *Session) Received(link Link, id uint16) bool {
+	s.mu.Lock()
+	e := s.byID[id]
+	if s.link != link || e == nil || e.qos != 2 || !e.sent {
+		s.mu.Unlock()
+		return s.link != link
+	}
+	if !e.released {
+		s.leaveQueueLocked(e)
+		e.released, e.msg, e.identifiers = true, nil, nil
+		e.order = s.hub.order.Add(1) // PUBRELs go in the order of the PUBRECs [MQTT-4.6.0-3]
+		s.pubrels.push(e)
+		s.changedLocked(id)
+	}
+	s.control = append(s.control, typePubrel, 2, byte(id>>8), byte(id))
+	s.mu.Unlock()
+	link.Wake()
+	return true
+}
+
+// Incoming reports whether a PUBLISH of QoS 2 has come from the client under an
+// identifier whose PUBREL has not [MQTT-4.3.3-10], and how many such identifiers are open.
+func (s *Session) Incoming(id uint16) (known bool, open int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, known = s.incoming[id]
+	return known, len(s.incoming)
+}
+
+// Begin notes the packet identifier of a PUBLISH of QoS 2 from the client that is
+// answered with PUBREC: the message is taken.
+func (s *Session) Begin(link Link, id uint16) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.link != link {
+		return
+	}
+	if s.incoming == nil {
+		s.incoming = map[uint16]struct{}{}
+	}
+	s.incoming[id] = struct{}{}
+	if s.kept {
+		s.hub.opts.Journal.Incoming(s.ID, id)
+	}
+}
+
+// End forgets such an identifier: after a PUBREL, or a PUBREC with an error. It
+// reports whether it was there.
+func (s *Session) End(link Link, id uint16) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.incoming[id]
+	if s.link == link && ok {
+		delete(s.incoming, id)
+		if s.kept {
+			s.hub.opts.Journal.Incoming(s.ID, id)
+		}
+	}
+	return ok
+}
