@@ -65,10 +65,11 @@ type Node struct {
 	life Life                  // nil: none yet, or another node has ended it
 	own  map[uint16]*ownedPart // partitions of life
 	seen map[int64]*sighting   // all lives
-	told string                // the error of the last join
 	loop sync.WaitGroup
 	ctx  context.Context //nolint:containedctx // it ends when Stop begins
 	quit context.CancelFunc
+
+	joins, balances fault // of the loop
 
 	starting sync.Mutex // held by Start and Stop
 	started  bool
@@ -180,13 +181,12 @@ func (n *Node) run() {
 func (n *Node) turn() {
 	if n.life == nil {
 		if err := n.join(n.ctx); err != nil { // may wait for another life to end
-			if text := err.Error(); text != n.told && n.ctx.Err() == nil {
-				n.told = text
-				n.opts.Log.Error("not joined again, retrying", "error", err)
+			if n.ctx.Err() == nil {
+				n.joins.tell(n.opts.Log, slog.LevelError, "not joined again, retrying", err)
 			}
 			return
 		}
-		n.told = ""
+		n.joins = fault{}
 		n.opts.Log.Info("joined the cluster again", "life", n.life.ID())
 	}
 	ctx, cancel := context.WithTimeout(n.ctx, n.opts.Lease)
@@ -199,8 +199,23 @@ func (n *Node) turn() {
 	case n.ctx.Err() != nil:
 	case errors.Is(err, store.ErrFenced):
 		n.abandon(err)
-	case err != nil:
-		n.opts.Log.Warn("partitions not balanced, retrying", "error", err)
+	default:
+		n.balances.tell(n.opts.Log, slog.LevelWarn, "partitions not balanced, retrying", err)
+	}
+}
+
+// fault is of something that is tried again and again. It is logged when it begins, when
+// its error becomes another, and, but for a join, when it is over.
+type fault struct{ told string }
+
+func (f *fault) tell(log *slog.Logger, level slog.Level, fails string, err error) {
+	switch {
+	case err == nil && f.told != "":
+		log.Info("over: " + fails)
+		f.told = ""
+	case err != nil && err.Error() != f.told:
+		log.Log(context.Background(), level, fails, "error", err)
+		f.told = err.Error()
 	}
 }
 
@@ -208,18 +223,19 @@ func (n *Node) turn() {
 func (n *Node) renewAll(life Life, end <-chan struct{}, lost chan<- error) {
 	tick := time.NewTicker(n.opts.Lease / beats)
 	defer tick.Stop()
+	var renewed fault
 	for {
 		select {
 		case <-tick.C:
 		case <-end:
 			return
 		}
-		if err := n.renew(life); errors.Is(err, store.ErrFenced) {
+		err := n.renew(life)
+		if errors.Is(err, store.ErrFenced) {
 			lost <- err
 			return
-		} else if err != nil {
-			n.opts.Log.Warn("lease not renewed, retrying", "error", err)
 		}
+		renewed.tell(n.opts.Log, slog.LevelWarn, "lease not renewed, retrying", err)
 	}
 }
 
