@@ -124,13 +124,13 @@ type Gate struct {
 	devices  map[string]*channel // the same by device
 	// givenUp holds channels whose session the server cannot reach. A client that
 	// resumes it announces nothing: its next stanza brings the channel back.
-	givenUp map[string]*channel // by full JID
+	givenUp     map[string]*channel // by full JID
+	hibernating map[string]*channel // the same by device
 	// former holds channels with unanswered requests whose device is on another session
 	// now. They never come back, and late answers ack.
-	former      map[string]*channel // by full JID
-	hibernating map[string]*channel // the same by device
-	pings       map[string]chan struct{}
-	bursts      map[string]*burst // publishes, by device
+	former map[string]*channel // by full JID
+	pings  map[string]chan struct{}
+	bursts map[string]*burst // publishes, by device
 }
 
 // New returns a Gate that is not connected yet.
