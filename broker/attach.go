@@ -126,17 +126,13 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 		MaxWaiting:   int(server.Options.Capabilities.ReceiveMaximum),
 		HostAuth:     with.hostAuth,
 		Services:     with.services,
-		Access:       accessRules(cfg.Auth.ACL),
+		Rules:        hookRules(cfg),
+		AccessClosed: !h.auth.Open(),
 		Hub:          with.hub,
 		Events:       eventSource{h.core, h.tail},
-		Limits:       hooks.Limits{TopicLevels: cfg.MQTT.Limits.TopicLevels, PublishRate: cfg.MQTT.Limits.PublishRate},
 	}
 	if !h.auth.Open() {
-		rules.AccessClosed, rules.MaxDevices = true, cfg.MQTT.Limits.Devices
-		if len(rules.Access) == 0 {
-			with.log.Info("ordinary MQTT topics are closed to devices: auth.acl has no entries; services may use all",
-				"to_open_all", `auth.acl: [{filter: "#", access: readwrite}]`)
-		}
+		sayTopicsClosed(cfg.Auth.ACL, with.log)
 		rules.Authenticate = h.auth.Connect
 	}
 	h.hook = hooks.New(server, h.core, rules, with.log)
@@ -240,6 +236,23 @@ func (h *Heartline) closeParts(ctx context.Context) error {
 		errs = append(errs, h.auth.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// hookRules translates the part of the configuration that the hook can change later.
+func hookRules(cfg *config.Config) hooks.Rules {
+	l := cfg.MQTT.Limits
+	return hooks.Rules{
+		Access: accessRules(cfg.Auth.ACL), MaxDevices: l.Devices,
+		Limits: hooks.Limits{TopicLevels: l.TopicLevels, PublishRate: l.PublishRate},
+	}
+}
+
+// sayTopicsClosed tells why devices cannot use ordinary topics where that is so.
+func sayTopicsClosed(acl []config.ACLEntry, log *slog.Logger) {
+	if len(acl) == 0 {
+		log.Info("ordinary MQTT topics are closed to devices: auth.acl has no entries; services may use all",
+			"to_open_all", `auth.acl: [{filter: "#", access: readwrite}]`)
+	}
 }
 
 func accessRules(entries []config.ACLEntry) (rules []hooks.AccessRule) {

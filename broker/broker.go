@@ -107,13 +107,18 @@ func (b *Broker) notificationID(seq delivery.Seq) (string, error) {
 
 // hubOptions are what bounds ordinary MQTT.
 func (b *Broker) hubOptions() ordinary.Options {
-	l := b.cfg.MQTT.Limits
 	return ordinary.Options{
-		Budget:           ordinary.Budget{Bytes: int(l.SessionBytes)},
-		Limits:           ordinary.Limits{Subscriptions: l.Subscriptions, RetainedBytes: int64(l.RetainedBytes), Sessions: l.Sessions},
+		Bounds:           hubBounds(b.cfg.MQTT.Limits),
 		MaxSessionExpiry: config.MaxTTL,
 		Room:             func() error { return b.outbox.Ready() },
 		Logger:           b.log,
+	}
+}
+
+func hubBounds(l config.MQTTLimits) ordinary.Bounds {
+	return ordinary.Bounds{
+		Budget: ordinary.Budget{Bytes: int(l.SessionBytes)},
+		Limits: ordinary.Limits{Subscriptions: l.Subscriptions, RetainedBytes: int64(l.RetainedBytes), Sessions: l.Sessions},
 	}
 }
 

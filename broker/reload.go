@@ -20,13 +20,23 @@ type Reloading struct {
 	Level *slog.LevelVar
 }
 
-// live lists the keys that take effect in a running broker. Users, tokens, key sets,
-// revocation lists and certificates are not among them: their files are watched.
+// live lists the keys that take effect in a running broker; a pattern that ends in .* is
+// for a whole section. Users, tokens, key sets, revocation lists and certificates are not
+// among them: their files are watched.
 func live() []string {
 	return []string{
+		"auth.acl", "mqtt.limits.*",
 		"delivery.ack", "delivery.ack_window", "delivery.fallback_window", "delivery.ttl", "delivery.max_outstanding_per_device",
-		"delivery.max_inflight_per_device", "delivery.forget_device_after", "log.level", "receipts.webhooks", "receipts.retain",
+		"delivery.max_inflight_per_device", "delivery.forget_device_after",
+		"receipts.*", "log.level",
 	}
+}
+
+func isLive(key string) bool {
+	return slices.ContainsFunc(live(), func(pattern string) bool {
+		section, ok := strings.CutSuffix(pattern, "*")
+		return key == pattern || ok && strings.HasPrefix(key, section)
+	})
 }
 
 var errNoReload = errors.New("this server was started without a configuration to reload")
@@ -53,8 +63,12 @@ func (b *Broker) Reload(ctx context.Context) error {
 		return err
 	}
 	changed := config.Changed(b.cfg, next)
-	restart := slices.DeleteFunc(slices.Clone(changed), func(key string) bool { return slices.Contains(live(), key) })
+	restart := slices.DeleteFunc(slices.Clone(changed), isLive)
 	b.core.Reconfigure(deliveryOptions(next, false).Settings())
+	b.reloadRules(next)
+	if !b.auth.Open() && slices.Contains(changed, "auth.acl") {
+		sayTopicsClosed(next.Auth.ACL, b.log)
+	}
 	if level := b.reloading.Level; level != nil {
 		if err := level.UnmarshalText([]byte(next.Log.Level)); err != nil {
 			return err // not reached: the configuration has been checked
@@ -65,6 +79,15 @@ func (b *Broker) Reload(ctx context.Context) error {
 		b.log.Warn("these changes take effect at the next start", "keys", strings.Join(restart, " "))
 	}
 	return nil
+}
+
+// reloadRules takes up changed rules and limits of MQTT, and those of XMPP.
+func (b *Broker) reloadRules(next *config.Config) {
+	b.hook.Reconfigure(hookRules(next))
+	b.hub.Reconfigure(hubBounds(next.MQTT.Limits))
+	for _, g := range b.gates {
+		g.Reconfigure(next.MQTT.Limits.Devices, next.Delivery.AckWindow)
+	}
 }
 
 // reloadByAPI tells the caller every mistake by its key.

@@ -11,27 +11,46 @@ import (
 // lets a rule for `a` speak of `a/b`.
 type AccessRule = auth.ACLRule
 
-// access asks the ACL for mochi's clients.
-type access struct {
-	hook *Hook
-	acl  *auth.ACL
+// Rules can change while clients are connected; see Hook.Reconfigure.
+type Rules struct {
+	// Access decides about ordinary topics.
+	Access []AccessRule
+	// MaxDevices bounds the devices of an account; 0 sets no limit.
+	MaxDevices int
+	// Limits are about ordinary messages, where there is a Hub.
+	Limits Limits
+}
+
+// rules are Rules in force. They are replaced whole, never changed.
+type rules struct {
+	Rules
+	acl        *auth.ACL
+	openTopics bool // nothing forbids an ordinary topic
+}
+
+// Reconfigure replaces the rules. Each packet and each delivery after it is judged by
+// the new ones: a client keeps a subscription that they forbid, and gets nothing by it.
+func (h *Hook) Reconfigure(r Rules) {
+	h.rules.Store(&rules{
+		Rules: r, acl: auth.NewACL(r.Access, h.opts.AccessClosed), openTopics: len(r.Access) == 0 && !h.opts.AccessClosed,
+	})
 }
 
 // writes reports whether the client may publish to a topic.
-func (a access) writes(cl *mqtt.Client, topicName string) bool {
-	return a.acl.Writes(a.client(cl), topicName)
+func (h *Hook) writes(cl *mqtt.Client, topicName string) bool {
+	return h.rules.Load().acl.Writes(h.aclClient(cl), topicName)
 }
 
 // reads reports whether the client may have messages of a topic; see auth.ACL.Reads.
-func (a access) reads(cl *mqtt.Client, topicFilter string) bool {
-	return a.acl.Reads(a.client(cl), topicFilter)
+func (h *Hook) reads(cl *mqtt.Client, topicFilter string) bool {
+	return h.rules.Load().acl.Reads(h.aclClient(cl), topicFilter)
 }
 
-// client is how the ACL sees a client. A session without a connection was asked at
+// aclClient is how the ACL sees a client. A session without a connection was asked at
 // its subscription; only rules that name its topics are asked again.
-func (a access) client(cl *mqtt.Client) auth.Client {
+func (h *Hook) aclClient(cl *mqtt.Client) auth.Client {
 	c := auth.Client{Account: string(cl.Properties.Username), ID: cl.ID, Service: true}
-	if conn := a.hook.conn(cl); conn != nil {
+	if conn := h.conn(cl); conn != nil {
 		c.Service = conn.identity.Service
 	}
 	return c

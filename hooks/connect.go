@@ -102,7 +102,7 @@ func (h *Hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 	if h.hub == nil {
 		return true
 	}
-	if c.will != nil && !c.bridgeState(c.will.TopicName) && !h.access.writes(cl, c.will.TopicName) {
+	if c.will != nil && !c.bridgeState(c.will.TopicName) && !h.writes(cl, c.will.TopicName) {
 		cl.Stop(h.refuse(cl, packets.ErrNotAuthorized)) // mochi's CONNACK would name the password
 		return false
 	}

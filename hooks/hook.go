@@ -41,16 +41,13 @@ type Options struct {
 	// HostAuth leaves the decision on connections and on ordinary topics to
 	// other hooks of the server. It is for the plugin.
 	HostAuth bool
-	// Access is the rules about ordinary topics. AccessClosed refuses what none of them
-	// speaks of, and $SYS, to all but services.
-	Access       []AccessRule
+	// Rules may change later; see Hook.Reconfigure.
+	Rules
+	// AccessClosed refuses ordinary topics of which no entry of Access speaks, and $SYS,
+	// to all but services.
 	AccessClosed bool
-	// MaxDevices bounds the devices of an account; 0 sets no limit.
-	MaxDevices int
 	// Hub routes ordinary messages. nil leaves them to the server, for the plugin.
 	Hub *ordinary.Hub
-	// Limits are about ordinary messages, where there is a Hub.
-	Limits Limits
 	// Events are sent to services that subscribe to them; nil: to nobody.
 	Events Events
 }
@@ -84,7 +81,7 @@ type Hook struct {
 	server *mqtt.Server
 	log    *slog.Logger
 	topics topics
-	access access
+	rules  atomic.Pointer[rules]
 
 	conns     sync.Map // *mqtt.Client → *conn
 	arrivals  arrivals
@@ -95,7 +92,6 @@ type Hook struct {
 	rejections atomic.Uint64 // numbers the identifiers of rejected connections
 
 	hub        *ordinary.Hub // nil: ordinary messages are the server's
-	openTopics bool          // nothing forbids an ordinary topic
 	workers    *workers.Workers
 	turns      *turns
 	stopped    atomic.Bool
@@ -111,8 +107,7 @@ type Hook struct {
 // New returns a hook for server that feeds core.
 func New(server *mqtt.Server, core Core, opts Options, log *slog.Logger) *Hook {
 	h := &Hook{opts: opts, core: core, server: server, log: log, topics: topics{opts.TopicPrefix}, workers: workers.New(), turns: newTurns()}
-	h.access = access{h, auth.NewACL(opts.Access, opts.AccessClosed)}
-	h.openTopics = len(opts.Access) == 0 && !opts.AccessClosed
+	h.Reconfigure(opts.Rules)
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.stalled.hook = h
 	if h.hub = opts.Hub; h.hub != nil {
@@ -307,7 +302,7 @@ func (h *Hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
 		// resolved; a refusal here would cut a 3.1.1 client off.
 		return ours || !h.opts.HostAuth
 	}
-	if !ours && !h.access.reads(cl, topic) {
+	if !ours && !h.reads(cl, topic) {
 		return false
 	}
 	c := h.conn(cl)

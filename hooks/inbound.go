@@ -71,11 +71,11 @@ func (h *Hook) onPublish(cl *mqtt.Client, pk *packets.Packet) error {
 	if !ours && h.hub != nil && reserved(pk.TopicName) && !c.bridgeState(pk.TopicName) {
 		return c.refuse(pk, refuse(packets.ErrNotAuthorized, 403, "forbidden", "nobody may publish below $SYS or $share"))
 	}
-	if !ours && (c.bridgeState(pk.TopicName) || h.access.writes(cl, pk.TopicName)) {
+	if !ours && (c.bridgeState(pk.TopicName) || h.writes(cl, pk.TopicName)) {
 		return nil
 	}
 	if !ours {
-		return c.refuse(pk, refuse(packets.ErrNotAuthorized, 403, "forbidden", h.access.acl.Why()))
+		return c.refuse(pk, refuse(packets.ErrNotAuthorized, 403, "forbidden", h.rules.Load().acl.Why()))
 	}
 	device, account, kind, ok := h.topics.parse(pk.TopicName)
 	switch {

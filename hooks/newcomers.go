@@ -57,7 +57,7 @@ var errTooManyDevices = errors.New("the account has as many devices as it may ha
 // account has no room for it. Call it before anything that makes the device known.
 func (c *conn) admitDevice() error {
 	h, id, account := c.hook, c.client.ID, c.identity.Account
-	limit := h.opts.MaxDevices
+	limit := h.rules.Load().MaxDevices
 	if limit == 0 || h.opts.Authenticate == nil || c.identity.Service || c.counted.Load() {
 		return nil
 	}

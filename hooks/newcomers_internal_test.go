@@ -32,7 +32,7 @@ func (r slowRegistry) Devices(account string) ([]delivery.DeviceView, error) {
 func TestNewcomersWaitForTheirAccountAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &Hook{core: slowRegistry{release: make(chan struct{})}}
-		h.opts.MaxDevices = 1
+		h.Reconfigure(Rules{MaxDevices: 1})
 		h.opts.Authenticate = func(context.Context, auth.Credentials) (auth.Identity, error) { return auth.Identity{}, nil }
 		newConn := func(account string) *conn {
 			return &conn{hook: h, client: &mqtt.Client{ID: account + "-phone"}, identity: auth.Identity{Account: account}}

@@ -408,7 +408,7 @@ func (h *Hook) route(c *conn, pk *packets.Packet) {
 
 // refusesTopic says why an ordinary message is not taken.
 func (c *conn) refusesTopic(topicName string) refusal {
-	l := c.hook.opts.Limits
+	l := c.hook.rules.Load().Limits
 	if c.exempt() {
 		return refusal{}
 	}
@@ -511,7 +511,7 @@ func (c *conn) refusesWill() string {
 	if !mqtt.IsValidFilter(c.will.TopicName, true) {
 		return "the will is for one of the server's own topics" // [MQTT-4.7.2-1]
 	}
-	if limit := c.hook.opts.Limits.TopicLevels; limit > 0 && ordinary.Levels(c.will.TopicName) > limit {
+	if limit := c.hook.rules.Load().Limits.TopicLevels; limit > 0 && ordinary.Levels(c.will.TopicName) > limit {
 		return "the will's topic has too many levels (mqtt.limits.topic_levels)"
 	}
 	return ""

@@ -59,10 +59,10 @@ func (c *conn) answerFilters(packet byte, id uint16, codes []byte, reason string
 func (c *conn) refusesFilter(f *packets.Subscription) (code packets.Code, reason string) {
 	h := c.hook
 	group, inner := ordinary.SplitShare(f.Filter)
-	switch limit := h.opts.Limits.TopicLevels; {
+	switch limit := h.rules.Load().Limits.TopicLevels; {
 	case !mqtt.IsValidFilter(f.Filter, false), strings.HasPrefix(f.Filter, "$share/") && (group == "" || inner == "" || strings.ContainsAny(group, "+#")):
 		return packets.ErrTopicFilterInvalid, "not a topic filter"
-	case limit > 0 && !c.exempt() && ordinary.Levels(inner) > limit:
+	case limit > 0 && !c.exempt() && !h.topics.within(inner) && ordinary.Levels(inner) > limit:
 		return packets.ErrTopicFilterInvalid, "too many levels (mqtt.limits.topic_levels)"
 	case group != "" && f.NoLocal:
 		return packets.ErrProtocolViolationInvalidSharedNoLocal, "No Local on a shared subscription"
@@ -99,8 +99,8 @@ func (h *Hook) mayNotSubscribe(c *conn, filter string) string {
 			return c.refusesEvents(filter)
 		}
 		return "a device reads its own topics only"
-	case !h.access.reads(c.client, filter):
-		return "no topic that this filter matches may be read: " + h.access.acl.Why()
+	case !h.reads(c.client, filter):
+		return "no topic that this filter matches may be read: " + h.rules.Load().acl.Why()
 	}
 	return ""
 }
@@ -113,7 +113,8 @@ func (h *Hook) mayRead(s *ordinary.Session, topicName string) bool {
 		}
 		return h.topics.coversOwn(topicName, s.ID) || slices.Contains(h.topics.refusals(s.ID), topicName)
 	}
-	return h.openTopics || h.access.acl.Reads(auth.Client{Account: s.Account, ID: s.ID, Service: s.Service || h.opts.Authenticate == nil}, topicName)
+	r := h.rules.Load()
+	return r.openTopics || r.acl.Reads(auth.Client{Account: s.Account, ID: s.ID, Service: s.Service || h.opts.Authenticate == nil}, topicName)
 }
 
 func (c *conn) unsubscribe(pk *packets.Packet) {

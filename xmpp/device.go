@@ -175,13 +175,14 @@ var errTooManyDevices = errors.New("the account has as many devices as it may ha
 
 // roomFor returns errTooManyDevices for a new device without room.
 func (g *Gate) roomFor(account, device string) error {
-	if g.opts.MaxDevices == 0 {
+	limit := int(g.maxDevices.Load())
+	if limit == 0 {
 		return nil
 	}
 	if _, err := g.core.AccountOf(device); !errors.Is(err, delivery.ErrNotFound) {
 		return nil // the caller sees what fails
 	}
-	if devices, err := g.core.Devices(account); err == nil && len(devices) >= g.opts.MaxDevices {
+	if devices, err := g.core.Devices(account); err == nil && len(devices) >= limit {
 		return errTooManyDevices
 	}
 	return nil

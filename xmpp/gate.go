@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -108,6 +109,8 @@ type Gate struct {
 	restored bool
 	limits   map[string]*rate.Limiter
 
+	maxDevices atomic.Int64 // of one account; 0: no limit
+
 	onlineMu sync.Mutex // held while a device is brought up; mu is taken within it
 
 	mu       sync.Mutex
@@ -115,9 +118,10 @@ type Gate struct {
 	quiesced bool
 	stopped  bool // no timer may be set any more
 	link     *link
-	cause    string      // why there is no link
-	held     *time.Timer // ends the wait for a link
-	overdue  bool        // that wait is over
+	cause    string        // why there is no link
+	hold     time.Duration // Options.Hold
+	held     *time.Timer   // ends the wait for a link
+	overdue  bool          // that wait is over
 	seq      uint64
 	queue    []item
 	channels map[string]*channel // by full JID: those that count as up
@@ -142,11 +146,21 @@ func New(core Core, o Options) *Gate {
 		limits: map[string]*rate.Limiter{}, channels: map[string]*channel{}, devices: map[string]*channel{},
 		givenUp: map[string]*channel{}, hibernating: map[string]*channel{}, former: map[string]*channel{}, pings: map[string]chan struct{}{}, bursts: map[string]*burst{},
 	}
+	g.Reconfigure(o.MaxDevices, o.Hold)
 	for i := range g.calls {
 		g.calls[i] = make(chan func(), maxCalls)
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	return g
+}
+
+// Reconfigure replaces Options.MaxDevices and Options.Hold. Devices that are known stay,
+// and a wait that has begun keeps its length.
+func (g *Gate) Reconfigure(maxDevices int, hold time.Duration) {
+	g.maxDevices.Store(int64(maxDevices))
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.hold = hold
 }
 
 // Start connects and keeps connected until Stop. It returns at once.
@@ -386,7 +400,7 @@ func (g *Gate) blame(err error) {
 
 func (g *Gate) holdLocked() {
 	if g.held == nil && !g.overdue && !g.stopped && g.ctx.Err() == nil {
-		g.held = g.afterLocked(g.opts.Hold, g.giveUp)
+		g.held = g.afterLocked(g.hold, g.giveUp)
 	}
 }
 

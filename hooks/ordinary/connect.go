@@ -18,7 +18,7 @@ type Arrival struct {
 func (h *Hub) Room(id, account string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if limit := h.opts.Limits.Sessions; limit > 0 && h.accounts[account] >= limit && h.sessions[id] == nil {
+	if limit := h.bounds.Load().Limits.Sessions; limit > 0 && h.accounts[account] >= limit && h.sessions[id] == nil {
 		h.counters.overSessions.Add(1)
 		return &LimitError{Key: "mqtt.limits.sessions", Reason: fmt.Sprintf("the account may have %d sessions", limit)}
 	}

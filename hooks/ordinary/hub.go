@@ -1,6 +1,7 @@
 package ordinary
 
 import (
+	"cmp"
 	"hash/maphash"
 	"log/slog"
 	"sync"
@@ -13,6 +14,12 @@ type Limits struct {
 	Subscriptions int   // a session
 	RetainedBytes int64 // an account, as Message.Account says
 	Sessions      int   // an account
+}
+
+// Bounds can change while the Hub runs; see Hub.Reconfigure.
+type Bounds struct {
+	Budget Budget // of a session; default 4 MiB and 8,192 messages
+	Limits Limits
 }
 
 // LimitError is a message or a request over one of the server's limits.
@@ -44,8 +51,7 @@ func (noJournal) Retained(string)             {}
 
 // Options configure a Hub. Every zero value is a default.
 type Options struct {
-	Budget           Budget        // of a session; default 4 MiB and 8,192 messages
-	Limits           Limits        //
+	Bounds
 	MaxSessionExpiry time.Duration // of a session without a connection; default 30 days
 	CacheBytes       int64         // of retained content that is on the disk, too; default 64 MiB
 	// MayRead reports whether a session's client may have messages published to a topic.
@@ -72,6 +78,7 @@ const topicLocks = 1024
 // are safe for concurrent use.
 type Hub struct {
 	opts     Options
+	bounds   atomic.Pointer[Bounds]
 	counters counters
 
 	index     index
@@ -118,12 +125,6 @@ type Stats struct {
 
 // New returns a Hub. Restore what a store keeps, and then run it.
 func New(o Options) *Hub {
-	if o.Budget.Bytes == 0 {
-		o.Budget.Bytes = 4 << 20
-	}
-	if o.Budget.Messages == 0 {
-		o.Budget.Messages = 8192
-	}
 	if o.MaxSessionExpiry == 0 {
 		o.MaxSessionExpiry = 30 * 24 * time.Hour
 	}
@@ -143,8 +144,17 @@ func New(o Options) *Hub {
 		opts: o, seed: maphash.MakeSeed(), retained: newRetained(o.Disk, o.CacheBytes),
 		sessions: map[string]*Session{}, accounts: map[string]int{},
 	}
+	h.Reconfigure(o.Bounds)
 	h.order.Store(uint64(o.Now().UnixNano())) // after all that a store has kept
 	return h
+}
+
+// Reconfigure replaces the bounds. Whatever is over a new one stays, and nothing is added
+// to it.
+func (h *Hub) Reconfigure(b Bounds) {
+	b.Budget.Bytes = cmp.Or(b.Budget.Bytes, 4<<20)
+	b.Budget.Messages = cmp.Or(b.Budget.Messages, 8192)
+	h.bounds.Store(&b)
 }
 
 // Keep has the Hub tell a journal of changes and read retained messages from a disk.

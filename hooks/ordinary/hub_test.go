@@ -96,7 +96,7 @@ func TestLimits(t *testing.T) {
 	full := errors.New("the disk has less than store.min_free")
 	var room error
 	h, _ := hubAt(Options{
-		Limits: Limits{Subscriptions: 2, RetainedBytes: 3000, Sessions: 2},
+		Bounds: Bounds{Limits: Limits{Subscriptions: 2, RetainedBytes: 3000, Sessions: 2}},
 		Room:   func() error { return room },
 		Disk:   noDisk{},
 	})
@@ -200,7 +200,7 @@ func TestSharedPrefersAllowed(t *testing.T) {
 // of subscriptions and of messages in flight are those of the sessions that are left.
 func TestFiguresDoNotDrift(t *testing.T) {
 	t.Parallel()
-	h, c := hubAt(Options{Budget: Budget{Bytes: 4000, Messages: 5}})
+	h, c := hubAt(Options{Bounds: Bounds{Budget: Budget{Bytes: 4000, Messages: 5}}})
 	zero := func(when string) {
 		t.Helper()
 		if st := h.Stats(); st.Subscriptions != 0 || st.Inflight != 0 || st.Sessions != 0 || st.Online != 0 {

@@ -33,7 +33,7 @@ func (h *Hub) Publish(m *Message) (pressed []*Session, err error) {
 		old = h.remembered(m.TopicName)
 	}
 	if m.Retain {
-		if err := h.retained.admit(m, h.opts.Limits.RetainedBytes, h.opts.Room); err != nil {
+		if err := h.retained.admit(m, h.bounds.Load().Limits.RetainedBytes, h.opts.Room); err != nil {
 			h.counters.overRetained.Add(1)
 			return nil, err
 		}

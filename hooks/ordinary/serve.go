@@ -18,7 +18,7 @@ func (s *Session) Serve(link Link, m *Message, bookmark any) (later <-chan struc
 	}
 	var wake bool
 	if t, wanted := s.targetLocked(m); wanted {
-		b := s.hub.opts.Budget
+		b := s.hub.bounds.Load().Budget
 		if s.served >= min(maxServed, max(1, b.Messages/8)) || t.qos > 0 && len(s.byID) >= lastOrdinaryID {
 			if s.progress == nil {
 				s.progress = make(chan struct{})

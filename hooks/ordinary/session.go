@@ -400,7 +400,7 @@ func (s *Session) offer(t *target, m *Message, old func() *Message) (pressed boo
 		}
 	}
 	s.pushLocked(&entry{msg: m, qos: qos, retain: m.Retain && t.asPublished, identifiers: t.identifiers})
-	over := s.overLocked() && (qos > 0 || s.waiting > s.hub.opts.Budget.Bytes)
+	over := s.overLocked() && (qos > 0 || s.waiting > s.hub.bounds.Load().Budget.Bytes)
 	if over != s.full.Load() {
 		s.full.Store(over)
 	}
@@ -415,7 +415,7 @@ func (s *Session) offer(t *target, m *Message, old func() *Message) (pressed boo
 
 // admitLocked reports whether there is room for a message. One alone has no bound.
 func (s *Session) admitLocked(m *Message, qos byte) bool {
-	b := s.hub.opts.Budget
+	b := s.hub.bounds.Load().Budget
 	bytes, messages := b.Bytes, b.Messages
 	if s.link != nil && !time.Now().Before(s.distrust) {
 		bytes, messages = readerFactor*bytes, min(readerFactor*messages, lastOrdinaryID-1)
@@ -442,7 +442,7 @@ func (s *Session) admitLocked(m *Message, qos byte) bool {
 }
 
 func (s *Session) overLocked() bool {
-	b := s.hub.opts.Budget
+	b := s.hub.bounds.Load().Budget
 	return s.bytes > b.Bytes || s.queue.len > b.Messages
 }
 
@@ -507,7 +507,7 @@ func (s *Session) dropLocked(e *entry) {
 	if s.hub == nil {
 		return
 	}
-	b := s.hub.opts.Budget
+	b := s.hub.bounds.Load().Budget
 	if s.full.Load() && !s.overLocked() {
 		s.full.Store(false)
 	}

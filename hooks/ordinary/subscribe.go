@@ -33,7 +33,7 @@ func (h *Hub) Subscribe(s *Session, link Link, asks []Ask, exempt bool) (codes [
 			continue
 		}
 		_, had := s.subscriptions[a.Filter]
-		if limit := h.opts.Limits.Subscriptions; !had && !exempt && limit > 0 && len(s.subscriptions) >= limit {
+		if limit := h.bounds.Load().Limits.Subscriptions; !had && !exempt && limit > 0 && len(s.subscriptions) >= limit {
 			a.Code, codes[i] = overQuota, overQuota
 			h.counters.overSubscriptions.Add(1)
 			continue

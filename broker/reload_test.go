@@ -1,0 +1,260 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
+)
+
+// reloadable is a running broker and the configuration that its next reload reads.
+type reloadable struct {
+	*Broker
+	*testing.T
+	mu   sync.Mutex
+	next *config.Config
+	err  error // of the next reload
+}
+
+func runReloadable(t *testing.T, cfg *config.Config, log *slog.Logger) *reloadable {
+	t.Helper()
+	cfg.MQTT.Address, cfg.HTTP.Address = "127.0.0.1:0", "127.0.0.1:0"
+	r := &reloadable{T: t, next: cfg}
+	b, err := NewReloadable(cfg, log, Reloading{Load: func() (*config.Config, error) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.next, r.err
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Broker = b
+	t.Cleanup(func() {
+		if err := b.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := b.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// change reloads with a changed copy of the configuration.
+func (r *reloadable) change(change func(*config.Config)) error {
+	r.mu.Lock()
+	next := *r.next
+	change(&next)
+	r.next = &next
+	r.mu.Unlock()
+	return r.Reload(r.Context())
+}
+
+func (r *reloadable) mustChange(change func(*config.Config)) {
+	r.Helper()
+	if err := r.change(change); err != nil {
+		r.Fatal(err)
+	}
+}
+
+// raw connects a client whose password is its account.
+func (r *reloadable) raw(account, id string) *rawmqtt.Client {
+	r.Helper()
+	c, err := rawmqtt.Dial(r.MQTTAddr(), 5)
+	if err != nil {
+		r.Fatal(err)
+	}
+	r.Cleanup(c.Close)
+	if ack, err := c.Connect(rawmqtt.Connect{ID: id, Username: account, Password: account, Keepalive: 120, Clean: true}); err != nil || ack.ReasonCode != 0 {
+		r.Fatalf("connect %s: %+v %v", id, ack, err)
+	}
+	return c
+}
+
+const readPatience = 30 * time.Second
+
+// subscribed returns the reason code of a SUBSCRIBE.
+func (r *reloadable) subscribed(c *rawmqtt.Client, filter string) byte {
+	r.Helper()
+	codes, err := c.Subscribe(1, 1, filter)
+	if err != nil {
+		r.Fatal(err)
+	}
+	return codes[0]
+}
+
+// published returns the reason code of a PUBACK, dropping earlier packets.
+func (r *reloadable) published(c *rawmqtt.Client, topic string) byte {
+	r.Helper()
+	if err := c.Publish(7, 1, topic, []byte("x")); err != nil {
+		r.Fatal(err)
+	}
+	for {
+		pk, err := c.Read(readPatience)
+		if err != nil {
+			r.Fatal(err)
+		}
+		if pk.FixedHeader.Type == packets.Puback {
+			return pk.ReasonCode
+		}
+	}
+}
+
+func (r *reloadable) want(what string, got, want byte) {
+	r.Helper()
+	if got != want {
+		r.Errorf("%s: reason code %#x, want %#x", what, got, want)
+	}
+}
+
+// TestReloadRules: the running broker takes up auth.acl and mqtt.limits, refuses a broken
+// configuration, and neither drops a connection nor loses a message meanwhile.
+func TestReloadRules(t *testing.T) {
+	dir := t.TempDir()
+	cfg := config.Default()
+	cfg.Store.Engine, cfg.DataDir = config.EngineMemory, filepath.Join(dir, "data")
+	cfg.Auth.Mode, cfg.Auth.File.Path = config.AuthFile, users(t, dir, "alice", "bob")
+	own := config.ACLEntry{Filter: "{account}/#", Access: config.AccessReadWrite}
+	cfg.Auth.ACL = []config.ACLEntry{own}
+	b := runReloadable(t, cfg, slog.New(slog.DiscardHandler))
+
+	// bob's messages flow through all of it.
+	sender, receiver := b.raw("bob", "sender"), b.raw("bob", "receiver")
+	b.want("bob subscribes", b.subscribed(receiver, "bob/#"), 1)
+	ctx, stop := context.WithCancel(t.Context())
+	var traffic sync.WaitGroup
+	sent := make(chan int, 1)
+	traffic.Go(func() {
+		n := 0
+		for ; ctx.Err() == nil; n++ {
+			if err := sender.Publish(7, 1, "bob/n", fmt.Append(nil, n)); err != nil {
+				t.Error(err)
+				break
+			}
+			if pk, err := sender.Read(readPatience); err != nil || pk.ReasonCode >= 0x80 {
+				t.Errorf("message %d: %+v %v", n, pk, err)
+				break
+			}
+		}
+		sent <- n
+		if err := sender.Publish(7, 1, "bob/n", []byte("end")); err != nil {
+			t.Error(err)
+		}
+	})
+	traffic.Go(func() {
+		for n := 0; ; n++ {
+			pk, err := receiver.Read(readPatience)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if err := receiver.Puback(pk.PacketID); err != nil {
+				t.Error(err)
+				return
+			}
+			if string(pk.Payload) == "end" {
+				if all := <-sent; n != all {
+					t.Errorf("%d of %d messages arrived", n, all)
+				}
+				return
+			}
+			if string(pk.Payload) != fmt.Sprint(n) {
+				t.Errorf("got message %s, want %d", pk.Payload, n)
+			}
+		}
+	})
+
+	alice := b.raw("alice", "tool")
+	b.want("her own topics", b.subscribed(alice, "alice/#"), 1)
+	b.want("shared topics", b.subscribed(alice, "shared/#"), 0x87)
+	b.want("publish to shared topics", b.published(alice, "shared/a"), 0x87)
+	b.mustChange(func(c *config.Config) {
+		c.Auth.ACL = []config.ACLEntry{own, {Filter: "shared/#", Access: config.AccessReadWrite}}
+	})
+	b.want("shared topics that have been opened", b.subscribed(alice, "shared/#"), 1)
+	b.want("publish to opened topics", b.published(alice, "shared/a"), 0)
+
+	// A subscription that a rule forbids brings nothing more.
+	b.mustChange(func(c *config.Config) {
+		c.Auth.ACL = []config.ACLEntry{own, {Filter: "shared/#", Access: config.AccessWrite}}
+	})
+	b.want("publish to topics of writers", b.published(alice, "shared/b"), 0)
+	b.want("publish to her own", b.published(alice, "alice/mark"), 0)
+	for {
+		pk, err := alice.Read(readPatience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pk.TopicName == "shared/b" {
+			t.Error("a client got a message that the new rules forbid")
+		}
+		if pk.TopicName == "alice/mark" {
+			break
+		}
+	}
+
+	// Limits.
+	b.want("five levels", b.published(alice, "alice/1/2/3/4"), 0)
+	b.mustChange(func(c *config.Config) {
+		c.MQTT.Limits.TopicLevels, c.MQTT.Limits.Subscriptions, c.MQTT.Limits.Devices = 3, 2, 1
+	})
+	b.want("five levels of three", b.published(alice, "alice/1/2/3/4"), 0x90)
+	b.want("a third subscription", b.subscribed(alice, "alice/x"), 0x97)
+	b.want("a first device", b.subscribed(b.raw("alice", "phone"), "heartline/devices/phone/notifications"), 1)
+	b.want("a second device", b.subscribed(b.raw("alice", "watch"), "heartline/devices/watch/notifications"), 0x97)
+	b.mustChange(func(c *config.Config) { c.MQTT.Limits.Devices = 2 })
+	b.want("a second device of two", b.subscribed(b.raw("alice", "watch"), "heartline/devices/watch/notifications"), 1)
+
+	// A broken configuration changes nothing.
+	broken := errors.New("auth.acl[0].access: must be one of deny, read, write, readwrite, got loud")
+	b.err = broken
+	if err := b.change(func(c *config.Config) { c.Auth.ACL = nil; c.MQTT.Limits.TopicLevels = 1 }); !errors.Is(err, broken) {
+		t.Errorf("got %v, want the fault", err)
+	}
+	b.want("her own topics after a refused reload", b.published(alice, "alice/1"), 0)
+
+	stop()
+	traffic.Wait()
+}
+
+// TestReloadPage: docs/operating.md lists the keys that a running server takes up, and
+// no others.
+func TestReloadPage(t *testing.T) {
+	page, err := os.ReadFile("../docs/operating.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, ok := strings.Cut(string(page), "### Changes without a restart")
+	section, _, _ = strings.Cut(section, "\n## ")
+	if !ok {
+		t.Fatal("the section is not there")
+	}
+	var listed []string
+	for line := range strings.Lines(section) {
+		cell, _, _ := strings.Cut(strings.TrimPrefix(line, "| "), " |")
+		if !strings.HasPrefix(line, "| `") {
+			continue
+		}
+		for key := range strings.SplitSeq(cell, ", ") {
+			listed = append(listed, strings.Trim(key, "`"))
+		}
+	}
+	want := live()
+	slices.Sort(want)
+	slices.Sort(listed)
+	if !slices.Equal(listed, want) {
+		t.Errorf("the page lists\n%q, the broker takes up\n%q", listed, want)
+	}
+}
