@@ -67,12 +67,20 @@ func (c *Core) nextProbe(d *delivery) int64 {
 	return c.clock.at(r.Suspended.NextProbe) + 1
 }
 
-// pushLane is the pushes to one registration: one request at a time, `high` before
-// `normal`, and within one urgency in the order of acceptance (contract §2).
+// pushLane is the pushes to one registration: within one urgency in the order of
+// acceptance (contract §2). The pusher has one of each urgency at a time: an urgent push
+// must not wait here for the answer to a normal one that waits in the pusher, as it does
+// for as long as a breaker is open. That one request is in flight at a time, `high` before
+// `normal`, is up to the pusher.
 type pushLane struct {
 	kind   string
-	active *delivery   // handed to the pusher, not answered yet
-	queue  []*delivery // recorded, their turn to come; by urgency, then by Seq
+	active [UrgencyNormal + 1]*delivery // by urgency: handed to the pusher, not answered yet
+	queue  []*delivery                  // recorded, their turn to come; by urgency, then by Seq
+}
+
+// busy reports whether the pusher has a push of each urgency.
+func (l *pushLane) busy() bool {
+	return l.active[UrgencyHigh] != nil && l.active[UrgencyNormal] != nil
 }
 
 func (dev *device) pushLane(d *delivery) *pushLane {
@@ -105,10 +113,14 @@ func (c *Core) startPushes(ds []*delivery) {
 	c.settle()
 }
 
-// feedPushes hands the next push of a lane to the pusher, if none is under way.
+// feedPushes hands the next push of each urgency to the pusher, if it has none.
 func (c *Core) feedPushes(dev *device, l *pushLane) {
-	for i := 0; l.active == nil && i < len(l.queue) && !c.stopped; {
+	for i := 0; i < len(l.queue) && !l.busy() && !c.stopped; {
 		d := l.queue[i]
+		if l.active[d.urgency] != nil {
+			i++
+			continue
+		}
 		if d.over || !d.pushUnderway || d.dev != dev {
 			l.queue = slices.Delete(l.queue, i, i+1)
 			continue
@@ -125,10 +137,10 @@ func (c *Core) feedPushes(dev *device, l *pushLane) {
 			continue
 		}
 		l.queue = slices.Delete(l.queue, i, i+1)
-		l.active = d
+		l.active[d.urgency] = d
 		c.push(d, r, l)
 	}
-	if l.active == nil && len(l.queue) == 0 {
+	if l.active[UrgencyHigh] == nil && l.active[UrgencyNormal] == nil && len(l.queue) == 0 {
 		dev.lanes = slices.DeleteFunc(dev.lanes, func(x *pushLane) bool { return x == l })
 	}
 }
@@ -241,7 +253,7 @@ func (c *Core) onPushResults(as []pushAnswer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, a := range as {
-		a.lane.active = nil
+		a.lane.active[a.d.urgency] = nil
 		c.onPushResult(a.d, a.asked, a.result)
 		c.feedPushes(a.dev, a.lane)
 	}
