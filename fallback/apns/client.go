@@ -92,7 +92,7 @@ type appClient struct {
 	app         fallback.App
 	client      *apns2.Client
 	pool        *h2pool.Pool
-	slots       h2pool.WriteSlots
+	slots       *h2pool.WriteSlots
 	poller      h2pool.Netpoller
 	token       *providerToken // nil: a certificate is used
 	expires     time.Time      // of the certificate

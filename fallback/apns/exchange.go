@@ -76,7 +76,7 @@ type exchangeKey struct{}
 // exchange makes one request. It is sent again, on another connection, only if
 // the server has said that it has not looked at it. A nil error means an answer.
 func (x *appClient) exchange(ctx context.Context, q *apns2.Notification, e *exchange) error {
-	ctx, release := x.slots.Take(context.WithValue(ctx, exchangeKey{}, e))
+	ctx, release := x.slots.Take(context.WithValue(ctx, exchangeKey{}, e), q.Priority == apns2.PriorityHigh)
 	defer release()
 	x.poller.Poll()
 	q.Payload = emptyPayload

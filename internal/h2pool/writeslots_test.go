@@ -3,6 +3,8 @@ package h2pool
 import (
 	"context"
 	"net/http/httptrace"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,16 +13,17 @@ import (
 func TestWriteSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slots := NewWriteSlots()
-		wrote := make([]func(), 0, 3*cap(slots))
+		n := slots.free
+		wrote := make([]func(), 0, 3*n)
 		take := func() (release func()) {
-			ctx, release := slots.Take(context.Background())
+			ctx, release := slots.Take(context.Background(), false)
 			if trace := httptrace.ContextClientTrace(ctx); trace != nil {
 				wrote = append(wrote, func() { trace.WroteRequest(httptrace.WroteRequestInfo{}) })
 			}
 			return release
 		}
 		began := time.Now()
-		ends := make([]func(), cap(slots))
+		ends := make([]func(), n)
 		for i := range ends {
 			ends[i] = take()
 		}
@@ -40,14 +43,49 @@ func TestWriteSlots(t *testing.T) {
 		over, cancel := context.WithCancel(context.Background())
 		cancel()
 		before := time.Now()
-		if slots.Take(over); time.Since(before) != 0 {
+		if slots.Take(over, false); time.Since(before) != 0 {
 			t.Error("a cancelled request waited for its slot")
 		}
 		for _, end := range ends {
 			end()
 		}
-		if len(slots) != 1 { // the slot of the second take
-			t.Errorf("%d slots are taken", len(slots))
+		if slots.free != n-1 { // the slot of the second take
+			t.Errorf("%d of %d slots are free", slots.free, n)
+		}
+	})
+}
+
+// TestWriteSlotsUrgentFirst: an urgent request gets the next slot, and those that wait
+// keep their order for as long as requests are written at all.
+func TestWriteSlotsUrgentFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slots := NewWriteSlots()
+		slots.free = 1
+		_, release := slots.Take(context.Background(), false)
+		var order []string
+		var all sync.WaitGroup
+		take := func(name string, urgent bool) {
+			all.Go(func() {
+				_, release := slots.Take(context.Background(), urgent)
+				order = append(order, name)
+				time.Sleep(maxSlotWait * 9 / 10) // the processor is short
+				release()
+			})
+			synctest.Wait()
+		}
+		take("n1", false)
+		take("n2", false)
+		take("n3", false)
+		take("u1", true)
+		take("u2", true)
+		began := time.Now()
+		release()
+		all.Wait()
+		if got := strings.Join(order, " "); got != "u1 u2 n1 n2 n3" {
+			t.Errorf("the slots went to %s", got)
+		}
+		if took := time.Since(began); took != 5*maxSlotWait*9/10 || slots.free != 1 {
+			t.Errorf("they took %v, %d slots are free", took, slots.free)
 		}
 	})
 }
