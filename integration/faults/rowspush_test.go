@@ -265,7 +265,7 @@ func outage(w *World, size int, full bool) error {
 	asked := map[string]bool{}
 	var mu sync.Mutex
 	campaign := w.Load(size*4/5, 500, func(id string, n int) string {
-		if n%200 != 199 {
+		if n%199 != 198 { // a prime: the urgent ones go to many devices, not to every 200th over and over
 			return `,"urgency":"normal"`
 		}
 		mu.Lock()
