@@ -16,7 +16,7 @@ type edge struct {
 	r    *Router
 	part uint16
 
-	turn sync.Mutex    // one owner is told at a time
+	turn chan struct{} // of capacity 1: one owner is told at a time
 	high atomic.Uint64 // Seq of the latest notification published on the channel
 
 	mu   sync.Mutex
@@ -61,7 +61,7 @@ func (r *Router) Online(info delivery.OnlineInfo) (delivery.Up, error) {
 	if info.Connected.IsZero() {
 		info.Connected = time.Now()
 	}
-	e := &edge{r: r, part: r.part(info.Account), info: info}
+	e := &edge{r: r, part: r.part(info.Account), turn: make(chan struct{}, 1), info: info}
 	s := &r.table.slots[e.part]
 	s.mu.Lock()
 	if s.edges == nil {
@@ -119,8 +119,12 @@ func (r *Router) takeUp(e *edge, o owner) {
 
 // announce brings the channel up at an owner, unless that knows of it already.
 func (e *edge) announce(o owner) error {
-	e.turn.Lock()
-	defer e.turn.Unlock()
+	select { // no mutex: the owner's answer may take long, and Close must not wait for it
+	case e.turn <- struct{}{}:
+	case <-e.r.table.ctx.Done():
+		return delivery.ErrStopped
+	}
+	defer func() { <-e.turn }()
 	e.mu.Lock()
 	if e.gone || e.at == o && e.up != nil {
 		e.mu.Unlock()

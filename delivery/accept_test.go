@@ -161,7 +161,7 @@ func TestRepeatedPublish(t *testing.T) {
 			}
 			second <- r
 		})
-		synctest.Wait()
+		settle()
 		release()
 		n := (<-first).Notification
 		if r := <-second; !r.Repeated || r.Notification.ID != n.ID {

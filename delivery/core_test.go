@@ -160,7 +160,7 @@ func TestDeviceIsBackWhileItIsRemoved(t *testing.T) {
 		release := w.store.hold()
 		removed := make(chan error, 1)
 		go func() { removed <- w.core.ForgetDevice(context.Background(), "a", "phone") }()
-		synctest.Wait()
+		settle()
 		ch := w.up("phone", acking)
 		release()
 		if err := <-removed; err != nil {

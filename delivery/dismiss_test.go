@@ -89,7 +89,7 @@ func TestDismissDuringTheAck(t *testing.T) {
 		phone.ack(1) // something to flush
 		var again sync.WaitGroup
 		again.Go(dismiss)
-		synctest.Wait() // it waits for its Flush
+		settle() // it waits for its Flush
 		phone.ack(2)
 		release()
 		again.Wait()

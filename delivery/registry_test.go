@@ -481,7 +481,7 @@ func TestHeldForAnAccount(t *testing.T) {
 			}
 			done <- receipt
 		}()
-		synctest.Wait()
+		settle()
 		ch := w.up("watch", acking, func(i *delivery.OnlineInfo, _ *channel) { i.Account = "c" })
 		release()
 		ch.wantIDs(false, (<-done).Notification.ID)

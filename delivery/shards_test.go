@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/cluster"
@@ -56,6 +57,21 @@ func TestSuiteWithNodesCut(t *testing.T) {
 		t.Skip("this process is such a run, and must not start another")
 	}
 	runSuite(t, "-shards=9", "-nodes=3", "-cut=3000")
+}
+
+// slack is how much later something may happen where streams are cut: what carries it
+// may first have to be dialled again.
+func slack() time.Duration {
+	if *cutAfter > 0 {
+		return time.Second
+	}
+	return 0
+}
+
+// settle waits until everything is done that can be done now.
+func settle() {
+	time.Sleep(slack())
+	synctest.Wait()
 }
 
 func runSuite(t *testing.T, args ...string) {

@@ -90,9 +90,9 @@ func (w *world) acceptWhile(meanwhile func()) *delivery.Notification {
 	release := w.store.hold()
 	accepted := make(chan *delivery.Notification, 1)
 	go func() { accepted <- w.accept(delivery.Request{}) }()
-	synctest.Wait()
+	settle()
 	meanwhile()
-	synctest.Wait()
+	settle()
 	release()
 	return <-accepted
 }
