@@ -256,8 +256,9 @@ func (s *sharded) Reconfigure(to delivery.Settings) {
 // meshes connects Routers by pipes.
 func meshes(routers []*cluster.Router, log *slog.Logger) (all []*relay.Mesh) {
 	random := rand.New(rand.NewPCG(1, uint64(*cutAfter)))
+	dials := map[string]int{}
 	var mu sync.Mutex
-	dial := func(_ context.Context, address string) (net.Conn, error) {
+	dial := func(from int, address string) (net.Conn, error) {
 		var to int
 		if _, err := fmt.Sscan(address, &to); err != nil {
 			return nil, err
@@ -266,8 +267,9 @@ func meshes(routers []*cluster.Router, log *slog.Logger) (all []*relay.Mesh) {
 		if *cutAfter > 0 {
 			mu.Lock()
 			left := random.IntN(*cutAfter)
-			if random.IntN(4) == 0 {
-				left *= 1000 // or no large frame would ever pass
+			pair := fmt.Sprint(from, "-", to)
+			if dials[pair]++; dials[pair]%4 == 0 { // or no large frame would ever pass
+				left += *cutAfter * 100
 			}
 			here = &cutConn{Conn: here, left: left}
 			mu.Unlock()
@@ -277,7 +279,8 @@ func meshes(routers []*cluster.Router, log *slog.Logger) (all []*relay.Mesh) {
 	}
 	var members []relay.Member
 	for i, r := range routers {
-		all = append(all, relay.NewMesh(relay.Options{Name: fmt.Sprint("node", i), Local: r, Dial: dial, Patience: 7 * time.Second, Log: log}))
+		from := func(_ context.Context, address string) (net.Conn, error) { return dial(i, address) }
+		all = append(all, relay.NewMesh(relay.Options{Name: fmt.Sprint("node", i), Local: r, Dial: from, Patience: 7 * time.Second, Log: log}))
 		members = append(members, relay.Member{ID: int64(i + 1), Name: fmt.Sprint("node", i), Address: fmt.Sprint(i)})
 	}
 	for i, m := range all {
