@@ -173,7 +173,8 @@ func (g *Gate) announced(full, deviceID string) error {
 // as it may.
 var errTooManyDevices = errors.New("the account has as many devices as it may have (mqtt.limits.devices)")
 
-// roomFor returns errTooManyDevices for a new device without room.
+// roomFor returns errTooManyDevices for a new device without room. It runs in the account's
+// lane together with what makes the device known: of two at once the second finds the first.
 func (g *Gate) roomFor(account, device string) error {
 	limit := int(g.maxDevices.Load())
 	if limit == 0 {
@@ -193,10 +194,9 @@ const maxDeviceID = 256
 
 // online brings a device up: its client has announced it, or else it goes on with the session
 // that it had. A channel that the device had is over with this, and one that the same full
-// JID had for another device.
+// JID had for another device. It runs in the account's lane: the core must hear of two
+// channels of a device in the order of the maps.
 func (g *Gate) online(account, device, full string, announced bool) error {
-	g.onlineMu.Lock() // the core must hear of two channels of a device in the order of the maps
-	defer g.onlineMu.Unlock()
 	c := &channel{g: g, full: full, device: device, account: account, open: map[string]*request{}, late: map[string]string{}}
 	g.mu.Lock()
 	old, other := g.devices[device], g.channels[full]
@@ -408,7 +408,7 @@ func (g *Gate) answered(e *element, from string, result bool) {
 	case result || !unreachable(condition):
 		g.resumed(from)
 	case r != nil || subject != "":
-		g.gone(from, condition) // the server's word; a client that does not know us says the same, and is no device
+		g.ended(from, func() { g.gone(from, condition) }) // the server's word; a client that does not know us says the same, and is no device
 	}
 }
 
@@ -421,9 +421,7 @@ func (g *Gate) ackLate(c *channel, id, from string) {
 		}
 		g.resumed(from)
 	}
-	select {
-	case g.callsOf(c.account) <- ack:
-	default:
+	if !g.calls.put(c.account, ack) {
 		g.counts.drop()
 		g.resumed(from)
 	}
@@ -436,6 +434,13 @@ func unreachable(condition string) bool {
 		return true
 	}
 	return false
+}
+
+// ended runs what takes a device down, after what its user has asked for before.
+func (g *Gate) ended(full string, fn func()) {
+	if !g.calls.put(bare(full), fn) {
+		g.counts.drop() // the next notification is refused by the server
+	}
 }
 
 // gone takes a device down whose session the server says is over.
@@ -470,6 +475,10 @@ func (g *Gate) gone(full, why string) {
 // that resumes it announces nothing, so that its next stanza brings it back.
 func (g *Gate) suspend(c *channel, why string) {
 	g.mu.Lock()
+	if g.devices[c.device] != c { // another session has taken its place
+		g.mu.Unlock()
+		return
+	}
 	refs := c.giveUpLocked()
 	g.closeLocked(c)
 	g.givenUp[c.full], g.hibernating[c.device] = c, c
@@ -499,12 +508,19 @@ func (g *Gate) dropGivenUpLocked(c *channel) {
 
 // resumed brings a device back whose session has been resumed.
 func (g *Gate) resumed(full string) {
-	g.mu.Lock()
-	c := g.givenUp[full]
-	g.mu.Unlock()
-	if c != nil {
-		g.revive(c)
+	if c := g.suspended(full); c != nil && !g.calls.put(c.account, func() {
+		if g.suspended(full) == c {
+			g.revive(c)
+		}
+	}) {
+		g.counts.drop() // its next stanza tries again
 	}
+}
+
+func (g *Gate) suspended(full string) *channel {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.givenUp[full]
 }
 
 // revive brings a channel's device up again, unless it has left the registry: its user, or a

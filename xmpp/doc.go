@@ -3,16 +3,17 @@
 //
 // Read stanza.go (elements and the writers), reader.go (the stream in), link.go (one
 // connection to the server), core.go (its port to the core), gate.go (the link's life),
-// inbound.go (stanzas in), outbound.go (the outbound
+// inbound.go (stanzas in), lanes.go (calls that wait for the store), outbound.go (the outbound
 // queue), then address.go, device.go (a client as a delivery.Channel), register.go (ad-hoc
 // commands), publish.go (XEP-0357), disco.go and stats.go.
 //
-// Between Start and Stop a Gate runs these goroutines: run dials, reads and handles
-// stanzas; write drains the outbound queue; sixteen of serve make the calls that wait for
-// the store, those of one account in order; ping watches the server while the link is up.
-// mu guards channels and queue. The core calls Channel.Publish with its own mutex held, so
-// that nothing here calls the core with mu held. Stop ends all of them and leaves every device registered with its
-// address: the next Start, here or elsewhere, goes on with them.
+// Between Start and Stop a Gate runs these goroutines: run dials, reads and sorts
+// stanzas; write drains the outbound queue; up to 256 workers of the lanes make the calls
+// that may wait for the store, those of one account in order; ping watches the server
+// while the link is up. mu guards channels and queue. The core calls Channel.Publish with
+// its own mutex held, so that nothing here calls the core with mu held. Stop ends all of
+// them and leaves every device registered with its address: the next Start, here or
+// elsewhere, goes on with them.
 //
 // It imports delivery, internal/backoff, internal/seldom, internal/text and wire.
 package xmpp

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"log/slog"
 	"strconv"
 	"sync"
@@ -78,8 +77,6 @@ func (o Options) withDefaults() Options {
 // Bounds.
 const (
 	maxQueue   = 8192 // outbound stanzas
-	callers    = 16   // goroutines that wait for the store: it writes what they ask for with one sync
-	maxCalls   = 128  // calls that wait for one of them
 	flushAt    = 64 << 10
 	perUser    = 10 // presences and requests a second of one user, or of one foreign domain
 	maxLimits  = 10_000
@@ -100,24 +97,20 @@ type Gate struct {
 	cancel   context.CancelFunc
 	once     sync.Once
 	tasks    sync.WaitGroup
-	calls    [callers]chan func() // for serve: they wait for the store
-	hash     maphash.Seed         // spreads accounts over calls
+	calls    lanes // they wait for the store
 	kick     chan struct{}
 	stopping chan struct{}
 
-	// Touched by run alone.
-	restored bool
-	limits   map[string]*rate.Limiter
+	limits map[string]*rate.Limiter // touched by run alone
 
 	maxDevices atomic.Int64 // of one account; 0: no limit
-
-	onlineMu sync.Mutex // held while a device is brought up; mu is taken within it
 
 	mu       sync.Mutex
 	started  bool
 	quiesced bool
 	stopped  bool // no timer may be set any more
 	link     *link
+	restored bool          // the devices that were online are up; run alone sets it
 	cause    string        // why there is no link
 	hold     time.Duration // Options.Hold
 	held     *time.Timer   // ends the wait for a link
@@ -142,15 +135,13 @@ func New(core Core, o Options) *Gate {
 	o = o.withDefaults()
 	g := &Gate{
 		core: core, opts: o, log: o.Logger.With("component", o.Domain), counts: newCounters(), prefix: rand.Text()[:8] + "-",
-		hash: maphash.MakeSeed(), kick: make(chan struct{}, 1), stopping: make(chan struct{}), cause: "not connected yet",
+		kick: make(chan struct{}, 1), stopping: make(chan struct{}), cause: "not connected yet",
 		limits: map[string]*rate.Limiter{}, channels: map[string]*channel{}, devices: map[string]*channel{},
 		givenUp: map[string]*channel{}, hibernating: map[string]*channel{}, former: map[string]*channel{}, pings: map[string]chan struct{}{}, bursts: map[string]*burst{},
 	}
 	g.Reconfigure(o.MaxDevices, o.Hold)
-	for i := range g.calls {
-		g.calls[i] = make(chan func(), maxCalls)
-	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
+	g.calls = lanes{ctx: g.ctx, tasks: &g.tasks, waiting: map[string]*lane{}}
 	return g
 }
 
@@ -174,9 +165,6 @@ func (g *Gate) Start() {
 	g.holdLocked()
 	g.tasks.Go(g.run)
 	g.tasks.Go(g.write)
-	for _, calls := range g.calls {
-		g.tasks.Go(func() { g.serve(calls) })
-	}
 }
 
 // Quiesce refuses the server's publishes from now on, for a passing reason. Acks still count.
@@ -232,10 +220,14 @@ func (g *Gate) stopTimer(t *time.Timer) {
 	}
 }
 
-// Up reports whether the link is up, and if not, why.
+// Up reports whether the link is up, and the devices that a former process left online with
+// it, and if not, why.
 func (g *Gate) Up() (up bool, cause string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.link != nil && !g.restored {
+		return false, "reading the devices that were online"
+	}
 	return g.link != nil, g.cause
 }
 
@@ -324,7 +316,7 @@ func (g *Gate) attend(l *link) error {
 func (g *Gate) up(l *link) error {
 	g.mu.Lock()
 	g.link, g.cause = l, ""
-	overdue := g.overdue
+	overdue, restored := g.overdue, g.restored
 	g.overdue = false
 	if g.held != nil {
 		g.stopTimer(g.held)
@@ -340,16 +332,20 @@ func (g *Gate) up(l *link) error {
 	g.log.Info("connected to the XMPP server", "address", g.opts.Address, "devices", len(again))
 	if overdue { // the core has given up what it had sent
 		for _, c := range again {
-			g.revive(c)
+			if !g.calls.put(c.account, func() { g.revive(c) }) {
+				g.counts.drop()
+			}
 		}
 	}
-	if g.restored {
+	if restored {
 		return nil
 	}
 	if err := g.restore(); err != nil {
 		return fmt.Errorf("read the devices that were online: %w", err)
 	}
+	g.mu.Lock()
 	g.restored = true
+	g.mu.Unlock()
 	return nil
 }
 
@@ -434,7 +430,7 @@ func (g *Gate) restore() error {
 		for _, d := range page {
 			after = d.ID
 			if d.Via == delivery.ViaXMPP && d.Address != "" && g.local(d.Address) {
-				if err := g.online(d.Account, d.ID, d.Address, false); err != nil {
+				if err := g.calls.do(d.Account, func() error { return g.online(d.Account, d.ID, d.Address, false) }); err != nil {
 					g.seldom.Info(g.log, "device not brought up", "device", d.ID, "error", err)
 				}
 			}
@@ -483,30 +479,4 @@ func (g *Gate) ping(ctx context.Context, l *link) error {
 func (g *Gate) nextIDLocked() string {
 	g.seq++
 	return g.prefix + strconv.FormatUint(g.seq, 36)
-}
-
-// serve runs calls that may wait for the store, in their order.
-func (g *Gate) serve(calls <-chan func()) {
-	for {
-		select {
-		case call := <-calls:
-			call()
-		case <-g.ctx.Done():
-			return
-		}
-	}
-}
-
-// callsOf are the calls of one account, which are in order.
-func (g *Gate) callsOf(account string) chan<- func() {
-	return g.calls[maphash.String(g.hash, account)%callers]
-}
-
-// call hands one to serve. Without room the sender is told to try later.
-func (g *Gate) call(e *element, fn func()) {
-	select {
-	case g.callsOf(bare(e.attr("from"))) <- fn:
-	default:
-		g.fail(e, fault{"wait", "resource-constraint", "the server is busy"})
-	}
 }

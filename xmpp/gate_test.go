@@ -154,6 +154,13 @@ func (w *world) up(full, deviceID string) string {
 // sync returns when the gate has handled all earlier stanzas.
 func (w *world) sync(full string) {
 	w.Helper()
+	w.ping(full)
+	w.eventually("the end of all calls", w.gate.Idle)
+}
+
+// ping returns when the gate has read all earlier stanzas, and handled those of the user.
+func (w *world) ping(full string) {
+	w.Helper()
 	w.link.Sendf("<iq type='get' from='%s' to='%s' id='sync'><ping xmlns='urn:xmpp:ping'/></iq>", full, domain)
 	if s := w.link.Next(); s.ID != "sync" || s.Type != "result" {
 		w.Fatalf("a ping was answered with %.500s", fmt.Sprintf("%+v", s))

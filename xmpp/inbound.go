@@ -56,8 +56,8 @@ func (g *Gate) handle(e *element) {
 	case "presence":
 		g.onPresence(e, from, kind)
 	case "iq":
-		if publish {
-			g.published(e, from) // it cannot have the secret of one of our accounts
+		if publish { // it cannot have the secret of one of our accounts
+			g.unregistered(e, publishSecret)
 			return
 		}
 		g.onRequest(e, from, kind)
@@ -121,16 +121,22 @@ func (g *Gate) onPresence(e *element, from, kind string) {
 			g.seldom.Info(g.log, "announcement ignored", "from", clip(from), "error", err)
 			return
 		}
-		if err := g.announced(from, device.attr("id")); err != nil {
-			g.seldom.Info(g.log, "device not brought up", "account", bare(from), "error", err)
-			g.refuseAnnouncement(e, from, faultOf(err))
+		if !g.calls.put(bare(from), func() {
+			if err := g.announced(from, device.attr("id")); err != nil {
+				g.seldom.Info(g.log, "device not brought up", "account", bare(from), "error", err)
+				g.refuseAnnouncement(e, from, faultOf(err))
+			}
+		}) {
+			g.refuseAnnouncement(e, from, faultOf(errBusy))
 		}
 	case "unavailable":
-		if !g.endOfFormer(from) {
-			g.gone(from, "presence unavailable")
-		}
+		g.ended(from, func() {
+			if !g.endOfFormer(from) {
+				g.gone(from, "presence unavailable")
+			}
+		})
 	case "error":
-		g.gone(from, "presence error")
+		g.ended(from, func() { g.gone(from, "presence error") })
 	case "subscribe":
 		if !g.local(from) {
 			return
@@ -171,33 +177,40 @@ func (g *Gate) checkUser(from string) error {
 }
 
 func (g *Gate) onRequest(e *element, from, kind string) {
+	switch {
+	case kind != "get" && kind != "set":
+	case !g.local(from): // strangers get no lanes, and nothing that waits
+		g.serve(e, from, kind)
+	case !g.calls.put(bare(from), func() { g.serve(e, from, kind) }):
+		g.fail(e, fault{"wait", "resource-constraint", "the server is busy"})
+	}
+}
+
+// serve answers a request.
+func (g *Gate) serve(e *element, from, kind string) {
 	if kind == "get" {
 		g.onGet(e, from)
-		return
-	}
-	if kind != "set" {
 		return
 	}
 	g.mu.Lock()
 	c := g.channels[from]
 	g.mu.Unlock()
-	ack, state, signOut := e.child(nsHeartline, "ack"), e.child(nsHeartline, "state"), e.child(nsHeartline, "sign-out")
-	command := e.child(nsCommands, "command")
+	command, ack, state, signOut := e.child(nsCommands, "command"), e.child(nsHeartline, "ack"), e.child(nsHeartline, "state"), e.child(nsHeartline, "sign-out")
 	ours := command != nil || ack != nil || state != nil || signOut != nil
 	switch err := g.checkUser(from); {
 	case ours && err != nil:
 		g.answer(e, err)
 	case command != nil:
-		g.call(e, func() { g.onCommand(e, from) })
+		g.onCommand(e, from)
 	case ours && c == nil:
 		g.answer(e, errNotUp)
 	case ack != nil:
-		g.call(e, func() { g.answer(e, g.onAck(c, ack)) })
+		g.answer(e, g.onAck(c, ack))
 	case state != nil:
 		c.heartbeat()
 		g.answer(e, g.onState(c, state))
 	case signOut != nil:
-		g.call(e, func() { g.answer(e, g.onSignOut(c)) })
+		g.answer(e, g.onSignOut(c))
 	default:
 		g.fail(e, fault{kind: "cancel", condition: "service-unavailable"})
 	}

@@ -24,15 +24,32 @@ func (g *Gate) published(e *element, from string) {
 		return
 	}
 	device := publish.attr("node")
-	account, err := g.core.AccountOf(device)
-	switch {
-	case errors.Is(err, delivery.ErrNotFound):
-		g.unregistered(e, publishUnknown)
-		return
-	case err != nil:
-		g.refuseForNow(e)
+	g.mu.Lock()
+	c := g.devices[device]
+	g.mu.Unlock()
+	if c != nil { // now: what follows in the stream may be from a session that comes back
+		g.publishedFor(e, from, device, c.account, c)
 		return
 	}
+	if !g.calls.put(device, func() {
+		switch account, err := g.core.AccountOf(device); {
+		case errors.Is(err, delivery.ErrNotFound):
+			g.unregistered(e, publishUnknown)
+		case err != nil:
+			g.refuseForNow(e)
+		default:
+			g.publishedFor(e, from, device, account, nil)
+		}
+	}) {
+		g.refuseForNow(e)
+	}
+}
+
+// publishedFor takes a publish for a device. up is the device's channel when the publish
+// came: it says nothing of one that is up since.
+func (g *Gate) publishedFor(e *element, from, device, account string, up *channel) {
+	pubsub := e.child(nsPubSub, "pubsub")
+	publish := pubsub.child(nsPubSub, "publish")
 	secret := pubsub.child(nsPubSub, "publish-options").child(nsForm, "x").field("secret")
 	if from != hostOf(account) || !hmac.Equal([]byte(secret), []byte(g.secret(account, device))) {
 		g.unregistered(e, publishSecret) // the registration of a former account, too; the answer is the same
@@ -46,7 +63,7 @@ func (g *Gate) published(e *element, from string) {
 	now := time.Now()
 	// A former session of the device explains a publish without saying anything of this one.
 	former := c != nil && body == "" && now.Before(c.echoes)
-	waits := c != nil && len(c.open) > 0 && !former
+	waits := c != nil && c == up && len(c.open) > 0 && !former
 	echo := ours || body == "" && (waits || former || c != nil && now.Before(c.answered) ||
 		c == nil && sleeping != nil && (!g.opts.NotifyAll || now.Before(sleeping.echoes)))
 	if c != nil && body == "" {
@@ -66,11 +83,16 @@ func (g *Gate) published(e *element, from string) {
 		g.counts.publish(publishEmpty)
 		g.answer(e, nil)
 		return
-	case c == nil && g.pushEnded(account, device):
-		g.unregistered(e, publishUnknown)
-		return
 	}
-	g.notify(e, account, device, body, sender)
+	if !g.calls.put(device, func() {
+		if c == nil && g.pushEnded(account, device) {
+			g.unregistered(e, publishUnknown)
+			return
+		}
+		g.notify(e, account, device, body, sender)
+	}) {
+		g.refuseForNow(e)
+	}
 }
 
 // pushEnded reports whether the device has no way left to be reached: a notification

@@ -180,7 +180,9 @@ func TestReplacedAttempts(t *testing.T) {
 		if s.ID == "sync" {
 			break
 		}
-		sets++
+		if s.Type == "set" { // else: the answer to a heartbeat, which the former link did not take
+			sets++
+		}
 	}
 	if sets > 1 {
 		t.Errorf("%d attempts were sent again", sets)
