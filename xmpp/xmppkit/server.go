@@ -147,6 +147,10 @@ func (s *Server) configure(o Options) error {
 	return os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600)
 }
 
+// startPatience is how long a server may take to start: ejabberd has taken more than a minute
+// on two cores with twenty busy processes.
+const startPatience = 3 * time.Minute
+
 // Run starts the process, again after Kill or Stop, and waits until it takes clients.
 func (s *Server) Run(ctx context.Context) error {
 	s.cmd = s.command()
@@ -169,7 +173,7 @@ func (s *Server) Run(ctx context.Context) error {
 		_ = cmd.Wait() // its exit code says nothing that its log does not
 		close(ended)
 	}()
-	for deadline := time.Now().Add(60 * time.Second); ; {
+	for deadline := time.Now().Add(startPatience); ; {
 		if s.listens(ctx) {
 			return nil
 		}
@@ -181,7 +185,7 @@ func (s *Server) Run(ctx context.Context) error {
 		case <-time.After(50 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			return errors.Join(fmt.Errorf("%s does not listen after 60s: %s", s.Kind, s.console()), s.Stop())
+			return errors.Join(fmt.Errorf("%s does not listen after %s: %s", s.Kind, startPatience, s.console()), s.Stop())
 		}
 	}
 }
