@@ -91,7 +91,7 @@ func (s *Session) Begin(link Link, id uint16) {
 	}
 	s.incoming[id] = struct{}{}
 	if s.kept {
-		s.hub.opts.Journal.Incoming(s.ID, id)
+		s.hub.opts.Journal.Incoming(s.Account, s.ID, id)
 	}
 }
 
@@ -104,7 +104,7 @@ func (s *Session) End(link Link, id uint16) bool {
 	if s.link == link && ok {
 		delete(s.incoming, id)
 		if s.kept {
-			s.hub.opts.Journal.Incoming(s.ID, id)
+			s.hub.opts.Journal.Incoming(s.Account, s.ID, id)
 		}
 	}
 	return ok

@@ -77,7 +77,7 @@ func (h *Hub) Connect(a Arrival) (s *Session, present bool) {
 	h.counters.online.Add(1)
 	h.deadlines.set(s, 0)
 	if a.Kept || was {
-		h.opts.Journal.Session(a.ID)
+		h.opts.Journal.Session(s.Account, s.ID)
 	}
 	return s, present
 }
@@ -183,7 +183,7 @@ func (h *Hub) end(s *Session) {
 	}
 	s.subMu.Unlock()
 	if h.deadlines.set(s, 0); kept {
-		h.opts.Journal.Session(s.ID)
+		h.opts.Journal.Session(s.Account, s.ID)
 	}
 	if link != nil {
 		h.counters.online.Add(-1)
@@ -196,12 +196,12 @@ func (h *Hub) end(s *Session) {
 func (s *Session) journalLocked() {
 	j := s.hub.opts.Journal
 	for f := range s.subscriptions {
-		j.Subscription(s.ID, f)
+		j.Subscription(s.Account, s.ID, f)
 	}
 	for id := range s.byID {
-		j.Outgoing(s.ID, id)
+		j.Outgoing(s.Account, s.ID, id)
 	}
 	for id := range s.incoming {
-		j.Incoming(s.ID, id)
+		j.Incoming(s.Account, s.ID, id)
 	}
 }

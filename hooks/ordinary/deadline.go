@@ -44,7 +44,7 @@ func (h *Hub) expire(topicName string, now int64) {
 	gone := k != nil && k.expiry > 0 && k.expiry <= now && r.removeLocked(topicName)
 	r.mu.Unlock()
 	if gone {
-		h.opts.Journal.Retained(topicName)
+		h.opts.Journal.Retained(k.account, topicName)
 	}
 }
 

@@ -30,24 +30,24 @@ type LimitError struct {
 
 func (e *LimitError) Error() string { return e.Reason + " (" + e.Key + ")" }
 
-// Journal hears of what a store is to keep. Its methods return at once, may be called
-// with a session's lock held, and call nothing of the Hub: the Saved methods tell
-// later what there is.
+// Journal hears of what a store is to keep, and whose it is: the account's, "" where
+// no account pays for it. Its methods return at once, may be called with a session's
+// lock held, and call nothing of the Hub: the Saved methods tell later what there is.
 type Journal interface {
-	Session(id string)
-	Subscription(id, filter string)
-	Outgoing(id string, packetID uint16)
-	Incoming(id string, packetID uint16)
-	Retained(topicName string)
+	Session(account, id string)
+	Subscription(account, id, filter string)
+	Outgoing(account, id string, packetID uint16)
+	Incoming(account, id string, packetID uint16)
+	Retained(account, topicName string)
 }
 
 type noJournal struct{}
 
-func (noJournal) Session(string)              {}
-func (noJournal) Subscription(string, string) {}
-func (noJournal) Outgoing(string, uint16)     {}
-func (noJournal) Incoming(string, uint16)     {}
-func (noJournal) Retained(string)             {}
+func (noJournal) Session(string, string)              {}
+func (noJournal) Subscription(string, string, string) {}
+func (noJournal) Outgoing(string, string, uint16)     {}
+func (noJournal) Incoming(string, string, uint16)     {}
+func (noJournal) Retained(string, string)             {}
 
 // Options configure a Hub. Every zero value is a default.
 type Options struct {

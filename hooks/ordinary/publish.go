@@ -42,7 +42,7 @@ func (h *Hub) Publish(m *Message) (pressed []*Session, err error) {
 		}
 		h.retained.set(m)
 		if !ofServer(m.TopicName) {
-			h.opts.Journal.Retained(m.TopicName)
+			h.opts.Journal.Retained(m.Account, m.TopicName)
 		}
 	}
 	d := deliveries.Get().(*delivery)

@@ -580,7 +580,7 @@ func (s *Session) distrustFor(d time.Duration) {
 // changedLocked tells the journal about a packet identifier of a session that is kept.
 func (s *Session) changedLocked(id uint16) {
 	if s.kept {
-		s.hub.opts.Journal.Outgoing(s.ID, id)
+		s.hub.opts.Journal.Outgoing(s.Account, s.ID, id)
 	}
 }
 

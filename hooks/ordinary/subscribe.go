@@ -41,7 +41,7 @@ func (h *Hub) Subscribe(s *Session, link Link, asks []Ask, exempt bool) (codes [
 		codes[i], isNew[i] = a.QoS, !had
 		s.subscriptions[strings.Clone(a.Filter)] = a.Subscription
 		if s.kept {
-			h.opts.Journal.Subscription(s.ID, a.Filter)
+			h.opts.Journal.Subscription(s.Account, s.ID, a.Filter)
 		}
 	}
 	replays := s.beginReplaysLocked(asks, isNew)
@@ -129,7 +129,7 @@ func (h *Hub) Unsubscribe(s *Session, link Link, filters []string) (codes []byte
 		gone[f] = struct{}{}
 		delete(s.subscriptions, f)
 		if s.kept {
-			h.opts.Journal.Subscription(s.ID, f)
+			h.opts.Journal.Subscription(s.Account, s.ID, f)
 		}
 	}
 	s.endReplaysLocked(func(r *replay) bool { _, ok := gone[r.filter]; return ok })

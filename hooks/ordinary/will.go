@@ -70,7 +70,7 @@ func (h *Hub) Disconnect(s *Session, link Link, bye Bye) {
 		h.forget(s)
 		return
 	}
-	h.opts.Journal.Session(s.ID)
+	h.opts.Journal.Session(s.Account, s.ID)
 	h.deadlines.set(s, at)
 	h.publishWill(due)
 }

@@ -73,7 +73,7 @@ type Keeper struct {
 	failed  atomic.Uint64
 
 	mu      sync.Mutex
-	marks   map[mark]struct{}
+	marks   marks
 	writing int       // marks that are being written
 	stalled time.Time // since when a write has not come back, once that is too long
 
@@ -97,7 +97,7 @@ var (
 func New(hub *ordinary.Hub, o Options) *Keeper {
 	h := &Keeper{
 		hub: hub, opts: o.withDefaults(),
-		marks: map[mark]struct{}{}, stored: map[string]struct{}{},
+		marks: marks{accounts: map[string]*accountMarks{}}, stored: map[string]struct{}{},
 		wake: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
 	}
 	h.log = h.opts.Logger
@@ -122,7 +122,7 @@ func (h *Keeper) Stop() {
 // Stats returns the present figures.
 func (h *Keeper) Stats() Stats {
 	h.mu.Lock()
-	waiting, stalled := len(h.marks)+h.writing, !h.stalled.IsZero()
+	waiting, stalled := h.marks.count+h.writing, !h.stalled.IsZero()
 	h.mu.Unlock()
 	return Stats{
 		Waiting: waiting, Stalled: stalled, Written: h.written.Load(), Writes: h.writes.Load(), Failed: h.failed.Load(),
@@ -167,11 +167,9 @@ func (h *Keeper) watch() (end func()) {
 	}
 }
 
-func (h *Keeper) mark(marks ...mark) {
+func (h *Keeper) mark(account string, m mark) {
 	h.mu.Lock()
-	for _, m := range marks {
-		h.marks[m] = struct{}{}
-	}
+	h.marks.add(account, m)
 	h.mu.Unlock()
 	h.signal()
 }
@@ -184,29 +182,33 @@ func (h *Keeper) signal() {
 }
 
 // Session implements ordinary.Journal.
-func (h *Keeper) Session(id string) { h.markOf(mark{kind: kindClient, client: id}) }
+func (h *Keeper) Session(account, id string) {
+	h.markOf(account, mark{kind: kindClient, client: id})
+}
 
 // Subscription implements ordinary.Journal.
-func (h *Keeper) Subscription(id, filter string) {
-	h.markOf(mark{kind: kindSubscription, client: id, name: filter})
+func (h *Keeper) Subscription(account, id, filter string) {
+	h.markOf(account, mark{kind: kindSubscription, client: id, name: filter})
 }
 
 // Outgoing implements ordinary.Journal.
-func (h *Keeper) Outgoing(id string, packetID uint16) {
-	h.markOf(mark{kind: kindInflight, client: id, id: packetID})
+func (h *Keeper) Outgoing(account, id string, packetID uint16) {
+	h.markOf(account, mark{kind: kindInflight, client: id, id: packetID})
 }
 
 // Incoming implements ordinary.Journal.
-func (h *Keeper) Incoming(id string, packetID uint16) {
-	h.markOf(mark{kind: kindIncoming, client: id, id: packetID})
+func (h *Keeper) Incoming(account, id string, packetID uint16) {
+	h.markOf(account, mark{kind: kindIncoming, client: id, id: packetID})
 }
 
 // Retained implements ordinary.Journal.
-func (h *Keeper) Retained(topicName string) { h.mark(mark{kind: kindRetained, name: topicName}) }
+func (h *Keeper) Retained(account, topicName string) {
+	h.mark(account, mark{kind: kindRetained, name: topicName})
+}
 
 // markOf marks something of a client whose identifier can be a part of a key.
-func (h *Keeper) markOf(m mark) {
+func (h *Keeper) markOf(account string, m mark) {
 	if strings.IndexByte(m.client, 0) < 0 {
-		h.mark(m)
+		h.mark(account, m)
 	}
 }

@@ -2,6 +2,7 @@ package persist_test
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"reflect"
 	"slices"
@@ -24,6 +25,15 @@ type testStore struct {
 	all  map[string][]byte
 	fail error
 	hang chan struct{} // a write waits for its end
+
+	batches [][]store.StateChange // that have begun
+}
+
+// begun returns how many writes have begun.
+func (s *testStore) begun() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.batches)
 }
 
 func (s *testStore) ScanState(prefix string, fn func(string, []byte) error) error {
@@ -43,6 +53,7 @@ func (s *testStore) ScanState(prefix string, fn func(string, []byte) error) erro
 func (s *testStore) ApplyState(changes []store.StateChange) error {
 	s.mu.Lock()
 	hang := s.hang
+	s.batches = append(s.batches, changes)
 	s.mu.Unlock()
 	if hang != nil {
 		<-hang
@@ -257,5 +268,55 @@ func TestStateOfAnOlderVersion(t *testing.T) {
 	keeper.Stop()
 	if _, old := s.all["iphone\x00\x00\x05"]; old || s.all["pphone\x00\x00\x09"] == nil {
 		t.Error("not written in the new form")
+	}
+}
+
+// TestAccountsTakeTurns: an account that changes a lot delays its own changes alone, and
+// no write is larger than a notification can wait for.
+func TestAccountsTakeTurns(t *testing.T) {
+	s := &testStore{all: map[string][]byte{}, hang: make(chan struct{})}
+	hub, keeper := start(t, s)
+	publish := func(account, topicName string, bytes int) {
+		t.Helper()
+		if _, err := hub.Publish(&ordinary.Message{TopicName: topicName, Account: account, Payload: make([]byte, bytes), QoS: 1, Retain: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish("bob", "bob/first", 1)
+	for s.begun() == 0 { // its write hangs until everything else is there
+		time.Sleep(time.Millisecond)
+	}
+	for i := range 300 {
+		publish("bob", fmt.Sprint("bob/", i), 10_000)
+	}
+	for i := range 20 {
+		publish("alice", fmt.Sprint("alice/", i), 100)
+	}
+	s.mu.Lock()
+	close(s.hang)
+	s.hang = nil
+	s.mu.Unlock()
+	for keeper.Stats().Waiting > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	others := 0
+	for i, batch := range s.batches {
+		bytes, alice := 0, 0
+		for _, c := range batch {
+			if bytes += len(c.Value); strings.HasPrefix(c.Key, "ralice/") {
+				alice++
+			}
+		}
+		if bytes > 300_000 {
+			t.Errorf("write %d has %d bytes", i, bytes)
+		}
+		if i <= 1 {
+			others += alice
+		}
+	}
+	if others != 20 {
+		t.Errorf("%d of alice's 20 changes are in the first write after the one that hung, behind bob's 3 MB", others)
 	}
 }

@@ -64,7 +64,7 @@ func (h *Keeper) restoreSessions(sessions map[string]*ordinary.State, now int64)
 		}
 		if s.Gone == 0 {
 			s.Gone = now // the process died before it could say
-			h.Session(m.client)
+			h.Session(string(s.Username), m.client)
 		}
 		if s.Gone+int64(expiry) <= now {
 			for _, k := range []string{m.key(), ofClient(kindSubscription, m.client), ofClient(kindInflight, m.client), ofClient(kindIncoming, m.client)} {
@@ -120,11 +120,11 @@ func (h *Keeper) restoreInflight(sessions map[string]*ordinary.State, now int64)
 				id = header.ClientID
 			}
 			of.Incoming = append(of.Incoming, id)
-			h.Incoming(m.client, id)
+			h.Incoming(of.Account, m.client, id)
 		}
 		o, ok := header.outgoing(msg, m.id)
 		if of == nil || !ok || expired(msg, now) {
-			h.mark(m) // the Hub does not have it, so it will be removed
+			h.mark("", m) // the Hub does not have it, so it will be removed
 			return nil
 		}
 		of.Outgoing = append(of.Outgoing, o)
@@ -138,7 +138,7 @@ func (h *Keeper) restoreIncoming(sessions map[string]*ordinary.State) error {
 		if of := sessions[m.client]; of != nil {
 			of.Incoming = append(of.Incoming, m.id)
 		} else {
-			h.mark(m)
+			h.mark("", m)
 		}
 		return nil
 	})
@@ -152,7 +152,7 @@ func (h *Keeper) restoreRetained(now int64) error {
 			return err
 		}
 		if expired(msg, now) || len(msg.Payload) == 0 {
-			h.mark(m)
+			h.mark("", m)
 			return nil
 		}
 		msg.TopicName = m.name

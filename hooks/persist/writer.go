@@ -2,17 +2,27 @@ package persist
 
 import (
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 	"github.com/heartline-mqtt/heartline/store"
 )
 
-// maxWrite bounds a batch, in bytes and in changes.
+// maxWrite bounds a batch, in bytes and in changes: a notification that is accepted
+// meanwhile waits in the store's log behind the whole batch. maxTaken bounds the marks
+// that it looks at: most are of packets that have come and gone.
 const (
-	maxWriteBytes = 4 << 20
-	maxWriteCount = 10_000
+	maxWriteBytes = 256 << 10
+	maxWriteCount = 1000
+	maxTaken      = 10_000
 )
+
+// markBytes is the price of a mark itself, in bytes of values that are as much work.
+const markBytes = 256
+
+// yieldEvery is how many marks are encoded before other goroutines have a turn.
+const yieldEvery = 16
 
 // write is the writer: it runs from Restore to Stop.
 func (h *Keeper) write() {
@@ -21,7 +31,8 @@ func (h *Keeper) write() {
 	for quitting := false; ; {
 		began := time.Now()
 		wait := h.opts.Gather
-		if err := h.flush(); err != nil {
+		more, err := h.flush()
+		if err != nil {
 			if quitting {
 				h.log.Error("MQTT state not stored: the latest changes are lost", "error", err)
 				return
@@ -30,7 +41,6 @@ func (h *Keeper) write() {
 				h.log.Error("MQTT state not stored for now, retrying", "error", err)
 			}
 			wait, retry = retry, min(2*retry, h.opts.RetryMax)
-			h.signal() // there is something left
 		} else {
 			if retry != h.opts.RetryInitial {
 				h.log.Info("MQTT state is stored again")
@@ -38,8 +48,13 @@ func (h *Keeper) write() {
 			retry = h.opts.RetryInitial
 			wait = rest(wait, time.Since(began))
 		}
-		if quitting {
+		switch {
+		case quitting && more:
+			continue
+		case quitting:
 			return
+		case more:
+			h.signal()
 		}
 		select {
 		case <-h.wake:
@@ -57,63 +72,75 @@ func (h *Keeper) write() {
 	}
 }
 
-// maxRest bounds for how long changes are gathered when writes are slow.
+// maxRest bounds the pause between writes when they are slow.
 const maxRest = 250 * time.Millisecond
 
-// rest returns how long to gather changes after a write that took some time: as long as
-// the write, so that a client that queues and retains at full speed leaves half of the
+// rest returns how long to pause after a write that took some time: three times as long,
+// so that an account that queues and retains at full speed leaves three quarters of the
 // disk's time to notifications. Changes that cancel each other out meanwhile cost no write.
 func rest(gather, took time.Duration) time.Duration {
-	return max(gather, min(took, maxRest))
+	return max(gather, min(3*took, maxRest))
 }
 
-// flush writes the marked entries. On an error it restores the marks.
-func (h *Keeper) flush() error {
-	h.mu.Lock()
-	marks := h.marks
-	if len(marks) == 0 {
-		h.mu.Unlock()
-		return nil
-	}
-	h.marks, h.writing = map[mark]struct{}{}, len(marks)
-	h.mu.Unlock()
-
+// flush writes marked entries, as many as one batch takes. more reports whether others
+// are left. On an error it restores the marks.
+func (h *Keeper) flush() (more bool, err error) {
 	w := batch{keeper: h}
-	err := func() error {
-		for m := range marks { // sessions first: one that is over takes all that is its own away
-			if m.kind == kindClient {
-				if err := w.add(m); err != nil {
-					return err
-				}
-			}
+	for !w.full() {
+		h.mu.Lock()
+		account, m, ok := h.marks.next()
+		if ok {
+			h.writing++
 		}
-		for m := range marks {
-			if m.kind != kindClient {
-				if err := w.add(m); err != nil {
-					return err
-				}
-			}
+		h.mu.Unlock()
+		if !ok {
+			break
 		}
-		return w.apply()
-	}()
+		w.taken = append(w.taken, taken{account, m})
+		cost := -w.bytes
+		if err = w.add(m); err != nil {
+			break
+		}
+		cost += w.bytes + markBytes
+		h.mu.Lock()
+		h.marks.spend(account, cost)
+		h.mu.Unlock()
+		if len(w.taken)%yieldEvery == 0 {
+			runtime.Gosched()
+		}
+	}
+	if err == nil {
+		err = w.apply()
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.writing = 0
 	if err != nil {
-		for m := range marks { // what was written already is written once more
-			h.marks[m] = struct{}{}
+		for _, t := range w.taken {
+			h.marks.add(t.account, t.mark)
 		}
 	}
-	return err
+	return h.marks.count > 0, err
+}
+
+// taken is a mark of which a batch has the value.
+type taken struct {
+	account string
+	mark    mark
 }
 
 // batch is a write in the making.
 type batch struct {
 	keeper  *Keeper
+	taken   []taken
 	changes []store.StateChange
-	bytes   int
+	bytes   int // of the changes
 
 	retained []*ordinary.Message // among the changes
+}
+
+func (w *batch) full() bool {
+	return w.bytes >= maxWriteBytes || len(w.changes) >= maxWriteCount || len(w.taken) >= maxTaken
 }
 
 func (w *batch) add(m mark) error {
@@ -144,9 +171,7 @@ func (w *batch) add(m mark) error {
 	default:
 		w.changes = append(w.changes, store.StateChange{Key: key, Remove: true})
 	}
-	if w.bytes += len(key) + len(value); w.bytes >= maxWriteBytes || len(w.changes) >= maxWriteCount {
-		return w.apply()
-	}
+	w.bytes += len(key) + len(value)
 	return nil
 }
 
@@ -160,20 +185,20 @@ func (w *batch) apply() error {
 	if err != nil {
 		return err
 	}
-	for i := range w.changes {
-		if c := &w.changes[i]; c.Remove && !c.Prefix && (c.Key[0] == kindInflight || c.Key[0] == kindIncoming) {
+	for i := range w.changes { // an entry that changed meanwhile is in the batch twice
+		switch c := &w.changes[i]; {
+		case c.Prefix || c.Key[0] != kindInflight && c.Key[0] != kindIncoming:
+		case c.Remove:
 			delete(w.keeper.stored, c.Key)
+		default:
+			w.keeper.stored[c.Key] = struct{}{}
 		}
 	}
 	for _, m := range w.retained {
 		w.keeper.hub.Written(m)
 	}
-	clear(w.retained)
-	w.retained = w.retained[:0]
 	w.keeper.writes.Add(1)
 	w.keeper.written.Add(uint64(len(w.changes)))
-	clear(w.changes)
-	w.changes, w.bytes = w.changes[:0], 0
 	return nil
 }
 
