@@ -421,10 +421,11 @@ func (c *conn) refusesTopic(topicName string) refusal {
 	return refusal{}
 }
 
-// bridgeState reports whether a topic is where a bridge says whether it is connected,
-// as Mosquitto's bridges do.
+// bridgeState reports whether a topic is where the client, if it is a bridge, says
+// whether it is connected, as Mosquitto's bridges do. MQTT 5 has no bit that tells a
+// bridge, so that every client may write the one topic that bears its identifier.
 func (c *conn) bridgeState(topicName string) bool {
-	return c.bridge && topicName == "$SYS/broker/connection/"+c.client.ID+"/state"
+	return !strings.ContainsAny(c.client.ID, "/+#") && topicName == ordinary.ConnectionTopics+c.client.ID+"/state"
 }
 
 // reserved reports whether a topic name is the server's own, or one that no filter can

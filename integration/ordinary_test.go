@@ -579,7 +579,7 @@ func sharedOnline(c *court) error {
 
 func publishReserved(c *court) error {
 	cl := c.join(5, "reserved")
-	for i, topicName := range []string{"$SYS/broker/uptime", "$SYS/broker/connection/reserved/state", "$share/g/topic"} {
+	for i, topicName := range []string{"$SYS/broker/uptime", "$SYS/broker/connection/another/state", "$share/g/topic"} {
 		if err := cl.Publish(uint16(i+1), 2, topicName, []byte("x")); err != nil {
 			return err
 		}
@@ -652,7 +652,17 @@ func bridgeState(c *court) error {
 	c.subscribe(watch, 0, filter("$SYS/broker/connection/bridge-b/state"))
 	c.publish(b, 1, "$SYS/broker/connection/bridge-b/state", "1", true)
 	b.Close()
-	return wants("state", payloads(hear(watch, time.Second, "")), []string{"1", "0"})
+	if err := wants("state at mqttv311", payloads(hear(watch, time.Second, "")), []string{"1", "0"}); err != nil {
+		return err
+	}
+	const state = "$SYS/broker/connection/bridge-c/state"
+	c.subscribe(watch, 0, filter(state))
+	five := c.join(5, "bridge-c", will(state, "0", true, 0)) // no bit tells that it is a bridge
+	c.publish(five, 1, state, "1", true)
+	five.Close()
+	got := payloads(hear(watch, time.Second, ""))
+	c.publish(c.join(5, "bridge-c"), 1, state, "", true)
+	return wants("state at mqttv50", got, []string{"1", "0"})
 }
 
 // TestPathOfWebSocket: /mqtt/ is /mqtt, as clients write it, and nothing below it is.

@@ -45,9 +45,15 @@ func newRetained(disk Disk, cache int64) *retained {
 	return &retained{disk: disk, cache: cache, entries: map[string]*kept{}, bytes: map[string]int64{}}
 }
 
+// ConnectionTopics is what the topics begin with where bridges tell their state. They
+// are the only ones of $SYS that clients write.
+const ConnectionTopics = "$SYS/broker/connection/"
+
 // ofServer reports whether a topic is the server's own: it costs nobody anything and
 // is never stored.
-func ofServer(topicName string) bool { return strings.HasPrefix(topicName, "$SYS/") }
+func ofServer(topicName string) bool {
+	return strings.HasPrefix(topicName, "$SYS/") && !strings.HasPrefix(topicName, ConnectionTopics)
+}
 
 // admit reports why a message may not be retained. limit is the account's budget, 0:
 // none. room, if there is one, says why the disk must not fill up further.
