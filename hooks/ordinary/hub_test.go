@@ -140,10 +140,11 @@ func TestLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantKey(retain("r/2", strings.Repeat("x", 2000)), "mqtt.limits.retained_bytes")
+	wantKey(retain(ConnectionTopics+"bridge/state", strings.Repeat("x", 2000)), "mqtt.limits.retained_bytes")
 	if err := retain("r/1", "shorter"); err != nil {
 		t.Errorf("a replacement: %v", err)
 	}
-	if st := h.Stats(); st.RefusedRetained != 1 || st.Retained != 1 {
+	if st := h.Stats(); st.RefusedRetained != 2 || st.Retained != 1 {
 		t.Errorf("%+v", st)
 	}
 
@@ -193,6 +194,97 @@ func TestSharedPrefersAllowed(t *testing.T) {
 	a, b := strings.Count(filled(may, mayLink), "open/x"), strings.Count(filled(not, notLink), "open/x")
 	if a != 10 || b != 10 {
 		t.Errorf("dealt %d and %d of 20", a, b)
+	}
+}
+
+// TestRetainedIsKeptBack: a new subscription gets no retained message whose topic its
+// client may not read, whatever its filter matches.
+func TestRetainedIsKeptBack(t *testing.T) {
+	t.Parallel()
+	h, _ := hubAt(Options{MayRead: func(_ *Session, topicName string) bool { return topicName != "closed" }})
+	for _, topicName := range []string{"closed", "open"} {
+		if _, err := h.Publish(&Message{TopicName: topicName, Payload: []byte("x"), Retain: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, link := join(h, "c")
+	subscribeTo(t, h, s, link, "#", 1)
+	var got string
+	for s.Feed(link) {
+		got += filled(s, link)
+	}
+	if !strings.Contains(got, "open") || strings.Contains(got, "closed") {
+		t.Errorf("got %q", got)
+	}
+}
+
+// TestSharedPrefersWhoKeepsUp: a message of a shared subscription goes to a member that
+// has room, though another one's turn it is. Where nobody has any, it goes to one of those
+// that are connected.
+func TestSharedPrefersWhoKeepsUp(t *testing.T) {
+	t.Parallel()
+	h, _ := hubAt(Options{Bounds: Bounds{Budget: Budget{Bytes: 1 << 20, Messages: 4}}})
+	slow, slowLink := join(h, "slow")
+	quick, quickLink := join(h, "quick")
+	subscribeTo(t, h, slow, slowLink, "$share/g/work", 1)
+	subscribeTo(t, h, quick, quickLink, "$share/g/work", 1)
+	publish := func(n int) (forSlow, forQuick int) {
+		for range n {
+			publishTo(t, h, "work", 0)
+			forQuick += strings.Count(filled(quick, quickLink), "work")
+		}
+		return slow.queue.len, forQuick
+	}
+	if a, b := publish(10); a != 5 || b != 5 {
+		t.Fatalf("dealt %d and %d of 10", a, b)
+	}
+	// The slow one is over its budget once it has more than 4 waiting at QoS 1.
+	subscribeTo(t, h, slow, slowLink, "fill", 1)
+	for range 6 {
+		publishTo(t, h, "fill", 1)
+	}
+	before := slow.queue.len
+	if a, b := publish(10); a != before || b != 10 {
+		t.Errorf("the slow member got %d of 10, the quick one %d", a-before, b)
+	}
+}
+
+// TestManyLevels: what a topic name and a filter cost is linear in their bytes, in the
+// index and among retained messages. It is not parallel: it counts allocations.
+func TestManyLevels(t *testing.T) {
+	h, _ := hubAt(Options{})
+	s, link := join(h, "c")
+	deep := strings.Repeat("/", 65_400)
+	plus := strings.Repeat("+/", 32_700) + "#"
+	for _, f := range []string{plus, plus[:len(plus)-1] + "x"} {
+		levels, key := strings.Split(f, "/"), keyOf(deep)
+		if n := testing.AllocsPerRun(1, func() { compare(levels, key) }); n > 1 {
+			t.Errorf("a filter of %d levels is compared with a topic in %v allocations of the topic's size", len(levels), n)
+		}
+	}
+	for range 3 {
+		if _, err := h.Publish(&Message{TopicName: deep, Payload: []byte("x"), Retain: true}); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range []string{deep, plus} {
+			subscribeTo(t, h, s, link, f, 0)
+			for s.Feed(link) {
+			}
+			if b, n := s.Fill(link, nil, 1<<20); n != 1 {
+				t.Fatalf("%d retained messages, %d bytes", n, len(b))
+			}
+		}
+		publishTo(t, h, deep, 0)
+		if _, n := s.Fill(link, nil, 1<<20); n != 1 {
+			t.Fatalf("%d live messages, want 1 for both subscriptions", n)
+		}
+		if codes, ok := h.Unsubscribe(s, link, []string{deep, plus}); !ok || codes[0]|codes[1] != 0 {
+			t.Fatalf("UNSUBACK %x", codes)
+		}
+		s.Resume(link, nil)
+	}
+	if len(h.index.root.children) != 0 {
+		t.Error("levels are left in the index")
 	}
 }
 

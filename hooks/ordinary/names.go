@@ -113,9 +113,15 @@ func compare(filter []string, key string) (seek string, match bool) {
 			return "%", false // past $: [MQTT-4.7.2-1]
 		}
 	}
-	// Where the level after the last + begins and ends: everything below it can be
-	// skipped, and nothing else.
-	bump := ""
+	// Where the level of the last + ends: everything below it can be skipped, and nothing
+	// else. The seek key is made once: one for each + would cost the square of the levels.
+	plus := -1
+	past := func() string {
+		if plus < 0 {
+			return ""
+		}
+		return key[:plus] + "\x01"
+	}
 	at := 0
 	for i, level := range filter {
 		if level == "#" {
@@ -137,11 +143,11 @@ func compare(filter []string, key string) (seek string, match bool) {
 		name := key[at:end]
 		switch {
 		case level == "+":
-			bump = key[:end] + "\x01"
+			plus = end
 		case name < level:
 			return key[:at] + level, false
 		case name > level:
-			return bump, false
+			return past(), false
 		}
 		at = end + 1
 		if at > len(key) && i+1 < len(filter) && filter[i+1] == "#" {
@@ -151,5 +157,5 @@ func compare(filter []string, key string) (seek string, match bool) {
 	if at > len(key) {
 		return "", true
 	}
-	return bump, false // the key has more levels
+	return past(), false // the key has more levels
 }
