@@ -58,6 +58,10 @@ var (
 // process that is gone.
 const connectPatience = 30 * time.Second
 
+// doubtPatience is how long a request whose write has failed waits for the database, which
+// alone knows what became of it.
+const doubtPatience = 5 * time.Second
+
 // postgresOptions are those of the database that cfg names.
 func postgresOptions(cfg *config.Config, log *slog.Logger) (o pgstore.Options, err error) {
 	url, err := config.ReadSecret(cfg.Store.Postgres.URL, cfg.Store.Postgres.URLFile)
@@ -151,7 +155,7 @@ func (n *node) join(ctx context.Context) (cluster.Life, error) {
 	l := &life{Node: joined, n: n}
 	l.out, err = store.New(store.Options{
 		Open: joined.Open, History: n.cfg.Store.History, HousekeepingInterval: n.cfg.Store.Housekeeping, Unread: n.unread,
-		KeepsHouse: func() bool { return n.Serves(0) }, Logger: n.log,
+		KeepsHouse: func() bool { return n.Serves(0) }, Doubt: doubtPatience, Logger: n.log,
 	})
 	if err != nil {
 		joined.Close()

@@ -75,7 +75,7 @@ func (e *FullError) Unwrap() error { return ErrTooMuchOutstanding }
 // Accept makes a notification durable and sets it on its way. It returns when it
 // is on the disk. The errors wrap ErrInvalid, ErrUnknownAccount, ErrUnknownDevice,
 // ErrConflict, ErrTooMuchOutstanding, ErrUnavailable or ErrStopped; with any of them
-// nothing was accepted.
+// nothing was accepted. With ErrInDoubt that is not known yet.
 func (c *Core) Accept(ctx context.Context, r Request) (Receipt, error) {
 	type result struct {
 		Receipt
@@ -172,10 +172,11 @@ func (c *Core) accept(r Request, n *Notification, done func(Receipt, error)) err
 		if repeat != nil {
 			return c.answerRepeat(repeat, done)
 		}
-		answer := done
-		done = func(receipt Receipt, err error) { c.unclaim(n.ID); answer(receipt, err) }
 	} else if r.Again && r.Mark != nil {
 		repeat, err := c.marked(n.Account, *r.Mark)
+		if errors.Is(err, ErrUnavailable) { // of this copy nothing was accepted, of the first perhaps
+			err = ErrInDoubt
+		}
 		if err != nil {
 			return err
 		}
@@ -219,14 +220,16 @@ func (c *Core) claim(r Request, n *Notification) (*Notification, error) {
 		c.mu.Lock()
 		other := c.accepting[n.ID]
 		if other == nil {
-			c.accepting[n.ID] = make(chan struct{})
+			c.accepting[n.ID] = &claimedID{over: make(chan struct{}), inDoubt: make(chan struct{})}
 		}
 		c.mu.Unlock()
 		if other == nil {
 			break
 		}
 		select {
-		case <-other: // a commit away
+		case <-other.over: // a commit away
+		case <-other.inDoubt:
+			return nil, ErrInDoubt
 		case <-c.quit:
 			return nil, ErrStopped
 		}
@@ -249,10 +252,16 @@ func (c *Core) claim(r Request, n *Notification) (*Notification, error) {
 	return first, nil
 }
 
+// claimedID is an ID on its way into the store.
+type claimedID struct {
+	over    chan struct{} // closed when it is in, or refused
+	inDoubt chan struct{} // closed when that will not be known for a while
+}
+
 func (c *Core) unclaim(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	close(c.accepting[id])
+	close(c.accepting[id].over)
 	delete(c.accepting, id)
 }
 
@@ -315,9 +324,9 @@ func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt
 			c.beginOffline(deliveries[i], n, b)
 		}
 	}
-	c.out.Commit(b, func(err error) {
-		c.committed.put(commitResult{account: a, notification: n, deliveries: deliveries, begun: b.Events, err: err, done: done})
-	})
+	result := &commitResult{core: c, account: a, notification: n, deliveries: deliveries, begun: b.Events, claimed: r.ID != "", done: done}
+	b.InDoubt = result.onDoubt
+	c.out.Commit(b, result.onDone)
 	return nil
 }
 
@@ -355,12 +364,31 @@ func (c *Core) beginOffline(d *delivery, n *Notification, b *Batch) {
 
 // commitResult is the store's answer to an acceptance.
 type commitResult struct {
+	core         *Core
 	account      *account
 	notification *Notification
 	deliveries   []*delivery
 	begun        []Event // of those to devices that were offline
 	err          error   // nil: it is durable
+	claimed      bool    // the request had an ID
 	done         func(Receipt, error)
+}
+
+func (r *commitResult) onDone(err error) {
+	r.err = err
+	r.core.committed.put(*r)
+}
+
+// onDoubt answers a request whose outcome will not be known for a while. The Outbox calls
+// it before onDone, from the same goroutine.
+func (r *commitResult) onDoubt() {
+	if r.claimed {
+		r.core.mu.Lock()
+		close(r.core.accepting[r.notification.ID].inDoubt)
+		r.core.mu.Unlock()
+	}
+	r.done(Receipt{}, fmt.Errorf("accept notification %s: %w", r.notification.ID, ErrInDoubt))
+	r.done = func(Receipt, error) {}
 }
 
 // onAccepted handles acceptances that the outbox has stored or refused.
@@ -387,6 +415,9 @@ func (c *Core) onAccepted(rs []commitResult) {
 		r := &rs[i]
 		if r.err != nil {
 			r.err = fmt.Errorf("accept notification %s: %w", r.notification.ID, r.err)
+		}
+		if r.claimed {
+			c.unclaim(r.notification.ID)
 		}
 		r.done(receipts[i], r.err)
 	}

@@ -108,9 +108,9 @@ type Core struct {
 	up     atomic.Int64 // devices whose channel is up
 
 	mu        sync.Mutex
-	devices   map[string]*device       // with a connection, something unfinished or a pending change
-	accounts  map[string]*account      // of those devices
-	accepting map[string]chan struct{} // IDs on their way into the store
+	devices   map[string]*device    // with a connection, something unfinished or a pending change
+	accounts  map[string]*account   // of those devices
+	accepting map[string]*claimedID // IDs on their way into the store
 	deadlines deadlines
 	pending   pending
 	stopped   bool
@@ -161,7 +161,7 @@ type pending struct {
 func New(opts Options, out Outbox, pusher Pusher, log *slog.Logger) *Core {
 	c := &Core{
 		opts: opts, out: out, pusher: pusher, log: log,
-		devices: map[string]*device{}, accounts: map[string]*account{}, accepting: map[string]chan struct{}{}, holders: map[address]*device{},
+		devices: map[string]*device{}, accounts: map[string]*account{}, accepting: map[string]*claimedID{}, holders: map[address]*device{},
 		openings: map[string]*opening{},
 		kick:     make(chan struct{}, 1), quit: make(chan struct{}), stopDone: make(chan struct{}), noPushing: make(chan struct{}),
 		clock: newClock(opts.Floor, &opts),

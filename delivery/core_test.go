@@ -644,15 +644,49 @@ func TestCancelledIsOnTheDisk(t *testing.T) {
 // answersLate tells of acceptances when its gate is open.
 type answersLate struct {
 	delivery.Outbox
-	gate chan struct{}
+	gate    chan struct{}
+	inDoubt bool
 }
 
 func (o *answersLate) Commit(b *delivery.Batch, done func(error)) {
 	if len(b.Accept) > 0 {
 		answer := done
-		done = func(err error) { <-o.gate; answer(err) }
+		done = func(err error) {
+			if o.inDoubt {
+				b.InDoubt()
+			}
+			<-o.gate
+			answer(err)
+		}
 	}
 	o.Outbox.Commit(b, done)
+}
+
+// TestAcceptInDoubt: a request whose write has an unknown outcome is answered once, and so
+// is its repetition. When the outcome is known the notification is on its way.
+func TestAcceptInDoubt(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "")
+		w.stop()
+		out := &answersLate{Outbox: w.store, gate: make(chan struct{}), inDoubt: true}
+		w.core = newCore(options(), out, nil, slog.New(slog.DiscardHandler))
+		if err := w.core.Start(); err != nil {
+			t.Fatal(err)
+		}
+		request := delivery.Request{Account: "a", ID: "one", Title: "t"}
+		for _, which := range []string{"request", "repetition"} {
+			if _, err := w.core.Accept(context.Background(), request); !errors.Is(err, delivery.ErrInDoubt) || errors.Is(err, delivery.ErrUnavailable) {
+				t.Errorf("the %s: %v", which, err)
+			}
+		}
+		close(out.gate)
+		synctest.Wait()
+		again, err := w.core.Accept(context.Background(), request)
+		if err != nil || !again.Repeated {
+			t.Fatalf("after the outcome is known: %+v, %v", again, err)
+		}
+		w.wantTimeline(again.Notification, "accepted, waiting")
+	})
 }
 
 func TestSameIDAgain(t *testing.T) {

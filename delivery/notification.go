@@ -343,6 +343,11 @@ type Batch struct {
 	// Sync asks that the batch be on the disk, not only in the page cache,
 	// before its commit returns.
 	Sync bool
+
+	// InDoubt, unless it is nil, is called at most once, before the commit's done, where
+	// the store will not know for a while whether a batch that accepts took effect. Like
+	// done it must not block.
+	InDoubt func()
 }
 
 // Finish ends a delivery in the store.

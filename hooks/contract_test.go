@@ -234,6 +234,47 @@ func TestPublishAgain(t *testing.T) {
 	}
 }
 
+// TestPublishInDoubt: a publish whose outcome is unknown is neither acknowledged nor
+// refused. Its connection ends, and its copy with DUP is acknowledged and not accepted
+// again.
+func TestPublishInDoubt(t *testing.T) {
+	for _, version := range []byte{4, 5} {
+		s := newSite(t)
+		phone := s.device(5, rawmqtt.Connect{ID: "phone", Username: "anna"})
+		publish := func(dup bool) *rawmqtt.Client {
+			t.Helper()
+			backend := s.connect(version, rawmqtt.Connect{ID: "backend", SessionExpiry: 60})
+			must(t, backend.Send(packets.Packet{
+				FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 1, Dup: dup}, PacketID: 7, TopicName: toAnna, Payload: []byte(`{"title":"once"}`),
+			}))
+			return backend
+		}
+		s.store.inDoubt.Store(true)
+		backend := publish(false)
+		for {
+			pk, err := backend.Read(10 * time.Second)
+			if err != nil {
+				break
+			}
+			if pk.FixedHeader.Type == packets.Puback {
+				t.Fatalf("version %d: got %+v", version, pk)
+			}
+		}
+		backend.Close()
+		s.store.inDoubt.Store(false)
+		must(t, phone.Puback(next(t, phone).PacketID))
+		backend = publish(true)
+		if pk := next(t, backend); pk.FixedHeader.Type != packets.Puback || pk.ReasonCode != 0 {
+			t.Errorf("version %d: the copy got %+v", version, pk)
+		}
+		backend.Close()
+		s.notify(delivery.Request{Account: "anna", Title: "next"})
+		if p := pseudo(t, next(t, phone)); p.Title != "next" {
+			t.Errorf("version %d: %q was delivered twice", version, p.Title)
+		}
+	}
+}
+
 // TestPushTokens registers and removes with each server over MQTT.
 func TestPushTokens(t *testing.T) {
 	key := base64.RawURLEncoding.EncodeToString(append([]byte{4}, make([]byte, 64)...))

@@ -93,6 +93,7 @@ type testStore struct {
 	slow       atomic.Pointer[chan struct{}] // what holds up the next look for a device
 	held       chan struct{}                 // one is held up
 	flush      atomic.Pointer[flushes]       // nil: as the store does
+	inDoubt    atomic.Bool                   // the outcome of acceptances is known late
 }
 
 // flushes are what becomes of a caller who asks whether all is on the disk.
@@ -102,6 +103,10 @@ type flushes struct {
 }
 
 func (s *testStore) Commit(b *delivery.Batch, done func(error)) {
+	if s.inDoubt.Load() && len(b.Accept) > 0 {
+		s.Outbox.Commit(b, func(err error) { b.InDoubt(); done(err) })
+		return
+	}
 	f := s.flush.Load()
 	if f == nil || !b.Empty() {
 		s.Outbox.Commit(b, done)

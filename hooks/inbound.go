@@ -307,6 +307,9 @@ func (c *conn) refusalItem(a *ack, topicName, id string, r refusal) item {
 	h.logs.Info(h.log, "publish refused", "client", c.client.ID, "account", c.identity.Account, "topic", topicName, "notification", id, "code", r.code, "error", r.reason)
 	c.tellRefusal(topicName, id, r)
 	a.code, a.reason = r.code, r.reason
+	if r.inDoubt && a.qos > 0 { // neither answer would be true: the client sends it again with DUP, which tells
+		return item{stop: packets.Code{Code: r.code, Reason: r.reason}}
+	}
 	if c.client.Properties.ProtocolVersion < 5 {
 		if r.temporary {
 			return item{stop: packets.Code{Code: r.code, Reason: r.reason}}

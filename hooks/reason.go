@@ -21,6 +21,7 @@ type refusal struct {
 	status    int
 	problem   string // the stable code of contract §4
 	temporary bool   // the same publish may be accepted later
+	inDoubt   bool   // it may have been accepted
 }
 
 func refuse(code packets.Code, status int, problem, reason string) refusal {
@@ -33,6 +34,7 @@ func refuse(code packets.Code, status int, problem, reason string) refusal {
 func refusalFor(err error) refusal {
 	r := refusal{reason: text.OneLine(err.Error())}
 	r.status, r.problem = wire.ErrorCode(err)
+	r.inDoubt = errors.Is(err, delivery.ErrInDoubt)
 	r.temporary = r.status == http.StatusTooManyRequests || r.status >= http.StatusInternalServerError
 	switch {
 	case r.status == http.StatusForbidden:

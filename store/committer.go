@@ -44,6 +44,9 @@ func (o *Outbox) commit(g *group) bool {
 			o.refuseAll(g.take(taken.IDs), fmt.Errorf("%w: the ID belongs to a notification of another account", delivery.ErrConflict))
 		case errors.Is(err, ErrBroken):
 			o.troubled(g, fmt.Errorf("%w: the store failed and is being reopened: %w", delivery.ErrUnavailable, err))
+			if errors.Is(err, ErrUnsent) {
+				o.refuseAll(g.split(), o.cause())
+			}
 			if !o.reopen(g) {
 				return false
 			}
@@ -194,6 +197,9 @@ func (o *Outbox) watch(e Engine, g *group) (end func()) {
 // for its end.
 func (o *Outbox) overdue(e Engine, g *group, returned <-chan struct{}) {
 	o.troubled(g, fmt.Errorf("%w: a write to the store has not returned for %v", delivery.ErrUnavailable, o.opts.CommitTimeout))
+	if o.opts.Doubt > 0 {
+		o.doubt(g)
+	}
 	o.guard()
 	o.mu.Lock()
 	full := o.full
@@ -237,6 +243,27 @@ func (o *Outbox) troubled(g *group, err error) {
 	clear(o.queue[len(kept):])
 	o.queue = kept
 	o.mu.Unlock()
+}
+
+// cause returns why acceptances are refused.
+func (o *Outbox) cause() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.refusing
+}
+
+// doubt tells the callers of the acceptances in g that nobody knows their outcome now.
+func (o *Outbox) doubt(g *group) {
+	var inDoubt []*commit
+	for _, c := range g.commits {
+		if c.accepts() && !c.told && !c.doubted && c.batch.InDoubt != nil {
+			c.doubted = true
+			inDoubt = append(inDoubt, c)
+		}
+	}
+	if len(inDoubt) > 0 {
+		o.teller.add(outcome{commits: inDoubt, inDoubt: true})
+	}
 }
 
 // recovered turns Ready on again.
@@ -296,6 +323,7 @@ func (o *Outbox) reopen(g *group) bool {
 	o.mu.Unlock()
 
 	wait := o.opts.RetryInitial
+	began := time.Now()
 	var last string
 	full, left := false, uint64(0) // the last try found no room, and left this much
 	for {
@@ -337,6 +365,11 @@ func (o *Outbox) reopen(g *group) bool {
 				o.engine.Store(newHandle(e))
 			}
 		}
+		if due := o.opts.Doubt - time.Since(began); o.opts.Doubt > 0 && due <= 0 {
+			o.doubt(g)
+		} else if o.opts.Doubt > 0 {
+			wait = min(wait, due)
+		}
 		if !o.sleep(&wait) {
 			return false
 		}
@@ -365,10 +398,7 @@ func (o *Outbox) settle(g *group, e Engine, writable bool) error {
 	_, err := e.Notification(seq)
 	switch {
 	case errors.Is(err, delivery.ErrNotFound):
-		o.mu.Lock()
-		cause := o.refusing
-		o.mu.Unlock()
-		o.refuseAll(g.split(), cause)
+		o.refuseAll(g.split(), o.cause())
 	case err != nil:
 		return fmt.Errorf("check the write that was in flight: %w", err)
 	case writable:

@@ -14,6 +14,9 @@ import (
 // and reopened.
 var ErrBroken = errors.New("engine broken")
 
+// ErrUnsent is wrapped together with ErrBroken where nothing of the batch has reached the store.
+var ErrUnsent = errors.New("nothing was written")
+
 // ErrFenced is wrapped by the error of an Apply, or of Options.Open, of an engine that
 // several processes share, once another process has taken over what this one owned. No
 // Apply of this engine or of its successors takes effect any more; Outbox does not
@@ -78,7 +81,7 @@ type Engine interface {
 	// So a batch that is applied twice has the same outcome as one applied once.
 	//
 	// An error means that nothing of b has taken effect or ever will, unless it
-	// wraps ErrBroken; then that is unknown. See also ErrFenced and Taken.
+	// wraps ErrBroken and not ErrUnsent; then that is unknown. See also ErrFenced and Taken.
 	Apply(b *delivery.Batch) error
 
 	// Prune removes up to limit notifications (content, data, ID, timeline and

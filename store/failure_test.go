@@ -24,6 +24,7 @@ type disk struct {
 	mu     sync.Mutex
 	apply  func(b *delivery.Batch, write func() error) error // nil: write
 	refuse error                                             // of opening for writing
+	away   bool                                              // of opening at all
 	opened int
 }
 
@@ -46,6 +47,9 @@ func (d *disk) open(readOnly bool) (store.Engine, error) {
 	defer d.mu.Unlock()
 	if d.refuse != nil && !readOnly {
 		return nil, d.refuse
+	}
+	if d.away {
+		return nil, errors.New("nobody answers")
 	}
 	d.opened++
 	return &engine{Engine: d.store, disk: d, abandoned: make(chan struct{})}, nil

@@ -36,6 +36,10 @@ type Options struct {
 	// reopened (default 4 * CommitTimeout). A write that is overdue on a full
 	// disk waits for nothing else, and is abandoned at CommitTimeout.
 	AbandonAfter time.Duration
+	// Doubt is how long an acceptance whose write has failed may be without an answer
+	// before its Batch.InDoubt is called. 0: it never is: the engine can always be opened
+	// for reading soon, which tells what became of the write.
+	Doubt time.Duration
 	// History is how long finished notifications are kept (default 72h).
 	History time.Duration
 	// Unread returns the time of the oldest event that somebody still has to read, if
@@ -157,11 +161,12 @@ var _ delivery.Outbox = (*Outbox)(nil)
 
 // commit is one batch on its way.
 type commit struct {
-	batch *delivery.Batch
-	done  func(error)
-	bytes int
-	told  bool // the committer's own, and of those that it waits for
-	then  *groupDone
+	batch   *delivery.Batch
+	done    func(error)
+	bytes   int
+	told    bool // the committer's own, and of those that it waits for
+	doubted bool // likewise
+	then    *groupDone
 }
 
 func (c *commit) accepts() bool { return len(c.batch.Accept) > 0 }
@@ -387,6 +392,7 @@ type teller struct {
 type outcome struct {
 	commits []*commit
 	err     error
+	inDoubt bool // there is none yet
 }
 
 func (t *teller) start() {
@@ -395,13 +401,17 @@ func (t *teller) start() {
 }
 
 func (t *teller) tell(commits []*commit, err error) {
+	t.add(outcome{commits: commits, err: err})
+}
+
+func (t *teller) add(o outcome) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ended {
 		// Not from here: the caller may hold a lock that done takes.
 		t.late++
 		go func() {
-			t.call(outcome{commits, err})
+			t.call(o)
 			t.mu.Lock()
 			defer t.mu.Unlock()
 			t.late--
@@ -409,7 +419,7 @@ func (t *teller) tell(commits []*commit, err error) {
 		}()
 		return
 	}
-	t.waiting = append(t.waiting, outcome{commits, err})
+	t.waiting = append(t.waiting, o)
 	t.told.Signal()
 }
 
@@ -434,6 +444,12 @@ func (t *teller) run() {
 }
 
 func (t *teller) call(w outcome) {
+	if w.inDoubt {
+		for _, c := range w.commits {
+			c.batch.InDoubt()
+		}
+		return
+	}
 	var first *groupDone
 	var others map[*groupDone]struct{} // of more Views than one
 	for _, c := range w.commits {

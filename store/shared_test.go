@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/store"
@@ -128,4 +129,83 @@ func TestViewGroupDone(t *testing.T) {
 			t.Error("called", n, "times")
 		}
 	})
+}
+
+// While the store is away, an acceptance in flight is answered: its outcome is unknown.
+// Its commit is done when it is known. One that nothing has been written of is refused at
+// once.
+func TestInDoubt(t *testing.T) {
+	for name, c := range map[string]struct {
+		hangs   bool // until it is abandoned
+		written bool
+		err     error
+		doubt   time.Duration
+	}{
+		"written":           {written: true, err: store.ErrBroken, doubt: time.Second},
+		"not written":       {err: store.ErrBroken, doubt: time.Second},
+		"hanging":           {hangs: true, err: store.ErrBroken, doubt: time.Second},
+		"hanging, written":  {hangs: true, written: true, doubt: time.Second},
+		"unsent":            {err: errors.Join(store.ErrUnsent, store.ErrBroken), doubt: time.Second},
+		"not to be doubted": {written: true, err: store.ErrBroken},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDisk()
+				opts := d.options()
+				opts.Doubt = c.doubt
+				o, err := store.New(opts)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() { _ = o.Close() }()
+				d.on(func(_ *delivery.Batch, write func() error) error {
+					if c.hangs {
+						time.Sleep(10 * time.Second)
+					}
+					if c.written {
+						if err := write(); err != nil {
+							t.Error(err)
+						}
+					}
+					return c.err
+				})
+				d.mu.Lock()
+				d.away = true
+				d.mu.Unlock()
+				var got told
+				var doubted atomic.Int32
+				b := accept(1)
+				b.InDoubt = func() { doubted.Add(1) }
+				o.Commit(b, got.as("accept"))
+				time.Sleep(6 * time.Second)
+				unsent := errors.Is(c.err, store.ErrUnsent)
+				want := int32(1)
+				if unsent {
+					got.want(t, "accept", delivery.ErrUnavailable)
+				} else {
+					got.nothing(t, "accept")
+				}
+				if unsent || c.doubt == 0 {
+					want = 0
+				}
+				if n := doubted.Load(); n != want {
+					t.Errorf("doubted %d times, want %d", n, want)
+				}
+				d.on(nil)
+				d.mu.Lock()
+				d.away = false
+				d.mu.Unlock()
+				time.Sleep(20 * time.Second)
+				if c.written {
+					got.want(t, "accept", nil)
+				} else {
+					got.want(t, "accept", delivery.ErrUnavailable)
+				}
+				there(t, o, 1, c.written)
+				if n := doubted.Load(); n != want {
+					t.Errorf("doubted %d times in the end, want %d", n, want)
+				}
+			})
+		})
+	}
 }

@@ -54,6 +54,7 @@ func ErrorCode(err error) (status int, code string) {
 		{delivery.ErrNotFound, http.StatusNotFound, "not_found"},
 		{delivery.ErrConflict, http.StatusConflict, "id_conflict"},
 		{delivery.ErrTooMuchOutstanding, http.StatusTooManyRequests, "too_much_outstanding"},
+		{delivery.ErrInDoubt, http.StatusServiceUnavailable, "outcome_unknown"},
 		{delivery.ErrUnavailable, http.StatusServiceUnavailable, "store_unavailable"},
 		{delivery.ErrStopped, http.StatusServiceUnavailable, "stopped"},
 	} {

@@ -15,7 +15,7 @@ var sentinels = [...]error{
 	delivery.ErrNotFound, delivery.ErrUnknownAccount, delivery.ErrUnknownDevice, delivery.ErrUnknownNotification,
 	delivery.ErrConflict, delivery.ErrTooMuchOutstanding, delivery.ErrInvalid, delivery.ErrUnavailable,
 	delivery.ErrChannelClosed, delivery.ErrStopped, delivery.ErrNotYours, delivery.ErrForeignDevice,
-	delivery.ErrPushNotWanted, context.DeadlineExceeded, context.Canceled,
+	delivery.ErrPushNotWanted, context.DeadlineExceeded, context.Canceled, delivery.ErrInDoubt,
 }
 
 // failure is an error on the wire: its text, the sentinels that it wraps, and what

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -25,9 +26,13 @@ func (e *Engine) Apply(b *delivery.Batch) error {
 	if err := e.broken(); err != nil {
 		return err
 	}
+	if err := e.awake(); err != nil {
+		return e.fail(err)
+	}
 	for try := 1; ; try++ {
 		err := e.apply(b)
 		if err == nil {
+			e.used = now()
 			return nil
 		}
 		switch c := code(err); {
@@ -50,6 +55,21 @@ func (e *Engine) Apply(b *delivery.Batch) error {
 		}
 		return e.fail(err)
 	}
+}
+
+// restingAfter is how long the lane may be unused before it is looked at.
+const restingAfter = time.Second
+
+// awake asks a lane that has rested for an answer, before anything is sent whose outcome
+// would be unknown: the database may have died meanwhile.
+func (e *Engine) awake() error {
+	if now().Sub(e.used) < restingAfter {
+		return nil
+	}
+	if err := e.conn.Ping(context.Background()); err != nil { // Abandon ends it
+		return fmt.Errorf("%w: %w", store.ErrUnsent, err)
+	}
+	return nil
 }
 
 // apply tries once.

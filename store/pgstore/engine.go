@@ -28,6 +28,7 @@ type Engine struct {
 	failed  atomic.Pointer[error]
 
 	mu       sync.Mutex    // held by Apply
+	used     time.Time     // the latest answer of the lane
 	last     [parts]uint64 // highest number of each partition
 	number   int64         // of the latest commit
 	unsynced bool
@@ -117,6 +118,7 @@ func (e *Engine) begin(ctx context.Context) error {
 	case err != nil:
 		return e.db.explain(err)
 	}
+	e.used = now()
 	for i := range e.last {
 		e.last[i] = e.opened
 	}
@@ -152,6 +154,9 @@ func (e *Engine) fail(err error) error {
 	if connectionLost(err) {
 		e.failed.CompareAndSwap(nil, &err)
 		hangUp(e.conn)
+		if errors.Is(err, store.ErrUnsent) {
+			return fmt.Errorf("%w: %w", store.ErrUnsent, e.broken())
+		}
 		return e.broken()
 	}
 	return fmt.Errorf("PostgreSQL at %s: %w", e.db.place(), bare{err})

@@ -229,3 +229,33 @@ func TestCutInMidWrite(t *testing.T) {
 		}
 	})
 }
+
+// A lane whose database has died while it rested sends no write whose outcome would be
+// unknown.
+func TestDeadWhileResting(t *testing.T) {
+	pg := postgres(t)
+	o := fresh(t)
+	c := newCutter(t, fmt.Sprintf("127.0.0.1:%d", pg.Port))
+	o.URL = strings.Replace(o.URL, fmt.Sprint(":", pg.Port), c.Addr().String()[strings.LastIndex(c.Addr().String(), ":"):], 1)
+	n := join(t, o)
+	e, err := n.Open(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = e.Close() }()
+	batch := func(seq delivery.Seq) *delivery.Batch {
+		return &delivery.Batch{Sync: true, Accept: []delivery.Acceptance{note(seq, fmt.Sprint("i", seq), "a")}}
+	}
+	if err := e.Apply(batch(1 << 20)); err != nil {
+		t.Fatal(err)
+	}
+	pgstore.Rest(e)
+	if err := e.Apply(batch(2 << 20)); err != nil {
+		t.Fatal("after a rest:", err)
+	}
+	c.left.Store(0)
+	pgstore.Rest(e)
+	if err := e.Apply(batch(3 << 20)); !errors.Is(err, store.ErrBroken) || !errors.Is(err, store.ErrUnsent) {
+		t.Fatalf("the connection is gone: %v", err)
+	}
+}

@@ -44,6 +44,7 @@ const (
 	codeInternal            code = "internal"
 	codeUnsupported         code = "unsupported"
 	codeStoreUnavailable    code = "store_unavailable"
+	codeInDoubt             code = "outcome_unknown"
 	codeStopped             code = "stopped"
 	codeUnavailable         code = "unavailable"
 	codeNotReady            code = "not_ready"
@@ -72,6 +73,7 @@ func codes() []codeMeaning {
 		{codeInternal, 500, "a fault of the server, which is in its log"},
 		{codeUnsupported, 501, "this server cannot do that with its configuration"},
 		{codeStoreUnavailable, 503, "the store takes no changes now: try again"},
+		{codeInDoubt, 503, "the store failed during the write, which may have taken effect: try again with the same id"},
 		{codeStopped, 503, "the server is shutting down: try again"},
 		{codeUnavailable, 503, "a limit is reached or a service is down: try again"},
 		{codeNotReady, 503, "only from /readyz: checks says why"},
@@ -167,7 +169,7 @@ func (a *API) problemOf(ctx context.Context, err error) *problem {
 	}
 	if kind, ok := kindOf(err); ok {
 		p := newProblem(kind.status, kind.code, kind.format, strings.TrimPrefix(err.Error(), kind.err.Error()+": "))
-		if errors.Is(kind.err, delivery.ErrUnavailable) {
+		if kind.code == codeStoreUnavailable || kind.code == codeInDoubt {
 			a.log.Error("store unavailable", "error", err)
 		}
 		if kind.status == http.StatusServiceUnavailable {
@@ -207,6 +209,7 @@ func kindOf(err error) (errorKind, bool) {
 		{delivery.ErrConflict, http.StatusConflict, codeConflict, "%s, with another meaning: use another id, or none"},
 		{delivery.ErrTooMuchOutstanding, http.StatusTooManyRequests, codeTooMuchOutstanding, "%s: try again after a device has acknowledged some of them"},
 		{delivery.ErrStopped, http.StatusServiceUnavailable, codeStopped, "the server is shutting down and accepts nothing more: try again%.0s"},
+		{delivery.ErrInDoubt, http.StatusServiceUnavailable, codeInDoubt, "the store failed while it wrote this notification, which may have been accepted: try again with the same id, which tells; without an id it may be accepted twice%.0s"},
 		{delivery.ErrUnavailable, http.StatusServiceUnavailable, codeStoreUnavailable, "the store takes no changes now: nothing was accepted, and no other change is on record yet; try again%.0s"},
 	} {
 		if errors.Is(err, k.err) {
