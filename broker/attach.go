@@ -37,6 +37,7 @@ type Heartline struct {
 	outbox   outbox
 	node     *node // nil: the store is no PostgreSQL
 	router   *fallback.Router
+	servers  pushServers // of router; a reload replaces them
 	hook     *hooks.Hook
 	gates    []*xmpp.Gate
 	tail     *receipts.Tail // of the store, for whoever reads events
@@ -89,7 +90,10 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 		return nil, err
 	}
 	opts := deliveryOptions(cfg, h.auth.Open() && !with.hostAuth)
-	if h.router, err = newRouter(cfg.Fallback, h.outbox.Notification, with.pushed, with.log); err != nil {
+	if h.servers, err = newPushServers(cfg.Fallback, pushServers{}, with.log); err != nil {
+		return nil, err
+	}
+	if h.router, err = newRouter(h.servers, h.outbox.Notification, with.pushed, with.log); err != nil {
 		return nil, err
 	}
 	opts.CheckRegistration, opts.CompleteRegistration = checkRegistration, completeRegistration(h.router)

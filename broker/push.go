@@ -3,12 +3,17 @@ package broker
 import (
 	"cmp"
 	"crypto/ecdsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
+	"reflect"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/config"
@@ -21,39 +26,120 @@ import (
 	"github.com/heartline-mqtt/heartline/internal/text"
 )
 
-// newRouter makes the push router with the notification servers that are on; there may
-// be none.
-func newRouter(c config.Fallback, content func(delivery.Seq) (*delivery.Notification, error), onRequest func(string, time.Duration, error), log *slog.Logger) (_ *fallback.Router, err error) {
-	opts := fallback.Options{Content: content, OnRequest: onRequest, CloseGrace: endGrace, Logger: log, Servers: map[string]fallback.Limits{
+// pushServers are the notification servers that are on, by name. They are replaced whole,
+// never changed.
+type pushServers struct {
+	pushers    map[string]fallback.Pusher
+	configured map[string]pushConfig // what each was made from
+	limits     map[string]fallback.Limits
+}
+
+// pushConfig tells one configuration of a server from another.
+type pushConfig struct {
+	section any    // of the configuration
+	files   string // a hash over the files that it names
+}
+
+// newPushServers makes the notification servers that are on; there may be none. A server
+// of before whose section and files have not changed is taken over. The error names every
+// server that cannot be made.
+func newPushServers(c config.Fallback, before pushServers, log *slog.Logger) (pushServers, error) {
+	next := pushServers{pushers: map[string]fallback.Pusher{}, configured: map[string]pushConfig{}, limits: map[string]fallback.Limits{
 		delivery.ServerAPNs:    limits(c.APNs.Timeout, c.APNs.MaxConcurrent, c.APNs.Retry),
 		delivery.ServerFCM:     limits(c.FCM.Timeout, c.FCM.MaxConcurrent, c.FCM.Retry),
 		delivery.ServerWebPush: limits(c.WebPush.Timeout, c.WebPush.MaxConcurrent, c.WebPush.Retry),
 	}}
-	add := func(p fallback.Pusher, err error) error {
-		if err == nil {
-			opts.Pushers = append(opts.Pushers, p)
+	var errs []error
+	add := func(name string, on bool, section any, make func() (fallback.Pusher, error)) {
+		if !on {
+			return
 		}
-		return err
+		now := pushConfig{section, filesHash(reflect.ValueOf(section))}
+		next.configured[name] = now
+		if p := before.pushers[name]; p != nil && reflect.DeepEqual(now, before.configured[name]) {
+			next.pushers[name] = p
+			return
+		}
+		p, err := make()
+		if err != nil {
+			errs = append(errs, err)
+			return
+		}
+		next.pushers[name] = p
 	}
-	if c.APNs.Enabled {
-		err = errors.Join(err, add(newAPNs(c.APNs, log)))
+	add(delivery.ServerAPNs, c.APNs.Enabled, c.APNs, func() (fallback.Pusher, error) { return newAPNs(c.APNs, log) })
+	add(delivery.ServerFCM, c.FCM.Enabled, c.FCM, func() (fallback.Pusher, error) { return newFCM(c.FCM) })
+	add(delivery.ServerWebPush, c.WebPush.Enabled, c.WebPush, func() (fallback.Pusher, error) { return newWebPush(c.WebPush) })
+	if len(errs) > 0 {
+		return pushServers{}, errors.Join(append(errs, next.discard(before))...)
 	}
-	if c.FCM.Enabled {
-		err = errors.Join(err, add(newFCM(c.FCM)))
-	}
-	if c.WebPush.Enabled {
-		err = errors.Join(err, add(newWebPush(c.WebPush)))
-	}
-	if err == nil {
-		var r *fallback.Router
-		if r, err = fallback.New(opts); err == nil {
-			return r, nil
+	return next, nil
+}
+
+// discard closes the pushers that are not taken over.
+func (s pushServers) discard(before pushServers) (err error) {
+	for name, p := range s.pushers {
+		if before.pushers[name] != p {
+			err = errors.Join(err, p.Close())
 		}
 	}
-	for _, p := range opts.Pushers {
-		err = errors.Join(err, p.Close())
+	return err
+}
+
+// list returns the pushers in a fixed order.
+func (s pushServers) list() (all []fallback.Pusher) {
+	for _, name := range slices.Sorted(maps.Keys(s.pushers)) {
+		all = append(all, s.pushers[name])
 	}
-	return nil, err
+	return all
+}
+
+// changed returns the servers of next that are not those of s.
+func (s pushServers) changed(next pushServers) (names []string) {
+	for name, p := range next.pushers {
+		if s.pushers[name] != p {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// filesHash is over the content of the files that a section of the configuration names:
+// its keys that end in _file. A file that cannot be read is the maker's fault to report.
+func filesHash(section reflect.Value) string {
+	h := sha256.New()
+	var walk func(v reflect.Value)
+	walk = func(v reflect.Value) {
+		switch v.Kind() {
+		case reflect.Struct:
+			for i := range v.NumField() {
+				if key := v.Type().Field(i).Tag.Get("key"); strings.HasSuffix(key, "_file") {
+					content, _ := os.ReadFile(v.Field(i).String())
+					sum := sha256.Sum256(content)
+					_, _ = h.Write(sum[:])
+					continue
+				}
+				walk(v.Field(i))
+			}
+		case reflect.Slice:
+			for i := range v.Len() {
+				walk(v.Index(i))
+			}
+		}
+	}
+	walk(section)
+	return string(h.Sum(nil))
+}
+
+// newRouter makes the push router.
+func newRouter(servers pushServers, content func(delivery.Seq) (*delivery.Notification, error), onRequest func(string, time.Duration, error), log *slog.Logger) (*fallback.Router, error) {
+	r, err := fallback.New(fallback.Options{
+		Pushers: servers.list(), Servers: servers.limits, Content: content, OnRequest: onRequest, CloseGrace: endGrace, Logger: log,
+	})
+	if err != nil {
+		return nil, errors.Join(err, servers.discard(pushServers{}))
+	}
+	return r, nil
 }
 
 func limits(timeout time.Duration, concurrent int, r config.Retry) fallback.Limits {

@@ -56,13 +56,8 @@ func webhooksOf(c config.Receipts) (webhooks []receipts.Webhook, err error) {
 	return webhooks, errors.Join(errs...)
 }
 
-// reloadReceipts takes up changed webhooks and their secrets. It changes nothing if a
-// file cannot be read.
-func (b *Broker) reloadReceipts(ctx context.Context, next *config.Config) error {
-	webhooks, err := webhooksOf(next.Receipts)
-	if err != nil {
-		return err
-	}
+// reloadReceipts takes up changed webhooks.
+func (b *Broker) reloadReceipts(ctx context.Context, next *config.Config, webhooks []receipts.Webhook) error {
 	ctx, cancel := context.WithTimeout(ctx, endGrace)
 	defer cancel()
 	return b.receipts.Reconfigure(ctx, webhooks, retain(next))

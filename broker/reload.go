@@ -28,7 +28,7 @@ func live() []string {
 		"auth.acl", "mqtt.limits.*",
 		"delivery.ack", "delivery.ack_window", "delivery.fallback_window", "delivery.ttl", "delivery.max_outstanding_per_device",
 		"delivery.max_inflight_per_device", "delivery.forget_device_after",
-		"receipts.*", "log.level",
+		"fallback.*", "receipts.*", "log.level",
 	}
 }
 
@@ -58,10 +58,19 @@ func (b *Broker) Reload(ctx context.Context) error {
 		}
 		return err
 	}
-	if err := b.reloadReceipts(ctx, next); err != nil {
-		b.log.Error("reload refused, keeping the previous configuration", "error", err)
-		return err
+	webhooks, err := webhooksOf(next.Receipts)
+	servers, pushErr := newPushServers(next.Fallback, b.servers, b.log)
+	if err = errors.Join(err, pushErr); err == nil {
+		err = b.reloadReceipts(ctx, next, webhooks)
 	}
+	if err == nil {
+		err = b.router.Reconfigure(servers.list(), servers.limits)
+	}
+	if err != nil {
+		b.log.Error("reload refused, keeping the previous configuration", "error", err)
+		return errors.Join(err, servers.discard(b.servers))
+	}
+	b.reloadPush(servers)
 	changed := config.Changed(b.cfg, next)
 	restart := slices.DeleteFunc(slices.Clone(changed), isLive)
 	b.core.Reconfigure(deliveryOptions(next, false).Settings())
@@ -79,6 +88,16 @@ func (b *Broker) Reload(ctx context.Context) error {
 		b.log.Warn("these changes take effect at the next start", "keys", strings.Join(restart, " "))
 	}
 	return nil
+}
+
+// reloadPush asks again for the pushes that the former notification servers did not serve.
+func (b *Broker) reloadPush(servers pushServers) {
+	changed := b.servers.changed(servers)
+	b.servers = servers
+	for _, name := range changed {
+		b.log.Info("notification server configured", "server", name)
+		b.core.PushPossible(name, "")
+	}
 }
 
 // reloadRules takes up changed rules and limits of MQTT, and those of XMPP.

@@ -16,6 +16,8 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/fallback/apnssim"
 	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
 )
 
@@ -257,4 +259,137 @@ func TestReloadPage(t *testing.T) {
 	if !slices.Equal(listed, want) {
 		t.Errorf("the page lists\n%q, the broker takes up\n%q", listed, want)
 	}
+}
+
+// TestReloadPush: the running broker takes up a key, an app and a switched-off notification
+// server, mends a registration that was suspended for the former configuration, and loses
+// no notification of a device that is connected meanwhile.
+func TestReloadPush(t *testing.T) {
+	sim, err := apnssim.Start(apnssim.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := sim.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	key := sim.Key()
+	wrong, err := apnssim.NewKey(key.KeyID, key.TeamID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	write := func(name string, content []byte) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	cfg := config.Default()
+	cfg.Store.Engine, cfg.Fallback.APNs.Enabled = config.EngineMemory, false
+	b := runReloadable(t, cfg, slog.New(slog.DiscardHandler))
+
+	// tablet is connected, and acknowledges.
+	tablet := b.raw("bob", "tablet")
+	b.want("subscribe", b.subscribed(tablet, "heartline/devices/tablet/notifications"), 1)
+	const all = 300
+	var traffic sync.WaitGroup
+	got := make(chan struct{}, all)
+	traffic.Go(func() {
+		for n := range all {
+			pk, err := tablet.Read(readPatience)
+			if err != nil {
+				t.Errorf("after %d notifications: %v", n, err)
+				return
+			}
+			if id := string(pk.Properties.CorrelationData); id != fmt.Sprint("n", n) {
+				t.Errorf("got %s, want n%d", id, n)
+			}
+			if err := tablet.Puback(pk.PacketID); err != nil {
+				t.Error(err)
+				return
+			}
+			got <- struct{}{}
+		}
+	})
+	traffic.Go(func() {
+		for n := range all {
+			notify(t, b.Heartline, "bob", fmt.Sprint("n", n))
+			<-got // one at a time: the traffic lasts as long as the reloads
+		}
+	})
+
+	// phone is reached by pushes alone.
+	events := b.Subscribe(10_000)
+	defer events.Close()
+	until := func(id, event string) {
+		t.Helper()
+		for deadline := time.After(readPatience); ; {
+			select {
+			case e := <-events.C:
+				if e.ID == id && e.Kind.String() == event {
+					return
+				}
+			case <-deadline:
+				t.Fatalf("%s: no %s", id, event)
+			}
+		}
+	}
+	token := strings.Repeat("ab", 32)
+	if err := b.PutDevice(t.Context(), "alice", "phone", &delivery.Registration{Server: delivery.ServerAPNs, Kind: delivery.KindAlert, Token: token}); err != nil {
+		t.Fatal(err)
+	}
+	notify(t, b.Heartline, "alice", "off")
+	until("off", "waiting")
+	path := write("key.p8", wrong.PEM)
+	b.mustChange(func(c *config.Config) {
+		a := &c.Fallback.APNs
+		a.Enabled, a.Endpoint, a.CAFile = true, sim.URL(), write("ca.pem", sim.CAPEM())
+		a.KeyFile, a.KeyID, a.TeamID, a.Topic = path, key.KeyID, key.TeamID, "com.example.app"
+	})
+	until("off", "push_retry") // 403 InvalidProviderToken: the app is paused
+
+	// A file that is no key is refused, and so is a webhook's secret that is missing; both
+	// are named.
+	write("key.p8", []byte("no key"))
+	err = b.change(func(c *config.Config) {
+		c.Receipts.Webhooks = []config.Webhook{{URL: "https://example.org", SecretFile: filepath.Join(dir, "none")}}
+	})
+	if err == nil || !strings.Contains(err.Error(), "key.p8") || !strings.Contains(err.Error(), "secret_file") {
+		t.Errorf("a broken configuration: %v", err)
+	}
+	b.next = cfgWithout(b.next)
+
+	write("key.p8", key.PEM)
+	b.mustChange(func(*config.Config) {})
+	until("off", "pushed")
+	before := b.servers.pushers[delivery.ServerAPNs]
+	b.mustChange(func(c *config.Config) { c.Delivery.AckWindow = 4 * time.Second })
+	if b.servers.pushers[delivery.ServerAPNs] != before {
+		t.Error("a server whose configuration has not changed was replaced")
+	}
+
+	// The app's configuration was at fault for the token.
+	sim.Script(apnssim.Script{Token: token, Status: 400, Reason: "BadDeviceToken", Times: 1})
+	notify(t, b.Heartline, "alice", "suspended")
+	until("suspended", "token_suspended")
+	b.mustChange(func(c *config.Config) {
+		c.Fallback.APNs.Endpoint = strings.Replace(sim.URL(), "127.0.0.1", "localhost", 1)
+	})
+	until("suspended", "pushed")
+
+	b.mustChange(func(c *config.Config) { c.Fallback.APNs.Enabled = false })
+	notify(t, b.Heartline, "alice", "off-again")
+	until("off-again", "waiting")
+	traffic.Wait()
+}
+
+// cfgWithout is a configuration without webhooks.
+func cfgWithout(c *config.Config) *config.Config {
+	next := *c
+	next.Receipts.Webhooks = nil
+	return &next
 }

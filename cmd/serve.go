@@ -70,14 +70,8 @@ func (p *program) reread(ctx context.Context, src *configSource) (*config.Config
 	if err != nil {
 		return nil, err
 	}
-	if err := auth.Check(cfg.Auth); err != nil {
-		return nil, err
-	}
-	if err := broker.CheckNodes(cfg); err != nil {
-		return nil, err
-	}
 	_, err = broker.CheckPush(ctx, cfg, false)
-	return cfg, err
+	return cfg, errors.Join(auth.Check(cfg.Auth), broker.CheckNodes(cfg), err)
 }
 
 func (p *program) runServer(ctx context.Context, cfg *config.Config, load func() (*config.Config, error), ready func(mqtt, http string)) error {

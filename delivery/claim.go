@@ -78,20 +78,25 @@ func (c *Core) redirectPushes(dev *device, before []Registration) {
 		case d.pushUnderway:
 			d.withdrawPush()
 		case d.pushAfter > now:
-			d.withdrawPush()
-			d.pushAfter = now
-			if d.state == StatePushing {
-				d.deadline = now
-				c.markDirty(d)
-				c.deadlines.schedule(d)
-				c.wake()
-			}
+			c.retryPush(d, now)
 		}
 	}
 	if replaced(KindAlert) {
 		for _, x := range dev.dismissals {
 			x.withdrawPush()
 		}
+	}
+}
+
+// retryPush ends the wait of a push that is to be tried again.
+func (c *Core) retryPush(d *delivery, now int64) {
+	d.withdrawPush()
+	d.pushAfter = now
+	if d.state == StatePushing {
+		d.deadline = now
+		c.markDirty(d)
+		c.deadlines.schedule(d)
+		c.wake()
 	}
 }
 
@@ -174,13 +179,15 @@ func (c *Core) RemoveRegistrations(id, accountName, server, kind string) error {
 // PushPossible says that pushes to an app have become possible, or may have: it is
 // configured, its configuration has changed, or its server is switched on.
 // Suspensions that another configuration caused are lifted, and deliveries that
-// wait for a push are pushed.
+// wait for a push, or for their next try of one, are pushed.
 func (c *Core) PushPossible(server, app string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.stopped {
 		return
 	}
+	c.pushConfigs++
+	now := c.clock.steady()
 	match := func(r *Registration) bool {
 		return r.Server == server && (app == "" || r.App == app || r.App == "" && c.completed(*r).App == app)
 	}
@@ -188,6 +195,11 @@ func (c *Core) PushPossible(server, app string) {
 		for i := range d.Registrations {
 			if r := &d.Registrations[i]; match(r) && c.renewed(r) {
 				c.putDevice(d)
+			}
+		}
+		for _, x := range d.queue {
+			if r := x.registration(); r != nil && match(r) && !x.pushUnderway && x.pushAfter > now {
+				c.retryPush(x, now)
 			}
 		}
 		c.pushPossible(d, match)

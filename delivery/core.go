@@ -127,14 +127,16 @@ type Core struct {
 	dismissalAnswers inbox[dismissalAnswer]
 	openings         map[string]*opening // by account: acceptances that need the store first
 
-	kick      chan struct{}   // the earliest deadline, or the linger, may have come nearer
-	quit      chan struct{}   // closed by Stop
-	stopDone  chan struct{}   // closed when the first Stop returns
-	loops     sync.WaitGroup  // the loop, and what reads the store for acceptances
-	pushing   int             // pushes that the pusher has not answered
-	noPushing chan struct{}   // closed when that is 0 and the core is stopped
-	ctx       context.Context // ends when pushes that have not begun are not wanted any more
-	cancel    context.CancelCauseFunc
+	kick     chan struct{}  // the earliest deadline, or the linger, may have come nearer
+	quit     chan struct{}  // closed by Stop
+	stopDone chan struct{}  // closed when the first Stop returns
+	loops    sync.WaitGroup // the loop, and what reads the store for acceptances
+	pushing  int            // pushes that the pusher has not answered
+	// pushConfigs counts the calls of PushPossible.
+	pushConfigs uint64
+	noPushing   chan struct{}   // closed when that is 0 and the core is stopped
+	ctx         context.Context // ends when pushes that have not begun are not wanted any more
+	cancel      context.CancelCauseFunc
 }
 
 // pending holds the changes since the last commit.

@@ -184,9 +184,9 @@ func (c *Core) push(d *delivery, r Registration, l *pushLane) {
 		p.Unread = func() int { return c.unread(d.dev) }
 	}
 	c.pushing++
-	dev := d.dev
+	dev, configs := d.dev, c.pushConfigs
 	c.pusher.Push(ctx, p, func(result PushResult) {
-		if c.answers.put(pushAnswer{d: d, dev: dev, lane: l, asked: r, result: result}) {
+		if c.answers.put(pushAnswer{d: d, dev: dev, lane: l, asked: r, configs: configs, result: result}) {
 			c.answers.drain(c.onPushResults)
 		}
 	})
@@ -242,11 +242,13 @@ func withdrawn(err error) string {
 
 // pushAnswer is what a notification server has answered.
 type pushAnswer struct {
-	d      *delivery
-	dev    *device // of d when it was asked for
-	lane   *pushLane
-	asked  Registration
-	result PushResult
+	d     *delivery
+	dev   *device // of d when it was asked for
+	lane  *pushLane
+	asked Registration
+	// configs is Core.pushConfigs of when the push was handed over.
+	configs uint64
+	result  PushResult
 }
 
 func (c *Core) onPushResults(as []pushAnswer) {
@@ -254,11 +256,27 @@ func (c *Core) onPushResults(as []pushAnswer) {
 	defer c.mu.Unlock()
 	for _, a := range as {
 		a.lane.active[a.d.urgency] = nil
+		if c.outdated(a) {
+			a.result = PushResult{Outcome: PushRetry, Detail: a.result.Detail + ", but the configuration has changed", Err: a.result.Err}
+		}
 		c.onPushResult(a.d, a.asked, a.result)
 		c.feedPushes(a.dev, a.lane)
 	}
 	c.settle()
 	c.pushesAnswered(len(as))
+}
+
+// outdated reports whether an answer is a verdict on a configuration that has been
+// replaced since the push was handed over. The PushPossible that came with the new one has
+// not seen that the delivery would wait for it.
+func (c *Core) outdated(a pushAnswer) bool {
+	switch a.result.Outcome {
+	case PushUnserved:
+		return a.configs != c.pushConfigs
+	case PushTokenSuspended:
+		return a.configs != c.pushConfigs && a.result.Config != "" && c.opts.AppConfig != nil && c.opts.AppConfig(a.asked) != a.result.Config
+	}
+	return false
 }
 
 // pushesAnswered ends Stop's waiting after the last answer. The caller holds the mutex.

@@ -492,3 +492,49 @@ func TestHeldForAnAccount(t *testing.T) {
 		}
 	})
 }
+
+// TestVerdictOnAReplacedConfiguration: an answer that says only that the configuration of
+// its request is wrong arrives after another configuration has come. The push is made
+// again, with that one.
+func TestVerdictOnAReplacedConfiguration(t *testing.T) {
+	for _, verdict := range []delivery.PushResult{
+		{Outcome: delivery.PushUnserved, Detail: "app not configured"},
+		{Outcome: delivery.PushTokenSuspended, Detail: "400 BadDeviceToken", Config: "wrong"},
+	} {
+		config := "wrong"
+		opts := options()
+		opts.AppConfig = func(delivery.Registration) string { return config }
+		inWorldWith(t, opts, func(w *world) {
+			w.known("phone", "aa")
+			w.apple.hold = true
+			n := w.accept(delivery.Request{})
+			synctest.Wait()
+			config = "mended"
+			w.core.PushPossible(delivery.ServerAPNs, "")
+			held := w.apple.held[0]
+			w.apple.hold, w.apple.held = false, nil
+			held.answer(verdict)
+			w.wantState(n, delivery.StatePushed)
+			if r := w.device("a", "phone").Registration(delivery.KindAlert); r.Suspended != nil {
+				t.Errorf("suspended: %+v", r.Suspended)
+			}
+		})
+	}
+}
+
+// TestRetryWithAMendedConfiguration: a push that was refused for the app's credentials
+// does not wait out its time once they are mended.
+func TestRetryWithAMendedConfiguration(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "aa")
+		w.apple.script = []delivery.PushResult{{Outcome: delivery.PushRetry, Detail: "403 InvalidProviderToken", RetryAfter: 10 * time.Minute}, accepted}
+		n := w.accept(delivery.Request{})
+		w.wantState(n, delivery.StatePushing)
+		began := time.Now()
+		w.core.PushPossible(delivery.ServerAPNs, "")
+		w.wantState(n, delivery.StatePushed)
+		if waited := time.Since(began); waited > time.Second {
+			t.Errorf("pushed after %v", waited)
+		}
+	})
+}

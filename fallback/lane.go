@@ -140,6 +140,7 @@ func (l *lane) kickLocked(now time.Time) {
 		for idle := l.running - l.inFlight; l.running < limit && idle < l.readyLen; idle++ {
 			l.running++
 			l.r.wg.Add(1)
+			l.server.workers.Add(1)
 			go l.work()
 		}
 	}
@@ -269,6 +270,7 @@ func (l *lane) limitLocked() int {
 // work sends pushes until none is to be sent or there are too many workers.
 func (l *lane) work() {
 	defer l.r.wg.Done()
+	defer l.server.workers.Done()
 	// The worker has a context of its own: hundreds of requests entering and leaving
 	// the children of one would contend for its lock.
 	ctx, cancel := context.WithCancel(l.r.base)
@@ -564,27 +566,32 @@ func (l *lane) idleLocked() bool {
 	return l.server.laned != nil && !l.closed && l.running == 0 && len(l.queues) == 0 && l.breaker.state == laneOK && len(l.throttled) == 0
 }
 
-// close hands back the waiting pushes. Workers end after the request they have.
+// close hands back the waiting pushes.
 func (l *lane) close() {
+	for _, it := range l.retire() {
+		it.done(closedResult(l.limits))
+	}
+}
+
+// retire closes the lane and returns the waiting pushes. Workers end after the request they
+// have.
+func (l *lane) retire() (rest []*item) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.closed = true
-	var rest []*item
 	for _, q := range l.queues {
 		for c := range q.class {
-			for it := q.class[c].head; it != nil; it = it.next {
+			for it := q.class[c].head; it != nil; it = q.class[c].head {
+				q.class[c].remove(it)
 				rest = append(rest, it)
 			}
-			q.class[c] = itemList{}
 		}
 	}
 	l.waiting = 0
 	if l.timer != nil {
 		l.timer.Stop()
 	}
-	l.mu.Unlock()
-	for _, it := range rest {
-		it.done(closedResult(l.limits))
-	}
+	return rest
 }
 
 func closedResult(limits Limits) delivery.PushResult {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -94,12 +95,12 @@ func (o *Options) limits(server string) Limits {
 // Router is the core's delivery.Pusher: it takes each push to the Pusher that
 // serves its app. See the package comment for who runs what.
 type Router struct {
-	opts    Options
-	servers map[string]*server // fixed
+	opts    Options                 // Pushers and Servers are those at the start
+	servers atomic.Pointer[servers] // replaced with mu held
 
 	base   context.Context // of every request; ends when Close cuts them off
 	cancel context.CancelCauseFunc
-	wg     sync.WaitGroup // workers, and refusals
+	wg     sync.WaitGroup // workers, refusals, and the ends of replaced servers
 
 	mu      sync.Mutex // taken before a lane's
 	lanes   map[laneKey]*lane
@@ -109,13 +110,20 @@ type Router struct {
 	err     error         // of Close; set before gone is closed
 }
 
+// servers are the notification servers that are on. Reconfigure replaces them whole.
+type servers struct {
+	pushers []Pusher
+	byName  map[string]*server
+}
+
 // server is a notification server with its configuration.
 type server struct {
-	pusher Pusher
-	laned  Laned // nil: one origin
-	apps   []App
-	fixed  map[App]*lane // without laned: the lanes, made at the start
-	limits Limits
+	pusher  Pusher
+	laned   Laned // nil: one origin
+	apps    []App
+	fixed   map[App]*lane // without laned: the lanes, made at the start
+	limits  Limits
+	workers sync.WaitGroup // of all its lanes
 }
 
 // fingerprint tells one configuration from another. The app is a part of it: a default
@@ -138,28 +146,115 @@ var _ delivery.Pusher = (*Router)(nil)
 // New makes a Router. Its pushers are its own from then on: Close closes them.
 func New(opts Options) (*Router, error) {
 	opts.setDefaults()
-	r := &Router{opts: opts, lanes: map[laneKey]*lane{}, servers: map[string]*server{}, gone: make(chan struct{})}
+	r := &Router{opts: opts, lanes: map[laneKey]*lane{}, gone: make(chan struct{})}
 	r.base, r.cancel = context.WithCancelCause(context.Background())
+	next, err := newServers(opts, nil)
+	if err != nil {
+		return nil, err
+	}
+	r.addFixedLocked(next)
+	r.servers.Store(next)
+	return r, nil
+}
+
+// newServers arranges the pushers of opts. A server of before whose pusher stays is
+// taken over with its lanes.
+func newServers(opts Options, before *servers) (*servers, error) {
+	next := &servers{pushers: opts.Pushers, byName: map[string]*server{}}
+	stays := map[*server]bool{}
 	for _, p := range opts.Pushers {
 		for _, app := range p.Apps() {
-			s := r.servers[app.Server]
+			s := next.byName[app.Server]
+			if s == nil && before != nil {
+				if old := before.byName[app.Server]; old != nil && old.pusher == p {
+					s, stays[old] = old, true
+					next.byName[app.Server] = s
+				}
+			}
 			switch {
 			case s == nil:
 				s = &server{pusher: p, fixed: map[App]*lane{}, limits: opts.limits(app.Server)}
 				s.laned, _ = p.(Laned)
-				r.servers[app.Server] = s
+				next.byName[app.Server] = s
 			case s.pusher != p:
 				return nil, fmt.Errorf("two pushers for server %q", app.Server)
+			case stays[s]:
+				continue
 			case slices.Contains(s.apps, app):
 				return nil, fmt.Errorf("app %s is configured twice", app)
 			}
 			s.apps = append(s.apps, app)
-			if s.laned == nil {
+		}
+	}
+	return next, nil
+}
+
+// addFixedLocked makes the lanes that are there from the start.
+func (r *Router) addFixedLocked(next *servers) {
+	for _, p := range next.pushers {
+		for _, app := range p.Apps() {
+			if s := next.byName[app.Server]; s.laned == nil && s.fixed[app] == nil {
 				s.fixed[app] = r.addLaneLocked(s, laneKey{app: app}, "")
 			}
 		}
 	}
-	return r, nil
+}
+
+// Reconfigure replaces the pushers and the limits, or changes nothing if it returns an
+// error. A Pusher that is among the former ones stays as it is, with its limits, lanes and
+// connections. The others' waiting pushes go to the new ones. Requests of theirs in flight
+// finish, each with the configuration that it began with; then Reconfigure's goroutine
+// closes them. The caller calls delivery.Core.PushPossible afterwards.
+func (r *Router) Reconfigure(pushers []Pusher, limits map[string]Limits) error {
+	opts := r.opts
+	opts.Pushers, opts.Servers = slices.Clone(pushers), limits
+	r.mu.Lock()
+	before := r.servers.Load()
+	next, err := newServers(opts, before)
+	if err == nil && r.closed {
+		err = ErrClosed
+	}
+	if err != nil {
+		r.mu.Unlock()
+		return err
+	}
+	var retired []*lane
+	for key, l := range r.lanes {
+		if next.byName[key.app.Server] != l.server {
+			retired = append(retired, l)
+			delete(r.lanes, key)
+		}
+	}
+	r.addFixedLocked(next)
+	r.servers.Store(next)
+	r.wg.Add(1) // Close waits for the pushes that move, and for the closing
+	r.mu.Unlock()
+	var moving []*item
+	for _, l := range retired {
+		moving = append(moving, l.retire()...)
+	}
+	for _, it := range moving {
+		it.to = nil
+		for _, a := range r.enqueue(it) {
+			a.it.done(a.res)
+		}
+	}
+	go func() {
+		defer r.wg.Done()
+		for name, s := range before.byName {
+			if next.byName[name] != s {
+				s.workers.Wait()
+			}
+		}
+		for _, p := range before.pushers {
+			if !slices.Contains(next.pushers, p) {
+				if err := p.Close(); err != nil {
+					r.opts.Logger.Warn("replaced notification server not closed", "error", err)
+				}
+			}
+		}
+	}()
+	return nil
 }
 
 func (r *Router) addLaneLocked(s *server, key laneKey, label string) *lane {
@@ -227,9 +322,21 @@ type answer struct {
 }
 
 // enqueue puts a push into its lane. The caller gives the answers.
-func (r *Router) enqueue(it *item) (answers []answer) {
+func (r *Router) enqueue(it *item) []answer {
+	for {
+		set := r.servers.Load()
+		answers, ok := r.enqueueIn(set, it)
+		if ok || r.servers.Load() == set {
+			return answers
+		}
+		it.to = nil // the lane was retired meanwhile
+	}
+}
+
+// enqueueIn is enqueue with a configuration. ok is false if the lane is closed.
+func (r *Router) enqueueIn(set *servers, it *item) (answers []answer, ok bool) {
 	reg := it.push.Registration
-	s := r.servers[reg.Server]
+	s := set.byName[reg.Server]
 	app := appOf(reg)
 	if s != nil && !slices.Contains(s.apps, app) {
 		// It leaves out what the configuration says, which may have changed since.
@@ -238,16 +345,17 @@ func (r *Router) enqueue(it *item) (answers []answer) {
 		}
 	}
 	if s == nil || !slices.Contains(s.apps, app) {
-		return []answer{{it, delivery.PushResult{Outcome: delivery.PushUnserved, Detail: reasonNotConfigured, Err: r.notConfigured(reg)}}}
+		return []answer{{it, delivery.PushResult{Outcome: delivery.PushUnserved, Detail: reasonNotConfigured, Err: set.notConfigured(reg)}}}, true
 	}
 	var replaced []*item
-	var ok bool
 	if s.laned == nil {
 		replaced, ok = s.fixed[app].enqueue(it)
 	} else {
 		key := laneKey{app: app, origin: s.laned.Origin(reg)}
 		r.mu.Lock()
-		replaced, ok = r.laneLocked(s, key).enqueue(it)
+		if r.servers.Load() == set {
+			replaced, ok = r.laneLocked(s, key).enqueue(it)
+		}
 		r.mu.Unlock()
 	}
 	if !ok {
@@ -256,7 +364,7 @@ func (r *Router) enqueue(it *item) (answers []answer) {
 	for _, x := range replaced {
 		answers = append(answers, answer{x, delivery.PushResult{Outcome: delivery.PushRefused, Detail: reasonPassed, Err: errPassed}})
 	}
-	return answers
+	return answers, ok
 }
 
 // refuse answers from a goroutine, so that done never runs within Push, whose
@@ -273,7 +381,7 @@ func (r *Router) refuse(a answer) {
 }
 
 // Servers returns the names of the notification servers that are on.
-func (r *Router) Servers() []string { return slices.Sorted(maps.Keys(r.servers)) }
+func (r *Router) Servers() []string { return slices.Sorted(maps.Keys(r.servers.Load().byName)) }
 
 // CheckNames checks those parts of a registration that every server has in common: they
 // are short, and printable ASCII without a space. The error does not repeat them.
@@ -296,7 +404,7 @@ func CheckNames(r delivery.Registration) error {
 // out; see Pusher.Normalize. A registration whose server is off comes back as it is: it
 // is completed when it is used.
 func (r *Router) Complete(reg delivery.Registration) (delivery.Registration, error) {
-	if s := r.servers[reg.Server]; s != nil {
+	if s := r.servers.Load().byName[reg.Server]; s != nil {
 		return s.pusher.Normalize(reg)
 	}
 	return reg, nil
@@ -305,13 +413,14 @@ func (r *Router) Complete(reg delivery.Registration) (delivery.Registration, err
 // Normalize is Complete for a registration whose server must be on. Without a Server
 // it means the only one there is.
 func (r *Router) Normalize(reg delivery.Registration) (delivery.Registration, error) {
-	if reg.Server == "" && len(r.servers) == 1 {
-		for name := range r.servers {
+	set := r.servers.Load()
+	if reg.Server == "" && len(set.byName) == 1 {
+		for name := range set.byName {
 			reg.Server = name
 		}
 	}
-	if r.servers[reg.Server] == nil {
-		return reg, r.notConfigured(reg)
+	if set.byName[reg.Server] == nil {
+		return reg, set.notConfigured(reg)
 	}
 	return r.Complete(reg)
 }
@@ -326,7 +435,7 @@ func (r *Router) Validate(reg delivery.Registration) error {
 // secrets; "" if its server is off. A registration that a server has suspended is
 // asked again when it changes.
 func (r *Router) Fingerprint(reg delivery.Registration) string {
-	s := r.servers[reg.Server]
+	s := r.servers.Load().byName[reg.Server]
 	if s == nil {
 		return ""
 	}
@@ -339,12 +448,12 @@ func (r *Router) Fingerprint(reg delivery.Registration) string {
 	return s.fingerprint(app)
 }
 
-func (r *Router) notConfigured(reg delivery.Registration) error {
-	if len(r.servers) == 0 {
+func (set *servers) notConfigured(reg delivery.Registration) error {
+	if len(set.byName) == 0 {
 		return fmt.Errorf("%w: no notification server is configured", ErrNotConfigured)
 	}
 	var names []string
-	for _, p := range r.opts.Pushers {
+	for _, p := range set.pushers {
 		for _, app := range p.Apps() {
 			names = append(names, app.String())
 		}
@@ -358,7 +467,7 @@ func (r *Router) CheckPayload(n *delivery.Notification) error {
 	if !n.Fallback {
 		return nil
 	}
-	for _, p := range r.opts.Pushers {
+	for _, p := range r.servers.Load().pushers {
 		if err := p.Fits(n); err != nil {
 			return err
 		}
@@ -421,7 +530,7 @@ func (r *Router) Close(ctx context.Context) error {
 	case <-last.C:
 		errs = append(errs, errors.New("stop pushing: a push did not end"))
 	}
-	for _, p := range r.opts.Pushers {
+	for _, p := range r.servers.Load().pushers {
 		errs = append(errs, p.Close())
 	}
 	r.err = errors.Join(errs...)

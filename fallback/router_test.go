@@ -606,3 +606,114 @@ func TestBugIsLogged(t *testing.T) {
 		t.Errorf("%d lines:\n%s", n, log.String())
 	}
 }
+
+// TestReconfigure: pushes that wait go to the new server, requests in flight finish with
+// the old one, which is closed then, and a server that stays keeps its lanes.
+func TestReconfigure(t *testing.T) {
+	var release chan struct{} // of the bubble
+	before := fake("s", 1, func(context.Context, Request) error { <-release; return nil })
+	after := fake("s", 10, func(context.Context, Request) error { return nil })
+	stays := fake("other", 1, func(context.Context, Request) error {
+		return &PushError{StatusCode: 403, Reason: "InvalidProviderToken", ConfigFault: true}
+	})
+	bubble(t, Options{Pushers: []Pusher{before, stays}}, func(t *testing.T, r *Router) {
+		release = make(chan struct{})
+		var got, other results
+		push := func(seq delivery.Seq, server, token string, done func(delivery.PushResult)) {
+			x := fakePush(server, token)
+			x.Seq = seq
+			r.Push(t.Context(), x, done)
+		}
+		push(1, "s", "a", got.done)
+		push(2, "s", "a", got.done)
+		push(3, "s", "b", got.done)
+		push(4, "other", "c", other.done)
+		synctest.Wait()
+		if n := before.requests(); n != 1 {
+			t.Fatalf("%d requests in flight", n)
+		}
+		if err := r.Reconfigure([]Pusher{after, stays}, nil); err != nil {
+			t.Fatal(err)
+		}
+		push(5, "s", "c", got.done)
+		synctest.Wait()
+		if n := after.requests(); n != 3 || len(got.list()) != 3 {
+			t.Errorf("the new server got %d requests, %d answers; want 3", n, len(got.list()))
+		}
+		if before.closed {
+			t.Error("closed with a request in flight")
+		}
+		close(release)
+		synctest.Wait()
+		for _, res := range got.list() {
+			if res.Outcome != delivery.PushAccepted {
+				t.Errorf("%+v", res)
+			}
+		}
+		if len(got.list()) != 4 || !before.closed || stays.closed || before.requests() != 1 {
+			t.Errorf("%d answers, closed: %v and %v, %d old requests", len(got.list()), before.closed, stays.closed, before.requests())
+		}
+		status := r.Status()
+		if len(status) != 2 || status[0].State != "ok" || status[1].State != "paused" || status[0].Counts[Count{"accepted", "accepted"}] != 4 {
+			t.Errorf("%+v", status)
+		}
+
+		// Another configuration with a mistake changes nothing; without a server a push
+		// is not served.
+		if err := r.Reconfigure([]Pusher{after, fake("s", 1, nil)}, nil); err == nil {
+			t.Error("two pushers for one server are taken")
+		}
+		if res := do(t, r, fakePush("s", "a")); res.Outcome != delivery.PushAccepted {
+			t.Errorf("%+v", res)
+		}
+		if err := r.Reconfigure([]Pusher{after}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if res := do(t, r, fakePush("other", "c")); res.Outcome != delivery.PushUnserved || len(r.Status()) != 1 {
+			t.Errorf("%+v %+v", res, r.Status())
+		}
+		synctest.Wait()
+		if !stays.closed {
+			t.Error("a server that was switched off is not closed")
+		}
+	})
+	if !after.closed {
+		t.Error("the last server is not closed")
+	}
+}
+
+// TestReconfigureUnderLoad: every push is answered once, and accepted, while servers are
+// replaced. It is for -race, too.
+func TestReconfigureUnderLoad(t *testing.T) {
+	server := func() *fakePusher {
+		return fake("s", 4, func(context.Context, Request) error { runtime.Gosched(); return nil })
+	}
+	r := newRouter(t, Options{Pushers: []Pusher{server()}})
+	const pushes = 4000
+	var answers atomic.Int64
+	all := make(chan struct{})
+	var senders sync.WaitGroup
+	for s := range 4 {
+		senders.Go(func() {
+			for i := range pushes / 4 {
+				p := fakePush("s", fmt.Sprint(s, " ", i%50))
+				p.Seq = delivery.Seq(i)
+				r.Push(t.Context(), p, func(res delivery.PushResult) {
+					if res.Outcome != delivery.PushAccepted {
+						t.Errorf("%+v", res)
+					}
+					if answers.Add(1) == pushes {
+						close(all)
+					}
+				})
+			}
+		})
+	}
+	for range 50 {
+		if err := r.Reconfigure([]Pusher{server()}, nil); err != nil {
+			t.Error(err)
+		}
+	}
+	senders.Wait()
+	<-all
+}

@@ -126,7 +126,11 @@ type AppStatus struct {
 // Status returns the state of each app, in the order of their configuration.
 func (r *Router) Status() []AppStatus {
 	r.mu.Lock()
-	tallies := slices.Clone(r.tallies)
+	set := r.servers.Load()
+	tallies := slices.DeleteFunc(slices.Clone(r.tallies), func(t *tally) bool {
+		s := set.byName[t.app.Server]
+		return s == nil || !slices.Contains(s.apps, t.app)
+	})
 	lanes := slices.Collect(maps.Values(r.lanes))
 	r.mu.Unlock()
 	out := make([]AppStatus, len(tallies))
@@ -136,7 +140,7 @@ func (r *Router) Status() []AppStatus {
 		t.mu.Lock()
 		s.Counts = maps.Clone(t.counts)
 		t.mu.Unlock()
-		if c, ok := r.servers[t.app.Server].pusher.(Credentialed); ok {
+		if c, ok := set.byName[t.app.Server].pusher.(Credentialed); ok {
 			if s.Credentials = c.Credentials(t.app); s.Credentials.Warning != "" {
 				s.Warnings = append(s.Warnings, s.Credentials.Warning)
 			}
