@@ -30,6 +30,8 @@ func main() {
 	}
 }
 
+const badgerHook = "mochi, badger hook"
+
 type program struct {
 	generator string // binary of `heartline bench`
 	ours      []contestant
@@ -138,7 +140,7 @@ func run() error {
 	}
 	if *others {
 		p.beside = []contestant{
-			mochi("mochi, badger hook", "badger"), mochi("mochi, pebble hook", "pebble"),
+			mochi(badgerHook, "badger"), mochi("mochi, pebble hook", "pebble"),
 			mochi("mochi, pebble hook, synced", "pebble-sync"), mochi("mochi, bolt hook", "bolt"),
 		}
 		if _, err := exec.LookPath("mosquitto"); err == nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,15 +21,21 @@ const (
 	fanMessages     = 20
 )
 
-// plainBrokers are the contestants as brokers of ordinary MQTT.
-func (p *program) plainBrokers() []contestant {
-	var all []contestant
+// plainBrokers are the contestants as brokers of ordinary MQTT: ours, and those that they
+// are compared with.
+func (p *program) plainBrokers() (ours, others []contestant) {
 	for _, c := range p.ours {
 		memory, persistent := heartline(c.name+", in memory", c.binary, "topics"), heartline(c.name+", mqtt.persistence", c.binary, "topics")
 		memory.env = []string{"HEARTLINE_STORE_ENGINE=memory", "HEARTLINE_MQTT_PERSISTENCE=false"}
-		all = append(all, memory, persistent)
+		ours = append(ours, memory, persistent)
 	}
-	return append(all, p.plain)
+	others = []contestant{p.plain}
+	for _, c := range p.beside {
+		if c.name == badgerHook {
+			others = append(others, c)
+		}
+	}
+	return ours, others
 }
 
 // one is a measurement of one server in one round.
@@ -39,11 +46,12 @@ type one struct {
 }
 
 // ordinary compares the brokers at what a notification has no part in: the work of the
-// rate section as ordinary messages, the replay of retained messages to one client, and
-// one topic with many subscribers.
+// rate section as ordinary messages, at QoS 1 and 0, the replay of retained messages to one
+// client, and one topic with many subscribers.
 func (p *program) ordinary(ctx context.Context) error {
-	brokers := p.plainBrokers()
-	rates, replays, fans := map[string][]*result{}, map[string][]one{}, map[string][]one{}
+	ours, others := p.plainBrokers()
+	brokers := append(slices.Clone(ours), others...)
+	rates, zeros, replays, fans := map[string][]*result{}, map[string][]one{}, map[string][]one{}, map[string][]one{}
 	for round := range p.rounds {
 		for _, c := range brokers {
 			r, err := p.once(ctx, c, append(work, "--duration", p.duration.String(), "--warmup", "1s")...)
@@ -51,41 +59,63 @@ func (p *program) ordinary(ctx context.Context) error {
 				return err
 			}
 			rates[c.name] = append(rates[c.name], r)
-			replayed, err := p.measure(ctx, c, replay)
-			if err != nil {
-				return err
+			p.report.progress("round %d  %-40s QoS 1 %8.0f/s  server %5.1f µs  %s", round+1, c.name, r.Throughput, r.Server.Each, faults([]*result{r}))
+			for _, part := range []struct {
+				what string
+				runs map[string][]one
+				run  func(address string, begin func()) (int, error)
+			}{
+				{"at QoS 0", zeros, func(address string, begin func()) (int, error) { return atMostOnce(address, p.duration, begin) }},
+				{"retained messages replayed", replays, replay},
+				{"to subscribers of one topic", fans, fan},
+			} {
+				if c.name == badgerHook && part.what != "at QoS 0" {
+					continue // a write for each of 10,000 subscribers takes minutes
+				}
+				o, err := p.measure(ctx, c, part.run)
+				if err != nil {
+					return fmt.Errorf("%s: %w", part.what, err)
+				}
+				part.runs[c.name] = append(part.runs[c.name], o)
+				p.report.progress("round %d  %-40s %d %s in %.2f s, server %.1f µs each", round+1, c.name, o.delivered, part.what, o.took, o.each)
 			}
-			replays[c.name] = append(replays[c.name], replayed)
-			fanned, err := p.measure(ctx, c, fan)
-			if err != nil {
-				return err
-			}
-			fans[c.name] = append(fans[c.name], fanned)
-			p.report.progress("round %d  %-40s %8.0f/s  server %5.1f µs  %d retained in %.2f s, %4.1f µs each  %d to subscribers in %.2f s, %4.1f µs each  %s",
-				round+1, c.name, r.Throughput, r.Server.Each, replayed.delivered, replayed.took, replayed.each, fanned.delivered, fanned.took, fanned.each, faults([]*result{r}))
 		}
 	}
 	t := table{head: []string{
-		"broker", "messages/s", "÷ plain mochi", "server CPU a message", "÷ plain mochi", "retained messages that came", "in", "server CPU each", "÷ plain mochi",
-		"to subscribers", "in", "server CPU each", "÷ plain mochi", "faults",
+		"broker", "QoS 1 messages/s", "÷ plain mochi", "server CPU a message", "÷ plain mochi", "QoS 0 messages/s", "÷ plain mochi", "server CPU a message", "÷ plain mochi",
+		"retained messages that came", "in", "server CPU each", "÷ plain mochi", "to subscribers", "in", "server CPU each", "÷ plain mochi", "faults",
 	}}
-	plain, plainReplay, plainFan := rates[p.plain.name], replays[p.plain.name], fans[p.plain.name]
+	plain, plainZero, plainReplay, plainFan := rates[p.plain.name], zeros[p.plain.name], replays[p.plain.name], fans[p.plain.name]
 	for _, c := range brokers {
 		t.add(c.name, fmt.Sprintf("%.0f", medianOf(rates[c.name], throughput)), fmt.Sprintf("%.2f", ratio(rates[c.name], plain, throughput)),
 			fmt.Sprintf("%.1f µs", medianOf(rates[c.name], cpu)), fmt.Sprintf("%.2f", ratio(rates[c.name], plain, cpu)),
-			arrived(replays[c.name], retainedTopics), seconds(replays[c.name]), micros(replays[c.name]), ratioOf(replays[c.name], plainReplay),
-			arrived(fans[c.name], fanSubscribers*fanMessages), seconds(fans[c.name]), micros(fans[c.name]), ratioOf(fans[c.name], plainFan), faults(rates[c.name]))
+			fmt.Sprintf("%.0f", figure(zeros[c.name], one.rate)), ratioOf(zeros[c.name], plainZero, one.rate), micros(zeros[c.name]), ratioOf(zeros[c.name], plainZero, one.cpu),
+			arrived(replays[c.name], retainedTopics), seconds(replays[c.name]), micros(replays[c.name]), ratioOf(replays[c.name], plainReplay, one.cpu),
+			arrived(fans[c.name], fanSubscribers*fanMessages), seconds(fans[c.name]), micros(fans[c.name]), ratioOf(fans[c.name], plainFan, one.cpu), faults(rates[c.name]))
 	}
 	var aims []aim
-	for _, c := range brokers[:len(brokers)-1] {
-		aims = append(aims,
-			aim{c.name + ": ordinary messages/s ÷ plain mochi", "1.0", "1.0", fmt.Sprintf("%.2f", ratio(rates[c.name], plain, throughput))},
-			aim{c.name + ": server CPU an ordinary message ÷ plain mochi", "1.0", "1.0", fmt.Sprintf("%.2f", ratio(rates[c.name], plain, cpu))})
+	for _, c := range ours {
+		for _, a := range []struct{ what, reached string }{
+			{"ordinary messages/s at QoS 1", fmt.Sprintf("%.2f", ratio(rates[c.name], plain, throughput))},
+			{"server CPU an ordinary message at QoS 1", fmt.Sprintf("%.2f", ratio(rates[c.name], plain, cpu))},
+			{"ordinary messages/s at QoS 0", ratioOf(zeros[c.name], plainZero, one.rate)},
+			{"server CPU an ordinary message at QoS 0", ratioOf(zeros[c.name], plainZero, one.cpu)},
+			{"server CPU a retained message", ratioOf(replays[c.name], plainReplay, one.cpu)},
+			{"server CPU a message to one of many", ratioOf(fans[c.name], plainFan, one.cpu)},
+		} {
+			aims = append(aims, aim{c.name + ": " + a.what + " ÷ plain mochi", "1.0", "1.0", a.reached})
+		}
+		if badger := rates[badgerHook]; badger != nil {
+			aims = append(aims, aim{c.name + ": ordinary messages/s at QoS 1 ÷ mochi with its badger hook", "1.0", "1.0", fmt.Sprintf("%.2f", ratio(rates[c.name], badger, throughput))})
+		}
 	}
-	text := fmt.Sprintf("Heartline as a plain broker, without notifications. The work of the first table, as ordinary messages; then %d retained messages of %d bytes to one new subscription at QoS 1; then %d messages at QoS 1, one after the other, to %d subscribers of one topic. Medians of %d rounds, the brokers in turn; ratios are medians of the ratios of a round.",
+	text := fmt.Sprintf("Heartline as a plain broker, without notifications. The work of the first table, as ordinary messages; the same at QoS 0, where a message counts as under way until its device has it; then %d retained messages of %d bytes to one new subscription at QoS 1; then %d messages at QoS 1, one after the other, to %d subscribers of one topic. Medians of %d rounds, the brokers in turn; ratios are medians of the ratios of a round.",
 		retainedTopics, retainedPayload, fanMessages, fanSubscribers, p.rounds)
 	return p.report.section("ordinary", text, t, aims)
 }
+
+func (o one) rate() float64 { return float64(o.delivered) / o.took }
+func (o one) cpu() float64  { return o.each }
 
 func figure(runs []one, of func(one) float64) float64 {
 	var all []float64
@@ -96,14 +126,23 @@ func figure(runs []one, of func(one) float64) float64 {
 }
 
 func seconds(runs []one) string {
+	if len(runs) == 0 {
+		return ""
+	}
 	return fmt.Sprintf("%.2f s", figure(runs, func(r one) float64 { return r.took }))
 }
 
 func micros(runs []one) string {
+	if len(runs) == 0 {
+		return ""
+	}
 	return fmt.Sprintf("%.1f µs", figure(runs, func(r one) float64 { return r.each }))
 }
 
 func arrived(runs []one, of int) string {
+	if len(runs) == 0 {
+		return ""
+	}
 	n := int(figure(runs, func(r one) float64 { return float64(r.delivered) }))
 	if n == of {
 		return fmt.Sprint("all ", n)
@@ -111,11 +150,14 @@ func arrived(runs []one, of int) string {
 	return fmt.Sprintf("%d of %d", n, of)
 }
 
-// ratioOf is the CPU time of a message ÷ that of the other's, round by round.
-func ratioOf(ours, theirs []one) string {
+// ratioOf is the median of a figure ÷ that of the other's, round by round.
+func ratioOf(ours, theirs []one, of func(one) float64) string {
+	if len(ours) == 0 {
+		return ""
+	}
 	var all []float64
 	for i := range min(len(ours), len(theirs)) {
-		all = append(all, ours[i].each/theirs[i].each)
+		all = append(all, of(ours[i])/of(theirs[i]))
 	}
 	return fmt.Sprintf("%.2f", median(all))
 }
@@ -186,9 +228,18 @@ func (p *peer) next(patience time.Duration) (first byte, body []byte, err error)
 	return first, body, err
 }
 
-func (p *peer) subscribe(filter string) error {
+func (p *peer) subscribe(filter string, qos byte) error {
 	b := append([]byte{0x82, byte(5 + len(filter)), 0, 1, 0, byte(len(filter))}, filter...)
-	_, err := p.conn.Write(append(b, 1))
+	_, err := p.conn.Write(append(b, qos))
+	return err
+}
+
+// subscribed subscribes and waits for the SUBACK.
+func (p *peer) subscribed(filter string, qos byte) error {
+	err := p.subscribe(filter, qos)
+	if err == nil {
+		_, _, err = p.next(10 * time.Second)
+	}
 	return err
 }
 
@@ -257,7 +308,7 @@ func replay(address string, begin func()) (int, error) {
 	}
 	defer reader.conn.Close()
 	begin()
-	if err := reader.subscribe("retained/#"); err != nil {
+	if err := reader.subscribe("retained/#", 1); err != nil {
 		return 0, err
 	}
 	n, err := reader.messages(retainedTopics, func() {})
@@ -284,10 +335,7 @@ func fan(address string, begin func()) (int, error) {
 			return 0, err
 		}
 		peers[i] = p
-		if err := p.subscribe("fan"); err != nil {
-			return 0, err
-		}
-		if _, _, err := p.next(10 * time.Second); err != nil {
+		if err := p.subscribed("fan", 1); err != nil {
 			return 0, err
 		}
 	}

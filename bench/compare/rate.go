@@ -39,7 +39,7 @@ func (p *program) rate(ctx context.Context) error {
 	var aims []aim
 	for _, c := range p.ours {
 		aims = append(aims, aim{c.name + ": notifications/s ÷ plain mochi in memory", "0.8", "1.2", fmt.Sprintf("%.2f", ratio(p.top[c.name], plain, throughput))})
-		if badger := p.top["mochi, badger hook"]; badger != nil {
+		if badger := p.top[badgerHook]; badger != nil {
 			aims = append(aims, aim{c.name + ": notifications/s ÷ mochi with its badger hook", "3", "5", fmt.Sprintf("%.2f", ratio(p.top[c.name], badger, throughput))})
 		}
 		aims = append(aims, aim{c.name + ": server CPU a notification ÷ plain mochi", "1.0", "0.7", fmt.Sprintf("%.2f", ratio(p.top[c.name], plain, cpu))})
