@@ -700,7 +700,9 @@ func TestPathOfWebSocket(t *testing.T) {
 func TestCutOffIsLogged(t *testing.T) {
 	t.Parallel()
 	s := serve(t)
-	for range 50 {
+	const clients = 50
+	began := time.Now()
+	for range clients {
 		c, err := net.Dial("tcp", s.mqtt)
 		if err != nil {
 			t.Fatal(err)
@@ -713,7 +715,8 @@ func TestCutOffIsLogged(t *testing.T) {
 	if !strings.Contains(line, `"level":"INFO"`) || !strings.Contains(line, `"rule"`) || !strings.Contains(line, `"remote"`) {
 		t.Errorf("logged: %s", line)
 	}
-	if n := strings.Count(s.stderr.String(), "client cut off"); n > 20 {
-		t.Errorf("%d records for 50 clients", n)
+	n := strings.Count(s.stderr.String(), "client cut off")
+	if most := 20 + int(time.Since(began)/time.Second) + 1; n > most { // 20 at once, then one a second
+		t.Errorf("%d records for %d clients, want %d at most", n, clients, most)
 	}
 }
