@@ -13,6 +13,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/broker/internal/api"
 	"github.com/heartline-mqtt/heartline/broker/internal/web"
+	"github.com/heartline-mqtt/heartline/cluster"
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/internal/rlimit"
 )
@@ -153,6 +154,32 @@ func (h *Heartline) authReady(checks map[string]string) {
 	}
 }
 
+// nodeReady tells of the lease, the partitions and the relays to the other nodes. A lease
+// that has ended makes the store unready; a relay that is down makes nothing unready, since a
+// load balancer would take both of two nodes out.
+func (h *Heartline) nodeReady(checks map[string]string) {
+	if h.node == nil {
+		return
+	}
+	st := h.node.node.Status()
+	checks["lease"] = "renewed"
+	if l := h.node.lives.life.Load(); l == nil {
+		checks["lease"] = "none: this node joins again"
+	} else if err := l.Trusted(); err != nil {
+		checks["lease"] = err.Error()
+	}
+	checks["partitions"] = fmt.Sprintf("%d of %d are this node's", st.Owned, cluster.Parts)
+	if st.Unserved > 0 {
+		checks["partitions"] += fmt.Sprintf(", %d are nobody's", st.Unserved)
+	}
+	for _, p := range st.Peers {
+		checks["relay "+p.Name] = "up"
+		if !p.Up {
+			checks["relay "+p.Name] = "down: requests for its accounts are held, then refused"
+		}
+	}
+}
+
 // Ready reports the state of each part, and an error while notifications are refused.
 func (b *Broker) Ready() (map[string]string, error) {
 	checks := map[string]string{"listeners": "up", "store": "up"}
@@ -180,5 +207,6 @@ func (b *Broker) Ready() (map[string]string, error) {
 	}
 	b.authReady(checks)
 	b.xmppReady(checks)
+	b.nodeReady(checks)
 	return checks, errors.Join(errs...)
 }

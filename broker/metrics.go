@@ -10,6 +10,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/broker/internal/listener"
+	"github.com/heartline-mqtt/heartline/cluster"
 	"github.com/heartline-mqtt/heartline/fallback"
 )
 
@@ -29,6 +30,22 @@ func (f figures) Collect(ch chan<- prometheus.Metric) {
 	f.b.authFigures(s)
 	f.b.xmppFigures(s)
 	f.b.receiptsFigures(s)
+	if f.b.node != nil {
+		clusterFigures(s, f.b.node.node.Status())
+	}
+}
+
+func clusterFigures(s scrape, st cluster.Status) {
+	s.gauge("cluster_partitions", "Partitions of the accounts that this node serves, of 1,024.", float64(st.Owned))
+	s.gauge("cluster_partitions_unserved", "Partitions that no node serves, as far as this one knows: their requests are held.", float64(st.Unserved))
+	s.gauge("cluster_lease_age_seconds", "Time since this node renewed its lease.", time.Since(st.Renewed).Seconds())
+	s.counter("cluster_takeovers_total", "Nodes that had stopped renewing their leases and that this one has fenced off.", float64(st.Takeovers))
+	s.counter("cluster_fenced_total", "Times that this node was fenced off by another and joined again.", float64(st.Abandoned))
+	for _, p := range st.Peers {
+		s.gauge("cluster_relay_up", "1 while there is a relay to the node.", bit(p.Up), "node", p.Name)
+		s.counter("cluster_relay_calls_total", "Calls to the node that owns an account.", float64(p.Calls), "node", p.Name)
+		s.counter("cluster_relay_unanswered_total", "Calls that the node did not take or answer. They are repeated at the next owner.", float64(p.Unanswered), "node", p.Name)
+	}
 }
 
 // scrape sends figures out. Each name has one set of labels.

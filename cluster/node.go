@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -71,6 +72,8 @@ type Node struct {
 
 	joins, balances fault // of the loop
 
+	takeovers, abandoned atomic.Uint64
+
 	starting sync.Mutex // held by Start and Stop
 	started  bool
 	stopped  bool
@@ -133,7 +136,9 @@ func (n *Node) join(ctx context.Context) error {
 		return fmt.Errorf("join the cluster: %w", err)
 	}
 	n.life, n.endBeats, n.lost = life, make(chan struct{}), make(chan error, 1)
+	n.mu.Lock()
 	n.good, n.beat = time.Now(), time.Now()
+	n.mu.Unlock()
 	clear(n.seen)
 	if n.opts.Mesh != nil {
 		n.opts.Mesh.Begin(life.ID())
@@ -264,6 +269,29 @@ func (n *Node) renewing() (since time.Time, ok bool) {
 	return n.good, time.Since(n.beat) <= n.opts.Lease/2
 }
 
+// Status is what an operator wants to know of a Node.
+type Status struct {
+	Renewed   time.Time // the last time that the lease was renewed
+	Owned     int       // partitions that this node serves
+	Unserved  int       // partitions that no node serves, as far as this one knows
+	Takeovers uint64    // lives of other nodes that this one has ended
+	Abandoned uint64    // lives of its own that others have ended
+	Peers     []relay.PeerStatus
+}
+
+// Status returns the present Status. It is safe for concurrent use.
+func (n *Node) Status() Status {
+	s := Status{Takeovers: n.takeovers.Load(), Abandoned: n.abandoned.Load()}
+	n.mu.Lock()
+	s.Renewed = n.beat
+	n.mu.Unlock()
+	s.Owned, s.Unserved = n.opts.Router.counts()
+	if n.opts.Mesh != nil {
+		s.Peers = n.opts.Mesh.Status()
+	}
+	return s
+}
+
 // fenceOffDead ends the lives whose leases have not changed for as long as a lease
 // lasts, by the clock of this node: a clock that is set, or a database that was away,
 // makes nobody dead.
@@ -290,6 +318,7 @@ func (n *Node) fenceOffDead(ctx context.Context) error {
 			return err
 		}
 		if ok {
+			n.takeovers.Add(1)
 			n.opts.Log.Warn("a node has stopped renewing its lease, taking over its accounts", "node", m.Name, "life", m.ID, "silent", now.Sub(s.since).Round(time.Millisecond))
 		}
 	}
@@ -435,6 +464,7 @@ func (n *Node) abandon(why error) {
 	if n.life == nil { // both a beat and a write found it ended
 		return
 	}
+	n.abandoned.Add(1)
 	n.opts.Log.Error("another node has taken over, joining again", "error", why, "partitions", len(n.own))
 	for part, p := range n.own {
 		n.opts.Router.Serve(part, p.Term, nil)

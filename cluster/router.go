@@ -100,6 +100,22 @@ func (r *Router) Serves(part uint16) bool {
 	return s.core != nil
 }
 
+// counts returns how many partitions this node serves, and how many nobody does.
+func (r *Router) counts() (owned, unserved int) {
+	for i := range r.table.slots {
+		s := &r.table.slots[i]
+		s.mu.Lock()
+		switch {
+		case s.core != nil:
+			owned++
+		case s.owner == nil:
+			unserved++
+		}
+		s.mu.Unlock()
+	}
+	return owned, unserved
+}
+
 // Cores returns the Cores of this node, by partition.
 func (r *Router) Cores() (all []*delivery.Core) {
 	for i := range r.table.slots {

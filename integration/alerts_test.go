@@ -35,7 +35,8 @@ func TestAlertRules(t *testing.T) {
 	s.register("alice", "phone", deviceToken(1))
 	_, metrics := s.call(http.MethodGet, "/metrics", "")
 	// These show themselves only when there is something to count.
-	optional := []string{"heartline_push_certificate_expiry_timestamp_seconds", "heartline_tls_certificate_expiry_timestamp_seconds", "heartline_mqtt_panics_total", "heartline_xmpp_link_up"}
+	optional := []string{"heartline_push_certificate_expiry_timestamp_seconds", "heartline_tls_certificate_expiry_timestamp_seconds", "heartline_mqtt_panics_total", "heartline_xmpp_link_up",
+		"heartline_cluster_lease_age_seconds", "heartline_cluster_fenced_total", "heartline_cluster_partitions_unserved", "heartline_cluster_relay_up"}
 	var code strings.Builder
 	sources(t, func(path, text string) {
 		if !strings.HasSuffix(path, "_test.go") {

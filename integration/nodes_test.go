@@ -53,8 +53,24 @@ func TestTwoNodes(t *testing.T) {
 		await(t, "the ack of "+id, func() bool { return a.notification(id).State == "acked" && b.notification(id).State == "acked" })
 	}
 
+	ready := func(s *server, want ...string) bool {
+		_, body := s.call(http.MethodGet, "/readyz", "")
+		_, figures := s.call(http.MethodGet, "/metrics", "")
+		return !slices.ContainsFunc(want, func(w string) bool {
+			return !strings.Contains(string(body), w) && !strings.Contains("\n"+string(figures), "\n"+w+"\n")
+		})
+	}
+	await(t, "each node to tell of its part and of the other", func() bool {
+		return ready(a, `"lease":"renewed"`, ` of 1024 are this node's`, `"relay b":"up"`, `heartline_cluster_relay_up{node="b"} 1`) &&
+			ready(b, `"relay a":"up"`, "heartline_cluster_takeovers_total 0")
+	})
+	if _, figures := b.call(http.MethodGet, "/metrics", ""); strings.Contains(string(figures), `heartline_cluster_relay_calls_total{node="a"} 0`) {
+		t.Error("node b, which answers for accounts of both, has asked node a for nothing")
+	}
+
 	began := time.Now()
 	a.kill()
+	await(t, "the relay to be told as down", func() bool { return ready(b, `"relay a":"down: `, `heartline_cluster_relay_up{node="a"} 0`) })
 	var second []string
 	for i := range accounts {
 		second = append(second, fmt.Sprint("second", i))
@@ -71,6 +87,9 @@ func TestTwoNodes(t *testing.T) {
 		})
 	}
 	c2.wait(t)
+	await(t, "the take-over to be told", func() bool {
+		return ready(b, "heartline_cluster_takeovers_total 1", "heartline_cluster_partitions 1024", `"partitions":"1024 of 1024 are this node's"`)
+	})
 	t.Logf("all accounts served %v after kill -9 of a node, with a lease of 2s", time.Since(began).Round(time.Millisecond))
 	b.stop()
 }

@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/internal/backoff"
@@ -55,6 +58,55 @@ type Mesh struct {
 	met      map[int64]time.Time // Sessions that others have begun: when
 	streams  map[net.Conn]struct{}
 	refused  map[string]string // the last refusal, by node: logged once
+	members  []Member          // of the last Update
+	counts   map[string]*callCounts
+}
+
+// callCounts are of the calls to a node, by its name, over all its lives.
+type callCounts struct{ calls, unanswered atomic.Uint64 }
+
+// PeerStatus is what a Mesh knows of another node.
+type PeerStatus struct {
+	Name       string
+	Up         bool   // there is a stream to its present life
+	Calls      uint64 // of this node to it
+	Unanswered uint64 // calls that it did not take or answer
+}
+
+// Status returns a PeerStatus for each node of the last Update, by name.
+func (m *Mesh) Status() []PeerStatus {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	byName := map[string]*PeerStatus{}
+	for _, p := range m.members {
+		s := byName[p.Name]
+		if s == nil { // a killed node and its next life may both be there
+			s = &PeerStatus{Name: p.Name}
+			byName[p.Name] = s
+		}
+		session := m.sessions[p.ID]
+		s.Up = s.Up || session != nil && session.streaming()
+		if c := m.counts[p.Name]; c != nil {
+			s.Calls, s.Unanswered = c.calls.Load(), c.unanswered.Load()
+		}
+	}
+	all := make([]PeerStatus, 0, len(byName))
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		all = append(all, *byName[name])
+	}
+	return all
+}
+
+// countsOf returns the counters of a node.
+func (m *Mesh) countsOf(name string) *callCounts {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.counts[name]
+	if c == nil {
+		c = &callCounts{}
+		m.counts[name] = c
+	}
+	return c
 }
 
 // NewMesh returns a Mesh that has no life yet.
@@ -67,7 +119,7 @@ func NewMesh(o Options) *Mesh {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Mesh{
 		opts: o, ctx: ctx, close: cancel,
-		sessions: map[int64]*Session{}, dialled: map[int64]context.CancelFunc{}, met: map[int64]time.Time{}, streams: map[net.Conn]struct{}{}, refused: map[string]string{},
+		sessions: map[int64]*Session{}, dialled: map[int64]context.CancelFunc{}, met: map[int64]time.Time{}, streams: map[net.Conn]struct{}{}, refused: map[string]string{}, counts: map[string]*callCounts{},
 	}
 }
 
@@ -147,6 +199,7 @@ func (m *Mesh) Close() {
 // Update tells the Mesh which lives there are. It ends the Sessions of others.
 func (m *Mesh) Update(members []Member) {
 	m.mu.Lock()
+	m.members = slices.Clone(members)
 	alive := map[int64]bool{}
 	for _, p := range members {
 		alive[p.ID] = true

@@ -39,6 +39,7 @@ type Session struct {
 	local Local
 	// nonce names the Session: a node that has ended one begins another.
 	nonce uint64
+	count *callCounts
 	dials bool // this node opens the streams
 
 	mu        sync.Mutex
@@ -68,7 +69,7 @@ type Session struct {
 func newSession(m *Mesh, to Member, nonce uint64, dials bool) *Session {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &Session{
-		m: m, to: to, local: m.opts.Local, nonce: nonce, dials: dials, lost: time.Now(), ctx: ctx, cancel: cancel,
+		m: m, to: to, local: m.opts.Local, nonce: nonce, count: m.countsOf(to.Name), dials: dials, lost: time.Now(), ctx: ctx, cancel: cancel,
 		calls: map[uint64]func(*answer){}, ups: map[uint64]*Up{}, presences: map[uint64]*presence{}, byDevice: map[string]*presence{},
 		wake: make(chan struct{}, 1),
 	}
@@ -79,6 +80,13 @@ func (s *Session) idle() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.stream == nil && time.Since(s.lost) >= s.m.opts.Patience
+}
+
+// streaming reports whether a stream carries the Session now.
+func (s *Session) streaming() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stream != nil
 }
 
 // arrived returns the number of the last frame that was handled.
@@ -131,7 +139,13 @@ func (s *Session) poke() {
 
 // call sends a call. done is called once, with nil if the Session ends first, from the
 // goroutine that reads or that ends the Session; it must not wait.
-func (s *Session) call(c *call, done func(*answer)) error {
+func (s *Session) call(c *call, done func(*answer)) (err error) {
+	s.count.calls.Add(1)
+	defer func() {
+		if err != nil {
+			s.count.unanswered.Add(1)
+		}
+	}()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
@@ -384,6 +398,7 @@ func (s *Session) end(why error) {
 	s.mu.Unlock()
 	for _, id := range order { // in their order: they are asked for again, elsewhere
 		if done := calls[id]; done != nil {
+			s.count.unanswered.Add(1)
 			done(nil)
 		}
 	}
