@@ -3,8 +3,10 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 
@@ -55,6 +57,9 @@ func (a *API) authorize(r *http.Request, pattern string) (caller, error) {
 	token, ok := bearerToken(r)
 	if !ok {
 		p := newProblem(http.StatusUnauthorized, codeUnauthenticated, "send the header Authorization: Bearer with a token of the role service")
+		if strings.HasSuffix(pattern, "/metrics") && !byAddress(r.Host) {
+			p.Detail += fmt.Sprintf("; without one only this machine is answered, by an IP address or as localhost, not as %q", clip(r.Host))
+		}
 		p.headers.Set("WWW-Authenticate", "Bearer") // RFC 6750 §3: no error code where no token was sent
 		if forDevices(pattern) {
 			p.headers.Add("WWW-Authenticate", `Basic realm="heartline", charset="UTF-8"`)
@@ -152,9 +157,28 @@ func bearerToken(r *http.Request) (string, bool) {
 	return token, strings.EqualFold(scheme, "bearer") && token != "" // RFC 9110 §11.1: the scheme is case-insensitive
 }
 
-// fromHere reports whether a request comes from this machine, and not by a proxy
-// on it that says for whom it asks.
+// byAddress reports whether a Host header is an IP address or localhost. A web page of
+// another site, in a browser on this machine, can make a name of its own lead here and
+// read the answer (DNS rebinding); it cannot do that with an address.
+func byAddress(hostport string) bool {
+	host := withoutPort(hostport)
+	_, err := netip.ParseAddr(host)
+	return err == nil || loopback.Host(host)
+}
+
+func withoutPort(hostport string) string {
+	if host, _, err := net.SplitHostPort(hostport); err == nil {
+		return host
+	}
+	return strings.TrimSuffix(strings.TrimPrefix(hostport, "["), "]")
+}
+
+// fromHere reports whether a request comes from this machine, not by a proxy on it that
+// says for whom it asks, and not by a web page of another site.
 func fromHere(r *http.Request) bool {
+	if !byAddress(r.Host) {
+		return false
+	}
 	for _, h := range []string{"Forwarded", "X-Forwarded-For", "X-Real-Ip"} {
 		if r.Header.Get(h) != "" {
 			return false
@@ -169,11 +193,7 @@ func fromHere(r *http.Request) bool {
 // Host is what such a page cannot choose freely where its own name leads here (DNS
 // rebinding), Origin where it calls by our address.
 func foreign(r *http.Request) *problem {
-	host := r.Host
-	if h, _, err := net.SplitHostPort(r.Host); err == nil {
-		host = h
-	}
-	if !loopback.Host(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")) {
+	if !loopback.Host(withoutPort(r.Host)) {
 		return newProblem(http.StatusForbidden, codeForbidden,
 			"without authentication (auth.mode none) this server answers to localhost only, not to %q: call it as localhost, or set auth.mode to file, jwt or http", clip(r.Host))
 	}

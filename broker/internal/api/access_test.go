@@ -69,6 +69,21 @@ func TestBearer(t *testing.T) {
 	if r := s.do("GET", "/metrics", "", "X-Forwarded-For", "192.0.2.1", "Authorization", "Bearer service"); r.StatusCode != 200 {
 		t.Error(r.text)
 	}
+	// A page of another site, in a browser on this machine, whose name leads here.
+	for _, host := range []string{"evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.evil.example"} {
+		s.wantProblem(s.do("GET", "/metrics", "", "Host", host), 401, "send the header Authorization: Bearer with a token of the role service; without one only this machine is answered")
+		if r := s.do("GET", "/readyz", "", "Host", host); strings.Contains(r.text, "checks") {
+			t.Errorf("%s: %s", host, r.text)
+		}
+	}
+	for _, host := range []string{"localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:9", "[::1]", "192.0.2.7:80"} {
+		if r := s.do("GET", "/metrics", "", "Host", host); r.StatusCode != 200 {
+			t.Errorf("%s: %s", host, r.text)
+		}
+	}
+	if r := s.do("GET", "/metrics", "", "Host", "evil.example", "Authorization", "Bearer service"); r.StatusCode != 200 {
+		t.Error(r.text)
+	}
 	// With tokens the name of the host is the proxy's business.
 	s.want(s.do("GET", "/v1/notifications", "", "Authorization", "Bearer service", "Host", "push.example.com"), 200, nil)
 }
