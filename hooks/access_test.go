@@ -1,6 +1,7 @@
 package hooks_test
 
 import (
+	"bytes"
 	"fmt"
 	"testing"
 
@@ -139,15 +140,26 @@ func (*guard) OnConnectAuthenticate(*mqtt.Client, packets.Packet) bool { return 
 
 func (*guard) OnACLCheck(_ *mqtt.Client, topic string, _ bool) bool { return topic == "open" }
 
-// TestNoSharedDeviceTopics: a shared subscription of a device's own topics would bring
-// nothing, and is not granted in silence.
-func TestNoSharedDeviceTopics(t *testing.T) {
+// TestNoSharedTopicsOfOurs: a shared subscription below the prefix would bring nothing, and
+// so would $SHARE. They are not granted in silence.
+func TestNoSharedTopicsOfOurs(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	for version, want := range map[byte]byte{4: 0x80, 5: packets.ErrSharedSubscriptionsNotSupported.Code} {
 		c := s.connect(version, rawmqtt.Connect{ID: "phone", Clean: true})
 		codes, err := c.Subscribe(1, 1, "$share/g/"+topicOf("phone", "notifications"), "$share/g/heartline/devices/#", topicOf("phone", "notifications"), "$share/g/x")
 		if err != nil || codes[0] != want || codes[1] != want || codes[2] != 1 || codes[3] != 1 {
+			t.Errorf("version %d: %x %v, want 0x%02x twice", version, codes, err, want)
+		}
+		codes, err = c.Subscribe(2, 1, "$share/g/heartline/accounts/a/events", "$share/g/heartline/accounts/+/events", "$share/g/heartline/#", "$share/g/heartline/clients/phone/refusals")
+		if err != nil || !bytes.Equal(codes, bytes.Repeat([]byte{want}, 4)) {
+			t.Errorf("version %d: %x %v, want 0x%02x four times", version, codes, err, want)
+		}
+		if version == 5 {
+			want = packets.ErrTopicFilterInvalid.Code
+		}
+		codes, err = c.Subscribe(3, 1, "$SHARE/g/x", "$Share/g/heartline/accounts/a/events", "$shared/x")
+		if err != nil || codes[0] != want || codes[1] != want || codes[2] != 1 {
 			t.Errorf("version %d: %x %v, want 0x%02x twice", version, codes, err, want)
 		}
 	}

@@ -60,6 +60,8 @@ func (c *conn) refusesFilter(f *packets.Subscription) (code packets.Code, reason
 	h := c.hook
 	group, inner := ordinary.SplitShare(f.Filter)
 	switch limit := h.rules.Load().Limits.TopicLevels; {
+	case mqtt.IsSharedFilter(f.Filter) && !strings.HasPrefix(f.Filter, "$share/"): // an ordinary filter that no topic matches
+		return packets.ErrTopicFilterInvalid, "a shared subscription begins with $share/, in small letters"
 	case !mqtt.IsValidFilter(f.Filter, false), strings.HasPrefix(f.Filter, "$share/") && (group == "" || inner == "" || strings.ContainsAny(group, "+#")):
 		return packets.ErrTopicFilterInvalid, "not a topic filter"
 	case limit > 0 && !c.exempt() && !h.topics.within(inner) && ordinary.Levels(inner) > limit:
@@ -68,6 +70,8 @@ func (c *conn) refusesFilter(f *packets.Subscription) (code packets.Code, reason
 		return packets.ErrProtocolViolationInvalidSharedNoLocal, "No Local on a shared subscription"
 	case group != "" && h.topics.belowDevices(inner): // it would be granted and bring nothing
 		return packets.ErrSharedSubscriptionsNotSupported, "the topics of a device are its own, and are not shared"
+	case group != "" && h.topics.within(inner): // the same: a service reads events from its own place in the store
+		return packets.ErrSharedSubscriptionsNotSupported, "topics below " + h.topics.prefix + " are not shared: subscribe without $share"
 	}
 	if c.isDevice() == nil && h.topics.coversOwn(inner, c.client.ID) {
 		if err := c.admitDevice(); err != nil {
