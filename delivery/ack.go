@@ -67,8 +67,8 @@ func (p *Presence) Nacked(r Ref, reason string) {
 // AckByID handles a device's ack of a notification, from its acks topic or over
 // HTTP. A repetition is harmless. AckRead counts as AckDisplayed, ends the deliveries
 // to the account's other devices, and takes the notification off their screens. The
-// error wraps ErrNotYours if the notification was not for this device of this
-// account.
+// error wraps ErrUnknownNotification if there is none, or its history is over, and
+// ErrNotYours if it was not for this device of this account.
 func (c *Core) AckByID(id, deviceID, accountName string, kind AckKind) error {
 	seq, err := c.out.Lookup(id)
 	if errors.Is(err, ErrNotFound) {
@@ -77,7 +77,7 @@ func (c *Core) AckByID(id, deviceID, accountName string, kind AckKind) error {
 				return err
 			}
 		}
-		return fmt.Errorf("%w: there is no notification %s, or its history is over", ErrNotYours, clip(id))
+		return fmt.Errorf("%w: %s", ErrUnknownNotification, clip(id))
 	} else if err != nil {
 		return fmt.Errorf("find notification %s: %w", id, err)
 	}

@@ -142,7 +142,7 @@ func (c *conn) onAck(payload []byte) (string, error) {
 		return id, err
 	}
 	err = c.hook.core.AckByID(id, c.client.ID, c.identity.Account, kind)
-	if errors.Is(err, delivery.ErrNotYours) {
+	if errors.Is(err, delivery.ErrNotYours) || errors.Is(err, delivery.ErrUnknownNotification) {
 		c.hook.Counters.UnknownAcks.Add(1)
 	}
 	return id, err

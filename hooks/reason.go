@@ -37,7 +37,7 @@ func refusalFor(err error) refusal {
 	r.inDoubt = errors.Is(err, delivery.ErrInDoubt)
 	r.temporary = r.status == http.StatusTooManyRequests || r.status >= http.StatusInternalServerError
 	switch {
-	case r.status == http.StatusForbidden:
+	case r.status == http.StatusForbidden, errors.Is(err, delivery.ErrUnknownNotification): // no code says "not found"
 		r.code = packets.ErrNotAuthorized.Code
 	case errors.Is(err, delivery.ErrInvalid):
 		r.code = packets.ErrPayloadFormatInvalid.Code

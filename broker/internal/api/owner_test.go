@@ -89,7 +89,7 @@ func TestAcksOverHTTP(t *testing.T) {
 		s.want(s.do("POST", "/v1/notifications/"+id+"/acks", fmt.Sprintf(`{"device":"phone","status":%q}`, []string{"received", "read"}[i]), "Authorization", header), 204, nil)
 	}
 	s.wantProblem(s.do("POST", path, `{"device":"nobody","status":"received"}`, "Authorization", service), 404, `there is no device "nobody"`)
-	s.wantProblem(s.do("POST", "/v1/notifications/none/acks", `{"device":"phone","status":"received"}`, "Authorization", alice), 403, "")
+	s.wantProblem(s.do("POST", "/v1/notifications/none/acks", `{"device":"phone","status":"received"}`, "Authorization", alice), 404, `there is no notification "none"`)
 }
 
 // TestSignOutOverHTTP: a device removes itself and nobody else's.
