@@ -142,6 +142,8 @@ func (c *Core) register(id, accountName string, r Registration, move bool) error
 			d.RemoveRegistrations(func(x *Registration) bool { return x.Ended == nil && x.address() == r.address() && x.Kind != r.Kind })
 			d.SetRegistration(r)
 		})
+		put := &c.pending.putDevices[len(c.pending.putDevices)-1]
+		put.Registrations[slices.IndexFunc(put.Registrations, func(x Registration) bool { return x.address() == r.address() })].Claims = true
 		c.pushPossible(d, func(x *Registration) bool { return x.Kind == r.Kind })
 		return nil
 	})

@@ -221,16 +221,16 @@ func (c *Core) pushDismissal(dev *device, x *dismissal, attempt int) {
 			Urgency: UrgencyNormal, AcceptedAt: x.At, ExpiresAt: expires,
 		},
 		Current: func() (Registration, error) {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			if err := c.trusted(); err != nil {
-				return Registration{}, err
-			}
-			r := dev.Registration(KindAlert)
-			if dev.dropped != "" || dev.presence != nil || !slices.Contains(dev.dismissals, x) || !r.Usable(time.Now()) {
-				return Registration{}, fmt.Errorf("%w: the dismissal needs no push", ErrPushNotWanted)
-			}
-			return r.Clone(), nil
+			return c.currentTarget(dev, func() (Registration, error) {
+				if err := c.trusted(); err != nil {
+					return Registration{}, err
+				}
+				r := dev.Registration(KindAlert)
+				if dev.dropped != "" || dev.presence != nil || !slices.Contains(dev.dismissals, x) || !r.Usable(time.Now()) {
+					return Registration{}, fmt.Errorf("%w: the dismissal needs no push", ErrPushNotWanted)
+				}
+				return r.Clone(), nil
+			})
 		},
 		Unread: func() int { return c.unread(dev) },
 	}

@@ -126,3 +126,58 @@ func TestNumbersOfAShard(t *testing.T) {
 		s.close()
 	})
 }
+
+// deaf hears of nothing that other nodes claim.
+type deaf struct{}
+
+func (deaf) Ours(string) bool                                      { return true }
+func (deaf) Release(context.Context, string, string, string) error { return nil }
+func (deaf) Claimed(delivery.Claim)                                {}
+
+// TestClaimUnheard: a node that has not heard that another device has claimed a token
+// sends that nothing any more, and takes nothing back when it writes the former holder's
+// entry again.
+func TestClaimUnheard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{T: t, apple: &apple{hold: true}}
+		w.store = newStore(t)
+		opts := options()
+		opts.Neighbours = deaf{}
+		w.core = delivery.New(opts, w.store, w.apple, slog.New(slog.DiscardHandler))
+		if err := w.core.Start(); err != nil {
+			t.Fatal(err)
+		}
+		w.known("phone", "aa")
+		w.accept(delivery.Request{})
+		synctest.Wait()
+		current := w.apple.held[0].push.Current
+		if r, err := current(); err != nil || r.Token != "aa" {
+			t.Fatalf("held: %v %v", r, err)
+		}
+
+		claim := apns("aa")
+		claim.Claims = true
+		done := make(chan error, 1)
+		w.store.Commit(&delivery.Batch{PutDevices: []delivery.Device{{ID: "tablet", Account: "b", Registrations: []delivery.Registration{claim}}}, Sync: true}, func(err error) { done <- err })
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		voip := apns("cc")
+		voip.Kind = "voip"
+		if err := w.core.SetRegistration("phone", "a", voip); err != nil { // writes the phone's entry
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if holder, err := w.store.TokenOwner(delivery.ServerAPNs, "aa"); holder != "tablet" {
+			t.Errorf("the token is held by %q, %v", holder, err)
+		}
+		if _, err := current(); !errors.Is(err, delivery.ErrPushNotWanted) {
+			t.Errorf("claimed elsewhere: %v", err)
+		}
+		if got := w.tokens("a", "phone"); len(got) != 1 || got[0] != "cc" {
+			t.Errorf("the phone has tokens %v", got)
+		}
+		w.stop()
+		w.store.close()
+	})
+}

@@ -330,7 +330,7 @@ type Batch struct {
 	Events []Event  // appended to timelines
 	Finish []Finish // removes the Record: the delivery is over
 
-	PutDevices    []Device // replaces registry entries, moving their tokens
+	PutDevices    []Device // replaces registry entries, moving the tokens that they claim
 	RemoveDevices []string // forgets them; deliveries are finished separately
 
 	PutDismissals    []Dismissal // by device and Seq; replaces

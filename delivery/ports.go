@@ -67,7 +67,7 @@ type Reader interface {
 	// until it returns false. It reads no other entries.
 	Devices(after string, fn func(*Device) bool) error
 	// TokenOwner finds the device that holds a token of a server. It decides nothing:
-	// who holds a token is decided by the order of PutDevices.
+	// who holds a token is decided by the order of the claims in PutDevices.
 	TokenOwner(server, token string) (device string, err error)
 
 	// Unfinished calls fn with every Record of a shard, by device and Seq, until it

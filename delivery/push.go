@@ -175,9 +175,7 @@ func (c *Core) push(d *delivery, r Registration, l *pushLane) {
 		Seq: d.seq, Device: d.dev.ID, Account: d.dev.Account, Registration: r, Attempt: int(attempt),
 		Urgency: d.urgency, CollapseKey: d.collapse, ExpiresAt: c.clock.wall(d.expires),
 		Current: func() (Registration, error) {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			return c.pushTarget(d, attempt)
+			return c.currentTarget(d.dev, func() (Registration, error) { return c.pushTarget(d, attempt) })
 		},
 	}
 	if len(d.dev.Unread) > 0 {
@@ -192,8 +190,42 @@ func (c *Core) push(d *delivery, r Registration, l *pushLane) {
 	})
 }
 
-// pushTarget returns where the push of d goes now, or why it must not be sent. It
-// is what Push.Current answers with.
+// currentTarget is Push.Current of a push to dev. target is called under the mutex. With
+// neighbours the store has the last word: another node may have claimed the registration
+// while no word of that could reach this one.
+func (c *Core) currentTarget(dev *device, target func() (Registration, error)) (Registration, error) {
+	c.mu.Lock()
+	r, err := target()
+	c.mu.Unlock()
+	if err != nil || c.opts.Neighbours == nil {
+		return r, err
+	}
+	holder, err := c.out.TokenOwner(r.Server, r.Token)
+	if err == nil && holder == dev.ID {
+		return r, nil
+	}
+	ctx, cancel := context.WithTimeoutCause(c.ctx, releasePatience, errBusy)
+	defer cancel()
+	if err = c.Flush(ctx); err == nil { // it may be registered and not written yet
+		holder, err = c.out.TokenOwner(r.Server, r.Token)
+	}
+	switch {
+	case err == nil && holder == dev.ID:
+		return r, nil
+	case err != nil && !errors.Is(err, ErrNotFound):
+		return Registration{}, fmt.Errorf("%w: who holds the registration is not known: %w", errUntrusted, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if a := r.address(); !c.stopped && c.holders[a] == dev {
+		c.takeAway(dev, a)
+		c.touchPending()
+		c.settle()
+	}
+	return Registration{}, fmt.Errorf("%w: another device has registered the token", ErrPushNotWanted)
+}
+
+// pushTarget returns where the push of d goes now, or why it must not be sent.
 func (c *Core) pushTarget(d *delivery, attempt uint16) (Registration, error) {
 	unwanted := func(why string) (Registration, error) {
 		return Registration{}, fmt.Errorf("%w: %s", ErrPushNotWanted, why)

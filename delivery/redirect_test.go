@@ -59,7 +59,7 @@ func TestPushLeavesTheReplacedRegistration(t *testing.T) {
 				if err := c.change(w); err != nil {
 					t.Fatal(err)
 				}
-				synctest.Wait() // another Core knows of it once the store does
+				settle() // another Core knows of it once the store does
 				w.apple.mu.Lock()
 				held := w.apple.held
 				w.apple.mu.Unlock()
@@ -86,7 +86,7 @@ func TestPushLeavesTheReplacedRegistration(t *testing.T) {
 				if err := c.change(w); err != nil {
 					t.Fatal(err)
 				}
-				synctest.Wait()
+				settle()
 				w.wantState(one, c.state)
 				w.wantState(two, c.state)
 				if got := w.apple.targets(); !slices.Equal(got, append([]string{"aa"}, c.asked...)) {

@@ -52,6 +52,9 @@ type Registration struct {
 	// is no more. Token, P256dh and Auth are empty then; the rest says what there
 	// was.
 	Ended *Ending
+	// Claims says that a write takes the token from whichever device holds it. It is set
+	// in a Batch alone, and not stored.
+	Claims bool
 }
 
 // Suspension says why a registration is not asked for now. A slip in the
@@ -153,6 +156,22 @@ func (d *Device) RemoveRegistrations(match func(*Registration) bool) bool {
 		d.Registrations = nil
 	}
 	return removed
+}
+
+// Written returns what a Batch's entry for d leaves in the store, where stored is now;
+// nil: nothing. A token that the entry does not claim stays only if the stored entry has
+// it: whoever wrote it may not have heard yet that another device has claimed the token.
+func (d Device) Written(stored *Device) Device {
+	w := d.Clone()
+	w.RemoveRegistrations(func(r *Registration) bool {
+		held := r.Token == "" || r.Claims || stored != nil &&
+			slices.ContainsFunc(stored.Registrations, func(s Registration) bool { return s.address() == r.address() })
+		return !held
+	})
+	for i := range w.Registrations {
+		w.Registrations[i].Claims = false
+	}
+	return w
 }
 
 // Clone returns a copy that shares nothing with d.

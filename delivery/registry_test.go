@@ -202,7 +202,7 @@ func TestQueuedPushFollowsTheToken(t *testing.T) {
 		if err := w.core.SetRegistration("tablet", "b", apns("bb")); err != nil {
 			t.Fatal(err)
 		}
-		synctest.Wait() // another Core knows of it once the store does
+		synctest.Wait() // until it is written
 		if _, err := current(); !errors.Is(err, delivery.ErrPushNotWanted) {
 			t.Errorf("moved: %v", err)
 		}

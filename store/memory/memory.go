@@ -247,8 +247,12 @@ func (e *Engine) event(ev delivery.Event) bool {
 }
 
 func (e *Engine) putDevice(d delivery.Device) {
-	e.unlink(d.ID)
-	d = d.Clone()
+	if stored, there := e.devices[d.ID]; there {
+		e.unlink(d.ID)
+		d = d.Written(&stored)
+	} else {
+		d = d.Written(nil)
+	}
 	for _, r := range d.Registrations {
 		if r.Token == "" {
 			continue

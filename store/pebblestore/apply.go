@@ -450,7 +450,8 @@ func (a *application) putDevice(d *delivery.Device) error {
 			return err
 		}
 	}
-	for _, p := range d.Registrations {
+	written := d.Written(old)
+	for _, p := range written.Registrations {
 		if p.Token == "" {
 			continue
 		}
@@ -476,7 +477,7 @@ func (a *application) putDevice(d *delivery.Device) error {
 	if err := a.batch.Set(keyOfAccount(nil, d.Account, d.ID), nil, nil); err != nil {
 		return err
 	}
-	return a.setEntry(d)
+	return a.setEntry(&written)
 }
 
 // unlink removes a registry entry from the indexes.

@@ -46,7 +46,7 @@ func TestScrub(t *testing.T) {
 		b.Accept[0].Data = json.RawMessage(`"` + title + `"`)
 		apply(t, s, b)
 	}
-	registered := delivery.Device{ID: "d", Account: "ann", Registrations: []delivery.Registration{{Server: delivery.ServerAPNs, Kind: delivery.KindAlert, Token: token}}}
+	registered := delivery.Device{ID: "d", Account: "ann", Registrations: []delivery.Registration{{Server: delivery.ServerAPNs, Kind: delivery.KindAlert, Token: token, Claims: true}}}
 	apply(t, s, &delivery.Batch{PutDevices: []delivery.Device{registered}, Sync: true})
 	put(1, secret)
 	for seq := delivery.Seq(2); seq < 4000; seq++ { // logs and tables, many times over

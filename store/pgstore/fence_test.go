@@ -52,7 +52,7 @@ func TestFenced(t *testing.T) {
 		"update":       {Update: []delivery.Record{{Seq: 1, Device: "a", State: delivery.StateWaiting}}},
 		"event":        {Events: []delivery.Event{{Seq: 1, Number: 9, Kind: delivery.EventPublished}}},
 		"finish":       {Finish: []delivery.Finish{{Key: k, At: time.Unix(1, 0)}}},
-		"device":       {PutDevices: []delivery.Device{{ID: "b", Account: "ann", Registrations: []delivery.Registration{{Server: "apns", Token: "aa", Kind: "alert"}}}}},
+		"device":       {PutDevices: []delivery.Device{{ID: "b", Account: "ann", Registrations: []delivery.Registration{{Server: "apns", Token: "aa", Kind: "alert", Claims: true}}}}},
 		"no device":    {RemoveDevices: []string{"a"}},
 		"assign":       {Assign: []delivery.Key{{Seq: 3, Device: "c"}}},
 		"dismissal":    {PutDismissals: []delivery.Dismissal{{Seq: 7, Device: "a", Of: 1, ID: "i1"}}},

@@ -19,12 +19,12 @@ func hashOf(server, token string) string {
 	return string(sum[:16])
 }
 
-// claims are the tokens that a batch names, each with the last device to name it.
+// claims are the tokens that a batch claims, each with the last device to do so.
 func claims(put []delivery.Device) map[string]string {
 	out := map[string]string{}
 	for i := range put {
 		for _, r := range put[i].Registrations {
-			if r.Token != "" {
+			if r.Claims {
 				out[hashOf(r.Server, r.Token)] = put[i].ID
 			}
 		}
@@ -91,7 +91,7 @@ func (e *Engine) registry(q *pgx.Batch, p *plan, r *found) error {
 	}
 	touched := map[string]bool{}
 	for i := range p.putDevices {
-		d := p.putDevices[i].Clone()
+		d := p.putDevices[i].Written(r.devices[p.putDevices[i].ID])
 		unlink(d.ID)
 		for _, reg := range d.Registrations {
 			if reg.Token == "" {

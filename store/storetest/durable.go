@@ -65,7 +65,7 @@ func fill(t *testing.T, e store.Engine, round int) string {
 	}
 	apply(t, e,
 		&delivery.Batch{PutDevices: []delivery.Device{
-			{ID: modelDevices[round%4], Account: modelAccounts[round%3], Registrations: push(modelTokens[0]), SeenAt: at(3)},
+			{ID: modelDevices[round%4], Account: modelAccounts[round%3], Registrations: claim(modelTokens[0]), SeenAt: at(3)},
 			{ID: "d", Account: "a"},
 		}},
 		&delivery.Batch{

@@ -232,7 +232,7 @@ func testRegistrations(t *testing.T, e store.Engine) {
 	}
 	other := phone.Clone()
 	other.ID, other.Registrations = "other", []delivery.Registration{ended} // an ended one has no token to be held
-	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{phone, other}})
+	apply(t, e, &delivery.Batch{PutDevices: claiming(phone, other)})
 	equal(t, "phone", must[*delivery.Device](t, "device")(e.Device("phone")), &phone)
 	equal(t, "other", must[*delivery.Device](t, "device")(e.Device("other")), &other)
 	owner := func(r delivery.Registration) string {
@@ -240,15 +240,15 @@ func testRegistrations(t *testing.T, e store.Engine) {
 	}
 	// One token moves, to another account and kind; the rest stays.
 	taken := voip
-	taken.Kind, taken.Suspended = delivery.KindAlert, nil
+	taken.Kind, taken.Suspended, taken.Claims = delivery.KindAlert, nil, true
 	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "tab", Account: "bob", Registrations: []delivery.Registration{taken}}}})
 	phone.Registrations = []delivery.Registration{alert, web, ended}
 	equal(t, "phone", must[*delivery.Device](t, "device")(e.Device("phone")), &phone)
 	equal(t, "owners", []string{owner(alert), owner(voip), owner(web)}, []string{"phone", "tab", "phone"})
-	// An entry that still names it takes it back: the last write counts.
+	// The last claim counts.
 	back := phone.Clone()
 	back.Registrations = append(back.Registrations, voip)
-	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{back}})
+	apply(t, e, &delivery.Batch{PutDevices: claiming(back)})
 	equal(t, "tab", must[*delivery.Device](t, "device")(e.Device("tab")), &delivery.Device{ID: "tab", Account: "bob"})
 	equal(t, "owner", owner(voip), "phone")
 	apply(t, e, &delivery.Batch{RemoveDevices: []string{"phone"}})

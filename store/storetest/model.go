@@ -107,6 +107,13 @@ func (m *model) apply(b *delivery.Batch) {
 		}
 	}
 	for _, d := range b.PutDevices {
+		if stored := m.devices[d.ID]; len(d.Registrations) > 0 {
+			if token := d.Registrations[0].Token; d.Registrations[0].Claims || len(stored.Registrations) > 0 && stored.Registrations[0].Token == token {
+				d.Registrations = push(token)
+			} else {
+				d.Registrations = nil
+			}
+		}
 		for id, other := range m.devices {
 			if len(d.Registrations) > 0 && len(other.Registrations) > 0 && other.Registrations[0].Token == d.Registrations[0].Token {
 				other.Registrations = nil
@@ -396,6 +403,7 @@ func drawBatch(t *rapid.T, m *model, next *uint64) *delivery.Batch {
 		d := delivery.Device{ID: device(), Account: rapid.SampledFrom(modelAccounts).Draw(t, "account"), SeenAt: when()}
 		if rapid.Bool().Draw(t, "pushes") {
 			d.Registrations = push(rapid.SampledFrom(modelTokens).Draw(t, "token"))
+			d.Registrations[0].Claims = rapid.Bool().Draw(t, "claims")
 		}
 		b.PutDevices = append(b.PutDevices, d)
 	}

@@ -16,6 +16,25 @@ func push(token string) []delivery.Registration {
 	}}
 }
 
+// claim is push with a claim of the token.
+func claim(token string) []delivery.Registration {
+	out := push(token)
+	out[0].Claims = true
+	return out
+}
+
+// claiming are entries that claim the tokens they name.
+func claiming(devices ...delivery.Device) []delivery.Device {
+	out := make([]delivery.Device, len(devices))
+	for i, d := range devices {
+		out[i] = d.Clone()
+		for j := range out[i].Registrations {
+			out[i].Registrations[j].Claims = out[i].Registrations[j].Token != ""
+		}
+	}
+	return out
+}
+
 func registry(t testing.TB, e delivery.Reader) []delivery.Device {
 	t.Helper()
 	out := []delivery.Device{}
@@ -29,7 +48,7 @@ func testRegistry(t *testing.T, e store.Engine) {
 	phone := delivery.Device{ID: "phone", Account: "ann", Registrations: push("aa"), ReportsApp: true, SeenAt: at(5)}
 	watch := delivery.Device{ID: "watch", Account: "ann"}
 	lamp := delivery.Device{ID: "lamp", Account: "an", SeenAt: at(6)}
-	b := &delivery.Batch{PutDevices: []delivery.Device{watch, phone, lamp}, Sync: true}
+	b := &delivery.Batch{PutDevices: claiming(watch, phone, lamp), Sync: true}
 	apply(t, e, b, b)
 	equal(t, "registry", registry(t, e), []delivery.Device{lamp, phone, watch})
 	equal(t, "phone", must[*delivery.Device](t, "device")(e.Device("phone")), &phone)
@@ -37,7 +56,7 @@ func testRegistry(t *testing.T, e store.Engine) {
 	equal(t, "an's", must[[]delivery.Device](t, "account")(e.AccountDevices("an")), []delivery.Device{lamp})
 	// It moves to another account and loses its token.
 	phone = delivery.Device{ID: "phone", Account: "bob"}
-	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{phone}})
+	apply(t, e, &delivery.Batch{PutDevices: claiming(phone)})
 	equal(t, "ann's", must[[]delivery.Device](t, "account")(e.AccountDevices("ann")), []delivery.Device{watch})
 	equal(t, "bob's", must[[]delivery.Device](t, "account")(e.AccountDevices("bob")), []delivery.Device{phone})
 	_, err := e.TokenOwner(delivery.ServerAPNs, "aa")
@@ -64,21 +83,28 @@ func testTokenMoves(t *testing.T, e store.Engine) {
 	owner := func(token string) string {
 		return must[string](t, "owner")(e.TokenOwner(delivery.ServerAPNs, token))
 	}
-	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "old", Account: "ann", Registrations: push("aa"), SeenAt: at(1)}}})
-	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "new", Account: "bob", Registrations: push("aa")}}})
+	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "old", Account: "ann", Registrations: claim("aa"), SeenAt: at(1)}}})
+	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "new", Account: "bob", Registrations: claim("aa")}}})
 	equal(t, "owner", owner("aa"), "new")
 	equal(t, "the other's entry", must[*delivery.Device](t, "device")(e.Device("old")), &delivery.Device{ID: "old", Account: "ann", SeenAt: at(1)})
-	// What the other does from now on does not touch the token.
+	// What the other does from now on does not touch the token, not even where whoever
+	// writes its entry has not heard of the claim.
+	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "old", Account: "ann", Registrations: push("aa"), SeenAt: at(2)}}})
+	equal(t, "owner", owner("aa"), "new")
+	equal(t, "the other's entry", must[*delivery.Device](t, "device")(e.Device("old")), &delivery.Device{ID: "old", Account: "ann", SeenAt: at(2)})
+	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "new", Account: "bob", Registrations: push("aa"), SeenAt: at(2)}}})
+	equal(t, "the holder's entry", must[*delivery.Device](t, "device")(e.Device("new")), &delivery.Device{ID: "new", Account: "bob", Registrations: push("aa"), SeenAt: at(2)})
+	equal(t, "owner", owner("aa"), "new")
 	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "old", Account: "ann"}}}, &delivery.Batch{RemoveDevices: []string{"old"}})
 	equal(t, "owner", owner("aa"), "new")
 	// The same token of another server is another token.
-	other := push("aa")
+	other := claim("aa")
 	other[0].Server = "gcm"
 	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "third", Account: "ann", Registrations: other}}})
 	equal(t, "owner", owner("aa"), "new")
 	equal(t, "owner", must[string](t, "owner")(e.TokenOwner("gcm", "aa")), "third")
 	// A new token frees the one before it.
-	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "new", Account: "bob", Registrations: push("bb")}}})
+	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "new", Account: "bob", Registrations: claim("bb")}}})
 	equal(t, "owner", owner("bb"), "new")
 	_, err := e.TokenOwner(delivery.ServerAPNs, "aa")
 	missing(t, "token that was replaced", err)
@@ -90,11 +116,12 @@ func testTokenMoves(t *testing.T, e store.Engine) {
 func testTokenMovesInBatch(t *testing.T, e store.Engine) {
 	b := &delivery.Batch{
 		PutDevices: []delivery.Device{
+			{ID: "a", Account: "ann", Registrations: claim("aa")},
+			{ID: "b", Account: "ann", Registrations: claim("aa")},
 			{ID: "a", Account: "ann", Registrations: push("aa")},
-			{ID: "b", Account: "ann", Registrations: push("aa")},
-			{ID: "c", Account: "ann", Registrations: push("cc")},
-			{ID: "c", Account: "bob", Registrations: push("dd")},
-			{ID: "d", Account: "bob", Registrations: push("dd")},
+			{ID: "c", Account: "ann", Registrations: claim("cc")},
+			{ID: "c", Account: "bob", Registrations: claim("dd")},
+			{ID: "d", Account: "bob", Registrations: claim("dd")},
 		},
 		RemoveDevices: []string{"a", "d"},
 	}
@@ -119,7 +146,7 @@ func testOddNames(t *testing.T, e store.Engine) {
 	for i, name := range names {
 		n := notification(delivery.Seq(i+1), fmt.Sprintf("n%d", i), name, names...)
 		b.Accept = append(b.Accept, acceptance(n))
-		b.PutDevices = append(b.PutDevices, delivery.Device{ID: name, Account: name, Registrations: push(name)})
+		b.PutDevices = append(b.PutDevices, delivery.Device{ID: name, Account: name, Registrations: claim(name)})
 	}
 	apply(t, e, b)
 	for i, name := range names {
@@ -150,7 +177,7 @@ func testManyDevices(t *testing.T, e store.Engine) {
 	b := &delivery.Batch{}
 	for i := range devices {
 		devices[i] = fmt.Sprintf("d%04d", i)
-		b.PutDevices = append(b.PutDevices, delivery.Device{ID: devices[i], Account: "ann", Registrations: push(fmt.Sprintf("%04x", i))})
+		b.PutDevices = append(b.PutDevices, delivery.Device{ID: devices[i], Account: "ann", Registrations: claim(fmt.Sprintf("%04x", i))})
 	}
 	b.Accept = []delivery.Acceptance{acceptance(notification(1, "n1", "ann", devices...))}
 	apply(t, e, b)

@@ -327,7 +327,7 @@ func testAllKinds(t *testing.T, e store.Engine) {
 	event := delivery.Event{Seq: 10, Number: 12, Time: at(1), Kind: delivery.EventPublished, Device: "phone", Attempt: 1}
 	update := pending(n, "phone")
 	update.State, update.Attempts = delivery.StatePublished, 1
-	token := push("00ff")
+	phone := delivery.Device{ID: "phone", Account: "ann", Registrations: push("00ff"), SeenAt: at(0)}
 	b := &delivery.Batch{
 		Accept: []delivery.Acceptance{{Notification: n, Data: json.RawMessage(`{"a":1}`)}},
 		Update: []delivery.Record{update, pending(n, "watch")},
@@ -336,7 +336,7 @@ func testAllKinds(t *testing.T, e store.Engine) {
 			{Key: delivery.Key{Seq: 5, Device: "phone"}, At: at(1)},
 			{Key: delivery.Key{Seq: 10, Device: "watch"}, At: at(1)},
 		},
-		PutDevices:    []delivery.Device{{ID: "phone", Account: "ann", Registrations: token, SeenAt: at(0)}, {ID: "gone", Account: "ann"}},
+		PutDevices:    claiming(phone, delivery.Device{ID: "gone", Account: "ann"}),
 		RemoveDevices: []string{"gone"},
 		Sync:          true,
 	}
@@ -346,7 +346,7 @@ func testAllKinds(t *testing.T, e store.Engine) {
 		equal(t, "unfinished", records(t, e), []delivery.Record{update})
 		equal(t, "totals", totals(t, e), delivery.Totals{Accepted: 3, Finished: 2})
 		equal(t, "timeline", must[[]delivery.Event](t, "timeline")(e.Timeline(10)), []delivery.Event{event})
-		equal(t, "devices", must[[]delivery.Device](t, "devices")(e.AccountDevices("ann")), b.PutDevices[:1])
+		equal(t, "devices", must[[]delivery.Device](t, "devices")(e.AccountDevices("ann")), []delivery.Device{phone})
 		equal(t, "owner", must[string](t, "owner")(e.TokenOwner(delivery.ServerAPNs, "00ff")), "phone")
 		equal(t, "last", must[uint64](t, "last")(e.LastSeq(delivery.Shard{})), uint64(12))
 	}
