@@ -52,6 +52,7 @@ func (g *Gate) wake() {
 
 // write drains the queue until Stop, then ends the stream.
 func (g *Gate) write() {
+	var buf []byte // used again: it grows to flushAt and the largest stanza
 	for {
 		last := false
 		select {
@@ -67,7 +68,7 @@ func (g *Gate) write() {
 			defer late.Stop()
 		}
 		if l != nil {
-			g.flush(l)
+			buf = g.flush(l, buf)
 		}
 		if last {
 			if l != nil {
@@ -82,14 +83,13 @@ func (g *Gate) write() {
 // stopGrace is how long Stop waits for the last answers to be written.
 const stopGrace = 500 * time.Millisecond
 
-// flush writes the whole queue, many stanzas with one call.
-func (g *Gate) flush(l *link) {
-	var buf []byte
+// flush writes the whole queue, many stanzas with one call. It returns the buffer.
+func (g *Gate) flush(l *link, buf []byte) []byte {
 	for {
 		g.mu.Lock()
 		if g.link != l || len(g.queue) == 0 {
 			g.mu.Unlock()
-			return
+			return buf[:0]
 		}
 		taken := g.queue
 		g.queue = nil
@@ -110,7 +110,7 @@ func (g *Gate) flush(l *link) {
 			}
 			if err := l.write(buf); err != nil {
 				_ = l.conn.Close() // run requeues what is unanswered
-				return
+				return buf[:0]
 			}
 			buf = buf[:0]
 		}

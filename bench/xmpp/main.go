@@ -1,8 +1,9 @@
 // Command xmpp measures the notifications a second that an ejabberd and a Prosody of this
 // machine let through, in one run: a bare loop on the component port, written by hand,
 // which stores nothing (the server's own limit); Heartline over XMPP with its durable
-// store; and the same over MQTT. Each has 16 devices with 16 notifications in flight, all
-// in this process. A round trip ends with the device's answer.
+// store; and the same over MQTT. Each has 64 devices with 16 notifications in flight, all
+// in this process: with 256 in all the store's commit, which the bare loop lacks, would
+// leave the server idle. A round trip ends with the device's answer.
 //
 //	make bench-xmpp
 package main
@@ -21,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/pprof"
 	"slices"
 	"time"
 
@@ -34,8 +36,10 @@ import (
 	"github.com/heartline-mqtt/heartline/xmpp/xmppkit"
 )
 
+// devices is how many there are.
+var devices = 64
+
 const (
-	devices  = 16
 	inflight = 16 // of a device: delivery.max_inflight_per_device
 	patience = 30 * time.Second
 )
@@ -43,6 +47,9 @@ const (
 func main() {
 	d := flag.Duration("for", 5*time.Second, "of a run")
 	rounds := flag.Int("rounds", 3, "of the three runs")
+	only := flag.String("server", "", "ejabberd or prosody; empty: both")
+	profile := flag.String("cpuprofile", "", "file for a CPU profile of Heartline over XMPP, with the clients; of the last round")
+	flag.IntVar(&devices, "devices", devices, "clients, each with 16 notifications in flight")
 	flag.Parse()
 	fmt.Fprintf(os.Stdout, "%d cores, %s, %s; %s a run, %d devices, %d in flight each\n\n%-9s %-6s %-10s %-10s %-10s %-14s %s\n", runtime.NumCPU(), runtime.Version(),
 		time.Now().Format("2006-01-02"), *d, devices, inflight, "server", "round", "bare/s", "XMPP/s", "MQTT/s", "XMPP to bare", "XMPP to MQTT")
@@ -51,7 +58,10 @@ func main() {
 			fmt.Fprintln(os.Stdout, err)
 			continue
 		}
-		if err := measure(kind, *d, *rounds); err != nil {
+		if *only != "" && *only != kind {
+			continue
+		}
+		if err := measure(kind, *d, *rounds, *profile); err != nil {
 			fmt.Fprintf(os.Stderr, "xmpp: %s: %v\n", kind, err)
 			os.Exit(1)
 		}
@@ -60,7 +70,7 @@ func main() {
 
 func user(i int) string { return fmt.Sprint("user", i) }
 
-func measure(kind string, d time.Duration, rounds int) (err error) {
+func measure(kind string, d time.Duration, rounds int, profile string) (err error) {
 	dir, err := os.MkdirTemp("", "heartline-xmpp-")
 	if err != nil {
 		return err
@@ -77,22 +87,43 @@ func measure(kind string, d time.Duration, rounds int) (err error) {
 	defer func() { err = errors.Join(err, server.Stop()) }()
 	var ofBare, ofMQTT []float64
 	for round := range rounds {
+		var used cost
+		used.begin(server)
 		bare, err := loop(server, d)
 		if err != nil {
 			return err
 		}
-		overXMPP, overMQTT, err := heartline(server, filepath.Join(dir, fmt.Sprint("data", round)), d)
+		ofLoop := used.each(bare, d)
+		overXMPP, overMQTT, ofHeartline, err := heartline(server, filepath.Join(dir, fmt.Sprint("data", round)), d, profile)
 		if err != nil {
 			return err
 		}
 		ofBare, ofMQTT = append(ofBare, overXMPP/bare), append(ofMQTT, overXMPP/overMQTT)
 		fmt.Fprintf(os.Stdout, "%-9s %-6d %-10.0f %-10.0f %-10.0f %-14.2f %.2f\n", kind, round+1, bare, overXMPP, overMQTT, overXMPP/bare, overXMPP/overMQTT)
+		fmt.Fprintf(os.Stdout, "          CPU a notification: bare loop %s; Heartline over XMPP %s\n", ofLoop, ofHeartline)
 	}
 	slices.Sort(ofBare)
 	slices.Sort(ofMQTT)
 	fmt.Fprintf(os.Stdout, "%s, medians: over XMPP %.2f of the bare loop, %.2f of MQTT\n\n", kind, ofBare[rounds/2], ofMQTT[rounds/2])
 	return nil
 }
+
+// cost is the processor time of a run: the server's, and this process's, in which the
+// clients are.
+type cost struct {
+	server     *xmppkit.Server
+	here, used time.Duration
+}
+
+func (c *cost) begin(s *xmppkit.Server) { c.server, c.here, c.used = s, ownCPU(), s.CPU() }
+
+// each says what one notification took of each.
+func (c *cost) each(perSecond float64, d time.Duration) string {
+	n := time.Duration(max(1, perSecond*d.Seconds()))
+	return fmt.Sprintf("%s server, %s here", ((c.server.CPU() - c.used) / n).Round(time.Microsecond), ((ownCPU() - c.here) / n).Round(time.Microsecond))
+}
+
+func ownCPU() time.Duration { return xmppkit.CPUOf(os.Getpid()) }
 
 // clients logs the users in. Each answers every notification.
 func clients(server *xmppkit.Server) (all []*xmppkit.Client, end func(), err error) {
@@ -220,13 +251,13 @@ func loop(server *xmppkit.Server, d time.Duration) (perSecond float64, err error
 }
 
 // heartline measures Heartline over XMPP, then over MQTT.
-func heartline(server *xmppkit.Server, dir string, d time.Duration) (overXMPP, overMQTT float64, err error) {
+func heartline(server *xmppkit.Server, dir string, d time.Duration, profile string) (overXMPP, overMQTT float64, each string, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return 0, 0, err
+		return 0, 0, "", err
 	}
 	secret := filepath.Join(dir, "secret")
 	if err := os.WriteFile(secret, []byte(server.Secret), 0o600); err != nil {
-		return 0, 0, err
+		return 0, 0, "", err
 	}
 	cfg := config.Default()
 	cfg.DataDir, cfg.MQTT.Address, cfg.HTTP.Address = filepath.Join(dir, "data"), "127.0.0.1:0", ""
@@ -234,41 +265,57 @@ func heartline(server *xmppkit.Server, dir string, d time.Duration) (overXMPP, o
 	cfg.XMPP.Components = []config.XMPPComponent{{Domain: server.Component, Address: server.ComponentAddress, SecretFile: secret, Hosts: []string{server.Host}}}
 	b, err := broker.New(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, "", err
 	}
 	if err := b.Start(); err != nil {
-		return 0, 0, err
+		return 0, 0, "", err
 	}
 	defer func() { err = errors.Join(err, b.Close(context.Background())) }()
 	all, end, err := clients(server)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, "", err
 	}
 	defer end()
 	accounts := map[string]string{}
 	for i, c := range all {
 		if err := c.Announce(server.Component, "phone"); err != nil {
-			return 0, 0, err
+			return 0, 0, "", err
 		}
 		account := user(i) + "@" + server.Host
 		accounts[xmpp.DeviceID(account, "phone")] = account
 	}
+	if profile != "" {
+		f, err := os.Create(profile)
+		if err != nil {
+			return 0, 0, "", err
+		}
+		defer f.Close() //nolint:errcheck // pprof says what is wrong with it
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return 0, 0, "", err
+		}
+	}
+	var used cost
+	used.begin(server)
 	if overXMPP, err = rate(b, accounts, d); err != nil {
-		return 0, 0, fmt.Errorf("over XMPP: %w", err)
+		return 0, 0, "", fmt.Errorf("over XMPP: %w", err)
+	}
+	each = used.each(overXMPP, d)
+	if profile != "" {
+		pprof.StopCPUProfile()
 	}
 	accounts = map[string]string{}
 	for i := range devices {
 		id := fmt.Sprint("m", i)
 		c, err := rawmqtt.Dial(b.MQTTAddr(), 5)
 		if err != nil {
-			return 0, 0, err
+			return 0, 0, "", err
 		}
 		defer c.Close()
 		if _, err := c.Connect(rawmqtt.Connect{ID: id, Username: id, Keepalive: 60, Clean: true}); err != nil {
-			return 0, 0, err
+			return 0, 0, "", err
 		}
 		if _, err := c.Subscribe(1, 1, "heartline/devices/"+id+"/notifications"); err != nil {
-			return 0, 0, err
+			return 0, 0, "", err
 		}
 		go func() {
 			for {
@@ -284,9 +331,9 @@ func heartline(server *xmppkit.Server, dir string, d time.Duration) (overXMPP, o
 		accounts[id] = id
 	}
 	if overMQTT, err = rate(b, accounts, d); err != nil {
-		return 0, 0, fmt.Errorf("over MQTT: %w", err)
+		return 0, 0, "", fmt.Errorf("over MQTT: %w", err)
 	}
-	return overXMPP, overMQTT, nil
+	return overXMPP, overMQTT, each, nil
 }
 
 // rate keeps inflight notifications of each device going, and counts acks.

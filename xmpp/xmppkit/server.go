@@ -293,6 +293,30 @@ func (s *Server) Account(user, resource string) Account {
 	return Account{Address: s.ClientAddress, Host: s.Host, User: user, Password: "secret", Resource: resource}
 }
 
+// CPU is the processor time that the server has used; 0 where there is no /proc.
+func (s *Server) CPU() time.Duration { return CPUOf(s.cmd.Process.Pid) }
+
+// CPUOf is the processor time that a process has used; 0 where there is no /proc.
+func CPUOf(pid int) time.Duration {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:])) // from the third on
+	if len(fields) < 13 {
+		return 0
+	}
+	var ticks time.Duration
+	for _, f := range fields[11:13] { // utime, stime
+		n, err := strconv.Atoi(f)
+		if err != nil {
+			return 0
+		}
+		ticks += time.Duration(n)
+	}
+	return ticks * time.Second / 100
+}
+
 // Kill is kill -9.
 func (s *Server) Kill() error { return s.end(true) }
 
