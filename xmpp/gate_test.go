@@ -554,6 +554,45 @@ func TestFlap(t *testing.T) {
 	}
 }
 
+// TestFlapOfMany: with 1,000 deliveries open the link's return refuses none of
+// them, so that none is pushed, and all are acked.
+func TestFlapOfMany(t *testing.T) {
+	w := newWorld(t)
+	const users, each = 100, 10
+	account := func(i int) string { return fmt.Sprint("user", i, "@", host) }
+	for i := range users {
+		w.up(account(i)+"/phone", "phone")
+	}
+	for i := range users {
+		for range each {
+			w.notify(delivery.Request{Account: account(i), Title: "t"})
+		}
+	}
+	for range users * each {
+		w.next("notification")
+	}
+	w.link.Close()
+	w.link = w.server.Accept()
+	for range users * each {
+		s, _ := w.next("notification")
+		w.link.Result(s)
+	}
+	w.eventually("the acks", func() bool {
+		n := 0
+		for _, kind := range w.kinds("") {
+			if kind == "received" {
+				n++
+			}
+		}
+		return n == users*each
+	})
+	for _, kind := range []string{"nacked", "ack_timeout", "waiting", "push_requested"} { // each would be a push
+		if slices.Contains(w.kinds(""), kind) {
+			t.Errorf("a delivery was %s", kind)
+		}
+	}
+}
+
 // TestLongOutage: while the link stays down, notifications are pushed; when it is back the
 // devices get the unacknowledged ones.
 func TestLongOutage(t *testing.T) {

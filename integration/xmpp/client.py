@@ -1,4 +1,5 @@
-"""A device on slixmpp. Arguments: host, port, user, component, device-id, APNs token.
+"""A device on slixmpp. Arguments: host, port, user, component, device-id, APNs token, and
+"deaf" for one that does not know notifications: the library itself answers them.
 
 It registers, announces itself and answers. It prints a line for each step; "kill" on its
 standard input drops the connection as a lost network does."""
@@ -13,7 +14,8 @@ from slixmpp.xmlstream import ET
 from slixmpp.xmlstream.handler import Callback
 from slixmpp.xmlstream.matcher import MatchXPath
 
-host, port, user, component, device, token = sys.argv[1:]
+host, port, user, component, device, token = sys.argv[1:7]
+deaf = sys.argv[7:] == ["deaf"]
 NS = "urn:heartline:1"
 
 
@@ -24,7 +26,8 @@ class Device(slixmpp.ClientXMPP):
         self["feature_mechanisms"].unencrypted_plain = True
         self["feature_mechanisms"].unencrypted_scram = True
         self.add_event_handler("session_start", self.start)
-        self.register_handler(Callback("heartline", MatchXPath("{jabber:client}iq/{%s}notification" % NS), self.notified))
+        if not deaf:
+            self.register_handler(Callback("heartline", MatchXPath("{jabber:client}iq/{%s}notification" % NS), self.notified))
 
     def notified(self, iq):  # the whole of a device: store it, answer
         print("notification", iq.xml.find("{%s}notification" % NS).text, flush=True)

@@ -7,7 +7,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/demo"
+	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
 	"github.com/heartline-mqtt/heartline/xmpp"
 	"github.com/heartline-mqtt/heartline/xmpp/xmppkit"
 )
@@ -91,6 +96,84 @@ func TestLoop(t *testing.T) {
 		}
 		w.want(halfID, "accepted", "published", "ack_timeout", "push_requested", "pushed")
 	})
+}
+
+// TestEchoWithoutSender: the server's publishes name no sender, and our own stanza is told from a
+// message all the same.
+func TestEchoWithoutSender(t *testing.T) {
+	for _, kind := range []string{xmppkit.Ejabberd, xmppkit.Prosody} {
+		t.Run(kind, func(t *testing.T) {
+			w := newWorld(t, kind, func(config string) string {
+				return strings.Replace(config, "include_sender: true", "include_sender: false", 1)
+			})
+			p := w.phone(true)
+			p.announce()
+			p.Kill()
+			id := p.notify("")
+			w.until(id, "pushed")
+			w.want(id, "accepted", "published", "nacked", "push_requested", "pushed")
+			w.await("the publish", func() bool { return w.broker.XMPPStats()[0].Publishes["echo"] > 0 })
+			if n := len(w.notifications(p.account)); n != 1 || p.pushes() != 1 {
+				w.t.Errorf("%d notifications and %d pushes of one", n, p.pushes())
+			}
+		})
+	}
+}
+
+// TestMQTTAndXMPP: one device comes over MQTT and over XMPP in turn. It is reached where it came
+// last, and its registration stays.
+func TestMQTTAndXMPP(t *testing.T) {
+	for _, kind := range []string{xmppkit.Ejabberd, xmppkit.Prosody} {
+		t.Run(kind, func(t *testing.T) {
+			w := newWorld(t, kind, func(c *config.Config) { c.MQTT.Address = "127.0.0.1:0" })
+			p := w.phone(true)
+			via := func(want string) {
+				t.Helper()
+				w.await("the device over "+want, func() bool {
+					d, err := w.broker.Core().Device(p.account, p.device)
+					return err == nil && d.Up && (d.Via == delivery.ViaXMPP) == (want == "xmpp")
+				})
+			}
+			for range 2 {
+				p.announce()
+				via("xmpp")
+				id := p.notify("")
+				w.until(id, "received")
+				w.want(id, "accepted", "published", "received")
+				if got := <-p.Received; !strings.Contains(got.JSON, id) {
+					t.Errorf("over XMPP came %+v", got)
+				}
+				m, err := rawmqtt.Dial(w.broker.MQTTAddr(), 5)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := m.Connect(rawmqtt.Connect{ID: p.device, Username: p.account, Keepalive: 60, Clean: true}); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := m.Subscribe(1, 1, "heartline/devices/"+p.device+"/notifications"); err != nil {
+					t.Fatal(err)
+				}
+				via("mqtt")
+				id = p.notify("")
+				pk, err := m.Read(patience)
+				if err != nil || pk.FixedHeader.Type != packets.Publish || !strings.Contains(string(pk.Payload), id) {
+					t.Fatalf("over MQTT came %+v, %v", pk, err)
+				}
+				if err := m.Puback(pk.PacketID); err != nil {
+					t.Fatal(err)
+				}
+				w.until(id, "received")
+				w.want(id, "accepted", "published", "received")
+				m.Close()
+			}
+			p.Close()
+			p.down()
+			w.until(p.notify(""), "pushed")
+			if n := p.pushes(); n != 1 {
+				t.Errorf("%d pushes", n)
+			}
+		})
+	}
 }
 
 // TestStorm: 30 messages to an absent user, who then comes, takes nothing and leaves: at most

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/heartline-mqtt/heartline/internal/testtool"
 	"github.com/heartline-mqtt/heartline/xmpp"
@@ -24,12 +25,12 @@ func TestSlixmpp(t *testing.T) {
 		const user = "user11"
 		account, token := user+"@"+w.server.Host, strings.Repeat("ab", 32)
 		p := &phone{w: w, user: user, account: account, device: xmpp.DeviceID(account, "phone"), token: token}
-		run := func() (lines *bufio.Scanner, in io.WriteCloser, cmd *exec.Cmd) {
+		run := func(args ...string) (lines *bufio.Scanner, in io.WriteCloser, cmd *exec.Cmd) {
 			host, port, err := net.SplitHostPort(w.server.ClientAddress)
 			if err != nil {
 				w.t.Fatal(err)
 			}
-			cmd = exec.Command(python, "client.py", host, port, account, w.server.Component, "phone", token)
+			cmd = exec.Command(python, append([]string{"client.py", host, port, account, w.server.Component, "phone", token}, args...)...)
 			cmd.Stderr = os.Stderr
 			in, inErr := cmd.StdinPipe()
 			out, outErr := cmd.StdoutPipe()
@@ -71,6 +72,31 @@ func TestSlixmpp(t *testing.T) {
 			w.t.Fatalf("the client said %q", lines.Text())
 		}
 		w.until(id, "received")
+		_ = in.Close()
+		_ = cmd.Wait()
+
+		// A client that does not know the namespace: its library refuses the IQ, which ends the
+		// ack window at once, and there is one push.
+		since := func() time.Time {
+			d, err := w.broker.Core().Device(p.account, p.device)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			return d.Since
+		}
+		former := since() // that session hibernates
+		_, in, cmd = run("deaf")
+		w.await("the session", func() bool { return since().After(former) && up() })
+		before := p.pushes()
+		id = p.notify("")
+		v := w.until(id, "pushed")
+		w.want(id, "accepted", "published", "nacked", "push_requested", "pushed")
+		if d := after(v, "nacked"); d >= w.cfg.Delivery.AckWindow {
+			w.t.Errorf("refused after %s", d)
+		}
+		if n := p.pushes() - before; n != 1 {
+			w.t.Errorf("%d pushes", n)
+		}
 		_ = in.Close()
 		_ = cmd.Wait()
 	})

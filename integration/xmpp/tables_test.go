@@ -125,6 +125,20 @@ func TestAnswerTable(t *testing.T) {
 		c := dialComponent(w)
 		defer c.close()
 		sender := w.phone(false)
+		// No answer, 20 times: looked at again once the servers have given up on them.
+		mute := w.phone(false)
+		if _, err := mute.IQ("set", "", "<enable xmlns='urn:xmpp:push:0' jid='"+w.server.Component+"' node='mute'/>"); err != nil {
+			w.t.Fatal(err)
+		}
+		mute.Close()
+		c.answerWith(silence)
+		for n := range 20 {
+			mute.chat(sender, fmt.Sprint("mute-", n))
+			if !c.published("mute", patience) {
+				w.t.Fatalf("unanswered publish %d did not come", n+1)
+			}
+		}
+		silent := time.Now()
 		for i, row := range []struct {
 			answer string
 			times  int
@@ -167,19 +181,55 @@ func TestAnswerTable(t *testing.T) {
 				w.t.Errorf("after %d times %q: the registration is kept: %v, want %v", row.times, row.answer, kept, want)
 			}
 		}
+		if w.server.Kind == xmppkit.Ejabberd { // its wait of 32 s for an answer leaves no trace at its end
+			time.Sleep(time.Until(silent.Add(34 * time.Second)))
+		}
+		mute.chat(sender, "mute-last")
+		if !c.published("mute", patience) {
+			w.t.Error("a registration was deleted after 20 publishes without an answer")
+		}
+	})
+}
+
+// silence is what a component answers that gives no answer.
+const silence = "silence"
+
+// TestIQTable shows what each server makes of a request of the component's: one to an unknown
+// user, to an absent session and to a bare address is answered at once, with an error.
+func TestIQTable(t *testing.T) {
+	eachServer(t, func(w *world) {
+		w.stop()
+		c := dialComponent(w)
+		defer c.close()
+		online, absent := w.phone(false), w.phone(false)
+		absent.Close()
+		for _, row := range []struct{ to, want string }{
+			{online.Full, "result"},
+			{absent.Full, "service-unavailable"},
+			{absent.account, "service-unavailable"},
+			{"nobody@" + w.server.Host + "/phone", "service-unavailable"},
+			{"nobody@" + w.server.Host, "service-unavailable"},
+		} {
+			if got := c.ask(row.to); got != row.want {
+				w.t.Errorf("to %s: %q, want %q", row.to, got, row.want)
+			}
+		}
 	})
 }
 
 // component is one of the test's own, which answers publishes as it is told to.
 type component struct {
-	conn  net.Conn
-	dec   *xml.Decoder
-	ended chan struct{}
+	domain string
+	conn   net.Conn
+	dec    *xml.Decoder
+	ended  chan struct{}
 
 	mu      sync.Mutex
 	answer  string // an error element; "" is a result
 	nodes   []string
 	changed chan struct{}
+	asked   int
+	answers map[string]string // of requests, by id: result, or the condition of an error
 }
 
 func dialComponent(w *world) *component {
@@ -188,7 +238,7 @@ func dialComponent(w *world) *component {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	c := &component{conn: conn, dec: xml.NewDecoder(conn), changed: make(chan struct{}), ended: make(chan struct{})}
+	c := &component{domain: w.server.Component, conn: conn, dec: xml.NewDecoder(conn), changed: make(chan struct{}), ended: make(chan struct{}), answers: map[string]string{}}
 	c.send("<stream:stream xmlns='jabber:component:accept' xmlns:stream='http://etherx.jabber.org/streams' to='" + w.server.Component + "'>")
 	id := ""
 	for _, a := range c.start(w.t).Attr {
@@ -246,15 +296,28 @@ func (c *component) read() {
 		if c.dec.DecodeElement(&q, &start) != nil {
 			return
 		}
+		c.mu.Lock()
 		if q.Publish.Node == "" {
+			if q.Type == "result" || q.Type == "error" {
+				c.answers[q.ID] = q.Type
+				for _, x := range q.Error.Conditions {
+					if x.Local != "text" {
+						c.answers[q.ID] = x.Local
+					}
+				}
+				close(c.changed)
+				c.changed = make(chan struct{})
+			}
+			c.mu.Unlock()
 			continue
 		}
-		c.mu.Lock()
 		kind := "result"
 		if c.answer != "" {
 			kind = "error"
 		}
-		c.send("<iq type='" + kind + "' from='" + q.To + "' to='" + q.From + "' id='" + q.ID + "'>" + c.answer + "</iq>")
+		if c.answer != silence {
+			c.send("<iq type='" + kind + "' from='" + q.To + "' to='" + q.From + "' id='" + q.ID + "'>" + c.answer + "</iq>")
+		}
 		c.nodes = append(c.nodes, q.Publish.Node)
 		close(c.changed)
 		c.changed = make(chan struct{})
@@ -278,6 +341,29 @@ func (c *component) published(node string, patience time.Duration) bool {
 		case <-changed:
 		case <-late:
 			return false
+		}
+	}
+}
+
+// ask sends a notification and returns its answer.
+func (c *component) ask(to string) string {
+	c.mu.Lock()
+	c.asked++
+	id := fmt.Sprint("ask", c.asked)
+	c.mu.Unlock()
+	c.send("<iq type='set' from='" + c.domain + "' to='" + to + "' id='" + id + "'><notification xmlns='urn:heartline:1'>{}</notification></iq>")
+	late := time.After(patience)
+	for {
+		c.mu.Lock()
+		answer, changed := c.answers[id], c.changed
+		c.mu.Unlock()
+		if answer != "" {
+			return answer
+		}
+		select {
+		case <-changed:
+		case <-late:
+			return "no answer"
 		}
 	}
 }
