@@ -50,7 +50,7 @@ func newPushServers(c config.Fallback, before pushServers, log *slog.Logger) (pu
 		delivery.ServerWebPush: limits(c.WebPush.Timeout, c.WebPush.MaxConcurrent, c.WebPush.Retry),
 	}}
 	var errs []error
-	add := func(name string, on bool, section any, make func() (fallback.Pusher, error)) {
+	add := func(name string, on bool, section any, open func() (fallback.Pusher, error)) {
 		if !on {
 			return
 		}
@@ -60,7 +60,7 @@ func newPushServers(c config.Fallback, before pushServers, log *slog.Logger) (pu
 			next.pushers[name] = p
 			return
 		}
-		p, err := make()
+		p, err := open()
 		if err != nil {
 			errs = append(errs, err)
 			return

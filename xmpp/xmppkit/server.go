@@ -7,6 +7,7 @@
 package xmppkit
 
 import (
+	"bytes"
 	"context"
 	_ "embed" // the configurations are those that docs/xmpp.md shows
 	"errors"
@@ -302,19 +303,19 @@ func CPUOf(pid int) time.Duration {
 	if err != nil {
 		return 0
 	}
-	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:])) // from the third on
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:])) // from the third on
 	if len(fields) < 13 {
 		return 0
 	}
-	var ticks time.Duration
+	ticks := 0
 	for _, f := range fields[11:13] { // utime, stime
 		n, err := strconv.Atoi(f)
 		if err != nil {
 			return 0
 		}
-		ticks += time.Duration(n)
+		ticks += n
 	}
-	return ticks * time.Second / 100
+	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
 // Kill is kill -9.
