@@ -12,8 +12,7 @@
 // requests in flight and its own breaker: the storm, outage or wrong key of one does not
 // touch another. In a lane each registration has a queue, of which one push is in flight
 // at a time. A waiting push is a queue entry, not a goroutine; a lane has at most as many
-// goroutines as requests in flight, and one timer. Where a Pusher is Paced, a push leaves
-// the lane when its request can be written soon, so that urgent ones overtake the others.
+// goroutines as requests in flight, and one timer.
 //
 // A push that failed for a passing reason is handed back with the time to wait, to the
 // core, which keeps attempts and retry timers. The queue keeps its place meanwhile. A

@@ -277,10 +277,8 @@ func (l *lane) work() {
 	defer cancel()
 	l.mu.Lock()
 	for !l.closed && l.running <= l.limitLocked() {
-		paced, release := l.paceLocked(ctx)
 		q, it, probe := l.takeLocked(time.Now())
 		if it == nil {
-			defer release()
 			break
 		}
 		l.mu.Unlock()
@@ -288,9 +286,8 @@ func (l *lane) work() {
 		var err error
 		started := time.Now()
 		if next == stepSend {
-			res.Receipt, err = l.push(paced, q, it)
+			res.Receipt, err = l.push(ctx, q, it)
 		}
-		release()
 		l.mu.Lock()
 		now := time.Now()
 		l.inFlight--
@@ -328,24 +325,8 @@ func (l *lane) work() {
 	}
 }
 
-// paceLocked waits until one more push may leave the lane; see Paced. It gives up mu
-// meanwhile. The context is for that push.
-func (l *lane) paceLocked(ctx context.Context) (_ context.Context, release func()) {
-	next, _ := l.nextLocked(time.Now())
-	if l.server.paced == nil || next == nil {
-		return ctx, func() {}
-	}
-	l.mu.Unlock()
-	defer l.mu.Lock()
-	return l.server.paced.Pace(ctx, l.key.app)
-}
-
-// takeLocked takes the next push out of its queue. It takes none if there are too many
-// workers, or the lane is closed.
+// takeLocked takes the next push out of its queue.
 func (l *lane) takeLocked(now time.Time) (q *queue, it *item, probe bool) {
-	if l.closed || l.running > l.limitLocked() {
-		return nil, nil, false
-	}
 	if q, _ = l.nextLocked(now); q == nil {
 		return nil, nil, false
 	}

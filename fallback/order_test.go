@@ -258,47 +258,6 @@ func TestHighFirst(t *testing.T) {
 	})
 }
 
-// pacedPusher writes one request at a time.
-type pacedPusher struct {
-	*fakePusher
-	places chan struct{}
-}
-
-func (p *pacedPusher) Pace(ctx context.Context, _ App) (_ context.Context, release func()) {
-	p.places <- struct{}{}
-	return ctx, sync.OnceFunc(func() { <-p.places })
-}
-
-// TestHighFirstAtAPacedPusher: normal pushes that cannot be written yet wait in the lane.
-// An urgent one goes before them, to the registration of one of them too, and they do
-// not keep its registration busy.
-func TestHighFirstAtAPacedPusher(t *testing.T) {
-	p := &pacedPusher{}
-	var order []string // one request at a time
-	p.fakePusher = fake("s", 100, func(_ context.Context, r Request) error {
-		time.Sleep(50 * time.Millisecond)
-		order = append(order, r.Notification.ID)
-		return nil
-	})
-	bubble(t, Options{Pushers: []Pusher{p}}, func(t *testing.T, r *Router) {
-		p.places = make(chan struct{}, 1) // in the bubble
-		var got results
-		for i := range 5 {
-			r.Push(t.Context(), numbered(delivery.Seq(i+1), fmt.Sprint(i), delivery.UrgencyNormal), got.done)
-		}
-		synctest.Wait()
-		r.Push(t.Context(), numbered(6, "3", delivery.UrgencyHigh), got.done)
-		r.Push(t.Context(), numbered(7, "9", delivery.UrgencyHigh), got.done)
-		time.Sleep(time.Second)
-		if list := got.list(); len(list) != 7 || len(p.places) != 0 {
-			t.Errorf("%d answers, %d places are taken", len(list), len(p.places))
-		}
-		if got := strings.Join(order, " "); got != "1 6 7 2 3 4 5" && got != "1 6 7 2 3 5 4" {
-			t.Errorf("pushed %s", got)
-		}
-	})
-}
-
 // TestHighAfterAnOutage: while the server is down an urgent push is the probe every
 // 5 s, and when it is back the urgent ones go first.
 func TestHighAfterAnOutage(t *testing.T) {

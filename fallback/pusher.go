@@ -93,18 +93,6 @@ type Pusher interface {
 	Close() error
 }
 
-// Paced is a Pusher that bounds how many pushes wait in it for their request to be
-// written.
-type Paced interface {
-	Pusher
-	// Pace waits for a place. A worker calls it before it takes a push out of its queue:
-	// pushes wait in the lane, where urgent ones go first and a registration is not busy
-	// yet, and not in Push. The context it returns, a child of ctx, is for one Push,
-	// which frees the place when its request is written. release frees it, too; it may be
-	// called more than once.
-	Pace(ctx context.Context, app App) (_ context.Context, release func())
-}
-
 // Laned is implemented by a Pusher of which one App speaks to many servers, such as
 // Web Push. Each origin gets a lane of its own, so that the outage of one does not
 // delay the others.

@@ -120,7 +120,6 @@ type servers struct {
 type server struct {
 	pusher  Pusher
 	laned   Laned // nil: one origin
-	paced   Paced // nil: a push may leave the lane at any time
 	apps    []App
 	fixed   map[App]*lane // without laned: the lanes, made at the start
 	limits  Limits
@@ -176,7 +175,6 @@ func newServers(opts Options, before *servers) (*servers, error) {
 			case s == nil:
 				s = &server{pusher: p, fixed: map[App]*lane{}, limits: opts.limits(app.Server)}
 				s.laned, _ = p.(Laned)
-				s.paced, _ = p.(Paced)
 				next.byName[app.Server] = s
 			case s.pusher != p:
 				return nil, fmt.Errorf("two pushers for server %q", app.Server)

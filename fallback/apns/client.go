@@ -84,7 +84,6 @@ var (
 	_ fallback.Pusher        = (*Client)(nil)
 	_ fallback.Credentialed  = (*Client)(nil)
 	_ fallback.Fingerprinted = (*Client)(nil)
-	_ fallback.Paced         = (*Client)(nil)
 )
 
 // appClient is one app in one environment. It is the http.RoundTripper under
@@ -93,8 +92,7 @@ type appClient struct {
 	app         fallback.App
 	client      *apns2.Client
 	pool        *h2pool.Pool
-	pace        *h2pool.WriteSlots // of pushes that have left the lane, and are not written yet
-	slots       *h2pool.WriteSlots // of those, the ones that are built and written
+	slots       *h2pool.WriteSlots
 	poller      h2pool.Netpoller
 	token       *providerToken // nil: a certificate is used
 	expires     time.Time      // of the certificate
@@ -182,7 +180,7 @@ func newAppClient(app fallback.App, endpoint *url.URL, roots *x509.CertPool, pt 
 	}
 
 	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
-	x := &appClient{app: app, token: pt, pace: h2pool.NewWriteSlots(paced), slots: h2pool.NewWriteSlots(1)}
+	x := &appClient{app: app, token: pt, slots: h2pool.NewWriteSlots()}
 	credential := ""
 	if pt != nil {
 		credential = "key " + pt.teamID + "/" + pt.keyID
@@ -304,18 +302,6 @@ func (a *Client) Concurrency(app fallback.App) int {
 		return x.pool.Concurrency()
 	}
 	return 1
-}
-
-// paced is how many pushes for each processor may have left the lane without being
-// written: enough to read content from a disk meanwhile.
-const paced = 8
-
-// Pace implements fallback.Paced.
-func (a *Client) Pace(ctx context.Context, app fallback.App) (_ context.Context, release func()) {
-	if x := a.apps[app]; x != nil {
-		return x.pace.Take(ctx, false)
-	}
-	return ctx, func() {}
 }
 
 // Fingerprint implements fallback.Fingerprinted: the credentials by their names, and

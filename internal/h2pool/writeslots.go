@@ -22,8 +22,8 @@ type WriteSlots struct {
 	waiting  [2][]chan struct{} // urgent requests, then the others, each in order; a value is a slot
 }
 
-// NewWriteSlots makes a number of slots for each processor.
-func NewWriteSlots(each int) *WriteSlots { return &WriteSlots{free: each * runtime.GOMAXPROCS(0)} }
+// NewWriteSlots makes as many slots as there are processors.
+func NewWriteSlots() *WriteSlots { return &WriteSlots{free: runtime.GOMAXPROCS(0)} }
 
 // maxSlotWait is how long a request waits for a slot while none is released. A
 // connection that accepts nothing holds up the others for no longer. While requests are

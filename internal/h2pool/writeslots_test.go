@@ -12,7 +12,7 @@ import (
 
 func TestWriteSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		slots := NewWriteSlots(1)
+		slots := NewWriteSlots()
 		n := slots.free
 		wrote := make([]func(), 0, 3*n)
 		take := func() (release func()) {
@@ -59,7 +59,7 @@ func TestWriteSlots(t *testing.T) {
 // keep their order for as long as requests are written at all.
 func TestWriteSlotsUrgentFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		slots := NewWriteSlots(1)
+		slots := NewWriteSlots()
 		slots.free = 1
 		_, release := slots.Take(context.Background(), false)
 		var order []string
