@@ -38,11 +38,11 @@ func (p *program) rate(ctx context.Context) error {
 		"medians of %d rounds of %s, the brokers in turn; ratios are medians of the ratios of a round. Latency is from sending to the device's reading, under that load.", p.rounds, p.duration)
 	var aims []aim
 	for _, c := range p.ours {
-		aims = append(aims, aim{c.name + ": notifications/s ÷ plain mochi in memory", "0.8", "1.2", fmt.Sprintf("%.2f", ratio(p.top[c.name], plain, throughput))})
+		aims = append(aims, aim{c.name + ": notifications/s ÷ plain mochi in memory", "1.1", "1.3", fmt.Sprintf("%.2f", ratio(p.top[c.name], plain, throughput))})
 		if badger := p.top[badgerHook]; badger != nil {
-			aims = append(aims, aim{c.name + ": notifications/s ÷ mochi with its badger hook", "3", "5", fmt.Sprintf("%.2f", ratio(p.top[c.name], badger, throughput))})
+			aims = append(aims, aim{c.name + ": notifications/s ÷ mochi with its badger hook", "5", "6", fmt.Sprintf("%.2f", ratio(p.top[c.name], badger, throughput))})
 		}
-		aims = append(aims, aim{c.name + ": server CPU a notification ÷ plain mochi", "1.0", "0.7", fmt.Sprintf("%.2f", ratio(p.top[c.name], plain, cpu))})
+		aims = append(aims, aim{c.name + ": server CPU a notification ÷ plain mochi", "0.7", "0.55", fmt.Sprintf("%.2f", ratio(p.top[c.name], plain, cpu))})
 	}
 	return p.report.section("rate", text, t, aims)
 }

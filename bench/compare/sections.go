@@ -54,7 +54,7 @@ func (p *program) latency(ctx context.Context) error {
 		for i, r := range one[c.name] {
 			all = append(all, r.Delivery.P50/(one[p.plain.name][i].Delivery.P50+syncs[i]))
 		}
-		aims = append(aims, aim{c.name + ": p50 at one in flight ÷ (plain mochi + one fdatasync)", "2", "1.2", fmt.Sprintf("%.2f", median(all))})
+		aims = append(aims, aim{c.name + ": p50 at one in flight ÷ (plain mochi + one fdatasync)", "1.25", "1.1", fmt.Sprintf("%.2f", median(all))})
 	}
 	text := fmt.Sprintf("One publisher sends a message once the one before is at its device; 200 devices, 256 bytes; medians of %d rounds of %s. Latency is from sending to the device's reading.", p.rounds, p.duration)
 	return p.report.section("latency", text, t, aims)
@@ -168,7 +168,7 @@ func (p *program) idle(ctx context.Context) error {
 			fmt.Sprintf("%.2f", median(each[c.name])/plain), fmt.Sprintf("%.1f s", first[c.name][2]/1000))
 	}
 	for _, c := range p.ours {
-		aims = append(aims, aim{c.name + ": memory of an idle connected device ÷ plain mochi", "0.6", "0.35", fmt.Sprintf("%.2f", median(each[c.name])/plain)})
+		aims = append(aims, aim{c.name + ": memory of an idle connected device ÷ plain mochi", "0.25", "0.12", fmt.Sprintf("%.2f", median(each[c.name])/plain)})
 	}
 	text := fmt.Sprintf("Resident memory %s after %d devices have connected and subscribed, less that of the server alone; median of %d.", idleHold, idleDevices, rounds)
 	return p.report.section("idle", text, t, aims)
@@ -277,7 +277,7 @@ func (p *program) outstanding(ctx context.Context) error {
 		}
 		t.add(c.name, fmt.Sprintf("%.0f/s", medianOf(without, throughput)), fmt.Sprintf("%.0f/s", medianOf(with, throughput)), fmt.Sprintf("%.2f", ratio(with, without, throughput)),
 			fmt.Sprintf("%.2f", ratio(with, without, cpu)), faults(append(without, with...)))
-		aims = append(aims, aim{fmt.Sprintf("%s: throughput with %d outstanding for others ÷ with none", c.name, p.backlog), "0.9", "0.98", fmt.Sprintf("%.2f", ratio(with, without, throughput))})
+		aims = append(aims, aim{fmt.Sprintf("%s: throughput with %d outstanding for others ÷ with none", c.name, p.backlog), "0.95", "0.98", fmt.Sprintf("%.2f", ratio(with, without, throughput))})
 	}
 	text := fmt.Sprintf("The work of the first table while deliveries wait for other devices, which are offline, 1000 each; two servers, in turn, %d rounds.", p.rounds)
 	return p.report.section("outstanding", text, t, aims)
