@@ -58,7 +58,9 @@ func TestFaults(t *testing.T) { //nolint:tparallel // nothing else of the packag
 	})
 	for i, row := range rows {
 		t.Run(row.Name, func(t *testing.T) {
-			t.Parallel()
+			if !full || !row.Timed {
+				t.Parallel()
+			}
 			if row.Clock && !full {
 				t.Skip("all is to be compiled anew for another clock: in the full run (HEARTLINE_FAULTS=full)")
 			}

@@ -16,6 +16,7 @@ type Row struct {
 	Env    []string
 	Faulty bool // needs the program of BuildFaulty
 	Clock  bool // and its clock
+	Timed  bool // has a bound in seconds: in a full run it has the machine to itself
 	// Full and Short are how many notifications the run is to have, about.
 	Full, Short int
 	Run         func(w *World, size int, full bool) error
@@ -56,7 +57,7 @@ func Rows() []Row {
 		{Name: "sign-out with a full lane", Env: narrow, Full: 30_000, Short: 400, Run: signOut},
 		{Name: "token moves under load", Env: narrow, Full: 30_000, Short: 400, Run: tokenMoves},
 		{Name: "two claims of one token", Env: quick, Full: 2_000, Short: 80, Run: claims},
-		{Name: "outage, high and normal", Env: quick, Full: 60_000, Short: 1_000, Run: outage},
+		{Name: "outage, high and normal", Env: quick, Full: 60_000, Short: 1_000, Timed: true, Run: outage},
 		{Name: "order of pushes, 429 and 503", Env: quick, Full: 20_000, Short: 300, Run: ordered(
 			apnssim.Script{Status: 429, Reason: "TooManyRequests"}, apnssim.Script{Status: 503, Reason: "ServiceUnavailable"})},
 		{Name: "order of pushes, timeouts", Env: quick, Full: 5_000, Short: 150, Run: ordered(
