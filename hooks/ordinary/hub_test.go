@@ -3,8 +3,12 @@ package ordinary
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -247,6 +251,58 @@ func TestSharedPrefersWhoKeepsUp(t *testing.T) {
 	if a, b := publish(10); a != before || b != 10 {
 		t.Errorf("the slow member got %d of 10, the quick one %d", a-before, b)
 	}
+}
+
+// TestPressure: a publisher waits for a receiver that is over its budget until that has
+// read, and not again and again for one that does not read.
+func TestPressure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := New(Options{Bounds: Bounds{Budget: Budget{Bytes: 1 << 20, Messages: 4}}})
+		s, link := join(h, "reader")
+		subscribeTo(t, h, s, link, "#", 1)
+		publish := func() []*Session {
+			pressed, err := h.Publish(&Message{TopicName: "a", QoS: 1, Payload: []byte("x")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return pressed
+		}
+		var pressed []*Session
+		for range 5 {
+			pressed = publish()
+		}
+		if len(pressed) == 0 {
+			t.Fatal("a receiver with more messages than its budget presses nobody")
+		}
+		begun := time.Now()
+		var waited sync.WaitGroup
+		var took time.Duration
+		waited.Go(func() {
+			h.Wait(t.Context(), pressed)
+			took = time.Since(begun)
+		})
+		time.Sleep(patience / 2)
+		filled(s, link)
+		for _, id := range slices.Collect(maps.Keys(s.byID)) {
+			s.Acknowledge(link, id)
+		}
+		waited.Wait()
+		if took != patience/2 {
+			t.Errorf("the publisher waited %v, until the receiver had read: %v", took, patience/2)
+		}
+
+		for pressed = nil; len(pressed) == 0; {
+			pressed = publish()
+		}
+		begun = time.Now()
+		h.Wait(t.Context(), pressed)
+		if took := time.Since(begun); took != patience {
+			t.Errorf("the publisher waited %v for a receiver that does not read, want %v", took, patience)
+		}
+		if pressed := publish(); len(pressed) != 0 {
+			t.Error("it is to wait for that receiver once more")
+		}
+	})
 }
 
 // TestManyLevels: what a topic name and a filter cost is linear in their bytes, in the
