@@ -20,7 +20,7 @@ var full = os.Getenv("HEARTLINE_FAULTS") == "full"
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // TestFaults is the table: every row, short unless HEARTLINE_FAULTS is full.
-func TestFaults(t *testing.T) { //nolint:tparallel // nothing else of the package is to run beside the rows
+func TestFaults(t *testing.T) {
 	dir := t.TempDir()
 	binary, err := Build(dir, raceEnabled)
 	if err != nil {
