@@ -1,10 +1,13 @@
 package integration
 
 import (
+	"encoding/json"
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -71,5 +74,67 @@ func TestAlertRules(t *testing.T) {
 		if out, err := exec.Command(promtool, "check", "rules", file).CombinedOutput(); err != nil {
 			t.Errorf("promtool: %v\n%s", err, out)
 		}
+	}
+}
+
+// TestGrafanaDashboard: its queries are valid and name metrics that exist.
+func TestGrafanaDashboard(t *testing.T) {
+	text, err := os.ReadFile("../deploy/grafana/heartline.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dashboard struct {
+		Panels []struct {
+			ID      int
+			Type    string
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal(text, &dashboard); err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type rule struct {
+		Record string `yaml:"record"`
+		Expr   string `yaml:"expr"`
+	}
+	var rules []rule
+	ids := map[int]bool{}
+	variables := strings.NewReplacer("$__rate_interval", "5m", "$job", ".+", "$instance", ".+")
+	for _, p := range dashboard.Panels {
+		if ids[p.ID] {
+			t.Errorf("%s: a second panel has the ID %d", p.Title, p.ID)
+		}
+		ids[p.ID] = true
+		if p.Type == "timeseries" && len(p.Targets) == 0 {
+			t.Errorf("%s has no query", p.Title)
+		}
+		for _, q := range p.Targets {
+			rules = append(rules, rule{"q" + strconv.Itoa(len(rules)), variables.Replace(q.Expr)})
+			for _, name := range regexp.MustCompile(`heartline_\w+`).FindAllString(q.Expr, -1) {
+				if !strings.Contains(string(page), "`"+strings.TrimSuffix(name, "_bucket")+"`") {
+					t.Errorf("%s: docs/metrics.md has no metric %s", p.Title, name)
+				}
+			}
+		}
+	}
+	promtool, err := exec.LookPath("promtool")
+	if err != nil {
+		return
+	}
+	out, err := yaml.Marshal(map[string]any{"groups": []any{map[string]any{"name": "dashboard", "rules": rules}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "rules.yaml")
+	if err := os.WriteFile(file, out, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(promtool, "check", "rules", file).CombinedOutput(); err != nil {
+		t.Errorf("promtool: %v\n%s", err, out)
 	}
 }
