@@ -41,7 +41,7 @@ export class Chart {
     const axis = { stroke: color("--soft"), grid: { stroke: color("--line"), width: 1 }, ticks: { show: false } };
     this.plot = new uPlot({
       width: this.element.clientWidth || 400, height: 190,
-      scales: { y: { range: (_u, _min, max) => [0, Math.max(max * 1.1, 1e-3)] } },
+      scales: { y: { range: (_u, _min, max) => [0, top(max)] } },
       axes: [{ ...axis, values: (_u, ticks) => ticks.map((t) => clock(t)) }, { ...axis, size: 56, values: (_u, ticks) => ticks.map((t) => format(t)) }],
       series: [{ label: "time", value: (_u: uPlot, t: number | null) => (t === null ? "–" : clock(t)) }, ...lines.map((l) => ({
         label: l.label, stroke: color(l.color), width: 2, points: { show: false }, spanGaps: false,
@@ -51,6 +51,9 @@ export class Chart {
     this.plot.setLegend({ idx: times.length - 1 });
   }
 }
+
+/** top is the end of the y axis: its ticks have two decimals, and must differ. */
+const top = (max: number) => (max > 0 ? Math.max(max * 1.1, 0.05) : 1);
 
 const clock = (seconds: number) => local(new Date(seconds * 1000).toISOString());
 
