@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"context"
 	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // TestWorkersAreUsedAgain: a task that comes once the one before is over is run by the
@@ -23,6 +27,57 @@ func TestWorkersAreUsedAgain(t *testing.T) {
 		}
 		w.running.Wait() // the worker ends when it has been idle for long enough
 	})
+}
+
+// TestTasksBeginInOrder: also where the scheduler runs the goroutine that was woken last
+// first.
+func TestTasksBeginInOrder(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	synctest.Test(t, func(t *testing.T) {
+		w := New()
+		for round := range 3 { // the workers are new, then idle
+			var mu sync.Mutex
+			var began []int
+			for i := range 2000 {
+				w.Start(t.Context(), func() {
+					mu.Lock()
+					began = append(began, i)
+					mu.Unlock()
+				})
+			}
+			synctest.Wait()
+			if len(began) != 2000 || !slices.IsSorted(began) {
+				t.Errorf("round %d: %d tasks, not in order", round, len(began))
+			}
+		}
+		time.Sleep(2 * maxIdle)
+		w.Stop()
+	})
+}
+
+// TestWorkersUnderLoad: each task runs once, while workers come and go and many goroutines
+// start tasks.
+func TestWorkersUnderLoad(t *testing.T) {
+	w := New()
+	ctx, cancel := context.WithCancel(t.Context())
+	var ran atomic.Int64
+	var starters sync.WaitGroup
+	for range 8 {
+		starters.Go(func() {
+			for i := range 5000 {
+				w.Start(ctx, func() { ran.Add(1) })
+				if i%100 == 0 {
+					runtime.Gosched()
+				}
+			}
+		})
+	}
+	starters.Wait()
+	cancel()
+	w.Stop()
+	if n := ran.Load(); n != 8*5000 {
+		t.Errorf("%d of %d tasks ran", n, 8*5000)
+	}
 }
 
 // goroutine is the name of the one that calls it, as in "goroutine 21".
