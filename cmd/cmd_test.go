@@ -283,8 +283,8 @@ func TestBearerToken(t *testing.T) {
 	}
 }
 
-// within is how long a test waits for what must happen at once.
-const within = 10 * time.Second
+// within is how long a test waits for what must happen soon, on a machine with other work.
+const within = 2 * time.Minute
 
 // expect fails where ctx ended first.
 func expect[T any](t *testing.T, what string, c <-chan T) T {

@@ -23,9 +23,9 @@ import (
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
-// patience is how long anything may take that should happen soon: two slow cores,
-// the race detector, and other tests running.
-const patience = 30 * time.Second
+// patience is how long anything may take that should happen soon, the start of a browser or
+// a server too: two slow cores, the race detector, and other tests running.
+const patience = 2 * time.Minute
 
 // lines collects what a process writes, and tells whoever waits for a line.
 type lines struct {

@@ -81,7 +81,7 @@ func mosquitto(name string, settings ...string) contestant {
 		},
 		ready: func(*exec.Cmd, *bufio.Scanner) (string, string, error) {
 			address := net.JoinHostPort("127.0.0.1", port)
-			for until := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			for until := time.Now().Add(3 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 				conn, err := net.Dial("tcp", address)
 				if err == nil {
 					_ = conn.Close() // it has answered

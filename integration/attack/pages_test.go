@@ -93,7 +93,7 @@ func dom(t *testing.T, address string) string {
 	if err != nil {
 		testtool.LeaveOut(t, "chromium is missing", "apt-get install chromium")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	dir := t.TempDir()
 	cmd := exec.CommandContext(ctx, path, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking",

@@ -18,7 +18,7 @@ import (
 
 // patience is how long anything may take that should happen soon, on two slow
 // cores with other work.
-const patience = 60 * time.Second
+const patience = 2 * time.Minute
 
 // Program is `heartline serve` in a process of its own. It can be killed and
 // started again on the same data.

@@ -16,8 +16,12 @@ import (
 	"time"
 )
 
-// patience is how long anything may take that should happen soon.
-const patience = 30 * time.Second
+// patience is how long anything may take that should happen soon, and startPatience how long
+// the program may take to start.
+const (
+	patience      = 30 * time.Second
+	startPatience = 3 * time.Minute
+)
 
 // server is the program in a process of its own.
 type server struct {
@@ -70,8 +74,8 @@ func start(binary, data string, files int, env []string, log io.Writer) (*server
 	}()
 	select {
 	case err = <-ready:
-	case <-time.After(patience):
-		err = fmt.Errorf("not ready within %s", patience)
+	case <-time.After(startPatience):
+		err = fmt.Errorf("not ready within %s", startPatience)
 	}
 	if err != nil {
 		s.kill()

@@ -25,7 +25,8 @@ import (
 	"github.com/heartline-mqtt/heartline/xmpp/xmppkit"
 )
 
-const patience = 30 * time.Second
+// patience is how long anything may take that should happen soon, on a machine with other work.
+const patience = 2 * time.Minute
 
 // world is a real server, Heartline and the stand-in for Apple's server.
 type world struct {

@@ -140,9 +140,13 @@ func (p *Postgres) command(name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// startPatience is how long PostgreSQL may take to start on two cores with other work, and to
+// end after a kill.
+const startPatience = 3 * time.Minute
+
 // Start starts the server and returns when it takes connections.
 func (p *Postgres) Start() error {
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(startPatience)
 	for {
 		log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644) //nolint:gosec // the server runs as another user
 		if err != nil {

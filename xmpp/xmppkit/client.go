@@ -97,7 +97,8 @@ func (p *pausable) Read(b []byte) (int, error) {
 	return n, err
 }
 
-const timeout = 20 * time.Second
+// timeout is how long the server may take to answer, on a machine with other work.
+const timeout = 2 * time.Minute
 
 // Dial logs a client in. With managed it enables XEP-0198; with a session it resumes that,
 // and Full is then the session's.
