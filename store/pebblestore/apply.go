@@ -71,6 +71,9 @@ func (s *Store) commit(b *delivery.Batch) (_ *pebble.Batch, sync bool, err error
 		return nil, false, err
 	}
 	s.counters, s.reserved = a.counters, a.reserved
+	for i := range b.Events {
+		s.numbers.add(b.Events[i].Number)
+	}
 	s.writes.Store(a.counters.Writes)
 	if a.removes {
 		s.noteErased()
@@ -326,7 +329,7 @@ func (a *application) appendTimeline(events []*delivery.Event) error {
 		a.pruning.touch(seq)
 	}
 	a.key = keyEvents(a.key[:0], seq, first)
-	known, err := a.known(first)
+	known, err := a.known(events)
 	if err != nil {
 		return err
 	}
@@ -352,15 +355,18 @@ func (a *application) appendTimeline(events []*delivery.Event) error {
 	return a.batch.Set(a.key, a.value, nil)
 }
 
-// known reports whether events from the number `first` on, whose key is in a.key,
-// may have been stored before: by an earlier engine on this store, whose batches the
-// outbox applies again in other company, or by this one in the same batch.
-func (a *application) known(first uint64) (bool, error) {
+// known reports whether one of the events, whose key is in a.key, may have been stored
+// before: by an earlier engine on this store, whose batches the outbox applies again in
+// other company, or by an earlier batch.
+func (a *application) known(events []*delivery.Event) (bool, error) {
+	first := events[0].Number
 	switch {
 	case first > a.Store.counters.Last:
 		return false, nil
 	case first <= a.opened:
 		return true, nil
+	case a.numbers.spans(first):
+		return slices.ContainsFunc(events, func(e *delivery.Event) bool { return a.numbers.has(e.Number) }), nil
 	}
 	return a.has(a.key)
 }

@@ -501,6 +501,7 @@ func (s *Store) load() error {
 	}
 	s.writes.Store(s.counters.Writes)
 	s.opened = s.counters.Last
+	s.numbers.startAt(s.opened + 1)
 	if err := s.loadErased(); err != nil {
 		return s.damaged(err)
 	}

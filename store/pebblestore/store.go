@@ -79,6 +79,7 @@ type Store struct {
 	reserved uint64   // commit numbers up to here are reserved on the disk
 	stored   uint64   // the format, as the database has it
 	opened   uint64   // counters.Last when the store was opened
+	numbers  numbers  // of the events stored since
 	pruned   []byte   // no key of the index of finished deliveries is before it
 	pruning  *pruning // under way; nil: none
 	erased   erasure
