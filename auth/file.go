@@ -240,7 +240,7 @@ type fileMode struct {
 const blindPatience = time.Minute
 
 func newFileMode(cfg config.AuthFromFile, files *watcher, o Options) (_ *fileMode, err error) {
-	slots := runtime.GOMAXPROCS(0)
+	slots := min(runtime.GOMAXPROCS(0), runtime.NumCPU())
 	m := &fileMode{refused: newRefused(), throttle: newThrottle(), queue: newQueue(slots, slots, true)}
 	if m.file, err = watch(files, "auth.file.path", cfg.Path, true, parsePeople); err != nil {
 		return nil, err

@@ -23,7 +23,9 @@ type WriteSlots struct {
 }
 
 // NewWriteSlots makes as many slots as there are processors.
-func NewWriteSlots() *WriteSlots { return &WriteSlots{free: runtime.GOMAXPROCS(0)} }
+func NewWriteSlots() *WriteSlots {
+	return &WriteSlots{free: min(runtime.GOMAXPROCS(0), runtime.NumCPU())}
+}
 
 // maxSlotWait is how long a request waits for a slot while none is released. A
 // connection that accepts nothing holds up the others for no longer. While requests are
