@@ -118,14 +118,14 @@ func TestHeartline(t *testing.T) {
 		for _, version := range []byte{version311, version5} {
 			t.Run(mode+" "+versionName(version), func(t *testing.T) {
 				o := options(address, mode)
-				o.API, o.Version = api, version
+				o.API, o.Version, o.Prefix = api, version, fmt.Sprint(mode, "-v", version)
 				checkAll(t, mustRun(t, o), 600)
 			})
 		}
 	}
 	t.Run("at a rate, in lockstep", func(t *testing.T) {
 		o := options(address, ModeNotifications)
-		o.Rate, o.Window, o.Inflight = 5000, WindowDelivered, 1
+		o.Rate, o.Window, o.Inflight, o.Prefix = 5000, WindowDelivered, 1, "lockstep"
 		checkAll(t, mustRun(t, o), 600)
 	})
 	t.Run("an account with devices", func(t *testing.T) {

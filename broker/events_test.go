@@ -22,7 +22,7 @@ import (
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
-const eventsPatience = 20 * time.Second
+const eventsPatience = 2 * time.Minute
 
 // reader is a client that reads events.
 type reader struct {

@@ -85,7 +85,7 @@ func (r *reloadable) raw(account, id string) *rawmqtt.Client {
 	return c
 }
 
-const readPatience = 30 * time.Second
+const readPatience = 2 * time.Minute
 
 // subscribed returns the reason code of a SUBSCRIBE.
 func (r *reloadable) subscribed(c *rawmqtt.Client, filter string) byte {

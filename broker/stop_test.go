@@ -70,7 +70,7 @@ func TestStopWhilePushesHang(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	wait, cancel := context.WithTimeout(ctx, 20*time.Second)
+	wait, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	// Apple allows one request on a new connection until it has answered it.
 	if _, err := b.Notify(ctx, delivery.Request{Account: "alice", Title: "first", Devices: []string{"phone0"}}); err != nil {

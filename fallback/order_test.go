@@ -539,7 +539,7 @@ func TestCurrent(t *testing.T) {
 	}
 	r.Push(t.Context(), y, third.done)
 	close(release)
-	for deadline := time.Now().Add(10 * time.Second); len(third.list()) == 0 || len(second.list()) == 0; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); len(third.list()) == 0 || len(second.list()) == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("no result")
 		}
@@ -648,7 +648,7 @@ func TestLanesAreBounded(t *testing.T) {
 	}
 	close(release)
 	done.Wait()
-	for deadline := time.Now().Add(10 * time.Second); lanes() > 0; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); lanes() > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d lanes are left", lanes())
 		}

@@ -161,7 +161,7 @@ func (s *site) triedToRead(n int) {
 	for range n {
 		select {
 		case <-s.store.tried:
-		case <-time.After(20 * time.Second):
+		case <-time.After(2 * time.Minute):
 			s.Fatal("nothing was read")
 		}
 	}
@@ -218,7 +218,7 @@ func (s *site) event(sub *delivery.Subscription) delivery.Event {
 	var u delivery.AccountEvent
 	select {
 	case u = <-sub.C:
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		s.Fatal("no event came")
 	}
 	return u.Event

@@ -98,7 +98,7 @@ func request(p *Pusher, r delivery.Registration, n *delivery.Notification) fallb
 // refusal is the error of a push that is refused.
 func refusal(t *testing.T, p *Pusher, r delivery.Registration, n *delivery.Notification) *fallback.PushError {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	_, err := p.Push(ctx, request(p, r, n))
 	pe, ok := errors.AsType[*fallback.PushError](err)

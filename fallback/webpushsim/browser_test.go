@@ -35,7 +35,7 @@ func connectBrowser(t *testing.T, s *webpushsim.Server, uaid string) *realBrowse
 func (b *realBrowser) read() frame {
 	b.t.Helper()
 	var f frame
-	_ = b.conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+	_ = b.conn.SetReadDeadline(time.Now().Add(2 * time.Minute))
 	if err := b.conn.ReadJSON(&f); err != nil {
 		b.t.Fatal(err)
 	}

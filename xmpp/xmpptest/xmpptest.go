@@ -57,7 +57,7 @@ type Server struct {
 }
 
 // Patience is how long Next and Accept wait.
-const Patience = 20 * time.Second
+const Patience = 2 * time.Minute
 
 // New listens on loopback until the test ends.
 func New(tb testing.TB, domain, secret string) *Server {
