@@ -57,6 +57,25 @@ func TestAbandon(t *testing.T) {
 	})
 }
 
+// A Core that has stopped counts acks, and publishes nothing more on a channel that the next
+// owner of the account has taken up, too.
+func TestStoppedPublishesNothing(t *testing.T) {
+	opts := options()
+	opts.MaxInflight = 1
+	inWorldWith(t, opts, func(w *world) {
+		w.known("phone", "")
+		ch := w.up("phone")
+		first, second := w.accept(delivery.Request{}), w.accept(delivery.Request{})
+		ch.wantIDs(false, first.ID)
+		w.stop()
+		ch.ack(0)
+		ch.wantIDs(false, first.ID)
+		w.flush()
+		w.wantState(first, delivery.StateAcked)
+		w.wantState(second, delivery.StatePending)
+	})
+}
+
 // A push that waits is not sent while the Core does not trust itself, and is sent
 // once it does again.
 func TestPushNeedsTrust(t *testing.T) {

@@ -281,10 +281,11 @@ func (d *delivery) notDue() {
 }
 
 // feed publishes due deliveries on a channel that is up, in the order of acceptance
-// while the window has room, then the messages.
+// while the window has room, then the messages. A Core that has stopped publishes nothing: the
+// next owner of its accounts may have published later ones already.
 func (c *Core) feed(dev *device) {
 	p := dev.presence
-	if p == nil {
+	if p == nil || c.stopped {
 		return
 	}
 	for i := 0; dev.due > 0 && i < len(dev.queue); i++ {
