@@ -48,8 +48,12 @@ type Life interface {
 // beats is how many times a lease is renewed before it would end.
 const beats = 10
 
-// givenUpABeat is how many partitions a node with more than its share frees a beat.
-const givenUpABeat = 4
+// looks is how many times a beat a node looks at the cluster while partitions change hands.
+const looks = 5
+
+// freeAtOnce returns how many of the partitions may be without an owner before a node frees
+// more of its own. Its next owner reads that many in a fraction of a second.
+func freeAtOnce(parts int) int { return max(4, parts/16) }
 
 // startsAtOnce bounds the Cores that read their partitions at the same time.
 const startsAtOnce = 4
@@ -60,7 +64,8 @@ const stopPatience = 5 * time.Second
 
 // Node owns partitions: it renews its lease, claims free partitions up to its share, frees
 // those above it, and ends the lives of nodes that have stopped renewing. Between Start
-// and Stop one goroutine renews, and another does the rest.
+// and Stop one goroutine renews, and another does the rest. Drain has the other nodes take
+// its partitions before Stop.
 type Node struct {
 	opts NodeOptions
 	life Life                  // nil: none yet, or another node has ended it
@@ -71,6 +76,12 @@ type Node struct {
 	quit context.CancelFunc
 
 	joins, balances fault // of the loop
+
+	leaving  atomic.Bool   // Drain has been called
+	told     int64         // the life that is recorded as leaving
+	kick     chan struct{} // of capacity 1: look at the cluster now
+	drained  chan struct{} // closed when Drain is over
+	drainErr error         // of it, set before
 
 	takeovers, abandoned atomic.Uint64
 
@@ -102,7 +113,10 @@ type sighting struct {
 // NewNode returns a Node that has not joined yet.
 func NewNode(o NodeOptions) *Node {
 	ctx, quit := context.WithCancel(context.Background())
-	return &Node{opts: o, own: map[uint16]*ownedPart{}, seen: map[int64]*sighting{}, ctx: ctx, quit: quit}
+	return &Node{
+		opts: o, own: map[uint16]*ownedPart{}, seen: map[int64]*sighting{}, ctx: ctx, quit: quit,
+		kick: make(chan struct{}, 1), drained: make(chan struct{}),
+	}
 }
 
 // Start joins and claims the first partitions. After an error of that it may be called
@@ -120,7 +134,7 @@ func (n *Node) Start(ctx context.Context) error {
 	if err := n.join(ctx); err != nil {
 		return err
 	}
-	if err := n.balance(ctx); err != nil {
+	if _, err := n.balance(ctx); err != nil {
 		leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopPatience)
 		defer cancel()
 		return errors.Join(fmt.Errorf("claim partitions: %w", err), n.leave(leaving))
@@ -161,17 +175,63 @@ func (n *Node) Stop(ctx context.Context) error {
 	return n.stopErr
 }
 
+// ErrAlone says that there is no other node to take partitions over.
+var ErrAlone = errors.New("there is no other node to take the accounts over")
+
+// Drain tells the other nodes that this one leaves, and frees its partitions, some at a
+// time, for them to claim. The node goes on: it serves the partitions that it still has, and
+// its Router relays requests for the others. Drain returns nil once other nodes own all
+// partitions, and otherwise ErrAlone, the cause of ctx's end, or delivery.ErrStopped if the
+// node does not run. After ErrAlone the node keeps its partitions until Stop; after the end
+// of ctx it goes on freeing them until then. It is safe to call twice, also at once.
+func (n *Node) Drain(ctx context.Context) error {
+	n.starting.Lock()
+	running := n.started && !n.stopped
+	n.starting.Unlock()
+	if !running {
+		return delivery.ErrStopped
+	}
+	n.leaving.Store(true)
+	select {
+	case n.kick <- struct{}{}:
+	default:
+	}
+	select {
+	case <-n.drained:
+		return n.drainErr
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-n.ctx.Done():
+		return delivery.ErrStopped
+	}
+}
+
+// endDrain has Drain return. The first call counts.
+func (n *Node) endDrain(err error) {
+	select {
+	case <-n.drained:
+	default:
+		n.drainErr = err
+		close(n.drained)
+	}
+}
+
 func (n *Node) run() {
-	tick := time.NewTicker(n.opts.Lease / beats)
-	defer tick.Stop()
+	next := time.NewTimer(0)
+	defer next.Stop()
 	for {
-		n.turn()
+		pause := n.opts.Lease / beats
+		if n.turn() {
+			pause /= looks
+		}
+		next.Reset(pause)
 		var fenced <-chan struct{}
 		if n.life != nil {
 			fenced = n.life.Fenced()
 		}
 		select {
-		case <-tick.C:
+		case <-next.C:
+		case <-n.kick:
 		case <-fenced:
 			n.abandon(store.ErrFenced)
 		case err := <-n.lost:
@@ -182,14 +242,15 @@ func (n *Node) run() {
 	}
 }
 
-// turn looks at the cluster once.
-func (n *Node) turn() {
+// turn looks at the cluster once. It reports whether partitions change hands, so that
+// the next turn is to come soon.
+func (n *Node) turn() (moving bool) {
 	if n.life == nil {
 		if err := n.join(n.ctx); err != nil { // may wait for another life to end
 			if n.ctx.Err() == nil {
 				n.joins.tell(n.opts.Log, slog.LevelError, "not joined again, retrying", err)
 			}
-			return
+			return false
 		}
 		n.joins = fault{}
 		n.opts.Log.Info("joined the cluster again", "life", n.life.ID())
@@ -198,7 +259,7 @@ func (n *Node) turn() {
 	defer cancel()
 	err := n.fenceOffDead(ctx)
 	if err == nil {
-		err = n.balance(ctx)
+		moving, err = n.balance(ctx)
 	}
 	switch {
 	case n.ctx.Err() != nil:
@@ -207,6 +268,7 @@ func (n *Node) turn() {
 	default:
 		n.balances.tell(n.opts.Log, slog.LevelWarn, "partitions not balanced, retrying", err)
 	}
+	return moving
 }
 
 // fault is of something that is tried again and again. It is logged when it begins, when
@@ -272,6 +334,7 @@ func (n *Node) renewing() (since time.Time, ok bool) {
 // Status is what an operator wants to know of a Node.
 type Status struct {
 	Renewed   time.Time // the last time that the lease was renewed
+	Leaving   bool      // Drain has been called
 	Owned     int       // partitions that this node serves
 	Unserved  int       // partitions that no node serves, as far as this one knows
 	Takeovers uint64    // lives of other nodes that this one has ended
@@ -281,7 +344,7 @@ type Status struct {
 
 // Status returns the present Status. It is safe for concurrent use.
 func (n *Node) Status() Status {
-	s := Status{Takeovers: n.takeovers.Load(), Abandoned: n.abandoned.Load()}
+	s := Status{Leaving: n.leaving.Load(), Takeovers: n.takeovers.Load(), Abandoned: n.abandoned.Load()}
 	n.mu.Lock()
 	s.Renewed = n.beat
 	n.mu.Unlock()
@@ -345,24 +408,70 @@ func (n *Node) meet(members []Member) {
 	n.opts.Mesh.Update(peers)
 }
 
-// balance takes up to this node's share of the partitions, and frees some above it.
-func (n *Node) balance(ctx context.Context) error {
+// balance takes up to this node's share of the partitions, and frees some above it. A node
+// that leaves has no share, and counts for nobody's. moving reports whether partitions change
+// hands.
+func (n *Node) balance(ctx context.Context) (moving bool, err error) {
+	leaving := n.leaving.Load()
+	if leaving && n.told != n.life.ID() { // another life of this node may have begun
+		if err := n.life.SetLeaving(ctx); err != nil {
+			return false, err
+		}
+		n.told = n.life.ID()
+	}
 	members, err := n.life.Members(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	parts, err := n.life.Parts(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	n.meet(members)
-	var unserved []Ownership // ours, by an answer that was lost
-	nodes, free := 0, 0
+	nodes := 0 // that take partitions
 	for _, m := range members {
 		if !m.Leaving {
 			nodes++
 		}
 	}
+	free, unserved := n.assign(parts)
+	if len(unserved) > 0 {
+		return n.begin(unserved)
+	}
+	share := 0
+	switch {
+	case !leaving:
+		share = (len(parts) + nodes - 1) / max(nodes, 1)
+	case nodes == 0:
+		n.endDrain(ErrAlone)
+		return false, nil
+	case len(n.own) == 0 && free == 0:
+		n.endDrain(nil)
+		return false, nil
+	}
+	if missing := min(share-len(n.own), free); missing > 0 {
+		claimed, err := n.life.Claim(ctx, missing)
+		if err != nil {
+			return false, err
+		}
+		return n.begin(claimed)
+	}
+	var surplus []uint16
+	for part := range n.own {
+		if len(n.own)-len(surplus) <= share || free+len(surplus) >= freeAtOnce(len(parts)) {
+			break
+		}
+		surplus = append(surplus, part)
+	}
+	// Others may free partitions that this node lacks, or claim those that it freed, before the
+	// next beat.
+	moving = leaving || len(n.own) > share || free == 0 && len(n.own) < len(parts)/max(nodes, 1)
+	return moving, n.giveUp(ctx, surplus)
+}
+
+// assign tells the Router who owns the partitions. It returns how many nobody owns, and
+// those that are this node's by a claim whose answer was lost.
+func (n *Node) assign(parts []Ownership) (free int, unserved []Ownership) {
 	for _, p := range parts {
 		switch {
 		case p.Node == 0:
@@ -374,30 +483,12 @@ func (n *Node) balance(ctx context.Context) error {
 			unserved = append(unserved, p)
 		}
 	}
-	if len(unserved) > 0 {
-		return n.begin(unserved)
-	}
-	share := (len(parts) + nodes - 1) / max(nodes, 1)
-	if missing := min(share-len(n.own), free); missing > 0 {
-		claimed, err := n.life.Claim(ctx, missing)
-		if err != nil {
-			return err
-		}
-		return n.begin(claimed)
-	}
-	var surplus []uint16
-	for part := range n.own {
-		if len(n.own)-len(surplus) <= share || free+len(surplus) >= givenUpABeat {
-			break
-		}
-		surplus = append(surplus, part)
-	}
-	return n.giveUp(ctx, surplus)
+	return free, unserved
 }
 
 // begin starts the Cores of claimed partitions, some at a time: each reads its
-// deliveries. A partition that cannot be read is freed.
-func (n *Node) begin(claimed []Ownership) error {
+// deliveries. A partition that cannot be read is freed. It reports whether all were read.
+func (n *Node) begin(claimed []Ownership) (all bool, err error) {
 	var failed []Ownership
 	var mu sync.Mutex
 	var starting errgroup.Group
@@ -423,9 +514,9 @@ func (n *Node) begin(claimed []Ownership) error {
 	}
 	_ = starting.Wait() // none returns an error
 	if len(failed) == 0 {
-		return nil
+		return true, nil
 	}
-	return n.life.GiveUp(context.Background(), failed)
+	return false, n.life.GiveUp(context.Background(), failed)
 }
 
 // giveUp stops the Cores of some partitions, which flush, and frees the partitions.
@@ -444,6 +535,7 @@ func (n *Node) giveUp(ctx context.Context, parts []uint16) error {
 		n.opts.Router.Serve(part, p.Term, nil)
 		stopping.Go(func() error {
 			err := p.core.Stop(ctx)
+			p.core.Abandon() // an ack that is late must not write over the next owner
 			freed[i] = p.Ownership
 			freed[i].Floor = max(p.Floor, p.core.LastNumber())
 			if err != nil && !errors.Is(err, delivery.ErrUnavailable) {

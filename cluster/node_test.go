@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -37,7 +38,7 @@ type base struct {
 	mu      sync.Mutex
 	last    int64
 	members map[int64]*member
-	parts   [parts]cluster.Ownership
+	parts   []cluster.Ownership
 	clock   time.Duration // how far its clock is off
 	away    bool
 	fencing int // lives that others have ended
@@ -49,7 +50,12 @@ type member struct {
 }
 
 func newBase(t *testing.T) *base {
-	b := &base{t: t, store: memory.New(), members: map[int64]*member{}}
+	return newBaseOf(t, parts)
+}
+
+// newBaseOf is a base with n partitions.
+func newBaseOf(t *testing.T, n int) *base {
+	b := &base{t: t, store: memory.New(), members: map[int64]*member{}, parts: make([]cluster.Ownership, n)}
 	for i := range b.parts {
 		b.parts[i].Part = uint16(i)
 	}
@@ -118,7 +124,7 @@ func (b *base) machine(name string) *machine {
 	log := slog.New(slog.DiscardHandler)
 	m.router = cluster.NewRouter(cluster.RouterOptions{
 		Reader: delivery.New(options(), reading, nil, log), Observers: &delivery.Observers{},
-		Parts: parts, Name: name, Hold: lease + 2*time.Second, Log: log,
+		Parts: uint16(len(b.parts)), Name: name, Hold: lease + 2*time.Second, Log: log,
 	})
 	m.mesh = b.mesh(m)
 	m.node = cluster.NewNode(cluster.NodeOptions{
@@ -159,7 +165,26 @@ func (s shared) Apply(batch *delivery.Batch) error {
 	if s.life.b.members[s.life.id] == nil {
 		return store.ErrFenced
 	}
+	s.life.onlyOwn(batch)
 	return s.Engine.Apply(batch)
+}
+
+// onlyOwn reports changes to deliveries of partitions that another node owns, or nobody.
+func (l *life) onlyOwn(batch *delivery.Batch) {
+	own := func(what string, seq delivery.Seq) {
+		if p := l.b.parts[int(seq)%len(l.b.parts)]; p.Node != l.id {
+			l.b.t.Errorf("%s by life %d in partition %d, which is that of %d", what, l.id, p.Part, p.Node)
+		}
+	}
+	for _, a := range batch.Accept {
+		own("accept", a.Notification.Seq)
+	}
+	for _, r := range batch.Update {
+		own("update", r.Seq)
+	}
+	for _, f := range batch.Finish {
+		own("finish", f.Seq)
+	}
 }
 
 func (b *base) join(m *machine) (*life, error) {
@@ -252,7 +277,7 @@ func (b *base) end(id int64, floor uint64) {
 }
 
 func (l *life) Parts(context.Context) (all []cluster.Ownership, err error) {
-	err = l.with(func() error { all = append(all, l.b.parts[:]...); return nil })
+	err = l.with(func() error { all = append(all, l.b.parts...); return nil })
 	return all, err
 }
 
@@ -292,7 +317,7 @@ func (l *life) Leave(context.Context) error {
 
 func (l *life) Core(o cluster.Ownership) *delivery.Core {
 	opts := options()
-	opts.Shard, opts.Floor = delivery.Shard{Index: o.Part, Of: parts}, o.Floor
+	opts.Shard, opts.Floor = delivery.Shard{Index: o.Part, Of: uint16(len(l.b.parts))}, o.Floor
 	opts.Neighbours, opts.Now, opts.Trusted = l.m.router.Neighbours(o.Part), l.Now, l.Trusted
 	return delivery.New(opts, l.View(), nil, slog.New(slog.DiscardHandler))
 }
@@ -359,7 +384,7 @@ func TestShare(t *testing.T) {
 			account := fmt.Sprint("a", i)
 			before[account] = accept(t, account, one, two, three)
 		}
-		freed := b.parts
+		freed := slices.Clone(b.parts)
 		two.stop(t)
 		time.Sleep(time.Second)
 		b.want(map[string]int{"one": 6, "three": 6})

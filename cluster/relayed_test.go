@@ -53,6 +53,8 @@ func (n *network) cut(name string, down bool) {
 
 // phone is a device's connection. It acknowledges everything.
 type phone struct {
+	slow time.Duration // to acknowledge
+
 	mu       sync.Mutex
 	got      []delivery.Publication
 	replaced bool
@@ -62,7 +64,10 @@ func (p *phone) Publish(pub delivery.Publication) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.got = append(p.got, pub)
-	go pub.Acked()
+	go func() {
+		time.Sleep(p.slow)
+		pub.Acked()
+	}()
 	return nil
 }
 
@@ -114,7 +119,11 @@ func accounts() (all []string) {
 
 func online(t *testing.T, m *machine, account string) (*phone, delivery.Up) {
 	t.Helper()
-	p := &phone{}
+	return onlineAs(t, m, account, &phone{})
+}
+
+func onlineAs(t *testing.T, m *machine, account string, p *phone) (*phone, delivery.Up) {
+	t.Helper()
 	up, err := m.router.Online(delivery.OnlineInfo{Device: "phone-" + account, Account: account, Channel: p, Keepalive: time.Minute})
 	if err != nil {
 		t.Fatal(err)
