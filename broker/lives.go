@@ -79,8 +79,8 @@ func (n *lives) Deliveries(seq delivery.Seq) ([]delivery.DeliveryState, error) {
 }
 
 // EventsEnd implements delivery.Reader.
-func (n *lives) EventsEnd() (delivery.Position, error) {
-	return ask(n, func(o *store.Outbox) (delivery.Position, error) { return o.EventsEnd() })
+func (n *lives) EventsEnd() (delivery.Place, error) {
+	return ask(n, func(o *store.Outbox) (delivery.Place, error) { return o.EventsEnd() })
 }
 
 // Device implements delivery.Reader.

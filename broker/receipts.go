@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/config"
@@ -70,16 +71,19 @@ type eventSource struct {
 }
 
 // EventsEnd implements hooks.Events.
-func (s eventSource) EventsEnd() (delivery.Position, error) { return s.core.EventsEnd() }
+func (s eventSource) EventsEnd() (delivery.Place, error) { return s.core.EventsEnd() }
 
 // Follow implements hooks.Events.
-func (s eventSource) Follow(ctx context.Context, from delivery.Position, fn func(e *delivery.AccountEvent, at delivery.Position) error) error {
-	return s.tail.Follow(ctx, from, func(batch []receipts.Event, at delivery.Position, _ bool) error {
+func (s eventSource) Follow(ctx context.Context, from delivery.Place, fn func(e *delivery.AccountEvent, at delivery.Place) error) error {
+	return s.tail.Follow(ctx, from, func(batch []receipts.Event, at delivery.Place, _ bool) error {
 		for i := range batch {
-			if err := fn(&batch[i].AccountEvent, batch[i].At); err != nil {
+			from = slices.Clone(from) // fn keeps it
+			from.Advance(batch[i].At)
+			if err := fn(&batch[i].AccountEvent, from); err != nil {
 				return err
 			}
 		}
+		from = at
 		return fn(nil, at)
 	})
 }

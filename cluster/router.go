@@ -343,7 +343,12 @@ func (r *Router) EventsFrom(after delivery.Position, fn func(at delivery.Positio
 }
 
 // EventsEnd is Core.EventsEnd.
-func (r *Router) EventsEnd() (delivery.Position, error) { return r.reader.EventsEnd() }
+func (r *Router) EventsEnd() (delivery.Place, error) { return r.reader.EventsEnd() }
+
+// ReadEvents is Core.ReadEvents: the events of all nodes.
+func (r *Router) ReadEvents(after delivery.Place, fn func(at delivery.Position, account string, e delivery.Event) bool) (delivery.Place, error) {
+	return r.reader.ReadEvents(after, fn)
+}
 
 // Neighbours returns what the Core of a partition asks about the others.
 func (r *Router) Neighbours(part uint16) delivery.Neighbours { return neighbours{r, part} }

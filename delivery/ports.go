@@ -49,16 +49,17 @@ type Reader interface {
 	// (0: the newest), until fn returns false. account "" means every account.
 	List(account string, before Seq, fn func(*Notification) bool) error
 
-	// EventsFrom calls fn with every event behind a position, in the order of their
-	// commits, until fn returns false; `at` is the event's own position. It holds
+	// EventsFrom calls fn with every event of one partition behind a position, in the
+	// order of their commits, until fn returns false; `at` is the event's own position. It holds
 	// EventAccepted, whose Number is the Seq. The cost is that of the events read. No
 	// event ever appears behind a position that was read; one may be shown twice
 	// after the store has failed. Events of notifications that are pruned or erased
 	// are left out, as are those older than store.history. A position that is not of
 	// this store is an error that wraps ErrNotFound.
 	EventsFrom(after Position, fn func(at Position, account string, e Event) bool) error
-	// EventsEnd returns the position behind the newest event.
-	EventsEnd() (Position, error)
+	// EventsEnd returns the place behind the newest event, with all partitions as they are
+	// at one moment.
+	EventsEnd() (Place, error)
 
 	Device(id string) (*Device, error)
 	// AccountDevices returns the devices of an account by ID; none is no error.

@@ -9,7 +9,7 @@ import (
 )
 
 func TestEventID(t *testing.T) {
-	for _, at := range [][]Position{
+	for _, at := range []Place{
 		nil, {{}}, {{Commit: 1}}, {{Commit: math.MaxUint64, Number: math.MaxUint64}},
 		{{Partition: 0, Commit: 3, Number: 4}, {Partition: math.MaxUint32, Commit: 5, Number: 6}},
 	} {

@@ -122,7 +122,7 @@ type core interface {
 	Subscribe(buffer int) *delivery.Subscription
 	Observe(o delivery.Observer)
 	EventsFrom(after delivery.Position, fn func(at delivery.Position, account string, e delivery.Event) bool) error
-	EventsEnd() (delivery.Position, error)
+	EventsEnd() (delivery.Place, error)
 }
 
 // newCore is delivery.New, of as many Cores as -shards says.

@@ -75,15 +75,21 @@ func (c *Core) view(n *Notification) (*View, error) {
 	return v, nil
 }
 
-// EventsFrom calls fn with every event of the history behind a position, in the order
-// of their positions, until it returns false. The error wraps ErrNotFound for a position
+// EventsFrom calls fn with every event of the history behind a position in its partition,
+// in the order of their positions, until it returns false. The error wraps ErrNotFound for a position
 // that this store has not reached.
 func (c *Core) EventsFrom(after Position, fn func(at Position, account string, e Event) bool) error {
 	return c.out.EventsFrom(after, fn)
 }
 
-// EventsEnd returns the position behind the newest event.
-func (c *Core) EventsEnd() (Position, error) { return c.out.EventsEnd() }
+// EventsEnd returns the place behind the newest event.
+func (c *Core) EventsEnd() (Place, error) { return c.out.EventsEnd() }
+
+// ReadEvents calls fn with every event of the history behind a place, until it returns
+// false, and returns the place up to which fn has had everything; see ReadEvents.
+func (c *Core) ReadEvents(after Place, fn func(at Position, account string, e Event) bool) (Place, error) {
+	return ReadEvents(c.out, after, fn)
+}
 
 // Filter narrows List.
 type Filter struct {

@@ -23,12 +23,12 @@ import (
 
 // Events is where a Hook reads events.
 type Events interface {
-	// EventsEnd returns the position behind the newest event.
-	EventsEnd() (delivery.Position, error)
+	// EventsEnd returns the place behind the newest event.
+	EventsEnd() (delivery.Place, error)
 	// Follow calls fn with each event behind from, in order, until ctx ends or fn returns
 	// an error. at is how far everything has been passed; with a nil event at has moved
-	// past commits without one.
-	Follow(ctx context.Context, from delivery.Position, fn func(e *delivery.AccountEvent, at delivery.Position) error) error
+	// past commits without one. fn may keep at.
+	Follow(ctx context.Context, from delivery.Place, fn func(e *delivery.AccountEvent, at delivery.Place) error) error
 }
 
 // eventReader is the part of a connection that reads events.
@@ -139,8 +139,8 @@ func (c *conn) eventsChanged(resumed bool) {
 // eventsFrom returns where a client begins to read: where its session has come, or for a
 // session from before the server's start, there; a new subscription begins with the next
 // event. false: the store does not say now.
-func (c *conn) eventsFrom(resumed bool) (from delivery.Position, ok bool) {
-	if at, ok := c.session.Bookmark().(delivery.Position); ok {
+func (c *conn) eventsFrom(resumed bool) (from delivery.Place, ok bool) {
+	if at, ok := c.session.Bookmark().(delivery.Place); ok {
 		return at, true
 	}
 	if at := c.hook.eventsStart.Load(); resumed && at != nil && c.hook.hub != nil {
@@ -166,7 +166,7 @@ const eventsRetry = 100 * time.Millisecond
 var errEventsOver = errors.New("the connection is over")
 
 // followEvents sends events until ctx ends or the connection is over.
-func (c *conn) followEvents(ctx context.Context, from delivery.Position, known bool) {
+func (c *conn) followEvents(ctx context.Context, from delivery.Place, known bool) {
 	source := c.hook.opts.Events
 	for !known {
 		if !pause(ctx, eventsRetry) {
@@ -183,7 +183,7 @@ func (c *conn) followEvents(ctx context.Context, from delivery.Position, known b
 		seq delivery.Seq
 		id  string
 	}
-	_ = source.Follow(ctx, from, func(e *delivery.AccountEvent, at delivery.Position) error {
+	_ = source.Follow(ctx, from, func(e *delivery.AccountEvent, at delivery.Place) error {
 		if e != nil && !c.mayReadEvents(e.Account) {
 			e = nil
 		}
@@ -221,7 +221,7 @@ func (c *conn) followEvents(ctx context.Context, from delivery.Position, known b
 }
 
 // eventMessage is the PUBLISH of an event.
-func (c *conn) eventMessage(e *delivery.AccountEvent, id string, at delivery.Position) (*ordinary.Message, error) {
+func (c *conn) eventMessage(e *delivery.AccountEvent, id string, at delivery.Place) (*ordinary.Message, error) {
 	payload, err := json.Marshal(wire.NewStreamEvent(*e, id))
 	if err != nil {
 		return nil, err
@@ -230,7 +230,7 @@ func (c *conn) eventMessage(e *delivery.AccountEvent, id string, at delivery.Pos
 		TopicName: c.hook.topics.events(e.Account), Payload: payload, QoS: 1, Created: e.Time.Unix(),
 		Properties: ordinary.Properties{
 			HasPayloadFormat: true, PayloadFormat: 1, ContentType: "application/json",
-			User: []ordinary.UserProperty{{Key: "heartline-event", Value: delivery.EventID(at)}},
+			User: []ordinary.UserProperty{{Key: "heartline-event", Value: delivery.EventID(at...)}},
 		},
 	}
 	if id != "" {

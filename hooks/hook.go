@@ -99,7 +99,7 @@ type Hook struct {
 	logs       seldom.Log // of what clients cause
 	permission sync.Once  // starts watchPermissions
 
-	eventsStart atomic.Pointer[delivery.Position] // where the store ended at the server's start
+	eventsStart atomic.Pointer[delivery.Place] // where the store ended at the server's start
 	ctx         context.Context
 	cancel      context.CancelFunc
 }

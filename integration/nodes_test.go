@@ -10,10 +10,9 @@ import (
 	"time"
 )
 
-// TestTwoNodes: two processes on one database are one Heartline. Devices are connected to
-// one, backends post to the other; after kill -9 of either the other has everything.
-func TestTwoNodes(t *testing.T) {
-	_, onPostgres := database(t)
+// twoNodes starts nodes a and b, and waits until both own partitions.
+func twoNodes(t *testing.T, env []string) (a, b *server) {
+	t.Helper()
 	node := func(name string) *server {
 		l, err := net.Listen("tcp", "127.0.0.1:0") // a port that is free now
 		if err != nil {
@@ -21,19 +20,27 @@ func TestTwoNodes(t *testing.T) {
 		}
 		address := l.Addr().String()
 		_ = l.Close()
-		return serve(t, append(slices.Clone(onPostgres), "HEARTLINE_CLUSTER_ADDRESS="+address, "HEARTLINE_CLUSTER_NAME="+name)...)
+		return serve(t, append(slices.Clone(env), "HEARTLINE_CLUSTER_ADDRESS="+address, "HEARTLINE_CLUSTER_NAME="+name)...)
 	}
-	a, b := node("a"), node("b")
-	owned := func() (a, b bool) {
-		r := heartline(t, onPostgres, "nodes")
+	a, b = node("a"), node("b")
+	await(t, "both nodes to own partitions", func() bool {
+		owns := map[string]bool{}
+		r := heartline(t, env, "nodes")
 		for line := range strings.Lines(r.out) {
 			if f := strings.Fields(line); len(f) == 7 && f[5] != "0" && f[6] == "serving" {
-				a, b = a || f[0] == "a", b || f[0] == "b"
+				owns[f[0]] = true
 			}
 		}
-		return a, b
-	}
-	await(t, "both nodes to own partitions", func() bool { a, b := owned(); return a && b })
+		return owns["a"] && owns["b"]
+	})
+	return a, b
+}
+
+// TestTwoNodes: two processes on one database are one Heartline. Devices are connected to
+// one, backends post to the other; after kill -9 of either the other has everything.
+func TestTwoNodes(t *testing.T) {
+	_, onPostgres := database(t)
+	a, b := twoNodes(t, onPostgres)
 
 	const accounts = 16 // some of them are each node's
 	var ids []string

@@ -1,6 +1,7 @@
 package receipts
 
 import (
+	"cmp"
 	"container/heap"
 	"slices"
 	"strconv"
@@ -190,12 +191,8 @@ func (h *dueHeap) Pop() any {
 	return i
 }
 
+// comparePositions orders events by their numbers, which is the order of those of one
+// notification in whichever partitions of the store they are.
 func comparePositions(a, b delivery.Position) int {
-	switch {
-	case a.Less(b):
-		return -1
-	case b.Less(a):
-		return 1
-	}
-	return 0
+	return cmp.Or(cmp.Compare(a.Number, b.Number), cmp.Compare(a.Partition, b.Partition), cmp.Compare(a.Commit, b.Commit))
 }

@@ -1,6 +1,7 @@
 package receipts
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -37,11 +38,28 @@ const topicsName = "\x00"
 
 // record is the stored state of a webhook.
 type record struct {
-	At       delivery.Position `json:"at"`   // everything up to here is finished or deferred
-	Time     time.Time         `json:"time"` // of the latest event up to there
-	Disabled *disabling        `json:"disabled,omitempty"`
-	Gap      *gap              `json:"gap,omitempty"`
-	NextGap  *gap              `json:"next_gap,omitempty"` // of those dropped since Gap was sent
+	At       delivery.Place `json:"at"`   // everything up to here is finished or deferred
+	Time     time.Time      `json:"time"` // of the latest event up to there
+	Disabled *disabling     `json:"disabled,omitempty"`
+	Gap      *gap           `json:"gap,omitempty"`
+	NextGap  *gap           `json:"next_gap,omitempty"` // of those dropped since Gap was sent
+}
+
+// UnmarshalJSON implements json.Unmarshaler. Version 0.1 wrote a single Position.
+func (r *record) UnmarshalJSON(b []byte) error {
+	type plain record
+	v := struct {
+		*plain
+		At json.RawMessage `json:"at"`
+	}{plain: (*plain)(r)}
+	if err := json.Unmarshal(b, &v); err != nil {
+		return err
+	}
+	if bytes.HasPrefix(v.At, []byte("{")) {
+		r.At = make(delivery.Place, 1)
+		return json.Unmarshal(v.At, &r.At[0])
+	}
+	return json.Unmarshal(v.At, &r.At)
 }
 
 // disabling says when and why a webhook was switched off.

@@ -3,6 +3,7 @@ package receipts
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,7 +13,8 @@ import (
 // Source is what a Tail reads from: a *delivery.Core.
 type Source interface {
 	EventsFrom(after delivery.Position, fn func(at delivery.Position, account string, e delivery.Event) bool) error
-	EventsEnd() (delivery.Position, error)
+	ReadEvents(after delivery.Place, fn func(at delivery.Position, account string, e delivery.Event) bool) (delivery.Place, error)
+	EventsEnd() (delivery.Place, error)
 	Subscribe(buffer int) *delivery.Subscription
 }
 
@@ -42,7 +44,7 @@ type Tail struct {
 
 	mu      sync.Mutex
 	readers map[*Reader]struct{}
-	at      delivery.Position // everything up to here was given to the readers
+	at      delivery.Place // everything up to here was given to the readers
 	running bool
 	stopped bool
 	task    sync.WaitGroup
@@ -60,7 +62,7 @@ type Reader struct {
 	C <-chan Event
 
 	c      chan Event
-	from   delivery.Position // it has had everything up to here
+	from   delivery.Place // it has had everything up to here
 	lagged bool
 }
 
@@ -69,8 +71,8 @@ type Reader struct {
 func (r *Reader) Lagged() bool { return r.lagged }
 
 // Attach adds a reader that has had everything up to from. It returns false if the Tail
-// is further on: the reader has to read the store up to there first.
-func (t *Tail) Attach(from delivery.Position) (*Reader, bool, error) {
+// is further on in some partition: the reader has to read the store up to there first.
+func (t *Tail) Attach(from delivery.Place) (*Reader, bool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.stopped {
@@ -81,18 +83,22 @@ func (t *Tail) Attach(from delivery.Position) (*Reader, bool, error) {
 		if err != nil {
 			return nil, false, err
 		}
-		if end.Commit-from.Commit > tailBehind {
+		var behind uint64
+		for _, e := range end {
+			behind += e.Commit - min(e.Commit, from.Of(e.Partition).Commit)
+		}
+		if behind > tailBehind {
 			return nil, false, nil
 		}
-		t.at, t.running, t.readers = from, true, map[*Reader]struct{}{}
+		t.at, t.running, t.readers = slices.Clone(from), true, map[*Reader]struct{}{}
 		sub := t.source.Subscribe(readerBuffer)
 		t.task.Go(func() { t.run(sub) })
 	}
-	if from.Less(t.at) {
+	if !from.Covers(t.at) {
 		return nil, false, nil
 	}
 	c := make(chan Event, readerBuffer)
-	r := &Reader{C: c, c: c, from: from}
+	r := &Reader{C: c, c: c, from: slices.Clone(from)}
 	t.readers[r] = struct{}{}
 	return r, true, nil
 }
@@ -125,11 +131,11 @@ func (t *Tail) Readers() (n int, running bool) {
 
 // readTo returns the position up to which r has had everything, if it has taken every
 // event out of C.
-func (t *Tail) readTo(r *Reader) (at delivery.Position, ok bool) {
+func (t *Tail) readTo(r *Reader) (at delivery.Place, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	_, attached := t.readers[r]
-	return t.at, attached && len(r.c) == 0 && !t.at.Less(r.from)
+	return slices.Clone(t.at), attached && len(r.c) == 0 && t.at.Covers(r.from)
 }
 
 // run ends with the last reader, with the source, or when the store cannot be read. sub
@@ -172,38 +178,33 @@ func (t *Tail) end() {
 
 func (t *Tail) step() bool {
 	t.mu.Lock()
-	from := t.at
+	from := slices.Clone(t.at) // it is also inside the last commit, where a reader came with such a place
 	if len(t.readers) == 0 {
 		t.running = false
 		t.mu.Unlock()
 		return false
 	}
 	t.mu.Unlock()
-	end, err := t.source.EventsEnd()
-	if err == nil && from.Less(end) { // a reader may have come with a position inside the last commit
-		err = t.source.EventsFrom(from, func(at delivery.Position, account string, e delivery.Event) bool {
-			t.give(Event{at, delivery.AccountEvent{Account: account, Event: e}})
-			return true
-		})
-	}
+	next, err := t.source.ReadEvents(from, func(at delivery.Position, account string, e delivery.Event) bool {
+		t.give(Event{at, delivery.AccountEvent{Account: account, Event: e}})
+		return true
+	})
 	if err != nil {
 		t.end()
 		return false
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.at.Less(end) { // the rest of the last commit is read, or holds no event
-		t.at = end
-	}
+	t.at = next
 	return true
 }
 
 func (t *Tail) give(e Event) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.at = e.At
+	t.at.Advance(e.At)
 	for r := range t.readers {
-		if !r.from.Less(e.At) {
+		if !r.from.Of(e.At.Partition).Less(e.At) {
 			continue
 		}
 		select {
@@ -228,11 +229,11 @@ const (
 )
 
 // Follow calls fn with all events behind from, in order, until ctx ends or fn returns
-// an error. All events up to at have been passed then; batch is empty if at moved
-// without an event. live is false while older events are read from the store. fn may take
+// an error. All events up to at have been passed with the batch; it is empty if at moved
+// without an event. fn may keep at, and must not change it. live is false while older events are read from the store. fn may take
 // as long as it likes: the events wait in the store. A store that cannot be read is
 // read again later.
-func (t *Tail) Follow(ctx context.Context, from delivery.Position, fn func(batch []Event, at delivery.Position, live bool) error) error {
+func (t *Tail) Follow(ctx context.Context, from delivery.Place, fn func(batch []Event, at delivery.Place, live bool) error) error {
 	var batch []Event
 	for {
 		reader, there, err := t.Attach(from)
@@ -249,7 +250,7 @@ func (t *Tail) Follow(ctx context.Context, from delivery.Position, fn func(batch
 				err = errPause
 			}
 		case err == nil:
-			var next delivery.Position
+			var next delivery.Place
 			if next, err = t.readStep(from, &batch); err == nil {
 				if err := fn(batch, next, false); err != nil {
 					return err
@@ -272,7 +273,7 @@ func (t *Tail) Follow(ctx context.Context, from delivery.Position, fn func(batch
 var errPause = errors.New("the tail has ended")
 
 // live passes the events of a reader on until its C is closed.
-func (t *Tail) live(ctx context.Context, r *Reader, from delivery.Position, batch *[]Event, fn func([]Event, delivery.Position, bool) error) (delivery.Position, error) {
+func (t *Tail) live(ctx context.Context, r *Reader, from delivery.Place, batch *[]Event, fn func([]Event, delivery.Place, bool) error) (delivery.Place, error) {
 	idle := time.NewTicker(followIdle)
 	defer idle.Stop()
 	if err := fn(nil, from, true); err != nil { // it is at the end
@@ -297,12 +298,15 @@ func (t *Tail) live(ctx context.Context, r *Reader, from delivery.Position, batc
 				}
 			}
 			*batch = b
-			from = b[len(b)-1].At
+			from = slices.Clone(from) // fn may have kept it
+			for i := range b {
+				from.Advance(b[i].At)
+			}
 			if err := fn(b, from, true); err != nil {
 				return from, err
 			}
 		case <-idle.C:
-			if at, ok := t.readTo(r); ok && from.Less(at) {
+			if at, ok := t.readTo(r); ok && !from.Covers(at) {
 				from = at
 				if err := fn(nil, from, true); err != nil {
 					return from, err
@@ -315,23 +319,11 @@ func (t *Tail) live(ctx context.Context, r *Reader, from delivery.Position, batc
 }
 
 // readStep reads the next events from the store.
-func (t *Tail) readStep(from delivery.Position, batch *[]Event) (next delivery.Position, err error) {
-	end, err := t.source.EventsEnd()
-	if err != nil {
-		return from, err
-	}
+func (t *Tail) readStep(from delivery.Place, batch *[]Event) (next delivery.Place, err error) {
 	b := (*batch)[:0]
-	next = end // all up to there is read, though it may hold no event
-	err = t.source.EventsFrom(from, func(at delivery.Position, account string, e delivery.Event) bool {
+	next, err = t.source.ReadEvents(from, func(at delivery.Position, account string, e delivery.Event) bool {
 		b = append(b, Event{at, delivery.AccountEvent{Account: account, Event: e}})
-		if len(b) == followStep {
-			next = at
-			return false
-		}
-		if !at.Less(end) { // it came meanwhile
-			next = at
-		}
-		return true
+		return len(b) < followStep
 	})
 	*batch = b
 	return next, err

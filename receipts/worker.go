@@ -64,7 +64,7 @@ type worker struct {
 	asides map[delivery.Position]*item // deferred and parked
 	queue  queue
 	gap    *item // the notice on its way
-	readTo delivery.Position
+	readTo delivery.Place
 	readAt time.Time // of the latest event up to there
 	live   bool      // everything is read
 	room   chan struct{}
@@ -127,11 +127,11 @@ func (r *Receipts) newWorker(w Webhook) (*worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	if end.Less(k.rec.At) {
+	if !k.rec.At.Within(end) {
 		k.log.Error("the position of the webhook is not of this store, beginning with the next event")
 		k.rec.At, k.unsaved = end, true
 	}
-	k.readTo, k.readAt = k.rec.At, k.rec.Time
+	k.readTo, k.readAt = slices.Clone(k.rec.At), k.rec.Time
 	now := time.Now()
 	for _, at := range slices.SortedFunc(maps.Keys(items), comparePositions) {
 		d := items[at]
@@ -182,7 +182,7 @@ func (k *worker) wake() {
 
 // offer takes the next events. It waits while the window is full: the events wait in
 // the store.
-func (k *worker) offer(batch []Event, at delivery.Position, live bool) error {
+func (k *worker) offer(batch []Event, at delivery.Place, live bool) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for len(k.window) >= maxWindow {
@@ -231,20 +231,19 @@ func (k *worker) offer(batch []Event, at delivery.Position, live bool) error {
 
 // advance moves the cursor over all that is finished or deferred. mu is held.
 func (k *worker) advance() {
-	before := k.rec.At
 	n := 0
 	for n < len(k.window) && (k.window[n].finished || k.window[n].aside) {
-		k.rec.At, k.rec.Time = k.window[n].at, k.window[n].Time
+		k.rec.At.Advance(k.window[n].at)
+		k.rec.Time = k.window[n].Time
 		k.window[n] = nil
 		n++
 	}
+	k.unsaved = k.unsaved || n > 0
 	k.window = k.window[n:]
 	if len(k.window) == 0 {
 		k.window = nil // with its array
-		k.rec.At, k.rec.Time = k.readTo, k.readAt
-	}
-	if k.rec.At != before {
-		k.unsaved = true
+		k.unsaved = k.unsaved || !k.rec.At.Covers(k.readTo)
+		k.rec.At, k.rec.Time = slices.Clone(k.readTo), k.readAt
 	}
 	if len(k.window) < maxWindow {
 		select {

@@ -64,8 +64,8 @@ func (o *Outbox) EventsFrom(after delivery.Position, fn func(delivery.Position, 
 }
 
 // EventsEnd implements delivery.Reader.
-func (o *Outbox) EventsEnd() (delivery.Position, error) {
-	return get(o, func(e Engine) (delivery.Position, error) { return e.EventsEnd() })
+func (o *Outbox) EventsEnd() (delivery.Place, error) {
+	return get(o, func(e Engine) (delivery.Place, error) { return e.EventsEnd() })
 }
 
 // List implements delivery.Reader.

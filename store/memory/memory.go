@@ -428,10 +428,10 @@ func (e *Engine) EventsFrom(after delivery.Position, fn func(delivery.Position, 
 }
 
 // EventsEnd implements delivery.Reader.
-func (e *Engine) EventsEnd() (delivery.Position, error) {
+func (e *Engine) EventsEnd() (delivery.Place, error) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	return delivery.Position{Commit: e.numbered, Number: math.MaxUint64}, nil
+	return delivery.Place{{Commit: e.numbered, Number: math.MaxUint64}}, nil
 }
 
 // List implements delivery.Reader.

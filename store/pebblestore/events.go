@@ -58,9 +58,9 @@ func (s *Store) EventsFrom(after delivery.Position, fn func(delivery.Position, s
 }
 
 // EventsEnd implements delivery.Reader.
-func (s *Store) EventsEnd() (delivery.Position, error) {
+func (s *Store) EventsEnd() (delivery.Place, error) {
 	c, err := s.readCounters()
-	return delivery.Position{Commit: c.Writes, Number: math.MaxUint64}, err
+	return delivery.Place{{Commit: c.Writes, Number: math.MaxUint64}}, err
 }
 
 // commitReader reads the events of one commit after the other.

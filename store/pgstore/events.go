@@ -47,11 +47,18 @@ func (e *Engine) EventsFrom(after delivery.Position, fn func(delivery.Position, 
 	}
 }
 
-// EventsEnd implements delivery.Reader. It is that of the node's own stream.
-func (e *Engine) EventsEnd() (delivery.Position, error) {
-	stream := uint32(e.node.member.Stream)
-	end, err := e.eventsEnd(stream)
-	return delivery.Position{Partition: stream, Commit: end, Number: math.MaxUint64}, err
+// EventsEnd implements delivery.Reader. It is one statement, and so one snapshot: what a
+// commit was made after is not behind it.
+func (e *Engine) EventsEnd() (end delivery.Place, err error) {
+	ctx, cancel := context.WithTimeout(e.db.ctx, readTimeout)
+	defer cancel()
+	var stream int32
+	var number int64
+	err = each(ctx, e, e.db.sql.eventsEnds, nil, []any{&stream, &number}, func() error {
+		end = append(end, delivery.Position{Partition: uint32(stream), Commit: uint64(number), Number: math.MaxUint64})
+		return nil
+	})
+	return end, unavailable("read where the events end", err)
 }
 
 func (e *Engine) eventsEnd(stream uint32) (uint64, error) {

@@ -15,7 +15,7 @@ type statements struct {
 	eraseEvents, eraseFinals, eraseIDs, journal, known, knownEvents, takenIDs, accountsOf            string
 	notification, data, lookup, timeline, finals, records, listAll, listAccount                      string
 	device, ofAccount, devices, owner, unfinished, ofPart, dismissals, dismissalsOfPart, last        string
-	totals, eventsEnd, commits, events, newSession, newNumber, lockMeta, freeStream                  string
+	totals, eventsEnd, eventsEnds, commits, events, newSession, newNumber, lockMeta, freeStream      string
 	makeStream, incarnation, join, joinFence, nodes, beat, lockDead, lockNode                        string
 	audit, lastOfNode, parts, claimParts, giveUpParts, setLeaving, holdNode                          string
 	removeNode, endFence, freeParts, trimTo, streams, trim, trimmed, over                            string
@@ -165,6 +165,10 @@ func newStatements(schema string) statements {
 			(SELECT coalesce(max(j.number), 0) FROM {s}.journal j
 			WHERE j.stream = s.stream)) FROM {s}.stream s
 			WHERE s.stream = $1`),
+		eventsEnds: in(`
+			SELECT s.stream, greatest(s.number,
+			(SELECT coalesce(max(j.number), 0) FROM {s}.journal j
+			WHERE j.stream = s.stream)) FROM {s}.stream s ORDER BY s.stream`),
 		commits: in(`SELECT number, refs FROM {s}.journal WHERE stream = $1 AND number >= $2 ORDER BY number LIMIT $3`),
 		events: in(`
 			SELECT e.seq, e.lines FROM {s}.event e JOIN unnest($1::bigint[], $2::bigint[]) u (seq, number) ON e.seq = u.seq AND e.number = u.number`),

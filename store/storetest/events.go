@@ -54,7 +54,7 @@ func testEventsFrom(t *testing.T, e store.Engine) {
 	ev := func(seq delivery.Seq, number uint64) delivery.Event {
 		return delivery.Event{Seq: seq, Number: number, Time: at(time.Duration(number)), Kind: delivery.EventPublished, Device: "phone", Attempt: 1}
 	}
-	end := func() delivery.Position { return must[delivery.Position](t, "end")(e.EventsEnd()) }
+	end := func() delivery.Position { return must[delivery.Place](t, "end")(e.EventsEnd()).Of(0) }
 	equal(t, "events of an empty store", len(eventsFrom(t, e, delivery.Position{})), 0)
 	empty := end()
 	apply(t, e, &delivery.Batch{Accept: accept(a, b).Accept, Events: []delivery.Event{ev(11, 14), ev(10, 13), ev(10, 15)}})
@@ -285,7 +285,7 @@ func testEventsAfterReopening(t *testing.T, open func() store.Engine) {
 	number := uint64(100)
 	var all []positioned
 	for round := range 4 {
-		end := must[delivery.Position](t, "end")(e.EventsEnd())
+		end := must[delivery.Place](t, "end")(e.EventsEnd()).Of(0)
 		if all = eventsFrom(t, e, delivery.Position{}); len(all) != 1+3*round {
 			t.Errorf("round %d: %d events", round, len(all))
 		}

@@ -35,7 +35,8 @@ type Core interface {
 	Notification(seq delivery.Seq) (*delivery.Notification, error)
 	Subscribe(buffer int) *delivery.Subscription
 	EventsFrom(after delivery.Position, fn func(at delivery.Position, account string, e delivery.Event) bool) error
-	EventsEnd() (delivery.Position, error)
+	EventsEnd() (delivery.Place, error)
+	ReadEvents(after delivery.Place, fn func(at delivery.Position, account string, e delivery.Event) bool) (delivery.Place, error)
 
 	Devices(account string) ([]delivery.DeviceView, error)
 	Device(account, id string) (delivery.DeviceView, error)

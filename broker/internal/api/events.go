@@ -59,6 +59,7 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, in *eventQuery) err
 	}
 	defer done()
 	s := a.beginStream(w)
+	s.at = from
 	if r.Method == http.MethodHead {
 		return nil
 	}
@@ -66,7 +67,7 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, in *eventQuery) err
 	if s.send() != nil {
 		return nil
 	}
-	reader, err := a.catchUp(r, s, in, from)
+	reader, err := a.catchUp(r, s, in)
 	if err != nil {
 		a.log.Debug("event stream ended while it caught up", "remote", r.RemoteAddr, "error", err)
 		return nil // its reader comes back
@@ -118,7 +119,7 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, in *eventQuery) err
 
 // resumeAt returns the place at which a stream begins: behind Last-Event-ID, or at the
 // end of the store.
-func (a *API) resumeAt(r *http.Request) (delivery.Position, error) {
+func (a *API) resumeAt(r *http.Request) (delivery.Place, error) {
 	end, err := a.core.EventsEnd()
 	if err != nil {
 		return end, err
@@ -128,48 +129,38 @@ func (a *API) resumeAt(r *http.Request) (delivery.Position, error) {
 		return end, nil
 	}
 	at, err := delivery.ParseEventID(id)
-	if err != nil || len(at) != 1 || at[0].Partition != 0 || at[0].Commit > end.Commit {
+	if err != nil || len(at) == 0 || !at.Within(end) {
 		return end, broken("header.Last-Event-ID", "must be the id of an event of this server; leave it out to begin with the next event")
 	}
-	return at[0], nil
+	return at, nil
 }
 
-// catchUp sends the events of the history behind from, and returns the reader of the
+// catchUp sends the events of the history behind s.at, and returns the reader of the
 // next ones. It reads in steps and sends between them: a slow client must not hold the
 // store's snapshot. The error says why the stream ends.
-func (a *API) catchUp(r *http.Request, s *stream, in *eventQuery, from delivery.Position) (*receipts.Reader, error) {
+func (a *API) catchUp(r *http.Request, s *stream, in *eventQuery) (*receipts.Reader, error) {
 	who := callerOf(r.Context())
 	for {
-		reader, there, err := a.tail.Attach(from)
+		reader, there, err := a.tail.Attach(s.at)
 		if err != nil || there {
 			return reader, err
 		}
-		end, err := a.core.EventsEnd()
-		if err != nil {
-			return nil, err
-		}
 		seen := 0
-		next := end // all up to there is read, though it may hold no event
-		err = a.core.EventsFrom(from, func(at delivery.Position, account string, e delivery.Event) bool {
+		next, err := a.core.ReadEvents(s.at, func(at delivery.Position, account string, e delivery.Event) bool {
 			a.addEvent(s, in, receipts.Event{At: at, AccountEvent: delivery.AccountEvent{Account: account, Event: e}})
-			if seen++; s.buf.Len() >= burst || seen == catchUpStep {
-				next = at
-				return false
-			}
-			if !at.Less(end) { // it came meanwhile
-				next = at
-			}
-			return true
+			seen++
+			return s.buf.Len() < burst && seen < catchUpStep
 		})
 		if err := errors.Join(err, s.send(), r.Context().Err(), who.Check(time.Now())); err != nil {
 			return nil, err
 		}
-		from = next
+		s.at = next
 	}
 }
 
 // addEvent writes an event into the buffer if the query asks for it.
 func (a *API) addEvent(s *stream, in *eventQuery, e receipts.Event) {
+	s.at.Advance(e.At)
 	if in.Account != "" && e.Account != in.Account || in.Device != "" && e.Device != "" && e.Device != in.Device {
 		return
 	}
@@ -189,7 +180,7 @@ func (a *API) addEvent(s *stream, in *eventQuery, e receipts.Event) {
 		a.log.Error("event not sent", "error", err)
 		return
 	}
-	fmt.Fprintf(&s.buf, "id: %s\nevent: %s\ndata: %s\n\n", delivery.EventID(e.At), e.Kind, text)
+	fmt.Fprintf(&s.buf, "id: %s\nevent: %s\ndata: %s\n\n", delivery.EventID(s.at...), e.Kind, text)
 }
 
 // openStream takes a slot for a stream. The caller calls done at its end.
@@ -219,6 +210,7 @@ func (a *API) beginStream(w http.ResponseWriter) *stream {
 type stream struct {
 	w        http.ResponseWriter
 	rc       *http.ResponseController
+	at       delivery.Place // up to which its reader has everything
 	buf      bytes.Buffer
 	patience time.Duration
 }
