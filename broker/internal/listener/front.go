@@ -29,6 +29,7 @@ type front struct {
 	conns     map[*Conn]struct{}
 	establish listeners.EstablishFn
 	closed    bool
+	refusing  bool           // Refuse has been called
 	wg        sync.WaitGroup // a goroutine a connection
 	serving   chan struct{}  // closed when connections get through to mochi
 	done      chan struct{}  // closed when Close begins
@@ -77,7 +78,7 @@ func (f *front) take(socket net.Conn, addr netip.Prefix) (*Conn, error) {
 	c.base.onClosed = c.wake
 
 	f.mu.Lock()
-	if f.closed {
+	if f.closed || f.refusing {
 		f.mu.Unlock()
 		f.options.Gate.leave(c.addr)
 		_ = socket.Close()
@@ -326,10 +327,42 @@ func (f *front) KickIf(match func(*Conn) bool, code packets.Code) (n int) {
 	return n
 }
 
+// Shed ends up to n connections, no matter which: one that mochi serves as Kick does, one
+// that has not sent its CONNECT without a word. left is the number of the others.
+func (f *front) Shed(n int, code packets.Code) (ended, left int) {
+	f.each(func(c *Conn) {
+		switch {
+		case c.closed.Load(): // it is on its way out
+		case ended >= n:
+			left++
+		case c.given.Load():
+			ended++
+			c.kick(code)
+		default:
+			ended++
+			c.abort()
+		}
+	})
+	return ended, left
+}
+
+// refuse has take refuse connections from now on.
+func (f *front) refuse() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.refusing = true
+}
+
 func (f *front) isClosed() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.closed
+}
+
+func (f *front) accepts() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !f.closed && !f.refusing
 }
 
 func (f *front) each(do func(*Conn)) {

@@ -103,7 +103,7 @@ func (l *Listener) Serve(establish listeners.EstablishFn) {
 			}
 			continue
 		}
-		if l.isClosed() {
+		if !l.accepts() {
 			return
 		}
 		l.stats.acceptErrors.Add(1)
@@ -127,6 +127,14 @@ func (l *Listener) Serve(establish listeners.EstablishFn) {
 			t.Stop()
 			return
 		}
+	}
+}
+
+// Refuse closes the listening socket. The connections go on until Close.
+func (l *Listener) Refuse() {
+	l.refuse()
+	if l.socket != nil {
+		_ = l.socket.Close()
 	}
 }
 

@@ -75,6 +75,9 @@ func (w *WebSocket) Serve(establish listeners.EstablishFn) {
 // with 503.
 func (w *WebSocket) Serving() <-chan struct{} { return w.serving }
 
+// Refuse answers new connections with 503. Those that there are go on until Close.
+func (w *WebSocket) Refuse() { w.refuse() }
+
 // Close ends every connection that came through w; see Listener.Close.
 func (w *WebSocket) Close(listeners.CloseFn) { w.stop(func() {}) }
 
@@ -82,7 +85,7 @@ func (w *WebSocket) Close(listeners.CloseFn) { w.stop(func() {}) }
 // HTTP server.
 func (w *WebSocket) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w.mu.Lock()
-	serving := w.establish != nil && !w.closed
+	serving := w.establish != nil && !w.closed && !w.refusing
 	w.mu.Unlock()
 	switch {
 	case !serving:
