@@ -57,6 +57,7 @@ type Broker struct {
 	once     sync.Once
 	err      error // of Close
 	ready    atomic.Bool
+	leaving  atomic.Bool // drain has begun, and other nodes take over
 }
 
 // New opens the store, resumes unfinished deliveries and binds every listener, so
@@ -215,7 +216,7 @@ func (b *Broker) fail(err error) {
 }
 
 // Run starts b and returns when ctx has ended and everything is stopped and on the
-// disk, or when something that should have gone on did not. ready, unless it is
+// disk, which a node with others begins by handing over to them, or when something that should have gone on did not. ready, unless it is
 // nil, is called when everything is served.
 func (b *Broker) Run(ctx context.Context, ready func()) error {
 	err := b.Start()
@@ -226,15 +227,20 @@ func (b *Broker) Run(ctx context.Context, ready func()) error {
 		select {
 		case <-ctx.Done():
 			b.log.Info("stopping")
+			b.drain(context.WithoutCancel(ctx))
 		case err = <-b.failed:
 		}
 	}
 	return errors.Join(err, b.Close(context.WithoutCancel(ctx)))
 }
 
-// stopTimeout bounds a whole stop. The next start resumes whatever has no answer by
-// then.
+// stopTimeout bounds Close, and so what a stop takes beyond cluster.drain. The next start
+// resumes whatever has no answer by then.
 const stopTimeout = 20 * time.Second
+
+// handedGrace is what HTTP calls of a node get whose accounts other nodes serve: the answers
+// come from there.
+const handedGrace = 5 * time.Second
 
 // Close stops in the order of the package comment. It is safe before Start, twice, and
 // twice at once.
@@ -249,11 +255,15 @@ func (b *Broker) Close(ctx context.Context) error {
 		b.files.Stop()
 		b.overview.Stop()
 		var errs []error
+		handed := b.leaving.Load()
+		if b.web != nil && handed { // the calls are answered by other nodes
+			errs = append(errs, b.closeHTTP(ctx, handedGrace))
+		}
 		if b.Heartline != nil {
 			errs = append(errs, b.quiesce(ctx)) // ends the event streams, too
 		}
-		if b.web != nil {
-			errs = append(errs, b.closeHTTP(ctx))
+		if b.web != nil && !handed {
+			errs = append(errs, b.closeHTTP(ctx, endGrace))
 		}
 		if b.server != nil {
 			_ = b.server.Close() // it has no error to return

@@ -4,5 +4,6 @@
 //
 // Read attach.go, then broker.go. Start order: store, core (recovery), hook,
 // links to XMPP servers, listeners. Stop order: the API and new accepts, running pushes (5 s), clients
-// (DISCONNECT 0x8B to MQTT 5), pending work, store.
+// (DISCONNECT 0x8B to MQTT 5), pending work, store. A node with others first hands its accounts
+// and its connections over to them (drain.go).
 package broker

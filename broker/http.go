@@ -87,7 +87,7 @@ func (b *Broker) bindHTTP() error {
 	}
 	b.httpConns = newHTTPConns(b.cfg.MQTT.MaxConnections, rlimit.OpenFiles())
 	b.web = &http.Server{
-		Handler:           trusted.handler(public),
+		Handler:           b.elsewhere(trusted.handler(public)),
 		ReadHeaderTimeout: 10 * time.Second, // the API bounds the rest call by call
 		IdleTimeout:       2 * time.Minute,
 		ConnState:         b.httpConns.onState,
@@ -126,13 +126,13 @@ func (b *Broker) HTTPAddr() string {
 	return b.socket.Addr().String()
 }
 
-// closeHTTP ends the event streams and batches. Other calls may finish within endGrace.
-func (b *Broker) closeHTTP(ctx context.Context) error {
+// closeHTTP ends the event streams and batches. Other calls may finish within grace.
+func (b *Broker) closeHTTP(ctx context.Context, grace time.Duration) error {
 	b.api.Close()
 	if b.publicAPI != nil {
 		b.publicAPI.Close()
 	}
-	ctx, cancel := context.WithTimeout(ctx, endGrace)
+	ctx, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
 	if b.internal != nil {
 		if err := b.internal.Shutdown(ctx); err != nil {
@@ -187,6 +187,9 @@ func (b *Broker) Ready() (map[string]string, error) {
 	if !b.ready.Load() {
 		checks["listeners"] = "down"
 		errs = append(errs, errors.New("starting or stopping"))
+	}
+	if b.leaving.Load() {
+		errs = append(errs, errors.New("leaving: the other nodes take over"))
 	}
 	if err := b.outbox.Ready(); err != nil {
 		checks["store"] = err.Error()
