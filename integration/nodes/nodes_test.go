@@ -24,6 +24,9 @@ import (
 var full = flag.Bool("nodes", false, "run the tests with three processes")
 
 func TestMain(m *testing.M) {
+	if os.Getenv("NODE_SERVES") != "" {
+		os.Exit(serveHeartline())
+	}
 	if name := os.Getenv("NODE_NAME"); name != "" {
 		if err := run(name); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -186,26 +189,29 @@ func (r *rig) until(what string, ok func() bool) {
 // balanced waits until n nodes share all partitions.
 func (r *rig) balanced(n int) {
 	r.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
-		parts, err := r.db.Parts(r.Context())
-		if err != nil {
-			r.Fatal(err)
-		}
-		owned := map[int64]int{}
-		for _, p := range parts {
-			owned[p.Node]++
-		}
-		least := cluster.Parts
-		for _, k := range owned {
-			least = min(least, k)
-		}
-		if owned[0] == 0 && len(owned) == n && least >= cluster.Parts/n-n {
-			return
-		}
+	for deadline := time.Now().Add(2 * time.Minute); !sharedBy(r.T, r.db, n); time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			r.Fatalf("partitions by life: %v, want %d nodes with equal shares", owned, n)
+			r.Fatalf("%d nodes do not have equal shares", n)
 		}
 	}
+}
+
+// sharedBy reports whether n nodes share all partitions.
+func sharedBy(t *testing.T, db *pgstore.DB, n int) bool {
+	t.Helper()
+	parts, err := db.Parts(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	owned := map[int64]int{}
+	for _, p := range parts {
+		owned[p.Node]++
+	}
+	least := cluster.Parts
+	for _, k := range owned {
+		least = min(least, k)
+	}
+	return owned[0] == 0 && len(owned) == n && least >= cluster.Parts/n-n
 }
 
 func (r *rig) tell(p *process, format string, args ...any) {
