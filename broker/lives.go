@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/store"
@@ -81,6 +82,11 @@ func (n *lives) Deliveries(seq delivery.Seq) ([]delivery.DeliveryState, error) {
 // EventsEnd implements delivery.Reader.
 func (n *lives) EventsEnd() (delivery.Place, error) {
 	return ask(n, func(o *store.Outbox) (delivery.Place, error) { return o.EventsEnd() })
+}
+
+// EventsSince implements delivery.Reader.
+func (n *lives) EventsSince(t time.Time) (delivery.Place, error) {
+	return ask(n, func(o *store.Outbox) (delivery.Place, error) { return o.EventsSince(t) })
 }
 
 // Device implements delivery.Reader.

@@ -350,6 +350,9 @@ func (r *Router) ReadEvents(after delivery.Place, fn func(at delivery.Position, 
 	return r.reader.ReadEvents(after, fn)
 }
 
+// EventsSince is Core.EventsSince.
+func (r *Router) EventsSince(t time.Time) (delivery.Place, error) { return r.reader.EventsSince(t) }
+
 // Neighbours returns what the Core of a partition asks about the others.
 func (r *Router) Neighbours(part uint16) delivery.Neighbours { return neighbours{r, part} }
 

@@ -60,6 +60,11 @@ type Reader interface {
 	// EventsEnd returns the place behind the newest event, with all partitions as they are
 	// at one moment.
 	EventsEnd() (Place, error)
+	// EventsSince returns a place for ReadEvents: of the commits of a partition behind it, the
+	// first has an event of t or later; those before it are older. It is found by halving, in a
+	// few dozen small reads. The times of events follow the order of commits but for a moment,
+	// for which a caller has to allow, and wherever the clock was set back.
+	EventsSince(t time.Time) (Place, error)
 
 	Device(id string) (*Device, error)
 	// AccountDevices returns the devices of an account by ID; none is no error.

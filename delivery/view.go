@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 )
@@ -91,6 +92,10 @@ func (c *Core) ReadEvents(after Place, fn func(at Position, account string, e Ev
 	return ReadEvents(c.out, after, fn)
 }
 
+// EventsSince returns the place behind which the events of a time and later are. See
+// Reader.
+func (c *Core) EventsSince(t time.Time) (Place, error) { return c.out.EventsSince(t) }
+
 // Filter narrows List.
 type Filter struct {
 	Account string
@@ -107,7 +112,13 @@ func (f Filter) before() Seq {
 	if f.Until.IsZero() {
 		return f.Before
 	}
-	until := Seq(max(1, f.Until.UnixNano())) // a Seq is the time of acceptance
+	until := Seq(1)
+	switch {
+	case f.Until.After(time.Unix(0, math.MaxInt64)): // it has no UnixNano
+		return f.Before
+	case f.Until.After(time.Unix(0, 1)):
+		until = Seq(f.Until.UnixNano()) // a Seq is the time of acceptance
+	}
 	if f.Before == 0 {
 		return until
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 )
@@ -66,6 +67,11 @@ func (o *Outbox) EventsFrom(after delivery.Position, fn func(delivery.Position, 
 // EventsEnd implements delivery.Reader.
 func (o *Outbox) EventsEnd() (delivery.Place, error) {
 	return get(o, func(e Engine) (delivery.Place, error) { return e.EventsEnd() })
+}
+
+// EventsSince implements delivery.Reader.
+func (o *Outbox) EventsSince(t time.Time) (delivery.Place, error) {
+	return get(o, func(e Engine) (delivery.Place, error) { return e.EventsSince(t) })
 }
 
 // List implements delivery.Reader.

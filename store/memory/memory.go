@@ -434,6 +434,20 @@ func (e *Engine) EventsEnd() (delivery.Place, error) {
 	return delivery.Place{{Commit: e.numbered, Number: math.MaxUint64}}, nil
 }
 
+// EventsSince implements delivery.Reader.
+func (e *Engine) EventsSince(t time.Time) (delivery.Place, error) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	at, err := store.SeekCommit(e.numbered, t, func(from uint64) (uint64, time.Time, bool, error) {
+		i, _ := slices.BinarySearchFunc(e.commits, from, func(c commit, n uint64) int { return cmp.Compare(c.number, n) })
+		if i == len(e.commits) {
+			return 0, time.Time{}, false, nil
+		}
+		return e.commits[i].number, e.commits[i].at, true, nil
+	})
+	return delivery.Place{at}, err
+}
+
 // List implements delivery.Reader.
 func (e *Engine) List(account string, before delivery.Seq, fn func(*delivery.Notification) bool) error {
 	e.mu.RLock()

@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/store"
 	"github.com/heartline-mqtt/heartline/store/codec"
 )
 
@@ -61,6 +62,45 @@ func (s *Store) EventsFrom(after delivery.Position, fn func(delivery.Position, s
 func (s *Store) EventsEnd() (delivery.Place, error) {
 	c, err := s.readCounters()
 	return delivery.Place{{Commit: c.Writes, Number: math.MaxUint64}}, err
+}
+
+// EventsSince implements delivery.Reader.
+func (s *Store) EventsSince(t time.Time) (_ delivery.Place, err error) {
+	snap := s.db.NewSnapshot()
+	defer func() {
+		if err = errors.Join(err, snap.Close()); err != nil {
+			err = fmt.Errorf("find the events since %s: %w", t.Format(time.RFC3339), oneLine{err})
+		}
+	}()
+	end, err := countersOf(snap)
+	if err != nil {
+		return nil, err
+	}
+	it, err := snap.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixCommit}, UpperBound: []byte{prefixCommit + 1}})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	var refs []codec.Ref
+	at, err := store.SeekCommit(end.Writes, t, func(from uint64) (uint64, time.Time, bool, error) {
+		if !it.SeekGE(keyCommit(nil, from)) {
+			return 0, time.Time{}, false, it.Error()
+		}
+		number, err := seqAt(it.Key()[1:])
+		if err != nil {
+			return 0, time.Time{}, false, err
+		}
+		v, err := it.ValueAndErr()
+		if err != nil {
+			return 0, time.Time{}, false, err
+		}
+		var newest time.Time
+		if newest, refs, err = codec.DecodeCommit(refs[:0], v); err != nil {
+			return 0, time.Time{}, false, fmt.Errorf("commit %d: %w", number, err)
+		}
+		return uint64(number), newest, true, nil
+	})
+	return delivery.Place{at}, err
 }
 
 // commitReader reads the events of one commit after the other.

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/store"
 	"github.com/heartline-mqtt/heartline/store/codec"
 )
 
@@ -59,6 +61,31 @@ func (e *Engine) EventsEnd() (end delivery.Place, err error) {
 		return nil
 	})
 	return end, unavailable("read where the events end", err)
+}
+
+// EventsSince implements delivery.Reader.
+func (e *Engine) EventsSince(t time.Time) (delivery.Place, error) {
+	place, err := e.EventsEnd()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(e.db.ctx, readTimeout)
+	defer cancel()
+	for i, end := range place {
+		at, err := store.SeekCommit(end.Commit, t, func(from uint64) (uint64, time.Time, bool, error) {
+			var number, newest int64
+			err := e.db.pool.QueryRow(ctx, e.db.sql.commitTime, int64(end.Partition), int64(from)).Scan(&number, &newest)
+			if errors.Is(err, pgx.ErrNoRows) {
+				return 0, time.Time{}, false, nil
+			}
+			return uint64(number), time.Unix(0, newest), true, err
+		})
+		if err != nil {
+			return nil, unavailable("find the events since a time", err)
+		}
+		place[i].Commit = at.Commit
+	}
+	return place, nil
 }
 
 func (e *Engine) eventsEnd(stream uint32) (uint64, error) {

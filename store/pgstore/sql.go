@@ -9,17 +9,17 @@ import (
 // statements are all statements, with the schema in place. They use nothing that only
 // one connection could: no session locks, no LISTEN.
 type statements struct {
-	format, own, noSync, insertIDs, insertNotes, insertOut, assignNote, assignOut                    string
-	updateOut, insertEvents, insertFinals, count, finish, claimTokens, lockDevices, putDevices       string
-	removeDevices, freeTokens, putDismissals, removeDismissals, contents, held, eraseOut, eraseNotes string
-	eraseEvents, eraseFinals, eraseIDs, journal, known, knownEvents, takenIDs, accountsOf            string
-	notification, data, lookup, timeline, finals, records, listAll, listAccount                      string
-	device, ofAccount, devices, owner, unfinished, ofPart, dismissals, dismissalsOfPart, last        string
-	totals, eventsEnd, eventsEnds, commits, events, newSession, newNumber, lockMeta, freeStream      string
-	makeStream, incarnation, join, joinFence, nodes, beat, lockDead, lockNode                        string
-	audit, lastOfNode, parts, claimParts, giveUpParts, setLeaving, holdNode                          string
-	removeNode, endFence, freeParts, trimTo, streams, trim, trimmed, over                            string
-	daysLive, dayBusy, dayCount, dayIDs, scanState, putState, removeState, removeStates              string
+	format, own, noSync, insertIDs, insertNotes, insertOut, assignNote, assignOut                           string
+	updateOut, insertEvents, insertFinals, count, finish, claimTokens, lockDevices, putDevices              string
+	removeDevices, freeTokens, putDismissals, removeDismissals, contents, held, eraseOut, eraseNotes        string
+	eraseEvents, eraseFinals, eraseIDs, journal, known, knownEvents, takenIDs, accountsOf                   string
+	notification, data, lookup, timeline, finals, records, listAll, listAccount                             string
+	device, ofAccount, devices, owner, unfinished, ofPart, dismissals, dismissalsOfPart, last               string
+	totals, eventsEnd, eventsEnds, commits, commitTime, events, newSession, newNumber, lockMeta, freeStream string
+	makeStream, incarnation, join, joinFence, nodes, beat, lockDead, lockNode                               string
+	audit, lastOfNode, parts, claimParts, giveUpParts, setLeaving, holdNode                                 string
+	removeNode, endFence, freeParts, trimTo, streams, trim, trimmed, over                                   string
+	daysLive, dayBusy, dayCount, dayIDs, scanState, putState, removeState, removeStates                     string
 }
 
 func newStatements(schema string) statements {
@@ -169,7 +169,8 @@ func newStatements(schema string) statements {
 			SELECT s.stream, greatest(s.number,
 			(SELECT coalesce(max(j.number), 0) FROM {s}.journal j
 			WHERE j.stream = s.stream)) FROM {s}.stream s ORDER BY s.stream`),
-		commits: in(`SELECT number, refs FROM {s}.journal WHERE stream = $1 AND number >= $2 ORDER BY number LIMIT $3`),
+		commits:    in(`SELECT number, refs FROM {s}.journal WHERE stream = $1 AND number >= $2 ORDER BY number LIMIT $3`),
+		commitTime: in(`SELECT number, at FROM {s}.journal WHERE stream = $1 AND number >= $2 ORDER BY number LIMIT 1`),
 		events: in(`
 			SELECT e.seq, e.lines FROM {s}.event e JOIN unnest($1::bigint[], $2::bigint[]) u (seq, number) ON e.seq = u.seq AND e.number = u.number`),
 		newSession: in(`UPDATE {s}.fence SET session = session + 1 WHERE node = $1 RETURNING lane, session`),

@@ -94,6 +94,54 @@ func testEventsFrom(t *testing.T, e store.Engine) {
 	equal(t, "what comes next", len(eventsFrom(t, e, all[len(all)-1].At)), 1)
 }
 
+// testEventsSince: a time is found among commits with events, without, and forgotten ones.
+func testEventsSince(t *testing.T, e store.Engine) {
+	since := func(d time.Duration) (numbers []uint64) {
+		t.Helper()
+		from := must[delivery.Place](t, "since")(e.EventsSince(at(d)))
+		if end := must[delivery.Place](t, "end")(e.EventsEnd()); !from.Within(end) || !end.Covers(from) || len(from) != len(end) {
+			t.Errorf("since %v begins at %v, and the end is %v", d, from, end)
+		}
+		for _, p := range eventsFrom(t, e, from.Of(0)) {
+			numbers = append(numbers, p.Event.Number)
+		}
+		return numbers
+	}
+	equal(t, "of an empty store", len(since(0)), 0)
+	apply(t, e, accept(notification(10, "n-1", "ann", "phone"))) // at 0
+	const commits = 40
+	for i := 1; i <= commits; i++ {
+		for range i % 3 {
+			apply(t, e, &delivery.Batch{}) // has a number, and no event
+		}
+		apply(t, e, &delivery.Batch{Events: []delivery.Event{
+			{Seq: 10, Number: uint64(1000 + 10*i), Time: at(time.Duration(i)*time.Second - time.Millisecond), Kind: delivery.EventPublished},
+			{Seq: 10, Number: uint64(1001 + 10*i), Time: at(time.Duration(i) * time.Second), Kind: delivery.EventWaiting},
+		}})
+	}
+	check := func(oldest int) {
+		t.Helper()
+		for i := oldest; i <= commits; i++ {
+			for _, earlier := range []time.Duration{0, time.Millisecond, time.Second - 1} { // to the whole commit
+				got := since(time.Duration(i)*time.Second - earlier)
+				if len(got) != 2*(commits-i+1) || got[0] != uint64(1000+10*i) {
+					t.Errorf("since %d s less %v: %d events, the first %v", i, earlier, len(got), append(got, 0)[0])
+				}
+			}
+		}
+		equal(t, "since a time to come", len(since(time.Hour)), 0)
+		equal(t, "since the last one, and a nanosecond", len(since(commits*time.Second+1)), 0)
+	}
+	check(1)
+	equal(t, "since long ago", len(since(-time.Hour)), 1+2*commits)
+	equal(t, "since the acceptance", len(since(0)), 1+2*commits)
+	if _, err := e.Prune(at(20*time.Second), 10); err != nil { // the events before
+		t.Fatal(err)
+	}
+	check(20)
+	equal(t, "since one that is forgotten", len(since(3*time.Second)), 2*(commits-19))
+}
+
 // testEventsAreForgotten: those of commits from before the time of Prune.
 func testEventsAreForgotten(t *testing.T, e store.Engine) {
 	n := notification(10, "n-1", "ann", "phone")

@@ -184,6 +184,7 @@ var cases = []testCase{
 	{name: "BatchIsNotKept", run: testBatchNotKept},
 	{name: "Abandon", run: testAbandon},
 	{name: "EventsFrom", run: testEventsFrom},
+	{name: "EventsSince", run: testEventsSince},
 	{name: "EventsAreForgotten", run: testEventsAreForgotten},
 	{name: "EventsWhileApplying", run: testEventsWhileApplying},
 	{name: "Deliveries", run: testDeliveries},
