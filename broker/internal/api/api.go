@@ -36,6 +36,7 @@ type Core interface {
 	Subscribe(buffer int) *delivery.Subscription
 	EventsFrom(after delivery.Position, fn func(at delivery.Position, account string, e delivery.Event) bool) error
 	EventsEnd() (delivery.Place, error)
+	EventsSince(t time.Time) (delivery.Place, error)
 	ReadEvents(after delivery.Place, fn func(at delivery.Position, account string, e delivery.Event) bool) (delivery.Place, error)
 
 	Devices(account string) ([]delivery.DeviceView, error)

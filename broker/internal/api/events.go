@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,10 +23,16 @@ const burst = 32 << 10
 // catchUpStep bounds the events of one read of the history.
 const catchUpStep = 4096
 
+// disorder is how much later than another event one can have been stored that is older: the
+// events of a commit are gathered for a moment, and commits of several cores interleave.
+const disorder = time.Second
+
 type eventQuery struct {
-	Account string `query:"account" doc:"Only this account"`
-	Device  string `query:"device" doc:"Only this device"`
-	ID      string `query:"id" doc:"Only this notification"`
+	Account string    `query:"account" doc:"Only this account"`
+	Device  string    `query:"device" doc:"Only this device"`
+	ID      string    `query:"id" doc:"Only this notification"`
+	Since   time.Time `query:"since" doc:"Begin with the events of this time, which the history may hold, and not with the next one"`
+	Until   time.Time `query:"until" doc:"End before the events of this time, past or to come, with an event named end"`
 }
 
 func (a *API) registerEvents() {
@@ -35,11 +42,16 @@ func (a *API) registerEvents() {
 		Description: "Server-sent events. The event's name is that of the timeline, its id is opaque, its data is a StreamEvent. " +
 			"A comment comes every 15 s. The stream begins now; with the header Last-Event-ID it resumes behind that event, " +
 			"over all that the history holds (store.history), and no event is lost or sent twice. " +
-			"A reader that is too slow gets the event `lagged`, and the stream ends: it can connect again and resume.",
-		Responses: map[string]*huma.Response{"200": {
-			Description: "The stream",
-			Content:     map[string]*huma.MediaType{"text/event-stream": {Schema: schemaOf[wire.StreamEvent](a)}},
-		}},
+			"A reader that is too slow gets the event `lagged`, and the stream ends: it can connect again and resume. " +
+			"With since the stream begins with the history from that time on; where Last-Event-ID is given too, behind that event. " +
+			"With until the stream ends before the events of that time, which may be to come; its last event is `end`.",
+		Responses: map[string]*huma.Response{
+			"200": {
+				Description: "The stream",
+				Content:     map[string]*huma.MediaType{"text/event-stream": {Schema: schemaOf[wire.StreamEvent](a)}},
+			},
+			"204": {Description: "Nothing follows Last-Event-ID, which is that of `end`: a browser does not connect again"},
+		},
 		Errors: []int{http.StatusServiceUnavailable},
 	}, nil, a.events)
 }
@@ -49,9 +61,23 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, in *eventQuery) err
 	if !who.AllAccounts() && !who.MayActFor(in.Account) {
 		return notForAccount(in.Account)
 	}
-	from, err := a.resumeAt(r)
+	if err := checkSpan(in.Since, in.Until); err != nil {
+		return err
+	}
+	from, err := a.beginAt(r, in)
 	if err != nil {
 		return err
+	}
+	var to delivery.Place
+	over := !in.Until.IsZero() && !in.Until.After(time.Now())
+	if over {
+		if to, err = a.endAt(r.Context(), in, from); err != nil {
+			return err
+		}
+		if r.Header.Get("Last-Event-ID") != "" && from.Covers(to) {
+			w.WriteHeader(http.StatusNoContent)
+			return nil
+		}
 	}
 	done, err := a.openStream()
 	if err != nil {
@@ -67,16 +93,52 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, in *eventQuery) err
 	if s.send() != nil {
 		return nil
 	}
+	if !over {
+		if over = a.follow(r, s, in); !over {
+			return nil
+		}
+		to, err = a.endAt(r.Context(), in, s.at)
+	}
+	for err == nil && !s.at.Covers(to) {
+		err = a.readEvents(r, s, in, upTo{a.core, to})
+	}
+	if err != nil {
+		a.log.Debug("event stream ended before its end", "remote", r.RemoteAddr, "error", err)
+		return nil // its reader comes back
+	}
+	fmt.Fprintf(&s.buf, "id: %s\nevent: end\ndata: {\"detail\":\"all events before the time in until are sent\"}\n\n", delivery.EventID(s.at...))
+	_ = s.send() // the last
+	return nil
+}
+
+// checkSpan refuses a span that ends before it begins.
+func checkSpan(since, until time.Time) error {
+	if !since.IsZero() && !until.IsZero() && until.Before(since) {
+		return broken("query.until", fmt.Sprintf("must not be before since, which is %s, got %q", since.Format(time.RFC3339Nano), until.Format(time.RFC3339Nano)))
+	}
+	return nil
+}
+
+// follow sends events as they happen, once it has caught up, and reports whether the time in
+// until has come. Otherwise the stream has ended.
+func (a *API) follow(r *http.Request, s *stream, in *eventQuery) (over bool) {
 	reader, err := a.catchUp(r, s, in)
 	if err != nil {
 		a.log.Debug("event stream ended while it caught up", "remote", r.RemoteAddr, "error", err)
-		return nil // its reader comes back
+		return false // its reader comes back
 	}
 	defer a.tail.Detach(reader)
 	beat := time.NewTicker(a.timing.heartbeat)
 	defer beat.Stop()
 	permission := time.NewTicker(time.Second)
 	defer permission.Stop()
+	var until <-chan time.Time
+	if !in.Until.IsZero() {
+		t := time.NewTimer(time.Until(in.Until))
+		defer t.Stop()
+		until = t.C
+	}
+	who := callerOf(r.Context())
 	for {
 		select {
 		case p, open := <-reader.C:
@@ -96,36 +158,44 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, in *eventQuery) err
 					s.buf.WriteString("event: lagged\ndata: {\"detail\":\"this reader was too slow; Last-Event-ID resumes the stream\"}\n\n")
 				}
 				_ = s.send() // the last
-				return nil
+				return false
 			}
+		case <-until:
+			return true
 		case <-beat.C:
 			s.buf.WriteString(": heartbeat\n\n")
 		case now := <-permission.C:
 			if err := who.Check(now); err != nil {
 				a.seldom.Info(a.log, "event stream ended", "remote", r.RemoteAddr, "error", err)
-				return nil
+				return false
 			}
 			continue
 		case <-a.closing:
-			return nil
+			return false
 		case <-r.Context().Done():
-			return nil
+			return false
 		}
 		if s.send() != nil {
-			return nil
+			return false
 		}
 	}
 }
 
-// resumeAt returns the place at which a stream begins: behind Last-Event-ID, or at the
-// end of the store.
-func (a *API) resumeAt(r *http.Request) (delivery.Place, error) {
+// beginAt returns the place at which a stream begins: behind Last-Event-ID, at the time in
+// since, or at the end of the store.
+func (a *API) beginAt(r *http.Request, in *eventQuery) (delivery.Place, error) {
+	id := r.Header.Get("Last-Event-ID")
+	if id == "" && !in.Since.IsZero() {
+		return a.core.EventsSince(in.Since.Add(-disorder))
+	}
 	end, err := a.core.EventsEnd()
 	if err != nil {
 		return end, err
 	}
-	id := r.Header.Get("Last-Event-ID")
 	if id == "" {
+		if !in.Until.IsZero() && !in.Until.After(time.Now()) {
+			return end, broken("query.until", "is past, and without since the stream would begin now: add since")
+		}
 		return end, nil
 	}
 	at, err := delivery.ParseEventID(id)
@@ -135,32 +205,66 @@ func (a *API) resumeAt(r *http.Request) (delivery.Place, error) {
 	return at, nil
 }
 
+// endAt returns a place behind all events from before the time in until, which has come. It
+// is nowhere in front of from.
+func (a *API) endAt(ctx context.Context, in *eventQuery, from delivery.Place) (delivery.Place, error) {
+	if err := a.core.Flush(ctx); err != nil { // what has happened is in the store then
+		return nil, err
+	}
+	to, err := a.core.EventsSince(in.Until.Add(disorder))
+	for _, at := range from {
+		if to.Of(at.Partition).Less(at) {
+			to.Advance(at)
+		}
+	}
+	return to, err
+}
+
+// upTo is the events of the store up to a place.
+type upTo struct {
+	delivery.EventReader
+	end delivery.Place
+}
+
+func (u upTo) EventsEnd() (delivery.Place, error) { return u.end, nil }
+
 // catchUp sends the events of the history behind s.at, and returns the reader of the
-// next ones. It reads in steps and sends between them: a slow client must not hold the
-// store's snapshot. The error says why the stream ends.
+// next ones. The error says why the stream ends.
 func (a *API) catchUp(r *http.Request, s *stream, in *eventQuery) (*receipts.Reader, error) {
-	who := callerOf(r.Context())
 	for {
 		reader, there, err := a.tail.Attach(s.at)
 		if err != nil || there {
 			return reader, err
 		}
-		seen := 0
-		next, err := a.core.ReadEvents(s.at, func(at delivery.Position, account string, e delivery.Event) bool {
-			a.addEvent(s, in, receipts.Event{At: at, AccountEvent: delivery.AccountEvent{Account: account, Event: e}})
-			seen++
-			return s.buf.Len() < burst && seen < catchUpStep
-		})
-		if err := errors.Join(err, s.send(), r.Context().Err(), who.Check(time.Now())); err != nil {
+		if err := a.readEvents(r, s, in, a.core); err != nil {
 			return nil, err
 		}
-		s.at = next
 	}
+}
+
+// readEvents sends the next events of the history behind s.at, a step of them. It sends after
+// the read: a slow client must not hold the store's snapshot.
+func (a *API) readEvents(r *http.Request, s *stream, in *eventQuery, from delivery.EventReader) error {
+	who := callerOf(r.Context())
+	seen := 0
+	next, err := delivery.ReadEvents(from, s.at, func(at delivery.Position, account string, e delivery.Event) bool {
+		a.addEvent(s, in, receipts.Event{At: at, AccountEvent: delivery.AccountEvent{Account: account, Event: e}})
+		seen++
+		return s.buf.Len() < burst && seen < catchUpStep
+	})
+	if err := errors.Join(err, s.send(), r.Context().Err(), who.Check(time.Now())); err != nil {
+		return err
+	}
+	s.at = next
+	return nil
 }
 
 // addEvent writes an event into the buffer if the query asks for it.
 func (a *API) addEvent(s *stream, in *eventQuery, e receipts.Event) {
 	s.at.Advance(e.At)
+	if e.Time.Before(in.Since) || !in.Until.IsZero() && !e.Time.Before(in.Until) {
+		return
+	}
 	if in.Account != "" && e.Account != in.Account || in.Device != "" && e.Device != "" && e.Device != in.Device {
 		return
 	}

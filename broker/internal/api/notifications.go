@@ -209,6 +209,9 @@ func (a *API) list(ctx context.Context, in *notificationQuery) (*notificationLis
 	if who := callerOf(ctx); !who.AllAccounts() && !who.MayActFor(in.Account) {
 		return nil, notForAccount(in.Account)
 	}
+	if err := checkSpan(in.Since, in.Until); err != nil {
+		return nil, err
+	}
 	state, _ := delivery.ParseState(in.State) // huma has checked it; "" is any
 	page, next, err := a.core.List(ctx, delivery.Filter{Account: in.Account, Device: in.Device, State: state, Since: in.Since, Until: in.Until, Before: before, Limit: in.Limit})
 	if err != nil {

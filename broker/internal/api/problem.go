@@ -304,6 +304,8 @@ func inPlainWords(f *fault) {
 	case msg == "unknown query parameter":
 		f.Message, f.Value = "is not a parameter of this call", nil
 		return
+	case strings.HasPrefix(msg, "invalid date/time"):
+		msg = "must be a time such as 2026-11-26T09:30:00Z or 2026-11-26T10:30:00%2B01:00 (a + in an address is a space)"
 	case strings.HasPrefix(msg, "invalid "): // a query parameter's type
 		msg = "must be " + article(strings.TrimPrefix(msg, "invalid "))
 	case strings.HasPrefix(msg, "expected length >= 1"):

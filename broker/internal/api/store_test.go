@@ -20,6 +20,14 @@ type sickly struct {
 	*memory.Engine
 	sick    atomic.Bool
 	applied atomic.Int64 // batches that accepted something
+	read    atomic.Int64 // events
+}
+
+func (s *sickly) EventsFrom(after delivery.Position, fn func(delivery.Position, string, delivery.Event) bool) error {
+	return s.Engine.EventsFrom(after, func(at delivery.Position, account string, e delivery.Event) bool {
+		s.read.Add(1)
+		return fn(at, account, e)
+	})
 }
 
 func (s *sickly) Apply(b *delivery.Batch) error {
