@@ -10,7 +10,7 @@ BENCHSTAT ?= $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c
 HOT := Transition|Deadlines|ParseContent|AppendPseudo|Publication|Engine|Outbox|Journey
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-receipts bench-storm bench-services bench-xmpp faults xmpp-kill nodes siege attack attack-load fuzz fuzz-security release release-test first-test package-test image-test help fresh example web web-modules client client-test
+.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-receipts bench-storm bench-services bench-xmpp faults xmpp-kill nodes siege soak reloads attack attack-load fuzz fuzz-security release release-test first-test package-test image-test help fresh example web web-modules client client-test
 
 ## help: the targets
 help:
@@ -96,6 +96,14 @@ nodes:
 ## siege: thousands of clients that mean harm, and what becomes of the others; takes minutes
 siege:
 	$(GO) run ./integration/siege
+
+## soak: an hour of mixed load with 2,000 devices; fails if anything grows or a delivery has no end. ARGS, such as '-duration 4m -devices 200', choose less
+soak:
+	$(GO) run ./integration/soak $(ARGS)
+
+## reloads: each kind of reload at half of the rate that this machine reaches, with 5,000 devices; none may drop or be lost; takes minutes
+reloads:
+	$(GO) run ./integration/soak -reloads -devices 5000 $(ARGS)
 
 ## attack: hundreds of attempts to get in, over every transport and mode; each must fail
 attack:
