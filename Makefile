@@ -89,7 +89,7 @@ faults:
 xmpp-kill:
 	XMPP_KILL_ROUNDS=100 $(GO) test -count 1 -timeout 120m -v -run TestKill ./integration/xmpp
 
-## nodes: three nodes over one PostgreSQL; one is paused, killed, and stopped under load; takes minutes
+## nodes: three nodes over one PostgreSQL; they are paused, killed and stopped under load, and so is the database; takes minutes
 nodes:
 	$(GO) test $(RACE) -count 1 -timeout 30m -v ./integration/nodes -nodes
 
