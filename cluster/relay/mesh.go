@@ -268,7 +268,10 @@ func (m *Mesh) end(s *Session, why error) {
 	ours := m.sessions[s.to.ID] == s
 	if ours {
 		delete(m.sessions, s.to.ID)
-		m.startLocked(s.waiting.Wait)
+		m.startLocked(func() {
+			<-s.ctx.Done() // nothing more is started then
+			s.waiting.Wait()
+		})
 	}
 	m.mu.Unlock()
 	if !ours {

@@ -139,29 +139,39 @@ func (s *Session) onCall(c *call) error {
 // later serves a call on a goroutine of its own, once this node has the Core. after is
 // called with the outcome before the answer is sent.
 func (s *Session) later(c *call, serve func(context.Context, Owner) (results, error), after func(error)) {
-	s.waiting.Go(func() {
-		ctx, cancel := context.WithTimeout(s.ctx, s.m.opts.Patience)
+	s.mu.Lock()
+	ended := s.ended
+	if !ended { // a Go after the Wait has begun would be a race
+		s.waiting.Go(func() { s.serveLater(c, serve, after) })
+	}
+	s.mu.Unlock()
+	if ended && after != nil {
+		after(errEnded)
+	}
+}
+
+func (s *Session) serveLater(c *call, serve func(context.Context, Owner) (results, error), after func(error)) {
+	ctx, cancel := context.WithTimeout(s.ctx, s.m.opts.Patience)
+	defer cancel()
+	if c.Timeout > 0 {
+		ctx, cancel = context.WithTimeout(s.ctx, c.Timeout)
 		defer cancel()
-		if c.Timeout > 0 {
-			ctx, cancel = context.WithTimeout(s.ctx, c.Timeout)
-			defer cancel()
+	}
+	var r results
+	owner, err := Owner(nil), error(nil)
+	if c.Op != opFlushAll {
+		owner, err = s.owner(ctx, c)
+	}
+	if err == nil {
+		if c.Timeout == 0 {
+			ctx = s.ctx
 		}
-		var r results
-		owner, err := Owner(nil), error(nil)
-		if c.Op != opFlushAll {
-			owner, err = s.owner(ctx, c)
-		}
-		if err == nil {
-			if c.Timeout == 0 {
-				ctx = s.ctx
-			}
-			r, err = serve(ctx, owner)
-		}
-		if after != nil {
-			after(err)
-		}
-		s.answer(c.ID, r, err)
-	})
+		r, err = serve(ctx, owner)
+	}
+	if after != nil {
+		after(err)
+	}
+	s.answer(c.ID, r, err)
 }
 
 // owner waits until this node has the Core that a call is for.
@@ -194,7 +204,7 @@ func (s *Session) serving(c *call) func(context.Context, Owner) (results, error)
 	case opForgetAddress:
 		return only(func(_ context.Context, o Owner) error { return o.ForgetAddress(c.Device, c.Account, c.Address) })
 	case opSetRegistration:
-		return only(func(_ context.Context, o Owner) error {
+		return only(func(ctx context.Context, o Owner) error {
 			r, err := registration(c.Registration)
 			if err != nil {
 				return err
@@ -202,11 +212,17 @@ func (s *Session) serving(c *call) func(context.Context, Owner) (results, error)
 			if r == nil {
 				return errNoContent
 			}
-			return o.SetRegistration(c.Device, c.Account, *r)
+			if err := o.SetRegistration(c.Device, c.Account, *r); err != nil {
+				return err
+			}
+			return o.Flush(ctx) // the other node's own Flush does not reach this Core
 		})
 	case opRemoveRegistrations:
-		return only(func(_ context.Context, o Owner) error {
-			return o.RemoveRegistrations(c.Device, c.Account, c.Text, c.Kind)
+		return only(func(ctx context.Context, o Owner) error {
+			if err := o.RemoveRegistrations(c.Device, c.Account, c.Text, c.Kind); err != nil {
+				return err
+			}
+			return o.Flush(ctx)
 		})
 	case opSignOut:
 		return only(func(ctx context.Context, o Owner) error { return o.SignOut(ctx, c.Device, c.Account) })
