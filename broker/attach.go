@@ -18,6 +18,7 @@ import (
 	"github.com/heartline-mqtt/heartline/fallback"
 	"github.com/heartline-mqtt/heartline/hooks"
 	"github.com/heartline-mqtt/heartline/hooks/ordinary"
+	"github.com/heartline-mqtt/heartline/internal/newcomers"
 	"github.com/heartline-mqtt/heartline/receipts"
 	"github.com/heartline-mqtt/heartline/xmpp"
 )
@@ -134,6 +135,7 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 		AccessClosed: !h.auth.Open(),
 		Hub:          with.hub,
 		Events:       eventSource{h.core, h.tail},
+		Newcomers:    &newcomers.List{},
 	}
 	if !h.auth.Open() {
 		sayTopicsClosed(cfg.Auth.ACL, with.log)
@@ -143,11 +145,18 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 	if err := server.AddHook(h.hook, nil); err != nil {
 		return nil, fmt.Errorf("add the hook to the server: %w", err)
 	}
-	if h.gates, err = newGates(cfg, h.core, with.log); err != nil {
+	var xmppCore xmpp.Core = h.core
+	if h.node != nil {
+		xmppCore = nodeCore{h.node}
+	}
+	if h.gates, err = newGates(cfg, xmppCore, rules.Newcomers, with.log); err != nil {
 		return nil, err
 	}
 	for _, g := range h.gates {
 		g.Start()
+	}
+	if h.node != nil {
+		h.node.links.start(h.node, h.gates)
 	}
 	h.receipts.Start()
 	return h, nil
@@ -207,6 +216,9 @@ func (h *Heartline) closeParts(ctx context.Context) error {
 	h.endAll()
 	h.census.stop()
 	var errs []error
+	if h.node != nil {
+		h.node.links.stop()
+	}
 	for _, g := range h.gates {
 		g.Stop()
 	}

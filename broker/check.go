@@ -16,8 +16,8 @@ func CheckNodes(cfg *config.Config) error {
 	case cfg.Cluster.Address == "":
 	case len(cfg.Receipts.Webhooks) > 0:
 		return errors.New("receipts.webhooks: must be empty where cluster.address is set: this version sends webhooks only where there is one node")
-	case len(cfg.XMPP.Components) > 0:
-		return errors.New("xmpp.components: must be empty where cluster.address is set: this version serves XMPP only where there is one node")
+	case len(cfg.XMPP.Components) > 0 && cfg.XMPP.RegistrationKeyFile == "":
+		return errors.New("xmpp.registration_key_file: must name a file where cluster.address is set, with the same content on every node: each may have to check a push registration that another has signed")
 	}
 	return nil
 }

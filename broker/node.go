@@ -3,6 +3,7 @@ package broker
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -39,6 +40,7 @@ type node struct {
 	// Of its Cores. They are set before Start.
 	opts   delivery.Options
 	pusher delivery.Pusher
+	links  links // of XMPP
 
 	mu       sync.Mutex
 	settings *delivery.Settings // nil: those of opts
@@ -112,14 +114,17 @@ func openNode(cfg *config.Config, unread func() (time.Time, bool), log *slog.Log
 		Parts: cluster.Parts, Name: n.name, Hold: cfg.Cluster.Lease + 2*time.Second, Log: log,
 	})
 	if socket != nil {
-		n.meshOn(socket, opts.Address)
+		if err = n.meshOn(socket, opts.Address); err != nil {
+			n.db.Close()
+			return nil, err
+		}
 	}
-	n.node = cluster.NewNode(cluster.NodeOptions{Join: n.join, Router: n.Router, Mesh: n.mesh, Lease: cfg.Cluster.Lease, Log: log})
+	n.node = cluster.NewNode(cluster.NodeOptions{Join: n.join, Router: n.Router, Mesh: n.mesh, Lease: cfg.Cluster.Lease, Cede: n.links.cede, Log: log})
 	return n, nil
 }
 
 // meshOn relays to other nodes.
-func (n *node) meshOn(socket net.Listener, address string) {
+func (n *node) meshOn(socket net.Listener, address string) error {
 	c := n.cfg
 	o := relay.Options{
 		Name: n.name, Address: address, Local: n.Router, Beat: time.Second, Patience: c.Cluster.Lease + 2*time.Second, Log: n.log,
@@ -130,12 +135,22 @@ func (n *node) meshOn(socket net.Listener, address string) {
 			"delivery.max_inflight_per_device": fmt.Sprint(c.Delivery.MaxInflightPerDevice), "store.history": c.Store.History.String(),
 		},
 	}
+	if len(c.XMPP.Components) > 0 {
+		key, err := registrationKey(c)
+		if err != nil {
+			return err
+		}
+		// With two keys, a push registration that one node has signed is refused by the next.
+		o.Equal["xmpp.registration_key_file"] = fmt.Sprintf("the key %.6x…", sha256.Sum256(key))
+		o.Alike["xmpp.components"] = componentsText(c.XMPP.Components)
+	}
 	if t := c.Cluster.TLS; t.CertFile != "" {
 		credentials := relay.Credentials{CertFile: t.CertFile, KeyFile: t.KeyFile, CAFile: t.CAFile}
 		o.Dial, socket = credentials.Dial, credentials.Listener(socket)
 	}
 	n.mesh = relay.NewMesh(o)
 	n.mesh.Serve(socket)
+	return nil
 }
 
 // life is one life of a node: its row in the database, and the Outbox under its fence.

@@ -11,11 +11,12 @@ import (
 	"strings"
 
 	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/internal/newcomers"
 	"github.com/heartline-mqtt/heartline/xmpp"
 )
 
 // newGates makes one Gate for each component. They are not connected yet.
-func newGates(cfg *config.Config, core xmpp.Core, log *slog.Logger) ([]*xmpp.Gate, error) {
+func newGates(cfg *config.Config, core xmpp.Core, list *newcomers.List, log *slog.Logger) ([]*xmpp.Gate, error) {
 	if len(cfg.XMPP.Components) == 0 {
 		return nil, nil
 	}
@@ -23,13 +24,14 @@ func newGates(cfg *config.Config, core xmpp.Core, log *slog.Logger) ([]*xmpp.Gat
 	if err != nil {
 		return nil, err
 	}
+	_, several := core.(nodeCore)
 	var gates []*xmpp.Gate
 	for i, c := range cfg.XMPP.Components {
 		o, err := XMPPOptions(cfg, c)
 		if err != nil {
 			return nil, fmt.Errorf("xmpp.components[%d].secret_file: %w", i, err)
 		}
-		o.Key, o.Logger = key, log
+		o.Key, o.Newcomers, o.Standby, o.Logger = key, list, several, log
 		gates = append(gates, xmpp.New(core, o))
 	}
 	return gates, nil
@@ -116,7 +118,9 @@ func (h *Heartline) XMPPStats() []xmpp.Stats {
 // xmppFigures are the metrics of the components.
 func (h *Heartline) xmppFigures(s scrape) {
 	for _, st := range h.XMPPStats() {
-		s.gauge("xmpp_link_up", "1 while the component is connected to its XMPP server.", bit(st.Up), "domain", st.Domain)
+		if st.Holds { // of several nodes one has the link
+			s.gauge("xmpp_link_up", "1 while the component is connected to its XMPP server; the node that is to be connected tells it.", bit(st.Up), "domain", st.Domain)
+		}
 		s.gauge("xmpp_queue", "Stanzas waiting to be written.", float64(st.Queue), "domain", st.Domain)
 		s.gauge("xmpp_devices", "Devices that are up over XMPP.", float64(st.Devices), "domain", st.Domain)
 		s.counter("xmpp_dropped_total", "Answers dropped because the queue was full, and requests over the limit of one user.", float64(st.Dropped), "domain", st.Domain)
@@ -134,7 +138,11 @@ func (h *Heartline) xmppFigures(s scrape) {
 func (h *Heartline) xmppReady(checks map[string]string) {
 	for _, g := range h.gates {
 		state := "up"
-		if up, cause := g.Up(); !up {
+		switch up, cause := g.Up(); {
+		case up:
+		case !g.Holds() && h.node != nil:
+			state = h.node.linkOf(g.Domain())
+		default:
 			state = "down: " + cause
 		}
 		checks["xmpp "+g.Domain()] = state

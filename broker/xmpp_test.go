@@ -41,7 +41,13 @@ func TestXMPP(t *testing.T) {
 			t.Fatal(err)
 		}
 		link := server.Accept()
-		if start == 0 { // the second start knows where the device is
+		for { // the second start knows where the device is
+			if checks, err := b.Ready(); err == nil && checks["xmpp push.example.org"] == "up" {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if start == 0 {
 			link.Announce(full, "push.example.org", "phone")
 		}
 		link.Sendf("<iq type='get' from='%s' to='push.example.org' id='s'><ping xmlns='urn:xmpp:ping'/></iq>", full)

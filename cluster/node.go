@@ -29,7 +29,11 @@ type NodeOptions struct {
 	Mesh *relay.Mesh
 	// Lease is how long a node is trusted after it has begun to renew its lease.
 	Lease time.Duration
-	Log   *slog.Logger
+	// Cede, where there is one, is called when partitions are given up, before another
+	// node can claim them, and when a life has ended. It returns when whatever else depends
+	// on owning them has ended at this node.
+	Cede func(parts []uint16)
+	Log  *slog.Logger
 }
 
 // Life is a joined node.
@@ -544,6 +548,7 @@ func (n *Node) giveUp(ctx context.Context, parts []uint16) error {
 			return nil
 		})
 	}
+	stopping.Go(func() error { n.cede(parts); return nil })
 	if err := stopping.Wait(); err != nil {
 		return err
 	}
@@ -558,12 +563,20 @@ func (n *Node) abandon(why error) {
 	}
 	n.abandoned.Add(1)
 	n.opts.Log.Error("another node has taken over, joining again", "error", why, "partitions", len(n.own))
+	parts := slices.Collect(maps.Keys(n.own))
 	for part, p := range n.own {
 		n.opts.Router.Serve(part, p.Term, nil)
 		p.core.Abandon()
 		delete(n.own, part)
 	}
+	n.cede(parts)
 	n.end()
+}
+
+func (n *Node) cede(parts []uint16) {
+	if n.opts.Cede != nil {
+		n.opts.Cede(parts)
+	}
 }
 
 func (n *Node) end() {

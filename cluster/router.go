@@ -100,6 +100,28 @@ func (r *Router) Serves(part uint16) bool {
 	return s.core != nil
 }
 
+// Changed returns a channel that is closed when the owner of a partition changes.
+func (r *Router) Changed(part uint16) <-chan struct{} {
+	_, changed := r.table.slots[part].get()
+	return changed
+}
+
+// OwnerName returns the name of the node that serves a partition; "": none does, as far as
+// this one knows.
+func (r *Router) OwnerName(part uint16) string {
+	s := &r.table.slots[part]
+	s.mu.Lock()
+	core, life := s.core, s.life
+	s.mu.Unlock()
+	if core != nil {
+		return r.opts.Name
+	}
+	if peer := r.peer(life); peer != nil {
+		return peer.Peer().Name
+	}
+	return ""
+}
+
 // counts returns how many partitions this node serves, and how many nobody does.
 func (r *Router) counts() (owned, unserved int) {
 	for i := range r.table.slots {
@@ -305,6 +327,12 @@ func (r *Router) AllDevices(after string, limit int) ([]delivery.DeviceView, err
 		}
 	}
 	return views, nil
+}
+
+// StoredDevices is AllDevices as the store has them: it asks no owner, so that it knows of no
+// channel, and of no change that is on its way into the store.
+func (r *Router) StoredDevices(after string, limit int) ([]delivery.DeviceView, error) {
+	return r.reader.AllDevices(after, limit)
 }
 
 // AccountOf is Core.AccountOf.

@@ -170,6 +170,11 @@ heartline:   store.engine: must be pebble, postgres or memory, got bolt (from HE
 	}
 	check(t, command(t, []string{"HEARTLINE_STORE_POSTGRES_URL=postgres://h@localhost/h"}, "", "config", "check", "-c", nodes), 2, "",
 		"heartline: receipts.webhooks: must be empty where cluster.address is set: this version sends webhooks only where there is one node\nheartline: see `heartline config check --help`\n")
+	if err := os.WriteFile(nodes, []byte("store: {engine: postgres}\ncluster: {address: 127.0.0.1:7883}\nxmpp: {components: [{domain: push.example.org, address: 127.0.0.1:5347, secret_file: "+secret+", hosts: [example.org]}]}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	check(t, command(t, []string{"HEARTLINE_STORE_POSTGRES_URL=postgres://h@localhost/h"}, "", "config", "check", "-c", nodes), 2, "",
+		"heartline: xmpp.registration_key_file: must name a file where cluster.address is set, with the same content on every node: each may have to check a push registration that another has signed\nheartline: see `heartline config check --help`\n")
 	check(t, command(t, nil, "", "config", "check", "-c", "missing.yaml"), 2, "", "heartline: the configuration is wrong:\nheartline:   missing.yaml: cannot be read: no such file or directory\n")
 }
 

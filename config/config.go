@@ -481,7 +481,8 @@ type XMPP struct {
 	// The servers: one component (XEP-0114) each.
 	Components []XMPPComponent `key:"components"`
 	// Signs the secrets of push registrations; "" makes one in data_dir. Keep a copy:
-	// without it every app must register again.
+	// without it every app must register again. With cluster.address it is needed, the same
+	// on every node.
 	RegistrationKeyFile string `key:"registration_key_file"`
 	// Which of the server's publishes (XEP-0357) become notifications: messages (those
 	// with a body) or all.

@@ -50,6 +50,8 @@ type Options struct {
 	Hub *ordinary.Hub
 	// Events are sent to services that subscribe to them; nil: to nobody.
 	Events Events
+	// Newcomers is shared with what else makes devices known; nil: nothing else does.
+	Newcomers *Newcomers
 }
 
 // Counters counts what nobody else can see. Read them at any time.
@@ -83,11 +85,10 @@ type Hook struct {
 	topics topics
 	rules  atomic.Pointer[rules]
 
-	conns     sync.Map // *mqtt.Client → *conn
-	arrivals  arrivals
-	claims    claims
-	newcomers newcomers
-	rates     rates
+	conns    sync.Map // *mqtt.Client → *conn
+	arrivals arrivals
+	claims   claims
+	rates    rates
 
 	rejections atomic.Uint64 // numbers the identifiers of rejected connections
 
@@ -107,6 +108,9 @@ type Hook struct {
 // New returns a hook for server that feeds core.
 func New(server *mqtt.Server, core Core, opts Options, log *slog.Logger) *Hook {
 	h := &Hook{opts: opts, core: core, server: server, log: log, topics: topics{opts.TopicPrefix}, workers: workers.New(), turns: newTurns()}
+	if h.opts.Newcomers == nil {
+		h.opts.Newcomers = &Newcomers{}
+	}
 	h.Reconfigure(opts.Rules)
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.stalled.hook = h

@@ -10,6 +10,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/newcomers"
 )
 
 // slowRegistry knows no device, and does not answer for account slow before release.
@@ -33,6 +34,7 @@ func TestNewcomersWaitForTheirAccountAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &Hook{core: slowRegistry{release: make(chan struct{})}}
 		h.Reconfigure(Rules{MaxDevices: 1})
+		h.opts.Newcomers = &newcomers.List{}
 		h.opts.Authenticate = func(context.Context, auth.Credentials) (auth.Identity, error) { return auth.Identity{}, nil }
 		newConn := func(account string) *conn {
 			return &conn{hook: h, client: &mqtt.Client{ID: account + "-phone"}, identity: auth.Identity{Account: account}}
@@ -53,9 +55,9 @@ func TestNewcomersWaitForTheirAccountAlone(t *testing.T) {
 		if err := second.admitDevice(); !errors.Is(err, errTooManyDevices) {
 			t.Errorf("a second device: %v", err)
 		}
-		h.newcomers.remove(slow)
-		h.newcomers.remove(quick)
-		if n := len(h.newcomers.byAccount); n != 0 {
+		slow.leaveNewcomers()
+		quick.leaveNewcomers()
+		if n := h.opts.Newcomers.Accounts(); n != 0 {
 			t.Errorf("%d accounts are left", n)
 		}
 	})

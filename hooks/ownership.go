@@ -155,7 +155,7 @@ func (h *Hook) rejectEstablish(c *conn, code packets.Code) {
 func (c *conn) onConnClosed() {
 	c.releaseClaim()
 	c.failedToEstablish()
-	c.hook.newcomers.remove(c)
+	c.leaveNewcomers()
 	c.keepRate()
 	if c.rejected.Load() {
 		c.hook.server.Clients.Delete(c.client.ID)

@@ -19,6 +19,7 @@ type channel struct {
 	full    string
 	device  string
 	account string
+	tenure  *tenure // in which it came up
 
 	closed   bool
 	presence delivery.Up
@@ -77,9 +78,9 @@ func (c *channel) Publish(p delivery.Publication) error {
 	switch {
 	case c.closed:
 		return errNoChannel
-	case g.ctx.Err() != nil, g.link == nil && g.overdue:
+	case g.stopped, g.ctx.Err() != nil, g.link == nil && g.overdue:
 		return errNoLink
-	case len(g.queue) >= maxQueue:
+	case g.waitingLocked() >= maxQueue:
 		return errQueueFull
 	}
 	if p.Redelivery {
@@ -87,10 +88,34 @@ func (c *channel) Publish(p delivery.Publication) error {
 	}
 	id := g.nextIDLocked()
 	r := &request{id: id, seq: g.seq, channel: c, pub: p}
+	if g.link == nil {
+		g.parked++
+	} else if !g.readLocked(g.link, r) {
+		return errQueueFull
+	}
 	c.open[id] = r
-	g.queue = append(g.queue, item{req: r})
-	g.wake()
 	return nil
+}
+
+// Replaced implements delivery.Replaceable: the device is up over MQTT or at another node.
+// Answers that are on their way still ack. The core calls it with its mutex held.
+func (c *channel) Replaced() {
+	g := c.g
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !c.closed {
+		for _, r := range c.open {
+			c.ackLaterLocked(r)
+		}
+		if len(c.late) > 0 {
+			g.keepFormerLocked(c)
+		}
+		g.closeLocked(c)
+	}
+	g.dropGivenUpLocked(c)
+	if p := c.presence; p != nil && !g.stopped {
+		g.calls.put(c.account, func() { p.Offline("session taken over") }) // a node forgets it with this
+	}
 }
 
 // replaceLocked marks the earlier attempts of a publication. Their answers count, and they are
@@ -163,30 +188,24 @@ func (g *Gate) announced(full, deviceID string) error {
 		return &delivery.FieldError{Field: "device id", Rule: fmt.Sprintf("must have 1 to %d bytes", maxDeviceID)}
 	}
 	device := DeviceID(account, deviceID)
-	if err := g.roomFor(account, device); err != nil {
+	known, err := g.admit(account, device)
+	if err != nil {
 		return err
 	}
+	defer known()
 	return g.online(account, device, full, true)
 }
 
-// errTooManyDevices refuses what would make a device known to an account that has as many
-// as it may.
-var errTooManyDevices = errors.New("the account has as many devices as it may have (mqtt.limits.devices)")
-
-// roomFor returns errTooManyDevices for a new device without room. It runs in the account's
-// lane together with what makes the device known: of two at once the second finds the first.
-func (g *Gate) roomFor(account, device string) error {
+// admit returns newcomers.ErrTooMany for a new device without room. known is called when the
+// device is in the registry, or has failed to be.
+func (g *Gate) admit(account, device string) (known func(), err error) {
 	limit := int(g.maxDevices.Load())
 	if limit == 0 {
-		return nil
+		return func() {}, nil
 	}
-	if _, err := g.core.AccountOf(device); !errors.Is(err, delivery.ErrNotFound) {
-		return nil // the caller sees what fails
-	}
-	if devices, err := g.core.Devices(account); err == nil && len(devices) >= limit {
-		return errTooManyDevices
-	}
-	return nil
+	by := new(byte)
+	_, err = g.opts.Newcomers.Admit(g.core, limit, account, device, by)
+	return func() { g.opts.Newcomers.Leave(account, device, by) }, err
 }
 
 // maxDeviceID bounds what a client calls its device.
@@ -199,6 +218,11 @@ const maxDeviceID = 256
 func (g *Gate) online(account, device, full string, announced bool) error {
 	c := &channel{g: g, full: full, device: device, account: account, open: map[string]*request{}, late: map[string]string{}}
 	g.mu.Lock()
+	if g.tenure == nil {
+		g.mu.Unlock()
+		return errNotHeld
+	}
+	c.tenure = g.tenure
 	old, other := g.devices[device], g.channels[full]
 	for _, was := range []*channel{g.givenUp[full], g.hibernating[device], g.former[full], old, other} {
 		if was == nil {
@@ -247,6 +271,9 @@ func (g *Gate) online(account, device, full string, announced bool) error {
 		return err
 	}
 	c.presence = p
+	if g.tenure == nil { // given up meanwhile
+		g.closeLocked(c)
+	}
 	closed := c.closed
 	g.mu.Unlock()
 	if closed { // meanwhile; whoever closed it had no presence to take down
@@ -340,26 +367,29 @@ func (c *channel) giveUpLocked() []delivery.Ref {
 	return refs
 }
 
-// requeueLocked puts the unanswered requests of the former link before the queue.
-func (g *Gate) requeueLocked() {
+// requeueLocked has the unanswered requests of a tenure sent over a new link, and returns
+// those for which there is no room.
+func (g *Gate) requeueLocked(t *tenure, l *link) (refused []delivery.Ref) {
 	var again []*request
 	for _, c := range g.channels {
+		if c.tenure != t {
+			continue
+		}
 		for _, r := range c.open {
-			if r.written && !r.replaced {
-				r.written = false
+			if !r.written || !r.replaced {
 				again = append(again, r)
 			}
 		}
 	}
-	if len(again) == 0 {
-		return
-	}
 	slices.SortFunc(again, func(a, b *request) int { return cmp.Compare(a.seq, b.seq) })
-	items := make([]item, len(again), len(again)+len(g.queue))
-	for i, r := range again {
-		items[i].req = r
+	for _, r := range again {
+		if r.written = false; !g.readLocked(l, r) {
+			r.done = true
+			delete(r.channel.open, r.id)
+			refused = append(refused, r.pub.Ref)
+		}
 	}
-	g.queue = append(items, g.queue...)
+	return refused
 }
 
 // answered takes the answer to an IQ of ours. It is one only if id and sender match: a
@@ -453,6 +483,9 @@ func (g *Gate) gone(full, why string) {
 	g.dropGivenUpLocked(c)
 	delete(g.former, full)
 	if c == nil {
+		if !g.restored && g.local(full) && len(g.departed) < maxFormer {
+			g.departed[full] = struct{}{} // it is not to be brought up
+		}
 		g.mu.Unlock()
 		return
 	}
@@ -542,9 +575,13 @@ func (g *Gate) revive(c *channel) {
 // forget drops the channel of a device that has left the registry.
 func (g *Gate) forget(c *channel) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	g.closeLocked(c)
 	g.dropGivenUpLocked(c)
+	p := c.presence
+	g.mu.Unlock()
+	if p != nil {
+		p.Offline("the device has left the registry")
+	}
 }
 
 // Disconnect takes a device down until its client announces it again, and reports whether it was

@@ -3,7 +3,13 @@ package xmpp
 // Idle reports whether nothing waits for the store, so that all stanzas that were read have
 // been handled.
 func (g *Gate) Idle() bool {
-	g.calls.mu.Lock()
-	defer g.calls.mu.Unlock()
-	return g.calls.running == 0
+	for _, l := range []*lanes{&g.calls, &g.reads} {
+		l.mu.Lock()
+		running := l.running
+		l.mu.Unlock()
+		if running > 0 {
+			return false
+		}
+	}
+	return true
 }

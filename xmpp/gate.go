@@ -15,6 +15,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/internal/backoff"
+	"github.com/heartline-mqtt/heartline/internal/newcomers"
 	"github.com/heartline-mqtt/heartline/internal/seldom"
 )
 
@@ -36,6 +37,8 @@ type Options struct {
 	ShowSender  bool          // the sender goes into its subtitle
 	MinInterval time.Duration // of such notifications of one device
 	MaxDevices  int           // of one account; 0 sets no limit
+	// Newcomers is shared with what else makes devices known; nil: nothing else does.
+	Newcomers *Newcomers
 
 	MaxStanzaSize    int
 	WriteTimeout     time.Duration
@@ -45,9 +48,14 @@ type Options struct {
 	ReconnectMax     time.Duration
 	// Hold is how long stanzas wait for a link that is down: the ack window. A shorter
 	// flap costs no push.
-	Hold   time.Duration
-	Logger *slog.Logger
+	Hold time.Duration
+	// Standby leaves the link to another process until TakeUp.
+	Standby bool
+	Logger  *slog.Logger
 }
+
+// Newcomers are the devices that are about to become known.
+type Newcomers = newcomers.List
 
 func (o Options) withDefaults() Options {
 	set := func(d *time.Duration, to time.Duration) {
@@ -68,6 +76,9 @@ func (o Options) withDefaults() Options {
 	set(&o.ReconnectInitial, time.Second)
 	set(&o.ReconnectMax, 30*time.Second)
 	set(&o.Hold, 3*time.Second)
+	if o.Newcomers == nil {
+		o.Newcomers = &Newcomers{}
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -98,8 +109,12 @@ type Gate struct {
 	once     sync.Once
 	tasks    sync.WaitGroup
 	calls    lanes // they wait for the store
+	reads    lanes // of what is to be sent, by device
 	kick     chan struct{}
 	stopping chan struct{}
+	ending   chan chan struct{} // asks write to end the stream; it closes what it is sent
+	turn     chan struct{}      // wakes run: there is a tenure
+	turns    sync.Mutex         // held by TakeUp and GiveUp
 
 	limits map[string]*rate.Limiter // touched by run alone
 
@@ -108,15 +123,19 @@ type Gate struct {
 	mu       sync.Mutex
 	started  bool
 	quiesced bool
-	stopped  bool // no timer may be set any more
+	stopped  bool    // no timer may be set any more
+	tenure   *tenure // nil: the link is another process's
 	link     *link
-	restored bool          // the devices that were online are up; run alone sets it
-	cause    string        // why there is no link
-	hold     time.Duration // Options.Hold
-	held     *time.Timer   // ends the wait for a link
-	overdue  bool          // that wait is over
+	restored bool                // the devices that were online are up
+	begun    bool                // the search for them has
+	departed map[string]struct{} // full JIDs whose session has ended before that
+	cause    string              // why there is no link, or why the devices are not up yet
+	hold     time.Duration       // Options.Hold
+	held     *time.Timer         // ends the wait for a link
+	overdue  bool                // that wait is over
 	seq      uint64
 	queue    []item
+	parked   int                 // requests that came since the link was lost
 	channels map[string]*channel // by full JID: those that count as up
 	devices  map[string]*channel // the same by device
 	// givenUp holds channels whose session the server cannot reach. A client that
@@ -135,13 +154,15 @@ func New(core Core, o Options) *Gate {
 	o = o.withDefaults()
 	g := &Gate{
 		core: core, opts: o, log: o.Logger.With("component", o.Domain), counts: newCounters(), prefix: rand.Text()[:8] + "-",
-		kick: make(chan struct{}, 1), stopping: make(chan struct{}), cause: "not connected yet",
+		kick: make(chan struct{}, 1), stopping: make(chan struct{}), ending: make(chan chan struct{}), turn: make(chan struct{}, 1),
+		cause: "not connected yet", departed: map[string]struct{}{},
 		limits: map[string]*rate.Limiter{}, channels: map[string]*channel{}, devices: map[string]*channel{},
 		givenUp: map[string]*channel{}, hibernating: map[string]*channel{}, former: map[string]*channel{}, pings: map[string]chan struct{}{}, bursts: map[string]*burst{},
 	}
 	g.Reconfigure(o.MaxDevices, o.Hold)
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.calls = lanes{ctx: g.ctx, tasks: &g.tasks, waiting: map[string]*lane{}}
+	g.reads = lanes{ctx: g.ctx, tasks: &g.tasks, waiting: map[string]*lane{}}
 	return g
 }
 
@@ -154,7 +175,8 @@ func (g *Gate) Reconfigure(maxDevices int, hold time.Duration) {
 	g.hold = hold
 }
 
-// Start connects and keeps connected until Stop. It returns at once.
+// Start connects and keeps connected until Stop, unless Options.Standby leaves that to
+// TakeUp. It returns at once.
 func (g *Gate) Start() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -162,7 +184,9 @@ func (g *Gate) Start() {
 		return
 	}
 	g.started = true
-	g.holdLocked()
+	if !g.opts.Standby {
+		g.takeUpLocked()
+	}
 	g.tasks.Go(g.run)
 	g.tasks.Go(g.write)
 }
@@ -179,14 +203,9 @@ func (g *Gate) Quiesce() {
 func (g *Gate) Stop() {
 	g.Quiesce()
 	g.once.Do(func() {
-		var waiting []*element
 		g.mu.Lock()
 		g.stopped = true
-		for device, b := range g.bursts {
-			g.stopTimer(b.timer)
-			waiting = append(waiting, b.waiting...)
-			delete(g.bursts, device)
-		}
+		waiting := g.endBurstsLocked()
 		if g.held != nil {
 			g.stopTimer(g.held)
 			g.held = nil
@@ -201,6 +220,16 @@ func (g *Gate) Stop() {
 		}
 	})
 	g.tasks.Wait()
+}
+
+// endBurstsLocked returns the publishes that wait to join a notification.
+func (g *Gate) endBurstsLocked() (waiting []*element) {
+	for device, b := range g.bursts {
+		g.stopTimer(b.timer)
+		waiting = append(waiting, b.waiting...)
+		delete(g.bursts, device)
+	}
+	return waiting
 }
 
 // afterLocked runs fn after d, and Stop waits for it. The timer ends by itself or by
@@ -225,25 +254,50 @@ func (g *Gate) stopTimer(t *time.Timer) {
 func (g *Gate) Up() (up bool, cause string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.link != nil && !g.restored {
-		return false, "reading the devices that were online"
+	switch {
+	case g.tenure == nil:
+		return false, g.cause
+	case g.link == nil || g.restored:
+		return g.link != nil, g.cause
+	case g.cause != "":
+		return false, reading + ": " + g.cause
 	}
-	return g.link != nil, g.cause
+	return false, reading
 }
+
+const reading = "reading the devices that were online"
 
 // Domain returns the component's name.
 func (g *Gate) Domain() string { return g.opts.Domain }
 
-// run dials, reads until the link ends, and dials again.
+// run keeps the link, in each tenure.
 func (g *Gate) run() {
+	for {
+		g.mu.Lock()
+		t := g.tenure
+		g.mu.Unlock()
+		if t != nil && t.ctx.Err() == nil {
+			g.keepLink(t)
+			close(t.over)
+		}
+		select {
+		case <-g.turn:
+		case <-g.ctx.Done():
+			return
+		}
+	}
+}
+
+// keepLink dials, reads until the link ends, and dials again, until the tenure ends.
+func (g *Gate) keepLink(t *tenure) {
 	failures, last := 0, ""
-	for g.ctx.Err() == nil {
-		l, err := g.dial()
+	for t.ctx.Err() == nil {
+		l, err := g.dial(t.ctx)
 		if err == nil {
 			failures, last = 0, ""
-			err = g.attend(l)
+			err = g.attend(t, l)
 		}
-		if g.ctx.Err() != nil {
+		if t.ctx.Err() != nil {
 			return
 		}
 		cause := (&LinkError{Domain: g.opts.Domain, Address: g.opts.Address, Err: err}).Words()
@@ -259,14 +313,14 @@ func (g *Gate) run() {
 		}
 		select {
 		case <-time.After(backoff.Jitter(backoff.Doubled(g.opts.ReconnectInitial, g.opts.ReconnectMax, failures))):
-		case <-g.ctx.Done():
+		case <-t.ctx.Done():
 		}
 		failures++
 	}
 }
 
 // dial connects with the secret of the moment.
-func (g *Gate) dial() (*link, error) {
+func (g *Gate) dial(ctx context.Context) (*link, error) {
 	o := g.opts
 	if o.ReadSecret != nil {
 		secret, err := o.ReadSecret()
@@ -275,20 +329,18 @@ func (g *Gate) dial() (*link, error) {
 		}
 		o.Secret = secret
 	}
-	return dial(g.ctx, &o)
+	return dial(ctx, &o)
 }
 
 // attend handles the stanzas of a link until it ends.
-func (g *Gate) attend(l *link) error {
-	stop := context.AfterFunc(g.ctx, func() { _ = l.conn.Close() })
+func (g *Gate) attend(t *tenure, l *link) error {
+	ctx, cancel := context.WithCancel(t.ctx)
+	defer cancel()
+	stop := context.AfterFunc(t.ctx, func() { _ = l.conn.Close() })
 	defer stop()
-	if err := g.up(l); err != nil {
-		_ = l.conn.Close()
-		g.down()
-		return err
-	}
+	l.over = ctx
 	l.in.passOver = g.stranger
-	ctx, cancel := context.WithCancel(g.ctx)
+	g.up(t, l)
 	var watch sync.WaitGroup
 	var deaf error
 	watch.Go(func() { deaf = g.ping(ctx, l) })
@@ -311,23 +363,32 @@ func (g *Gate) attend(l *link) error {
 	return err
 }
 
-// up puts a link into use. Unanswered requests of the last one are written again, in their
-// order and before the queue: the answers may have been lost with the link.
-func (g *Gate) up(l *link) error {
+// up puts a link into use. Unanswered requests of the last one are sent again, in their
+// order: the answers may have been lost with the link.
+func (g *Gate) up(t *tenure, l *link) {
 	g.mu.Lock()
-	g.link, g.cause = l, ""
-	overdue, restored := g.overdue, g.restored
+	g.link, g.cause, g.parked = l, "", 0
+	overdue := g.overdue
 	g.overdue = false
 	if g.held != nil {
 		g.stopTimer(g.held)
 		g.held = nil
 	}
-	g.requeueLocked()
+	refused := g.requeueLocked(t, l)
 	again := make([]*channel, 0, len(g.channels))
 	for _, c := range g.channels {
-		again = append(again, c)
+		if c.tenure == t { // others are brought up by restore
+			again = append(again, c)
+		}
+	}
+	if !g.begun && g.tenure == t {
+		g.begun = true
+		g.tasks.Go(func() { g.restore(t) })
 	}
 	g.mu.Unlock()
+	for _, r := range refused {
+		r.Nacked("not queued: " + errQueueFull.Error())
+	}
 	g.wake()
 	g.log.Info("connected to the XMPP server", "address", g.opts.Address, "devices", len(again))
 	if overdue { // the core has given up what it had sent
@@ -337,16 +398,6 @@ func (g *Gate) up(l *link) error {
 			}
 		}
 	}
-	if restored {
-		return nil
-	}
-	if err := g.restore(); err != nil {
-		return fmt.Errorf("read the devices that were online: %w", err)
-	}
-	g.mu.Lock()
-	g.restored = true
-	g.mu.Unlock()
-	return nil
 }
 
 // down takes the link out of use. Channels stay up: their addresses are right when it is
@@ -354,6 +405,14 @@ func (g *Gate) up(l *link) error {
 func (g *Gate) down() {
 	g.mu.Lock()
 	g.link = nil
+	answers := g.queue[:0]
+	for _, it := range g.queue {
+		if it.req == nil { // requests are read again for the next link
+			answers = append(answers, it)
+		}
+	}
+	clear(g.queue[len(answers):])
+	g.queue = answers
 	g.holdLocked()
 	g.mu.Unlock()
 }
@@ -408,36 +467,24 @@ func (g *Gate) giveUp() {
 		g.mu.Unlock()
 		return
 	}
-	g.overdue, g.held, g.queue = true, nil, nil
+	g.overdue, g.held, g.queue, g.parked = true, nil, nil, 0
 	var refs []delivery.Ref
+	var left []delivery.Up
 	for _, c := range g.channels {
 		refs = append(refs, c.giveUpLocked()...)
+		if g.tenure == nil { // whoever has the link now has not brought them up
+			g.closeLocked(c)
+			if c.presence != nil {
+				left = append(left, c.presence)
+			}
+		}
 	}
 	g.mu.Unlock()
 	for _, r := range refs {
 		r.Nacked("the link to the XMPP server is down")
 	}
-}
-
-// restore brings up the devices that a former process left online. It costs no stanza; the
-// server's first answer tells those that have gone since.
-func (g *Gate) restore() error {
-	for after := ""; ; {
-		page, err := g.core.AllDevices(after, 500)
-		if err != nil {
-			return err
-		}
-		for _, d := range page {
-			after = d.ID
-			if d.Via == delivery.ViaXMPP && d.Address != "" && g.local(d.Address) {
-				if err := g.calls.do(d.Account, func() error { return g.online(d.Account, d.ID, d.Address, false) }); err != nil {
-					g.seldom.Info(g.log, "device not brought up", "device", d.ID, "error", err)
-				}
-			}
-		}
-		if len(page) < 500 {
-			return nil
-		}
+	for _, p := range left {
+		p.Offline("the link to the XMPP server is another node's")
 	}
 }
 

@@ -445,8 +445,6 @@ func TestOtherUsersDevice(t *testing.T) {
 	if got := w.kinds(device); !slices.Equal(got, []string{"published"}) {
 		t.Errorf("%v", got)
 	}
-	// The token is the phone's: signed in as another account it moves there, and the former
-	// one's publishes find nothing to push to.
 	_, secret := w.register("eve@example.org/x", "phone")
 	if secret == annSecret {
 		t.Error("two accounts have one secret")
@@ -454,6 +452,88 @@ func TestOtherUsersDevice(t *testing.T) {
 	w.link.Publish("p", host, domain, annNode, secret, "", "text")
 	if answer := w.link.Next(); answer.Type != "error" || answer.Child("error").Type != "cancel" {
 		t.Errorf("another account's secret: %+v", answer)
+	}
+}
+
+// TestPhoneChangesAccount: another user logs in on the phone, whose token moves to him. The
+// server still pushes for the former user: a result, which waits for her return, and nothing
+// for the phone's new user. Once she has signed out, her server is told to stop.
+func TestPhoneChangesAccount(t *testing.T) {
+	w := newWorld(t)
+	const eve = "eve@" + host
+	annNode, annSecret := w.register(phone, "phone")
+	eveNode, eveSecret := w.register(eve+"/x", "phone")
+	w.link.Publish("former", host, domain, annNode, annSecret, "", "text")
+	if answer := w.link.Next(); answer.ID != "former" || answer.Type != "result" {
+		t.Errorf("a publish for the former user: %+v", answer)
+	}
+	w.wait(annNode, "waiting")
+	w.link.Publish("new", host, domain, eveNode, eveSecret, "", "text")
+	if answer := w.link.Next(); answer.ID != "new" || answer.Type != "result" {
+		t.Errorf("a publish for the new user: %+v", answer)
+	}
+	if p := <-w.apple.pushes; p.Device != eveNode || p.Account != eve {
+		t.Errorf("pushed for %s of %s", p.Device, p.Account)
+	}
+	w.wait(eveNode, "pushed")
+	if got := w.kinds(annNode); !slices.Equal(got, []string{"waiting"}) || len(w.apple.pushes) != 0 {
+		t.Errorf("the former user's timeline: %v, and %d more pushes", got, len(w.apple.pushes))
+	}
+	w.up2(phone, "phone")
+	s, _ := w.next("notification")
+	w.link.Result(s)
+	w.wait(annNode, "received")
+	w.link.Send("<iq type='set' from='" + phone + "' to='" + domain + "' id='out'><sign-out xmlns='urn:heartline:1'/></iq>")
+	if answer := w.link.Next(); answer.ID != "out" || answer.Type != "result" {
+		t.Errorf("signing out: %+v", answer)
+	}
+	w.link.Publish("gone", host, domain, annNode, annSecret, "", "text")
+	if answer := w.link.Next(); answer.ID != "gone" || answer.Child("error").Type != "cancel" || answer.Child("error").Child("item-not-found").XMLName.Local == "" {
+		t.Errorf("a publish for a user who has signed out: %+v", answer)
+	}
+}
+
+// logged is a log that a test reads.
+type logged struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logged) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *logged) count(part string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.text.String(), part)
+}
+
+// TestFaultsAreLoggedOnce: a link that does not come back is in the log once, however often it is
+// tried, and again when the fault is another.
+func TestFaultsAreLoggedOnce(t *testing.T) {
+	log := &logged{}
+	w := newWorld(t, func(o *xmpp.Options, _ *delivery.Options) { o.Logger = slog.New(slog.NewTextHandler(log, nil)) })
+	for condition, words := range map[string]string{
+		"conflict": "another process is connected", "not-authorized": "refuses the secret", "host-unknown": "(host-unknown)", "system-shutdown": "shutting down",
+	} {
+		before := w.server.Refused()
+		w.server.Refuse(condition)
+		w.link.Close()
+		w.eventually("five attempts", func() bool { return w.server.Refused() >= before+5 })
+		if up, cause := w.gate.Up(); up || !strings.Contains(cause, words) {
+			t.Errorf("%s: up %v, %q", condition, up, cause)
+		}
+		w.server.Refuse("")
+		w.link = w.server.Accept()
+		if n := log.count(words); n != 1 {
+			t.Errorf("%s is in the log %d times", condition, n)
+		}
+	}
+	if n := log.count("connection to the XMPP server lost"); n != 8 {
+		t.Errorf("%d lines for four broken links with a fault each: %s", n, log.text.String())
 	}
 }
 
@@ -644,7 +724,7 @@ func TestRestart(t *testing.T) {
 	second.Start()
 	defer second.Stop()
 	w.link = w.server.Accept()
-	w.sync(phone)
+	w.eventually("the devices", func() bool { up, _ := second.Up(); return up })
 	w.notify(delivery.Request{Account: ann, Devices: []string{device}, Title: "t"})
 	s, _ := w.next("notification")
 	if s.To != phone {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/newcomers"
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
@@ -289,7 +290,7 @@ func faultOf(err error) fault {
 		return fault{"cancel", "item-not-found", clip(err.Error())}
 	case errors.Is(err, delivery.ErrForeignDevice):
 		return fault{"cancel", "forbidden", "another account holds the device"}
-	case errors.Is(err, errTooManyDevices), errors.Is(err, errForeignUser):
+	case errors.Is(err, newcomers.ErrTooMany), errors.Is(err, errForeignUser):
 		return fault{"cancel", "not-allowed", err.Error()}
 	case errors.Is(err, errNoSession):
 		return fault{"modify", "jid-malformed", err.Error()}

@@ -59,6 +59,13 @@ func (l *lanes) put(key string, fn func()) bool {
 	return true
 }
 
+// waits returns how many calls wait for a worker.
+func (l *lanes) waits() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.calls
+}
+
 // do runs a call in its lane and waits for it.
 func (l *lanes) do(key string, fn func() error) error {
 	done := make(chan error, 1)

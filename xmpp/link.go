@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 // dialTimeout bounds the connection and the handshake together.
@@ -22,7 +24,13 @@ type link struct {
 	conn         net.Conn
 	in           *reader
 	writeTimeout time.Duration
+	over         context.Context     //nolint:containedctx // ends with the link
+	room         *semaphore.Weighted // for stanzas that are ready and not written, in bytes
 }
+
+// maxReady bounds the bytes of requests that are ready and not written: each is read again
+// for the next link.
+const maxReady = 16 << 20
 
 // LinkError says why there is no link, for the operator.
 type LinkError struct {
@@ -79,7 +87,7 @@ func dial(ctx context.Context, o *Options) (*link, error) {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // it fails the read
 	defer stop()
-	l := &link{conn: conn, in: newReader(conn, o.MaxStanzaSize), writeTimeout: o.WriteTimeout}
+	l := &link{conn: conn, in: newReader(conn, o.MaxStanzaSize), writeTimeout: o.WriteTimeout, room: semaphore.NewWeighted(maxReady)}
 	if err := l.handshake(o, deadline); err != nil {
 		_ = conn.Close()
 		return fail(err)

@@ -9,8 +9,10 @@ import (
 
 // item is one stanza to be written.
 type item struct {
-	raw []byte
-	req *request
+	raw  []byte
+	req  *request // nil: it is none of ours
+	name string   // of the request's element
+	size int64    // of raw in link.room; 0: it has no place there
 }
 
 // request is an IQ of ours to a device.
@@ -50,37 +52,42 @@ func (g *Gate) wake() {
 	}
 }
 
-// write drains the queue until Stop, then ends the stream.
+// write drains the queue until Stop, then ends the stream. GiveUp has it end the stream, too.
 func (g *Gate) write() {
 	var buf []byte // used again: it grows to flushAt and the largest stanza
 	for {
-		last := false
+		last, ended := false, chan struct{}(nil)
 		select {
 		case <-g.kick:
+		case ended = <-g.ending:
 		case <-g.stopping:
 			last = true
 		}
 		g.mu.Lock()
 		l := g.link
 		g.mu.Unlock()
-		if l != nil && last {
-			late := time.AfterFunc(stopGrace, func() { _ = l.conn.Close() })
-			defer late.Stop()
+		var late *time.Timer
+		if l != nil && (last || ended != nil) {
+			late = time.AfterFunc(stopGrace, func() { _ = l.conn.Close() })
 		}
 		if l != nil {
 			buf = g.flush(l, buf)
 		}
+		if late != nil {
+			_ = l.write([]byte("</stream:stream>")) // the connection ends in any case
+			late.Stop()
+		}
+		if ended != nil {
+			close(ended)
+		}
 		if last {
-			if l != nil {
-				_ = l.write([]byte("</stream:stream>")) // the connection ends in any case
-			}
 			g.cancel()
 			return
 		}
 	}
 }
 
-// stopGrace is how long Stop waits for the last answers to be written.
+// stopGrace is how long Stop and GiveUp wait for the last answers to be written.
 const stopGrace = 500 * time.Millisecond
 
 // flush writes the whole queue, many stanzas with one call. It returns the buffer.
@@ -93,17 +100,20 @@ func (g *Gate) flush(l *link, buf []byte) []byte {
 		}
 		taken := g.queue
 		g.queue = nil
-		for _, it := range taken {
-			if it.req != nil {
-				it.req.written = true // before the answer can come
+		for i := range taken {
+			if r := taken[i].req; r != nil && r.done {
+				taken[i].raw = nil
+			} else if r != nil {
+				r.written = true // before the answer can come
 			}
 		}
 		g.mu.Unlock()
+		ready := int64(0)
 		for i, it := range taken {
-			if it.req == nil {
-				buf = append(buf, it.raw...)
-			} else {
-				buf = g.appendRequest(buf, it.req)
+			buf = append(buf, it.raw...)
+			ready += it.size
+			if it.req != nil && it.raw != nil {
+				g.counts.stanza("out", it.name)
 			}
 			if len(buf) < flushAt && i < len(taken)-1 {
 				continue
@@ -112,42 +122,61 @@ func (g *Gate) flush(l *link, buf []byte) []byte {
 				_ = l.conn.Close() // run requeues what is unanswered
 				return buf[:0]
 			}
-			buf = buf[:0]
+			l.room.Release(ready)
+			buf, ready = buf[:0], 0
 		}
 	}
 }
 
-// appendRequest appends a request with its content. One whose content cannot be read is
-// refused on its own.
-func (g *Gate) appendRequest(b []byte, r *request) []byte {
+// waitingLocked returns how many outbound stanzas are not written.
+func (g *Gate) waitingLocked() int { return len(g.queue) + g.reads.waits() + g.parked }
+
+// readLocked has the content of a request read and its stanza queued for a link, and reports
+// whether there is room. Those of one device go in their order. A read that is slow
+// holds up neither other devices nor the writer.
+func (g *Gate) readLocked(l *link, r *request) bool {
+	return g.reads.put(r.channel.device, func() { g.read(l, r) })
+}
+
+// read queues a request with its content. One whose content cannot be read is refused on its
+// own.
+func (g *Gate) read(l *link, r *request) {
 	g.mu.Lock()
-	done := r.done
+	needless := r.done || g.link != l // the next link has it read again
 	g.mu.Unlock()
-	if done {
-		return b
+	if needless {
+		return
 	}
 	name, body, id, err := g.content(r.pub)
-	before := len(b)
+	var b []byte
 	if err == nil {
-		b = appendCarrier(b, g.opts.Domain, r.channel.full, r.id, name, body)
-		if size := len(b) - before; size > g.opts.MaxStanzaSize {
-			b, err = b[:before], fmt.Errorf("a stanza of %d bytes is larger than xmpp.max_stanza_size", size)
+		b = appendCarrier(nil, g.opts.Domain, r.channel.full, r.id, name, body)
+		if len(b) > g.opts.MaxStanzaSize {
+			err = fmt.Errorf("a stanza of %d bytes is larger than xmpp.max_stanza_size", len(b))
 		}
 	}
 	if err != nil {
 		g.mu.Lock()
-		done = r.done
+		done := r.done
 		r.done = true
 		delete(r.channel.open, r.id)
 		g.mu.Unlock()
 		if !done {
 			r.pub.Nacked("not sent: " + err.Error())
 		}
-		return b
+		return
+	}
+	size := min(int64(len(b)), maxReady)
+	if l.room.Acquire(l.over, size) != nil {
+		return
 	}
 	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.link != l || r.done {
+		l.room.Release(size)
+		return
+	}
 	r.subject = id
-	g.mu.Unlock()
-	g.counts.stanza("out", name)
-	return b
+	g.queue = append(g.queue, item{raw: b, req: r, name: name, size: size})
+	g.wake()
 }

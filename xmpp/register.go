@@ -90,9 +90,11 @@ func (g *Gate) runCommand(node, account string, form *element) ([]formField, err
 	} else {
 		r.App, r.Form = form.field("project"), delivery.FormToken
 	}
-	if err := g.roomFor(account, device); err != nil {
+	known, err := g.admit(account, device)
+	if err != nil {
 		return nil, err
 	}
+	defer known()
 	if err := g.core.RegisterVia(device, account, delivery.ViaXMPP); err != nil {
 		return nil, err
 	}

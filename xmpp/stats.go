@@ -23,6 +23,7 @@ type StanzaKind struct{ Direction, Kind string }
 // Stats is what a Gate has counted since its Start.
 type Stats struct {
 	Domain    string
+	Holds     bool // the link is this process's
 	Up        bool
 	Queue     int // outbound stanzas that are not written
 	Devices   int // channels that count as up
@@ -68,7 +69,7 @@ func (c *counters) drop() {
 func (g *Gate) Stats() Stats {
 	s := Stats{Domain: g.opts.Domain}
 	g.mu.Lock()
-	s.Up, s.Queue, s.Devices = g.link != nil, len(g.queue), len(g.channels)
+	s.Holds, s.Up, s.Queue, s.Devices = g.tenure != nil, g.link != nil, g.waitingLocked(), len(g.channels)
 	g.mu.Unlock()
 	g.counts.mu.Lock()
 	defer g.counts.mu.Unlock()

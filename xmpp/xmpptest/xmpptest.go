@@ -53,6 +53,7 @@ type Server struct {
 	secret string
 	hosts  []string
 	refuse string // stream error for the next handshakes
+	failed int    // handshakes that were refused
 	open   *Link
 }
 
@@ -80,6 +81,13 @@ func (s *Server) Refuse(condition string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refuse = condition
+}
+
+// Refused returns how many handshakes have failed.
+func (s *Server) Refused() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed
 }
 
 // SetSecret changes the component's secret; a link that is open stays.
@@ -136,19 +144,36 @@ func (s *Server) Accept() *Link {
 	}
 }
 
+// Newest waits for a link of the component that is open, and drops those before it. Its
+// user knows that the component does not connect again by itself.
+func (s *Server) Newest() *Link {
+	s.tb.Helper()
+	for {
+		l := s.Accept()
+		select {
+		case <-l.ended:
+		default:
+			return l
+		}
+	}
+}
+
 func (s *Server) accept() {
 	for {
 		conn, err := s.socket.Accept()
 		if err != nil {
 			return
 		}
-		l := &Link{tb: s.tb, conn: conn, dec: xml.NewDecoder(conn), in: make(chan Stanza, 1<<16)}
+		l := &Link{tb: s.tb, conn: conn, dec: xml.NewDecoder(conn), in: make(chan Stanza, 1<<16), ended: make(chan struct{})}
 		s.mu.Lock()
 		s.open = l
 		refuse, secret := s.refuse, s.secret
 		s.mu.Unlock()
 		if err := l.handshake(s.Domain, secret, refuse); err != nil {
 			_ = conn.Close()
+			s.mu.Lock()
+			s.failed++
+			s.mu.Unlock()
 			continue
 		}
 		s.running.Go(func() { l.read(s.asked) })
@@ -162,6 +187,8 @@ type Link struct {
 	conn net.Conn
 	dec  *xml.Decoder
 	in   chan Stanza
+
+	ended chan struct{} // closed with the connection
 }
 
 func (l *Link) handshake(domain, secret, refuse string) error {
@@ -219,6 +246,7 @@ func (l *Link) start() (*xml.StartElement, error) {
 
 func (l *Link) read(answered func(*Link, *Stanza) bool) {
 	defer close(l.in)
+	defer close(l.ended)
 	for {
 		start, err := l.start()
 		if err != nil {
