@@ -1,6 +1,7 @@
 package xmpp_test
 
 import (
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/demo"
 	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 	"github.com/heartline-mqtt/heartline/xmpp"
 	"github.com/heartline-mqtt/heartline/xmpp/xmppkit"
 )
@@ -267,6 +269,31 @@ func TestRegistrationSurvivesRestart(t *testing.T) {
 		p.chat(sender, "kept")
 		w.await("the push", func() bool { return p.pushes() > 0 })
 	})
+}
+
+// TestWithoutHostsLine shows why docs/xmpp.md begins with a line for ejabberd's hosts file:
+// without it the same message costs the user her registration.
+func TestWithoutHostsLine(t *testing.T) {
+	leaveOut(t, xmppkit.Ejabberd)
+	if _, err := net.DefaultResolver.LookupHost(t.Context(), "push.example.test"); err == nil || !strings.Contains(err.Error(), "no such host") {
+		testtool.LeaveOut(t, "the DNS does not say that there is no push.example.test", "a resolver that answers")
+	}
+	w := newWorld(t, xmppkit.Ejabberd, func(o *xmppkit.Options) { o.Hosts = false })
+	lost, kept, sender := w.phone(true), w.phone(true), w.phone(false)
+	lost.Close()
+	kept.Close()
+	w.stop()
+	lost.chat(sender, "lost")
+	sender.sync()
+	time.Sleep(2 * time.Second) // the server's attempt to reach the component leaves no trace to wait for
+	w.start()
+	lost.chat(sender, "deleted")
+	sender.sync()
+	kept.chat(sender, "kept") // to a user whom nobody wrote to meanwhile
+	w.await("the push of another user", func() bool { return kept.pushes() > 0 })
+	if n := lost.pushes(); n != 0 {
+		t.Errorf("%d pushes: the registration was kept without the line", n)
+	}
 }
 
 // TestDocumentedConfigurations: docs/xmpp.md shows the configurations that these tests run.

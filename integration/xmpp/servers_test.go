@@ -81,8 +81,11 @@ func newWorld(t *testing.T, kind string, edits ...any) *world {
 	var err error
 	o := xmppkit.Options{Hosts: kind == xmppkit.Ejabberd && canMount(), Users: users()}
 	for _, e := range edits {
-		if edit, ok := e.(func(string) string); ok {
+		switch edit := e.(type) {
+		case func(string) string:
 			o.Edit = edit
+		case func(*xmppkit.Options):
+			edit(&o)
 		}
 	}
 	if w.server, err = xmppkit.Start(t.Context(), kind, t.TempDir(), o); err != nil {

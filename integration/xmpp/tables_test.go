@@ -116,6 +116,33 @@ func TestHibernationEnds(t *testing.T) {
 	}
 }
 
+// TestHalfOpenWithoutPush: the phone has lost its network, and its user has no push. Only the
+// ack window tells. ejabberd then closes the session, and Prosody keeps it for the return.
+func TestHalfOpenWithoutPush(t *testing.T) {
+	for _, kind := range []string{xmppkit.Ejabberd, xmppkit.Prosody} {
+		t.Run(kind, func(t *testing.T) {
+			w := newWorld(t, kind, func(config string) string {
+				config = strings.Replace(config, "resend_on_timeout: if_offline", "resend_on_timeout: if_offline, ack_timeout: 5, resume_timeout: 3", 1)
+				return strings.Replace(config, "VirtualHost", "smacks_max_ack_delay = 5\nVirtualHost", 1)
+			})
+			p := w.phone(false)
+			p.announce()
+			p.HalfOpen()
+			id := p.notify("")
+			w.until(id, "waiting")
+			w.want(id, "accepted", "published", "ack_timeout", "waiting")
+			if kind == xmppkit.Prosody {
+				p.Return()
+			} else {
+				p.down()
+				p.login(nil)
+				p.announce()
+			}
+			w.until(id, "received")
+		})
+	}
+}
+
 // TestAnswerTable shows what each server makes of the answers to its publishes, and so why
 // Heartline answers as it does: `result` and `wait` keep the registration, another error ends
 // it on ejabberd at once and on Prosody after 16.
