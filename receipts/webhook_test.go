@@ -105,6 +105,29 @@ func TestDownForAMinute(t *testing.T) {
 	})
 }
 
+// TestCatchUp: a webhook that is behind leaves time to others, a second for each thousand
+// events.
+func TestCatchUp(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.stop()
+		for range 6000 {
+			w.notify("ann")
+		}
+		time.Sleep(time.Minute)
+		w.start()
+		began := time.Now()
+		for w.r.Statuses()[0].Lag > 0 {
+			settle(100 * time.Millisecond)
+		}
+		if took := time.Since(began); took < 5*time.Second || took > 8*time.Second {
+			t.Errorf("6,000 events took %s", took)
+		}
+		if all, _ := w.deliveries(); len(all) != 6000 {
+			t.Errorf("%d events delivered", len(all))
+		}
+	})
+}
+
 // TestOneEventAlone: with nothing else to send, a passing failure does not cost minutes.
 func TestOneEventAlone(t *testing.T) {
 	inWorld(t, func(w *world) {

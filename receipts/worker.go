@@ -17,6 +17,8 @@ const (
 	concurrency = 8
 	// maxWindow is how many events are held in memory behind the oldest unfinished one.
 	maxWindow = 1024
+	// caughtUp is how many events may wait where a webhook no longer counts as behind.
+	caughtUp = 64
 	// maxAside bounds the events that are kept apart: retried while others go on, or
 	// parked. Beyond it the oldest is dropped.
 	maxAside = 10_000
@@ -67,6 +69,8 @@ type worker struct {
 	readTo delivery.Place
 	readAt time.Time // of the latest event up to there
 	live   bool      // everything is read
+	behind bool      // it was not, and at least caughtUp events wait
+	pace   pace      // while behind
 	room   chan struct{}
 	kick   chan struct{}
 
@@ -221,6 +225,7 @@ func (k *worker) offer(batch []Event, at delivery.Place, live bool) error {
 		k.queue.add(i, now)
 	}
 	k.readTo, k.live = at, live
+	k.behind = k.behind || !live
 	if len(batch) > 0 {
 		k.readAt = batch[len(batch)-1].Time
 	}
@@ -244,6 +249,9 @@ func (k *worker) advance() {
 		k.window = nil // with its array
 		k.unsaved = k.unsaved || !k.rec.At.Covers(k.readTo)
 		k.rec.At, k.rec.Time = slices.Clone(k.readTo), k.readAt
+	}
+	if k.live && len(k.window) < caughtUp {
+		k.behind, k.pace = false, pace{}
 	}
 	if len(k.window) < maxWindow {
 		select {
@@ -298,7 +306,7 @@ func (k *worker) wait(now time.Time) time.Duration {
 			next = now
 		}
 		if !next.IsZero() {
-			next = latest(next, k.pausedTo)
+			next = latest(latest(next, k.pausedTo), k.pace.next)
 			if !k.up {
 				next = latest(next, k.probeAt)
 			}
@@ -332,13 +340,16 @@ func (k *worker) limit() int {
 
 // next takes the next item to be sent now; nil: none is. mu is held.
 func (k *worker) next(now time.Time) *item {
-	if k.stopping || k.rec.Disabled != nil || now.Before(k.pausedTo) || k.inflight >= k.limit() || !k.up && now.Before(k.probeAt) {
+	if k.stopping || k.rec.Disabled != nil || now.Before(k.pausedTo) || now.Before(k.pace.next) || k.inflight >= k.limit() || !k.up && now.Before(k.probeAt) {
 		return nil
 	}
 	k.queue.ripen(now)
 	i := k.queue.take()
 	if i == nil {
 		return nil
+	}
+	if k.behind {
+		k.pace.sends(now, i.Time)
 	}
 	k.inflight++
 	i.sending, i.probe = true, !k.up
