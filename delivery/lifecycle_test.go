@@ -171,18 +171,18 @@ func TestListWhilePruned(t *testing.T) {
 	})
 }
 
-// prunesLate has lost the first timeline that it is asked for.
+// prunesLate has lost the first notification whose deliveries it is asked for.
 type prunesLate struct {
 	delivery.Outbox
 	pruned bool
 }
 
-func (o *prunesLate) Timeline(seq delivery.Seq) ([]delivery.Event, error) {
+func (o *prunesLate) Deliveries(seq delivery.Seq) ([]delivery.DeliveryState, error) {
 	if !o.pruned {
 		o.pruned = true
 		return nil, delivery.ErrNotFound
 	}
-	return o.Outbox.Timeline(seq)
+	return o.Outbox.Deliveries(seq)
 }
 
 // TestWallClockIsSet: after a jump of the wall clock nothing is forgotten by it for

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/store"
@@ -25,6 +26,12 @@ type sickly struct {
 	log    []delivery.Batch
 	logged atomic.Int64 // len(log)
 	synced int          // batches of the log that a power cut leaves
+	slow   atomic.Int64 // how long Deliveries takes, in ns
+}
+
+func (s *sickly) Deliveries(seq delivery.Seq) ([]delivery.DeliveryState, error) {
+	time.Sleep(time.Duration(s.slow.Load()))
+	return s.Engine.Deliveries(seq)
 }
 
 func (s *sickly) Apply(b *delivery.Batch) error {

@@ -53,20 +53,29 @@ func (c *Core) Notification(seq Seq) (*Notification, error) { return c.out.Notif
 func (c *Core) Data(seq Seq) (json.RawMessage, error) { return c.out.Data(seq) }
 
 func (c *Core) view(n *Notification) (*View, error) {
-	stored, err := c.out.Timeline(n.Seq)
+	stored, err := c.out.Timeline(n.Seq) // first: a state is no older than its timeline
 	if err != nil {
 		return nil, fmt.Errorf("read the timeline of notification %s: %w", n.ID, err)
 	}
-	own := *n // the store's is shared
-	own.Devices = slices.Clone(n.Devices)
-	v := &View{Notification: &own, Timeline: make([]Event, 0, len(stored)+1)}
+	v, err := c.listed(n)
+	if err != nil {
+		return nil, err
+	}
+	v.Timeline = make([]Event, 0, len(stored)+1)
 	v.Timeline = append(v.Timeline, Event{Seq: n.Seq, Number: uint64(n.Seq), Time: n.AcceptedAt, Kind: EventAccepted})
 	v.Timeline = append(v.Timeline, stored...)
-	v.State = StateCancelled
+	return v, nil
+}
+
+// listed is the View without its timeline.
+func (c *Core) listed(n *Notification) (*View, error) {
 	deliveries, err := c.out.Deliveries(n.Seq)
 	if err != nil {
 		return nil, fmt.Errorf("read the deliveries of notification %s: %w", n.ID, err)
 	}
+	own := *n // the store's is shared
+	own.Devices = slices.Clone(n.Devices)
+	v := &View{Notification: &own, State: StateCancelled}
 	for _, d := range deliveries {
 		v.State = min(v.State, d.State)
 		if d.Device != "" { // else: held for the first device
@@ -125,12 +134,16 @@ func (f Filter) before() Seq {
 	return min(f.Before, until)
 }
 
-// scanBound is how many notifications one page may look at: a filter that fits
-// few of many must not hold a reader up for minutes.
-const scanBound = 10_000
+// A page looks at scanBound notifications at most, and after scanLeast of them for scanTime at
+// most: a filter that fits few of many must not hold a reader up.
+const (
+	scanBound = 10_000
+	scanLeast = 1000
+	scanTime  = 50 * time.Millisecond
+)
 
-// List returns notifications, newest first, and where the next page begins; 0 is
-// the end. A page may hold fewer than the limit although more follow.
+// List returns notifications, newest first, without their timelines, and where the next page
+// begins; 0 is the end. A page may hold fewer than the limit although more follow.
 func (c *Core) List(ctx context.Context, f Filter) (page []*View, next Seq, err error) {
 	if err := c.Flush(ctx); err != nil {
 		return nil, 0, err
@@ -143,18 +156,22 @@ func (c *Core) List(ctx context.Context, f Filter) (page []*View, next Seq, err 
 	var failed error
 	var last Seq
 	seen := 0
+	begun := time.Now()
 	err = c.out.List(f.Account, f.before(), func(n *Notification) bool {
 		if !f.Since.IsZero() && n.AcceptedAt.Before(f.Since) {
 			next = 0
 			return false // the others are older
 		}
-		if len(page) == f.Limit || seen == scanBound || ctx.Err() != nil {
+		if len(page) == f.Limit || seen == scanBound || seen >= scanLeast && time.Since(begun) > scanTime || ctx.Err() != nil {
 			next = last
 			return false
 		}
 		seen++
 		last = n.Seq
-		v, err := c.view(n)
+		if f.Device != "" && !slices.Contains(n.Devices, f.Device) {
+			return true
+		}
+		v, err := c.listed(n)
 		if errors.Is(err, ErrNotFound) {
 			return true // pruned since the list began
 		}
@@ -162,7 +179,7 @@ func (c *Core) List(ctx context.Context, f Filter) (page []*View, next Seq, err 
 			failed = err
 			return false
 		}
-		if f.matches(v) {
+		if f.State == 0 || v.State == f.State {
 			page = append(page, v)
 		}
 		return true
@@ -171,21 +188,6 @@ func (c *Core) List(ctx context.Context, f Filter) (page []*View, next Seq, err 
 		err = failed
 	}
 	return page, next, err
-}
-
-func (f Filter) matches(v *View) bool {
-	if f.State != 0 && v.State != f.State {
-		return false
-	}
-	if f.Device == "" {
-		return true
-	}
-	for _, d := range v.Deliveries {
-		if d.Device == f.Device {
-			return true
-		}
-	}
-	return false
 }
 
 // DeviceView is a registry entry with the state of its channel and its queue.

@@ -113,36 +113,41 @@ func (s *Store) Deliveries(seq delivery.Seq) (_ []delivery.DeliveryState, err er
 	if err != nil {
 		return nil, fmt.Errorf("read notification %d: %w", seq, oneLine{err})
 	}
-	final := map[string]delivery.Finish{}
-	err = scanFrom(snap, keySeqPrefix(prefixFinal, seq), func(rest, value []byte) (_ bool, err error) {
-		device := string(rest)
-		if device == "" && len(n.Devices) > 0 { // its only one
-			device = n.Devices[0]
+	out := make([]delivery.DeliveryState, len(n.Devices))
+	for i, device := range n.Devices {
+		if out[i], err = deliveryState(snap, delivery.Key{Seq: seq, Device: device}, len(n.Devices) == 1); err != nil {
+			return nil, fmt.Errorf("read the delivery of notification %d to device %s: %w", seq, device, oneLine{err})
 		}
-		final[device], err = codec.DecodeFinish(delivery.Key{Seq: seq, Device: device}, value)
-		return true, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read deliveries of notification %d: %w", seq, oneLine{err})
-	}
-	out := make([]delivery.DeliveryState, 0, len(n.Devices))
-	for _, device := range n.Devices {
-		f := final[device]
-		d := delivery.DeliveryState{Device: device, State: f.State, Attempts: f.Attempts, Pushed: f.Pushed}
-		k := delivery.Key{Seq: seq, Device: device}
-		v, err := getFrom(snap, keyRecord(nil, k))
-		if err == nil {
-			var r delivery.Record
-			if err = codec.DecodeRecord(&r, k, v); err == nil {
-				d.State, d.Attempts, d.Pushed = r.State, r.Attempts, r.PushAccepted
-			}
-		}
-		if err != nil && !errors.Is(err, pebble.ErrNotFound) {
-			return nil, fmt.Errorf("read record %d of device %s: %w", seq, device, oneLine{err})
-		}
-		out = append(out, d)
 	}
 	return out, nil
+}
+
+// deliveryState reads by keys alone: an iterator costs several times as much, and a list
+// reads many. alone: it is the notification's only delivery.
+func deliveryState(snap *pebble.Snapshot, k delivery.Key, alone bool) (delivery.DeliveryState, error) {
+	d := delivery.DeliveryState{Device: k.Device}
+	v, err := getFrom(snap, keyRecord(nil, k))
+	if err == nil {
+		var r delivery.Record
+		err = codec.DecodeRecord(&r, k, v)
+		d.State, d.Attempts, d.Pushed = r.State, r.Attempts, r.PushAccepted
+		return d, err
+	}
+	if errors.Is(err, pebble.ErrNotFound) && alone {
+		v, err = getFrom(snap, keyFinal(nil, k.Seq, ""))
+	}
+	if errors.Is(err, pebble.ErrNotFound) {
+		v, err = getFrom(snap, keyFinal(nil, k.Seq, k.Device))
+	}
+	if errors.Is(err, pebble.ErrNotFound) {
+		return d, nil
+	}
+	if err != nil {
+		return d, err
+	}
+	f, err := codec.DecodeFinish(k, v)
+	d.State, d.Attempts, d.Pushed = f.State, f.Attempts, f.Pushed
+	return d, err
 }
 
 func keySeqPrefix(prefix byte, seq delivery.Seq) []byte { return appendSeq([]byte{prefix}, seq) }
