@@ -10,7 +10,7 @@ BENCHSTAT ?= $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c
 HOT := Transition|Deadlines|ParseContent|AppendPseudo|Publication|Engine|Outbox|Journey
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-outstanding bench-receipts bench-storm bench-services bench-xmpp faults xmpp-kill nodes siege soak reloads attack attack-load fuzz fuzz-security release release-test first-test package-test image-test help fresh example web web-modules client client-test
+.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-dashboard bench-outstanding bench-receipts bench-storm bench-services bench-xmpp faults xmpp-kill nodes siege soak reloads attack attack-load fuzz fuzz-security release release-test first-test package-test image-test help fresh example web web-modules client client-test
 
 ## help: the targets
 help:
@@ -59,6 +59,10 @@ bench-stat:
 ## bench-compare: Heartline beside mochi, its storage hooks and Mosquitto, into docs/performance.md; ARGS, such as -run rate,ordinary, choose less
 bench-compare:
 	cd bench/compare && $(GO) run . -root ../.. -write ../../docs/performance.md $(ARGS)
+
+## bench-dashboard: what open dashboards cost, and each read of a page on a store with millions; takes some 20 minutes and 10 GB of disk
+bench-dashboard:
+	$(GO) run ./bench/dashboard
 
 ## bench-outstanding: what a million deliveries for offline devices cost; takes minutes
 bench-outstanding:
