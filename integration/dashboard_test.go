@@ -194,6 +194,24 @@ func TestDashboard(t *testing.T) {
 	})
 }
 
+// TestDashboardWebhooks: the overview shows how far a webhook is behind.
+func TestDashboardWebhooks(t *testing.T) {
+	v := newReceiver(t)
+	v.answers(func(w http.ResponseWriter, _ *http.Request) bool {
+		http.Error(w, "out of order", http.StatusInternalServerError)
+		return false
+	})
+	s := serve(t, "HEARTLINE_CONFIG="+webhookConfig(t, v.server.URL, ""))
+	dashboardBuilt(t, s)
+	s.register("alice", "phone", deviceToken(1))
+	s.notify(`{"account":"alice","title":"x"}`)
+	c := browse(t)
+	b := board{c.open(s.http + "/"), s}
+	row := `document.querySelector('[data-metric="heartline_webhook_lag_seconds"]')?.closest("tr")`
+	b.until(row + `?.textContent.startsWith("backend" + "failing or disabled")`)
+	b.until(`(` + row + `?.querySelector("[data-metric]").textContent ?? "0 ms") !== "0 ms"`)
+}
+
 // TestDashboardSignIn: with auth the page shows nothing without a token, and keeps it
 // for its tab.
 func TestDashboardSignIn(t *testing.T) {

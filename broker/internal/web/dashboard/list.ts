@@ -33,12 +33,17 @@ export function notificationTable(list: Notification[]): HTMLElement {
 
 /** pages shows the first page of a list, and a button for the next. */
 export async function pages<T extends { next?: string }>(box: HTMLElement, path: string, signal: AbortSignal, show: (page: T) => HTMLElement | null, empty: HTMLElement): Promise<void> {
+  const none = h("p", { class: "soft" }, "None of the latest fits. There may be older ones.");
+  let any = false;
   const more = async (cursor: string) => {
     const page = await get<T>(path + (cursor ? `${path.includes("?") ? "&" : "?"}cursor=${encodeURIComponent(cursor)}` : ""), signal);
     const shown = show(page);
+    any ||= shown !== null;
+    none.remove();
     if (shown) box.append(shown);
+    else if (page.next) box.append(none); // the server looks at a part of the history at a time
     if (!page.next) {
-      if (!shown && !box.hasChildNodes()) box.append(empty);
+      if (!any) box.append(empty);
       return;
     }
     const button = h("button", {

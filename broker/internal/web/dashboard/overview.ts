@@ -19,6 +19,7 @@ export const overview: View = async (main, signal) => {
   const clients = new Chart("Connections and outstanding deliveries", "", signal);
   const funnel = h("div", { class: "funnel" });
   const apps = h("div");
+  const webhooks = h("div");
   const live = h("ol", { class: "live" });
   const feed = h("p", { class: "soft small" }, "Waiting for the first event.");
   main.append(
@@ -26,6 +27,7 @@ export const overview: View = async (main, signal) => {
     h("div", { class: "grid" }, h("section", { class: "card" }, rate.element), h("section", { class: "card" }, latency.element),
       h("section", { class: "card" }, clients.element), card("The last hour", funnel)),
     card("Notification servers", apps),
+    card("Webhooks", webhooks),
     card("Happening now", feed, live),
     card("Latest notifications when this page was opened", latest.notifications.length ? notificationTable(latest.notifications)
       : h("p", { class: "empty" }, "No notification has been accepted yet. Send one: ", h("code", {}, "heartline send --account alice --title Hello"))));
@@ -47,6 +49,7 @@ export const overview: View = async (main, signal) => {
     health.replaceChildren(...drawHealth(n));
     tiles.replaceChildren(...drawTiles(n));
     apps.replaceChildren(drawApps(n));
+    webhooks.replaceChildren(drawWebhooks(n));
     for (const e of n.events ?? []) live.prepend(happened(e));
     while (live.children.length > eventsShown) live.lastElementChild!.remove();
     if (n.events?.length) feed.textContent = n.skipped ? `${n.skipped} more in the last 2 s are not shown here.` : "";
@@ -135,6 +138,17 @@ function drawApps(n: Now): HTMLElement {
     const why = Object.entries(n.checks ?? {}).find(([part]) => part.startsWith("push ") && Object.values(labels).every((l) => part.includes(l)))?.[1];
     return [appName(m), m.value === 1 ? pill("good", "ok") : h("span", {}, pill("bad", "paused"), why ? ` ${why}` : ""),
       metric(n, "heartline_push_queue", labels), metric(n, "heartline_push_in_flight", labels), outcomes(true), outcomes(false)];
+  }));
+}
+
+function drawWebhooks(n: Now): HTMLElement {
+  const all = n.metrics.filter((m) => m.name === "heartline_webhook_up");
+  if (!all.length) return h("p", { class: "empty" }, "None is configured. See ", h("code", {}, "receipts.webhooks"), " in the configuration.");
+  return table("Webhooks", ["Webhook", "State", "Lag", "To be retried", "Parked", "Delivered", "Failed requests"], all.map((m) => {
+    const of = (name: string) => metric(n, `heartline_webhook_${name}`, m.labels);
+    const lag = h("span", { "data-metric": "heartline_webhook_lag_seconds" }, span(of("lag_seconds") * 1000));
+    return [m.labels?.webhook ?? "", m.value === 1 ? pill("good", "ok") : pill("bad", "failing or disabled"),
+      lag, of("deferred"), of("parked"), of("delivered_total"), of("failed_total")];
   }));
 }
 
