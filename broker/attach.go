@@ -108,13 +108,21 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 	for _, o := range with.observe {
 		h.core.Observe(o)
 	}
+	if h.shares() { // it has webhooks as it has partitions
+		if h.receipts, err = newReceipts(cfg, h, hold); err != nil {
+			return nil, err
+		}
+		h.node.receipts = h.receipts
+	}
 	if h.node != nil { // what the others read is there once it has joined
 		if err := h.core.Start(); err != nil {
 			return nil, err
 		}
 	}
-	if h.receipts, err = newReceipts(cfg, h, hold); err != nil {
-		return nil, err
+	if h.receipts == nil {
+		if h.receipts, err = newReceipts(cfg, h, hold); err != nil {
+			return nil, err
+		}
 	}
 	if h.node == nil {
 		if err := h.core.Start(); err != nil {

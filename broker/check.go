@@ -12,11 +12,7 @@ import (
 // CheckNodes returns why this version cannot be one of several nodes with a
 // configuration; nil: it can, or is to be the only one.
 func CheckNodes(cfg *config.Config) error {
-	switch {
-	case cfg.Cluster.Address == "":
-	case len(cfg.Receipts.Webhooks) > 0:
-		return errors.New("receipts.webhooks: must be empty where cluster.address is set: this version sends webhooks only where there is one node")
-	case len(cfg.XMPP.Components) > 0 && cfg.XMPP.RegistrationKeyFile == "":
+	if cfg.Cluster.Address != "" && len(cfg.XMPP.Components) > 0 && cfg.XMPP.RegistrationKeyFile == "" {
 		return errors.New("xmpp.registration_key_file: must name a file where cluster.address is set, with the same content on every node: each may have to check a push registration that another has signed")
 	}
 	return nil

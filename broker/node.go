@@ -18,6 +18,7 @@ import (
 	"github.com/heartline-mqtt/heartline/cluster/relay"
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/receipts"
 	"github.com/heartline-mqtt/heartline/store"
 	"github.com/heartline-mqtt/heartline/store/pgstore"
 )
@@ -33,7 +34,8 @@ type node struct {
 	db        *pgstore.DB
 	unread    func() (time.Time, bool)
 	observers *delivery.Observers
-	mesh      *relay.Mesh // nil: it is alone
+	mesh      *relay.Mesh        // nil: it is alone
+	receipts  *receipts.Receipts // of its partitions; nil: it is alone, and they have no owner
 	node      *cluster.Node
 	log       *slog.Logger
 
@@ -119,8 +121,36 @@ func openNode(cfg *config.Config, unread func() (time.Time, bool), log *slog.Log
 			return nil, err
 		}
 	}
-	n.node = cluster.NewNode(cluster.NodeOptions{Join: n.join, Router: n.Router, Mesh: n.mesh, Lease: cfg.Cluster.Lease, Cede: n.links.cede, Log: log})
+	n.node = cluster.NewNode(cluster.NodeOptions{Join: n.join, Router: n.Router, Mesh: n.mesh, Companion: companion{n}, Lease: cfg.Cluster.Lease, Cede: n.links.cede, Log: log})
 	return n, nil
+}
+
+// companion sends the webhooks of the partitions that the node owns.
+type companion struct{ n *node }
+
+var _ cluster.Companion = companion{}
+
+// Begin implements cluster.Companion. The positions are written in the life that owns the
+// partition, and not in a later one.
+func (b companion) Begin(of cluster.Life, part uint16) {
+	if r := b.n.receipts; r != nil {
+		l := of.(*life)
+		r.Take(part, receipts.Tenure{State: l.out, Trusted: l.Trusted})
+	}
+}
+
+// End implements cluster.Companion.
+func (b companion) End(ctx context.Context, parts []uint16) {
+	if r := b.n.receipts; r != nil {
+		r.Yield(ctx, parts...)
+	}
+}
+
+// Lose implements cluster.Companion.
+func (b companion) Lose(parts []uint16) {
+	if r := b.n.receipts; r != nil {
+		r.Lose(parts...)
+	}
 }
 
 // meshOn relays to other nodes.
@@ -133,6 +163,7 @@ func (n *node) meshOn(socket net.Listener, address string) error {
 			"delivery.ack": c.Delivery.Ack, "delivery.ack_window": c.Delivery.AckWindow.String(), "delivery.fallback_window": c.Delivery.FallbackWindow.String(),
 			"delivery.ttl": c.Delivery.TTL.String(), "delivery.max_outstanding_per_device": fmt.Sprint(c.Delivery.MaxOutstandingPerDevice),
 			"delivery.max_inflight_per_device": fmt.Sprint(c.Delivery.MaxInflightPerDevice), "store.history": c.Store.History.String(),
+			"receipts.webhooks": webhookNames(c.Receipts), "receipts.retain": c.Receipts.Retain.String(),
 		},
 	}
 	if len(c.XMPP.Components) > 0 {

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/heartline-mqtt/heartline/cluster"
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/internal/credentials"
@@ -25,9 +27,26 @@ func newReceipts(cfg *config.Config, h *Heartline, hold *receipts.Hold) (*receip
 	if h.outbox.HasState() {
 		state = h.outbox
 	}
-	return receipts.New(receipts.Options{
+	opts := receipts.Options{
 		Core: h.core, State: state, Tail: h.tail, Hold: hold, Retain: retain(cfg), Agent: "Heartline/" + Version(), Logger: h.log,
-	}, webhooks)
+	}
+	if h.shares() {
+		opts.Part, opts.Node = cluster.Partition, h.node.OwnerName
+	}
+	return receipts.New(opts, webhooks)
+}
+
+// shares reports whether other nodes may use the same store.
+func (h *Heartline) shares() bool { return h.node != nil && h.node.mesh != nil }
+
+// webhookNames lists the webhooks, to be compared with those of other nodes.
+func webhookNames(c config.Receipts) string {
+	var names []string
+	for i := range c.Webhooks {
+		names = append(names, c.Webhooks[i].ID())
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
 }
 
 // retain is how long events wait for a webhook. The store has those of its history in any
@@ -100,6 +119,9 @@ func (h *Heartline) RetryWebhook(name string, ids ...string) (int, error) {
 
 func (b *Broker) receiptsFigures(s scrape) {
 	for _, w := range b.receipts.Statuses() {
+		if w.State == receipts.StateElsewhere { // that node tells of it
+			continue
+		}
 		label := []string{"webhook", w.Name}
 		s.gauge("webhook_up", "1 while the webhook's receiver takes events.", bit(w.State == receipts.StateOK), label...)
 		s.gauge("webhook_lag_seconds", "Age of the oldest event that is still to be delivered to the webhook, without parked ones.", w.Lag.Seconds(), label...)

@@ -27,6 +27,8 @@ type NodeOptions struct {
 	// Mesh relays to the other nodes; nil: nothing is asked of them. The Node begins and ends
 	// its lives; it does not close it.
 	Mesh *relay.Mesh
+	// Companion is told which partitions this node owns; nil: nobody is.
+	Companion Companion
 	// Lease is how long a node is trusted after it has begun to renew its lease.
 	Lease time.Duration
 	// Cede, where there is one, is called when partitions are given up, before another
@@ -34,6 +36,17 @@ type NodeOptions struct {
 	// on owning them has ended at this node.
 	Cede func(parts []uint16)
 	Log  *slog.Logger
+}
+
+// Companion does for the owner of a partition what its Core does not, such as webhooks.
+type Companion interface {
+	// Begin is called when the Node has begun to serve a partition in a life.
+	Begin(life Life, part uint16)
+	// End is called before the Node frees partitions. It returns when all that Begin has
+	// begun for them has stopped. ctx bounds the wait for the answers of others.
+	End(ctx context.Context, parts []uint16)
+	// Lose is called when another node has ended the life. It does not wait.
+	Lose(parts []uint16)
 }
 
 // Life is a joined node.
@@ -61,6 +74,9 @@ func freeAtOnce(parts int) int { return max(4, parts/16) }
 
 // startsAtOnce bounds the Cores that read their partitions at the same time.
 const startsAtOnce = 4
+
+// companionPatience is how long Companion.End may wait before a partition is freed.
+const companionPatience = time.Second
 
 // stopPatience is how long a Core that gives its partition up waits for the answers of
 // pushes that are under way.
@@ -506,13 +522,17 @@ func (n *Node) begin(claimed []Ownership) (all bool, err error) {
 				n.opts.Log.Error("partition not taken up, freeing it", "partition", o.Part, "error", err)
 			}
 			mu.Lock()
-			defer mu.Unlock()
 			if err != nil {
 				failed = append(failed, o)
+				mu.Unlock()
 				return nil
 			}
 			n.own[o.Part] = &ownedPart{o, core}
 			n.opts.Router.Serve(o.Part, o.Term, core)
+			mu.Unlock()
+			if n.opts.Companion != nil {
+				n.opts.Companion.Begin(n.life, o.Part)
+			}
 			return nil
 		})
 	}
@@ -531,6 +551,11 @@ func (n *Node) giveUp(ctx context.Context, parts []uint16) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, stopPatience)
 	defer cancel()
+	if n.opts.Companion != nil {
+		ctx, cancel := context.WithTimeout(ctx, companionPatience)
+		n.opts.Companion.End(ctx, parts)
+		cancel()
+	}
 	var stopping errgroup.Group
 	freed := make([]Ownership, len(parts))
 	for i, part := range parts {
@@ -564,6 +589,7 @@ func (n *Node) abandon(why error) {
 	n.abandoned.Add(1)
 	n.opts.Log.Error("another node has taken over, joining again", "error", why, "partitions", len(n.own))
 	parts := slices.Collect(maps.Keys(n.own))
+	n.lose()
 	for part, p := range n.own {
 		n.opts.Router.Serve(part, p.Term, nil)
 		p.core.Abandon()
@@ -576,6 +602,12 @@ func (n *Node) abandon(why error) {
 func (n *Node) cede(parts []uint16) {
 	if n.opts.Cede != nil {
 		n.opts.Cede(parts)
+	}
+}
+
+func (n *Node) lose() {
+	if n.opts.Companion != nil && len(n.own) > 0 {
+		n.opts.Companion.Lose(slices.Collect(maps.Keys(n.own)))
 	}
 }
 
@@ -599,6 +631,7 @@ func (n *Node) leave(ctx context.Context) error {
 	if err == nil {
 		err = n.giveUp(ctx, slices.Collect(maps.Keys(n.own)))
 	}
+	n.lose()
 	for part, p := range n.own { // its lease ends by itself
 		p.core.Abandon()
 		delete(n.own, part)

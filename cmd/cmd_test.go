@@ -165,11 +165,6 @@ heartline:   store.engine: must be pebble, postgres or memory, got bolt (from HE
 	if err := os.WriteFile(secret, []byte("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(nodes, []byte("store: {engine: postgres}\ncluster: {address: 127.0.0.1:7883}\nreceipts: {webhooks: [{url: https://backend.example.org/hook, secret_file: "+secret+"}]}\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	check(t, command(t, []string{"HEARTLINE_STORE_POSTGRES_URL=postgres://h@localhost/h"}, "", "config", "check", "-c", nodes), 2, "",
-		"heartline: receipts.webhooks: must be empty where cluster.address is set: this version sends webhooks only where there is one node\nheartline: see `heartline config check --help`\n")
 	if err := os.WriteFile(nodes, []byte("store: {engine: postgres}\ncluster: {address: 127.0.0.1:7883}\nxmpp: {components: [{domain: push.example.org, address: 127.0.0.1:5347, secret_file: "+secret+", hosts: [example.org]}]}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}

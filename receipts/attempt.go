@@ -42,6 +42,11 @@ func (k *worker) attempt(i *item) outcome {
 	if err != nil {
 		return outcome{local: true, err: err}
 	}
+	if k.own.Trusted != nil {
+		if err := k.own.Trusted(); err != nil {
+			return outcome{local: true, err: err}
+		}
+	}
 	return s.send(k.sendCtx, i.messageID(), body)
 }
 
@@ -85,7 +90,7 @@ func (k *worker) answered(i *item, o outcome) {
 	case k.sendCtx.Err() != nil: // cut off by stop: nobody knows
 		k.queue.schedule(i, now)
 	case o.local:
-		k.log.Debug("event not read, retrying", "event", i.messageID(), "error", o.err)
+		k.log.Debug("event not sent, retrying", "event", i.messageID(), "error", o.err)
 		i.Due = now.Add(localRetry)
 		k.queue.schedule(i, now)
 	default:

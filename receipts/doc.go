@@ -5,8 +5,9 @@
 // Read tail.go (the new events of the store, read once for all readers), webhook.go (which
 // events go where), receipts.go (New, Start, Reconfigure, Stop), worker.go (one webhook:
 // reading, and when an event is sent), attempt.go (an attempt and its outcome), retain.go
-// (events too old to keep), save.go (when its position is written), queue.go (the order),
-// send.go (one request), state.go (the stored positions), view.go (the operator's view).
+// (events too old to keep), save.go (when its position is written), owner.go (several nodes
+// on one store), queue.go (the order), send.go (one request), state.go (the stored
+// positions), view.go (the operator's view).
 //
 // # What holds
 //
@@ -21,6 +22,9 @@
 // told how many.
 //
 // # Who runs what
+//
+// Of several nodes on one store, one sends a webhook at a time: the owner of a partition,
+// under whose fence the position is written.
 //
 // Each webhook has a goroutine that follows the events, one that decides, and one for each
 // request. The Tail has one while it has readers. Nothing here is on the way of a

@@ -42,6 +42,11 @@ type Options struct {
 	State store.State // keeps the positions; nil: they begin at the end at each start
 	Tail  *Tail       // reads the events
 	Hold  *Hold
+	// Part is the partition of a webhook's name where several nodes share the store; nil:
+	// this Receipts sends all. With it Take says which to send, and State only reads.
+	Part func(name string) uint16
+	// Node names the node that serves a partition, with Part; "": none does.
+	Node func(part uint16) string
 	// Retain is how long an event is kept for a webhook that does not take it.
 	Retain time.Duration
 	// Agent is the User-Agent of the requests.
@@ -62,10 +67,13 @@ type Receipts struct {
 	opts   Options
 	retain atomic.Int64
 
-	mu      sync.Mutex // held by what starts and stops workers
-	started bool
-	stopped bool
-	done    chan struct{} // closed when the first Stop returns
+	mu         sync.Mutex // held by what starts and stops workers
+	started    bool
+	stopped    bool
+	done       chan struct{}      // closed when the first Stop returns
+	configured []Webhook          // with Part
+	tenures    map[uint16]*tenure // with Part
+	tasks      sync.WaitGroup     // with Part
 
 	listMu  sync.RWMutex
 	workers []*worker // by name
@@ -81,7 +89,9 @@ func New(o Options, webhooks []Webhook) (*Receipts, error) {
 		r.state = &volatile{}
 	}
 	r.retain.Store(int64(o.Retain))
-	if err := r.reconcile(context.Background(), webhooks); err != nil {
+	if r.shared() {
+		r.configured, r.tenures = webhooks, map[uint16]*tenure{}
+	} else if err := r.reconcile(context.Background(), webhooks); err != nil {
 		return nil, err
 	}
 	if o.Hold != nil {
@@ -107,11 +117,16 @@ func (r *Receipts) Start() {
 // it is; one that is no longer there loses its position.
 func (r *Receipts) Reconfigure(ctx context.Context, webhooks []Webhook, retain time.Duration) error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	if r.stopped {
+		r.mu.Unlock()
 		return delivery.ErrStopped
 	}
 	r.retain.Store(int64(retain))
+	if r.shared() {
+		r.mu.Unlock()
+		return r.reconfigure(ctx, webhooks)
+	}
+	defer r.mu.Unlock()
 	return r.reconcile(ctx, webhooks)
 }
 
@@ -129,13 +144,13 @@ func (r *Receipts) reconcile(ctx context.Context, webhooks []Webhook) error {
 			after = append(after, before[at])
 			continue
 		}
-		k, err := r.newWorker(w)
+		k, err := r.newWorker(w, Tenure{State: r.state})
 		if err != nil {
 			return err
 		}
 		after, begun = append(after, k), append(begun, k)
 	}
-	slices.SortFunc(after, func(a, b *worker) int { return cmp.Compare(a.name, b.name) })
+	slices.SortFunc(after, byName)
 	r.listMu.Lock()
 	r.workers = after
 	r.listMu.Unlock()
@@ -159,12 +174,17 @@ func (r *Receipts) reconcile(ctx context.Context, webhooks []Webhook) error {
 	return errors.Join(errs...)
 }
 
+func byName(a, b *worker) int { return cmp.Compare(a.name, b.name) }
+
 // Stop ends the requests under way when ctx ends, and returns when everything has
 // stopped. It is safe on a Receipts that was never started, twice, and twice at once.
 func (r *Receipts) Stop(ctx context.Context) {
 	r.mu.Lock()
 	first := !r.stopped
 	r.stopped = true
+	for _, own := range r.tenures {
+		own.end()
+	}
 	r.mu.Unlock()
 	if !first {
 		<-r.done
@@ -176,6 +196,7 @@ func (r *Receipts) Stop(ctx context.Context) {
 		all.Go(func() { k.stop(ctx) })
 	}
 	all.Wait()
+	r.tasks.Wait()
 }
 
 func (r *Receipts) newSender(w Webhook) *sender {
@@ -204,6 +225,9 @@ func (r *Receipts) worker(name string) *worker {
 func (r *Receipts) keep() time.Duration { return time.Duration(r.retain.Load()) }
 
 func (r *Receipts) oldest() (at time.Time, ok bool) {
+	if r.shared() {
+		return r.storedOldest()
+	}
 	for _, k := range r.list() {
 		if t, unread := k.oldest(); unread && (!ok || t.Before(at)) {
 			at, ok = t, true

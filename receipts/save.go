@@ -34,7 +34,7 @@ func (k *worker) save() error {
 	dirty := k.dirty
 	k.dirty, k.unsaved = map[delivery.Position]*item{}, false
 	k.mu.Unlock()
-	err := k.r.state.ApplyState(changes)
+	err := k.own.State.ApplyState(changes)
 	if err != nil {
 		k.mu.Lock()
 		for at, i := range dirty {

@@ -69,7 +69,7 @@ type outcome struct {
 	retryAfter time.Duration
 	err        error  // nil: the receiver has it
 	excerpt    string // of an answer of failure; it may be about anybody, and is not kept
-	local      bool   // nothing was sent: the store could not be read
+	local      bool   // nothing was sent: the store could not be read, or the lease has run out
 	erased     bool   // nothing was sent: the event is not in the store any more
 }
 

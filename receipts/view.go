@@ -1,6 +1,7 @@
 package receipts
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,9 +22,9 @@ var ErrUnknownWebhook = fmt.Errorf("%w: no such webhook", delivery.ErrNotFound)
 type Status struct {
 	Name     string
 	URL      string // without its query
-	State    string // StateOK, StateFailing, StateDisabled
+	State    string // StateOK, StateFailing, StateDisabled, StateElsewhere
 	Since    time.Time
-	Reason   string        // of disabled
+	Reason   string        // of disabled and elsewhere
 	Events   []string      // empty: all
 	Accounts []string      // empty: all
 	Lag      time.Duration // age of the oldest event that is still to be delivered, without parked ones
@@ -41,6 +42,8 @@ const (
 	StateOK       = "ok"
 	StateFailing  = "failing"
 	StateDisabled = "disabled"
+	// StateElsewhere: another node sends it. The counts are not known here.
+	StateElsewhere = "elsewhere"
 )
 
 // Statuses returns all webhooks by name.
@@ -48,6 +51,10 @@ func (r *Receipts) Statuses() []Status {
 	all := make([]Status, 0, len(r.list()))
 	for _, k := range r.list() {
 		all = append(all, k.status())
+	}
+	if r.shared() {
+		all = append(all, r.others()...)
+		slices.SortFunc(all, func(a, b Status) int { return cmp.Compare(a.Name, b.Name) })
 	}
 	return all
 }
@@ -96,15 +103,27 @@ type Parked struct {
 
 // Parked returns the parked events of a webhook, the oldest first, at most limit.
 func (r *Receipts) Parked(name string, limit int) ([]Parked, error) {
+	asides := map[delivery.Position]*item{}
 	k := r.worker(name)
-	if k == nil {
+	switch {
+	case k != nil:
+		k.mu.Lock()
+		for at, i := range k.asides {
+			asides[at] = &item{at: at, kind: i.kind, deferred: i.deferred}
+		}
+		k.mu.Unlock()
+	case r.shared():
+		var err error
+		if asides, err = r.storedItems(name); err != nil {
+			return nil, err
+		}
+	default:
 		return nil, fmt.Errorf("%w: %q", ErrUnknownWebhook, name)
 	}
-	k.mu.Lock()
 	all := []Parked{}
 	var seqs []delivery.Seq
-	for _, at := range slices.SortedFunc(maps.Keys(k.asides), comparePositions) {
-		i := k.asides[at]
+	for _, at := range slices.SortedFunc(maps.Keys(asides), comparePositions) {
+		i := asides[at]
 		if i.Parked.IsZero() {
 			continue
 		}
@@ -116,7 +135,6 @@ func (r *Receipts) Parked(name string, limit int) ([]Parked, error) {
 		})
 		seqs = append(seqs, i.Seq)
 	}
-	k.mu.Unlock()
 	for n := range all {
 		notification, err := r.core.Notification(seqs[n])
 		switch {
@@ -129,13 +147,24 @@ func (r *Receipts) Parked(name string, limit int) ([]Parked, error) {
 	return all, nil
 }
 
+// ours returns the worker of a webhook that this Receipts sends.
+func (r *Receipts) ours(name string) (*worker, error) {
+	switch k := r.worker(name); {
+	case k != nil:
+		return k, nil
+	case r.shared():
+		return nil, r.elsewhere(name)
+	}
+	return nil, fmt.Errorf("%w: %q", ErrUnknownWebhook, name)
+}
+
 // Retry sends parked events again, those with these webhook-ids or all, enables a
 // disabled webhook, and makes its next attempt at once. It returns how many events were
 // parked.
 func (r *Receipts) Retry(name string, ids []string) (int, error) {
-	k := r.worker(name)
-	if k == nil {
-		return 0, fmt.Errorf("%w: %q", ErrUnknownWebhook, name)
+	k, err := r.ours(name)
+	if err != nil {
+		return 0, err
 	}
 	return k.retry(ids), nil
 }
@@ -150,9 +179,9 @@ type TestResult struct {
 
 // Test sends a message of the type test, once, and waits for the answer.
 func (r *Receipts) Test(ctx context.Context, name string) (TestResult, error) {
-	k := r.worker(name)
-	if k == nil {
-		return TestResult{}, fmt.Errorf("%w: %q", ErrUnknownWebhook, name)
+	k, err := r.ours(name)
+	if err != nil {
+		return TestResult{}, err
 	}
 	k.mu.Lock()
 	s := k.sender

@@ -58,6 +58,7 @@ type worker struct {
 	r    *Receipts
 	log  *slog.Logger
 	name string
+	own  Tenure
 
 	mu     sync.Mutex
 	sender *sender
@@ -105,13 +106,13 @@ type figures struct {
 }
 
 // newWorker takes up a webhook where it was left; a new one begins at the end.
-func (r *Receipts) newWorker(w Webhook) (*worker, error) {
-	rec, items, found, err := loadWebhook(r.state, w.Name)
+func (r *Receipts) newWorker(w Webhook, own Tenure) (*worker, error) {
+	rec, items, found, err := loadWebhook(own.State, w.Name)
 	if err != nil {
 		return nil, err
 	}
 	k := &worker{
-		r: r, name: w.Name, log: r.log.With("webhook", w.Name), sender: r.newSender(w), rec: rec,
+		r: r, own: own, name: w.Name, log: r.log.With("webhook", w.Name), sender: r.newSender(w), rec: rec,
 		asides: map[delivery.Position]*item{}, dirty: map[delivery.Position]*item{},
 		room: make(chan struct{}, 1), kick: make(chan struct{}, 1), up: true,
 	}
@@ -123,7 +124,7 @@ func (r *Receipts) newWorker(w Webhook) (*worker, error) {
 		}
 		k.rec.Time = time.Now()
 		// On the disk before the first event that it is to send.
-		if err := r.state.ApplyState([]store.StateChange{put(recordKey(k.name), &k.rec)}); err != nil {
+		if err := own.State.ApplyState([]store.StateChange{put(recordKey(k.name), &k.rec)}); err != nil {
 			return nil, err
 		}
 	}
@@ -169,11 +170,25 @@ func (k *worker) stop(ctx context.Context) {
 	end := context.AfterFunc(ctx, k.cancelSend)
 	k.sends.Wait()
 	end()
-	k.cancelSend()
-	k.tasks.Wait()
+	k.end()
 	if err := k.save(); err != nil {
 		k.log.Warn("position of webhook not written, the latest events will be sent again", "error", err)
 	}
+}
+
+// abandon ends the requests and the deciding without waiting. end waits.
+func (k *worker) abandon() {
+	k.mu.Lock()
+	k.stopping = true
+	k.mu.Unlock()
+	k.cancel()
+	k.cancelSend()
+}
+
+func (k *worker) end() {
+	k.cancelSend()
+	k.sends.Wait()
+	k.tasks.Wait()
 	k.sender.close()
 }
 

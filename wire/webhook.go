@@ -9,9 +9,9 @@ type WebhookList struct {
 type WebhookView struct {
 	Name        string   `json:"name"`
 	URL         string   `json:"url" doc:"Without its query"`
-	State       string   `json:"state" enum:"ok,failing,disabled" doc:"failing: one request at a time is made until one succeeds; disabled: its receiver answered 410"`
+	State       string   `json:"state" enum:"ok,failing,disabled,elsewhere" doc:"failing: one request at a time is made until one succeeds; disabled: its receiver answered 410; elsewhere: another node sends it, and counts"`
 	Since       string   `json:"since,omitempty" format:"date-time" doc:"Of disabled"`
-	Reason      string   `json:"reason,omitempty" doc:"Of disabled"`
+	Reason      string   `json:"reason,omitempty" doc:"Of disabled and elsewhere"`
 	Events      []string `json:"events,omitempty" doc:"Absent: all"`
 	Accounts    []string `json:"accounts,omitempty" doc:"Absent: all"`
 	Lag         float64  `json:"lag" doc:"Age in seconds of the oldest event that is still to be delivered, without parked ones"`

@@ -1,7 +1,9 @@
 package pgstore
 
 import (
+	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -9,6 +11,9 @@ import (
 )
 
 var _ store.State = (*Engine)(nil)
+
+// scanTimeout bounds a scan. A database that no packet comes from holds it up no longer.
+const scanTimeout = 30 * time.Second
 
 // ScanState implements store.State.
 func (e *Engine) ScanState(prefix string, fn func(key string, value []byte) error) error {
@@ -18,7 +23,9 @@ func (e *Engine) ScanState(prefix string, fn func(key string, value []byte) erro
 	}
 	var all []entry
 	var key, value []byte
-	err := each(e.db.ctx, e, e.db.sql.scanState, []any{[]byte(prefix), successor([]byte(prefix))}, []any{&key, &value}, func() error {
+	ctx, cancel := context.WithTimeout(e.db.ctx, scanTimeout)
+	defer cancel()
+	err := each(ctx, e, e.db.sql.scanState, []any{[]byte(prefix), successor([]byte(prefix))}, []any{&key, &value}, func() error {
 		all = append(all, entry{string(key), append([]byte(nil), value...)})
 		return nil
 	})
@@ -32,6 +39,10 @@ func (e *Engine) ScanState(prefix string, fn func(key string, value []byte) erro
 	}
 	return nil
 }
+
+// stateTimeout bounds one change. One that takes longer may take effect still, if the fence
+// allows it.
+const stateTimeout = 10 * time.Second
 
 // ApplyState implements store.State. It runs concurrently with Apply, on a connection of
 // the pool, under the fence of the node.
@@ -52,7 +63,9 @@ func (e *Engine) ApplyState(changes []store.StateChange) error {
 			b.Queue(e.db.sql.putState, []byte(c.Key), nonNilBytes(c.Value))
 		}
 	}
-	if err := e.db.pool.SendBatch(e.db.ctx, b).Close(); err != nil {
+	ctx, cancel := context.WithTimeout(e.db.ctx, stateTimeout)
+	defer cancel()
+	if err := e.db.pool.SendBatch(ctx, b).Close(); err != nil {
 		if code(err) == codeFenced {
 			return e.node.fence(bare{err})
 		}

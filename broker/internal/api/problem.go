@@ -37,6 +37,7 @@ const (
 	codeMethodNotAllowed    code = "method_not_allowed"
 	codeTimeout             code = "timeout"
 	codeConflict            code = "id_conflict"
+	codeOtherNode           code = "other_node"
 	codeTooLarge            code = "too_large"
 	codeMediaType           code = "unsupported_media_type"
 	codeInvalid             code = "invalid"
@@ -66,6 +67,7 @@ func codes() []codeMeaning {
 		{codeMethodNotAllowed, 405, "the path takes other methods"},
 		{codeTimeout, 408, "the body did not arrive in time"},
 		{codeConflict, 409, "the id was used before, with another meaning"},
+		{codeOtherNode, 409, "another node does this: ask the one that detail names"},
 		{codeTooLarge, 413, "the body is too long"},
 		{codeMediaType, 415, "the body has the wrong type"},
 		{codeInvalid, 422, "the request breaks rules: errors names each, with its location"},

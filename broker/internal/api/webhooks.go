@@ -50,13 +50,13 @@ func (a *API) registerWebhooks() {
 		OperationID: "retry-webhook", Method: http.MethodPost, Path: "/v1/webhooks/retry",
 		Summary:     "Send parked events again",
 		Description: "It also enables a webhook that was disabled by the answer 410, and makes the next attempt at once. For the role admin.",
-		Errors:      []int{http.StatusNotFound},
+		Errors:      []int{http.StatusNotFound, http.StatusConflict},
 	}, a.retryWebhook)
 	call(a, huma.Operation{
 		OperationID: "test-webhook", Method: http.MethodPost, Path: "/v1/webhooks/test",
 		Summary:     "Send a message of the type test, once, and wait for the answer",
 		Description: "For the role admin.",
-		Errors:      []int{http.StatusNotFound},
+		Errors:      []int{http.StatusNotFound, http.StatusConflict},
 	}, a.testWebhook)
 }
 
@@ -132,6 +132,9 @@ func (a *API) receiptsForAdmin(ctx context.Context, name string) (*receipts.Rece
 func aboutWebhook(name string, err error) error {
 	if errors.Is(err, receipts.ErrUnknownWebhook) {
 		return newProblem(http.StatusNotFound, codeNotFound, "there is no webhook %q; GET /v1/webhooks lists them", clip(name))
+	}
+	if errors.Is(err, receipts.ErrElsewhere) {
+		return newProblem(http.StatusConflict, codeOtherNode, "%s", err)
 	}
 	return err
 }
