@@ -66,6 +66,10 @@ const connectPatience = 30 * time.Second
 // alone knows what became of it.
 const doubtPatience = 5 * time.Second
 
+// reconnectEvery is the longest pause between two attempts to write to the database again: a
+// few nodes ask, and each second without the database costs refused requests.
+const reconnectEvery = time.Second
+
 // postgresOptions are those of the database that cfg names.
 func postgresOptions(cfg *config.Config, log *slog.Logger) (o pgstore.Options, err error) {
 	url, err := config.ReadSecret(cfg.Store.Postgres.URL, cfg.Store.Postgres.URLFile)
@@ -201,7 +205,7 @@ func (n *node) join(ctx context.Context) (cluster.Life, error) {
 	l := &life{Node: joined, n: n}
 	l.out, err = store.New(store.Options{
 		Open: joined.Open, History: n.cfg.Store.History, HousekeepingInterval: n.cfg.Store.Housekeeping, Unread: n.unread,
-		KeepsHouse: func() bool { return n.Serves(0) }, Doubt: doubtPatience, Logger: n.log,
+		KeepsHouse: func() bool { return n.Serves(0) }, Doubt: doubtPatience, RetryMax: reconnectEvery, Logger: n.log,
 	})
 	if err != nil {
 		joined.Close()
