@@ -275,8 +275,12 @@ func (g *Gate) run() {
 	for {
 		g.mu.Lock()
 		t := g.tenure
+		keeps := t != nil && t.ctx.Err() == nil
+		if keeps {
+			t.kept = true
+		}
 		g.mu.Unlock()
-		if t != nil && t.ctx.Err() == nil {
+		if keeps {
 			g.keepLink(t)
 			close(t.over)
 		}

@@ -14,7 +14,8 @@ import (
 type tenure struct {
 	ctx    context.Context //nolint:containedctx // it is the tenure
 	cancel context.CancelFunc
-	over   chan struct{} // closed by run, which has left the link
+	kept   bool          // run keeps the link, or has
+	over   chan struct{} // closed when it does not any more
 }
 
 // errNotHeld refuses to bring a device up once the link is given up.
@@ -58,6 +59,9 @@ func (g *Gate) GiveUp() {
 		return
 	}
 	g.tenure, g.cause = nil, "another node has it"
+	if !t.kept {
+		close(t.over) // run will not see this tenure
+	}
 	waiting := g.endBurstsLocked()
 	g.mu.Unlock()
 	for _, e := range waiting {
