@@ -67,6 +67,8 @@ func (g *Gate) GiveUp() {
 	for _, e := range waiting {
 		g.refuseForNow(e)
 	}
+	late := time.AfterFunc(stopGrace, t.cancel) // a server that takes nothing holds up the writer
+	defer late.Stop()
 	ended := make(chan struct{})
 	select {
 	case g.ending <- ended:

@@ -1,8 +1,11 @@
 package xmpp
 
 import (
+	"net"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 // returns waits for fn, however busy the machine is.
@@ -29,4 +32,27 @@ func TestGiveUpAtOnce(t *testing.T) {
 	g.TakeUp()
 	returns(t, "GiveUp", g.GiveUp) // run runs later
 	g.tasks.Go(g.run)
+}
+
+// TestGiveUpDeaf: the server has stopped reading, and the writer waits for it. GiveUp closes
+// the link all the same.
+func TestGiveUpDeaf(t *testing.T) {
+	g := New(nil, Options{Domain: "push.example", Hosts: []string{"example"}, Standby: true, PingInterval: time.Millisecond, PingTimeout: time.Hour})
+	g.started = true
+	g.tasks.Go(g.write)
+	defer g.Stop()
+	g.TakeUp()
+	ours, theirs := net.Pipe() // a write waits for a read
+	defer theirs.Close()
+	l := &link{conn: ours, in: newReader(ours, 1000), writeTimeout: time.Hour, room: semaphore.NewWeighted(maxReady)}
+	held := g.tenure
+	held.kept, g.begun = true, true // no device is to be brought up
+	g.tasks.Go(func() {
+		_ = g.attend(held, l) // cut off
+		close(held.over)
+	})
+	if _, err := theirs.Read(make([]byte, 1)); err != nil { // of a ping; the writer is at the rest
+		t.Fatal(err)
+	}
+	returns(t, "GiveUp", g.GiveUp)
 }
