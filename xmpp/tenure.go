@@ -106,6 +106,10 @@ func (g *Gate) restore(t *tenure) {
 			return
 		}
 		g.mu.Lock()
+		if g.tenure != t { // given up just now
+			g.mu.Unlock()
+			return
+		}
 		if g.restored = err == nil; g.restored {
 			clear(g.departed)
 		}
