@@ -525,7 +525,7 @@ func (n *Node) begin(claimed []Ownership) (all bool, err error) {
 			if err != nil {
 				failed = append(failed, o)
 				mu.Unlock()
-				return nil
+				return nil //nolint:nilerr // the others go on
 			}
 			n.own[o.Part] = &ownedPart{o, core}
 			n.opts.Router.Serve(o.Part, o.Term, core)

@@ -39,7 +39,7 @@ func (s streams) EventsFrom(after Position, fn func(at Position, account string,
 func TestReadEvents(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const accounts = 5
-		s := make(streams, 1)
+		s := streams{nil}
 		var clock [accounts]uint64 // of each Core: its highest number
 		owner := make([]int, accounts)
 		var stored uint64 // the highest number of all owners
