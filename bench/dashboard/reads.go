@@ -32,8 +32,8 @@ type read struct {
 
 func query(path string, pairs ...string) string {
 	q := url.Values{}
-	for i := 0; i < len(pairs); i += 2 {
-		q.Set(pairs[i], pairs[i+1])
+	for i := 1; i < len(pairs); i += 2 {
+		q.Set(pairs[i-1], pairs[i])
 	}
 	return path + "?" + q.Encode()
 }
