@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"text/tabwriter"
+	"slices"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/bench"
@@ -17,11 +17,11 @@ import (
 // away is how many devices are offline and get pushes.
 const away = 50
 
-// atRate reloads each kind of change, and a configuration with mistakes, at half of the
+// atRate reloads each of the kinds of change, and a configuration with mistakes, at half of the
 // rate that this machine reaches, and counts the connections that drop and the
 // notifications that are lost. It fails if there are any. A most above 0 is taken as the
 // rate that this machine reaches.
-func atRate(ctx context.Context, dir string, o options, each time.Duration, most float64) error {
+func atRate(ctx context.Context, dir string, o options, kinds []reloadKind, each time.Duration, most float64) error {
 	taken := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	change := func(s settings) { s.set("store.history", "5m") }
 	w, err := newWorld(ctx, dir, o.binary, "bench-%06d", o.devices, change, taken, o.verbose)
@@ -45,9 +45,8 @@ func atRate(ctx context.Context, dir string, o options, each time.Duration, most
 	}
 	fmt.Fprintf(o.out, "most: %.0f notifications a second; each kind at half of it, for %s\n\n", most, each)
 
-	out := tabwriter.NewWriter(o.out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(out, "reload of\ttimes\taccepted/s\tdelivered\tlost\tconnections dropped\tpushes\tnot pushed\tp50 ms\tp99 ms\tmax ms\t")
-	kinds := append(reloadKinds(), reloadKind{name: "a broken configuration", change: func(w *world, _ int) error { return w.reloadBroken(ctx) }, watched: true})
+	fmt.Fprintf(o.out, "%-28s %7s %11s %10s %6s %8s %7s %11s %8s %8s %8s\n", "reload of", "times", "accepted/s", "delivered", "lost", "dropped", "pushed", "not pushed", "p50 ms", "p99 ms", "max ms")
+	kinds = append(slices.Clip(kinds), reloadKind{name: "a broken configuration", change: func(w *world, _ int) error { return w.reloadBroken(ctx) }, watched: true})
 	var errs []error
 	for _, kind := range kinds {
 		row, err := w.atRateOf(ctx, o, kind, each, most/2)
@@ -57,8 +56,7 @@ func atRate(ctx context.Context, dir string, o options, each time.Duration, most
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", kind.name, err))
 		}
-		fmt.Fprintln(out, row)
-		_ = out.Flush() // to a terminal
+		fmt.Fprintln(o.out, row)
 	}
 	if refused, want := w.server.logged("ERROR reload refused"), 2*w.broken; refused != want {
 		errs = append(errs, fmt.Errorf("the log names %d refused mistakes, there were %d", refused, want))
@@ -75,7 +73,7 @@ func (w *world) benchOptions(o options, rate float64, each time.Duration, overTL
 	b := bench.Defaults()
 	b.Address, b.Devices, b.Rate, b.Duration, b.ServerPID = w.server.mqtt, o.devices, rate, each, w.server.cmd.Process.Pid
 	b.Password, b.PublisherUsername, b.PublisherPassword = []byte(password), service, []byte(password)
-	b.Keepalive = 5 * time.Minute
+	b.Keepalive, b.Patience = 5*time.Minute, patience
 	if overTLS {
 		b.Address, b.TLS = w.server.tls, &tls.Config{InsecureSkipVerify: true} //nolint:gosec // the certificate is changed while clients connect
 	}
@@ -114,9 +112,9 @@ func (w *world) atRateOf(ctx context.Context, o options, kind reloadKind, each t
 	res, err := bench.Run(ctx, w.benchOptions(o, rate, each, kind.name == "certificates", func() { close(begin) }))
 	if err != nil {
 		stop()
-		<-reloaded
+		err = errors.Join(err, <-reloaded)
 		<-pushed
-		return kind.name + "\tno result\t", err
+		return kind.name + ": no result", err
 	}
 	err = <-reloaded
 	p := <-pushed
@@ -127,7 +125,7 @@ func (w *world) atRateOf(ctx context.Context, o options, kind reloadKind, each t
 	}
 	// The next kind begins from the first settings.
 	err = errors.Join(append(w.apply(ctx, kind, 1), err, p.err)...)
-	return fmt.Sprintf("%s\t%d\t%.0f\t%d\t%d\t%d\t%d\t%d\t%.1f\t%.1f\t%.1f\t", kind.name, reloads, res.Accepted, t.Delivered, t.Lost, t.Dropped,
+	return fmt.Sprintf("%-28s %7d %11.0f %10d %6d %8d %7d %11d %8.1f %8.1f %8.1f", kind.name, reloads, res.Accepted, t.Delivered, t.Lost, t.Dropped,
 		p.sent-p.missing, p.missing, res.Delivery.P50, res.Delivery.P99, res.Delivery.Max), err
 }
 

@@ -105,10 +105,10 @@ func (l *load) simulator(ctx context.Context, method, path, body string) (int, [
 // content makes a notification: its body for POST /v1/notifications, and what the ledger
 // has to know of it.
 func (l *load) content() (n *notification, ack string, ttl time.Duration) {
-	n = &notification{id: fmt.Sprintf("%s-%d", l.run, l.number.Add(1)), account: l.world.account(rand.IntN(l.world.accounts)), at: time.Now()} //nolint:gosec // load, not secrets
+	n = &notification{id: fmt.Sprintf("%s-%d", l.run, l.number.Add(1)), account: l.world.account(rand.IntN(l.world.accounts)), at: time.Now()}
 	ack, ttl = "received", l.timing.ttl
-	m := map[string]any{"id": n.id, "account": n.account, "title": "A soak test", "body": strings.Repeat("text ", 1+rand.IntN(40))} //nolint:gosec // load, not secrets
-	switch r := rand.Float64(); {                                                                                                   //nolint:gosec // load, not secrets
+	m := map[string]any{"id": n.id, "account": n.account, "title": "A soak test", "body": strings.Repeat("text ", 1+rand.IntN(40))}
+	switch r := rand.Float64(); {
 	case r < 0.03:
 		ttl = 0
 	case r < 0.15:
@@ -124,8 +124,8 @@ func (l *load) content() (n *notification, ack string, ttl time.Duration) {
 	}
 	with(0.4, "urgency", "normal")
 	with(0.1, "fallback", false)
-	with(0.15, "collapse_key", fmt.Sprint("key-", rand.IntN(3)))                        //nolint:gosec // load, not secrets
-	with(0.15, "data", map[string]any{"text": strings.Repeat("data ", rand.IntN(400))}) //nolint:gosec // load, not secrets
+	with(0.15, "collapse_key", fmt.Sprint("key-", rand.IntN(3)))
+	with(0.15, "data", map[string]any{"text": strings.Repeat("data ", rand.IntN(400))})
 	with(0.05, "badge", "auto")
 	with(0.05, "ack_window", "1s")
 	with(0.03, "ack_window", "0s")
@@ -158,7 +158,7 @@ func (l *load) some() *notification {
 	if len(l.recent) == 0 {
 		return nil
 	}
-	n := l.recent[rand.IntN(len(l.recent))] //nolint:gosec // load, not secrets
+	n := l.recent[rand.IntN(len(l.recent))]
 	if time.Since(n.at) > l.timing.history/2 {
 		return nil
 	}
@@ -200,7 +200,7 @@ func (l *load) action(ctx context.Context) {
 		status, body, err := l.world.server.call(ctx, http.MethodGet, path, "")
 		l.answered(name, status, body, err, append(expected, http.StatusOK)...)
 	}
-	r := rand.Float64() //nolint:gosec // load, not secrets
+	r := rand.Float64()
 	switch {
 	case r < 0.70:
 		l.post(ctx)
@@ -213,10 +213,10 @@ func (l *load) action(ctx context.Context) {
 		get("list of notifications", "/v1/notifications?limit=50&since="+since)
 		return
 	case r < 0.78:
-		get("list by account and state", "/v1/notifications?state=waiting&account="+l.world.account(rand.IntN(l.world.accounts))) //nolint:gosec // load, not secrets
+		get("list by account and state", "/v1/notifications?state=waiting&account="+l.world.account(rand.IntN(l.world.accounts)))
 		return
 	case r < 0.79:
-		get("devices of an account", "/v1/accounts/"+l.world.account(rand.IntN(l.world.accounts))+"/devices", http.StatusNotFound) //nolint:gosec // load, not secrets
+		get("devices of an account", "/v1/accounts/"+l.world.account(rand.IntN(l.world.accounts))+"/devices", http.StatusNotFound)
 		return
 	case r < 0.80:
 		get("overview", "/v1/overview")

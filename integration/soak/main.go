@@ -86,7 +86,7 @@ func run() error {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	if *reloads {
-		return atRate(ctx, dir, o, *each, *most)
+		return atRate(ctx, dir, o, reloadKinds(), *each, *most)
 	}
 	r, err := soak(ctx, dir, o)
 	if err != nil {
@@ -140,8 +140,11 @@ func soak(ctx context.Context, dir string, o options) (_ *report, err error) {
 	// Two contexts: the backends stop first, so that their notifications can end.
 	living, stopLiving := context.WithCancel(ctx)
 	defer stopLiving()
-	busy, stopBusy := context.WithTimeout(living, o.duration)
+	// Not WithTimeout: calls that the end of the load cuts must not look like calls that
+	// took too long.
+	busy, stopBusy := context.WithCancel(living)
 	defer stopBusy()
+	defer time.AfterFunc(o.duration, stopBusy).Stop()
 	samples.begun = time.Now()
 	var devices, backends sync.WaitGroup
 	for i := range o.devices {
@@ -283,12 +286,12 @@ func (l *load) settle(ctx context.Context, r *report) {
 // finish ends the server and audits its data directory.
 func (l *load) finish(r *report) {
 	fault := func(format string, args ...any) { r.faults = append(r.faults, fmt.Sprintf(format, args...)) }
-	if took, err := l.world.server.stop(); err != nil {
+	took, err := l.world.server.stop()
+	if err != nil {
 		fault("%v", err)
 		return
-	} else {
-		l.done.countWith("server stopped", took.Round(time.Millisecond).String())
 	}
+	l.done.countWith("server stopped", took.Round(time.Millisecond).String())
 	audit, err := broker.CheckBackup(filepath.Join(l.world.dir, "data"))
 	switch {
 	case err != nil:

@@ -29,6 +29,25 @@ func TestSoak(t *testing.T) {
 	}
 }
 
+// TestReloadsAtARate is the other mode with one kind of reload and a configuration with
+// mistakes, at a rate that every machine reaches.
+func TestReloadsAtARate(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("reads the CPU time from /proc")
+	}
+	var out strings.Builder
+	err := atRate(t.Context(), t.TempDir(), options{devices: 20, out: &out, verbose: t.Output()}, reloadKinds()[:1], 2*time.Second, 40)
+	t.Log("\n" + out.String())
+	if err != nil {
+		t.Error(err)
+	}
+	for _, row := range []string{"\nwindows ", "\na broken configuration "} {
+		if !strings.Contains(out.String(), row) {
+			t.Errorf("no row %q", row)
+		}
+	}
+}
+
 // TestCompare: a quantity that grew beyond its tolerance is named with both values, one
 // that fell or grew less is not, and one without samples is.
 func TestCompare(t *testing.T) {
