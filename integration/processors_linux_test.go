@@ -29,7 +29,7 @@ func TestOneProcessor(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer r.Body.Close() //nolint:errcheck // read whole
+			defer r.Body.Close()
 			metrics, err := io.ReadAll(r.Body)
 			if err != nil {
 				t.Fatal(err)
