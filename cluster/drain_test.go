@@ -145,3 +145,34 @@ func TestDrainAlone(t *testing.T) {
 		three.stop(t)
 	})
 }
+
+// A database whose network is cut in the middle of a hand-over does not hold up the stop.
+func TestStopWithoutAnAnswer(t *testing.T) {
+	inCluster(t, func(t *testing.T, b *base) {
+		one, two := b.machine("one"), b.machine("two")
+		time.Sleep(5 * time.Second)
+		b.want(map[string]int{"one": 6, "two": 6})
+		b.mu.Lock()
+		b.silent = true
+		b.mu.Unlock()
+		short, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		if err := one.node.Drain(short); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error("hand-over:", err)
+		}
+		begun := time.Now()
+		within, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		_ = one.node.Stop(within) // what it did not give up is taken over
+		if took := time.Since(begun); took > 12*time.Second {
+			t.Error("stopped after", took)
+		}
+		b.mu.Lock()
+		b.silent = false
+		b.mu.Unlock()
+		time.Sleep(3 * lease)
+		b.want(map[string]int{"two": parts})
+		one.router.Close()
+		two.stop(t)
+	})
+}

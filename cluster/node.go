@@ -540,7 +540,7 @@ func (n *Node) begin(claimed []Ownership) (all bool, err error) {
 	if len(failed) == 0 {
 		return true, nil
 	}
-	return false, n.life.GiveUp(context.Background(), failed)
+	return false, n.free(failed)
 }
 
 // giveUp stops the Cores of some partitions, which flush, and frees the partitions.
@@ -577,7 +577,14 @@ func (n *Node) giveUp(ctx context.Context, parts []uint16) error {
 	if err := stopping.Wait(); err != nil {
 		return err
 	}
-	return n.life.GiveUp(context.WithoutCancel(ctx), freed)
+	return n.free(freed)
+}
+
+// free gives partitions back. A database whose network is cut must not hold the node up.
+func (n *Node) free(parts []Ownership) error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
+	defer cancel()
+	return n.life.GiveUp(ctx, parts)
 }
 
 // abandon ends the Cores of a life that another node has ended: nothing is written or

@@ -41,6 +41,7 @@ type base struct {
 	parts   []cluster.Ownership
 	clock   time.Duration // how far its clock is off
 	away    bool
+	silent  bool // it does not answer GiveUp
 	fencing int // lives that others have ended
 }
 
@@ -294,7 +295,14 @@ func (l *life) Claim(_ context.Context, n int) (got []cluster.Ownership, err err
 	return got, err
 }
 
-func (l *life) GiveUp(_ context.Context, freed []cluster.Ownership) error {
+func (l *life) GiveUp(ctx context.Context, freed []cluster.Ownership) error {
+	l.b.mu.Lock()
+	silent := l.b.silent
+	l.b.mu.Unlock()
+	if silent {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	return l.with(func() error {
 		for _, f := range freed {
 			p := &l.b.parts[f.Part]
