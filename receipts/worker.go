@@ -363,7 +363,7 @@ func (k *worker) next(now time.Time) *item {
 	if i == nil {
 		return nil
 	}
-	if k.behind {
+	if k.behind && !i.aside { // the time of a retried event says nothing about the others
 		k.pace.sends(now, i.Time)
 	}
 	k.inflight++
