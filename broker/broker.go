@@ -215,9 +215,10 @@ func (b *Broker) fail(err error) {
 	}
 }
 
-// Run starts b and returns when ctx has ended and everything is stopped and on the
-// disk, which a node with others begins by handing over to them, or when something that should have gone on did not. ready, unless it is
-// nil, is called when everything is served.
+// Run starts b and returns when ctx has ended and everything is stopped and on the disk,
+// or when something that should have gone on did not. A node that has others hands its
+// accounts over to them before it stops. ready, unless it is nil, is called when
+// everything is served.
 func (b *Broker) Run(ctx context.Context, ready func()) error {
 	err := b.Start()
 	if err == nil {
