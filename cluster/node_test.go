@@ -42,7 +42,7 @@ type base struct {
 	clock   time.Duration // how far its clock is off
 	away    bool
 	silent  bool // it does not answer GiveUp
-	fencing int // lives that others have ended
+	fencing int  // lives that others have ended
 }
 
 type member struct {
