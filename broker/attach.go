@@ -165,6 +165,8 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 	}
 	if h.node != nil {
 		h.node.links.start(h.node, h.gates)
+		end := h.endHere
+		h.node.end.Store(&end) // until now it has no connections
 	}
 	h.receipts.Start()
 	return h, nil

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -43,6 +44,8 @@ type node struct {
 	opts   delivery.Options
 	pusher delivery.Pusher
 	links  links // of XMPP
+	// end ends a connection of this node; nil: it has none yet.
+	end atomic.Pointer[func(device, account string, session bool) bool]
 
 	mu       sync.Mutex
 	settings *delivery.Settings // nil: those of opts
@@ -117,7 +120,7 @@ func openNode(cfg *config.Config, unread func() (time.Time, bool), log *slog.Log
 	}
 	n.Router = cluster.NewRouter(cluster.RouterOptions{
 		Reader: delivery.New(deliveryOptions(cfg, false), &n.lives, nil, log), Observers: n.observers,
-		Parts: cluster.Parts, Name: n.name, Hold: cfg.Cluster.Lease + 2*time.Second, Log: log,
+		Parts: cluster.Parts, Name: n.name, Hold: cfg.Cluster.Lease + 2*time.Second, End: n.endHere, Log: log,
 	})
 	if socket != nil {
 		if err = n.meshOn(socket, opts.Address); err != nil {
@@ -127,6 +130,12 @@ func openNode(cfg *config.Config, unread func() (time.Time, bool), log *slog.Log
 	}
 	n.node = cluster.NewNode(cluster.NodeOptions{Join: n.join, Router: n.Router, Mesh: n.mesh, Companion: companion{n}, Lease: cfg.Cluster.Lease, Cede: n.links.cede, Log: log})
 	return n, nil
+}
+
+// endHere ends a connection of this node for another.
+func (n *node) endHere(device, account string, session bool) bool {
+	end := n.end.Load()
+	return end != nil && (*end)(device, account, session)
 }
 
 // companion sends the webhooks of the partitions that the node owns.

@@ -120,7 +120,7 @@ func (h *Heartline) PutDevice(ctx context.Context, account, device string, r *de
 		return err
 	}
 	if before != "" && before != account {
-		h.endSession(device) // the former account's
+		h.endSession(before, device) // the former account's
 	}
 	return nil
 }
@@ -132,7 +132,7 @@ func (h *Heartline) ForgetDevice(ctx context.Context, account, device string) er
 	if err := h.core.ForgetDevice(ctx, account, device); err != nil {
 		return err
 	}
-	h.endSession(device)
+	h.endSession(account, device)
 	return nil
 }
 
@@ -142,7 +142,7 @@ func (h *Heartline) DisconnectDevice(clientID string) bool { return h.disconnect
 
 // ReleaseClient ends the connection and the session of a client, device or not, so that
 // another account can use its identifier. It reports false if there was neither.
-func (h *Heartline) ReleaseClient(clientID string) bool { return h.endSession(clientID) }
+func (h *Heartline) ReleaseClient(clientID string) bool { return h.endSession("", clientID) }
 
 // APIHandler returns the HTTP API (contract §4), to be mounted at "/". authorize lets a
 // request through by returning nil; its error is the answer's detail, with status 401.

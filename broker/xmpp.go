@@ -148,23 +148,3 @@ func (h *Heartline) xmppReady(checks map[string]string) {
 		checks["xmpp "+g.Domain()] = state
 	}
 }
-
-// disconnect ends the connection of a device, over MQTT or XMPP, and reports whether
-// there was one.
-func (h *Heartline) disconnect(device string) bool {
-	ended := h.hook.Disconnect(device)
-	return h.leaveXMPP(device) || ended
-}
-
-// endSession ends the connection and the session of a device.
-func (h *Heartline) endSession(device string) bool {
-	ended := h.hook.EndSession(device)
-	return h.leaveXMPP(device) || ended
-}
-
-func (h *Heartline) leaveXMPP(device string) (ended bool) {
-	for _, g := range h.gates {
-		ended = g.Disconnect(device) || ended
-	}
-	return ended
-}

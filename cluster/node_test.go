@@ -84,6 +84,8 @@ type machine struct {
 	mesh   *relay.Mesh
 	mu     sync.Mutex
 	paused chan struct{} // nil: it runs
+	// sessions are those of devices at this node: ID and Account.
+	sessions []delivery.Device
 }
 
 func (m *machine) wait() {
@@ -125,7 +127,7 @@ func (b *base) machine(name string) *machine {
 	log := slog.New(slog.DiscardHandler)
 	m.router = cluster.NewRouter(cluster.RouterOptions{
 		Reader: delivery.New(options(), reading, nil, log), Observers: &delivery.Observers{},
-		Parts: uint16(len(b.parts)), Name: name, Hold: lease + 2*time.Second, Log: log,
+		Parts: uint16(len(b.parts)), Name: name, Hold: lease + 2*time.Second, End: m.end, Log: log,
 	})
 	m.mesh = b.mesh(m)
 	m.node = cluster.NewNode(cluster.NodeOptions{

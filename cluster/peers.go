@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/heartline-mqtt/heartline/cluster/relay"
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -145,6 +148,39 @@ func (r *Router) Current(part uint16, term uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.term <= term
+}
+
+// End implements relay.Local.
+func (r *Router) End(device, account string, session bool) bool {
+	return r.opts.End != nil && r.opts.End(device, account, session)
+}
+
+// endPatience bounds the wait for other nodes to end connections.
+const endPatience = 2 * time.Second
+
+// EndElsewhere ends the connections that devices have at the other nodes, with session their
+// sessions, too, and reports whether there was one; see relay.Local.End. A node that does not
+// answer within 2 s is left out: it ends them when it is back, if its relay lasts until then.
+func (r *Router) EndElsewhere(ctx context.Context, account string, session bool, devices ...string) bool {
+	ctx, cancel := context.WithTimeout(ctx, endPatience)
+	defer cancel()
+	var ended atomic.Bool
+	var asked sync.WaitGroup
+	for _, peer := range r.sessions() {
+		for _, device := range devices {
+			asked.Go(func() {
+				had, err := peer.End(ctx, device, account, session)
+				if err != nil {
+					r.opts.Log.Warn("another node was not heard to end a device's connection, it may stay connected there", "device", device, "node", peer.Peer().Name, "error", err)
+				}
+				if had {
+					ended.Store(true)
+				}
+			})
+		}
+	}
+	asked.Wait()
+	return ended.Load()
 }
 
 // OnClaimed implements relay.Local.

@@ -13,7 +13,7 @@ import (
 	"github.com/heartline-mqtt/heartline/delivery"
 )
 
-// RouterOptions configure a Router. All are required.
+// RouterOptions configure a Router. All but End are required.
 type RouterOptions struct {
 	// Reader is a Core that is never started: it answers what the store alone knows.
 	Reader *delivery.Core
@@ -25,7 +25,9 @@ type RouterOptions struct {
 	Name string
 	// Hold is how long a request waits for a partition that no node serves.
 	Hold time.Duration
-	Log  *slog.Logger
+	// End ends connections of this node for the others (relay.Local); nil: it has none.
+	End func(device, account string, session bool) bool
+	Log *slog.Logger
 }
 
 // Router takes what devices and backends ask of this node to the Core that serves the
@@ -272,9 +274,14 @@ func (r *Router) RemoveRegistrations(id, account, server, kind string) error {
 	return r.account(context.Background(), account, func(o owner) error { return o.RemoveRegistrations(id, account, server, kind) })
 }
 
-// SignOut is Core.SignOut.
+// SignOut is Core.SignOut. It ends the sessions that the device has at the other nodes; that
+// at this node is the caller's.
 func (r *Router) SignOut(ctx context.Context, id, account string) error {
-	return r.account(ctx, account, func(o owner) error { return o.SignOut(ctx, id, account) })
+	err := r.account(ctx, account, func(o owner) error { return o.SignOut(ctx, id, account) })
+	if err == nil {
+		r.EndElsewhere(ctx, account, true, id)
+	}
+	return err
 }
 
 // PutDevice is Core.PutDevice.
@@ -394,7 +401,14 @@ func (n neighbours) Ours(account string) bool { return n.r.part(account) == n.pa
 
 // Release implements delivery.Neighbours.
 func (n neighbours) Release(ctx context.Context, account, id, why string) error {
-	return n.r.account(ctx, account, func(o owner) error { return o.Release(ctx, account, id, why) })
+	err := n.r.account(ctx, account, func(o owner) error { return o.Release(ctx, account, id, why) })
+	if err == nil {
+		n.r.start(func() { // the Core must not wait for it; the new account's session stays
+			n.r.End(id, account, true)
+			n.r.EndElsewhere(n.r.table.ctx, account, true, id)
+		})
+	}
+	return err
 }
 
 // Claimed implements delivery.Neighbours.

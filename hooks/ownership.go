@@ -174,9 +174,13 @@ func (h *Hook) Disconnect(clientID string) bool {
 }
 
 // EndSession ends the connection and the session of a client, so that another
-// account can use the identifier. It reports false if there was neither.
-func (h *Hook) EndSession(clientID string) bool {
+// account can use the identifier. A session of another account than the given one stays;
+// account "": it ends whoever has it. It reports false if there was none.
+func (h *Hook) EndSession(clientID, account string) bool {
 	if h.hub != nil {
+		if holder, ok := h.hub.Holder(clientID); !ok || account != "" && holder != account {
+			return false
+		}
 		if c, ok := h.hub.Connection(clientID).(*conn); ok {
 			c.closing.Store(&packets.ErrAdministrativeAction)
 		}
@@ -184,6 +188,9 @@ func (h *Hook) EndSession(clientID string) bool {
 	}
 	cl, ok := h.server.Clients.Get(clientID)
 	if !ok || cl.Net.Inline {
+		return false
+	}
+	if c := h.conn(cl); c != nil && account != "" && c.identity.Account != account {
 		return false
 	}
 	h.endSession(cl, packets.ErrAdministrativeAction)

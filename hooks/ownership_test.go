@@ -206,7 +206,7 @@ func TestEndSession(t *testing.T) {
 				alice.Close()
 				s.closed("phone")
 			}
-			if !s.hook.EndSession("phone") || s.hook.EndSession("nobody") {
+			if s.hook.EndSession("phone", "another") || !s.hook.EndSession("phone", "") || s.hook.EndSession("nobody", "") {
 				t.Error("EndSession reports something else")
 			}
 			if _, ok := s.hub.Holder("phone"); ok && !connected {

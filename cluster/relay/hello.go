@@ -13,9 +13,12 @@ import (
 // version numbers the frames and their meaning. A node speaks to nodes of minVersion and
 // above; a newer node uses only frames that both know.
 const (
-	version    = 1
+	version    = 2
 	minVersion = 1
 )
+
+// versionEnd has the ops disconnect and end session.
+const versionEnd = 2
 
 // helloPatience bounds the beginning of a stream.
 const helloPatience = 5 * time.Second

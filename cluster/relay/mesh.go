@@ -396,6 +396,7 @@ func (m *Mesh) begun(s *Session, h *hello) {
 	if d := differences(m.opts.Alike, h.Alike); len(d) > 0 {
 		m.opts.Log.Warn("two nodes are configured differently: what holds for a notification depends on the node", "node", s.to.Name, "differences", strings.Join(d, ", "))
 	}
+	s.version.Store(int64(h.Version))
 	m.opts.Local.OnUp(s)
 }
 

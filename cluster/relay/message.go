@@ -65,14 +65,19 @@ const (
 	opErase
 	opEraseAccount
 	opFlush
-	opFlushAll // of the node, whatever it serves
+	opFlushAll // this and the next two are of the node, whatever it serves
+	opDisconnect
+	opEndSession
 )
 
 var opNames = [...]string{
 	"", "online", "accept", "ack by ID", "register", "register via", "forget address", "set registration", "remove registrations",
 	"sign out", "release", "forget", "devices", "device", "put device", "forget device", "account of", "check owner", "get", "list",
-	"cancel", "dismiss", "erase", "erase account", "flush", "flush all",
+	"cancel", "dismiss", "erase", "erase account", "flush", "flush all", "disconnect", "end session",
 }
+
+// ofNode reports whether an op is for the node itself, not for an owner.
+func (o op) ofNode() bool { return o >= opFlushAll }
 
 func (o op) String() string {
 	if int(o) < len(opNames) {
@@ -120,6 +125,7 @@ type results struct {
 	Page    []view       `cbor:"12,keyasint,omitempty"`
 	Next    delivery.Seq `cbor:"13,keyasint,omitempty"`
 	Account string       `cbor:"14,keyasint,omitempty"`
+	Ended   bool         `cbor:"15,keyasint,omitempty"`
 }
 
 // request is the twin of delivery.Request.

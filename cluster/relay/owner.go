@@ -264,6 +264,26 @@ func (r *Remote) EraseAccount(ctx context.Context, account string) error {
 // Flush implements Owner.
 func (r *Remote) Flush(ctx context.Context) error { return r.tell(ctx, opFlush, arguments{}) }
 
+// errOlder says that a node does not know a call.
+var errOlder = fmt.Errorf("%w: the node is of an older version", delivery.ErrUnavailable)
+
+// End ends the connection of a device at the other node, if it has one, and with session its
+// session, too; see Local.End. A node of an older version is not asked.
+func (s *Session) End(ctx context.Context, device, account string, session bool) (ended bool, err error) {
+	if s.version.Load() < versionEnd {
+		return false, errOlder
+	}
+	o := opDisconnect
+	if session {
+		o = opEndSession
+	}
+	a, err := s.ask(ctx, &call{Op: o, arguments: arguments{Account: account, Device: device}})
+	if err != nil {
+		return false, err
+	}
+	return a.Ended, nil
+}
+
 // FlushAll is delivery.Core.Flush of all Cores of the other node.
 func (s *Session) FlushAll(ctx context.Context) error {
 	_, err := s.ask(ctx, &call{Op: opFlushAll})

@@ -20,6 +20,10 @@ type Local interface {
 	Current(part uint16, term uint64) bool
 	// Flush is delivery.Core.Flush of all Cores of this node.
 	Flush(ctx context.Context) error
+	// End ends the connection of a device at this node, and with session its session, too. It
+	// reports whether there was one. A session of another account stays; account "": it is
+	// ended whoever has it.
+	End(device, account string, session bool) bool
 	// OnUp and OnDown say that a Session has begun, and that it has ended. Calls of it have
 	// failed before OnDown.
 	OnUp(s *Session)
@@ -124,6 +128,11 @@ func (s *Session) onCall(c *call) error {
 	case opFlushAll:
 		s.later(c, func(ctx context.Context, _ Owner) (results, error) { return results{}, s.local.Flush(ctx) }, nil)
 		return nil
+	case opDisconnect, opEndSession:
+		s.later(c, func(context.Context, Owner) (results, error) {
+			return results{Ended: s.local.End(c.Device, c.Account, c.Op == opEndSession)}, nil
+		}, nil)
+		return nil
 	}
 	serve := s.serving(c)
 	if serve == nil {
@@ -159,7 +168,7 @@ func (s *Session) serveLater(c *call, serve func(context.Context, Owner) (result
 	}
 	var r results
 	owner, err := Owner(nil), error(nil)
-	if c.Op != opFlushAll {
+	if !c.Op.ofNode() {
 		owner, err = s.owner(ctx, c)
 	}
 	if err == nil {

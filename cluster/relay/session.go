@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -41,6 +42,8 @@ type Session struct {
 	nonce uint64
 	count *callCounts
 	dials bool // this node opens the streams
+	// version is the other node's; 0: its hello has not come.
+	version atomic.Int64
 
 	mu        sync.Mutex
 	kept      [][]byte // sent or to be sent, and not confirmed yet

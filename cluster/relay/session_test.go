@@ -31,6 +31,7 @@ type fake struct {
 	mu       sync.Mutex
 	accepted []string
 	ups      []*fakeUp
+	ends     []string
 	begun    []*Session
 	ended    []*Session
 	changed  chan struct{} // closed at each change
@@ -79,8 +80,12 @@ func (f *fake) Flush(ctx context.Context) error                      { <-f.hold;
 func (f *fake) Current(uint16, uint64) bool                          { return !f.stale }
 func (f *fake) OnUp(s *Session)                                      { f.change(func() { f.begun = append(f.begun, s) }) }
 func (f *fake) OnDown(s *Session)                                    { f.change(func() { f.ended = append(f.ended, s) }) }
-func (f *fake) OnServing(*Session, []Serving)                        {}
-func (f *fake) OnClaimed(uint16, delivery.Claim)                     {}
+func (f *fake) End(device, account string, session bool) bool {
+	f.change(func() { f.ends = append(f.ends, fmt.Sprint(device, " of ", account, ", session ", session)) })
+	return device == "phone"
+}
+func (f *fake) OnServing(*Session, []Serving)    {}
+func (f *fake) OnClaimed(uint16, delivery.Claim) {}
 
 // fakeOwner is the Core of a fake.
 type fakeOwner struct {
@@ -369,6 +374,35 @@ func TestUnknownFrame(t *testing.T) {
 		}
 		if len(p.two.begun) != 1 {
 			t.Error("sessions:", len(p.two.begun))
+		}
+	})
+}
+
+// A node ends a device's connection, or its session, for another, and says whether there was
+// one. One of the version before is not asked.
+func TestEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(nil)
+		p.begin()
+		defer p.close()
+		there, back := p.two.session(), p.one.session()
+		for _, c := range []struct {
+			s       *Session
+			device  string
+			session bool
+			want    bool
+		}{{there, "phone", false, true}, {there, "phone", true, true}, {there, "pad", true, false}, {back, "phone", true, true}} {
+			if ended, err := c.s.End(t.Context(), c.device, "ann", c.session); err != nil || ended != c.want {
+				t.Errorf("%+v: %v, error %v", c, ended, err)
+			}
+		}
+		there.version.Store(1)
+		if ended, err := there.End(t.Context(), "phone", "ann", true); !errors.Is(err, delivery.ErrUnavailable) || ended {
+			t.Errorf("a node of version 1: %v, error %v", ended, err)
+		}
+		want := []string{"phone of ann, session false", "phone of ann, session true", "pad of ann, session true"}
+		if !slices.Equal(p.one.ends, want) || !slices.Equal(p.two.ends, []string{want[1]}) {
+			t.Errorf("ended at one: %q, at two: %q", p.one.ends, p.two.ends)
 		}
 	})
 }

@@ -66,9 +66,10 @@ type Options struct {
 	// of authentication knows no passwords, or Bearer is nil.
 	Password func(ctx context.Context, c auth.Credentials) (auth.Identity, error)
 	// Disconnect ends the connection of a device and reports whether there was one; its
-	// session stays. EndSession ends both. nil: there are no connections.
+	// session stays. EndSession ends both where they are those of the account. nil: there
+	// are no connections.
 	Disconnect func(device string) bool
-	EndSession func(device string) bool
+	EndSession func(account string, devices ...string) bool
 	Logger     *slog.Logger
 	// Internal says that the API is served on a private address: /readyz tells all.
 	Internal bool
@@ -142,12 +143,11 @@ func New(o Options) *API {
 		timing: timing{heartbeat: 15 * time.Second, write: 10 * time.Second, answer: time.Minute, read: 30 * time.Second},
 	}
 	a.tail = receipts.NewTail(o.Core)
-	noConnection := func(string) bool { return false }
 	if a.opts.Disconnect == nil {
-		a.opts.Disconnect = noConnection
+		a.opts.Disconnect = func(string) bool { return false }
 	}
 	if a.opts.EndSession == nil {
-		a.opts.EndSession = noConnection
+		a.opts.EndSession = func(string, ...string) bool { return false }
 	}
 	if a.metrics == nil {
 		a.metrics = metrics.New()

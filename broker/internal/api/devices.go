@@ -154,7 +154,7 @@ func (a *API) forgetDevice(w http.ResponseWriter, r *http.Request, in *byDevice)
 			return err
 		}
 	}
-	a.opts.EndSession(in.Device)
+	a.opts.EndSession(in.Account, in.Device)
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
@@ -173,9 +173,11 @@ func (a *API) eraseAccount(ctx context.Context, in *byAccount) (*struct{}, error
 	if err := a.core.EraseAccount(ctx, in.Account); err != nil {
 		return nil, err
 	}
-	for _, d := range devices {
-		a.opts.EndSession(d.ID)
+	ids := make([]string, len(devices))
+	for i, d := range devices {
+		ids[i] = d.ID
 	}
+	a.opts.EndSession(in.Account, ids...)
 	return nil, nil
 }
 
@@ -223,7 +225,7 @@ func (a *API) putDevice(w http.ResponseWriter, r *http.Request, in *byDevice) er
 		return err
 	}
 	if before != "" && before != in.Account {
-		a.opts.EndSession(in.Device) // the former account's
+		a.opts.EndSession(before, in.Device) // the former account's
 	}
 	if token.Server != "" && token.Registration == nil {
 		if err := a.core.RemoveRegistrations(in.Device, in.Account, token.Server, token.Kind); err != nil {

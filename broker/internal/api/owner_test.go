@@ -30,6 +30,14 @@ func (c *connections) end(kind string, known bool) func(string) bool {
 	}
 }
 
+// endSessions notes whose sessions are ended.
+func (c *connections) endSessions(account string, devices ...string) bool {
+	for _, device := range devices {
+		c.end("session", true)(device + " of " + account)
+	}
+	return true
+}
+
 // withPasswords has every account's password be the account's name, and "token" be the
 // Bearer token of alice's device.
 func withPasswords(c *connections) func(*api.Options, *delivery.Options) {
@@ -41,7 +49,7 @@ func withPasswords(c *connections) func(*api.Options, *delivery.Options) {
 			}
 			return auth.Identity{Account: c.Username}, nil
 		}
-		o.Disconnect, o.EndSession = c.end("disconnect", true), c.end("session", true)
+		o.Disconnect, o.EndSession = c.end("disconnect", true), c.endSessions
 	}
 }
 
@@ -107,7 +115,7 @@ func TestSignOutOverHTTP(t *testing.T) {
 	}
 	s.want(s.do("DELETE", "/v1/accounts/alice/devices/phone", "", "Authorization", alice), 204, nil)
 	s.want(s.do("DELETE", "/v1/accounts/alice/devices/tablet", "", "Authorization", "Bearer device"), 204, nil)
-	if !slices.Equal(c.ended, []string{"session phone", "session tablet"}) {
+	if !slices.Equal(c.ended, []string{"session phone of alice", "session tablet of alice"}) {
 		t.Errorf("ended %v", c.ended)
 	}
 	s.wantProblem(s.do("GET", "/v1/accounts/alice/devices/phone", "", "Authorization", "Bearer service"), 404, `account "alice" has no device "phone"`)
@@ -168,7 +176,7 @@ func TestServiceOfSomeAccounts(t *testing.T) {
 // TestErase: erased content cannot be read any more; other content can. The account's name needs percent-encoding.
 func TestErase(t *testing.T) {
 	var c connections
-	s := serve(t, func(o *api.Options, _ *delivery.Options) { o.EndSession = c.end("session", true) })
+	s := serve(t, func(o *api.Options, _ *delivery.Options) { o.EndSession = c.endSessions })
 	const account = "/v1/accounts/%2B49%2Fann%25"
 	s.want(s.do("PUT", account+"/devices/phone", ""), 201, nil)
 	s.device("bob", "bobphone")
@@ -185,7 +193,7 @@ func TestErase(t *testing.T) {
 	s.want(s.do("DELETE", account, ""), 204, nil)
 	s.wantProblem(s.do("GET", "/v1/notifications/two", ""), 404, `there is no notification "two"`)
 	s.wantProblem(s.do("GET", account+"/devices/phone", ""), 404, `account "+49/ann%" has no device "phone"`)
-	if !slices.Equal(c.ended, []string{"session phone"}) {
+	if !slices.Equal(c.ended, []string{"session phone of +49/ann%"}) {
 		t.Errorf("ended %v", c.ended)
 	}
 	s.want(s.do("GET", "/v1/notifications/bobs", ""), 200, nil)
@@ -197,14 +205,14 @@ func TestErase(t *testing.T) {
 // not stay connected as its former user's. One that is put where it is stays connected.
 func TestMovedDeviceLosesItsConnection(t *testing.T) {
 	var c connections
-	s := serve(t, func(o *api.Options, _ *delivery.Options) { o.EndSession = c.end("session", true) })
+	s := serve(t, func(o *api.Options, _ *delivery.Options) { o.EndSession = c.endSessions })
 	s.want(s.do("PUT", "/v1/accounts/alice/devices/phone", ""), 201, nil)
 	s.want(s.do("PUT", "/v1/accounts/alice/devices/phone", `{"apns":{"token":"aa","topic":"t"}}`), 200, nil)
 	if len(c.ended) != 0 {
 		t.Errorf("ended %v", c.ended)
 	}
 	s.want(s.do("PUT", "/v1/accounts/bob/devices/phone", ""), 201, nil)
-	if !slices.Equal(c.ended, []string{"session phone"}) {
+	if !slices.Equal(c.ended, []string{"session phone of alice"}) {
 		t.Errorf("ended %v", c.ended)
 	}
 }
