@@ -45,7 +45,7 @@ type record struct {
 	NextGap  *gap           `json:"next_gap,omitempty"` // of those dropped since Gap was sent
 }
 
-// UnmarshalJSON implements json.Unmarshaler. Version 0.1 wrote a single Position.
+// UnmarshalJSON implements json.Unmarshaler. Stores from before 0.1.0 hold a single Position.
 func (r *record) UnmarshalJSON(b []byte) error {
 	type plain record
 	v := struct {

@@ -230,9 +230,9 @@ const (
 
 // Follow calls fn with all events behind from, in order, until ctx ends or fn returns
 // an error. All events up to at have been passed with the batch; it is empty if at moved
-// without an event. fn may keep at, and must not change it. live is false while older events are read from the store. fn may take
-// as long as it likes: the events wait in the store. A store that cannot be read is
-// read again later.
+// without an event. fn may keep at, and must not change it. live is false while older
+// events are read from the store. fn may take as long as it likes: the events wait in the
+// store. A store that cannot be read is read again later.
 func (t *Tail) Follow(ctx context.Context, from delivery.Place, fn func(batch []Event, at delivery.Place, live bool) error) error {
 	var batch []Event
 	for {
