@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"golang.org/x/crypto/argon2"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 // bcryptOf uses a cheap hash: these tests do not test bcrypt.
@@ -164,7 +164,7 @@ func TestFileIsReadAgain(t *testing.T) {
 	}
 	var log bytes.Buffer
 	path := file(t, users("one"))
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		a, err := auth.New(fileAuth(path), auth.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		if err != nil {
 			t.Fatal(err)
@@ -339,7 +339,7 @@ func TestNoHashForAClosedConnection(t *testing.T) {
 // been in before needs no hash after a restart; with another key, another password, a
 // new hash or too late it does.
 func TestVerifiersSurviveARestart(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		dir, keys := t.TempDir(), t.TempDir()
 		hash, other := bcryptCost(t, "pw", 9), bcryptCost(t, "pw", 9)
 		path := file(t, `users: [{name: alice, password_hash: "`+hash+`"}]`)
@@ -393,7 +393,7 @@ func TestVerifiersSurviveARestart(t *testing.T) {
 
 // TestRemovedUserLosesItsConnection: Check says so after the file has changed.
 func TestRemovedUserLosesItsConnection(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		hash := bcryptOf(t, "pw")
 		path := file(t, "")
 		write := func(text string) {

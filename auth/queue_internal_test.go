@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 func always(c class) func() class { return func() class { return c } }
@@ -16,7 +18,7 @@ func always(c class) func() class { return func() class { return c } }
 // in order. join starts them; the slot is taken meanwhile.
 func served(t *testing.T, join func(wait func(name, address string, rank func() class))) (order []string) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		q := newQueue(1, 1, false)
 		release, err := q.acquire(t.Context(), "first", always(classClean), nil)
 		if err != nil {
@@ -132,7 +134,7 @@ func TestACleanNameGoesBeforeGuesses(t *testing.T) {
 // that a flood of guesses does not take a whole core, and rests for nobody else.
 func TestSuspectsLeaveTimeToOthers(t *testing.T) {
 	for c, want := range map[class]time.Duration{classSuspectFor: 1900 * time.Millisecond, classSuspect: time.Second, classClean: time.Second} {
-		synctest.Test(t, func(t *testing.T) {
+		testtool.Bubble(t, func(t *testing.T) {
 			q, begun := newQueue(1, 1, true), time.Now()
 			var all sync.WaitGroup
 			for range 10 {

@@ -6,17 +6,17 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/cluster"
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 // A node that joins has its share of 1,024 partitions within a few seconds, and so have the
 // others after a node has left.
 func TestShareSoon(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		b := newBaseOf(t, cluster.Parts)
 		one := b.machine("one")
 		b.want(map[string]int{"one": 1024})

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -16,6 +15,7 @@ import (
 	"github.com/heartline-mqtt/heartline/cluster"
 	"github.com/heartline-mqtt/heartline/cluster/relay"
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 	"github.com/heartline-mqtt/heartline/store"
 	"github.com/heartline-mqtt/heartline/store/memory"
 )
@@ -377,7 +377,7 @@ func accept(t *testing.T, account string, among ...*machine) delivery.Seq {
 }
 
 func inCluster(t *testing.T, test func(t *testing.T, b *base)) {
-	synctest.Test(t, func(t *testing.T) { test(t, newBase(t)) })
+	testtool.Bubble(t, func(t *testing.T) { test(t, newBase(t)) })
 }
 
 // Nodes share the partitions evenly, and one that leaves frees its own at once.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 // TestStopAtAnyTime: never started, twice and twice at once; a second Stop waits for
@@ -110,7 +111,7 @@ func TestSuspendedMachine(t *testing.T) {
 	start := time.Now()
 	var slept time.Duration
 	opts.Boottime = func() time.Duration { return time.Since(start) + slept }
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		start = time.Now()
 		w := &world{T: t, apple: &apple{}}
 		w.store = newStore(t)

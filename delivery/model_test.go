@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 // model is what a user may rely on, a page long, checked against the core under
@@ -47,7 +48,7 @@ var devices = []string{"d1", "d2"}
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		var failure any
-		synctest.Test(t, func(t *testing.T) {
+		testtool.Bubble(t, func(t *testing.T) {
 			m := newModel(t, rt)
 			defer func() {
 				// rapid fails by a panic, which has to leave the bubble, and the bubble's

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 // A Core that is abandoned writes nothing any more, answers nobody late and sends no
@@ -79,7 +80,7 @@ func TestStoppedPublishesNothing(t *testing.T) {
 // A push that waits is not sent while the Core does not trust itself, and is sent
 // once it does again.
 func TestPushNeedsTrust(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		w := &world{T: t, apple: &apple{}}
 		w.store = newStore(t)
 		var lapsed atomic.Bool
@@ -112,7 +113,7 @@ func TestPushNeedsTrust(t *testing.T) {
 
 // Numbers of a shard keep its remainder, grow, and begin above the floor.
 func TestNumbersOfAShard(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		s := newStore(t)
 		opts := options()
 		opts.Shard = delivery.Shard{Index: 7, Of: 1024}
@@ -157,7 +158,7 @@ func (deaf) Claimed(delivery.Claim)                                {}
 // sends that nothing any more, and takes nothing back when it writes the former holder's
 // entry again.
 func TestClaimUnheard(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		w := &world{T: t, apple: &apple{hold: true}}
 		w.store = newStore(t)
 		opts := options()

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 // unread is the badge of a device of account a, from the registry.
@@ -148,7 +149,7 @@ func TestBadgeOfHeld(t *testing.T) {
 func TestUnreadModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		var failure any
-		synctest.Test(t, func(t *testing.T) {
+		testtool.Bubble(t, func(t *testing.T) {
 			w := &world{T: t, apple: &apple{}}
 			w.store = newStore(t)
 			w.start(options())

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 // world is a core on the memory store, with devices and an Apple that do as they
@@ -36,7 +37,7 @@ func options() delivery.Options {
 func inWorld(t *testing.T, test func(w *world)) { inWorldWith(t, options(), test) }
 
 func inWorldWith(t *testing.T, opts delivery.Options, test func(w *world)) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		w := &world{T: t, apple: &apple{}}
 		w.store = newStore(t)
 		w.start(opts)

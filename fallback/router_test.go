@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 // fakePusher is a notification server as the test wants it.
@@ -88,7 +89,7 @@ func (r *results) list() []delivery.PushResult {
 // bubble runs fn where time is fake, with a router that is closed at the end.
 func bubble(t *testing.T, opts Options, fn func(t *testing.T, r *Router)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		if opts.Content == nil {
 			opts.Content = content
 		}
@@ -445,7 +446,7 @@ func TestClose(t *testing.T) {
 				return &PushError{Err: context.Cause(ctx)}
 			}
 		})
-		synctest.Test(t, func(t *testing.T) {
+		testtool.Bubble(t, func(t *testing.T) {
 			r, err := New(Options{Pushers: []Pusher{p}, Content: content})
 			if err != nil {
 				t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/internal/newcomers"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 // slowRegistry knows no device, and does not answer for account slow before release.
@@ -31,7 +32,7 @@ func (r slowRegistry) Devices(account string) ([]delivery.DeviceView, error) {
 // TestNewcomersWaitForTheirAccountAlone: a registry that is slow for one account holds
 // up no client of another, and an account is forgotten with its last connection.
 func TestNewcomersWaitForTheirAccountAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		h := &Hook{core: slowRegistry{release: make(chan struct{})}}
 		h.Reconfigure(Rules{MaxDevices: 1})
 		h.opts.Newcomers = &newcomers.List{}

@@ -5,12 +5,14 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 // TestAnAccountRoutesInTurns: many publishers of one account are routed a few at a time
 // and none is left out; another account does not wait for them.
 func TestAnAccountRoutesInTurns(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		turns := newTurns()
 		turns.slots = 1
 		first := turns.take("bob")

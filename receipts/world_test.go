@@ -22,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 	"github.com/heartline-mqtt/heartline/receipts"
 	"github.com/heartline-mqtt/heartline/store"
 	"github.com/heartline-mqtt/heartline/store/memory"
@@ -122,7 +123,7 @@ func (s *state) text() string {
 }
 
 func inWorld(t *testing.T, test func(w *world)) {
-	synctest.Test(t, func(t *testing.T) { newWorld(t, test) })
+	testtool.Bubble(t, func(t *testing.T) { newWorld(t, test) })
 }
 
 func newWorld(t *testing.T, test func(w *world)) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 	"github.com/heartline-mqtt/heartline/store"
 	"github.com/heartline-mqtt/heartline/store/memory"
 	"github.com/heartline-mqtt/heartline/store/storetest"
@@ -126,7 +127,7 @@ func there(tb testing.TB, r delivery.Reader, seq delivery.Seq, want bool) {
 }
 
 func bubble(t *testing.T, change func(*store.Options), test func(t *testing.T, d *disk, o *store.Outbox)) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		d := newDisk()
 		opts := d.options()
 		if change != nil {

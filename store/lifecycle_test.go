@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 	"github.com/heartline-mqtt/heartline/store"
 	"github.com/heartline-mqtt/heartline/store/memory"
 )
@@ -69,7 +70,7 @@ func TestCloseAtOnce(t *testing.T) {
 // TestCloseWaitsForLateCommits: a further Close waits for the done functions of the
 // commits that came after the first.
 func TestCloseWaitsForLateCommits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		o, err := store.New(store.Options{Open: memory.Open})
 		if err != nil {
 			t.Fatal(err)

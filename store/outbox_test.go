@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 	"github.com/heartline-mqtt/heartline/store"
 	"github.com/heartline-mqtt/heartline/store/memory"
 )
@@ -165,7 +166,7 @@ func (e breaking) Apply(b *delivery.Batch) error {
 // go on undisturbed, and the outbox retries when there is more room, even if it is
 // less than the guard wants.
 func TestReadsOnAFullDisk(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		var free atomic.Uint64
 		var broken, full atomic.Bool
 		var opened atomic.Int32
@@ -213,7 +214,7 @@ func TestReadsOnAFullDisk(t *testing.T) {
 // TestGathering: a commit that nobody waits for shares a write with commits that come
 // a little later. It goes at once with an acceptance, or with a commit that waits for it.
 func TestGathering(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		o := newOutbox(t, store.Options{Open: memory.Open, Gathering: time.Second, GuardInterval: time.Hour})
 		writes := func(want uint64, when string) {
 			t.Helper()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 	"github.com/heartline-mqtt/heartline/store"
 )
 
@@ -17,7 +18,7 @@ import (
 func TestFenced(t *testing.T) {
 	for _, when := range []string{"at a write", "at reopening"} {
 		t.Run(when, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			testtool.Bubble(t, func(t *testing.T) {
 				d := newDisk()
 				o, err := store.New(d.options())
 				if err != nil {
@@ -60,7 +61,7 @@ func TestFenced(t *testing.T) {
 
 // An acceptance whose ID another process has given away is refused alone.
 func TestTakenID(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		d := newDisk()
 		o, err := store.New(d.options())
 		if err != nil {
@@ -96,7 +97,7 @@ func TestTakenID(t *testing.T) {
 
 // Each View's function runs after the writes that hold its commits, and after no other.
 func TestViewGroupDone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		d := newDisk()
 		o, err := store.New(d.options())
 		if err != nil {
@@ -149,7 +150,7 @@ func TestInDoubt(t *testing.T) {
 		"not to be doubted": {written: true, err: store.ErrBroken},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			testtool.Bubble(t, func(t *testing.T) {
 				d := newDisk()
 				opts := d.options()
 				opts.Doubt = c.doubt

@@ -4,12 +4,14 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 // TestStopWaitsForTimers: what a timer has begun is over when Stop returns, and a timer
 // that has not run never does.
 func TestStopWaitsForTimers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		g := New(nil, Options{MinInterval: time.Hour})
 		release, stopped := make(chan struct{}), make(chan struct{})
 		g.mu.Lock()

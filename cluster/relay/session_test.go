@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -223,7 +224,7 @@ func (h *hostile) Write(b []byte) (int, error) {
 func TestOnceInOrder(t *testing.T) {
 	for _, damage := range []bool{false, true} {
 		for seed := range uint64(30) {
-			synctest.Test(t, func(t *testing.T) { onceInOrder(t, seed, damage) })
+			testtool.Bubble(t, func(t *testing.T) { onceInOrder(t, seed, damage) })
 		}
 	}
 }
@@ -354,7 +355,7 @@ func (c *fakeChannel) until(n int) {
 // A frame of a kind, or a call of an operation, that a node does not know is told in the
 // log and skipped; the call is answered, and nothing behind it is lost.
 func TestUnknownFrame(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		p := newPair(nil)
 		p.begin()
 		defer p.close()
@@ -381,7 +382,7 @@ func TestUnknownFrame(t *testing.T) {
 // A node ends a device's connection, or its session, for another, and says whether there was
 // one. One of the version before is not asked.
 func TestEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		p := newPair(nil)
 		p.begin()
 		defer p.close()
@@ -410,7 +411,7 @@ func TestEnd(t *testing.T) {
 // What a device's connection says reaches the owner, and the owner's publications, and
 // what becomes of them, come back.
 func TestPresence(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		p := newPair(nil)
 		p.begin()
 		defer p.close()
@@ -470,7 +471,7 @@ func TestPresence(t *testing.T) {
 // A Session ends when no stream can be had for as long as it lasts: its calls fail as
 // those of an owner that has stopped, its devices go offline, and another one begins.
 func TestLostForLong(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		p := newPair(nil)
 		p.one.hold = make(chan struct{})
 		var last net.Conn
@@ -521,7 +522,7 @@ func TestLostForLong(t *testing.T) {
 // A peer that takes nothing holds only its own queue. Calls and publications above the
 // bound are refused; when not even reports fit the Session ends.
 func TestSlowPeer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		f := newFake()
 		m := NewMesh(Options{Local: f, Patience: time.Second, Log: silent})
 		defer m.Close()
@@ -561,7 +562,7 @@ func TestSlowPeer(t *testing.T) {
 
 // Nodes that must not work together do not, and say why; those that differ do, and say so.
 func TestHello(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		p := newPair(func(one, two *Options) {
 			one.Alike, two.Alike = map[string]string{"delivery.ack_window": "3s", "x": "1"}, map[string]string{"delivery.ack_window": "4s", "x": "1"}
 		})
@@ -595,7 +596,7 @@ func TestHello(t *testing.T) {
 
 // A life that is not among the members any more has its Session ended at once.
 func TestLifeEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		p := newPair(nil)
 		p.begin()
 		p.two.session()

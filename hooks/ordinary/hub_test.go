@@ -8,8 +8,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 // clock is a time that a test moves.
@@ -256,7 +257,7 @@ func TestSharedPrefersWhoKeepsUp(t *testing.T) {
 // TestPressure: a publisher waits for a receiver that is over its budget until that has
 // read, and not again and again for one that does not read.
 func TestPressure(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		h := New(Options{Bounds: Bounds{Budget: Budget{Bytes: 1 << 20, Messages: 4}}})
 		s, link := join(h, "reader")
 		subscribeTo(t, h, s, link, "#", 1)

@@ -9,10 +9,12 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 func TestCoalesce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		ours, theirs := net.Pipe() // a write ends when it is read
 		g := coalesce(ours)
 		write := func(s string) {
@@ -50,7 +52,7 @@ func TestCoalesce(t *testing.T) {
 // TestCoalesceIsBounded: on a connection that accepts nothing, Write blocks, and the
 // connection is closed after writeTimeout.
 func TestCoalesceIsBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		ours, theirs := net.Pipe()
 		defer theirs.Close()
 		g := coalesce(ours)
@@ -77,7 +79,7 @@ func TestCoalesceIsBounded(t *testing.T) {
 
 // TestCoalesceCloseDoesNotHang where the peer does not read.
 func TestCoalesceCloseDoesNotHang(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		ours, theirs := net.Pipe()
 		defer theirs.Close()
 		g := coalesce(ours)

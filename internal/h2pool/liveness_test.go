@@ -5,8 +5,9 @@ import (
 	"net"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 // request is what net/http writes for one: preface, then HEADERS and DATA.
@@ -68,7 +69,7 @@ func readAll(c net.Conn, failed chan<- error) {
 // TestIdleConnectionIsNotAsked again and again: once when a write was not followed by a
 // read, then never until the next write.
 func TestIdleConnectionIsNotAsked(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		c, p := newPeer()
 		failed := make(chan error, 1)
 		go readAll(c, failed)
@@ -91,7 +92,7 @@ func TestIdleConnectionIsNotAsked(t *testing.T) {
 
 // TestSilentConnectionIsFound within 5 s of a request.
 func TestSilentConnectionIsFound(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		c, p := newPeer()
 		p.deaf = true
 		failed := make(chan error, 1)
@@ -115,7 +116,7 @@ func TestSilentConnectionIsFound(t *testing.T) {
 
 // TestPingStandsBetweenFrames: not within one, and not within a header block.
 func TestPingStandsBetweenFrames(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		c, p := newPeer()
 		failed := make(chan error, 1)
 		go readAll(c, failed)

@@ -8,10 +8,12 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 func TestWriteSlots(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		slots := NewWriteSlots()
 		n := slots.free
 		wrote := make([]func(), 0, 3*n)
@@ -58,7 +60,7 @@ func TestWriteSlots(t *testing.T) {
 // TestWriteSlotsUrgentFirst: an urgent request gets the next slot, and those that wait
 // keep their order for as long as requests are written at all.
 func TestWriteSlotsUrgentFirst(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		slots := NewWriteSlots()
 		slots.free = 1
 		_, release := slots.Take(context.Background(), false)

@@ -6,14 +6,14 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/internal/seldom"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 func TestRecordsAreClippedAndLimited(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		var out bytes.Buffer
 		log := slog.New(slog.NewTextHandler(&out, nil))
 		var l seldom.Log

@@ -10,12 +10,14 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 // TestWorkersAreUsedAgain: a task that comes once the one before is over is run by the
 // same goroutine.
 func TestWorkersAreUsedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		w := New()
 		ran := map[string]int{}
 		for range 100 {
@@ -33,7 +35,7 @@ func TestWorkersAreUsedAgain(t *testing.T) {
 // first.
 func TestTasksBeginInOrder(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		w := New()
 		for round := range 3 { // the workers are new, then idle
 			var mu sync.Mutex

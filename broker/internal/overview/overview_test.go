@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -47,7 +48,7 @@ func newFixture() fixture {
 }
 
 func TestHistory(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		f := newFixture()
 		f.Start()
 		defer f.Stop()
@@ -83,7 +84,7 @@ func TestHistory(t *testing.T) {
 }
 
 func TestStream(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
 		f := newFixture()
 		f.Start()
 		defer f.Stop()
