@@ -20,20 +20,26 @@ func twoNodes(t *testing.T, env []string) (a, b *server) {
 		}
 		address := l.Addr().String()
 		_ = l.Close()
-		return serve(t, append(slices.Clone(env), "HEARTLINE_CLUSTER_ADDRESS="+address, "HEARTLINE_CLUSTER_NAME="+name)...)
+		s := serve(t, append(slices.Clone(env), "HEARTLINE_CLUSTER_ADDRESS="+address, "HEARTLINE_CLUSTER_NAME="+name)...)
+		s.several = true
+		return s
 	}
 	a, b = node("a"), node("b")
-	await(t, "both nodes to own partitions", func() bool {
-		owns := map[string]bool{}
-		r := heartline(t, env, "nodes")
-		for line := range strings.Lines(r.out) {
-			if f := strings.Fields(line); len(f) == 7 && f[5] != "0" && f[6] == "serving" {
-				owns[f[0]] = true
-			}
-		}
-		return owns["a"] && owns["b"]
-	})
+	await(t, "both nodes to own partitions", func() bool { return bothOwn(t, env) })
 	return a, b
+}
+
+// bothOwn reports whether nodes a and b serve partitions.
+func bothOwn(t *testing.T, env []string) bool {
+	t.Helper()
+	owns := map[string]bool{}
+	r := heartline(t, env, "nodes")
+	for line := range strings.Lines(r.out) {
+		if f := strings.Fields(line); len(f) == 7 && f[5] != "0" && f[6] == "serving" {
+			owns[f[0]] = true
+		}
+	}
+	return owns["a"] && owns["b"]
 }
 
 // TestTwoNodes: two processes on one database are one Heartline. Devices are connected to
@@ -61,7 +67,10 @@ func TestTwoNodes(t *testing.T) {
 	}
 
 	ready := func(s *server, want ...string) bool {
-		_, body := s.call(http.MethodGet, "/readyz", "")
+		_, body, err := call(s.http, http.MethodGet, "/readyz", "")
+		if err != nil {
+			t.Fatal(err)
+		}
 		_, figures := s.call(http.MethodGet, "/metrics", "")
 		return !slices.ContainsFunc(want, func(w string) bool {
 			return !strings.Contains(string(body), w) && !strings.Contains("\n"+string(figures), "\n"+w+"\n")

@@ -177,6 +177,8 @@ type server struct {
 	env  []string
 	mqtt string // host:port
 	http string // base URL
+
+	several bool // nodes: a request that meets a change of owner, 503, is made again
 }
 
 // environ is what a program sees of the machine: a home with nothing in it, and
@@ -279,11 +281,17 @@ func heartline(t testing.TB, env []string, args ...string) result {
 // call calls the API and returns the status and the body.
 func (s *server) call(method, path, body string) (int, []byte) {
 	s.t.Helper()
-	status, b, err := call(s.http, method, path, body)
-	if err != nil {
-		s.t.Fatalf("%s %s: %v", method, path, err)
+	late := time.Now().Add(patience)
+	for {
+		status, b, err := call(s.http, method, path, body)
+		if err != nil {
+			s.t.Fatalf("%s %s: %v", method, path, err)
+		}
+		if status != http.StatusServiceUnavailable || !s.several || time.Now().After(late) {
+			return status, b
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
-	return status, b
 }
 
 func call(base, method, path, body string) (int, []byte, error) {

@@ -25,8 +25,7 @@ var processors struct {
 	bubbles, before int
 }
 
-// oneProcessor has one processor run Go code until the last caller has called what it
-// returns.
+// oneProcessor limits Go code to one processor until all of its callers have called end.
 func oneProcessor() (end func()) {
 	p := &processors
 	p.Lock()
