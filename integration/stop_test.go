@@ -110,10 +110,9 @@ func TestStopUnderLoad(t *testing.T) {
 	s.stop()
 }
 
-// TestStopWhilePushesHang: SIGTERM while Apple's server answers nothing ends the
-// program within the 5 s that docs/operating.md promises, with exit code 0, and the
-// pushes are asked for again at the next start.
-func TestStopWhilePushesHang(t *testing.T) {
+// hangingPushes starts a server with 20 pushes that Apple's server does not answer.
+func hangingPushes(t *testing.T) (*apnssim.Server, *server) {
+	t.Helper()
 	sim, env := apple(t)
 	sim.Script(apnssim.Script{Action: apnssim.ActionHang, Times: 20})
 	s := serve(t, append(env, "HEARTLINE_FALLBACK_APNS_TIMEOUT=1m")...)
@@ -128,6 +127,27 @@ func TestStopWhilePushesHang(t *testing.T) {
 		left := sim.Scripts() // Apple's server lets one request through before it knows the provider token
 		return len(list.Notifications) == 20 && (len(left) == 0 || left[0].Times < 20)
 	})
+	return sim, s
+}
+
+// allPushed starts the server again, and waits for the pushes.
+func allPushed(t *testing.T, sim *apnssim.Server, s *server) {
+	t.Helper()
+	sim.ClearScripts()
+	s.start()
+	await(t, "the pushes after the start", func() bool {
+		var list wire.NotificationList
+		s.must(http.MethodGet, "/v1/notifications?state=pushed", "", &list)
+		return len(list.Notifications) == 20
+	})
+	s.stop()
+}
+
+// TestStopWhilePushesHang: SIGTERM while Apple's server answers nothing ends the
+// program within the 5 s that docs/operating.md promises, with exit code 0, and the
+// pushes are asked for again at the next start.
+func TestStopWhilePushesHang(t *testing.T) {
+	sim, s := hangingPushes(t)
 	began := time.Now()
 	s.signal(t, syscall.SIGTERM)
 	code := s.wait(t)
@@ -139,12 +159,26 @@ func TestStopWhilePushesHang(t *testing.T) {
 	if limit := 6 * time.Second; took > limit && raceFlag == "" {
 		t.Errorf("ended after %s, want at most %s", took, limit)
 	}
-	sim.ClearScripts()
-	s.start()
-	await(t, "the pushes after the start", func() bool {
-		var list wire.NotificationList
-		s.must(http.MethodGet, "/v1/notifications?state=pushed", "", &list)
-		return len(list.Notifications) == 20
-	})
-	s.stop()
+	allPushed(t, sim, s)
+}
+
+// TestSecondSignal: a second SIGTERM ends a stop that takes long, and loses nothing.
+func TestSecondSignal(t *testing.T) {
+	sim, s := hangingPushes(t)
+	s.signal(t, syscall.SIGTERM)
+	s.stderr.until(t, "stopping")
+	again := time.NewTicker(10 * time.Millisecond) // one that comes too early counts for the first
+	defer again.Stop()
+	for ended := false; !ended; {
+		select {
+		case <-again.C:
+			s.signal(t, syscall.SIGTERM)
+		case <-s.ended:
+			ended = true
+		}
+	}
+	if code := s.wait(t); code != -1 {
+		t.Errorf("exit code %d, want death by the second signal", code)
+	}
+	allPushed(t, sim, s)
 }
