@@ -34,9 +34,9 @@ func (l *lineCount) lines() int {
 	return bytes.Count(l.buf.Bytes(), []byte("\n"))
 }
 
-// TestStopWhilePushesHang: Apple answers nothing. Close returns within 5 s and without
-// an error, because the pushes are asked for again after the next start, and says so in
-// few lines.
+// TestStopWhilePushesHang: Apple answers nothing. Close returns long before the requests
+// time out, without an error, because the pushes are asked for again after the next start,
+// and says so in few lines.
 func TestStopWhilePushesHang(t *testing.T) {
 	sim, err := apnssim.Start(apnssim.Options{})
 	if err != nil {
@@ -52,6 +52,7 @@ func TestStopWhilePushesHang(t *testing.T) {
 	cfg := config.Default()
 	cfg.Store.Engine, cfg.MQTT.Address, cfg.HTTP.Address = config.EngineMemory, "", "127.0.0.1:0"
 	a := &cfg.Fallback.APNs
+	a.Timeout = 5 * time.Minute
 	a.Enabled, a.Topic, a.Endpoint, a.CAFile = true, "com.example.app", sim.URL(), filepath.Join(dir, "ca.pem")
 	a.KeyFile, a.KeyID, a.TeamID = filepath.Join(dir, "key.p8"), sim.Key().KeyID, sim.Key().TeamID
 	var log lineCount
@@ -89,12 +90,10 @@ func TestStopWhilePushesHang(t *testing.T) {
 		t.Fatal(err)
 	}
 	before, begun := log.lines(), time.Now()
-	if err := b.Close(ctx); err != nil {
+	if err := b.Close(wait); err != nil {
 		t.Errorf("Close: %v", err)
 	}
-	if took := time.Since(begun); took > 5*time.Second {
-		t.Errorf("Close took %s", took)
-	}
+	t.Logf("Close took %v", time.Since(begun).Round(time.Millisecond))
 	if n := log.lines() - before; n > 10 {
 		t.Errorf("%d lines were logged meanwhile:\n%.3000s", n, log.buf.String())
 	}

@@ -154,16 +154,16 @@ func TestApnsSim(t *testing.T) {
 	s.stop()
 }
 
-// TestDemoSpeaksAtOnce: the demo's first line comes before the broker has started, so
-// that its user sees at once that it runs.
+// TestDemoSpeaksAtOnce: the demo's first line comes before the broker starts, so that its
+// user sees at once that it runs.
 func TestDemoSpeaksAtOnce(t *testing.T) {
 	cmd := exec.Command(binary, "demo")
 	cmd.Env = environ(t)
 	began := time.Now()
 	p := launch(t, cmd)
-	p.stdout.until(t, "Starting a broker")
-	// 2 s on a machine of a user; the race detector and busy cores cost more.
-	if took := time.Since(began); took > 2*time.Second && raceFlag == "" {
-		t.Errorf("the first line came after %s", took)
+	line, _, err := p.stdout.find(0, func(string) bool { return true })
+	if err != nil || !strings.HasPrefix(line, "Starting a broker") {
+		t.Errorf("the first line is %q, error %v", line, err)
 	}
+	t.Logf("the first line came after %v", time.Since(began).Round(time.Millisecond))
 }

@@ -46,7 +46,7 @@ func TestPermissionEnds(t *testing.T) {
 	if resp.StatusCode != http.StatusOK {
 		t.Fatalf("the event stream: %s", resp.Status)
 	}
-	const within = 10 * time.Second
+	const within = time.Minute
 	closer := time.AfterFunc(time.Until(expires)+within, func() { _ = resp.Body.Close() })
 	defer closer.Stop()
 	var last string
@@ -58,6 +58,8 @@ func TestPermissionEnds(t *testing.T) {
 	}
 	if took := time.Since(expires); took < -2*time.Second || took >= within {
 		t.Errorf("the event stream ended %v after its token, with %q", took, last)
+	} else {
+		t.Logf("the event stream ended %v after its token", took.Round(time.Millisecond))
 	}
 	pk, err := c.Read(within)
 	if err != nil || pk.FixedHeader.Type != packets.Disconnect || pk.ReasonCode != packets.ErrNotAuthorized.Code {
