@@ -131,8 +131,9 @@ func (c *Core) register(id, accountName string, r Registration, move bool) error
 		if other := c.holders[r.address()]; other != nil && other != d {
 			c.takeAway(other, r.address())
 		}
-		if c.holders[r.address()] != d {
-			// Whoever holds it in the store alone loses it there.
+		// Whoever holds it in the store alone loses it there. With neighbours that can be so
+		// although this device holds it in memory: their claim is on its way here.
+		if c.holders[r.address()] != d || c.opts.Neighbours != nil {
 			c.pending.slots = append(c.pending.slots, slot(r.address().String()))
 			c.noteClaim(Claim{Server: r.Server, Token: r.Token})
 		}

@@ -145,7 +145,7 @@ type pending struct {
 	finished   []Finish
 	dirty      []*delivery // whose Record is to be written
 	putDevices []Device
-	removed    []string
+	removed    []DeviceKey
 	assign     []Key // held deliveries, to their devices
 	dismissals []Dismissal
 	dismissed  []Key       // dismissals that are over

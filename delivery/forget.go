@@ -50,7 +50,7 @@ func (c *Core) ForgetDevice(ctx context.Context, accountName, id string) error {
 func (c *Core) drop(d *device, why string) {
 	c.end(d, why)
 	c.commitPending()
-	c.pending.removed = append(c.pending.removed, d.ID)
+	c.pending.removed = append(c.pending.removed, DeviceKey{d.ID, d.Account})
 	c.changed(d)
 	c.commitPending()
 	c.leave(d)

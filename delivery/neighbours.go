@@ -52,52 +52,93 @@ func (c *Core) OnClaimed(claim Claim) error {
 	}
 	c.mu.Lock()
 	c.versions[slot(claim.Device)]++ // for accounts that are being read
-	d := c.devices[claim.Device]
 	c.mu.Unlock()
-	if d == nil {
-		return nil
-	}
-	rec, err := c.out.Device(d.ID)
-	if errors.Is(err, ErrNotFound) || err == nil && rec.Account == d.Account {
-		return nil
-	} else if err != nil {
+	holds := func() *device { return c.devices[claim.Device] }
+	d, err := c.dispossessed(claim.Device, holds, func(d *device) (bool, error) {
+		rec, err := c.out.Device(d.ID)
+		if errors.Is(err, ErrNotFound) {
+			return false, nil
+		}
+		return err == nil && rec.Account != d.Account, err
+	}, func(d *device) {
+		c.log.Info("device dropped: another account has registered it", "device", d.ID, "account", d.Account)
+		if d.presence != nil {
+			replace(d.presence.channel)
+		}
+		c.end(d, "device moved to another account")
+		c.leave(d)
+		c.pending.idle = append(c.pending.idle, d.account)
+	})
+	if err != nil {
 		return fmt.Errorf("read device %s, which another account has claimed: %w", d.ID, err)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.stopped || c.devices[d.ID] != d {
-		return nil
-	}
-	c.log.Info("device dropped: another account has registered it", "device", d.ID, "account", d.Account)
-	c.end(d, "device moved to another account")
-	c.leave(d)
-	c.pending.idle = append(c.pending.idle, d.account)
-	c.settle()
 	return nil
 }
 
 func (c *Core) onTokenClaimed(a address) error {
 	c.mu.Lock()
 	c.versions[slot(a.String())]++
-	d := c.holders[a]
 	c.mu.Unlock()
-	if d == nil {
-		return nil
-	}
-	holder, err := c.out.TokenOwner(a.server, a.token)
-	if errors.Is(err, ErrNotFound) || err == nil && holder == d.ID {
-		return nil
-	} else if err != nil {
+	d, err := c.tokenClaimed(a, func() *device { return c.holders[a] })
+	if err != nil {
 		return fmt.Errorf("read who holds a registration of device %s, which another has claimed: %w", d.ID, err)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.stopped && c.holders[a] == d {
+	return nil
+}
+
+// tokenClaimed takes a registration away from its holder in memory if the store says
+// that another device has it. holds returns the holder; it is called under the mutex.
+func (c *Core) tokenClaimed(a address, holds func() *device) (*device, error) {
+	return c.dispossessed(a.String(), holds, func(d *device) (bool, error) {
+		holder, err := c.out.TokenOwner(a.server, a.token)
+		if errors.Is(err, ErrNotFound) { // another had it, and has given it up
+			return true, nil
+		}
+		return err == nil && holder != d.ID, err
+	}, func(d *device) {
 		c.takeAway(d, a)
 		c.touchPending()
-		c.settle()
+	})
+}
+
+// dispossessed calls drop, under the mutex, if the store says that another has what a
+// device of this Core holds in memory. What the Core itself has registered may still be on
+// its way into the store, and then the store speaks of the time before: so it is read
+// behind that, and again if anything under the name has changed meanwhile. holds is called
+// under the mutex and returns the holder, nil for none. d is the last holder.
+func (c *Core) dispossessed(name string, holds func() *device, lost func(*device) (bool, error), drop func(*device)) (d *device, err error) {
+	ctx, cancel := context.WithTimeoutCause(c.ctx, releasePatience, errBusy)
+	defer cancel()
+	for {
+		c.mu.Lock()
+		before := c.versions.of(name)
+		d = holds()
+		c.mu.Unlock()
+		if d == nil {
+			return nil, nil
+		}
+		switch err := c.Flush(ctx); {
+		case errors.Is(err, ErrStopped):
+			return d, nil // the next owner reads the store
+		case err != nil:
+			return d, err
+		}
+		if gone, err := lost(d); err != nil || !gone {
+			return d, err
+		}
+		c.mu.Lock()
+		if c.stopped {
+			c.mu.Unlock()
+			return d, nil
+		}
+		if c.versions.of(name) == before && holds() == d {
+			drop(d)
+			c.settle()
+			c.mu.Unlock()
+			return d, nil
+		}
+		c.mu.Unlock()
 	}
-	return nil
 }
 
 // noteClaim passes a claim to the neighbours after its commit. The caller holds the

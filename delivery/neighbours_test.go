@@ -201,3 +201,126 @@ func TestClaimUnheard(t *testing.T) {
 		w.store.close()
 	})
 }
+
+// TestClaimsMeet: a Core hears of another's claim while its own registration of the same is
+// still on its way into the store. The later to be written has the token; a device is the
+// account's that was first, unless a service gives it to another.
+func TestClaimsMeet(t *testing.T) {
+	alone := func(t *testing.T, test func(w *world, c *delivery.Core)) {
+		testtool.Bubble(t, func(t *testing.T) {
+			w := &world{T: t, apple: &apple{hold: true}}
+			w.store = newStore(t)
+			opts := options()
+			opts.Neighbours = deaf{}
+			c := delivery.New(opts, w.store, w.apple, slog.New(slog.DiscardHandler))
+			w.core = c
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+			test(w, c)
+			w.stop()
+			w.store.close()
+		})
+	}
+	elsewhere := func(w *world, b *delivery.Batch) {
+		done := make(chan error, 1)
+		b.Sync = true
+		w.store.Commit(b, func(err error) { done <- err })
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	claim := apns("aa")
+	claim.Claims = true
+	tablet := &delivery.Batch{PutDevices: []delivery.Device{{ID: "tablet", Account: "b", Registrations: []delivery.Registration{claim}}}}
+	theirs := &delivery.Batch{PutDevices: []delivery.Device{{ID: "phone", Account: "b", Registrations: []delivery.Registration{claim}}}}
+
+	t.Run("token", func(t *testing.T) {
+		alone(t, func(w *world, c *delivery.Core) {
+			w.known("phone", "")
+			w.up("phone") // the account stays in memory
+			elsewhere(w, tablet)
+			release := w.store.hold()
+			if err := c.SetRegistration("phone", "a", apns("aa")); err != nil {
+				t.Fatal(err)
+			}
+			heard := make(chan error, 1)
+			go func() { heard <- c.OnClaimed(delivery.Claim{Server: delivery.ServerAPNs, Token: "aa"}) }()
+			synctest.Wait()
+			release()
+			if err := <-heard; err != nil {
+				t.Fatal(err)
+			}
+			if got := w.tokens("a", "phone"); len(got) != 1 {
+				t.Errorf("the phone was the last to claim the token and has %v", got)
+			}
+		})
+	})
+
+	t.Run("token, registered again", func(t *testing.T) {
+		told := make(chan delivery.Claim, 8)
+		testtool.Bubble(t, func(t *testing.T) {
+			w := &world{T: t, apple: &apple{}}
+			w.store = newStore(t)
+			opts := options()
+			opts.Neighbours = telling{told: told}
+			w.core = delivery.New(opts, w.store, w.apple, slog.New(slog.DiscardHandler))
+			if err := w.core.Start(); err != nil {
+				t.Fatal(err)
+			}
+			w.known("phone", "aa")
+			w.up("phone")
+			elsewhere(w, tablet) // of which this Core has not heard yet
+			for len(told) > 0 {
+				<-told
+			}
+			if err := w.core.SetRegistration("phone", "a", apns("aa")); err != nil {
+				t.Fatal(err)
+			}
+			w.flush()
+			if holder, err := w.store.TokenOwner(delivery.ServerAPNs, "aa"); err != nil || holder != "phone" || len(told) != 1 {
+				t.Errorf("the token is held by %q (error %v), and others heard of %d claims", holder, err, len(told))
+			}
+			w.stop()
+			w.store.close()
+		})
+	})
+
+	t.Run("device, another account first", func(t *testing.T) {
+		alone(t, func(w *world, c *delivery.Core) {
+			w.known("watch", "") // the account stays in memory
+			w.up("watch")
+			release := w.store.hold()
+			ch := &replaceable{channel: &channel{w: w}}
+			done := make(chan error, 1)
+			go func() { elsewhere(w, theirs); done <- nil }()
+			synctest.Wait()
+			if _, err := c.Online(delivery.OnlineInfo{Device: "phone", Account: "a", Channel: ch}); err != nil {
+				t.Fatal(err)
+			}
+			release()
+			<-done
+			w.flush()
+			if holder, err := c.AccountOf("phone"); err != nil || holder != "a" { // it has not heard yet
+				t.Errorf("held by %q, %v", holder, err)
+			}
+			if err := c.OnClaimed(delivery.Claim{Device: "phone"}); err != nil {
+				t.Fatal(err)
+			}
+			if holder, err := c.AccountOf("phone"); err != nil || holder != "b" || ch.replaced != 1 {
+				t.Errorf("held by %q, error %v; the connection of the other account was told to end %d times", holder, err, ch.replaced)
+			}
+			if holder, err := w.store.TokenOwner(delivery.ServerAPNs, "aa"); err != nil || holder != "phone" {
+				t.Errorf("the token is held by %q (error %v)", holder, err)
+			}
+		})
+	})
+}
+
+// telling passes the claims of a Core on.
+type telling struct {
+	deaf
+	told chan delivery.Claim
+}
+
+func (n telling) Claimed(c delivery.Claim) { n.told <- c }

@@ -330,8 +330,11 @@ type Batch struct {
 	Events []Event  // appended to timelines
 	Finish []Finish // removes the Record: the delivery is over
 
-	PutDevices    []Device // replaces registry entries, moving the tokens that they claim
-	RemoveDevices []string // forgets them; deliveries are finished separately
+	// PutDevices replaces registry entries, moving the tokens that they claim: see
+	// Device.Written. RemoveDevices forgets entries; their deliveries are finished
+	// separately. A batch does not name a device in both.
+	PutDevices    []Device
+	RemoveDevices []DeviceKey
 
 	PutDismissals    []Dismissal // by device and Seq; replaces
 	RemoveDismissals []Key
@@ -349,6 +352,9 @@ type Batch struct {
 	// done it must not block.
 	InDoubt func()
 }
+
+// DeviceKey names a registry entry. That of another account is another entry.
+type DeviceKey struct{ ID, Account string }
 
 // Finish ends a delivery in the store.
 type Finish struct {

@@ -204,25 +204,22 @@ func (c *Core) currentTarget(dev *device, target func() (Registration, error)) (
 	if err == nil && holder == dev.ID {
 		return r, nil
 	}
-	ctx, cancel := context.WithTimeoutCause(c.ctx, releasePatience, errBusy)
-	defer cancel()
-	if err = c.Flush(ctx); err == nil { // it may be registered and not written yet
-		holder, err = c.out.TokenOwner(r.Server, r.Token)
-	}
-	switch {
-	case err == nil && holder == dev.ID:
-		return r, nil
-	case err != nil && !errors.Is(err, ErrNotFound):
+	a := r.address()
+	_, err = c.tokenClaimed(a, func() *device {
+		if c.holders[a] != dev {
+			return nil
+		}
+		return dev
+	})
+	if err != nil {
 		return Registration{}, fmt.Errorf("%w: who holds the registration is not known: %w", errUntrusted, err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if a := r.address(); !c.stopped && c.holders[a] == dev {
-		c.takeAway(dev, a)
-		c.touchPending()
-		c.settle()
+	if c.holders[a] != dev {
+		return Registration{}, fmt.Errorf("%w: another device has registered the token", ErrPushNotWanted)
 	}
-	return Registration{}, fmt.Errorf("%w: another device has registered the token", ErrPushNotWanted)
+	return target()
 }
 
 // pushTarget returns where the push of d goes now, or why it must not be sent.

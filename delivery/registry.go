@@ -391,12 +391,31 @@ func (c *Core) PutDevice(ctx context.Context, accountName, id string, r *Registr
 	if err := errors.Join(ValidAccount(accountName), ValidDevice(id)); err != nil {
 		return err
 	}
-	if r == nil {
-		if err := c.asDevice(id, accountName, true, func(*device) error { return nil }); err != nil {
+	for {
+		var err error
+		if r == nil {
+			err = c.asDevice(id, accountName, true, func(*device) error { return nil })
+		} else {
+			err = c.register(id, accountName, *r, true)
+		}
+		if err == nil {
+			err = c.Flush(ctx)
+		}
+		if err != nil || c.opts.Neighbours == nil {
 			return err
 		}
-	} else if err := c.register(id, accountName, *r, true); err != nil {
-		return err
+		// An account of another shard may have registered it at the same time, and been first.
+		rec, err := c.out.Device(id)
+		switch {
+		case errors.Is(err, ErrNotFound): // removed since
+			return nil
+		case err != nil:
+			return fmt.Errorf("read device %s: %w", id, err)
+		case rec.Account == accountName:
+			return nil
+		}
+		if err := c.OnClaimed(Claim{Device: id}); err != nil {
+			return err
+		}
 	}
-	return c.Flush(ctx)
 }

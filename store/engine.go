@@ -67,9 +67,10 @@ type Engine interface {
 	//     there.
 	//   - Finish of a delivery that has no Record changes nothing. Otherwise the
 	//     Record goes, At is kept for Prune, and Totals.Finished grows by one.
-	//   - PutDevices replaces an entry by Device.Written. A push token that it claims
+	//   - PutDevices replaces an entry by Device.Written: that of another account stays. A push token that it claims
 	//     moves: another's entry loses it.
-	//   - RemoveDevices of an unknown device changes nothing.
+	//   - RemoveDevices of an unknown device, or of one that another account has, changes
+	//     nothing.
 	//   - PutDismissals replaces a Dismissal of the same device and Seq;
 	//     RemoveDismissals of an unknown one changes nothing.
 	//   - Erase of an unknown Seq changes nothing. Otherwise nothing of the

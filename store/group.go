@@ -13,6 +13,7 @@ type group struct {
 	bytes   int
 	touched delivery.Seq    // highest Seq that an Update, Event or Finish names
 	removed map[string]bool // devices that a RemoveDevices names
+	put     map[string]bool // devices that a PutDevices names
 	alone   bool            // its commit reads what it changes: nothing shares its write
 }
 
@@ -24,7 +25,9 @@ type group struct {
 //     order, since there is no Record;
 //   - an Accept after an Update, Event or Finish of the same Seq would make these
 //     take hold, where they found nothing;
-//   - a PutDevices after a RemoveDevices of the same device would be undone.
+//   - a PutDevices after a RemoveDevices of the same device would be undone;
+//   - a RemoveDevices after a PutDevices of the same device would let that take hold, where it
+//     found the entry of another account, when the write is repeated.
 //
 // Nothing else depends on a kind further down: a notification's changes do not
 // look at the registry, nor the other way round, and a removal frees a push token
@@ -41,6 +44,13 @@ func (g *group) admits(b *delivery.Batch) bool {
 	if len(g.removed) > 0 {
 		for i := range b.PutDevices {
 			if g.removed[b.PutDevices[i].ID] {
+				return false
+			}
+		}
+	}
+	if len(g.put) > 0 {
+		for _, k := range b.RemoveDevices {
+			if g.put[k.ID] {
 				return false
 			}
 		}
@@ -66,12 +76,20 @@ func (g *group) add(c *commit) {
 	for i := range b.Finish {
 		g.touched = max(g.touched, b.Finish[i].Seq)
 	}
-	for _, id := range b.RemoveDevices {
-		if g.removed == nil {
-			g.removed = map[string]bool{}
-		}
-		g.removed[id] = true
+	for _, k := range b.RemoveDevices {
+		g.removed = with(g.removed, k.ID)
 	}
+	for i := range b.PutDevices {
+		g.put = with(g.put, b.PutDevices[i].ID)
+	}
+}
+
+func with(set map[string]bool, name string) map[string]bool {
+	if set == nil {
+		set = map[string]bool{}
+	}
+	set[name] = true
+	return set
 }
 
 // accept returns the first notification that the group accepts: since the group

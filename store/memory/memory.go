@@ -118,9 +118,11 @@ func (e *Engine) Apply(b *delivery.Batch) error {
 	for _, d := range b.PutDevices {
 		e.putDevice(d)
 	}
-	for _, id := range b.RemoveDevices {
-		e.unlink(id)
-		delete(e.devices, id)
+	for _, k := range b.RemoveDevices {
+		if e.devices[k.ID].Account == k.Account {
+			e.unlink(k.ID)
+			delete(e.devices, k.ID)
+		}
 	}
 	for _, d := range b.PutDismissals {
 		e.dismissals[delivery.Key{Seq: d.Seq, Device: d.Device}] = d

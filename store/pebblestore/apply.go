@@ -122,9 +122,9 @@ func (a *application) apply(b *delivery.Batch) error {
 			return fmt.Errorf("put device %s: %w", b.PutDevices[i].ID, err)
 		}
 	}
-	for _, id := range b.RemoveDevices {
-		if err := a.removeDevice(id); err != nil {
-			return fmt.Errorf("remove device %s: %w", id, err)
+	for _, k := range b.RemoveDevices {
+		if err := a.removeDevice(k); err != nil {
+			return fmt.Errorf("remove device %s: %w", k.ID, err)
 		}
 	}
 	for i := range b.PutDismissals {
@@ -480,7 +480,7 @@ func (a *application) putDevice(d *delivery.Device) error {
 			return err
 		}
 	}
-	if err := a.batch.Set(keyOfAccount(nil, d.Account, d.ID), nil, nil); err != nil {
+	if err := a.batch.Set(keyOfAccount(nil, written.Account, written.ID), nil, nil); err != nil {
 		return err
 	}
 	return a.setEntry(&written)
@@ -503,14 +503,14 @@ func (a *application) unlink(d *delivery.Device) error {
 	return a.batch.Delete(keyOfAccount(nil, d.Account, d.ID), nil)
 }
 
-func (a *application) removeDevice(id string) error {
-	d, err := a.entry(id)
-	if d == nil || err != nil {
+func (a *application) removeDevice(k delivery.DeviceKey) error {
+	d, err := a.entry(k.ID)
+	if d == nil || err != nil || d.Account != k.Account {
 		return err
 	}
 	a.removes = true
 	if err := a.unlink(d); err != nil {
 		return err
 	}
-	return a.batch.Delete(keyDevice(id), nil)
+	return a.batch.Delete(keyDevice(k.ID), nil)
 }

@@ -404,7 +404,7 @@ func TestBrokenBelowTheGuard(t *testing.T) {
 	var carried sync.WaitGroup
 	l.finish(box, &carried)
 	carried.Add(1)
-	box.Commit(&delivery.Batch{RemoveDevices: []string{"nobody's"}, Sync: true}, func(error) { carried.Done() })
+	box.Commit(&delivery.Batch{RemoveDevices: []delivery.DeviceKey{{ID: "nobody's"}}, Sync: true}, func(error) { carried.Done() })
 	ended := make(chan struct{})
 	go func() { carried.Wait(); close(ended) }()
 	select {

@@ -59,7 +59,7 @@ func TestScrub(t *testing.T) {
 	if did, err := s.Scrub(context.Background(), time.Now()); did || err != nil {
 		t.Errorf("scrubbed %v (error %v), with nothing erased", did, err)
 	}
-	apply(t, s, &delivery.Batch{Erase: []delivery.Seq{1, 4000}, RemoveDevices: []string{"d"}, Sync: true})
+	apply(t, s, &delivery.Batch{Erase: []delivery.Seq{1, 4000}, RemoveDevices: []delivery.DeviceKey{{ID: "d", Account: "ann"}}, Sync: true})
 	if did, err := s.Scrub(context.Background(), time.Now().Add(-time.Hour)); did || err != nil {
 		t.Errorf("scrubbed %v (error %v), an hour early", did, err)
 	}

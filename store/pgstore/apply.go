@@ -36,7 +36,7 @@ func (e *Engine) Apply(b *delivery.Batch) error {
 			return nil
 		}
 		switch c := code(err); {
-		case (c == codeDeadlock || c == codeSerialization) && try < tries: // nothing has taken effect
+		case (c == codeDeadlock || c == codeSerialization || errors.Is(err, errVanished)) && try < tries: // nothing has taken effect
 			continue
 		case c == codeUnique && try < tries && len(b.Accept) > 0:
 			taken, cleared, err := e.taken(b)

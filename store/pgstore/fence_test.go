@@ -53,7 +53,7 @@ func TestFenced(t *testing.T) {
 		"event":        {Events: []delivery.Event{{Seq: 1, Number: 9, Kind: delivery.EventPublished}}},
 		"finish":       {Finish: []delivery.Finish{{Key: k, At: time.Unix(1, 0)}}},
 		"device":       {PutDevices: []delivery.Device{{ID: "b", Account: "ann", Registrations: []delivery.Registration{{Server: "apns", Token: "aa", Kind: "alert", Claims: true}}}}},
-		"no device":    {RemoveDevices: []string{"a"}},
+		"no device":    {RemoveDevices: []delivery.DeviceKey{{ID: "a", Account: "ann"}}},
 		"assign":       {Assign: []delivery.Key{{Seq: 3, Device: "c"}}},
 		"dismissal":    {PutDismissals: []delivery.Dismissal{{Seq: 7, Device: "a", Of: 1, ID: "i1"}}},
 		"no dismissal": {RemoveDismissals: []delivery.Key{{Seq: 5, Device: "a"}}},

@@ -28,7 +28,7 @@ type plan struct {
 	finish  finalColumns
 
 	putDevices    []delivery.Device
-	removeDevices []string
+	removeDevices []delivery.DeviceKey
 
 	dismiss   keyColumns
 	undismiss keyColumns

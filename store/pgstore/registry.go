@@ -3,6 +3,7 @@ package pgstore
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -19,37 +20,42 @@ func hashOf(server, token string) string {
 	return string(sum[:16])
 }
 
-// claims are the tokens that a batch claims, each with the last device to do so.
-func claims(put []delivery.Device) map[string]string {
-	out := map[string]string{}
-	for i := range put {
-		for _, r := range put[i].Registrations {
-			if r.Claims {
-				out[hashOf(r.Server, r.Token)] = put[i].ID
-			}
-		}
-	}
-	return out
-}
-
 // lookAtRegistry queues the claims of tokens and the reading of all entries that the
 // batch may change: those that it names, and those that lose a token. A token is claimed
 // before any entry is locked, in the order of the hashes, and entries in the order of the
 // IDs, so that two nodes never wait for each other over the same ones.
+//
+// New entries are written first, and filled in later: so two nodes that register one device
+// at the same moment wait for each other here, and the later finds the entry of the first. If
+// that is another account's, its tokens are not claimed.
 func (e *Engine) lookAtRegistry(q *pgx.Batch, p *plan, r *found) {
-	claimed := claims(p.putDevices)
-	var hashes, holders, ids [][]byte
-	for _, hash := range slices.Sorted(maps.Keys(claimed)) {
-		hashes, holders = append(hashes, []byte(hash)), append(holders, []byte(claimed[hash]))
-	}
+	var hashes, holders, accounts, ids [][]byte
+	fresh := map[string]*delivery.Device{}
 	for i := range p.putDevices {
-		ids = append(ids, []byte(p.putDevices[i].ID))
+		d := &p.putDevices[i]
+		ids = append(ids, []byte(d.ID))
+		if fresh[d.ID] == nil {
+			fresh[d.ID] = d
+		}
+		for _, reg := range d.Registrations {
+			if reg.Claims { // the last that may has it
+				hashes, holders, accounts = append(hashes, []byte(hashOf(reg.Server, reg.Token))), append(holders, []byte(d.ID)), append(accounts, []byte(d.Account))
+			}
+		}
 	}
-	for _, id := range p.removeDevices {
-		ids = append(ids, []byte(id))
+	if len(fresh) > 0 {
+		var names, of, entries [][]byte
+		for _, id := range slices.Sorted(maps.Keys(fresh)) {
+			names, of = append(names, []byte(id)), append(of, []byte(fresh[id].Account))
+			entries = append(entries, codec.AppendDevice(nil, &delivery.Device{ID: id, Account: fresh[id].Account}))
+		}
+		q.Queue(e.db.sql.newDevices, names, of, entries)
+	}
+	for _, k := range p.removeDevices {
+		ids = append(ids, []byte(k.ID))
 	}
 	if len(hashes) > 0 {
-		q.Queue(e.db.sql.claimTokens, hashes, holders)
+		q.Queue(e.db.sql.claimTokens, hashes, holders, accounts)
 	}
 	q.Queue(e.db.sql.lockDevices, ids, hashes).Query(func(rows pgx.Rows) error {
 		var id, account, entry []byte
@@ -64,6 +70,10 @@ func (e *Engine) lookAtRegistry(q *pgx.Batch, p *plan, r *found) {
 		return err
 	})
 }
+
+// errVanished says that an entry of another account went away in the midst of a write, which
+// is to begin again.
+var errVanished = errors.New("an entry of the registry has been removed by another node")
 
 // registry queues the changes of the registry: it makes them on the entries that were
 // read, and writes the changed ones.
@@ -91,6 +101,9 @@ func (e *Engine) registry(q *pgx.Batch, p *plan, r *found) error {
 	}
 	touched := map[string]bool{}
 	for i := range p.putDevices {
+		if r.devices[p.putDevices[i].ID] == nil { // removed by another node before it was locked
+			return errVanished
+		}
 		d := p.putDevices[i].Written(r.devices[p.putDevices[i].ID])
 		unlink(d.ID)
 		for _, reg := range d.Registrations {
@@ -109,10 +122,12 @@ func (e *Engine) registry(q *pgx.Batch, p *plan, r *found) error {
 		r.devices[d.ID] = &d
 		touched[d.ID] = true
 	}
-	for _, id := range p.removeDevices {
-		unlink(id)
-		delete(r.devices, id)
-		touched[id] = true
+	for _, k := range p.removeDevices {
+		if d := r.devices[k.ID]; d != nil && d.Account == k.Account {
+			unlink(k.ID)
+			delete(r.devices, k.ID)
+			touched[k.ID] = true
+		}
 	}
 	var put, accounts, entries, removed, changed, kept [][]byte
 	for _, id := range slices.Sorted(maps.Keys(touched)) {

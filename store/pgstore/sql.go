@@ -10,7 +10,7 @@ import (
 // one connection could: no session locks, no LISTEN.
 type statements struct {
 	format, own, noSync, insertIDs, insertNotes, insertOut, assignNote, assignOut                           string
-	updateOut, insertEvents, insertFinals, count, finish, claimTokens, lockDevices, putDevices              string
+	updateOut, insertEvents, insertFinals, count, finish, newDevices, claimTokens, lockDevices, putDevices  string
 	removeDevices, freeTokens, putDismissals, removeDismissals, contents, held, eraseOut, eraseNotes        string
 	eraseEvents, eraseFinals, eraseIDs, journal, known, knownEvents, takenIDs, accountsOf                   string
 	notification, data, lookup, timeline, finals, records, listAll, listAccount                             string
@@ -79,9 +79,16 @@ func newStatements(schema string) statements {
 			UPDATE {s}.fence
 			SET accepted = accepted + $4, finished = finished + $5 + (SELECT count(*) FROM d), last = greatest(last, $6)
 			WHERE node = $1 AND lane = $2 AND session = $3`),
+		newDevices: in(`
+			INSERT INTO {s}.device (device, account, entry)
+			SELECT u.device, u.account, u.entry FROM unnest($1::bytea[], $2::bytea[], $3::bytea[]) u (device, account, entry) ORDER BY u.device
+			ON CONFLICT (device) DO NOTHING`),
 		claimTokens: in(`
 			INSERT INTO {s}.token AS t (hash, device)
-			SELECT u.hash, u.device FROM unnest($1::bytea[], $2::bytea[]) u (hash, device) ORDER BY u.hash
+			SELECT DISTINCT ON (u.hash) u.hash, u.device
+			FROM unnest($1::bytea[], $2::bytea[], $3::bytea[]) WITH ORDINALITY u (hash, device, account, n)
+			WHERE NOT EXISTS (SELECT 1 FROM {s}.device d
+			WHERE d.device = u.device AND d.account <> u.account) ORDER BY u.hash, u.n DESC
 			ON CONFLICT (hash) DO UPDATE
 			SET former = t.device, device = excluded.device`),
 		lockDevices: in(`

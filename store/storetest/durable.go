@@ -76,7 +76,7 @@ func fill(t *testing.T, e store.Engine, round int) string {
 	if _, err := e.Prune(at(5), round); err != nil {
 		t.Fatalf("prune: %v", err)
 	}
-	apply(t, e, &delivery.Batch{Sync: true, RemoveDevices: []string{"none"}})
+	apply(t, e, &delivery.Batch{Sync: true, RemoveDevices: []delivery.DeviceKey{{ID: "none"}}})
 	return show(look(t, e))
 }
 

@@ -299,7 +299,7 @@ func testRegistrations(t *testing.T, e store.Engine) {
 	apply(t, e, &delivery.Batch{PutDevices: claiming(back)})
 	equal(t, "tab", must[*delivery.Device](t, "device")(e.Device("tab")), &delivery.Device{ID: "tab", Account: "bob"})
 	equal(t, "owner", owner(voip), "phone")
-	apply(t, e, &delivery.Batch{RemoveDevices: []string{"phone"}})
+	apply(t, e, &delivery.Batch{RemoveDevices: []delivery.DeviceKey{{ID: "phone", Account: phone.Account}}})
 	for _, r := range []delivery.Registration{alert, voip, web} {
 		_, err := e.TokenOwner(r.Server, r.Token)
 		missing(t, "token of a removed device", err)

@@ -107,7 +107,11 @@ func (m *model) apply(b *delivery.Batch) {
 		}
 	}
 	for _, d := range b.PutDevices {
-		if stored := m.devices[d.ID]; len(d.Registrations) > 0 {
+		stored, there := m.devices[d.ID]
+		if there && stored.Account != d.Account {
+			continue
+		}
+		if len(d.Registrations) > 0 {
 			if token := d.Registrations[0].Token; d.Registrations[0].Claims || len(stored.Registrations) > 0 && stored.Registrations[0].Token == token {
 				d.Registrations = push(token)
 			} else {
@@ -122,8 +126,10 @@ func (m *model) apply(b *delivery.Batch) {
 		}
 		m.devices[d.ID] = d
 	}
-	for _, id := range b.RemoveDevices {
-		delete(m.devices, id)
+	for _, k := range b.RemoveDevices {
+		if m.devices[k.ID].Account == k.Account {
+			delete(m.devices, k.ID)
+		}
 	}
 	for _, seq := range b.Erase {
 		maps.DeleteFunc(m.live, func(k delivery.Key, _ delivery.Record) bool {
@@ -408,7 +414,10 @@ func drawBatch(t *rapid.T, m *model, next *uint64) *delivery.Batch {
 		b.PutDevices = append(b.PutDevices, d)
 	}
 	for range some("removals") / 2 {
-		b.RemoveDevices = append(b.RemoveDevices, device())
+		k := delivery.DeviceKey{ID: device(), Account: rapid.SampledFrom(modelAccounts).Draw(t, "account")}
+		if !slices.ContainsFunc(b.PutDevices, func(d delivery.Device) bool { return d.ID == k.ID }) {
+			b.RemoveDevices = append(b.RemoveDevices, k)
+		}
 	}
 	for range some("erasures") / 3 {
 		if s := seq(); !slices.ContainsFunc(b.Accept, func(a delivery.Acceptance) bool { return a.Notification.Seq == s }) {

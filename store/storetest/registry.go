@@ -54,14 +54,23 @@ func testRegistry(t *testing.T, e store.Engine) {
 	equal(t, "phone", must[*delivery.Device](t, "device")(e.Device("phone")), &phone)
 	equal(t, "ann's", must[[]delivery.Device](t, "account")(e.AccountDevices("ann")), []delivery.Device{phone, watch})
 	equal(t, "an's", must[[]delivery.Device](t, "account")(e.AccountDevices("an")), []delivery.Device{lamp})
-	// It moves to another account and loses its token.
+	// Another account gets it when it has been removed, and not before.
+	foreign := delivery.Device{ID: "phone", Account: "bob", Registrations: push("bb")}
+	apply(t, e, &delivery.Batch{PutDevices: claiming(foreign)})
+	equal(t, "registry", registry(t, e), []delivery.Device{lamp, phone, watch})
+	equal(t, "bob's", len(must[[]delivery.Device](t, "account")(e.AccountDevices("bob"))), 0)
+	equal(t, "owner", must[string](t, "owner")(e.TokenOwner(delivery.ServerAPNs, "aa")), "phone")
+	_, err := e.TokenOwner(delivery.ServerAPNs, "bb")
+	missing(t, "holder of a token of an entry that was not written", err)
 	phone = delivery.Device{ID: "phone", Account: "bob"}
-	apply(t, e, &delivery.Batch{PutDevices: claiming(phone)})
+	apply(t, e, &delivery.Batch{RemoveDevices: []delivery.DeviceKey{{ID: "phone", Account: "bob"}}})
+	equal(t, "registry", registry(t, e), []delivery.Device{lamp, {ID: "phone", Account: "ann", Registrations: push("aa"), ReportsApp: true, SeenAt: at(5)}, watch})
+	apply(t, e, &delivery.Batch{RemoveDevices: []delivery.DeviceKey{{ID: "phone", Account: "ann"}}}, &delivery.Batch{PutDevices: claiming(phone)})
 	equal(t, "ann's", must[[]delivery.Device](t, "account")(e.AccountDevices("ann")), []delivery.Device{watch})
 	equal(t, "bob's", must[[]delivery.Device](t, "account")(e.AccountDevices("bob")), []delivery.Device{phone})
-	_, err := e.TokenOwner(delivery.ServerAPNs, "aa")
+	_, err = e.TokenOwner(delivery.ServerAPNs, "aa")
 	missing(t, "holder of a token that was given up", err)
-	gone := &delivery.Batch{RemoveDevices: []string{"phone", "unknown"}}
+	gone := &delivery.Batch{RemoveDevices: []delivery.DeviceKey{{ID: "phone", Account: "bob"}, {ID: "unknown", Account: "bob"}}}
 	apply(t, e, gone, gone)
 	_, err = e.Device("phone")
 	missing(t, "removed device", err)
@@ -95,7 +104,7 @@ func testTokenMoves(t *testing.T, e store.Engine) {
 	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "new", Account: "bob", Registrations: push("aa"), SeenAt: at(2)}}})
 	equal(t, "the holder's entry", must[*delivery.Device](t, "device")(e.Device("new")), &delivery.Device{ID: "new", Account: "bob", Registrations: push("aa"), SeenAt: at(2)})
 	equal(t, "owner", owner("aa"), "new")
-	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "old", Account: "ann"}}}, &delivery.Batch{RemoveDevices: []string{"old"}})
+	apply(t, e, &delivery.Batch{PutDevices: []delivery.Device{{ID: "old", Account: "ann"}}}, &delivery.Batch{RemoveDevices: []delivery.DeviceKey{{ID: "old", Account: "ann"}}})
 	equal(t, "owner", owner("aa"), "new")
 	// The same token of another server is another token.
 	other := claim("aa")
@@ -108,7 +117,7 @@ func testTokenMoves(t *testing.T, e store.Engine) {
 	equal(t, "owner", owner("bb"), "new")
 	_, err := e.TokenOwner(delivery.ServerAPNs, "aa")
 	missing(t, "token that was replaced", err)
-	apply(t, e, &delivery.Batch{RemoveDevices: []string{"new"}})
+	apply(t, e, &delivery.Batch{RemoveDevices: []delivery.DeviceKey{{ID: "new", Account: "bob"}}})
 	_, err = e.TokenOwner(delivery.ServerAPNs, "bb")
 	missing(t, "token of a removed device", err)
 }
@@ -120,23 +129,24 @@ func testTokenMovesInBatch(t *testing.T, e store.Engine) {
 			{ID: "b", Account: "ann", Registrations: claim("aa")},
 			{ID: "a", Account: "ann", Registrations: push("aa")},
 			{ID: "c", Account: "ann", Registrations: claim("cc")},
-			{ID: "c", Account: "bob", Registrations: claim("dd")},
+			{ID: "c", Account: "ann", Registrations: claim("dd")},
 			{ID: "d", Account: "bob", Registrations: claim("dd")},
+			{ID: "c", Account: "bob", Registrations: claim("dd")},
 		},
-		RemoveDevices: []string{"a", "d"},
 	}
+	gone := &delivery.Batch{RemoveDevices: []delivery.DeviceKey{{ID: "a", Account: "ann"}, {ID: "d", Account: "bob"}}}
 	for range 2 {
-		apply(t, e, b)
+		apply(t, e, b, b, gone, gone)
 		equal(t, "registry", registry(t, e), []delivery.Device{
 			{ID: "b", Account: "ann", Registrations: push("aa")},
-			{ID: "c", Account: "bob"},
+			{ID: "c", Account: "ann"},
 		})
 		equal(t, "owner", must[string](t, "owner")(e.TokenOwner(delivery.ServerAPNs, "aa")), "b")
 		for _, token := range []string{"cc", "dd"} {
 			_, err := e.TokenOwner(delivery.ServerAPNs, token)
 			missing(t, "token "+token, err)
 		}
-		equal(t, "ann's", len(must[[]delivery.Device](t, "account")(e.AccountDevices("ann"))), 1)
+		equal(t, "ann's", len(must[[]delivery.Device](t, "account")(e.AccountDevices("ann"))), 2)
 	}
 }
 

@@ -337,8 +337,8 @@ func testAllKinds(t *testing.T, e store.Engine) {
 			{Key: delivery.Key{Seq: 5, Device: "phone"}, At: at(1)},
 			{Key: delivery.Key{Seq: 10, Device: "watch"}, At: at(1)},
 		},
-		PutDevices:    claiming(phone, delivery.Device{ID: "gone", Account: "ann"}),
-		RemoveDevices: []string{"gone"},
+		PutDevices:    claiming(phone),
+		RemoveDevices: []delivery.DeviceKey{{ID: "gone", Account: "ann"}},
 		Sync:          true,
 	}
 	apply(t, e, accept(old))

@@ -1,0 +1,66 @@
+package pgstore_test
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/store"
+)
+
+// TestDeviceOfTwoAccounts: two nodes register a device for two accounts at the same moment,
+// each with a token that a third device holds. One of them has the device, with its own
+// token; the other claim has changed nothing.
+func TestDeviceOfTwoAccounts(t *testing.T) {
+	nodes, _ := members(t, fresh(t), "one", "two")
+	engines := []store.Engine{open(t, nodes[0]), open(t, nodes[1])}
+	for _, e := range engines {
+		defer e.Close()
+	}
+	accounts := []string{"ann", "bob"}
+	registered := func(id, account, token string) *delivery.Batch {
+		r := delivery.Registration{Server: delivery.ServerAPNs, Kind: delivery.KindAlert, Token: token, Claims: true}
+		return &delivery.Batch{PutDevices: []delivery.Device{{ID: id, Account: account, Registrations: []delivery.Registration{r}}}, Sync: true}
+	}
+	first := map[string]int{}
+	for round := range 20 {
+		id := fmt.Sprint("phone", round)
+		token := func(account string) string { return fmt.Sprint(account, round) }
+		for _, account := range accounts {
+			if err := engines[0].Apply(registered("former-"+token(account), "cid", token(account))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var both sync.WaitGroup
+		for i, account := range accounts {
+			both.Go(func() {
+				if err := engines[i].Apply(registered(id, account, token(account))); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		both.Wait()
+		d, err := engines[0].Device(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first[d.Account]++
+		for _, account := range accounts {
+			want := "former-" + token(account)
+			if account == d.Account {
+				want = id
+			}
+			holder, err := engines[1].TokenOwner(delivery.ServerAPNs, token(account))
+			if err != nil || holder != want {
+				t.Fatalf("account %s has the device; the token of %s is held by %q (error %v), want %q", d.Account, account, holder, err, want)
+			}
+			h, err := engines[1].Device(holder)
+			if err != nil || !slices.ContainsFunc(h.Registrations, func(r delivery.Registration) bool { return r.Token == token(account) }) {
+				t.Fatalf("the entry of the holder lacks the token: %+v, error %v", h, err)
+			}
+		}
+	}
+	t.Logf("first: %v", first)
+}
