@@ -1,7 +1,0 @@
-//go:build !linux
-
-package testtool
-
-import "syscall"
-
-func dieWithParent(*syscall.SysProcAttr) {}
