@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/heartline-mqtt/heartline/cluster"
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/store/pgstore"
 )
@@ -15,7 +16,7 @@ import (
 var ErrNoDatabase = errors.New("there is no database to look at")
 
 // Database is the PostgreSQL of a configuration, for who looks at it without being a
-// node: nothing of it is changed but by Migrate. Close it.
+// node: nothing of it is changed but by Migrate and Drop. Close it.
 type Database struct{ db *pgstore.DB }
 
 // OpenDatabase connects to store.postgres, whatever tables it has.
@@ -84,3 +85,29 @@ func (d *Database) Nodes(ctx context.Context) (nodes []DatabaseNode, free int, e
 	}
 	return nodes, owned[0], nil
 }
+
+// Owner returns the partition of an account and the node that owns it; "": none does at
+// the moment.
+func (d *Database) Owner(ctx context.Context, account string) (part uint16, node string, err error) {
+	part = cluster.Partition(account)
+	members, err := d.db.Members(ctx)
+	if err != nil {
+		return part, "", err
+	}
+	parts, err := d.db.Parts(ctx)
+	if err != nil {
+		return part, "", err
+	}
+	for _, p := range parts {
+		for _, m := range members {
+			if p.Part == part && p.Node == m.ID {
+				return part, m.Name, nil
+			}
+		}
+	}
+	return part, "", nil
+}
+
+// Drop removes store.postgres.schema with everything in it, for schemas that are made to
+// be thrown away.
+func (d *Database) Drop(ctx context.Context) error { return d.db.Drop(ctx) }

@@ -105,13 +105,16 @@ func (p *program) storeStatus(ctx context.Context, db *broker.Database) error {
 }
 
 func (p *program) nodesCommand() *cobra.Command {
-	return p.databaseCommand(&cobra.Command{
+	cmd := &cobra.Command{
 		Use: "nodes", Short: "List the nodes of a store on PostgreSQL: leases and partitions", GroupID: groupServer,
 		Long: `Lists the nodes that the database of store.postgres knows: where the others reach each,
 how long its lease still runs, and how many of the partitions of the accounts it owns. It
-changes nothing, and can be run beside running nodes.`,
+changes nothing, and can be run beside running nodes. With --account it tells which node
+owns an account.`,
 		Args: cobra.NoArgs,
-	}, func(ctx context.Context, db *broker.Database) error {
+	}
+	account := cmd.Flags().String("account", "", "tell which node owns this account")
+	return p.databaseCommand(cmd, func(ctx context.Context, db *broker.Database) error {
 		nodes, free, err := db.Nodes(ctx)
 		if err != nil {
 			return err
@@ -135,6 +138,17 @@ changes nothing, and can be run beside running nodes.`,
 		if free > 0 {
 			fmt.Fprintf(p.Stdout, "%d partitions have no owner at the moment\n", free)
 		}
+		if *account == "" {
+			return nil
+		}
+		part, owner, err := db.Owner(ctx, *account)
+		if err != nil {
+			return err
+		}
+		if owner == "" {
+			owner = "nobody at the moment"
+		}
+		fmt.Fprintf(p.Stdout, "\naccount %s is in partition %d, which is owned by %s\n", *account, part, owner)
 		return nil
 	})
 }

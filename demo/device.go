@@ -13,6 +13,7 @@ import (
 // which a proper client library does not let it.
 type device struct {
 	id, account string
+	heard       func(packets.Packet) // called with each publication, before its PUBACK; nil: nobody listens
 
 	mu     sync.Mutex
 	silent bool   // keep the PUBACK back
@@ -79,6 +80,9 @@ func (d *device) listen() {
 		}
 		if pk.FixedHeader.Type != packets.Publish {
 			continue
+		}
+		if d.heard != nil {
+			d.heard(pk)
 		}
 		d.mu.Lock()
 		silent := d.silent

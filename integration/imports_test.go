@@ -18,7 +18,7 @@ const module = "github.com/heartline-mqtt/heartline"
 func arrows() [][]string {
 	return [][]string{
 		{".", "cmd"},
-		{"cmd", "auth", "bench", "broker", "config", "demo", "fallback/apnssim", "fallback/fcmsim", "fallback/webpushsim", "internal/credentials", "internal/simkit", "terminal", "wire", "xmpp"},
+		{"cmd", "auth", "bench", "broker", "config", "demo", "fallback/apnssim", "fallback/fcmsim", "fallback/webpushsim", "internal/credentials", "internal/pgkit", "internal/simkit", "terminal", "wire", "xmpp"},
 		{"bench"},
 		{"bench/outstanding", "delivery", "internal/rawmqtt", "store", "store/pebblestore"},
 		{"bench/dashboard", "bench", "delivery", "store/pebblestore"},
@@ -26,7 +26,7 @@ func arrows() [][]string {
 		{"bench/receipts", "broker", "config", "delivery", "internal/rawmqtt"},
 		{"bench/storm", "broker", "config", "delivery", "fallback/apnssim", "internal/rawmqtt"},
 		{"bench/xmpp", "broker", "config", "delivery", "internal/rawmqtt", "xmpp", "xmpp/xmppkit"},
-		{"demo", "broker", "config", "delivery", "fallback/apnssim", "fallback/fcmsim", "fallback/webpushsim", "internal/credentials", "internal/rawmqtt", "xmpp", "xmpp/xmppkit"},
+		{"demo", "broker", "config", "delivery", "fallback/apnssim", "fallback/fcmsim", "fallback/webpushsim", "internal/child", "internal/credentials", "internal/pgkit", "internal/rawmqtt", "wire", "xmpp", "xmpp/xmppkit"},
 		{"examples/fleet", "wire"},
 		{"examples/plugin", "broker", "delivery"},
 		{"terminal", "delivery", "internal/backoff", "wire"},
@@ -66,6 +66,8 @@ func arrows() [][]string {
 		{"config", "internal/credentials", "internal/loopback"},
 		{"internal/..."},
 		{"internal/h2pool", "internal/backoff"},
+		{"internal/pgkit", "internal/child"},
+		{"internal/testtool", "internal/pgkit"},
 		{"internal/newcomers", "delivery"},
 		{"integration", "..."},
 		{"integration/faults", "delivery", "store/pebblestore", "fallback/apnssim", "fallback/fcmsim", "fallback/webpushsim", "internal/credentials", "internal/rawmqtt", "internal/smalldisk", "wire"},

@@ -88,3 +88,11 @@ func (d *DB) Migrate(ctx context.Context) (from int, err error) {
 	}
 	return from, nil
 }
+
+// Drop removes the schema with everything in it, other people's tables too.
+func (d *DB) Drop(ctx context.Context) error {
+	if _, err := d.pool.Exec(ctx, "DROP SCHEMA IF EXISTS "+pgx.Identifier{d.opts.Schema}.Sanitize()+" CASCADE"); err != nil {
+		return d.explain(err)
+	}
+	return nil
+}
