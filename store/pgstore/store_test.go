@@ -65,7 +65,15 @@ var schemas struct {
 // fresh returns options for a schema of the test's own.
 func fresh(t testing.TB) pgstore.Options {
 	t.Helper()
-	o := pgstore.Options{URL: postgres(t).URL("admin", "postgres", ""), Slack: -1, Connections: 4, Lease: time.Hour}
+	o, free := take(t)
+	t.Cleanup(free)
+	return o
+}
+
+// take returns options for an empty schema, which nobody else uses until free is called.
+func take(t testing.TB) (o pgstore.Options, free func()) {
+	t.Helper()
+	o = pgstore.Options{URL: postgres(t).URL("admin", "postgres", ""), Slack: -1, Connections: 4, Lease: time.Hour}
 	schemas.Lock()
 	defer schemas.Unlock()
 	if n := len(schemas.free); n > 0 {
@@ -75,7 +83,7 @@ func fresh(t testing.TB) pgstore.Options {
 		schemas.made++
 		o.Schema = fmt.Sprintf("test_%d", schemas.made)
 	}
-	t.Cleanup(func() {
+	return o, func() {
 		empty := "UPDATE meta SET accepted = 0, finished = 0, last = 0; DELETE FROM stream WHERE stream > 0; UPDATE stream SET number = 0; UPDATE part SET node = NULL, term = 0, floor = 0 WHERE term > 0;"
 		for _, table := range []string{"node", "fence", "notification", "event", "final", "outstanding", "dismissal", "given_id", "device", "token", "journal", "mqtt_state"} {
 			empty += "DELETE FROM " + table + ";"
@@ -84,8 +92,7 @@ func fresh(t testing.TB) pgstore.Options {
 		schemas.Lock()
 		defer schemas.Unlock()
 		schemas.free = append(schemas.free, o.Schema)
-	})
-	return o
+	}
 }
 
 // sql runs statements as the administrator.
@@ -146,4 +153,33 @@ func TestCommits(t *testing.T) {
 		}
 		return o
 	}, (*store.Outbox).Close, storetest.UniqueIDs)
+}
+
+// Two nodes write one database at once. A deadlock, which is tried again, is found sooner
+// than by default.
+func TestBeside(t *testing.T) {
+	storetest.RunBeside(t, func(t *testing.T) (engines [2]func() store.Engine, remove func()) {
+		o, free := take(t)
+		o.URL += "&options=-c%20deadlock_timeout%3D20ms"
+		var dbs [len(engines)]*pgstore.DB
+		for i := range engines {
+			o.Name, o.Address = fmt.Sprint("node", i), fmt.Sprintf("127.0.0.1:%d", i+1)
+			db, err := pgstore.Open(t.Context(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dbs[i] = db
+			n, err := db.Join(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			engines[i] = func() store.Engine { return open(t, n) }
+		}
+		return engines, func() {
+			for _, db := range dbs {
+				db.Close()
+			}
+			free()
+		}
+	})
 }

@@ -21,19 +21,18 @@ func RunCommits[O delivery.Outbox](t *testing.T, open func(t *testing.T) O, end 
 				rt.Errorf("close: %v", err)
 			}
 		}()
-		m := newModel()
+		m, w := newModel(1), onlyWriter()
 		m.freshIDs = slices.Contains(traits, UniqueIDs)
 		var called atomic.Int64 // done functions
 		all := int64(0)
 		told := make(chan int64, 100)
 		o.OnGroupDone(func() { told <- called.Load() })
-		next := uint64(10)
 		for range rapid.IntRange(1, 4).Draw(rt, "bursts") {
 			n := rapid.IntRange(1, 12).Draw(rt, "burst")
 			batches := make([]*delivery.Batch, n)
 			for i := range batches {
-				batches[i] = drawBatch(rt, m, &next)
-				m.apply(batches[i])
+				batches[i] = drawBatch(rt, m, w)
+				m.apply(0, batches[i])
 			}
 			done := make(chan int, n)
 			for i, b := range batches {

@@ -26,10 +26,15 @@ type model struct {
 	devices map[string]delivery.Device
 	totals  delivery.Totals
 	last    uint64
-	commits [][]delivery.Event // each by Number
-	old     int                // so many of them may be forgotten
+	streams []stream // of events: one of each engine that writes
 
 	freshIDs bool // no two notifications have one
+}
+
+// stream is the commits of one engine.
+type stream struct {
+	commits [][]delivery.Event // each by Number
+	old     int                // so many of them may be forgotten
 }
 
 type note struct {
@@ -39,8 +44,29 @@ type note struct {
 	finished time.Time
 }
 
-func newModel() *model {
-	return &model{live: map[delivery.Key]delivery.Record{}, ids: map[string]delivery.Seq{}, devices: map[string]delivery.Device{}}
+// newModel is empty, and written by so many engines.
+func newModel(engines int) *model {
+	return &model{
+		live: map[delivery.Key]delivery.Record{}, ids: map[string]delivery.Seq{}, devices: map[string]delivery.Device{},
+		streams: make([]stream, engines),
+	}
+}
+
+// clone returns a copy that shares nothing that apply, remove or forget changes.
+func (m *model) clone() *model {
+	c := *m
+	c.notes = make([]*note, len(m.notes))
+	for i, n := range m.notes {
+		k, content := *n, *n.Notification
+		content.Devices = slices.Clone(content.Devices)
+		k.Notification, k.events, k.finals = &content, slices.Clone(n.events), maps.Clone(n.finals)
+		c.notes[i] = &k
+	}
+	c.live, c.ids, c.devices, c.streams = maps.Clone(m.live), maps.Clone(m.ids), maps.Clone(m.devices), slices.Clone(m.streams)
+	for i := range c.streams {
+		c.streams[i].commits = slices.Clone(c.streams[i].commits)
+	}
+	return &c
 }
 
 func (m *model) note(seq delivery.Seq) *note {
@@ -52,7 +78,8 @@ func (m *model) note(seq delivery.Seq) *note {
 	return nil
 }
 
-func (m *model) apply(b *delivery.Batch) {
+// apply has an engine apply a batch.
+func (m *model) apply(engine int, b *delivery.Batch) {
 	var commit []delivery.Event
 	for _, a := range b.Accept {
 		n := a.Notification
@@ -141,7 +168,8 @@ func (m *model) apply(b *delivery.Batch) {
 		m.remove(seq)
 	}
 	slices.SortFunc(commit, func(a, b delivery.Event) int { return cmp.Compare(a.Number, b.Number) })
-	m.commits = append(m.commits, commit)
+	of := &m.streams[engine]
+	of.commits = append(of.commits, commit)
 }
 
 // taken returns the IDs of a batch that belong to other notifications, sorted.
@@ -168,22 +196,27 @@ func (m *model) remove(seq delivery.Seq) {
 // forget notes that the oldest commits may be forgotten, as long as all their events
 // are from before.
 func (m *model) forget(before time.Time) {
-	for m.old < len(m.commits) && !slices.ContainsFunc(m.commits[m.old], func(e delivery.Event) bool { return !e.Time.Before(before) }) {
-		m.old++
+	for i := range m.streams {
+		s := &m.streams[i]
+		for s.old < len(s.commits) && !slices.ContainsFunc(s.commits[s.old], func(e delivery.Event) bool { return !e.Time.Before(before) }) {
+			s.old++
+		}
 	}
 }
 
-// checkEvents compares what EventsFrom shows with the model: all, but for the oldest
-// commits, of which any number that may be forgotten can be gone.
-func (m *model) checkEvents(t tb, got []positioned) {
+// checkEvents compares what EventsFrom shows of an engine's events with the model: all, but
+// for the oldest commits, of which any number that may be forgotten can be gone.
+func (m *model) checkEvents(t tb, engine int, got []positioned) {
+	t.Helper()
+	s := &m.streams[engine]
 	var shown []string
 	for _, p := range got {
 		shown = append(shown, p.Account+" "+show(p.Event))
 	}
 	var closest []string
-	for gone := range m.old + 1 {
+	for gone := range s.old + 1 {
 		var want []string
-		for _, c := range m.commits[gone:] {
+		for _, c := range s.commits[gone:] {
 			for _, e := range c {
 				if n := m.note(e.Seq); n != nil {
 					want = append(want, n.Notification.Account+" "+show(e))
@@ -197,7 +230,7 @@ func (m *model) checkEvents(t tb, got []positioned) {
 			closest = want
 		}
 	}
-	t.Fatalf("events are\n%s\nand in the model, where %d commits may be forgotten,\n%s", indent(shown), m.old, indent(closest))
+	t.Fatalf("events are\n%s\nand in the model, where %d commits may be forgotten,\n%s", indent(shown), s.old, indent(closest))
 }
 
 func (m *model) deliveries(n *note) string {
@@ -349,15 +382,37 @@ func look(t rapid.TB, e delivery.Reader) picture {
 	return p
 }
 
-// drawBatch makes a batch of changes to the entries of the model and a few others.
-func drawBatch(t *rapid.T, m *model, next *uint64) *delivery.Batch {
+// writer is what the batches of one engine are about.
+type writer struct {
+	next     func() uint64           // a Seq or Number that is above all before
+	owns     func(delivery.Seq) bool // which notifications; nil: all
+	accounts []string
+	ids      []string // that notifications are given
+	devices  []string // that are registered
+	tokens   []string
+}
+
+// onlyWriter is that of an engine with a store of its own.
+func onlyWriter() *writer {
+	last := uint64(10)
+	return &writer{
+		next: func() uint64 { last++; return last }, accounts: modelAccounts,
+		ids: modelIDs, devices: modelDevices, tokens: modelTokens,
+	}
+}
+
+// drawBatch makes a batch of changes to the writer's entries of the model and a few others.
+func drawBatch(t *rapid.T, m *model, w *writer) *delivery.Batch {
 	b := &delivery.Batch{Sync: rapid.Bool().Draw(t, "sync")}
 	some := func(what string) int { return rapid.SampledFrom([]int{0, 0, 1, 1, 2, 3}).Draw(t, what) }
 	when := func() time.Time { return at(time.Duration(rapid.IntRange(1, 9).Draw(t, "time"))) }
 	device := func() string { return rapid.SampledFrom(modelDevices).Draw(t, "device") }
+	known := func() string { return rapid.SampledFrom(w.devices).Draw(t, "known device") }
 	seqs := []delivery.Seq{1 << 40} // one that is never accepted
 	for _, n := range m.notes {
-		seqs = append(seqs, n.Notification.Seq)
+		if w.owns == nil || w.owns(n.Notification.Seq) {
+			seqs = append(seqs, n.Notification.Seq)
+		}
 	}
 	seq := func() delivery.Seq { return rapid.SampledFrom(seqs).Draw(t, "seq") }
 	for range some("accepts") {
@@ -365,12 +420,12 @@ func drawBatch(t *rapid.T, m *model, next *uint64) *delivery.Batch {
 			b.Accept = append(b.Accept, m.note(s).Acceptance)
 			continue
 		}
-		*next++
-		id := rapid.SampledFrom(modelIDs).Draw(t, "id")
+		next := w.next()
+		id := rapid.SampledFrom(w.ids).Draw(t, "id")
 		if m.freshIDs && (m.ids[id] != 0 || slices.ContainsFunc(b.Accept, func(a delivery.Acceptance) bool { return a.Notification.ID == id })) {
-			id = fmt.Sprintf("u%d", *next)
+			id = fmt.Sprintf("u%d", next)
 		}
-		n := notification(delivery.Seq(*next), id, rapid.SampledFrom(modelAccounts).Draw(t, "account"))
+		n := notification(delivery.Seq(next), id, rapid.SampledFrom(w.accounts).Draw(t, "account"))
 		n.Devices = rapid.SliceOfNDistinct(rapid.SampledFrom(modelDevices), 0, 3, rapid.ID).Draw(t, "devices")
 		n.AcceptedAt = at(0)
 		switch {
@@ -396,8 +451,7 @@ func drawBatch(t *rapid.T, m *model, next *uint64) *delivery.Batch {
 		})
 	}
 	for range some("events") {
-		*next++
-		b.Events = append(b.Events, delivery.Event{Seq: seq(), Number: *next, Time: when(), Kind: delivery.EventPublished, Device: device()})
+		b.Events = append(b.Events, delivery.Event{Seq: seq(), Number: w.next(), Time: when(), Kind: delivery.EventPublished, Device: device()})
 	}
 	for range some("finishes") {
 		b.Finish = append(b.Finish, delivery.Finish{
@@ -406,15 +460,15 @@ func drawBatch(t *rapid.T, m *model, next *uint64) *delivery.Batch {
 		})
 	}
 	for range some("devices") {
-		d := delivery.Device{ID: device(), Account: rapid.SampledFrom(modelAccounts).Draw(t, "account"), SeenAt: when()}
+		d := delivery.Device{ID: known(), Account: rapid.SampledFrom(w.accounts).Draw(t, "account"), SeenAt: when()}
 		if rapid.Bool().Draw(t, "pushes") {
-			d.Registrations = push(rapid.SampledFrom(modelTokens).Draw(t, "token"))
+			d.Registrations = push(rapid.SampledFrom(w.tokens).Draw(t, "token"))
 			d.Registrations[0].Claims = rapid.Bool().Draw(t, "claims")
 		}
 		b.PutDevices = append(b.PutDevices, d)
 	}
 	for range some("removals") / 2 {
-		k := delivery.DeviceKey{ID: device(), Account: rapid.SampledFrom(modelAccounts).Draw(t, "account")}
+		k := delivery.DeviceKey{ID: known(), Account: rapid.SampledFrom(w.accounts).Draw(t, "account")}
 		if !slices.ContainsFunc(b.PutDevices, func(d delivery.Device) bool { return d.ID == k.ID }) {
 			b.RemoveDevices = append(b.RemoveDevices, k)
 		}
@@ -437,58 +491,14 @@ func runModel(t *testing.T, open func(t *testing.T) store.Engine, reopen func(st
 				rt.Errorf("close: %v", err)
 			}
 		}()
-		m := newModel()
-		next := uint64(10)
-		same := func() {
-			got, want := look(rt, e), m.picture()
-			if g, w := show(got), show(want); g != w {
-				rt.Fatalf("the store has\n%s\nand the model\n%s", indent(got), indent(want))
-			}
-			m.checkEvents(rt, eventsFrom(rt, e, delivery.Position{}))
-		}
-		defer same()
+		m, w := newModel(1), onlyWriter()
+		defer func() { checkSame(rt, e, m) }()
 		rt.Repeat(map[string]func(*rapid.T){
-			"look": func(*rapid.T) { same() },
+			"look": func(rt *rapid.T) { checkSame(rt, e, m) },
 			"apply": func(rt *rapid.T) {
-				b := drawBatch(rt, m, &next)
-				if slices.Contains(traits, UniqueIDs) {
-					if ids := m.taken(b); len(ids) > 0 {
-						var taken *store.Taken
-						if err := e.Apply(b); !errors.As(err, &taken) || !slices.Equal(taken.IDs, ids) {
-							rt.Fatalf("apply: got error %v, want that %q are taken", err, ids)
-						}
-						same()
-						b.Accept = slices.DeleteFunc(b.Accept, func(a delivery.Acceptance) bool { return slices.Contains(ids, a.Notification.ID) })
-					}
-				}
-				m.apply(b)
-				times := rapid.IntRange(1, 2).Draw(rt, "times")
-				for range times {
-					if err := e.Apply(b); err != nil {
-						rt.Fatalf("apply: %v", err)
-					}
-				}
+				applyBatch(rt, e, m, 0, drawBatch(rt, m, w), slices.Contains(traits, UniqueIDs))
 			},
-			"prune": func(rt *rapid.T) {
-				before := at(time.Duration(rapid.IntRange(0, 10).Draw(rt, "before")))
-				limit := rapid.SampledFrom([]int{1, 3, 1000}).Draw(rt, "limit")
-				may := m.prunable(before)
-				n, err := e.Prune(before, limit)
-				if err != nil || n != min(limit, len(may)) {
-					rt.Fatalf("pruned %d of %d, at most %d (error %v)", n, len(may), limit, err)
-				}
-				m.forget(before)
-				// Which ones is the engine's choice.
-				for _, seq := range may {
-					if _, err := e.Notification(seq); errors.Is(err, delivery.ErrNotFound) {
-						m.remove(seq)
-						n--
-					}
-				}
-				if n != 0 {
-					rt.Fatalf("%d more are gone, or fewer, than it said", n)
-				}
-			},
+			"prune": func(rt *rapid.T) { pruneSome(rt, e, m) },
 			"reopen": func(rt *rapid.T) {
 				if reopen == nil {
 					rt.Skip("not durable")
@@ -499,6 +509,57 @@ func runModel(t *testing.T, open func(t *testing.T) store.Engine, reopen func(st
 			},
 		})
 	})
+}
+
+// checkSame compares all that an engine reads with the model.
+func checkSame(rt *rapid.T, e store.Engine, m *model) {
+	got, want := look(rt, e), m.picture()
+	if g, w := show(got), show(want); g != w {
+		rt.Fatalf("the store has\n%s\nand the model\n%s", indent(got), indent(want))
+	}
+	for i := range m.streams {
+		m.checkEvents(rt, i, eventsFrom(rt, e, delivery.Position{Partition: uint32(i)}))
+	}
+}
+
+// applyBatch has an engine and the model apply a batch, or what is left of it without the
+// IDs that are taken, once or twice.
+func applyBatch(rt *rapid.T, e store.Engine, m *model, engine int, b *delivery.Batch, uniqueIDs bool) {
+	if ids := m.taken(b); uniqueIDs && len(ids) > 0 {
+		var taken *store.Taken
+		if err := e.Apply(b); !errors.As(err, &taken) || !slices.Equal(taken.IDs, ids) {
+			rt.Fatalf("apply: got error %v, want that %q are taken", err, ids)
+		}
+		checkSame(rt, e, m)
+		b.Accept = slices.DeleteFunc(b.Accept, func(a delivery.Acceptance) bool { return slices.Contains(ids, a.Notification.ID) })
+	}
+	m.apply(engine, b)
+	for range rapid.IntRange(1, 2).Draw(rt, "times") {
+		if err := e.Apply(b); err != nil {
+			rt.Fatalf("apply: %v", err)
+		}
+	}
+}
+
+// pruneSome has an engine prune, and the model what the engine has chosen.
+func pruneSome(rt *rapid.T, e store.Engine, m *model) {
+	before := at(time.Duration(rapid.IntRange(0, 10).Draw(rt, "before")))
+	limit := rapid.SampledFrom([]int{1, 3, 1000}).Draw(rt, "limit")
+	may := m.prunable(before)
+	n, err := e.Prune(before, limit)
+	if err != nil || n != min(limit, len(may)) {
+		rt.Fatalf("pruned %d of %d, at most %d (error %v)", n, len(may), limit, err)
+	}
+	m.forget(before)
+	for _, seq := range may {
+		if _, err := e.Notification(seq); errors.Is(err, delivery.ErrNotFound) {
+			m.remove(seq)
+			n--
+		}
+	}
+	if n != 0 {
+		rt.Fatalf("%d more are gone, or fewer, than it said", n)
+	}
 }
 
 func indent(v any) string {
