@@ -157,8 +157,8 @@ func TestCommits(t *testing.T) {
 
 // Two nodes write one database at once. A deadlock, which is tried again, is found sooner
 // than by default.
-func TestBeside(t *testing.T) {
-	storetest.RunBeside(t, func(t *testing.T) (engines [2]func() store.Engine, remove func()) {
+func TestTwoEngines(t *testing.T) {
+	storetest.RunTwo(t, func(t *testing.T) (engines [2]func() store.Engine, remove func()) {
 		o, free := take(t)
 		o.URL += "&options=-c%20deadlock_timeout%3D20ms"
 		var dbs [len(engines)]*pgstore.DB

@@ -9,5 +9,5 @@
 // time it is called within a test. Read suite.go (one test a rule; registry.go,
 // ids.go, prune.go, events.go and erase.go likewise), durable.go,
 // model.go (the whole of an engine's behaviour on a page, and a property test
-// against it), beside.go (the same for two engines on one store).
+// against it), two.go (it again for two engines on one store).
 package storetest

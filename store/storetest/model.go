@@ -522,7 +522,7 @@ func checkSame(rt *rapid.T, e store.Engine, m *model) {
 	}
 }
 
-// applyBatch has an engine and the model apply a batch, or what is left of it without the
+// applyBatch has an engine and the model apply a batch, or the rest of it without the
 // IDs that are taken, once or twice.
 func applyBatch(rt *rapid.T, e store.Engine, m *model, engine int, b *delivery.Batch, uniqueIDs bool) {
 	if ids := m.taken(b); uniqueIDs && len(ids) > 0 {

@@ -12,20 +12,20 @@ import (
 	"github.com/heartline-mqtt/heartline/store"
 )
 
-// besideParts are the partitions of each engine of RunBeside: what is left of a Seq by 1,024.
-var besideParts = [][]uint64{{1, 2}, {3, 1023}}
+// twoParts are the partitions of each engine of RunTwo: the remainder of a Seq by 1,024.
+var twoParts = [][]uint64{{1, 2}, {3, 1023}}
 
-// besideAccounts are the accounts of each engine.
-var besideAccounts = [][]string{{"a", "ab"}, {"b"}}
+// twoAccounts are the accounts of each engine.
+var twoAccounts = [][]string{{"a", "ab"}, {"b"}}
 
-// RunBeside tests two engines that write one store at once, as two nodes do, each the
+// RunTwo tests two engines that write one store at once, as two nodes do, each the
 // notifications of its own partitions and the devices of its own accounts. IDs, device names
 // and push tokens are shared. Batches that are applied at once must have the outcome that
 // they have one after the other, in one of the two orders.
 //
 // open makes a new, empty store, and returns for each engine what opens it, also again after
 // Close, and what removes the store. The events of engine i are those of Partition i.
-func RunBeside(t *testing.T, open func(t *testing.T) (engines [2]func() store.Engine, remove func())) {
+func RunTwo(t *testing.T, open func(t *testing.T) (engines [2]func() store.Engine, remove func())) {
 	rapid.Check(t, func(rt *rapid.T) {
 		opens, remove := open(t)
 		defer remove()
@@ -44,13 +44,13 @@ func RunBeside(t *testing.T, open func(t *testing.T) (engines [2]func() store.En
 		for i := range writers {
 			turn := 0
 			writers[i] = &writer{
-				owns: func(s delivery.Seq) bool { return slices.Contains(besideParts[i], uint64(s)%1024) },
+				owns: func(s delivery.Seq) bool { return slices.Contains(twoParts[i], uint64(s)%1024) },
 				next: func() uint64 {
 					round++
 					turn++
-					return round*1024 + besideParts[i][turn%2]
+					return round*1024 + twoParts[i][turn%2]
 				},
-				accounts: besideAccounts[i], ids: modelIDs[:4], devices: modelDevices[:2], tokens: modelTokens[:1], // so that they meet often
+				accounts: twoAccounts[i], ids: modelIDs[:4], devices: modelDevices[:2], tokens: modelTokens[:1], // so that they meet often
 			}
 		}
 		which := func(rt *rapid.T) int { return rapid.IntRange(0, 1).Draw(rt, "engine") }
