@@ -39,16 +39,14 @@ func (e *Engine) Apply(b *delivery.Batch) error {
 		case (c == codeDeadlock || c == codeSerialization || errors.Is(err, errVanished)) && try < tries: // nothing has taken effect
 			continue
 		case c == codeUnique && try < tries && len(b.Accept) > 0:
-			taken, cleared, err := e.taken(b)
+			taken, err := e.taken(b)
 			if err != nil {
 				return e.fail(err)
 			}
 			if len(taken) > 0 {
 				return &store.Taken{IDs: taken}
 			}
-			if cleared {
-				continue
-			}
+			continue // the ID has become free: its notification is gone
 		}
 		if taken, ok := errors.AsType[*store.Taken](err); ok {
 			return taken
@@ -226,9 +224,9 @@ func collectContents(rows pgx.Rows) (map[delivery.Seq]*delivery.Notification, er
 	return out, err
 }
 
-// taken finds which IDs of a batch belong to other notifications. cleared: the index
-// held some that belong to none any more, and does not now.
-func (e *Engine) taken(b *delivery.Batch) (taken []string, cleared bool, err error) {
+// taken finds which IDs of a batch belong to other notifications. It removes those that
+// belong to none any more from the index.
+func (e *Engine) taken(b *delivery.Batch) (taken []string, err error) {
 	ctx := context.Background()
 	of := map[string]delivery.Seq{}
 	var ids, stale [][]byte
@@ -243,7 +241,7 @@ func (e *Engine) taken(b *delivery.Batch) (taken []string, cleared bool, err err
 	}
 	rows, err := e.conn.Query(ctx, e.db.sql.takenIDs, ids)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	var id []byte
 	var seq int64
@@ -257,13 +255,13 @@ func (e *Engine) taken(b *delivery.Batch) (taken []string, cleared bool, err err
 		}
 		return nil
 	}); err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	if len(stale) > 0 {
 		_, err = e.conn.Exec(ctx, e.db.sql.eraseIDs, stale, staleSeqs)
 	}
 	slices.Sort(taken)
-	return slices.Compact(taken), len(stale) > 0, err
+	return slices.Compact(taken), err
 }
 
 // begun begins the statements of a write.
