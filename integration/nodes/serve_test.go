@@ -51,6 +51,7 @@ type fleet struct {
 	pg    *testtool.Postgres
 	db    *pgstore.DB
 	env   []string
+	extra map[string][]string // beside env, by the name of the node
 	sim   *apnssim.Server
 	away  map[string]bool // accounts whose devices are pushed to
 	loads int
@@ -69,9 +70,18 @@ type fleet struct {
 	faults   []string
 }
 
+// newFleet returns a fleet whose nodes share the partitions.
 func newFleet(t *testing.T, names ...string) *fleet {
+	pg := newPostgres(t)
+	f := newFleetOn(t, pg, pg.URL("admin", "postgres", ""))
+	f.begin(names...)
+	return f
+}
+
+func newPostgres(t *testing.T, settings ...string) *testtool.Postgres {
+	t.Helper()
 	testtool.NeedPostgres(t)
-	pg, err := testtool.NewPostgres()
+	pg, err := testtool.NewPostgres(settings...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,10 +90,15 @@ func newFleet(t *testing.T, names ...string) *fleet {
 			t.Error(err)
 		}
 	})
-	url := pg.URL("admin", "postgres", "")
+	return pg
+}
+
+// newFleetOn returns a fleet without nodes.
+func newFleetOn(t *testing.T, pg *testtool.Postgres, url string) *fleet {
 	f := &fleet{
-		T: t, pg: pg, away: map[string]bool{}, codes: map[byte]int{}, accepted: map[string]string{}, order: map[string][]string{}, got: map[string][]string{}, seen: map[string]bool{},
+		T: t, pg: pg, extra: map[string][]string{}, away: map[string]bool{}, codes: map[byte]int{}, accepted: map[string]string{}, order: map[string][]string{}, got: map[string][]string{}, seen: map[string]bool{},
 	}
+	var err error
 	if f.db, err = pgstore.Open(t.Context(), pgstore.Options{URL: url}); err != nil {
 		t.Fatal(err)
 	}
@@ -99,21 +114,29 @@ func newFleet(t *testing.T, names ...string) *fleet {
 	key := f.sim.Key()
 	f.env = append(os.Environ(), "NODE_SERVES=1", "HEARTLINE_STORE_ENGINE=postgres", "HEARTLINE_STORE_POSTGRES_URL="+url, "HEARTLINE_CLUSTER_ADDRESS=127.0.0.1:0",
 		"HEARTLINE_FALLBACK_APNS_ENABLED=true", "HEARTLINE_FALLBACK_APNS_ENDPOINT="+f.sim.URL(), "HEARTLINE_FALLBACK_APNS_CA_FILE="+ca,
-		"HEARTLINE_FALLBACK_APNS_KEY="+string(key.PEM), "HEARTLINE_FALLBACK_APNS_KEY_ID="+key.KeyID, "HEARTLINE_FALLBACK_APNS_TEAM_ID="+key.TeamID,
+		"HEARTLINE_FALLBACK_APNS_KEY="+string(key.PEM), "HEARTLINE_FALLBACK_APNS_TEAM_ID="+key.TeamID,
 		"HEARTLINE_FALLBACK_APNS_TOPIC=com.example.app")
+	return f
+}
+
+// begin starts nodes and returns when they share the partitions.
+func (f *fleet) begin(names ...string) {
+	f.Helper()
 	for _, name := range names {
 		f.nodes = append(f.nodes, f.start(name))
 	}
 	f.balanced(len(names))
-	return f
 }
+
+// keyID names the provider key of a node, by which the stand-in for Apple tells the nodes apart.
+func keyID(name string) string { return (strings.ToUpper(name) + "0000000000")[:10] }
 
 // start starts a node and returns when it is ready.
 func (f *fleet) start(name string) *served {
 	f.Helper()
 	n := &served{name: name, ended: make(chan struct{})}
 	n.cmd = exec.CommandContext(context.Background(), os.Args[0], "serve", "--data-dir", f.TempDir(), "--mqtt-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", "--log-format", "json")
-	n.cmd.Env = append(slices.Clone(f.env), "HEARTLINE_CLUSTER_NAME="+name)
+	n.cmd.Env = slices.Concat(f.env, []string{"HEARTLINE_CLUSTER_NAME=" + name, "HEARTLINE_FALLBACK_APNS_KEY_ID=" + keyID(name)}, f.extra[name])
 	var err error
 	if n.log, err = os.Create(filepath.Join(f.TempDir(), name+".log")); err != nil {
 		f.Fatal(err)
