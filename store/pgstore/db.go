@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -111,7 +113,11 @@ func Connect(ctx context.Context, opts Options) (*DB, error) {
 	d := &DB{opts: opts, config: pc.ConnConfig, sql: newStatements(opts.Schema), log: opts.Logger, days: map[int64]bool{}, looked: map[int64]time.Time{}}
 	if d.config.ConnectTimeout == 0 {
 		d.config.ConnectTimeout = connectTimeout
+		if others := len(d.hosts()) - 1; others > 0 { // they may all be dead, and a lease be renewed at the last
+			d.config.ConnectTimeout = min(connectTimeout, max(opts.Lease/2/time.Duration(others), time.Second))
+		}
 	}
+	d.config.DialFunc = dialer(opts.Lease).DialContext
 	d.config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite // with several hosts: the primary
 	d.config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
 		if n.Severity == "WARNING" {
@@ -123,6 +129,11 @@ func Connect(ctx context.Context, opts Options) (*DB, error) {
 	pc.MinConns = 0
 	pc.MaxConnIdleTime = 5 * time.Minute
 	pc.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "10000"
+	pc.ConnConfig.RuntimeParams["client_connection_check_interval"] = connectionCheck
+	pc.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
+		neverCancel(c)
+		return nil
+	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	if d.pool, err = pgxpool.NewWithConfig(ctx, pc); err != nil {
 		d.cancel()
@@ -141,16 +152,19 @@ func (d *DB) name(c *pgx.ConnConfig, what string) {
 	}
 }
 
-// place is where the database is, without user and password.
-func (d *DB) place() string {
+// hosts are those that the URL names, with their ports.
+func (d *DB) hosts() []string {
 	hosts := []string{net.JoinHostPort(d.config.Host, strconv.Itoa(int(d.config.Port)))}
 	for _, f := range d.config.Fallbacks {
 		if h := net.JoinHostPort(f.Host, strconv.Itoa(int(f.Port))); h != hosts[len(hosts)-1] {
 			hosts = append(hosts, h)
 		}
 	}
-	return strings.Join(hosts, ", ")
+	return hosts
 }
+
+// place is where the database is, without user and password.
+func (d *DB) place() string { return strings.Join(d.hosts(), ", ") }
 
 // Place says where the database is, for people: host, port, database and schema.
 func (d *DB) Place() string {
@@ -208,32 +222,53 @@ func (d *DB) Close() {
 	d.pool.Close()
 }
 
-// dial makes a connection of its own, such as a lane's. It sends no request to cancel
-// what runs on it: the server would make a commit that waits for a synchronous standby
-// visible before the standby has it.
+// connectionCheck is how often, in milliseconds, the server looks whether the client of a
+// statement that waits is still there: else each attempt of a node that repeats what waits
+// for a lock would keep one more of its connections.
+const connectionCheck = "2000"
+
+// dial makes a connection of its own, such as a lane's.
 func (d *DB) dial(ctx context.Context, what string, params map[string]string) (*pgx.Conn, error) {
 	c := d.config.Copy()
 	d.name(c, what)
 	maps.Copy(c.RuntimeParams, params)
-	var mu sync.Mutex
-	connected := false
-	dial := c.DialFunc
-	c.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if connected {
-			return nil, errors.New("requests to cancel are not sent")
-		}
-		return dial(ctx, network, addr)
-	}
+	c.RuntimeParams["client_connection_check_interval"] = connectionCheck
+	neverCancel(c)
 	conn, err := pgx.ConnectConfig(ctx, c)
 	if err != nil {
 		return nil, d.explain(err)
 	}
-	mu.Lock()
-	connected = true
-	mu.Unlock()
 	return conn, nil
+}
+
+// neverCancel has a connection send no request to cancel what runs on it: the server would make
+// a commit that waits for a synchronous standby visible before the standby has it.
+func neverCancel(c *pgx.ConnConfig) {
+	var connected atomic.Bool
+	dial := c.DialFunc
+	c.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if connected.Load() {
+			return nil, errors.New("requests to cancel are not sent")
+		}
+		return dial(ctx, network, addr)
+	}
+	c.AfterConnect = func(context.Context, *pgconn.PgConn) error {
+		connected.Store(true)
+		return nil
+	}
+}
+
+// dialer opens connections that break when the other side has been silent for a lease: after that
+// long without its database a node is no owner any more, and should look for the
+// database elsewhere. TCP by itself goes on for a quarter of an hour.
+func dialer(lease time.Duration) *net.Dialer {
+	patience := max(lease, 2*time.Second)
+	return &net.Dialer{
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: patience / 2, Interval: max(patience/8, time.Second), Count: 4},
+		Control: func(_, _ string, c syscall.RawConn) error {
+			return c.Control(func(fd uintptr) { limitSilence(fd, patience) })
+		},
+	}
 }
 
 // hangUp closes a connection at once, whatever runs on it.

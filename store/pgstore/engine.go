@@ -41,7 +41,7 @@ var _ store.Engine = (*Engine)(nil)
 var laneSettings = map[string]string{
 	"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "jit": "off", "plan_cache_mode": "force_generic_plan",
 	// A connection that hangs in a transaction keeps others from taking over.
-	"idle_in_transaction_session_timeout": "10000", "client_connection_check_interval": "2000",
+	"idle_in_transaction_session_timeout": "10000",
 }
 
 // sessionTimeout bounds how long a new session waits for a write of the one before.
