@@ -50,6 +50,8 @@ type node struct {
 	mu       sync.Mutex
 	settings *delivery.Settings // nil: those of opts
 
+	former former // of joining and of closing a life, which one goroutine does
+
 	janitor sync.WaitGroup
 	quit    context.CancelFunc
 	once    sync.Once
@@ -221,7 +223,38 @@ func (n *node) join(ctx context.Context) (cluster.Life, error) {
 		return nil, errors.Join(err, joined.Leave(ctx))
 	}
 	n.lives.begin(l)
+	n.tellLoss(ctx, joined.Timeline())
 	return l, nil
+}
+
+// former is what is left of the life before.
+type former struct {
+	timeline string
+	accepted []*delivery.Notification // lately
+}
+
+// tellLoss logs what a database that has failed over has lost of the notifications that this
+// node has accepted: nothing, if the standby was synchronous.
+func (n *node) tellLoss(ctx context.Context, timeline string) {
+	was := n.former
+	n.former = former{}
+	if was.timeline == "" || was.timeline == timeline {
+		return
+	}
+	n.log.Warn("the database has failed over, all accounts of this node are read again", "timeline", timeline, "former", was.timeline)
+	ids := map[delivery.Seq]string{}
+	seqs := make([]delivery.Seq, len(was.accepted))
+	for i, a := range was.accepted {
+		seqs[i], ids[a.Seq] = a.Seq, a.ID
+	}
+	switch missing, err := n.db.Missing(ctx, seqs); {
+	case err != nil:
+		n.log.Error("it is not known whether the database has lost notifications when it failed over", "checked", len(seqs), "error", err)
+	case len(missing) > 0:
+		n.log.Error("the database lacks notifications that were accepted: it has failed over to a standby without them", "lost", len(missing), "checked", len(seqs), "notification", ids[missing[0]])
+	default:
+		n.log.Info("the database has everything that was accepted lately", "checked", len(seqs))
+	}
 }
 
 // now is the time of the database, by which all nodes number.
@@ -251,6 +284,7 @@ func (l *life) Core(o cluster.Ownership) *delivery.Core {
 func (l *life) Close() error {
 	l.n.lives.end(l)
 	err := l.out.Close()
+	l.n.former = former{l.Timeline(), l.out.Recent()}
 	l.Node.Close()
 	return err
 }

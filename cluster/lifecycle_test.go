@@ -3,6 +3,7 @@ package cluster_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"testing"
@@ -102,5 +103,44 @@ func TestNodeLifecycle(t *testing.T) {
 		if lives() != 0 {
 			t.Errorf("%d lives after the stop", lives())
 		}
+	})
+}
+
+// After a fail-over of the database no write of the lives before counts, though it still has
+// them: their nodes end them and join again at once, and nobody waits for the end of a lease.
+func TestDatabaseFailsOver(t *testing.T) {
+	inCluster(t, func(t *testing.T, b *base) {
+		one, two := b.machine("one"), b.machine("two")
+		time.Sleep(12 * time.Second)
+		before := map[string]delivery.Seq{}
+		for i := range 40 {
+			account := fmt.Sprint("a", i)
+			before[account] = accept(t, account, one, two)
+		}
+		b.mu.Lock()
+		b.outlived = b.last
+		b.mu.Unlock()
+		for account := range before { // the nodes notice it
+			_, _ = one.router.Accept(t.Context(), delivery.Request{Account: account, Title: "t"})
+		}
+		time.Sleep(lease / 2)
+		b.want(map[string]int{"one": 6, "two": 6})
+		for account, seq := range before {
+			if after := accept(t, account, one, two); after <= seq {
+				t.Errorf("%s: %d after %d", account, after, seq)
+			}
+		}
+		b.mu.Lock()
+		for id := range b.members {
+			if id <= b.outlived {
+				t.Errorf("life %d goes on", id)
+			}
+		}
+		b.mu.Unlock()
+		if b.fencing != 0 {
+			t.Error("lives ended by others:", b.fencing)
+		}
+		one.stop(t)
+		two.stop(t)
 	})
 }

@@ -587,8 +587,8 @@ func (n *Node) free(parts []Ownership) error {
 	return n.life.GiveUp(ctx, parts)
 }
 
-// abandon ends the Cores of a life that another node has ended: nothing is written or
-// pushed any more. The next turn joins again.
+// abandon ends the Cores of a life that another node has ended, or that the database has
+// outlived by failing over: nothing is written or pushed any more. The next turn joins again.
 func (n *Node) abandon(why error) {
 	if n.life == nil { // both a beat and a write found it ended
 		return
@@ -603,7 +603,15 @@ func (n *Node) abandon(why error) {
 		delete(n.own, part)
 	}
 	n.cede(parts)
+	life := n.life
 	n.end()
+	// After a fail-over the database still has the life, and its partitions would be nobody's
+	// until its lease has ended.
+	ctx, cancel := context.WithTimeout(n.ctx, n.opts.Lease/2)
+	defer cancel()
+	if err := life.Leave(ctx); err != nil && n.ctx.Err() == nil {
+		n.opts.Log.Warn("a life that is over has not left, its lease ends by itself", "life", life.ID(), "error", err)
+	}
 }
 
 func (n *Node) cede(parts []uint16) {

@@ -43,6 +43,8 @@ type base struct {
 	away    bool
 	silent  bool // it does not answer GiveUp
 	fencing int  // lives that others have ended
+	// outlived is the last life before the database failed over: it takes no write of those.
+	outlived int64
 }
 
 type member struct {
@@ -165,7 +167,7 @@ func (s shared) Apply(batch *delivery.Batch) error {
 	if s.life.b.away {
 		return errAway
 	}
-	if s.life.b.members[s.life.id] == nil {
+	if s.life.b.members[s.life.id] == nil || s.life.id <= s.life.b.outlived {
 		return store.ErrFenced
 	}
 	s.life.onlyOwn(batch)

@@ -39,6 +39,10 @@ func (o *Outbox) Notification(seq delivery.Seq) (*delivery.Notification, error) 
 	return get(o, func(e Engine) (*delivery.Notification, error) { return e.Notification(seq) })
 }
 
+// Recent returns the notifications that were accepted last, as far as they are cached, the
+// oldest first. Nobody may change them.
+func (o *Outbox) Recent() []*delivery.Notification { return o.recent.all() }
+
 // Data implements delivery.Reader.
 func (o *Outbox) Data(seq delivery.Seq) (json.RawMessage, error) {
 	return get(o, func(e Engine) (json.RawMessage, error) { return e.Data(seq) })

@@ -76,6 +76,18 @@ func (r *recent) forget(before time.Time) {
 	}
 }
 
+// all returns those that are cached, the oldest first.
+func (r *recent) all() (ns []*delivery.Notification) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, seq := range r.order {
+		if n := r.bySeq[seq]; n != nil {
+			ns = append(ns, n)
+		}
+	}
+	return ns
+}
+
 // get returns a notification, which nobody may change; nil: it is not here.
 func (r *recent) get(seq delivery.Seq) *delivery.Notification {
 	r.mu.Lock()

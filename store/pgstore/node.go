@@ -169,6 +169,10 @@ func (d *DB) end(ctx context.Context, tx pgx.Tx, node, floor int64) error {
 // ID returns the number of this life.
 func (n *Node) ID() int64 { return n.member.ID }
 
+// Timeline names the history of the database that this life is in: another after a standby has
+// become the primary.
+func (n *Node) Timeline() string { return n.timeline }
+
 // Stream is the Partition of the Positions of this node's events.
 func (n *Node) Stream() int { return n.member.Stream }
 

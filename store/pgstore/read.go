@@ -59,6 +59,34 @@ func (e *Engine) Notification(seq delivery.Seq) (*delivery.Notification, error) 
 	return n, nil
 }
 
+// missingAtOnce is how many notifications Missing looks for in one statement.
+const missingAtOnce = 5000
+
+// Missing returns those of seqs that the database does not have.
+func (d *DB) Missing(ctx context.Context, seqs []delivery.Seq) (missing []delivery.Seq, err error) {
+	for some := range slices.Chunk(seqs, missingAtOnce) {
+		wanted := make([]int64, len(some))
+		for i, s := range some {
+			wanted[i] = int64(s)
+		}
+		rows, _ := d.pool.Query(ctx, d.sql.known, wanted)
+		there, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+		if err != nil {
+			return nil, unavailable("look for notifications", err)
+		}
+		has := map[delivery.Seq]bool{}
+		for _, s := range there {
+			has[delivery.Seq(s)] = true
+		}
+		for _, s := range some {
+			if !has[s] {
+				missing = append(missing, s)
+			}
+		}
+	}
+	return missing, nil
+}
+
 // Data implements delivery.Reader.
 func (e *Engine) Data(seq delivery.Seq) (json.RawMessage, error) {
 	v, err := e.one(fmt.Sprintf("data of notification %d", seq), e.db.sql.data, int64(seq))
