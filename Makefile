@@ -93,9 +93,9 @@ faults:
 xmpp-kill:
 	XMPP_KILL_ROUNDS=100 $(GO) test -count 1 -timeout 120m -v -run TestKill ./integration/xmpp
 
-## nodes: three nodes over one PostgreSQL; they are paused, killed and stopped under load, and so is the database; takes minutes
+## nodes: three nodes over one PostgreSQL; they are paused, killed, stopped and cut off under load, and so is the database, which also fails over, fills its disk and gets another clock; takes 30 min
 nodes:
-	$(GO) test $(RACE) -count 1 -timeout 30m -v ./integration/nodes -nodes
+	$(GO) test $(RACE) -count 1 -timeout 60m -v ./integration/nodes -nodes
 
 ## siege: thousands of clients that mean harm, and what becomes of the others; takes minutes
 siege:

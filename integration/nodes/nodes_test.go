@@ -24,6 +24,12 @@ import (
 var full = flag.Bool("nodes", false, "run the tests with three processes")
 
 func TestMain(m *testing.M) {
+	if file := os.Getenv("NODE_CLOCK"); file != "" {
+		if err := setClock(file); err != nil {
+			fmt.Fprintln(os.Stderr, "set the clock:", err)
+			os.Exit(1)
+		}
+	}
 	if os.Getenv("NODE_SERVES") != "" {
 		os.Exit(serveHeartline())
 	}

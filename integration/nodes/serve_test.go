@@ -156,8 +156,8 @@ func (f *fleet) start(name string) *served {
 		if bytes.Contains(text, []byte("DATA RACE")) || bytes.Contains(text, []byte("panic:")) {
 			f.Errorf("node %s has a race or a panic", name)
 		}
-		if f.Failed() {
-			f.Logf("log of %s:\n%s", name, text[max(0, len(text)-6000):])
+		if f.Failed() || os.Getenv("NODE_LOGS") != "" {
+			f.Logf("log of %s:\n%s", name, text[max(0, len(text)-20000):])
 		}
 	})
 	f.await("node "+name, func() bool {
@@ -227,6 +227,25 @@ func (f *fleet) post(n *served, method, path, body string) (int, error) {
 	defer resp.Body.Close()
 	_, err = io.Copy(io.Discard, resp.Body)
 	return resp.StatusCode, err
+}
+
+// notification is what the API shows of one.
+type notification struct {
+	State     string
+	ExpiresAt string `json:"expires_at"`
+}
+
+// get reads a notification at a node.
+func (f *fleet) get(n *served, path string) (v notification, err error) {
+	resp, err := http.Get("http://" + n.http + path)
+	if err != nil {
+		return v, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return v, fmt.Errorf("%s at %s: %s", path, n.name, resp.Status)
+	}
+	return v, json.NewDecoder(resp.Body).Decode(&v)
 }
 
 // backend asks for notifications for an account, one after the other, at the nodes in

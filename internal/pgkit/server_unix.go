@@ -26,6 +26,8 @@ import (
 type Server struct {
 	Dir  string // of the data
 	Port int
+	// Env is added to the environment of its processes, from the next Start on.
+	Env []string
 
 	bin   string
 	root  string // everything is below
@@ -141,6 +143,9 @@ func freePort() (int, error) {
 func (p *Server) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, name), args...) //nolint:gosec // PostgreSQL's own programs
 	cmd.Dir = p.root
+	if len(p.Env) > 0 {
+		cmd.Env = append(os.Environ(), p.Env...)
+	}
 	cmd.SysProcAttr = child.Attr(syscall.SIGQUIT) // it takes its own processes with it
 	cmd.SysProcAttr.Credential = p.cred
 	return cmd
