@@ -227,7 +227,7 @@ func (n *node) join(ctx context.Context) (cluster.Life, error) {
 	return l, nil
 }
 
-// former is what is left of the life before.
+// former keeps the timeline and the last notifications of the life before.
 type former struct {
 	timeline string
 	accepted []*delivery.Notification // lately

@@ -113,8 +113,8 @@ func (f *fleet) now(n *served) time.Time {
 }
 
 // The clock of one node is set by an hour, forth and back, under load: nothing is lost, nobody is
-// fenced off, the order stays. What it has accepted expires when it should, also when another
-// node takes it over.
+// fenced off, the order stays. Its notifications expire at their time, also when another node
+// takes them over.
 func TestNodeClock(t *testing.T) {
 	if !*full {
 		t.Skip("three processes and a PostgreSQL take minutes: make nodes runs them")

@@ -185,8 +185,8 @@ func TestFailOverToSynchronousStandby(t *testing.T) {
 // lossTold is the message of a node that finds accepted notifications missing.
 const lossTold = "the database lacks notifications that were accepted: it has failed over to a standby without them"
 
-// An asynchronous standby that lags is promoted: all nodes notice it, none goes on with what it
-// has in memory, and the log says how many accepted notifications are gone. The rest is delivered.
+// An asynchronous standby that lags is promoted: all nodes notice it, none goes on with its
+// memory, and the log says how many accepted notifications are gone. The rest is delivered.
 func TestFailOverToAsynchronousStandby(t *testing.T) {
 	if !*full {
 		t.Skip("three processes and two PostgreSQLs take minutes: make nodes runs them")

@@ -223,8 +223,8 @@ func (d *DB) Close() {
 }
 
 // connectionCheck is how often, in milliseconds, the server looks whether the client of a
-// statement that waits is still there: else each attempt of a node that repeats what waits
-// for a lock would keep one more of its connections.
+// waiting statement is still there. Without it each new attempt of a node keeps one more
+// connection, while all of them wait for the same lock.
 const connectionCheck = "2000"
 
 // dial makes a connection of its own, such as a lane's.
