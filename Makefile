@@ -10,7 +10,7 @@ BENCHSTAT ?= $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c
 HOT := Transition|Deadlines|ParseContent|AppendPseudo|Publication|Engine|Outbox|Journey
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-dashboard bench-outstanding bench-receipts bench-storm bench-services bench-xmpp faults xmpp-kill nodes siege soak reloads attack attack-load fuzz fuzz-security release release-test first-test package-test image-test help fresh example web web-modules client client-test
+.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-dashboard bench-outstanding bench-receipts bench-storm bench-services bench-xmpp faults xmpp-kill nodes siege soak reloads attack attack-load fuzz fuzz-security release release-test first-test package-test image-test nodes-image-test help fresh example web web-modules client client-test
 
 ## help: the targets
 help:
@@ -154,6 +154,10 @@ package-test:
 ## image-test: the image's root file system, run read-only, without a shell, as any user; as root
 image-test:
 	deploy/docker/test.sh
+
+## nodes-image-test: deploy/docker/nodes/compose.yaml run without a container engine; a node and the primary are lost; as root
+nodes-image-test:
+	deploy/docker/nodes/test.py
 
 ## fresh: the README's two commands in a new clone with an empty home
 fresh:

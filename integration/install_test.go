@@ -105,6 +105,16 @@ func TestDeployedConfigurations(t *testing.T) {
 		t.Fatal(err)
 	}
 	configs["kubernetes"] = configMap.Data["heartline.yaml"]
+	nodes, err := os.ReadFile("../deploy/docker/nodes/heartline.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := filepath.Join(t.TempDir(), "url") // of setup.sh; the certificates are compose.yaml's
+	if err := os.WriteFile(url, []byte("postgres://heartline:secret@primary,standby/heartline"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	nodesText, _, _ := strings.Cut(strings.ReplaceAll(string(nodes), "/run/secrets/database-url", url), "\ncluster:")
+	configs["nodes"] = nodesText
 	for name, text := range configs {
 		file := filepath.Join(t.TempDir(), "heartline.yaml")
 		text = regexp.MustCompile(`/[a-z/-]*/users\.yaml`).ReplaceAllString(text, users)
