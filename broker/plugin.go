@@ -25,8 +25,12 @@ import (
 // Options are what Attach uses: the sections of the configuration that are not about
 // listeners or HTTP. Every zero value stands for its default (config.Default).
 type Options struct {
-	DataDir     string // where the store is, unless Store.Engine is memory
-	Store       config.Store
+	DataDir string // where the store is, unless Store.Engine is memory
+	Store   config.Store
+	// Cluster makes the server one of several nodes over Store.Postgres: docs/nodes.md.
+	// Without an Address it is the only one. Close hands the accounts over to the other
+	// nodes; the server's connections are yours to end.
+	Cluster     config.Cluster
 	TopicPrefix string // "heartline"
 	// MaxKeepalive is forced on clients that ask for more or for none.
 	MaxKeepalive time.Duration
@@ -57,6 +61,7 @@ func (o Options) config() *config.Config {
 	c := config.Default()
 	given := *c
 	given.DataDir, given.Store, given.Delivery, given.Fallback, given.Auth, given.XMPP, given.Receipts = o.DataDir, o.Store, o.Delivery, o.Fallback, o.Auth, o.XMPP, o.Receipts
+	given.Cluster = o.Cluster
 	given.MQTT.TopicPrefix, given.MQTT.MaxKeepalive, given.MQTT.WriteTimeout = o.TopicPrefix, o.MaxKeepalive, o.WriteTimeout
 	fillZero(reflect.ValueOf(&given).Elem(), reflect.ValueOf(c).Elem())
 	return &given
@@ -89,6 +94,13 @@ func Attach(server *mqtt.Server, o Options) (*Heartline, error) {
 	if cfg.Auth.Mode == config.AuthNone && len(cfg.Auth.ACL) > 0 {
 		// mochi lets pass what any hook lets pass, so it would forbid nothing.
 		return nil, errors.New("auth.acl: must be empty where auth.mode is none, as the server's own hooks decide: give them the rules")
+	}
+	if cfg.Cluster.Address != "" { // nodes obey each other: their TLS must not be forgotten
+		nodes := config.Default()
+		nodes.Store, nodes.Cluster = cfg.Store, cfg.Cluster
+		if err := nodes.Validate(); err != nil {
+			return nil, err
+		}
 	}
 	log := o.Logger
 	if log == nil {
@@ -222,6 +234,7 @@ func (h *Heartline) ready() (map[string]string, error) {
 	checks := map[string]string{"store": "up"}
 	h.authReady(checks)
 	h.xmppReady(checks)
+	h.nodeReady(checks)
 	return checks, nil
 }
 
