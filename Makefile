@@ -6,11 +6,12 @@ RACE ?= $(shell test "$$($(GO) env CGO_ENABLED)" = 1 && echo -race)
 GOLANGCI_LINT ?= $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 30s
 BASE ?= HEAD
+OLD ?= v0.1.0
 BENCHSTAT ?= $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 HOT := Transition|Deadlines|ParseContent|AppendPseudo|Publication|Engine|Outbox|Journey
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-dashboard bench-outstanding bench-receipts bench-storm bench-services bench-xmpp faults xmpp-kill nodes siege soak reloads attack attack-load fuzz fuzz-security release release-test first-test package-test image-test nodes-image-test help fresh example web web-modules client client-test
+.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-dashboard bench-outstanding bench-receipts bench-storm bench-services bench-xmpp faults xmpp-kill nodes nodes-versions siege soak reloads attack attack-load fuzz fuzz-security release release-test first-test package-test image-test nodes-image-test help fresh example web web-modules client client-test
 
 ## help: the targets
 help:
@@ -93,9 +94,16 @@ faults:
 xmpp-kill:
 	XMPP_KILL_ROUNDS=100 $(GO) test -count 1 -timeout 120m -v -run TestKill ./integration/xmpp
 
-## nodes: three nodes over one PostgreSQL; they are paused, killed, stopped and cut off under load, and so is the database, which also fails over, fills its disk and gets another clock; takes 30 min
+## nodes: three nodes over one PostgreSQL; they are paused, killed, stopped and cut off under load, and so is the database, which also fails over, fills its disk and gets another clock; takes 40 min
 nodes:
 	$(GO) test $(RACE) -count 1 -timeout 60m -v ./integration/nodes -nodes
+
+## nodes-versions: nodes of this version and of OLD, an earlier commit, together over one PostgreSQL, upgraded and taken back under load; takes minutes
+nodes-versions:
+	@set -e; dir=$$(mktemp -d); trap 'git worktree remove --force "$$dir/old"; rm -rf "$$dir"' EXIT; \
+	git worktree add --quiet --detach "$$dir/old" $(OLD); \
+	(cd "$$dir/old" && $(GO) build -o "$$dir/heartline" .); \
+	$(GO) test -count 1 -timeout 30m -v -run TestVersionsTogether ./integration/nodes -nodes -old "$$dir/heartline"
 
 ## siege: thousands of clients that mean harm, and what becomes of the others; takes minutes
 siege:

@@ -124,7 +124,8 @@ func (m *mover) judge() (pushes, underWay int, latest time.Duration) {
 	return pushes, underWay, latest
 }
 
-// backends ask for notifications for accounts until stop is called, at all nodes.
+// backendsOf has a backend ask for each account until stop is called, at the nodes in turn,
+// and at the next where one refuses.
 func (f *fleet) backendsOf(accounts []string, pause time.Duration) (stop func()) {
 	f.loads++
 	enough := make(chan struct{})
@@ -140,14 +141,24 @@ func (f *fleet) backendsOf(accounts []string, pause time.Duration) (stop func())
 				case <-enough:
 					return
 				}
-				id := fmt.Sprintf("%s-%d-%d", account, load, n)
-				status := f.call(f.node(i+n), http.MethodPost, "/v1/notifications", fmt.Sprintf(`{"id":%q,"account":%q,"title":"t"}`, id, account), nil)
+				id := fmt.Sprintf("%s-%d-%d", strings.ReplaceAll(account, "@", ":"), load, n)
+				body := fmt.Sprintf(`{"id":%q,"account":%q,"title":"t"}`, id, account)
+				var status, try int
+				var err error
+				for ; try < 3; try++ {
+					if status, err = f.post(f.node(i+n+try), http.MethodPost, "/v1/notifications", body); err == nil && status < 300 {
+						break
+					}
+				}
 				f.mu.Lock()
-				if status == http.StatusAccepted {
+				if err == nil && status < 300 {
+					if try > 0 {
+						f.repeated++
+					}
 					f.accepted[id] = account
 					f.order[account] = append(f.order[account], id)
 				} else {
-					f.refused = append(f.refused, fmt.Sprint(id, " ", status))
+					f.refused = append(f.refused, fmt.Sprint(id, " ", status, " ", err))
 				}
 				f.mu.Unlock()
 			}

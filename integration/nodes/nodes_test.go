@@ -33,6 +33,13 @@ func TestMain(m *testing.M) {
 	if os.Getenv("NODE_SERVES") != "" {
 		os.Exit(serveHeartline())
 	}
+	if crowd := os.Getenv("NODE_CROWD"); crowd != "" {
+		if err := runCrowd(crowd); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if name := os.Getenv("NODE_NAME"); name != "" {
 		if err := run(name); err != nil {
 			fmt.Fprintln(os.Stderr, err)

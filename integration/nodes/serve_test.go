@@ -52,10 +52,12 @@ type fleet struct {
 	db    *pgstore.DB
 	env   []string
 	extra map[string][]string // beside env, by the name of the node
-	sim   *apnssim.Server
-	away  map[string]bool // accounts whose devices are pushed to
-	loads int
-	keeps int // deliveries to them at most that earlier judgements have left
+	// program is what start runs: this one, or that of another version.
+	program string
+	sim     *apnssim.Server
+	away    map[string]bool // accounts whose devices are pushed to
+	loads   int
+	keeps   int // deliveries to them at most that earlier judgements have left
 
 	mu       sync.Mutex
 	codes    map[byte]int // that devices were told at the end of a connection
@@ -96,7 +98,7 @@ func newPostgres(t *testing.T, settings ...string) *testtool.Postgres {
 // newFleetOn returns a fleet without nodes.
 func newFleetOn(t *testing.T, pg *testtool.Postgres, url string) *fleet {
 	f := &fleet{
-		T: t, pg: pg, extra: map[string][]string{}, away: map[string]bool{}, codes: map[byte]int{}, accepted: map[string]string{}, order: map[string][]string{}, got: map[string][]string{}, seen: map[string]bool{},
+		T: t, pg: pg, program: os.Args[0], extra: map[string][]string{}, away: map[string]bool{}, codes: map[byte]int{}, accepted: map[string]string{}, order: map[string][]string{}, got: map[string][]string{}, seen: map[string]bool{},
 	}
 	var err error
 	if f.db, err = pgstore.Open(t.Context(), pgstore.Options{URL: url}); err != nil {
@@ -135,7 +137,7 @@ func keyID(name string) string { return (strings.ToUpper(name) + "0000000000")[:
 func (f *fleet) start(name string) *served {
 	f.Helper()
 	n := &served{name: name, ended: make(chan struct{})}
-	n.cmd = exec.CommandContext(context.Background(), os.Args[0], "serve", "--data-dir", f.TempDir(), "--mqtt-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", "--log-format", "json")
+	n.cmd = exec.CommandContext(context.Background(), f.program, "serve", "--data-dir", f.TempDir(), "--mqtt-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", "--log-format", "json")
 	n.cmd.Env = slices.Concat(f.env, []string{"HEARTLINE_CLUSTER_NAME=" + name, "HEARTLINE_FALLBACK_APNS_KEY_ID=" + keyID(name)}, f.extra[name])
 	var err error
 	if n.log, err = os.Create(filepath.Join(f.TempDir(), name+".log")); err != nil {
