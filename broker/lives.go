@@ -59,6 +59,15 @@ func (n *lives) Notification(seq delivery.Seq) (*delivery.Notification, error) {
 	return ask(n, func(o *store.Outbox) (*delivery.Notification, error) { return o.Notification(seq) })
 }
 
+// InMemory implements delivery.Outbox.
+func (n *lives) InMemory(seq delivery.Seq) *delivery.Notification {
+	out, err := n.now()
+	if err != nil {
+		return nil
+	}
+	return out.InMemory(seq)
+}
+
 // Data implements delivery.Reader.
 func (n *lives) Data(seq delivery.Seq) (json.RawMessage, error) {
 	return ask(n, func(o *store.Outbox) (json.RawMessage, error) { return o.Data(seq) })

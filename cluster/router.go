@@ -369,6 +369,9 @@ func (r *Router) Notification(seq delivery.Seq) (*delivery.Notification, error) 
 	return r.reader.Notification(seq)
 }
 
+// InMemory is Core.InMemory.
+func (r *Router) InMemory(seq delivery.Seq) *delivery.Notification { return r.reader.InMemory(seq) }
+
 // Data is Core.Data.
 func (r *Router) Data(seq delivery.Seq) (json.RawMessage, error) { return r.reader.Data(seq) }
 

@@ -24,6 +24,10 @@ type Outbox interface {
 	// before it is in, and on the disk if it is to be synced.
 	Commit(b *Batch, done func(error))
 
+	// InMemory returns a notification if it is in memory, and nil otherwise. It reads
+	// nothing and does not wait. The notification is shared, as Reader.Notification's.
+	InMemory(seq Seq) *Notification
+
 	// OnGroupDone sets a function that runs once after all done functions of one write,
 	// or of one refusal, on the same goroutine. It replaces the function set before.
 	OnGroupDone(fn func())

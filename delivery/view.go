@@ -49,6 +49,9 @@ func (c *Core) Find(id string) (*Notification, error) {
 // it when they are about to send. They share it, so nobody may change it.
 func (c *Core) Notification(seq Seq) (*Notification, error) { return c.out.Notification(seq) }
 
+// InMemory returns a notification if it is in memory, and nil otherwise. It does not wait.
+func (c *Core) InMemory(seq Seq) *Notification { return c.out.InMemory(seq) }
+
 // Data returns the message content of a notification.
 func (c *Core) Data(seq Seq) (json.RawMessage, error) { return c.out.Data(seq) }
 

@@ -33,7 +33,7 @@ func get[T any](o *Outbox, fn func(Engine) (T, error)) (v T, err error) {
 
 // Notification implements delivery.Reader.
 func (o *Outbox) Notification(seq delivery.Seq) (*delivery.Notification, error) {
-	if n := o.recent.get(seq); n != nil && !o.stopping() {
+	if n := o.InMemory(seq); n != nil {
 		return n, nil
 	}
 	return get(o, func(e Engine) (*delivery.Notification, error) { return e.Notification(seq) })
@@ -42,6 +42,14 @@ func (o *Outbox) Notification(seq delivery.Seq) (*delivery.Notification, error) 
 // Recent returns the notifications that were accepted last, as far as they are cached, the
 // oldest first. Nobody may change them.
 func (o *Outbox) Recent() []*delivery.Notification { return o.recent.all() }
+
+// InMemory implements delivery.Outbox.
+func (o *Outbox) InMemory(seq delivery.Seq) *delivery.Notification {
+	if n := o.recent.get(seq); n != nil && !o.stopping() {
+		return n
+	}
+	return nil
+}
 
 // Data implements delivery.Reader.
 func (o *Outbox) Data(seq delivery.Seq) (json.RawMessage, error) {
