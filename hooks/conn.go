@@ -32,9 +32,11 @@ type conn struct {
 	limits      limits
 	topicNames  topicNames // of a device that has been online
 
-	outlet  outlet
-	session *ordinary.Session // of a server whose routing is its own, packet identifiers alone
-	peer    ordinary.Peer
+	outlet      outlet
+	flusher     *flusher
+	awaitsPlace bool              // the draining goroutine's: publications wait for a place in the Receive Maximum
+	session     *ordinary.Session // of a server whose routing is its own, packet identifiers alone
+	peer        ordinary.Peer
 
 	// On a server of our own; see routing.go.
 	present   bool           // the session is older than the connection
@@ -93,14 +95,14 @@ func (c *conn) Replaced() {
 func (c *conn) send(it item) error {
 	start, err := c.outlet.put(it)
 	if start {
-		c.hook.workers.Start(c.hook.ctx, c.drain)
+		c.startDrain()
 	}
 	return err
 }
 
 func (c *conn) uncork() {
 	if c.outlet.uncork() {
-		c.hook.workers.Start(c.hook.ctx, c.drain)
+		c.startDrain()
 	}
 }
 

@@ -22,5 +22,7 @@ type Core interface {
 	// Flush returns when the changes so far are in the store.
 	Flush(ctx context.Context) error
 	Notification(seq delivery.Seq) (*delivery.Notification, error)
+	// InMemory is Notification without waiting; nil: the store has to be read.
+	InMemory(seq delivery.Seq) *delivery.Notification
 	Data(seq delivery.Seq) (json.RawMessage, error)
 }

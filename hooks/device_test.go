@@ -148,6 +148,13 @@ func (s *testStore) Notification(seq delivery.Seq) (*delivery.Notification, erro
 	return s.Outbox.Notification(seq)
 }
 
+func (s *testStore) Recent(seq delivery.Seq) *delivery.Notification {
+	if s.unreadable.Load() {
+		return nil
+	}
+	return s.Outbox.Recent(seq)
+}
+
 func (s *testStore) Data(seq delivery.Seq) (json.RawMessage, error) {
 	if err := s.readable(); err != nil {
 		return nil, err

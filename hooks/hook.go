@@ -94,6 +94,7 @@ type Hook struct {
 
 	hub        *ordinary.Hub // nil: ordinary messages are the server's
 	workers    *workers.Workers
+	flushers   flushers
 	turns      *turns
 	stopped    atomic.Bool
 	stalled    stalled
@@ -114,6 +115,7 @@ func New(server *mqtt.Server, core Core, opts Options, log *slog.Logger) *Hook {
 	h.Reconfigure(opts.Rules)
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.stalled.hook = h
+	h.flushers = newFlushers(h)
 	if h.hub = opts.Hub; h.hub != nil {
 		h.hub.Guard(h.mayRead)
 	}
@@ -258,11 +260,15 @@ func (h *Hook) read(cl *mqtt.Client, pk *packets.Packet) {
 		pk.PacketID = 0 // mochi may have a packet of its own under this identifier
 		return
 	}
-	if c.presence != nil {
-		c.presence.Heartbeat()
-	}
+	c.heartbeat()
 	if h.hub != nil && c.established.Load() {
 		c.ordinary(pk)
+	}
+}
+
+func (c *conn) heartbeat() {
+	if c.presence != nil {
+		c.presence.Heartbeat()
 	}
 }
 

@@ -137,6 +137,24 @@ func (o *outlet) take(held []item, stalled, again bool) (taken *queue, ok bool) 
 	return taken, true
 }
 
+// restore puts taken items back in front of the queue. more: the session has something to
+// send. The outlet stays busy: the caller has somebody else drain it.
+func (o *outlet) restore(items []item, more bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.more = o.more || more
+	if len(items) == 0 {
+		return
+	}
+	q := queues.Get().(*queue)
+	q.items = append(q.items, items...)
+	if o.queue != nil {
+		q.items = append(q.items, o.queue.items...)
+		o.queue.release()
+	}
+	o.queue = q
+}
+
 // finish refuses new items. Those in the queue are still written.
 func (o *outlet) finish() {
 	o.mu.Lock()
@@ -188,9 +206,23 @@ func (q *queue) release() {
 	queues.Put(q)
 }
 
-// drain writes until the queue is empty. It runs on one goroutine at a time for a
-// connection.
-func (c *conn) drain() {
+// startDrain has the outlet drained by a flusher, or by a worker where a write to the
+// connection may wait.
+func (c *conn) startDrain() {
+	if c.pacer != nil {
+		c.flusher.add(c)
+		return
+	}
+	c.hook.workers.Start(c.hook.ctx, c.drain)
+}
+
+// drain writes until the queue is empty, and waits where it has to.
+func (c *conn) drain() { c.drainQueue(true) }
+
+// drainQueue writes until the queue is empty. It runs on one goroutine at a time for a
+// connection. Unless it may wait, it leaves the rest to a worker as soon as it would
+// have to, and to the flusher's next turn after a few rounds, or one of a full buffer.
+func (c *conn) drainQueue(mayWait bool) {
 	buf := buffers.Get().(*bytes.Buffer)
 	defer func() {
 		if buf.Cap() <= 2*flushAt {
@@ -200,8 +232,13 @@ func (c *conn) drain() {
 	}()
 	var held []item
 	var written []chan struct{}
-	var stalled, again, waited bool
-	for {
+	var stalled, again bool
+	for rounds := 0; ; rounds++ {
+		if !mayWait && rounds >= flushRounds { // others have something to send, too
+			c.outlet.restore(held, true)
+			c.flusher.add(c)
+			return
+		}
 		queue, ok := c.outlet.take(held, stalled, again)
 		if !ok {
 			if stalled {
@@ -213,10 +250,12 @@ func (c *conn) drain() {
 		c.fill(buf, 0) // a SUBACK, before what it brings about
 		for i := range queue.len() {
 			it := &queue.items[i]
+			leave := false
 			switch {
 			case it.ack != nil:
 				c.encodeAck(buf, it.ack)
 			case it.stop != nil:
+				leave = !mayWait
 			case it.packet != nil:
 				buf.Write(it.packet)
 				if it.written != nil {
@@ -225,7 +264,9 @@ func (c *conn) drain() {
 			case len(held) > 0: // order
 				held = c.postpone(held, it)
 			default:
-				switch err := c.encodePublication(buf, it.pub); {
+				switch err := c.encodePublication(buf, it.pub, mayWait); {
+				case errors.Is(err, errMustWait):
+					leave = true
 				case err == nil:
 					queue.written = append(queue.written, it.pub.Ref)
 				case errors.Is(err, errNoPlace):
@@ -236,11 +277,15 @@ func (c *conn) drain() {
 					c.notSent(it, err.Error())
 				}
 			}
-			if buf.Len() < flushAt && i < queue.len()-1 && it.stop == nil {
+			if buf.Len() < flushAt && i < queue.len()-1 && it.stop == nil && !leave {
 				continue
 			}
+			left := queue.items[i+1:]
+			if leave {
+				left = queue.items[i:]
+			}
 			if err := c.write(buf.Bytes()); err != nil {
-				c.failed(queue.written, append(held, queue.items[i+1:]...), err)
+				c.failed(queue.written, append(held, left...), err)
 				return
 			}
 			buf.Reset()
@@ -249,15 +294,24 @@ func (c *conn) drain() {
 				close(w)
 			}
 			written = written[:0]
+			if leave {
+				c.awaitsPlace = c.awaitsPlace || len(held) > 0
+				c.outlet.restore(append(held, left...), true)
+				queue.release()
+				if !c.hook.workers.Start(c.hook.ctx, c.drain) { // the hook stops
+					c.drain()
+				}
+				return
+			}
 			if it.stop != nil {
 				c.stop(it.stop)
 			}
 		}
 		queue.release()
-		if waited && len(held) == 0 {
+		if c.awaitsPlace && len(held) == 0 {
 			c.session.Unwanted(c) // of the client's places
 		}
-		waited = len(held) > 0
+		c.awaitsPlace = len(held) > 0
 		again = false
 		if c.hasRoom() {
 			messages := c.fill(buf, flushAt)
@@ -269,6 +323,9 @@ func (c *conn) drain() {
 				return
 			}
 			c.sent(messages, buf.Len())
+			if buf.Len() >= flushAt {
+				rounds = flushRounds
+			}
 			buf.Reset()
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -40,11 +41,15 @@ func (p *publication) recycle() {
 	publications.Put(p)
 }
 
-// encodePublication appends a PUBLISH, or says why this one cannot be sent.
-func (c *conn) encodePublication(buf *bytes.Buffer, pub delivery.Publication) error {
+// errMustWait says that the store has to be read first.
+var errMustWait = errors.New("the content is not in memory")
+
+// encodePublication appends a PUBLISH, or says why this one cannot be sent. Unless it may
+// wait, the error is errMustWait where it would have to.
+func (c *conn) encodePublication(buf *bytes.Buffer, pub delivery.Publication, mayWait bool) error {
 	p := publications.Get().(*publication)
 	defer p.recycle()
-	err := c.prepare(p, pub)
+	err := c.prepare(p, pub, mayWait)
 	if err == nil {
 		p.packetID, err = c.claimID(pub.Ref)
 	}
@@ -63,7 +68,7 @@ func (c *conn) encodePublication(buf *bytes.Buffer, pub delivery.Publication) er
 }
 
 // prepare fills in all but the packet identifier.
-func (c *conn) prepare(p *publication, pub delivery.Publication) error {
+func (c *conn) prepare(p *publication, pub delivery.Publication, mayWait bool) error {
 	if pub.Dismissal { // it needs no content: its notification may have been erased
 		p.topicName, p.id = c.topicNames.dismissals, pub.DismissedID
 		d := wire.Dismissal{ID: pub.DismissedID}
@@ -78,9 +83,15 @@ func (c *conn) prepare(p *publication, pub delivery.Publication) error {
 		c.mark(p, pub)
 		return nil
 	}
-	n, err := c.hook.core.Notification(pub.Seq)
-	if err != nil {
-		return fmt.Errorf("read the notification: %w", err)
+	n := c.hook.core.InMemory(pub.Seq)
+	switch {
+	case !mayWait && (n == nil || pub.Message):
+		return errMustWait
+	case n == nil:
+		var err error
+		if n, err = c.hook.core.Notification(pub.Seq); err != nil {
+			return fmt.Errorf("read the notification: %w", err)
+		}
 	}
 	p.id = n.ID
 	p.expiry = uint32(max(1, int64(time.Until(n.ExpiresAt)/time.Second)))

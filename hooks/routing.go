@@ -113,7 +113,7 @@ func (c *conn) takeConnection(pk *packets.Packet) {
 		c.bridge = b.Bridge()
 	}
 	if p, ok := cl.Net.Conn.(pacer); ok {
-		c.pacer = p
+		c.pacer, c.flusher = p, c.hook.flushers.next()
 		p.OnDrained(func() {
 			if c.paused.Swap(false) {
 				c.Wake()
@@ -202,7 +202,7 @@ func (c *conn) leaveSession(bye bool) {
 // Wake implements ordinary.Link.
 func (c *conn) Wake() {
 	if c.outlet.kick() {
-		c.hook.workers.Start(c.hook.ctx, c.drain)
+		c.startDrain()
 	}
 }
 
@@ -275,9 +275,7 @@ func (c *conn) ordinary(pk *packets.Packet) {
 	case packets.Pubrel:
 		c.pubrel(pk)
 	case packets.Pingreq:
-		if !c.session.Answer(c, packets.Pingresp<<4, 0) { // behind the acknowledgements of what came before
-			c.client.Stop(errAnswers)
-		}
+		c.pong()
 	case packets.Disconnect:
 		c.bye = pk.ReasonCode == packets.CodeDisconnect.Code
 		return
@@ -285,6 +283,13 @@ func (c *conn) ordinary(pk *packets.Packet) {
 		return
 	}
 	noPacket(pk)
+}
+
+// pong answers a PINGREQ, behind the acknowledgements of what came before it.
+func (c *conn) pong() {
+	if !c.session.Answer(c, packets.Pingresp<<4, 0) {
+		c.client.Stop(errAnswers)
+	}
 }
 
 func (c *conn) pubrec(pk *packets.Packet) {

@@ -34,23 +34,24 @@ const maxWoken = 1024
 const maxIdle = time.Second
 
 // Start runs task on a worker and returns at once. When ctx ends, idle workers end.
-// After Stop the task is dropped.
-func (w *Workers) Start(ctx context.Context, task func()) {
+// After Stop the task is dropped, and Start returns false.
+func (w *Workers) Start(ctx context.Context, task func()) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.stopped { // a Go after Stop's Wait has begun would be a race
-		return
+		return false
 	}
 	w.queue = append(w.queue, task)
 	if w.idle > 0 {
 		select {
 		case w.wake <- struct{}{}:
 			w.idle--
-			return
+			return true
 		default:
 		}
 	}
 	w.running.Go(func() { w.work(ctx) })
+	return true
 }
 
 // Stop returns when no worker runs any more. The context given to Start must have
