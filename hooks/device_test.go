@@ -72,7 +72,11 @@ func newSite(t *testing.T, change ...func(*hooks.Options)) *site {
 	s.hook = hooks.New(s.server, s.core, opts, log)
 	must(t, s.server.AddHook(s.hook, nil))
 	tcp := listeners.NewTCP(listeners.Config{ID: "tcp", Address: "127.0.0.1:0"})
-	must(t, s.server.AddListener(tcp))
+	var l listeners.Listener = tcp
+	if *withPrompt && s.hub != nil {
+		l = prompting{tcp, s}
+	}
+	must(t, s.server.AddListener(l))
 	must(t, s.server.Serve())
 	s.address = tcp.Address()
 	t.Cleanup(func() {
@@ -94,6 +98,14 @@ type testStore struct {
 	held       chan struct{}                 // one is held up
 	flush      atomic.Pointer[flushes]       // nil: as the store does
 	inDoubt    atomic.Bool                   // the outcome of acceptances is known late
+	cold       atomic.Pointer[cold]          // whose notifications are not in memory; nil: nobody's
+}
+
+// cold is an account whose notifications have to be read, which takes a while.
+type cold struct {
+	account string
+	reading chan struct{} // gets one for each that is being read
+	goOn    chan struct{}
 }
 
 // flushes are what becomes of a caller who asks whether all is on the disk.
@@ -145,14 +157,23 @@ func (s *testStore) Notification(seq delivery.Seq) (*delivery.Notification, erro
 	if err := s.readable(); err != nil {
 		return nil, err
 	}
-	return s.Outbox.Notification(seq)
+	n, err := s.Outbox.Notification(seq)
+	if c := s.cold.Load(); c != nil && err == nil && n.Account == c.account {
+		c.reading <- struct{}{}
+		<-c.goOn
+	}
+	return n, err
 }
 
-func (s *testStore) Recent(seq delivery.Seq) *delivery.Notification {
+func (s *testStore) InMemory(seq delivery.Seq) *delivery.Notification {
 	if s.unreadable.Load() {
 		return nil
 	}
-	return s.Outbox.Recent(seq)
+	n := s.Outbox.InMemory(seq)
+	if c := s.cold.Load(); c != nil && n != nil && n.Account == c.account {
+		return nil
+	}
+	return n
 }
 
 func (s *testStore) Data(seq delivery.Seq) (json.RawMessage, error) {

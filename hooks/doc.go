@@ -4,7 +4,8 @@
 //
 // Read core.go (its port to the core), hook.go (the calls of mochi), connect.go (who may connect, and how), then
 // conn.go (one connection: its packet IDs, its presence), outlet.go (its outgoing
-// queue), inbound.go (what devices and backends publish), replies.go (answers in
+// queue), flusher.go (who writes), inbound.go (what devices and backends publish), prompt.go
+// (packets that need no waiting), replies.go (answers in
 // the order of the questions), reason.go (errors as reason codes), events.go (timelines
 // for services). For ordinary
 // MQTT: access.go (who may use which topics), routing.go (between mochi's packets and
@@ -25,8 +26,10 @@
 // Receive Maximum, and resends out of order. Every fact about mochi that this
 // package relies on has a test in seams_test.go.
 //
-// mochi runs the hook's methods on the read goroutine of the client at hand. What
-// goes out runs on a goroutine of its own while there is something to send. Stop
-// waits for those. The package imports auth, delivery, hooks/ordinary, wire, small
+// mochi runs the hook's methods on the read goroutine of the client at hand. A listener
+// of our own runs Prompt on the goroutine that reads from all clients: nothing there may
+// wait. Flushers write to connections whose writes do not wait, each for many; to any
+// other a goroutine of its own writes while there is something to send. Stop waits for
+// those. The package imports auth, delivery, hooks/ordinary, wire, small
 // packages of internal, and mochi.
 package hooks

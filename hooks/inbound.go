@@ -218,16 +218,22 @@ func (c *conn) onNotification(pk *packets.Packet, account string) error {
 	if err != nil {
 		return c.refuseNotification(reply, account, r.ID, refusalFor(err))
 	}
-	id := r.ID
-	if id == "" && pk.FixedHeader.Qos > 0 {
-		// A PUBLISH that was accepted, and whose PUBACK was lost, comes again with DUP.
-		r.Mark = &delivery.RequestMark{Client: c.client.ID, PacketID: reply.ack.packetID, Payload: xxhash.Sum64(pk.Payload)}
-		r.Again = pk.FixedHeader.Dup
-	}
 	select {
 	case c.waiting <- struct{}{}:
 	case <-c.hook.ctx.Done():
 		return errReject
+	}
+	c.accept(reply, r, account, pk.Payload, pk.FixedHeader.Dup)
+	return errReject
+}
+
+// accept has the core accept a notification that has a slot, and replies.
+func (c *conn) accept(reply *reply, r delivery.Request, account string, payload []byte, dup bool) {
+	id := r.ID
+	if id == "" && reply.ack.qos > 0 {
+		// A PUBLISH that was accepted, and whose PUBACK was lost, comes again with DUP.
+		r.Mark = &delivery.RequestMark{Client: c.client.ID, PacketID: reply.ack.packetID, Payload: xxhash.Sum64(payload)}
+		r.Again = dup
 	}
 	c.hook.core.AcceptAsync(r, func(receipt delivery.Receipt, err error) {
 		<-c.waiting
@@ -243,7 +249,6 @@ func (c *conn) onNotification(pk *packets.Packet, account string) error {
 		}
 		c.replies.complete(c, reply)
 	})
-	return errReject
 }
 
 // refuse replies to a publish that is not taken: mochi is to do nothing more with it.

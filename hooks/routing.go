@@ -285,7 +285,7 @@ func (c *conn) ordinary(pk *packets.Packet) {
 	noPacket(pk)
 }
 
-// pong answers a PINGREQ, behind the acknowledgements of what came before it.
+// pong answers a PINGREQ, behind the acknowledgements of packets before it.
 func (c *conn) pong() {
 	if !c.session.Answer(c, packets.Pingresp<<4, 0) {
 		c.client.Stop(errAnswers)

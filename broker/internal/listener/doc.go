@@ -13,10 +13,12 @@
 //
 // A connection of a WebSocket, or of a Listener without Options.Sessions, has one
 // goroutine that runs everything about it, mochi's reading loop included. With
-// Options.Sessions a connection has a goroutine until its CONNECT has been read, and
-// after that only while there is something to read: see turns.go (who reads when),
-// poller_linux.go (the epoll descriptor) and session.go (mochi's part). In both cases
-// another exists while the peer does not take sent data. All end when the connection does. Serve runs on the caller's goroutine until Close;
+// Options.Sessions a connection has a goroutine until its CONNECT has been read. After
+// that one goroutine reads from all, and handles the packets that need no waiting; every
+// other packet gets the connection a worker: see turns.go (who reads when),
+// poller_linux.go (the epoll descriptor) and session.go (mochi's part, and the Prompter).
+// In both cases another goroutine exists while the peer does not take sent data. All end
+// when the connection does. Serve runs on the caller's goroutine until Close;
 // Close returns when every goroutine of the front has ended, or after
 // Options.CloseTimeout if one of mochi's hooks holds one back.
 //

@@ -227,7 +227,7 @@ func timedOut(err error) bool {
 func (f *front) serve(c *Conn) {
 	defer func() {
 		if r := recover(); r != nil {
-			f.panicked(c, r)
+			f.panicked(c, r, nil)
 		}
 	}()
 	f.stats.established.Add(1)
@@ -240,12 +240,15 @@ func (f *front) serve(c *Conn) {
 	}
 }
 
-// panicked reports a panic that has been recovered.
-func (f *front) panicked(c *Conn, r any) {
+// panicked reports a panic that has been recovered. stack is where it was, nil: here.
+func (f *front) panicked(c *Conn, r any, stack []byte) {
 	packet := strict.PacketName(c.in.LastPacket())
 	if f.stats.panicked(packet) {
+		if stack == nil {
+			stack = debug.Stack()
+		}
 		f.log.Error("panic under a connection, which has been closed; further ones with this packet are only counted",
-			"listener", f.ID(), "remote", c.remote.String(), "packet", packet, "panic", r, "stack", string(debug.Stack()))
+			"listener", f.ID(), "remote", c.remote.String(), "packet", packet, "panic", r, "stack", string(stack))
 	}
 	if f.options.OnPanic != nil {
 		f.options.OnPanic(c)

@@ -29,6 +29,7 @@ type hook struct {
 	onConnect func(*mqtt.Client, packets.Packet) error
 	onRead    func(*mqtt.Client, packets.Packet) (packets.Packet, error)
 	ended     func(*mqtt.Client, error)
+	prompt    func(*mqtt.Client, []byte) bool
 	writes    bool // mochi does not run the client's WriteLoop
 }
 
@@ -55,6 +56,30 @@ func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet,
 	}
 	return pk, nil
 }
+
+// Prompt has PINGREQ answered on the poller's goroutine, in every test that does not say
+// what else.
+func (h *hook) Prompt(cl *mqtt.Client) func([]byte) bool {
+	prompt := h.prompt
+	switch {
+	case prompt == nil && h.onRead != nil:
+		return nil
+	case prompt == nil:
+		prompt = pong
+	}
+	return func(b []byte) bool { return prompt(cl, b) }
+}
+
+func pong(cl *mqtt.Client, b []byte) bool {
+	if b[0] != 0xC0 {
+		return false
+	}
+	cl.Lock()
+	defer cl.Unlock()
+	_, _ = cl.Net.Conn.Write([]byte{0xD0, 0})
+	return true
+}
+
 func (h *hook) OnDisconnect(cl *mqtt.Client, err error, _ bool) {
 	if h.ended != nil {
 		h.ended(cl, err)

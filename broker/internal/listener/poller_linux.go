@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -13,13 +15,15 @@ import (
 	"github.com/heartline-mqtt/heartline/internal/workers"
 )
 
-// poller watches the sockets of connections that have no goroutine, and gives a turn to
-// those that have something to read or whose client has been silent for too long. It
-// watches a change once (EPOLLET), so that a turn needs no system call but its reads.
+// poller watches the sockets of connections that have no goroutine. It reads from those
+// that have something to read, and gives a turn to those whose client has been silent for
+// too long. It watches a change once (EPOLLET), so that a turn needs no system call but
+// its reads.
 type poller struct {
 	workers *workers.Workers
 	fd      int
-	wake    int // an eventfd that ends the loop
+	epoll   *os.File        // fd
+	raw     syscall.RawConn // of epoll
 	running sync.WaitGroup
 	ctx     context.Context // ends in close
 	cancel  context.CancelFunc
@@ -34,18 +38,22 @@ func newPoller() (*poller, error) {
 	if err != nil {
 		return nil, fmt.Errorf("epoll_create1: %w", err)
 	}
-	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
+	// The loops wait in Go's own poller, which can watch an epoll descriptor like any other
+	// that does not block. A thread that blocks in epoll_wait keeps the scheduler's monitor
+	// awake, and its return has to wait for a processor.
+	if err := unix.SetNonblock(fd, true); err != nil {
 		_ = unix.Close(fd)
-		return nil, fmt.Errorf("eventfd: %w", err)
+		return nil, fmt.Errorf("epoll descriptor: %w", err)
 	}
-	p := &poller{workers: workers.New(), fd: fd, wake: wake, conns: map[uint64]*Conn{}}
+	p := &poller{workers: workers.New(), fd: fd, epoll: os.NewFile(uintptr(fd), "epoll"), conns: map[uint64]*Conn{}}
+	if p.raw, err = p.epoll.SyscallConn(); err != nil {
+		_ = p.epoll.Close()
+		return nil, fmt.Errorf("epoll descriptor: %w", err)
+	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	if err := unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, wake, &unix.EpollEvent{Events: unix.EPOLLIN}); err != nil {
-		_, _ = unix.Close(fd), unix.Close(wake)
-		return nil, fmt.Errorf("epoll_ctl: %w", err)
+	for range max(1, runtime.GOMAXPROCS(0)/2) {
+		p.running.Go(p.loop)
 	}
-	p.running.Go(p.loop)
 	p.running.Go(p.watchSilence)
 	return p, nil
 }
@@ -53,10 +61,9 @@ func newPoller() (*poller, error) {
 // close ends the poller. Its connections have ended.
 func (p *poller) close() {
 	p.cancel()
-	_, _ = unix.Write(p.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	_ = p.epoll.Close() // ends the loops
 	p.running.Wait()
 	p.workers.Stop()
-	_, _ = unix.Close(p.fd), unix.Close(p.wake)
 }
 
 // add gives the connection turns from now on, at once if there is something to read.
@@ -86,31 +93,66 @@ func (p *poller) remove(c *Conn) {
 	delete(p.conns, c.turns.id)
 }
 
+// eventsTogether is how many events are taken at a time.
+const eventsTogether = 64
+
+// loop serves the sockets that have something to read. Each loop takes events that no
+// other gets.
 func (p *poller) loop() {
-	events := make([]unix.EpollEvent, 256)
+	var (
+		events [eventsTogether]unix.EpollEvent
+		ready  []*Conn // this loop has their turns
+		again  []*Conn
+		n      int
+		err    error
+	)
+	r := readings.Get().(*reading)
+	defer readings.Put(r)
+	// One closure for all waits: it would be an allocation each.
+	wait := func(fd uintptr) bool {
+		n, err = unix.EpollWait(int(fd), events[:], 0)
+		return n > 0 || err != nil || len(again) > 0
+	}
 	for {
-		n, err := unix.EpollWait(p.fd, events, -1)
+		n, err = 0, nil
+		if p.raw.Read(wait) != nil {
+			return // closed
+		}
 		if err != nil && !errors.Is(err, syscall.EINTR) {
 			panic(fmt.Sprintf("epoll_wait: %v", err)) // no argument of ours can cause that
 		}
-		for i := range max(n, 0) {
-			e := &events[i]
-			id := uint64(uint32(e.Fd)) | uint64(uint32(e.Pad))<<32
-			if id == 0 {
-				return
+		ready = p.take(events[:max(n, 0)], append(ready[:0], again...))
+		again = again[:0]
+		for _, c := range ready {
+			if c.front.promptTurn(c, r) {
+				again = append(again, c)
 			}
-			p.mu.Lock()
-			c := p.conns[id]
-			p.mu.Unlock()
-			if c == nil {
-				continue
-			}
-			if e.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-				c.turns.hup.Store(true)
-			}
+		}
+		clear(ready)
+		runtime.Gosched() // after each batch: others want the processor, too
+	}
+}
+
+// take appends the connections of events to ready, as far as nobody has their turn.
+func (p *poller) take(events []unix.EpollEvent, ready []*Conn) []*Conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range events {
+		e := &events[i]
+		c := p.conns[uint64(uint32(e.Fd))|uint64(uint32(e.Pad))<<32]
+		if c == nil {
+			continue
+		}
+		if e.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+			c.turns.hup.Store(true)
+		}
+		if c.turns.state.CompareAndSwap(turnFree, turnTaken) {
+			ready = append(ready, c)
+		} else {
 			c.wake()
 		}
 	}
+	return ready
 }
 
 // silenceInterval is how often the keepalives are looked at.

@@ -16,13 +16,27 @@ import (
 // does, in the same order, out of mochi's exported parts. The server's routing must be
 // its hooks' own: nobody runs Client.WriteLoop, and mochi hands no session on.
 type Sessions struct {
-	server *mqtt.Server
-	hooks  *mqtt.Hooks
+	server   *mqtt.Server
+	hooks    *mqtt.Hooks
+	prompter Prompter // nil: there is none
 }
 
-// NewSessions returns the Sessions of a server that has these hooks, in this order.
+// A Prompter is a hook that handles some packets without waiting for anything, so that the
+// goroutine that watches all sockets may call it.
+type Prompter interface {
+	// Prompt returns a function for a client that is established; nil: there is none. It
+	// handles a whole packet, of which it keeps nothing, or returns false and has done
+	// nothing with it.
+	Prompt(cl *mqtt.Client) func(packet []byte) (handled bool)
+}
+
+// NewSessions returns the Sessions of a server that has these hooks, in this order. A
+// single hook that is a Prompter is used as one: with more, each has to see every packet.
 func NewSessions(server *mqtt.Server, hooks ...mqtt.Hook) (*Sessions, error) {
-	s := &Sessions{server, &mqtt.Hooks{Log: server.Log}}
+	s := &Sessions{server: server, hooks: &mqtt.Hooks{Log: server.Log}}
+	if len(hooks) == 1 {
+		s.prompter, _ = hooks[0].(Prompter)
+	}
 	for _, h := range hooks {
 		if err := s.hooks.Add(initialized{h}, nil); err != nil {
 			return nil, fmt.Errorf("hook %s: %w", h.ID(), err)
@@ -40,8 +54,9 @@ func (initialized) Init(any) error { return nil }
 type session struct {
 	*Sessions
 	client  *mqtt.Client
-	counted bool // among the connected clients
-	up      bool // established
+	counted bool                               // among the connected clients
+	up      bool                               // established
+	prompt  func(packet []byte) (handled bool) // see Prompter; nil: a worker handles every packet
 }
 
 // begin takes a CONNECT. With an error the connection is over; the client has its
@@ -80,6 +95,9 @@ func (s *session) begin(c *Conn, connect []byte) error {
 	}
 	s.up = true
 	s.hooks.OnSessionEstablished(cl, pk)
+	if s.prompter != nil {
+		s.prompt = s.prompter.Prompt(cl)
+	}
 	return nil
 }
 
@@ -136,6 +154,16 @@ func (s *session) packet(b []byte) error {
 		return err
 	}
 	return nil
+}
+
+// received counts packets that mochi does not see.
+func (s *session) received(packets, publishes, bytes int64) {
+	info := s.server.Info
+	atomic.AddInt64(&info.PacketsReceived, packets)
+	atomic.AddInt64(&info.BytesReceived, bytes)
+	if publishes > 0 {
+		atomic.AddInt64(&info.MessagesReceived, publishes)
+	}
 }
 
 // decode is mochi's Client.ReadPacket.

@@ -6,16 +6,20 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/mochi-mqtt/server/v2/packets"
 )
 
 // A connection of a Listener with Options.Sessions has no goroutine while its client is
-// silent. When there is something to read, or when the connection is to end, it gets a
-// turn on a worker: one at a time, until there is nothing more to read. A handler of a
-// packet may wait; that holds up its own connection alone.
+// silent. When there is something to read, the poller's goroutine reads it, and handles
+// the packets that need no waiting: see Prompter. With any other packet, and when it is to
+// end, the connection gets a turn on a worker: one at a time, until there is nothing more
+// to read. A handler may wait there; that holds up its own connection alone.
 
 // turns is what a connection needs to have turns.
 type turns struct {
@@ -26,13 +30,22 @@ type turns struct {
 	session session
 	task    func()
 	partial []byte // the beginning of a packet that is larger than a buffer
+	left    bool   // partial holds whole packets that the poller has left to a worker
+	slow    bool   // the last packet was not for the prompter: a worker reads the next
+	fault   *fault // a panic on the poller's goroutine; nil: none
+}
+
+// fault is a panic that was recovered where it could not be dealt with.
+type fault struct {
+	value any
+	stack []byte
 }
 
 const (
 	turnsUnused int32 = iota // the connection has a goroutine
 	turnFree                 // the poller watches it
-	turnTaken                // a worker has it
-	turnAgain                // a worker has it, and something has happened since
+	turnTaken                // a worker has it, or the poller's goroutine
+	turnAgain                // the same, and something has happened since
 	turnsOver
 )
 
@@ -75,6 +88,108 @@ func (f *front) attach(c *Conn) bool {
 	return true
 }
 
+// promptReads is how often a connection is read on the poller's goroutine before the
+// others have their turn.
+const promptReads = 4
+
+// promptTurn reads on the poller's goroutine, and gives the connection a turn on a worker
+// where there is anything to do that may wait. The caller has taken the turn. again: the
+// client has sent more than is read at a time, and the caller still has the turn.
+func (f *front) promptTurn(c *Conn, r *reading) (again bool) {
+	more, ok := f.promptRead(c, r)
+	switch {
+	case !ok:
+		f.poller.workers.Start(f.poller.ctx, c.turns.task)
+		return false
+	case more:
+		return true
+	case c.turns.state.CompareAndSwap(turnTaken, turnFree):
+		return false
+	}
+	c.turns.state.Store(turnTaken) // something has happened meanwhile
+	return true
+}
+
+// promptRead reads and handles packets. ok is false where a worker has to go on:
+// turns.partial then holds the packets that are not handled, and the next Read returns an
+// error again.
+func (f *front) promptRead(c *Conn, r *reading) (more, ok bool) {
+	s := &c.turns.session
+	if s.prompt == nil || c.turns.slow {
+		return false, false
+	}
+	c.base.reading = r
+	defer func() {
+		c.base.reading = nil
+		if p := recover(); p != nil {
+			ok, c.turns.fault = false, &fault{p, debug.Stack()}
+		}
+	}()
+	for range promptReads {
+		if s.client.Closed() {
+			return false, false
+		}
+		r.drained = false // Read may find what was read before
+		n, err := c.Read(r.buffer)
+		if n > 0 && !c.promptHandle(r.buffer[:n]) || err != nil {
+			return false, false
+		}
+		if n == 0 || c.drained(r) {
+			return false, true
+		}
+	}
+	return true, true
+}
+
+// drained reports whether the socket is empty, so that more bytes wake the connection.
+func (c *Conn) drained(r *reading) bool {
+	return r.drained && !c.turns.hup.Load() && c.stream == io.ReadWriter(c.base) && !c.in.Pending()
+}
+
+// promptHandle is handle for packets that need no waiting. It reports false if there is a
+// packet for a worker.
+func (c *Conn) promptHandle(b []byte) (ok bool) {
+	t, s := &c.turns, &c.turns.session
+	if len(t.partial) > 0 {
+		t.partial = append(t.partial, b...)
+		b = t.partial
+	}
+	var handled, publishes, bytes int64
+	ok = true
+	for len(b) > 1 {
+		size, n := binary.Uvarint(b[1:])
+		end := 1 + n + int(size)
+		if n <= 0 || end > len(b) {
+			break
+		}
+		if ok = s.prompt(b[:end]); !ok {
+			t.slow = true
+			break
+		}
+		handled++
+		bytes += int64(end)
+		if b[0]>>4 == packets.Publish {
+			publishes++
+		}
+		b = b[end:]
+		if ok = !s.client.Closed(); !ok {
+			break
+		}
+	}
+	switch {
+	case len(b) == 0:
+		t.partial = nil
+	case handled > 0 || len(t.partial) == 0:
+		t.partial = append([]byte(nil), b...)
+	}
+	t.left = !ok
+	if handled > 0 {
+		s.received(handled, publishes, bytes)
+		c.alive()
+	}
+	return ok
+}
+
 // turn runs a turn of a connection. After the last it ends the connection.
 func (f *front) turn(c *Conn) {
 	r := readings.Get().(*reading)
@@ -104,16 +219,30 @@ func (f *front) serveTurn(c *Conn, r *reading) (over bool, err error) {
 		c.base.reading = nil
 		if p := recover(); p != nil {
 			over, c.turns.session.up = true, false
-			f.panicked(c, p)
+			f.panicked(c, p, nil)
 		}
 	}()
 	if f.isClosed() && c.turns.session.client == nil {
 		return true, nil
 	}
+	if x := c.turns.fault; x != nil {
+		c.turns.session.up = false
+		f.panicked(c, x.value, x.stack)
+		return true, nil
+	}
+	if c.turns.left {
+		c.turns.left = false
+		if !c.turns.session.client.Closed() {
+			if err := c.handle(nil); err != nil {
+				return true, err
+			}
+		}
+	}
 	for {
 		if cl := c.turns.session.client; cl != nil && cl.Closed() {
 			return true, nil
 		}
+		r.drained = false // Read may find what was read before
 		n, err := c.Read(r.buffer)
 		if n > 0 {
 			if err := c.handle(r.buffer[:n]); err != nil {
@@ -128,8 +257,8 @@ func (f *front) serveTurn(c *Conn, r *reading) (over bool, err error) {
 				return true, os.ErrDeadlineExceeded // [MQTT-3.1.2-22]
 			}
 			return false, nil
-		case r.drained && !c.turns.hup.Load() && c.stream == io.ReadWriter(c.base) && !c.in.Pending():
-			return false, nil // what comes from now on wakes it again
+		case c.drained(r):
+			return false, nil
 		}
 		runtime.Gosched() // after each buffer: others have something to read, too
 	}
@@ -171,6 +300,16 @@ func (c *Conn) handle(b []byte) error {
 func (c *Conn) packet(b []byte) error {
 	s := &c.turns.session
 	if s.client != nil {
+		if s.prompt != nil {
+			if c.turns.slow = !s.prompt(b); !c.turns.slow {
+				publishes := 0
+				if b[0]>>4 == packets.Publish {
+					publishes = 1
+				}
+				s.received(1, int64(publishes), int64(len(b)))
+				return nil
+			}
+		}
 		return s.packet(b)
 	}
 	if err := s.begin(c, b); err != nil {
