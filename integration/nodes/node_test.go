@@ -154,8 +154,9 @@ func (p *program) online(account string) {
 // is of: a read needs no fence.
 type reading struct{ delivery.Reader }
 
-func (*reading) Commit(_ *delivery.Batch, done func(error)) { done(nil) } // there is nothing to write
-func (*reading) OnGroupDone(func())                         {}
+func (*reading) Commit(_ *delivery.Batch, done func(error))   { done(nil) } // there is nothing to write
+func (*reading) OnGroupDone(func())                           {}
+func (*reading) InMemory(delivery.Seq) *delivery.Notification { return nil }
 
 // life is one life of the process on the database.
 type life struct {
