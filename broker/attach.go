@@ -77,7 +77,7 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 		}
 	}()
 	if cfg.Store.Engine == config.EnginePostgres {
-		if h.node, err = openNode(cfg, hold.Oldest, with.log); err != nil {
+		if h.node, err = openNode(cfg, hold.Oldest, with.hub, with.log); err != nil {
 			return nil, err
 		}
 		h.core, h.outbox = h.node, &h.node.lives
@@ -148,6 +148,9 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 	if !h.auth.Open() {
 		sayTopicsClosed(cfg.Auth.ACL, with.log)
 		rules.Authenticate = h.auth.Connect
+	}
+	if h.node != nil && h.node.topics != nil {
+		rules.Elsewhere = h.node.topics.takeSession
 	}
 	h.hook = hooks.New(server, h.core, rules, with.log)
 	if err := server.AddHook(h.hook, nil); err != nil {

@@ -134,7 +134,7 @@ func (b *Broker) keepMQTT() error {
 		return nil
 	}
 	if b.cfg.Cluster.Address != "" {
-		b.log.Warn("mqtt.persistence has no effect with cluster.address: sessions and retained messages of ordinary MQTT end with this process")
+		b.log.Info("mqtt.persistence has no effect with cluster.address: the nodes keep retained messages together, and sessions of ordinary MQTT end with their node")
 		return nil
 	}
 	b.persist = persist.New(b.hub, persist.Options{Store: b.outbox, MaxSessionExpiry: config.MaxTTL, Logger: b.log})

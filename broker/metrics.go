@@ -32,6 +32,9 @@ func (f figures) Collect(ch chan<- prometheus.Metric) {
 	f.b.receiptsFigures(s)
 	if f.b.node != nil {
 		clusterFigures(s, f.b.node.node.Status())
+		if t := f.b.node.topics; t != nil {
+			topicsFigures(s, t)
+		}
 	}
 }
 
@@ -46,6 +49,13 @@ func clusterFigures(s scrape, st cluster.Status) {
 		s.counter("cluster_relay_calls_total", "Calls to the node that owns an account.", float64(p.Calls), "node", p.Name)
 		s.counter("cluster_relay_unanswered_total", "Calls that the node did not take or answer. They are repeated at the next owner.", float64(p.Unanswered), "node", p.Name)
 	}
+}
+
+func topicsFigures(s scrape, t *topics) {
+	s.counter("cluster_messages_forwarded_total", "Ordinary messages sent to another node.", float64(t.forwarded.Load()))
+	s.counter("cluster_messages_received_total", "Ordinary messages that came from other nodes.", float64(t.received.Load()))
+	s.counter("cluster_messages_dropped_total", "Ordinary messages to or from another node that were lost: too much waited.", float64(t.dropped.Load()))
+	s.counter("cluster_sessions_moved_total", "Sessions of clients that were brought here from another node.", float64(t.moved.Load()))
 }
 
 // scrape sends figures out. Each name has one set of labels.

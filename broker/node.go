@@ -19,6 +19,7 @@ import (
 	"github.com/heartline-mqtt/heartline/cluster/relay"
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 	"github.com/heartline-mqtt/heartline/receipts"
 	"github.com/heartline-mqtt/heartline/store"
 	"github.com/heartline-mqtt/heartline/store/pgstore"
@@ -36,6 +37,7 @@ type node struct {
 	unread    func() (time.Time, bool)
 	observers *delivery.Observers
 	mesh      *relay.Mesh        // nil: it is alone
+	topics    *topics            // shared with the other nodes; nil: none are
 	receipts  *receipts.Receipts // of its partitions; nil: it is alone, and they have no owner
 	node      *cluster.Node
 	log       *slog.Logger
@@ -90,8 +92,9 @@ func postgresOptions(cfg *config.Config, log *slog.Logger) (o pgstore.Options, e
 	return pgstore.Options{URL: string(url), Schema: cfg.Store.Postgres.Schema, Name: name, Lease: cfg.Cluster.Lease, Logger: log}, nil
 }
 
-// openNode opens the database. The node joins with Start.
-func openNode(cfg *config.Config, unread func() (time.Time, bool), log *slog.Logger) (_ *node, err error) {
+// openNode opens the database. The node joins with Start. hub routes ordinary messages; nil: they
+// are another server's.
+func openNode(cfg *config.Config, unread func() (time.Time, bool), hub *ordinary.Hub, log *slog.Logger) (_ *node, err error) {
 	opts, err := postgresOptions(cfg, log)
 	if err != nil {
 		return nil, err
@@ -125,6 +128,9 @@ func openNode(cfg *config.Config, unread func() (time.Time, bool), log *slog.Log
 		Parts: cluster.Parts, Name: n.name, Hold: cfg.Cluster.Lease + 2*time.Second, End: n.endHere, Log: log,
 	})
 	if socket != nil {
+		if hub != nil {
+			n.topics = newTopics(hub, cfg.MQTT.TopicPrefix, n.now, log)
+		}
 		if err = n.meshOn(socket, opts.Address); err != nil {
 			n.db.Close()
 			return nil, err
@@ -189,6 +195,9 @@ func (n *node) meshOn(socket net.Listener, address string) error {
 		// With two keys, a push registration that one node has signed is refused by the next.
 		o.Equal["xmpp.registration_key_file"] = fmt.Sprintf("the key %.6x…", sha256.Sum256(key))
 		o.Alike["xmpp.components"] = componentsText(c.XMPP.Components)
+	}
+	if n.topics != nil {
+		o.Topics = n.topics
 	}
 	if t := c.Cluster.TLS; t.CertFile != "" {
 		credentials := relay.Credentials{CertFile: t.CertFile, KeyFile: t.KeyFile, CAFile: t.CAFile}
@@ -398,6 +407,9 @@ func (n *node) Close() error {
 	err := errors.Join(n.Stop(ctx), n.node.Stop(ctx))
 	if n.mesh != nil {
 		n.mesh.Close()
+	}
+	if n.topics != nil {
+		n.topics.close()
 	}
 	n.db.Close()
 	return err

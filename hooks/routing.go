@@ -160,6 +160,9 @@ func (h *Hook) takeSession(c *conn) {
 	if c.will != nil && !c.exempt() && h.opts.Authenticate != nil {
 		c.will.Account = c.identity.Account
 	}
+	if h.opts.Elsewhere != nil {
+		h.opts.Elsewhere(cl.ID, c.identity.Account, !cl.Properties.Clean)
+	}
 	s, present := h.hub.Connect(ordinary.Arrival{
 		ID: cl.ID, Account: c.identity.Account, Service: c.exempt(), Clean: cl.Properties.Clean,
 		Kept: kept, Expiry: expiry, Peer: c.peer, Link: c, Will: c.will,

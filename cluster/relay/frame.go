@@ -36,6 +36,8 @@ const (
 	kindServing
 	kindClaimed
 	kindHello // not kept: the first of a stream, and its answer
+	kindFilters
+	kindMessage
 )
 
 // errDamaged is wrapped by errors about a frame that cannot be read.

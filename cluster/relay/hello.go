@@ -13,12 +13,16 @@ import (
 // version numbers the frames and their meaning. A node speaks to nodes of minVersion and
 // above; a newer node uses only frames that both know.
 const (
-	version    = 2
+	version    = 3
 	minVersion = 1
 )
 
-// versionEnd has the ops disconnect and end session.
-const versionEnd = 2
+// versionEnd has the ops disconnect and end session, versionTopics all frames and ops about
+// ordinary MQTT.
+const (
+	versionEnd    = 2
+	versionTopics = 3
+)
 
 // helloPatience bounds the beginning of a stream.
 const helloPatience = 5 * time.Second

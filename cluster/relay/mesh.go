@@ -26,6 +26,7 @@ type Options struct {
 	// logged. Both are names and values of the configuration.
 	Equal, Alike map[string]string
 	Local        Local
+	Topics       Topics // nil: this node shares no topics of ordinary MQTT
 	// Dial opens a stream to a node; nil: TCP.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 	// Beat is how often a node gives a sign of life; 0: never.
@@ -280,6 +281,9 @@ func (m *Mesh) end(s *Session, why error) {
 	m.opts.Log.Info("relay to a node ended", "node", s.to.Name, "life", s.to.ID, "reason", why.Error())
 	s.end(why)
 	m.opts.Local.OnDown(s)
+	if s.shares() {
+		m.opts.Topics.Left(s)
+	}
 }
 
 // endLater ends a Session from a goroutine that its end waits for.
@@ -398,6 +402,9 @@ func (m *Mesh) begun(s *Session, h *hello) {
 	}
 	s.version.Store(int64(h.Version))
 	m.opts.Local.OnUp(s)
+	if s.shares() {
+		m.opts.Topics.Joined(s)
+	}
 }
 
 func (m *Mesh) logRefused(node, why string) {

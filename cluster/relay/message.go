@@ -65,15 +65,16 @@ const (
 	opErase
 	opEraseAccount
 	opFlush
-	opFlushAll // this and the next two are of the node, whatever it serves
+	opFlushAll // this and the next ones are of the node, whatever it serves
 	opDisconnect
 	opEndSession
+	opTakeSession
 )
 
 var opNames = [...]string{
 	"", "online", "accept", "ack by ID", "register", "register via", "forget address", "set registration", "remove registrations",
 	"sign out", "release", "forget", "devices", "device", "put device", "forget device", "account of", "check owner", "get", "list",
-	"cancel", "dismiss", "erase", "erase account", "flush", "flush all", "disconnect", "end session",
+	"cancel", "dismiss", "erase", "erase account", "flush", "flush all", "disconnect", "end session", "take session",
 }
 
 // ofNode reports whether an op is for the node itself, not for an owner.
@@ -109,6 +110,7 @@ type arguments struct {
 	Filter       *filter          `cbor:"18,keyasint,omitempty"`
 	Request      *request         `cbor:"19,keyasint,omitempty"`
 	Online       *online          `cbor:"20,keyasint,omitempty"`
+	At           int64            `cbor:"21,keyasint,omitempty"` // Unix nanoseconds
 }
 
 // answer is what became of a call.
@@ -120,12 +122,13 @@ type answer struct {
 
 // results are those of all ops.
 type results struct {
-	Receipt *receipt     `cbor:"10,keyasint,omitempty"`
-	Devices []deviceView `cbor:"11,keyasint,omitempty"`
-	Page    []view       `cbor:"12,keyasint,omitempty"`
-	Next    delivery.Seq `cbor:"13,keyasint,omitempty"`
-	Account string       `cbor:"14,keyasint,omitempty"`
-	Ended   bool         `cbor:"15,keyasint,omitempty"`
+	Receipt *receipt      `cbor:"10,keyasint,omitempty"`
+	Devices []deviceView  `cbor:"11,keyasint,omitempty"`
+	Page    []view        `cbor:"12,keyasint,omitempty"`
+	Next    delivery.Seq  `cbor:"13,keyasint,omitempty"`
+	Account string        `cbor:"14,keyasint,omitempty"`
+	Ended   bool          `cbor:"15,keyasint,omitempty"`
+	State   *SessionState `cbor:"16,keyasint,omitempty"`
 }
 
 // request is the twin of delivery.Request.

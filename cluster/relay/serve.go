@@ -86,6 +86,8 @@ func (s *Session) handle(f frame) error {
 			return err
 		}
 		s.local.OnClaimed(c.Part, delivery.Claim{Device: c.Device, Server: c.Server, Token: c.Token})
+	case kindFilters, kindMessage:
+		return s.onTopics(f)
 	default:
 		return fmt.Errorf("%w: unknown kind %d", errDamaged, f.kind)
 	}
@@ -127,6 +129,9 @@ func (s *Session) onCall(c *call) error {
 		return nil
 	case opFlushAll:
 		s.later(c, func(ctx context.Context, _ Owner) (results, error) { return results{}, s.local.Flush(ctx) }, nil)
+		return nil
+	case opTakeSession:
+		s.onTakeSession(c)
 		return nil
 	case opDisconnect, opEndSession:
 		s.later(c, func(context.Context, Owner) (results, error) {

@@ -22,13 +22,17 @@ func fill(v reflect.Value, n int) {
 		v.SetBool(true)
 	case reflect.Int, reflect.Int64:
 		v.SetInt(int64(n))
-	case reflect.Uint8, reflect.Uint16, reflect.Uint64:
+	case reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
 		v.SetUint(uint64(n))
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
 		fill(v.Elem(), n)
 	case reflect.Slice:
 		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+		for i := range v.Len() {
+			fill(v.Index(i), n+i)
+		}
+	case reflect.Array:
 		for i := range v.Len() {
 			fill(v.Index(i), n+i)
 		}
@@ -69,6 +73,8 @@ func TestMessages(t *testing.T) {
 	roundTrip[[]Serving](t)
 	roundTrip[claimed](t)
 	roundTrip[hello](t)
+	roundTrip[Filters](t)
+	roundTrip[Message](t)
 }
 
 // Types of the core arrive as they were sent.

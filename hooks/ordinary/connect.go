@@ -70,6 +70,7 @@ func (h *Hub) Connect(a Arrival) (s *Session, present bool) {
 	s.kept, s.expiry, s.gone = a.Kept, a.Expiry, 0
 	s.will, s.willAt = a.Will, 0
 	s.attachLocked(a.Link, a.Peer)
+	s.begun = h.sharedNow()
 	if s.kept && !was { // nothing of it is stored yet
 		s.journalLocked()
 	}
@@ -177,9 +178,7 @@ func (h *Hub) end(s *Session) {
 	s.progressLocked()
 	s.mu.Unlock()
 	for f := range filters {
-		if h.index.remove(f, s) {
-			h.counters.subscriptions.Add(-1)
-		}
+		h.unsubscribe(f, s)
 	}
 	s.subMu.Unlock()
 	if h.deadlines.set(s, 0); kept {

@@ -82,6 +82,7 @@ type Hub struct {
 	counters counters
 
 	index     index
+	others    others
 	retained  *retained
 	replaying atomic.Int64 // replays that are under way
 	order     atomic.Uint64

@@ -15,7 +15,12 @@ type Message struct {
 	Account   string // whose budget a retained message counts against; "": nobody's
 	Created   int64  // Unix seconds
 	Expiry    int64  // Unix seconds; 0: never [MQTT-3.3.2-5]
+	// Stamp orders retained messages of a topic over several servers: about when it was
+	// published, Unix nanoseconds.
+	Stamp int64
 	Properties
+
+	relayed bool // it was published at another server
 }
 
 // Properties are what a server passes on unchanged (MQTT 5 §3.3.2.3).

@@ -59,6 +59,11 @@ func TestMatches(t *testing.T) {
 	})
 }
 
+func innerOf(filter string) string {
+	_, inner := SplitShare(filter)
+	return inner
+}
+
 // TestIndexAgainstModel: an index with subscriptions coming and going finds what a list
 // of them does, and is empty at the end.
 func TestIndexAgainstModel(t *testing.T) {
@@ -76,8 +81,10 @@ func TestIndexAgainstModel(t *testing.T) {
 				k := key{prefixes.Draw(t, "share") + filters.Draw(t, "filter"), rapid.IntRange(0, 2).Draw(t, "session")}
 				qos := byte(rapid.IntRange(0, 2).Draw(t, "qos"))
 				_, had := model[k]
-				if isNew := x.add(k.filter, sessions[k.session], Subscription{QoS: qos}); isNew == had {
-					t.Fatalf("add %v: new %v", k, isNew)
+				alone := !x.has(innerOf(k.filter))
+				isNew, first := x.add(k.filter, sessions[k.session], Subscription{QoS: qos})
+				if isNew == had || first != alone {
+					t.Fatalf("add %v: new %v, the first %v", k, isNew, first)
 				}
 				model[k] = qos
 			},
@@ -88,8 +95,9 @@ func TestIndexAgainstModel(t *testing.T) {
 					k = rapid.SampledFrom(keys).Draw(t, "key")
 				}
 				_, had := model[k]
-				if was := x.remove(k.filter, sessions[k.session]); was != had {
-					t.Fatalf("remove %v: %v", k, was)
+				was, last := x.remove(k.filter, sessions[k.session])
+				if was != had || last != (had && !x.has(innerOf(k.filter))) {
+					t.Fatalf("remove %v: %v, the last %v", k, was, last)
 				}
 				delete(model, k)
 			},

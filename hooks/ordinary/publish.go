@@ -32,19 +32,20 @@ func (h *Hub) Publish(m *Message) (pressed []*Session, err error) {
 	if h.replaying.Load() > 0 {
 		old = h.remembered(m.TopicName)
 	}
+	retains := m.Retain
 	if m.Retain {
-		if err := h.retained.admit(m, h.bounds.Load().Limits.RetainedBytes, h.opts.Room); err != nil {
+		if err := h.admit(m); err != nil {
 			h.counters.overRetained.Add(1)
 			return nil, err
 		}
 		if old != nil {
 			old() // before it is replaced
 		}
-		h.retained.set(m)
-		if !ofServer(m.TopicName) {
+		if retains = h.retained.set(m, h.sharedNow()); retains && !ofServer(m.TopicName) {
 			h.opts.Journal.Retained(m.Account, m.TopicName)
 		}
 	}
+	h.forward(m)
 	d := deliveries.Get().(*delivery)
 	defer d.recycle()
 	h.collect(d, m)
@@ -52,7 +53,7 @@ func (h *Hub) Publish(m *Message) (pressed []*Session, err error) {
 		// A replay may have begun since: it is of a session that is not in the index yet,
 		// or its held subscription has the retained message to come.
 		old = h.remembered(m.TopicName)
-		if m.Retain {
+		if retains {
 			old = func() *Message { return nil }
 		}
 	}
@@ -66,6 +67,14 @@ func (h *Hub) Publish(m *Message) (pressed []*Session, err error) {
 		}
 	}
 	return pressed, nil
+}
+
+// admit reports why a message may not be retained.
+func (h *Hub) admit(m *Message) error {
+	if m.relayed {
+		return nil
+	}
+	return h.retained.admit(m, h.bounds.Load().Limits.RetainedBytes, h.opts.Room)
 }
 
 // remembered returns a function that reads the retained message of a topic once. The

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Disk is where retained messages are when they are not in the memory.
@@ -27,8 +28,12 @@ type retained struct {
 	total   int64
 	cached  int64     // bytes of content in recent
 	recent  list.List // of *kept with content on the disk and in the memory, oldest first
-	server  int       // of $SYS
+	system  int       // of $SYS
 	swept   string    // where the search for expired ones goes on
+	// removed are the stamps of removed messages, by topic, for removedFor; nil: no other
+	// server has an earlier message.
+	removed map[string]int64
+	server  int64 // below stampStep: makes the stamps of this server its own
 }
 
 // kept is one retained message.
@@ -38,6 +43,7 @@ type kept struct {
 	size      int64
 	account   string
 	expiry    int64
+	stamp     int64
 	place     *list.Element // in recent; nil: not there
 }
 
@@ -81,23 +87,47 @@ func (r *retained) admit(m *Message, limit int64, room func() error) error {
 	return nil
 }
 
-// set retains a message, or removes the topic's where it has no payload [MQTT-3.3.1-6].
-// The topic's lock is held.
-func (r *retained) set(m *Message) {
+// removedFor is how long a removal is remembered: longer than other servers are cut off and
+// come back.
+const removedFor = time.Hour
+
+// stampStep is the distance of stamps in nanoseconds: the rest of a division by it says which
+// server has made the stamp.
+const stampStep = 1024
+
+// set retains a message, or removes the topic's where it has no payload [MQTT-3.3.1-6]. It
+// reports whether it has: of a message from another server a later one may be here. One of this
+// server's own gets its stamp, which is later than all that are known here. The topic's lock
+// is held.
+func (r *retained) set(m *Message, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.removeLocked(m.TopicName)
-	if len(m.Payload) == 0 {
-		return
+	latest := r.removed[m.TopicName]
+	if k := r.entries[m.TopicName]; k != nil {
+		latest = k.stamp
 	}
-	r.addLocked(&kept{topicName: m.TopicName, msg: m, size: int64(m.size()), account: m.Account, expiry: m.Expiry})
+	if !m.relayed {
+		m.Stamp = max(now.UnixNano(), latest+stampStep)/stampStep*stampStep + r.server
+	} else if m.Stamp <= latest {
+		return false
+	}
+	r.removeLocked(m.TopicName)
+	delete(r.removed, m.TopicName)
+	if len(m.Payload) > 0 {
+		r.addLocked(&kept{topicName: m.TopicName, msg: m, size: int64(m.size()), account: m.Account, expiry: m.Expiry, stamp: m.Stamp})
+		return true
+	}
+	if r.removed != nil && !ofServer(m.TopicName) {
+		r.removed[m.TopicName] = m.Stamp
+	}
+	return true
 }
 
 func (r *retained) addLocked(k *kept) {
 	r.entries[k.topicName] = k
 	r.names.add(keyOf(k.topicName))
 	if ofServer(k.topicName) {
-		r.server++
+		r.system++
 		return
 	}
 	r.total += k.size
@@ -115,7 +145,7 @@ func (r *retained) removeLocked(topicName string) bool {
 	r.names.remove(keyOf(topicName))
 	r.uncacheLocked(k)
 	if ofServer(topicName) {
-		r.server--
+		r.system--
 		return true
 	}
 	r.total -= k.size
@@ -200,7 +230,7 @@ func (r *retained) next(filter []string, after string) (key string, ok bool) {
 func (r *retained) figures() (messages int, bytes int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.entries) - r.server, r.total
+	return len(r.entries) - r.system, r.total
 }
 
 // expire looks at some of the messages and returns the topics of those that have
@@ -208,6 +238,15 @@ func (r *retained) figures() (messages int, bytes int64) {
 func (r *retained) expire(now int64, most int) (topics []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	looked := 0
+	for topicName, stamp := range r.removed { // a map begins somewhere else each time
+		if looked++; looked > most {
+			break
+		}
+		if stamp < now*int64(time.Second)-int64(removedFor) {
+			delete(r.removed, topicName)
+		}
+	}
 	all := []string{"#"}
 	for range most {
 		key, ok := r.names.next(all, r.swept)

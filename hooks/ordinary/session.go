@@ -63,7 +63,8 @@ type Session struct {
 	Account string
 	Service bool // its client may do what a service may
 
-	hub    *Hub // nil: of a connection in a foreign server, which has a window only
+	hub    *Hub  // nil: of a connection in a foreign server, which has a window only
+	node   *Node // it stands for another server; nothing else of it is used then
 	online atomic.Bool
 	full   atomic.Bool // over its budget
 
@@ -74,7 +75,8 @@ type Session struct {
 	subscriptions map[string]Subscription // by filter
 	link          Link                    // nil: away
 	peer          Peer
-	epoch         uint64 // counts connections
+	epoch         uint64    // counts connections
+	begun         time.Time // when the last one began, in the time of all servers
 	ended         bool
 
 	held    bool    // nothing is sent: a SUBACK is to go first

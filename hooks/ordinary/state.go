@@ -27,7 +27,7 @@ type Header struct {
 // Outgoing is a message of QoS 1 or 2 that the client has not acknowledged.
 type Outgoing struct {
 	PacketID    uint16
-	Order       uint64 // greater than that of all before it
+	Order       uint64 // greater than that of all before it; 0: it comes from another server
 	QoS         byte
 	Retain      bool
 	Sent        bool // at least once: it is a duplicate from now on
@@ -75,11 +75,12 @@ func (h *Hub) Import(st State) {
 	s.peer.Version = st.Version
 	for f, sub := range st.Subscriptions {
 		s.subscriptions[f] = sub
-		if h.index.add(f, s, sub) {
-			h.counters.subscriptions.Add(1)
-		}
+		h.subscribe(f, s, sub)
 	}
 	for _, o := range st.Outgoing {
+		if o.Order == 0 {
+			o.Order = h.order.Add(1)
+		}
 		e := &entry{msg: o.Message, identifiers: o.Identifiers, order: o.Order, id: o.PacketID, qos: o.QoS, retain: o.Retain, sent: o.Sent}
 		if s.byID[e.id] != nil {
 			continue
@@ -116,7 +117,7 @@ func (h *Hub) ImportRetained(m *Message) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.removeLocked(m.TopicName)
-	r.addLocked(&kept{topicName: m.TopicName, size: int64(m.size()), account: m.Account, expiry: m.Expiry})
+	r.addLocked(&kept{topicName: m.TopicName, size: int64(m.size()), account: m.Account, expiry: m.Expiry, stamp: m.Stamp})
 }
 
 func (h *Hub) session(id string) *Session {

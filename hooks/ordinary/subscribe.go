@@ -47,8 +47,8 @@ func (h *Hub) Subscribe(s *Session, link Link, asks []Ask, exempt bool) (codes [
 	replays := s.beginReplaysLocked(asks, isNew)
 	s.mu.Unlock()
 	for i := range asks {
-		if asks[i].Code < 0x80 && h.index.add(asks[i].Filter, s, asks[i].Subscription) {
-			h.counters.subscriptions.Add(1)
+		if asks[i].Code < 0x80 {
+			h.subscribe(asks[i].Filter, s, asks[i].Subscription)
 		}
 	}
 	// From here on every live message reaches the session, so that a replay may look at
@@ -117,9 +117,7 @@ func (h *Hub) Unsubscribe(s *Session, link Link, filters []string) (codes []byte
 	s.held = true
 	s.mu.Unlock()
 	for i, f := range filters {
-		if h.index.remove(f, s) {
-			h.counters.subscriptions.Add(-1)
-		} else {
+		if !h.unsubscribe(f, s) {
 			codes[i] = noneExisted
 		}
 	}

@@ -90,21 +90,36 @@ func (x *index) grow(filter string) *node {
 }
 
 // add makes a session a subscriber, or replaces its subscription. It reports whether
-// the session had none to this filter.
-func (x *index) add(filter string, s *Session, sub Subscription) bool {
+// the session had none to this filter, and whether nobody had.
+func (x *index) add(filter string, s *Session, sub Subscription) (isNew, first bool) {
 	group, inner := SplitShare(filter)
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	n := x.grow(inner)
-	if n.here == nil {
+	if first = n.here == nil; first {
 		n.here = &subscribers{}
 	}
-	return n.here.set(group, s, sub)
+	return n.here.set(group, s, sub), first
 }
 
-// remove ends a subscription and reports whether there was one. It removes the levels
-// that nobody needs any more.
-func (x *index) remove(filter string, s *Session) bool {
+// has reports whether a filter, without its group, has subscribers.
+func (x *index) has(filter string) bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	n := &x.root
+	for more := true; more; {
+		var level string
+		level, filter, more = strings.Cut(filter, "/")
+		if n = n.child(level); n == nil {
+			return false
+		}
+	}
+	return n.here != nil
+}
+
+// remove ends a subscription and reports whether there was one, and whether it was the last
+// to its filter. It removes the levels that nobody needs any more.
+func (x *index) remove(filter string, s *Session) (had, last bool) {
 	group, inner := SplitShare(filter)
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -116,22 +131,22 @@ func (x *index) remove(filter string, s *Session) bool {
 		level, inner, more = strings.Cut(inner, "/")
 		next := n.child(level)
 		if next == nil {
-			return false
+			return false, false
 		}
 		path, levels = append(path, n), append(levels, level)
 		n = next
 	}
 	if n.here == nil || !n.here.remove(group, s) {
-		return false
+		return false, false
 	}
-	if n.here.empty() {
+	if last = n.here.empty(); last {
 		n.here = nil
 	}
 	for i := len(path) - 1; i >= 0 && n.here == nil && len(n.children) == 0; i-- {
 		delete(path[i].children, levels[i])
 		n = path[i]
 	}
-	return true
+	return true, last
 }
 
 // match appends the subscriber lists of all filters that match a topic name.

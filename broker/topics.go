@@ -1,0 +1,340 @@
+package broker
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/cluster/relay"
+	"github.com/heartline-mqtt/heartline/hooks/ordinary"
+)
+
+// topics shares ordinary MQTT with the other nodes of a cluster.
+type topics struct {
+	hub    *ordinary.Hub
+	prefix string           // topics below it are no ordinary ones
+	now    func() time.Time // the same at all nodes, about
+	log    *slog.Logger
+
+	forwarded, received, dropped, moved atomic.Int64
+
+	mu     sync.Mutex
+	wanted map[string]struct{} // filters of this node's clients
+	nodes  map[*relay.Session]*topicNode
+	ended  bool
+	tasks  sync.WaitGroup
+}
+
+var _ relay.Topics = (*topics)(nil)
+
+// topicNode is another node.
+type topicNode struct {
+	t    *topics
+	s    *relay.Session
+	node *ordinary.Node
+	wake chan struct{} // there is something to send
+	news chan struct{} // there is something in inbox
+
+	// changes is what the other node does not know of the filters: whether they are wanted.
+	changes map[string]bool // topics.mu
+
+	mu    sync.Mutex
+	inbox []*relay.Message
+	bytes int
+
+	publishing sync.Mutex // held while messages of the inbox are published
+}
+
+// maxInbox bounds the messages of another node that wait to be published here, in bytes.
+const maxInbox = 16 << 20
+
+func newTopics(hub *ordinary.Hub, prefix string, now func() time.Time, log *slog.Logger) *topics {
+	t := &topics{hub: hub, prefix: prefix + "/", now: now, log: log, wanted: map[string]struct{}{}, nodes: map[*relay.Session]*topicNode{}}
+	hub.Share(t.want, now)
+	return t
+}
+
+// want hears of a filter that clients of this node want, or do not want any more.
+func (t *topics) want(filter string, wanted bool) {
+	if strings.HasPrefix(filter, t.prefix) {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if wanted {
+		t.wanted[strings.Clone(filter)] = struct{}{}
+	} else {
+		delete(t.wanted, filter)
+	}
+	for _, n := range t.nodes {
+		n.changes[filter] = wanted
+		n.poke()
+	}
+}
+
+// Joined implements relay.Topics.
+func (t *topics) Joined(s *relay.Session) {
+	n := &topicNode{t: t, s: s, wake: make(chan struct{}, 1), news: make(chan struct{}, 1), changes: map[string]bool{}}
+	n.node = t.hub.Join(n.send)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ended {
+		n.node.Leave()
+		return
+	}
+	for filter := range t.wanted {
+		n.changes[filter] = true
+	}
+	t.nodes[s] = n
+	t.tasks.Go(n.tell)
+	t.tasks.Go(n.publish)
+}
+
+// Left implements relay.Topics.
+func (t *topics) Left(s *relay.Session) {
+	t.mu.Lock()
+	n := t.nodes[s]
+	delete(t.nodes, s)
+	t.mu.Unlock()
+	if n != nil {
+		n.node.Leave()
+	}
+}
+
+// close waits for the goroutines, after the relays have ended.
+func (t *topics) close() {
+	t.mu.Lock()
+	t.ended = true
+	t.mu.Unlock()
+	t.tasks.Wait()
+}
+
+func (t *topics) of(s *relay.Session) *topicNode {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.nodes[s]
+}
+
+// OnFilters implements relay.Topics.
+func (t *topics) OnFilters(s *relay.Session, f *relay.Filters) {
+	if n := t.of(s); n != nil {
+		n.node.Want(f.Wanted, f.Gone)
+	}
+}
+
+// OnMessage implements relay.Topics. Publishing may read a retained message from a disk, so
+// that the relay does not wait for it.
+func (t *topics) OnMessage(s *relay.Session, m *relay.Message) {
+	n := t.of(s)
+	if n == nil {
+		return
+	}
+	size := len(m.TopicName) + len(m.Payload)
+	n.mu.Lock()
+	full := n.bytes+size > maxInbox
+	if !full {
+		n.inbox = append(n.inbox, m)
+		n.bytes += size
+	}
+	n.mu.Unlock()
+	if full {
+		t.dropped.Add(1)
+		return
+	}
+	select {
+	case n.news <- struct{}{}:
+	default:
+	}
+}
+
+// publish takes messages from the inbox until the Session ends.
+func (n *topicNode) publish() {
+	for {
+		select {
+		case <-n.news:
+		case <-n.s.Ended():
+			return
+		}
+		n.publishInbox()
+	}
+}
+
+func (n *topicNode) publishInbox() {
+	n.publishing.Lock()
+	defer n.publishing.Unlock()
+	n.mu.Lock()
+	inbox := n.inbox
+	n.inbox, n.bytes = nil, 0
+	n.mu.Unlock()
+	for _, m := range inbox {
+		n.t.received.Add(1)
+		if m.Known {
+			n.t.hub.Learn(ordinaryMessage(m))
+		} else {
+			n.t.hub.Relayed(ordinaryMessage(m))
+		}
+	}
+}
+
+// send passes a message on to the node. One that does not fit is lost to its clients, as
+// between two brokers and a bridge.
+func (n *topicNode) send(m *ordinary.Message) {
+	if n.s.Message(relayMessage(m)) == nil {
+		n.t.forwarded.Add(1)
+	} else {
+		n.t.dropped.Add(1)
+	}
+}
+
+func (n *topicNode) poke() {
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}
+
+const (
+	filtersAtOnce = 1000
+	// fullPause is the pause where too much waits to be sent to a node.
+	fullPause = 50 * time.Millisecond
+)
+
+// tell tells the node of the filters here, first of all, of retained messages that were
+// removed and of those that there are. It goes on with changes of the filters until the Session ends.
+func (n *topicNode) tell() {
+	place, told := "", false
+	removed := n.t.hub.Removed()
+	for {
+		wait := false
+		f := n.take()
+		switch {
+		case f != nil:
+			if wait = n.s.Filters(f) != nil; wait {
+				n.putBack(f)
+			}
+		case len(removed) > 0:
+			x := relayMessage(removed[0])
+			x.Known = true
+			if wait = n.s.Message(x) != nil; !wait {
+				removed = removed[1:]
+			}
+		case !told:
+			m, next := n.t.hub.NextRetained(place)
+			if m != nil {
+				x := relayMessage(m)
+				x.Known = true
+				if wait = n.s.Message(x) != nil; wait {
+					break
+				}
+			}
+			place, told = next, next == ""
+		default:
+			select {
+			case <-n.wake:
+			case <-n.s.Ended():
+				return
+			}
+		}
+		if !wait {
+			select {
+			case <-n.s.Ended():
+				return
+			default:
+				continue
+			}
+		}
+		select {
+		case <-time.After(fullPause):
+		case <-n.s.Ended():
+			return
+		}
+	}
+}
+
+// take returns changes that the node does not know of; nil: it knows all.
+func (n *topicNode) take() *relay.Filters {
+	n.t.mu.Lock()
+	defer n.t.mu.Unlock()
+	if len(n.changes) == 0 {
+		return nil
+	}
+	f := &relay.Filters{}
+	for filter, wanted := range n.changes {
+		if len(f.Wanted)+len(f.Gone) == filtersAtOnce {
+			break
+		}
+		if delete(n.changes, filter); wanted {
+			f.Wanted = append(f.Wanted, filter)
+		} else {
+			f.Gone = append(f.Gone, filter)
+		}
+	}
+	return f
+}
+
+// putBack makes changes that could not be sent known again, as they are now.
+func (n *topicNode) putBack(f *relay.Filters) {
+	n.t.mu.Lock()
+	defer n.t.mu.Unlock()
+	for _, all := range [][]string{f.Wanted, f.Gone} {
+		for _, filter := range all {
+			_, n.changes[filter] = n.t.wanted[filter]
+		}
+	}
+}
+
+// takePatience bounds how long a CONNECT waits for other nodes to give a session up.
+const takePatience = time.Second
+
+// takeSession brings the session of a client that connects here from whichever node has it, and
+// ends the connection that the client has there. keep: it is to be continued.
+func (t *topics) takeSession(client, account string, keep bool) {
+	t.mu.Lock()
+	var all []*relay.Session
+	for s := range t.nodes {
+		all = append(all, s)
+	}
+	t.mu.Unlock()
+	if len(all) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), takePatience)
+	defer cancel()
+	at := t.now()
+	states := make(chan *relay.SessionState, len(all))
+	for _, s := range all {
+		go func() {
+			state, err := s.TakeSession(ctx, client, account, at)
+			if err != nil {
+				t.log.Warn("another node was not heard to give up a client's session", "client", client, "node", s.Peer().Name, "error", err)
+			}
+			states <- state
+		}()
+	}
+	for range all {
+		state := <-states
+		if state == nil || !keep {
+			continue
+		}
+		if _, here := t.hub.Holder(client); !here {
+			t.hub.Import(sessionOf(client, account, state))
+			t.moved.Add(1)
+		}
+	}
+}
+
+// OnTakeSession implements relay.Topics. What the node has published before is in the session
+// when it goes.
+func (t *topics) OnTakeSession(s *relay.Session, client, account string, at time.Time) *relay.SessionState {
+	if n := t.of(s); n != nil {
+		n.publishInbox()
+	}
+	state, ok := t.hub.Release(client, account, at)
+	if !ok {
+		return nil
+	}
+	return stateOf(&state)
+}
