@@ -108,6 +108,11 @@ func TestOutstandingTakenOver(t *testing.T) {
 	began := time.Now()
 	f.fill(*outstanding)
 	filled := time.Since(began)
+	size, err := f.pg.SQL("postgres", "SELECT string_agg(c.relname || ' ' || pg_total_relation_size(c.oid), ', ') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'heartline' AND c.relkind = 'r' AND pg_total_relation_size(c.oid) > 1000000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log("bytes of the tables:", size)
 	began = time.Now()
 	f.nodes = append(f.nodes, f.start("one"))
 	alone := time.Since(began)
