@@ -11,7 +11,7 @@ BENCHSTAT ?= $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c
 HOT := Transition|Deadlines|ParseContent|AppendPseudo|Publication|Engine|Outbox|Journey
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-dashboard bench-outstanding bench-receipts bench-storm bench-services bench-xmpp faults xmpp-kill nodes nodes-versions siege soak reloads attack attack-load fuzz fuzz-security release release-test first-test package-test image-test nodes-image-test help fresh example web web-modules client client-test
+.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-dashboard bench-nodes bench-outstanding bench-receipts bench-storm bench-services bench-xmpp faults xmpp-kill nodes nodes-versions siege soak reloads attack attack-load fuzz fuzz-security release release-test first-test package-test image-test nodes-image-test help fresh example web web-modules client client-test
 
 ## help: the targets
 help:
@@ -64,6 +64,10 @@ bench-compare:
 ## bench-dashboard: what open dashboards cost, and each read of a page on a store with millions; takes some 20 minutes and 10 GB of disk
 bench-dashboard:
 	$(GO) run ./bench/dashboard
+
+## bench-nodes: one and three nodes over one PostgreSQL, and a node on its disk: rate, and CPU time of nodes and database; takes two minutes
+bench-nodes:
+	$(GO) run ./bench/nodes
 
 ## bench-outstanding: what a million deliveries for offline devices cost; takes minutes
 bench-outstanding:
