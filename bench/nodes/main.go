@@ -52,7 +52,7 @@ func main() {
 // generators put the load on the nodes, each on one.
 const generators = 3
 
-// setting is what is measured.
+// setting is one of the arrangements that are compared.
 type setting struct {
 	name     string
 	nodes    int
