@@ -42,8 +42,8 @@ func main() {
 	duration := flag.Duration("duration", 5*time.Second, "of each measurement")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, *rounds, *duration); err != nil {
+	err := run(ctx, *rounds, *duration)
+	if stop(); err != nil {
 		fmt.Fprintln(os.Stderr, "nodes:", err)
 		os.Exit(1)
 	}
@@ -276,7 +276,7 @@ func (m *measurement) databaseCPU() (time.Duration, error) {
 	return sum, nil
 }
 
-// stat returns the fields of a process behind its name. proc_pid_stat(5)
+// stat returns the fields of a process behind its name: proc_pid_stat(5).
 func stat(pid int) []string {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)) // one that has ended has none
 	return strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))

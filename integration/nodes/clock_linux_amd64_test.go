@@ -27,7 +27,7 @@ func setClock(file string) error {
 	if err != nil {
 		return err
 	}
-	page, err := unix.MmapPtr(-1, 0, unsafe.Add(base, -(1<<20)), 4096, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC, unix.MAP_ANON|unix.MAP_PRIVATE) //nolint:gosec // near the vDSO, for a short jump
+	page, err := unix.MmapPtr(-1, 0, unsafe.Add(base, -(1<<20)), 4096, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC, unix.MAP_ANON|unix.MAP_PRIVATE) // near the vDSO, for a short jump
 	if err != nil {
 		return fmt.Errorf("room for code: %w", err)
 	}

@@ -39,17 +39,17 @@ func TestDatabaseClock(t *testing.T) {
 	}
 	library := fakeClock(t)
 	pg := newPostgres(t)
-	dir, err := os.MkdirTemp("", "heartline-clock-") // that PostgreSQL's user can read
+	dir, err := os.MkdirTemp("", "heartline-clock-") //nolint:usetesting // PostgreSQL's user can read it
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // see above
+	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	offset := filepath.Join(dir, "offset")
 	set := func(by string) {
-		if err := os.WriteFile(offset+".new", []byte(by+"\n"), 0o644); err != nil { //nolint:gosec // see above
+		if err := os.WriteFile(offset+".new", []byte(by+"\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.Rename(offset+".new", offset); err != nil { // PostgreSQL never reads half of it

@@ -243,7 +243,7 @@ func TestDatabaseDiskFull(t *testing.T) {
 	if os.Getuid() != 0 {
 		testtool.LeaveOut(t, "a small disk takes root's rights", "run it as root")
 	}
-	disk, err := os.MkdirTemp("", "heartline-disk-")
+	disk, err := os.MkdirTemp("", "heartline-disk-") //nolint:usetesting // it is unmounted before it is removed
 	if err != nil {
 		t.Fatal(err)
 	}

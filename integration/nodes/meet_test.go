@@ -2,6 +2,7 @@ package nodes
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -141,7 +142,7 @@ func TestRegistrationsMeet(t *testing.T) {
 		})
 		for {
 			if _, err := c.Read(time.Minute); err != nil {
-				if ne, ok := err.(interface{ Timeout() bool }); ok && ne.Timeout() { //nolint:errorlint // as net returns it
+				if errors.Is(err, os.ErrDeadlineExceeded) {
 					t.Errorf("the connection of the former account of %s goes on", device)
 				}
 				break
