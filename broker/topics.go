@@ -10,6 +10,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/cluster/relay"
 	"github.com/heartline-mqtt/heartline/hooks/ordinary"
+	"github.com/heartline-mqtt/heartline/internal/seldom"
 )
 
 // topics shares ordinary MQTT with the other nodes of a cluster.
@@ -18,6 +19,7 @@ type topics struct {
 	prefix string           // topics below it are no ordinary ones
 	now    func() time.Time // the same at all nodes, about
 	log    *slog.Logger
+	logs   seldom.Log // of each client that connects
 
 	forwarded, received, dropped, moved atomic.Int64
 
@@ -309,7 +311,7 @@ func (t *topics) takeSession(client, account string, keep bool) {
 		go func() {
 			state, err := s.TakeSession(ctx, client, account, at)
 			if err != nil {
-				t.log.Warn("another node was not heard to give up a client's session", "client", client, "node", s.Peer().Name, "error", err)
+				t.logs.Warn(t.log, "another node was not heard to give up a client's session, its client may have two connections", "client", client, "node", s.Peer().Name, "error", err)
 			}
 			states <- state
 		}()

@@ -31,7 +31,7 @@ func arrows() [][]string {
 		{"examples/fleet", "wire"},
 		{"examples/plugin", "broker", "delivery"},
 		{"terminal", "delivery", "internal/backoff", "wire"},
-		{"broker", "auth", "broker/internal/...", "cluster", "cluster/relay", "config", "delivery", "fallback", "fallback/apns", "fallback/fcm", "fallback/webpush", "hooks", "hooks/ordinary", "hooks/persist", "hooks/strict", "internal/filewatch", "internal/credentials", "internal/newcomers", "internal/rlimit", "internal/text", "receipts", "store", "store/memory", "store/pebblestore", "store/pgstore", "xmpp"},
+		{"broker", "auth", "broker/internal/...", "cluster", "cluster/relay", "config", "delivery", "fallback", "fallback/apns", "fallback/fcm", "fallback/webpush", "hooks", "hooks/ordinary", "hooks/persist", "hooks/strict", "internal/filewatch", "internal/credentials", "internal/newcomers", "internal/rlimit", "internal/seldom", "internal/text", "receipts", "store", "store/memory", "store/pebblestore", "store/pgstore", "xmpp"},
 		{"broker/internal/api", "auth", "broker/internal/metrics", "broker/internal/overview", "delivery", "internal/loopback", "internal/seldom", "internal/text", "receipts", "wire"},
 		{"broker/internal/metrics", "delivery"},
 		{"broker/internal/overview", "delivery", "wire"},

@@ -66,6 +66,9 @@ func record(n ast.Node) (level, message string) {
 		return "", ""
 	}
 	first := call.Args[0]
+	if _, ok := first.(*ast.SelectorExpr); ok && len(call.Args) > 1 { // of seldom.Log, the logger
+		first = call.Args[1]
+	}
 	if sum, ok := first.(*ast.BinaryExpr); ok {
 		for ; ok; sum, ok = first.(*ast.BinaryExpr) {
 			first = sum.X
