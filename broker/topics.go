@@ -289,7 +289,7 @@ func (n *topicNode) putBack(f *relay.Filters) {
 }
 
 // takePatience bounds how long a CONNECT waits for other nodes to give a session up.
-const takePatience = time.Second
+const takePatience = 2 * time.Second
 
 // takeSession brings the session of a client that connects here from whichever node has it, and
 // ends the connection that the client has there. keep: it is to be continued.

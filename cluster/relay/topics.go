@@ -94,8 +94,8 @@ func (s *Session) Filters(f *Filters) error { return s.send(kindFilters, f, maxQ
 func (s *Session) Message(m *Message) error { return s.send(kindMessage, m, maxQueued) }
 
 // TakeSession asks for the session of a client that connected at this node at a time, as the
-// account of its connection. The other node ends the connection that the client has there, if
-// it did not begin later. A nil state: there is no session to be continued.
+// account of its connection. The other node ends the connection that the client has there, unless
+// it began some seconds later. A nil state: there is no session to be continued.
 func (s *Session) TakeSession(ctx context.Context, client, account string, at time.Time) (state *SessionState, err error) {
 	if !s.shares() || !s.streaming() {
 		return nil, nil

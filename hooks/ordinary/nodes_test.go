@@ -186,8 +186,8 @@ func TestSessionMoves(t *testing.T) {
 	if _, ok := w.hubs[0].Release("c", "another account", now); ok || link.closed {
 		t.Fatal("another account has taken the session")
 	}
-	if _, ok := w.hubs[0].Release("c", "c", now.Add(-1)); ok || link.closed {
-		t.Fatal("an earlier connection has taken the session")
+	if _, ok := w.hubs[0].Release("c", "c", now.Add(-clockSlack-1)); ok || link.closed {
+		t.Fatal("a much earlier connection has taken the session")
 	}
 	st, ok := w.hubs[0].Release("c", "c", now)
 	if !ok || !link.closed {
