@@ -11,8 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/heartline-mqtt/heartline/cluster/relay"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/store"
@@ -62,25 +60,8 @@ type Life interface {
 	Close() error
 }
 
-// beats is how many times a lease is renewed before it would end.
-const beats = 10
-
 // looks is how many times a beat a node looks at the cluster while partitions change hands.
 const looks = 5
-
-// freeAtOnce returns how many of the partitions may be without an owner before a node frees
-// more of its own. Its next owner reads that many in a fraction of a second.
-func freeAtOnce(parts int) int { return max(4, parts/16) }
-
-// startsAtOnce bounds the Cores that read their partitions at the same time.
-const startsAtOnce = 4
-
-// companionPatience is how long Companion.End may wait before a partition is freed.
-const companionPatience = time.Second
-
-// stopPatience is how long a Core that gives its partition up waits for the answers of
-// pushes that are under way.
-const stopPatience = 5 * time.Second
 
 // Node owns partitions: it renews its lease, claims free partitions up to its share, frees
 // those above it, and ends the lives of nodes that have stopped renewing. Between Start
@@ -117,17 +98,6 @@ type Node struct {
 	mu   sync.Mutex
 	good time.Time // since when every beat has renewed the lease in time
 	beat time.Time // the last that did
-}
-
-type ownedPart struct {
-	Ownership
-	core *delivery.Core
-}
-
-// sighting is what this node has seen of another life, by its own monotonic clock.
-type sighting struct {
-	expires time.Time
-	since   time.Time // when it first saw that
 }
 
 // NewNode returns a Node that has not joined yet.
@@ -306,51 +276,6 @@ func (f *fault) tell(log *slog.Logger, level slog.Level, fails string, err error
 	}
 }
 
-// renewAll renews the lease of a life until it ends, whatever else goes on.
-func (n *Node) renewAll(life Life, end <-chan struct{}, lost chan<- error) {
-	tick := time.NewTicker(n.opts.Lease / beats)
-	defer tick.Stop()
-	var renewed fault
-	for {
-		select {
-		case <-tick.C:
-		case <-end:
-			return
-		}
-		err := n.renew(life)
-		if errors.Is(err, store.ErrFenced) {
-			lost <- err
-			return
-		}
-		renewed.tell(n.opts.Log, slog.LevelWarn, "lease not renewed, retrying", err)
-	}
-}
-
-// renew renews the lease once. A node that was late does not judge others until it has
-// renewed in time for a whole lease.
-func (n *Node) renew(life Life) error {
-	ctx, cancel := context.WithTimeout(context.Background(), n.opts.Lease)
-	defer cancel()
-	began := time.Now()
-	if err := life.Beat(ctx); err != nil {
-		return err
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if time.Since(n.beat) > n.opts.Lease/2 {
-		n.good = time.Now()
-	}
-	n.beat = began
-	return nil
-}
-
-// renewing returns since when this node has renewed its lease in time; ok: it does.
-func (n *Node) renewing() (since time.Time, ok bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.good, time.Since(n.beat) <= n.opts.Lease/2
-}
-
 // Status is what an operator wants to know of a Node.
 type Status struct {
 	Renewed   time.Time // the last time that the lease was renewed
@@ -375,44 +300,6 @@ func (n *Node) Status() Status {
 	return s
 }
 
-// fenceOffDead ends the lives whose leases have not changed for as long as a lease
-// lasts, by the clock of this node: a clock that is set, or a database that was away,
-// makes nobody dead.
-func (n *Node) fenceOffDead(ctx context.Context) error {
-	members, err := n.life.Members(ctx)
-	if err != nil {
-		return err
-	}
-	now := time.Now()
-	good, renewing := n.renewing()
-	alive := map[int64]bool{}
-	for _, m := range members {
-		alive[m.ID] = true
-		s := n.seen[m.ID]
-		if s == nil || !s.expires.Equal(m.Expires) {
-			n.seen[m.ID] = &sighting{expires: m.Expires, since: now}
-			continue
-		}
-		if m.ID == n.life.ID() || !renewing || now.Sub(s.since) < n.opts.Lease || now.Sub(good) < n.opts.Lease {
-			continue
-		}
-		ok, err := n.life.FenceOff(ctx, m)
-		if err != nil {
-			return err
-		}
-		if ok {
-			n.takeovers.Add(1)
-			n.opts.Log.Warn("a node has stopped renewing its lease, taking over its accounts", "node", m.Name, "life", m.ID, "silent", now.Sub(s.since).Round(time.Millisecond))
-		}
-	}
-	for id := range n.seen {
-		if !alive[id] {
-			delete(n.seen, id)
-		}
-	}
-	return nil
-}
-
 // meet tells the Mesh which nodes there are. A life that is not among them has ended:
 // the calls to it are repeated at its successors.
 func (n *Node) meet(members []Member) {
@@ -426,165 +313,6 @@ func (n *Node) meet(members []Member) {
 		}
 	}
 	n.opts.Mesh.Update(peers)
-}
-
-// balance takes up to this node's share of the partitions, and frees some above it. A node
-// that leaves has no share, and counts for nobody's. moving reports whether partitions change
-// hands.
-func (n *Node) balance(ctx context.Context) (moving bool, err error) {
-	leaving := n.leaving.Load()
-	if leaving && n.told != n.life.ID() { // another life of this node may have begun
-		if err := n.life.SetLeaving(ctx); err != nil {
-			return false, err
-		}
-		n.told = n.life.ID()
-	}
-	members, err := n.life.Members(ctx)
-	if err != nil {
-		return false, err
-	}
-	parts, err := n.life.Parts(ctx)
-	if err != nil {
-		return false, err
-	}
-	n.meet(members)
-	nodes := 0 // that take partitions
-	for _, m := range members {
-		if !m.Leaving {
-			nodes++
-		}
-	}
-	free, unserved := n.assign(parts)
-	if len(unserved) > 0 {
-		return n.begin(unserved)
-	}
-	share := 0
-	switch {
-	case !leaving:
-		share = (len(parts) + nodes - 1) / max(nodes, 1)
-	case nodes == 0:
-		n.endDrain(ErrAlone)
-		return false, nil
-	case len(n.own) == 0 && free == 0:
-		n.endDrain(nil)
-		return false, nil
-	}
-	if missing := min(share-len(n.own), free); missing > 0 {
-		claimed, err := n.life.Claim(ctx, missing)
-		if err != nil {
-			return false, err
-		}
-		return n.begin(claimed)
-	}
-	var surplus []uint16
-	for part := range n.own {
-		if len(n.own)-len(surplus) <= share || free+len(surplus) >= freeAtOnce(len(parts)) {
-			break
-		}
-		surplus = append(surplus, part)
-	}
-	// Others may free partitions that this node lacks, or claim those that it freed, before the
-	// next beat.
-	moving = leaving || len(n.own) > share || free == 0 && len(n.own) < len(parts)/max(nodes, 1)
-	return moving, n.giveUp(ctx, surplus)
-}
-
-// assign tells the Router who owns the partitions. It returns how many nobody owns, and
-// those that are this node's by a claim whose answer was lost.
-func (n *Node) assign(parts []Ownership) (free int, unserved []Ownership) {
-	for _, p := range parts {
-		switch {
-		case p.Node == 0:
-			free++
-			n.opts.Router.Assign(p.Part, p.Term, 0)
-		case p.Node != n.life.ID():
-			n.opts.Router.Assign(p.Part, p.Term, p.Node)
-		case n.own[p.Part] == nil:
-			unserved = append(unserved, p)
-		}
-	}
-	return free, unserved
-}
-
-// begin starts the Cores of claimed partitions, some at a time: each reads its
-// deliveries. A partition that cannot be read is freed. It reports whether all were read.
-func (n *Node) begin(claimed []Ownership) (all bool, err error) {
-	var failed []Ownership
-	var mu sync.Mutex
-	var starting errgroup.Group
-	starting.SetLimit(startsAtOnce)
-	for _, o := range claimed {
-		starting.Go(func() error {
-			core := n.life.Core(o)
-			err := core.Start()
-			if err != nil {
-				core.Abandon()
-				n.opts.Log.Error("partition not taken up, freeing it", "partition", o.Part, "error", err)
-			}
-			mu.Lock()
-			if err != nil {
-				failed = append(failed, o)
-				mu.Unlock()
-				return nil //nolint:nilerr // the others go on
-			}
-			n.own[o.Part] = &ownedPart{o, core}
-			n.opts.Router.Serve(o.Part, o.Term, core)
-			mu.Unlock()
-			if n.opts.Companion != nil {
-				n.opts.Companion.Begin(n.life, o.Part)
-			}
-			return nil
-		})
-	}
-	_ = starting.Wait() // none returns an error
-	if len(failed) == 0 {
-		return true, nil
-	}
-	return false, n.free(failed)
-}
-
-// giveUp stops the Cores of some partitions, which flush, and frees the partitions.
-// Requests are held meanwhile.
-func (n *Node) giveUp(ctx context.Context, parts []uint16) error {
-	if len(parts) == 0 {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, stopPatience)
-	defer cancel()
-	if n.opts.Companion != nil {
-		ctx, cancel := context.WithTimeout(ctx, companionPatience)
-		n.opts.Companion.End(ctx, parts)
-		cancel()
-	}
-	var stopping errgroup.Group
-	freed := make([]Ownership, len(parts))
-	for i, part := range parts {
-		p := n.own[part]
-		delete(n.own, part)
-		n.opts.Router.Serve(part, p.Term, nil)
-		stopping.Go(func() error {
-			err := p.core.Stop(ctx)
-			p.core.Abandon() // an ack that is late must not write over the next owner
-			freed[i] = p.Ownership
-			freed[i].Floor = max(p.Floor, p.core.LastNumber())
-			if err != nil && !errors.Is(err, delivery.ErrUnavailable) {
-				return fmt.Errorf("stop serving partition %d: %w", part, err)
-			}
-			return nil
-		})
-	}
-	stopping.Go(func() error { n.cede(parts); return nil })
-	if err := stopping.Wait(); err != nil {
-		return err
-	}
-	return n.free(freed)
-}
-
-// free gives partitions back. A database whose network is cut must not hold the node up.
-func (n *Node) free(parts []Ownership) error {
-	ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
-	defer cancel()
-	return n.life.GiveUp(ctx, parts)
 }
 
 // abandon ends the Cores of a life that another node has ended, or that the database has

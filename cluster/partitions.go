@@ -1,0 +1,191 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+)
+
+// freeAtOnce returns how many of the partitions may be without an owner before a node frees
+// more of its own. Its next owner reads that many in a fraction of a second.
+func freeAtOnce(parts int) int { return max(4, parts/16) }
+
+// startsAtOnce bounds the Cores that read their partitions at the same time.
+const startsAtOnce = 4
+
+// companionPatience is how long Companion.End may wait before a partition is freed.
+const companionPatience = time.Second
+
+// stopPatience is how long a Core that gives its partition up waits for the answers of
+// pushes that are under way.
+const stopPatience = 5 * time.Second
+
+type ownedPart struct {
+	Ownership
+	core *delivery.Core
+}
+
+// balance takes up to this node's share of the partitions, and frees some above it. A node
+// that leaves has no share, and counts for nobody's. moving reports whether partitions change
+// hands.
+func (n *Node) balance(ctx context.Context) (moving bool, err error) {
+	leaving := n.leaving.Load()
+	if leaving && n.told != n.life.ID() { // another life of this node may have begun
+		if err := n.life.SetLeaving(ctx); err != nil {
+			return false, err
+		}
+		n.told = n.life.ID()
+	}
+	members, err := n.life.Members(ctx)
+	if err != nil {
+		return false, err
+	}
+	parts, err := n.life.Parts(ctx)
+	if err != nil {
+		return false, err
+	}
+	n.meet(members)
+	nodes := 0 // that take partitions
+	for _, m := range members {
+		if !m.Leaving {
+			nodes++
+		}
+	}
+	free, unserved := n.assign(parts)
+	if len(unserved) > 0 {
+		return n.begin(unserved)
+	}
+	share := 0
+	switch {
+	case !leaving:
+		share = (len(parts) + nodes - 1) / max(nodes, 1)
+	case nodes == 0:
+		n.endDrain(ErrAlone)
+		return false, nil
+	case len(n.own) == 0 && free == 0:
+		n.endDrain(nil)
+		return false, nil
+	}
+	if missing := min(share-len(n.own), free); missing > 0 {
+		claimed, err := n.life.Claim(ctx, missing)
+		if err != nil {
+			return false, err
+		}
+		return n.begin(claimed)
+	}
+	var surplus []uint16
+	for part := range n.own {
+		if len(n.own)-len(surplus) <= share || free+len(surplus) >= freeAtOnce(len(parts)) {
+			break
+		}
+		surplus = append(surplus, part)
+	}
+	// Others may free partitions that this node lacks, or claim those that it freed, before the
+	// next beat.
+	moving = leaving || len(n.own) > share || free == 0 && len(n.own) < len(parts)/max(nodes, 1)
+	return moving, n.giveUp(ctx, surplus)
+}
+
+// assign tells the Router who owns the partitions. It returns how many nobody owns, and
+// those that are this node's by a claim whose answer was lost.
+func (n *Node) assign(parts []Ownership) (free int, unserved []Ownership) {
+	for _, p := range parts {
+		switch {
+		case p.Node == 0:
+			free++
+			n.opts.Router.Assign(p.Part, p.Term, 0)
+		case p.Node != n.life.ID():
+			n.opts.Router.Assign(p.Part, p.Term, p.Node)
+		case n.own[p.Part] == nil:
+			unserved = append(unserved, p)
+		}
+	}
+	return free, unserved
+}
+
+// begin starts the Cores of claimed partitions, some at a time: each reads its
+// deliveries. A partition that cannot be read is freed. It reports whether all were read.
+func (n *Node) begin(claimed []Ownership) (all bool, err error) {
+	var failed []Ownership
+	var mu sync.Mutex
+	var starting errgroup.Group
+	starting.SetLimit(startsAtOnce)
+	for _, o := range claimed {
+		starting.Go(func() error {
+			core := n.life.Core(o)
+			err := core.Start()
+			if err != nil {
+				core.Abandon()
+				n.opts.Log.Error("partition not taken up, freeing it", "partition", o.Part, "error", err)
+			}
+			mu.Lock()
+			if err != nil {
+				failed = append(failed, o)
+				mu.Unlock()
+				return nil //nolint:nilerr // the others go on
+			}
+			n.own[o.Part] = &ownedPart{o, core}
+			n.opts.Router.Serve(o.Part, o.Term, core)
+			mu.Unlock()
+			if n.opts.Companion != nil {
+				n.opts.Companion.Begin(n.life, o.Part)
+			}
+			return nil
+		})
+	}
+	_ = starting.Wait() // none returns an error
+	if len(failed) == 0 {
+		return true, nil
+	}
+	return false, n.free(failed)
+}
+
+// giveUp stops the Cores of some partitions, which flush, and frees the partitions.
+// Requests are held meanwhile.
+func (n *Node) giveUp(ctx context.Context, parts []uint16) error {
+	if len(parts) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, stopPatience)
+	defer cancel()
+	if n.opts.Companion != nil {
+		ctx, cancel := context.WithTimeout(ctx, companionPatience)
+		n.opts.Companion.End(ctx, parts)
+		cancel()
+	}
+	var stopping errgroup.Group
+	freed := make([]Ownership, len(parts))
+	for i, part := range parts {
+		p := n.own[part]
+		delete(n.own, part)
+		n.opts.Router.Serve(part, p.Term, nil)
+		stopping.Go(func() error {
+			err := p.core.Stop(ctx)
+			p.core.Abandon() // an ack that is late must not write over the next owner
+			freed[i] = p.Ownership
+			freed[i].Floor = max(p.Floor, p.core.LastNumber())
+			if err != nil && !errors.Is(err, delivery.ErrUnavailable) {
+				return fmt.Errorf("stop serving partition %d: %w", part, err)
+			}
+			return nil
+		})
+	}
+	stopping.Go(func() error { n.cede(parts); return nil })
+	if err := stopping.Wait(); err != nil {
+		return err
+	}
+	return n.free(freed)
+}
+
+// free gives partitions back. A database whose network is cut must not hold the node up.
+func (n *Node) free(parts []Ownership) error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
+	defer cancel()
+	return n.life.GiveUp(ctx, parts)
+}
