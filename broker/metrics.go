@@ -51,7 +51,7 @@ func clusterFigures(s scrape, st cluster.Status) {
 	}
 }
 
-func topicsFigures(s scrape, t *topics) {
+func topicsFigures(s scrape, t *sharedTopics) {
 	s.counter("cluster_messages_forwarded_total", "Ordinary messages sent to another node.", float64(t.forwarded.Load()))
 	s.counter("cluster_messages_received_total", "Ordinary messages that came from other nodes.", float64(t.received.Load()))
 	s.counter("cluster_messages_dropped_total", "Ordinary messages to or from another node that were lost: too much waited.", float64(t.dropped.Load()))

@@ -37,7 +37,7 @@ type node struct {
 	unread    func() (time.Time, bool)
 	observers *delivery.Observers
 	mesh      *relay.Mesh        // nil: it is alone
-	topics    *topics            // shared with the other nodes; nil: none are
+	topics    *sharedTopics      // shared with the other nodes; nil: none are
 	receipts  *receipts.Receipts // of its partitions; nil: it is alone, and they have no owner
 	node      *cluster.Node
 	log       *slog.Logger
@@ -129,7 +129,7 @@ func openNode(cfg *config.Config, unread func() (time.Time, bool), hub *ordinary
 	})
 	if socket != nil {
 		if hub != nil {
-			n.topics = newTopics(hub, cfg.MQTT.TopicPrefix, n.now, log)
+			n.topics = newSharedTopics(hub, cfg.MQTT.TopicPrefix, n.now, log)
 		}
 		if err = n.meshOn(socket, opts.Address); err != nil {
 			n.db.Close()

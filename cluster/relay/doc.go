@@ -3,7 +3,7 @@
 // the account (the owner), and publications back.
 //
 // Read owner.go (what an owner does, and a peer that stands for one), serve.go (the
-// owner's side), presence.go (a device's channel at another node), session.go (frames
+// owner's side), presence.go (a device's channel at another node), topics.go (ordinary MQTT), session.go (frames
 // that arrive once and in order although streams break), mesh.go (one stream to each
 // other node), hello.go (how a stream begins), message.go, errors.go and frame.go (the
 // encoding), tls.go.

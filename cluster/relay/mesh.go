@@ -281,9 +281,6 @@ func (m *Mesh) end(s *Session, why error) {
 	m.opts.Log.Info("relay to a node ended", "node", s.to.Name, "life", s.to.ID, "reason", why.Error())
 	s.end(why)
 	m.opts.Local.OnDown(s)
-	if s.shares() {
-		m.opts.Topics.Left(s)
-	}
 }
 
 // endLater ends a Session from a goroutine that its end waits for.

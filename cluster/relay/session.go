@@ -104,7 +104,10 @@ func (s *Session) Peer() Member { return s.to }
 
 // send queues a frame behind those before it.
 func (s *Session) send(k kind, message any, limit int) error {
-	f := newFrame(k, encode(message))
+	return s.sendFrame(newFrame(k, encode(message)), limit)
+}
+
+func (s *Session) sendFrame(f []byte, limit int) error {
 	s.mu.Lock()
 	err := s.sendLocked(f, limit)
 	s.mu.Unlock()

@@ -11,10 +11,9 @@ import (
 // Topics is what a Mesh tells of ordinary MQTT at other nodes. All methods are safe for
 // concurrent use, and all but OnTakeSession return at once.
 type Topics interface {
-	// Joined says that a Session has begun with a node that shares the topics, and Left that
-	// it has ended.
+	// Joined says that a Session has begun with a node that shares the topics. It has ended
+	// when Session.Ended is closed, which may be so already.
 	Joined(s *Session)
-	Left(s *Session)
 	// OnFilters and OnMessage are what that node has sent by Filters and Message.
 	OnFilters(s *Session, f *Filters)
 	OnMessage(s *Session, m *Message)
@@ -81,6 +80,9 @@ type Outgoing struct {
 	Message     *Message `cbor:"6,keyasint,omitempty"` // nil: a PUBREL is to be acknowledged
 }
 
+// Encode returns the message as Session.Message sends it.
+func (m *Message) Encode() []byte { return encode(m) }
+
 // shares reports whether the other node shares the topics of ordinary MQTT.
 func (s *Session) shares() bool { return s.m.opts.Topics != nil && s.version.Load() >= versionTopics }
 
@@ -90,8 +92,11 @@ func (s *Session) Ended() <-chan struct{} { return s.ctx.Done() }
 // Filters sends changes. The error says that too much waits to be sent.
 func (s *Session) Filters(f *Filters) error { return s.send(kindFilters, f, maxQueued) }
 
-// Message sends a message. The error says that too much waits to be sent.
-func (s *Session) Message(m *Message) error { return s.send(kindMessage, m, maxQueued) }
+// Message sends a message that Message.Encode has encoded. The error says that too much waits
+// to be sent.
+func (s *Session) Message(encoded []byte) error {
+	return s.sendFrame(newFrame(kindMessage, encoded), maxQueued)
+}
 
 // TakeSession asks for the session of a client that connected at this node at a time, as the
 // account of its connection. The other node ends the connection that the client has there, unless

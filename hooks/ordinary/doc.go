@@ -9,7 +9,7 @@
 // will.go, serve.go (a message for one session), hub.go (the server's sessions and figures), publish.go (a message to its
 // receivers, and back-pressure), connect.go (sessions begin, are taken over and end),
 // subscribe.go, deadline.go (the work that time brings), state.go (a session as a value,
-// for a store or another server).
+// for a store or another server), nodes.go (several servers that share the topics).
 //
 // A Session knows no connection but a Link. It never writes: it wakes its Link, and
 // the owner of the connection calls Fill for as many bytes as the connection takes
@@ -29,7 +29,8 @@
 // Topic lock (one of many, by hash), then Session.mu, then the retained index or the
 // subscription index. A Link is called without any lock held. The locks of the two
 // indexes are held for the levels of one topic or filter, never while anything waits.
-// The topic lock is held while the message is appended to each receiver's queue.
+// The topic lock is held while the message is appended to each receiver's queue, and while it
+// is encoded for other servers.
 //
 // # Back-pressure
 //

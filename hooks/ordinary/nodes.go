@@ -15,7 +15,7 @@ import (
 // Node is another server that shares the topics with this one.
 type Node struct {
 	hub  *Hub
-	send func(*Message)
+	send func(encoded []byte)
 	in   *Session // its place in the index of the filters of other nodes
 
 	mu      sync.Mutex
@@ -23,10 +23,21 @@ type Node struct {
 	left    bool
 }
 
+// Sharing is what a server needs to be one of several. Its functions return at once and call
+// nothing of the Hub.
+type Sharing struct {
+	// Wanted hears of each filter that the first client subscribes to, or that the last has
+	// left.
+	Wanted func(filter string, wanted bool)
+	// Encode returns a message as Node.send gets it. It is called once for all servers.
+	Encode func(*Message) []byte
+	// Now is a time that all servers have in common, about.
+	Now func() time.Time
+}
+
 // others are the other servers.
 type others struct {
-	wanted  func(filter string, wanted bool) // hears of this server's filters; nil: it is alone
-	now     func() time.Time                 // the same at all servers, about
+	sharing *Sharing // nil: this server is alone
 	filters index
 	count   atomic.Int64
 
@@ -34,11 +45,9 @@ type others struct {
 	all map[*Node]struct{}
 }
 
-// Share makes this one of several servers. wanted hears of each filter that the first client
-// subscribes to, or that the last has left; it returns at once and calls nothing of the Hub.
-// now is a time that all servers have in common, about. Call Share before anything else.
-func (h *Hub) Share(wanted func(filter string, wanted bool), now func() time.Time) {
-	h.others.wanted, h.others.now, h.others.all = wanted, now, map[*Node]struct{}{}
+// Share makes this one of several servers. Call it before anything else.
+func (h *Hub) Share(s Sharing) {
+	h.others.sharing, h.others.all = &s, map[*Node]struct{}{}
 	h.retained.removed, h.retained.server = map[string]int64{}, rand.Int64N(stampStep)
 }
 
@@ -48,9 +57,8 @@ func (h *Hub) subscribe(filter string, s *Session, sub Subscription) bool {
 	if isNew {
 		h.counters.subscriptions.Add(1)
 	}
-	if first && h.others.wanted != nil {
-		_, inner := SplitShare(filter)
-		h.tellWanted(inner)
+	if first {
+		h.tellWanted(filter)
 	}
 	return isNew
 }
@@ -61,9 +69,8 @@ func (h *Hub) unsubscribe(filter string, s *Session) bool {
 	if had {
 		h.counters.subscriptions.Add(-1)
 	}
-	if last && h.others.wanted != nil {
-		_, inner := SplitShare(filter)
-		h.tellWanted(inner)
+	if last {
+		h.tellWanted(filter)
 	}
 	return had
 }
@@ -71,14 +78,19 @@ func (h *Hub) unsubscribe(filter string, s *Session) bool {
 // tellWanted tells whether a filter has subscribers. The index is asked under the lock of
 // the telling: of two that change it at once, the last one tells how it is.
 func (h *Hub) tellWanted(filter string) {
+	if h.others.sharing == nil {
+		return
+	}
+	_, inner := SplitShare(filter)
 	h.others.mu.Lock()
 	defer h.others.mu.Unlock()
-	h.others.wanted(filter, h.index.has(filter))
+	h.others.sharing.Wanted(inner, h.index.has(inner))
 }
 
-// Join takes in another server. send gets each message for it, in the order of each topic; it
-// returns at once and calls nothing of the Hub.
-func (h *Hub) Join(send func(*Message)) *Node {
+// Join takes in another server. send gets each message for it, in the order of each topic, as
+// Sharing.Encode returns it; it returns at once, calls nothing of the Hub, and does not change
+// what it gets.
+func (h *Hub) Join(send func(encoded []byte)) *Node {
 	n := &Node{hub: h, send: send, filters: map[string]struct{}{}}
 	n.in = &Session{node: n}
 	h.others.mu.Lock()
@@ -177,10 +189,10 @@ func (h *Hub) Removed() (all []*Message) {
 
 // sharedNow is the time that orders what several servers do.
 func (h *Hub) sharedNow() time.Time {
-	if h.others.now == nil {
+	if h.others.sharing == nil {
 		return h.opts.Now()
 	}
-	return h.others.now()
+	return h.others.sharing.Now()
 }
 
 // after reports whether the session's last connection began after a time.
@@ -197,10 +209,11 @@ func (h *Hub) forward(m *Message) {
 		return
 	}
 	if m.Retain {
+		encoded := o.sharing.Encode(m)
 		o.mu.RLock()
 		defer o.mu.RUnlock()
 		for n := range o.all {
-			n.send(m)
+			n.send(encoded)
 		}
 		return
 	}
@@ -210,8 +223,12 @@ func (h *Hub) forward(m *Message) {
 	for _, l := range d.lists {
 		d.targets = l.collect(d.targets, m, d.merge, nil)
 	}
+	if len(d.targets) == 0 {
+		return
+	}
+	encoded := o.sharing.Encode(m)
 	for i := range d.targets {
-		d.targets[i].session.node.send(m)
+		d.targets[i].session.node.send(encoded)
 	}
 }
 

@@ -3,15 +3,17 @@ package ordinary
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
 
 // network connects Hubs as the nodes of a cluster do, without a wire.
 type network struct {
-	hubs  []*Hub
-	nodes map[[2]int]*Node // of the first as the second has it
-	sent  []string
+	hubs    []*Hub
+	nodes   map[[2]int]*Node // of the first as the second has it
+	sent    []string
+	encoded []Message // what is encoded is a place in it
 }
 
 func newNetwork(t *testing.T, n int) *network {
@@ -19,7 +21,7 @@ func newNetwork(t *testing.T, n int) *network {
 	w := &network{nodes: map[[2]int]*Node{}}
 	for i := range n {
 		h, c := hubAt(Options{})
-		h.Share(func(filter string, wanted bool) {
+		h.Share(Sharing{Now: c.time, Encode: w.encode, Wanted: func(filter string, wanted bool) {
 			for j := range n {
 				node := w.nodes[[2]int{i, j}]
 				switch {
@@ -30,7 +32,7 @@ func newNetwork(t *testing.T, n int) *network {
 					node.Want(nil, []string{filter})
 				}
 			}
-		}, c.time)
+		}})
 		w.hubs = append(w.hubs, h)
 	}
 	for i := range n {
@@ -43,12 +45,21 @@ func newNetwork(t *testing.T, n int) *network {
 	return w
 }
 
+func (w *network) encode(m *Message) []byte {
+	w.encoded = append(w.encoded, *m)
+	return fmt.Append(nil, len(w.encoded)-1)
+}
+
 // connect makes hub i known to hub j.
 func (w *network) connect(i, j int) {
-	w.nodes[[2]int{i, j}] = w.hubs[j].Join(func(m *Message) {
+	w.nodes[[2]int{i, j}] = w.hubs[j].Join(func(encoded []byte) {
+		place, err := strconv.Atoi(string(encoded))
+		if err != nil {
+			panic(err)
+		}
+		m := w.encoded[place]
 		w.sent = append(w.sent, fmt.Sprintf("%d→%d %s", j, i, m.TopicName))
-		x := *m
-		w.hubs[i].Relayed(&x)
+		w.hubs[i].Relayed(&m)
 	})
 }
 
@@ -157,7 +168,7 @@ func TestRetainedAtAllNodes(t *testing.T) {
 func TestRemovalsAreForgotten(t *testing.T) {
 	t.Parallel()
 	h, c := hubAt(Options{})
-	h.Share(func(string, bool) {}, c.time)
+	h.Share(Sharing{Now: c.time})
 	for i := range 100 {
 		retain(t, h, fmt.Sprint(i), "")
 	}

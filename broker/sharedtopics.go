@@ -13,8 +13,9 @@ import (
 	"github.com/heartline-mqtt/heartline/internal/seldom"
 )
 
-// topics shares ordinary MQTT with the other nodes of a cluster.
-type topics struct {
+// sharedTopics shares ordinary MQTT with the other nodes of a cluster. It runs two goroutines
+// for each node until the Session with it ends; close waits for them.
+type sharedTopics struct {
 	hub    *ordinary.Hub
 	prefix string           // topics below it are no ordinary ones
 	now    func() time.Time // the same at all nodes, about
@@ -30,11 +31,11 @@ type topics struct {
 	tasks  sync.WaitGroup
 }
 
-var _ relay.Topics = (*topics)(nil)
+var _ relay.Topics = (*sharedTopics)(nil)
 
 // topicNode is another node.
 type topicNode struct {
-	t    *topics
+	t    *sharedTopics
 	s    *relay.Session
 	node *ordinary.Node
 	wake chan struct{} // there is something to send
@@ -53,14 +54,14 @@ type topicNode struct {
 // maxInbox bounds the messages of another node that wait to be published here, in bytes.
 const maxInbox = 16 << 20
 
-func newTopics(hub *ordinary.Hub, prefix string, now func() time.Time, log *slog.Logger) *topics {
-	t := &topics{hub: hub, prefix: prefix + "/", now: now, log: log, wanted: map[string]struct{}{}, nodes: map[*relay.Session]*topicNode{}}
-	hub.Share(t.want, now)
+func newSharedTopics(hub *ordinary.Hub, prefix string, now func() time.Time, log *slog.Logger) *sharedTopics {
+	t := &sharedTopics{hub: hub, prefix: prefix + "/", now: now, log: log, wanted: map[string]struct{}{}, nodes: map[*relay.Session]*topicNode{}}
+	hub.Share(ordinary.Sharing{Wanted: t.want, Now: now, Encode: func(m *ordinary.Message) []byte { return relayMessage(m).Encode() }})
 	return t
 }
 
 // want hears of a filter that clients of this node want, or do not want any more.
-func (t *topics) want(filter string, wanted bool) {
+func (t *sharedTopics) want(filter string, wanted bool) {
 	if strings.HasPrefix(filter, t.prefix) {
 		return
 	}
@@ -78,7 +79,7 @@ func (t *topics) want(filter string, wanted bool) {
 }
 
 // Joined implements relay.Topics.
-func (t *topics) Joined(s *relay.Session) {
+func (t *sharedTopics) Joined(s *relay.Session) {
 	n := &topicNode{t: t, s: s, wake: make(chan struct{}, 1), news: make(chan struct{}, 1), changes: map[string]bool{}}
 	n.node = t.hub.Join(n.send)
 	t.mu.Lock()
@@ -95,33 +96,30 @@ func (t *topics) Joined(s *relay.Session) {
 	t.tasks.Go(n.publish)
 }
 
-// Left implements relay.Topics.
-func (t *topics) Left(s *relay.Session) {
-	t.mu.Lock()
-	n := t.nodes[s]
-	delete(t.nodes, s)
-	t.mu.Unlock()
-	if n != nil {
-		n.node.Leave()
-	}
+// leave forgets a node whose Session has ended.
+func (n *topicNode) leave() {
+	n.t.mu.Lock()
+	delete(n.t.nodes, n.s)
+	n.t.mu.Unlock()
+	n.node.Leave()
 }
 
 // close waits for the goroutines, after the relays have ended.
-func (t *topics) close() {
+func (t *sharedTopics) close() {
 	t.mu.Lock()
 	t.ended = true
 	t.mu.Unlock()
 	t.tasks.Wait()
 }
 
-func (t *topics) of(s *relay.Session) *topicNode {
+func (t *sharedTopics) of(s *relay.Session) *topicNode {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.nodes[s]
 }
 
 // OnFilters implements relay.Topics.
-func (t *topics) OnFilters(s *relay.Session, f *relay.Filters) {
+func (t *sharedTopics) OnFilters(s *relay.Session, f *relay.Filters) {
 	if n := t.of(s); n != nil {
 		n.node.Want(f.Wanted, f.Gone)
 	}
@@ -129,7 +127,7 @@ func (t *topics) OnFilters(s *relay.Session, f *relay.Filters) {
 
 // OnMessage implements relay.Topics. Publishing may read a retained message from a disk, so
 // that the relay does not wait for it.
-func (t *topics) OnMessage(s *relay.Session, m *relay.Message) {
+func (t *sharedTopics) OnMessage(s *relay.Session, m *relay.Message) {
 	n := t.of(s)
 	if n == nil {
 		return
@@ -183,8 +181,8 @@ func (n *topicNode) publishInbox() {
 
 // send passes a message on to the node. One that does not fit is lost to its clients, as
 // between two brokers and a bridge.
-func (n *topicNode) send(m *ordinary.Message) {
-	if n.s.Message(relayMessage(m)) == nil {
+func (n *topicNode) send(encoded []byte) {
+	if n.s.Message(encoded) == nil {
 		n.t.forwarded.Add(1)
 	} else {
 		n.t.dropped.Add(1)
@@ -205,8 +203,10 @@ const (
 )
 
 // tell tells the node of the filters here, first of all, of retained messages that were
-// removed and of those that there are. It goes on with changes of the filters until the Session ends.
+// removed and of those that there are. It goes on with changes of the filters until the
+// Session ends, and then leaves.
 func (n *topicNode) tell() {
+	defer n.leave()
 	place, told := "", false
 	removed := n.t.hub.Removed()
 	for {
@@ -218,21 +218,14 @@ func (n *topicNode) tell() {
 				n.putBack(f)
 			}
 		case len(removed) > 0:
-			x := relayMessage(removed[0])
-			x.Known = true
-			if wait = n.s.Message(x) != nil; !wait {
+			if wait = !n.sendKnown(removed[0]); !wait {
 				removed = removed[1:]
 			}
 		case !told:
 			m, next := n.t.hub.NextRetained(place)
-			if m != nil {
-				x := relayMessage(m)
-				x.Known = true
-				if wait = n.s.Message(x) != nil; wait {
-					break
-				}
+			if wait = m != nil && !n.sendKnown(m); !wait {
+				place, told = next, next == ""
 			}
-			place, told = next, next == ""
 		default:
 			select {
 			case <-n.wake:
@@ -254,6 +247,14 @@ func (n *topicNode) tell() {
 			return
 		}
 	}
+}
+
+// sendKnown sends a retained message, or a removal, from before the Session, and reports whether
+// it fits.
+func (n *topicNode) sendKnown(m *ordinary.Message) bool {
+	x := relayMessage(m)
+	x.Known = true
+	return n.s.Message(x.Encode()) == nil
 }
 
 // take returns changes that the node does not know of; nil: it knows all.
@@ -293,7 +294,7 @@ const takePatience = 2 * time.Second
 
 // takeSession brings the session of a client that connects here from whichever node has it, and
 // ends the connection that the client has there. keep: it is to be continued.
-func (t *topics) takeSession(client, account string, keep bool) {
+func (t *sharedTopics) takeSession(client, account string, keep bool) {
 	t.mu.Lock()
 	var all []*relay.Session
 	for s := range t.nodes {
@@ -330,7 +331,7 @@ func (t *topics) takeSession(client, account string, keep bool) {
 
 // OnTakeSession implements relay.Topics. What the node has published before is in the session
 // when it goes.
-func (t *topics) OnTakeSession(s *relay.Session, client, account string, at time.Time) *relay.SessionState {
+func (t *sharedTopics) OnTakeSession(s *relay.Session, client, account string, at time.Time) *relay.SessionState {
 	if n := t.of(s); n != nil {
 		n.publishInbox()
 	}
