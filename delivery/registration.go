@@ -160,9 +160,10 @@ func (d *Device) RemoveRegistrations(match func(*Registration) bool) bool {
 
 // Written returns what a Batch's entry for d leaves in the store, where stored is now;
 // nil: nothing. The entry of another account stays as it is: an account gets a device only
-// when nobody holds it, or the holder's has been removed. Of two that register one at the same
-// time at two nodes the first to be written has it. A token that the entry does not claim stays only if the stored entry has
-// it: whoever wrote it may not have heard yet that another device has claimed the token.
+// when nobody holds it, or the holder's has been removed. Of two accounts that register one
+// device at the same time at two nodes, the first to be written has it. A token that the entry
+// does not claim stays only if the stored entry has it: whoever wrote it may not have heard
+// yet that another device has claimed the token.
 func (d Device) Written(stored *Device) Device {
 	if stored != nil && stored.Account != d.Account {
 		return stored.Clone()

@@ -67,8 +67,8 @@ type Engine interface {
 	//     there.
 	//   - Finish of a delivery that has no Record changes nothing. Otherwise the
 	//     Record goes, At is kept for Prune, and Totals.Finished grows by one.
-	//   - PutDevices replaces an entry by Device.Written: that of another account stays. A push token that it claims
-	//     moves: another's entry loses it.
+	//   - PutDevices replaces an entry by Device.Written: that of another account stays. A
+	//     push token that it claims moves: another's entry loses it.
 	//   - RemoveDevices of an unknown device, or of one that another account has, changes
 	//     nothing.
 	//   - PutDismissals replaces a Dismissal of the same device and Seq;

@@ -179,3 +179,35 @@ func TestPanicOfThePoller(t *testing.T) {
 		t.Errorf("%d log records, want 1", n)
 	}
 }
+
+// TestPacketOverTurns: a packet that is read in one turn and handled in the next does not
+// leave what follows it in the socket, whatever the other connections had to read between.
+func TestPacketOverTurns(t *testing.T) {
+	onlySessions(t)
+	h := &hook{prompt: func(cl *mqtt.Client, b []byte) bool { return b[0] != 0xC0 || pong(cl, b) }}
+	_, l := ours(t, h, Options{})
+	var others sync.WaitGroup
+	defer others.Wait()
+	var over atomic.Bool
+	defer over.Store(true)
+	for i := range 4 {
+		other := dial(t, l.Address(), false)
+		other.connect(fmt.Sprint("other", i))
+		others.Go(func() {
+			for !over.Load() {
+				other.ping()
+			}
+		})
+	}
+	c := dial(t, l.Address(), false)
+	c.connect("x")
+	filter := append(text(strings.Repeat("f", 1000)), 0)
+	subscribe := packet(0x82, append([]byte{0, 1}, bytes.Repeat(filter, 6*readBuffer/len(filter))...)...)
+	all := slices.Concat(subscribe, subscribe, []byte{0xC0, 0})
+	for range 300 {
+		c.send(all...)
+		if p, err := c.packet(patience); err != nil || p[0] != 0xD0 {
+			t.Fatalf("PINGRESP %x, %v", p, err)
+		}
+	}
+}
