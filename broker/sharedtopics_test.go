@@ -27,8 +27,8 @@ func (j joins) Joined(s *relay.Session) {
 	j.sessions <- s
 }
 
-// TestNodeLeaves: nothing of a node is left when its Session has ended, also when the end
-// comes before the Session is told of.
+// TestNodeLeaves: nothing of a node is left when its Session has ended, also where Joined is
+// called only then.
 func TestNodeLeaves(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	mesh := func(name string) (*relay.Mesh, joins, string) {

@@ -21,6 +21,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -34,7 +35,11 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/heartline-mqtt/heartline/broker"
+	"github.com/heartline-mqtt/heartline/cluster"
+	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/internal/pgkit"
+	"github.com/heartline-mqtt/heartline/internal/procstat"
 )
 
 func main() {
@@ -145,19 +150,17 @@ func (m *measurement) run(ctx context.Context, duration time.Duration) (f figure
 		nodes = append(nodes, n)
 	}
 	if m.nodes > 1 {
-		select {
-		case <-time.After(5 * time.Second): // the partitions are shared within 3 s
-		case <-ctx.Done():
-			return f, ctx.Err()
+		if err := m.shared(ctx); err != nil {
+			return f, err
 		}
 	}
 	database, err := m.databaseCPU()
 	if err != nil {
 		return f, err
 	}
-	var before time.Duration
-	for _, n := range nodes {
-		before += cpu(n.cmd.Process.Pid, false)
+	before, err := cpuOf(nodes)
+	if err != nil {
+		return f, err
 	}
 	var results [generators]result
 	var own [generators]time.Duration
@@ -176,7 +179,7 @@ func (m *measurement) run(ctx context.Context, duration time.Duration) (f figure
 		return f, err
 	}
 	var delivered float64
-	var spent, load time.Duration
+	var load time.Duration
 	for i, r := range results {
 		t := r.Totals
 		if t.Lost+t.Duplicated+t.OutOfOrder+t.Refused+t.Unanswered > 0 {
@@ -186,8 +189,9 @@ func (m *measurement) run(ctx context.Context, duration time.Duration) (f figure
 		delivered += float64(t.Delivered)
 		load += own[i]
 	}
-	for _, n := range nodes {
-		spent += cpu(n.cmd.Process.Pid, false)
+	spent, err := cpuOf(nodes)
+	if err != nil {
+		return f, err
 	}
 	each := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) / delivered }
 	f.nodes, f.database, f.generators = each(spent-before), each(after-database), each(load)
@@ -227,6 +231,18 @@ func (m *measurement) start(ctx context.Context, i int) (*node, error) {
 	return nil, fmt.Errorf("a node ended before it was ready:\n%s", said.String())
 }
 
+// cpuOf is the CPU time of all nodes.
+func cpuOf(nodes []*node) (sum time.Duration, err error) {
+	for _, n := range nodes {
+		s, err := procstat.Read(n.cmd.Process.Pid)
+		if err != nil {
+			return 0, err
+		}
+		sum += s.CPU()
+	}
+	return sum, nil
+}
+
 // result holds the fields read from the answer of `heartline bench --json`.
 type result struct {
 	Throughput float64 `json:"delivered_per_s"`
@@ -262,40 +278,53 @@ func (m *measurement) databaseCPU() (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	sum := cpu(pid, true)
+	server, err := procstat.Read(pid)
+	if err != nil {
+		return 0, err
+	}
+	sum := server.CPU() + server.Ended
 	names, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return 0, err
 	}
 	for _, name := range names {
-		child, _ := strconv.Atoi(filepath.Base(name)) // the pattern has only digits
-		if f := stat(child); len(f) > 1 && f[1] == first {
-			sum += cpu(child, false)
+		child, _ := strconv.Atoi(filepath.Base(name))                      // the pattern has only digits
+		if p, err := procstat.Read(child); err == nil && p.Parent == pid { // one that has ended is among the ended
+			sum += p.CPU()
 		}
 	}
 	return sum, nil
 }
 
-// stat returns the fields of a process behind its name: proc_pid_stat(5).
-func stat(pid int) []string {
-	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)) // one that has ended has none
-	return strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-}
-
-// cpu is the CPU time of a process, and with its children that have ended if so asked.
-func cpu(pid int, ended bool) time.Duration {
-	f := stat(pid)
-	if len(f) < 15 {
-		return 0
+// shared waits until all nodes, and nobody else, own partitions.
+func (m *measurement) shared(ctx context.Context) error {
+	cfg := config.Default()
+	cfg.Store.Engine, cfg.Store.Postgres.URL, cfg.Store.Postgres.Schema = config.EnginePostgres, config.Secret(m.pg.URL("admin", "postgres", "")), m.schema
+	db, err := broker.OpenDatabase(ctx, cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
 	}
-	last := 13
-	if ended {
-		last = 15
+	defer db.Close()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		nodes, free, err := db.Nodes(ctx)
+		if err != nil {
+			return err
+		}
+		least := free
+		for i, n := range nodes {
+			if i == 0 || n.Parts < least {
+				least = n.Parts
+			}
+		}
+		if free == 0 && len(nodes) == m.nodes && least >= cluster.Parts/m.nodes-m.nodes {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	var ticks int64
-	for _, s := range f[11:last] {
-		n, _ := strconv.ParseInt(s, 10, 64) // the kernel writes numbers
-		ticks += n
-	}
-	return time.Duration(ticks) * 10 * time.Millisecond // Linux counts in hundredths of a second
 }

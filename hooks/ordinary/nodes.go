@@ -89,7 +89,7 @@ func (h *Hub) tellWanted(filter string) {
 
 // Join takes in another server. send gets each message for it, in the order of each topic, as
 // Sharing.Encode returns it; it returns at once, calls nothing of the Hub, and does not change
-// what it gets.
+// its argument.
 func (h *Hub) Join(send func(encoded []byte)) *Node {
 	n := &Node{hub: h, send: send, filters: map[string]struct{}{}}
 	n.in = &Session{node: n}

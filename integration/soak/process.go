@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/heartline-mqtt/heartline/internal/procstat"
 )
 
 // patience bounds every step that should end soon. It is long: a run must not fail for
@@ -324,36 +326,14 @@ func (s *server) metrics(ctx context.Context) (map[string]float64, error) {
 
 // resident returns the resident memory of the process in bytes.
 func (p *process) resident() (float64, error) {
-	fields, err := stat(p.cmd.Process.Pid)
-	if err != nil {
-		return 0, err
-	}
-	pages, err := strconv.ParseFloat(fields[21], 64)
-	return pages * float64(os.Getpagesize()), err
+	s, err := procstat.Read(p.cmd.Process.Pid)
+	return float64(s.Resident), err
 }
 
 // cpuOf returns the CPU time that a process has used.
 func cpuOf(pid int) (time.Duration, error) {
-	fields, err := stat(pid)
-	if err != nil {
-		return 0, err
-	}
-	user, err := strconv.ParseInt(fields[11], 10, 64)
-	system, err2 := strconv.ParseInt(fields[12], 10, 64)
-	return time.Duration(user+system) * time.Second / 100, errors.Join(err, err2) // 100 ticks a second, proc_pid_stat(5)
-}
-
-// stat returns the fields of /proc/PID/stat from the third one.
-func stat(pid int) ([]string, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return nil, err
-	}
-	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:])) // the name may hold anything
-	if len(fields) < 22 {
-		return nil, fmt.Errorf("/proc/PID/stat has %d fields", len(fields))
-	}
-	return fields, nil
+	s, err := procstat.Read(pid)
+	return s.CPU(), err
 }
 
 // descriptors returns the number of file descriptors that the process has open.

@@ -181,7 +181,7 @@ func TestPanicOfThePoller(t *testing.T) {
 }
 
 // TestPacketOverTurns: a packet that is read in one turn and handled in the next does not
-// leave what follows it in the socket, whatever the other connections had to read between.
+// leave the next one in the socket, although other connections are read between the turns.
 func TestPacketOverTurns(t *testing.T) {
 	onlySessions(t)
 	h := &hook{prompt: func(cl *mqtt.Client, b []byte) bool { return b[0] != 0xC0 || pong(cl, b) }}
