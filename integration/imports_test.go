@@ -67,7 +67,7 @@ func arrows() [][]string {
 		{"config", "internal/credentials", "internal/loopback"},
 		{"internal/..."},
 		{"internal/h2pool", "internal/backoff"},
-		{"internal/pgkit", "internal/child"},
+		{"internal/pgkit", "internal/child", "internal/procstat"},
 		{"internal/testtool", "internal/pgkit"},
 		{"internal/newcomers", "delivery"},
 		{"integration", "..."},

@@ -28,7 +28,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -154,7 +153,7 @@ func (m *measurement) run(ctx context.Context, duration time.Duration) (f figure
 			return f, err
 		}
 	}
-	database, err := m.databaseCPU()
+	database, err := m.pg.CPU()
 	if err != nil {
 		return f, err
 	}
@@ -174,7 +173,7 @@ func (m *measurement) run(ctx context.Context, duration time.Duration) (f figure
 	if err := running.Wait(); err != nil {
 		return f, err
 	}
-	after, err := m.databaseCPU()
+	after, err := m.pg.CPU()
 	if err != nil {
 		return f, err
 	}
@@ -265,35 +264,6 @@ func (m *measurement) load(ctx context.Context, n *node, i int, duration time.Du
 		return r, 0, fmt.Errorf("the load: %w\n%s", err, stderr.String())
 	}
 	return r, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), json.Unmarshal(stdout.Bytes(), &r)
-}
-
-// databaseCPU is the CPU time of all of PostgreSQL's processes, also of those that have ended.
-func (m *measurement) databaseCPU() (time.Duration, error) {
-	text, err := os.ReadFile(filepath.Join(m.pg.Dir, "postmaster.pid"))
-	if err != nil {
-		return 0, err
-	}
-	first, _, _ := strings.Cut(string(text), "\n")
-	pid, err := strconv.Atoi(strings.TrimSpace(first))
-	if err != nil {
-		return 0, err
-	}
-	server, err := procstat.Read(pid)
-	if err != nil {
-		return 0, err
-	}
-	sum := server.CPU() + server.Ended
-	names, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		return 0, err
-	}
-	for _, name := range names {
-		child, _ := strconv.Atoi(filepath.Base(name))                      // the pattern has only digits
-		if p, err := procstat.Read(child); err == nil && p.Parent == pid { // one that has ended is among the ended
-			sum += p.CPU()
-		}
-	}
-	return sum, nil
 }
 
 // shared waits until all nodes, and nobody else, own partitions.

@@ -3,7 +3,6 @@
 package pgkit
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +18,7 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/internal/child"
+	"github.com/heartline-mqtt/heartline/internal/procstat"
 )
 
 // Server is a PostgreSQL in a temporary directory. Its administrator is the user "admin",
@@ -212,19 +212,29 @@ func (p *Server) Kill() {
 
 // children are the server's processes below the first.
 func (p *Server) children() (pids []int) {
-	names, _ := filepath.Glob("/proc/[0-9]*/stat")
+	names, _ := filepath.Glob("/proc/[0-9]*")
 	for _, name := range names {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			continue
-		}
-		f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-		if len(f) > 1 && f[1] == strconv.Itoa(p.cmd.Process.Pid) {
-			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+		pid, _ := strconv.Atoi(filepath.Base(name)) // the pattern has only digits
+		if s, err := procstat.Read(pid); err == nil && s.Parent == p.cmd.Process.Pid {
 			pids = append(pids, pid)
 		}
 	}
 	return pids
+}
+
+// CPU is the CPU time of all processes of the server, also of those that have ended.
+func (p *Server) CPU() (time.Duration, error) {
+	s, err := procstat.Read(p.cmd.Process.Pid)
+	if err != nil {
+		return 0, err
+	}
+	sum := s.CPU() + s.Ended
+	for _, pid := range p.children() {
+		if s, err := procstat.Read(pid); err == nil { // one that has ended is among the ended
+			sum += s.CPU()
+		}
+	}
+	return sum, nil
 }
 
 // closePatience is how long the server may take to end by itself.
