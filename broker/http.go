@@ -28,9 +28,7 @@ func (b *Broker) bindHTTP() error {
 		return err
 	}
 	trusted := newProxies(b.cfg.TrustedProxies)
-	if b.cfg.HTTP.ProxyProtocol {
-		socket = trusted.listen(socket)
-	}
+	socket = trusted.listen(socket, b.cfg.HTTP.ProxyProtocol, b.log)
 	b.socket = socket
 	if c := b.cfg.HTTP.TLS; c.CertFile != "" {
 		certs, err := loadCertificates("http.tls", tlsFiles{cert: c.CertFile, key: c.KeyFile}, b.files, b.log)

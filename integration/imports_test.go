@@ -35,7 +35,7 @@ func arrows() [][]string {
 		{"broker/internal/api", "auth", "broker/internal/metrics", "broker/internal/overview", "delivery", "internal/loopback", "internal/seldom", "internal/text", "receipts", "wire"},
 		{"broker/internal/metrics", "delivery"},
 		{"broker/internal/overview", "delivery", "wire"},
-		{"broker/internal/listener", "hooks/strict", "internal/rlimit", "internal/workers"},
+		{"broker/internal/listener", "hooks/strict", "internal/rlimit", "internal/seldom", "internal/workers"},
 		{"broker/internal/web"},
 		{"hooks", "auth", "delivery", "hooks/ordinary", "internal/newcomers", "internal/seldom", "internal/text", "internal/workers", "wire"},
 		{"hooks/strict"},

@@ -106,6 +106,9 @@ func (s *stream) packet(b []byte) (pass int, r *rule) {
 	packet := b[0] >> 4
 	s.last = packet
 	if !s.connected && packet != packets.Connect {
+		if ProxyHeader(b) {
+			return 0, &ruleProxyHeader
+		}
 		return 0, &ruleFirst // [MQTT-3.1.0-1]
 	}
 	flags := b[0] & 0x0F

@@ -42,6 +42,17 @@ func (v *Violation) Error() string {
 	return fmt.Sprintf("%s: %s (0x%02X)", PacketName(v.Packet), v.Detail, v.Code)
 }
 
+// RuleProxyHeader is the Violation.Rule of a connection that begins with a header of the PROXY
+// protocol.
+const RuleProxyHeader = "proxy_header"
+
+// ProxyHeader reports whether a connection that begins with b begins with a header of the PROXY
+// protocol, version 1 or 2. Six bytes tell.
+func ProxyHeader(b []byte) bool {
+	const head = 6
+	return len(b) >= head && (string(b[:head]) == "PROXY " || string(b[:head]) == "\r\n\r\n\x00\r")
+}
+
 // PacketName is the standard's name of a packet type: PUBLISH for 3.
 func PacketName(t byte) string {
 	if n, ok := packets.PacketNames[t]; ok {
@@ -73,6 +84,7 @@ var (
 	ruleLength      = rule{name: "remaining_length", code: codeMalformed, detail: "remaining length is no variable byte integer of at most four bytes"}
 	ruleTooLarge    = rule{name: "packet_too_large", code: codePacketTooLarge, detail: "packet is larger than the server accepts"}
 	ruleFirst       = rule{name: "connect_not_first", code: codeProtocolError, detail: "first packet is no CONNECT", silent: true}
+	ruleProxyHeader = rule{name: RuleProxyHeader, code: codeProtocolError, detail: "connection begins with a header of the PROXY protocol, which is not expected here", silent: true}
 	ruleSecond      = rule{name: "connect_twice", code: codeProtocolError, detail: "second CONNECT on a connection"}
 	ruleBusy        = rule{name: "connect_busy", code: codeServerBusy, detail: "server has no room for a CONNECT of this size now"}
 	ruleTruncated   = rule{name: "truncated", code: codeMalformed, detail: "packet ends within a field"}

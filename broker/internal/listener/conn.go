@@ -168,6 +168,10 @@ func (c *Conn) Read(p []byte) (int, error) {
 func (c *Conn) violated(v *strict.Violation) {
 	c.part(v, func() []byte {
 		c.front.stats.violated(v)
+		if v.Rule == strict.RuleProxyHeader {
+			c.front.unexpectedProxyHeader(c)
+			return nil
+		}
 		c.front.cutOff(c, "client cut off: a packet that MQTT or a limit forbids",
 			"packet", strict.PacketName(v.Packet), "rule", v.Rule, "code", v.Code)
 		return c.in.Answer(v)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/hooks/strict"
 	"github.com/heartline-mqtt/heartline/internal/rlimit"
+	"github.com/heartline-mqtt/heartline/internal/seldom"
 )
 
 // front is what every front is: it takes connections in, brings them to mochi,
@@ -24,6 +25,8 @@ type front struct {
 	stats   stats
 	poller  *poller // nil: a connection has a goroutine
 	cutLog  pace
+	// proxyLog limits what unproxied logs.
+	proxyLog seldom.Log
 
 	mu        sync.Mutex
 	conns     map[*Conn]struct{}

@@ -4,12 +4,15 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/listeners"
+
+	"github.com/heartline-mqtt/heartline/hooks/strict"
 )
 
 // Listener serves MQTT over TCP, or over TLS where Options.TLS is set.
@@ -87,6 +90,7 @@ func (l *Listener) Serve(establish listeners.EstablishFn) {
 			if l.proxied() {
 				if !l.trusts(socket.RemoteAddr()) {
 					l.stats.refusedAddress.Add(1)
+					l.unproxied(socket.RemoteAddr(), "its address is not that of a trusted proxy", "add the address to trusted_proxies, or set mqtt.proxy_protocol: false")
 					_ = socket.Close()
 					continue
 				}
@@ -179,7 +183,10 @@ func (l *Listener) prepareTCP(c *Conn) error {
 	return nil
 }
 
-var errNotTLS = errors.New("first byte is not that of a TLS handshake")
+var (
+	errNotTLS      = errors.New("first byte is not that of a TLS handshake")
+	errProxyHeader = errors.New("a header of the PROXY protocol comes before the TLS handshake")
+)
 
 func (l *Listener) prepareTLS(c *Conn) error {
 	err := l.handshake(c)
@@ -190,6 +197,10 @@ func (l *Listener) prepareTLS(c *Conn) error {
 	case c.closed.Load():
 	case timedOut(err):
 		l.stats.handshakeTimeouts.Add(1)
+	case errors.Is(err, errNoProxyHeader): // counted and logged
+	case errors.Is(err, errProxyHeader):
+		l.stats.handshakeFailures.Add(1)
+		l.unexpectedProxyHeader(c)
 	default:
 		l.stats.handshakeFailures.Add(1)
 		l.cutOff(c, "TLS handshake failed", "error", err)
@@ -213,6 +224,10 @@ func (l *Listener) handshake(c *Conn) error {
 		return err
 	}
 	if first != 0x16 {
+		start := make([]byte, 16)
+		if n, _ := io.ReadAtLeast(c.base, start, 6); strict.ProxyHeader(start[:n]) { // a shorter start is none
+			return errProxyHeader
+		}
 		return errNotTLS
 	}
 	t := tls.Server(c.base, l.options.TLS)

@@ -2,7 +2,10 @@ package listener
 
 import (
 	"bytes"
+	"crypto/tls"
+	"encoding/json"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"testing"
@@ -88,4 +91,61 @@ func FuzzProxyHeader(f *testing.F) {
 			t.Fatalf("%q of %q: %v", left, b, err)
 		}
 	})
+}
+
+// reasons passes the reason of each record on. It must have room.
+type reasons chan string
+
+func (r reasons) Write(b []byte) (int, error) {
+	var record struct{ Level, Remote, Reason, Mend string }
+	if err := json.Unmarshal(b, &record); err != nil {
+		return 0, err
+	}
+	if record.Reason != "" {
+		if record.Level != "WARN" || record.Remote == "" || record.Mend == "" {
+			record.Reason = "not told well: " + string(b)
+		}
+		r <- record.Reason
+	}
+	return len(b), nil
+}
+
+// TestProxyProtocolMismatch: where a peer and the configuration disagree, the log says how.
+func TestProxyProtocolMismatch(t *testing.T) {
+	server, _ := certificate(t, "server")
+	yes, no := func(netip.Addr) bool { return true }, func(netip.Addr) bool { return false }
+	header := proxyHeader(t, 2, "203.0.113.1:1000")
+	for _, c := range []struct {
+		name  string
+		trust func(netip.Addr) bool
+		start []byte
+		want  string
+	}{
+		{"stranger", no, header, "its address is not that of a trusted proxy"},
+		{"no header", yes, connectPacket("one", true), "the trusted proxy does not send the header"},
+		{"broken header", yes, []byte("PROXY nonsense\r\n"), "the trusted proxy does not send the header"},
+		{"version 1 where none is expected", nil, proxyHeader(t, 1, "203.0.113.1:1000"), "it begins with the header, which this listener does not expect"},
+		{"version 2 where none is expected", nil, header, "it begins with the header, which this listener does not expect"},
+	} {
+		for _, secure := range []*tls.Config{nil, {Certificates: []tls.Certificate{server}}} {
+			log := make(reasons, 10)
+			_, l := ours(t, nil, Options{TrustProxy: c.trust, TLS: secure, Logger: slog.New(slog.NewJSONHandler(log, nil))})
+			conn := dial(t, l.Address(), true)
+			_, _ = conn.Write(c.start) // a stranger's connection may be closed already
+			if !conn.gone(patience) {
+				t.Errorf("%s, %s: the connection goes on", l.ID(), c.name)
+			}
+			if got := <-log; got != c.want {
+				t.Errorf("%s, %s: %q, want %q", l.ID(), c.name, got, c.want)
+			}
+			if c.trust == nil {
+				continue
+			}
+			dial(t, l.Address(), true).Close() // a health check
+			l.Close(nil)
+			if c.want != "its address is not that of a trusted proxy" && len(log) > 0 {
+				t.Errorf("%s, %s: a connection without a byte is told of: %q", l.ID(), c.name, <-log)
+			}
+		}
+	}
 }

@@ -47,18 +47,18 @@ type stats struct {
 	writeTimeouts, slowConsumers, droppedQoS0, kicked                         atomic.Uint64
 	pending                                                                   atomic.Int64
 
-	fullTold, acceptTold seldom
+	fullTold, acceptTold everyMinute
 
 	mu        sync.Mutex
 	panics    map[string]uint64
 	malformed map[Malformed]uint64
 }
 
-// seldom is for a log record that a client can cause as often as it likes.
-type seldom struct{ last atomic.Int64 }
+// everyMinute is for a log record that a client can cause as often as it likes.
+type everyMinute struct{ last atomic.Int64 }
 
 // due reports whether the last time that it was is a minute ago.
-func (s *seldom) due() bool {
+func (s *everyMinute) due() bool {
 	now, last := time.Now().UnixNano(), s.last.Load()
 	return now-last >= int64(time.Minute) && s.last.CompareAndSwap(last, now)
 }
