@@ -125,7 +125,7 @@ func openNode(cfg *config.Config, unread func() (time.Time, bool), hub *ordinary
 	}
 	n.Router = cluster.NewRouter(cluster.RouterOptions{
 		Reader: delivery.New(deliveryOptions(cfg, false), &n.lives, nil, log), Observers: n.observers,
-		Parts: cluster.Parts, Name: n.name, Hold: cfg.Cluster.Lease + 2*time.Second, End: n.endHere, Log: log,
+		Parts: cluster.Parts, Name: n.name, Hold: cfg.Cluster.Lease + 2*time.Second, Able: n.able, End: n.endHere, Log: log,
 	})
 	if socket != nil {
 		if hub != nil {
@@ -138,6 +138,12 @@ func openNode(cfg *config.Config, unread func() (time.Time, bool), hub *ordinary
 	}
 	n.node = cluster.NewNode(cluster.NodeOptions{Join: n.join, Router: n.Router, Mesh: n.mesh, Companion: companion{n}, Lease: cfg.Cluster.Lease, Cede: n.links.cede, Log: log})
 	return n, nil
+}
+
+// able reports whether this node reaches the database.
+func (n *node) able() bool {
+	l := n.lives.life.Load()
+	return l != nil && l.out.Ready() == nil && n.node.Renewing()
 }
 
 // endHere ends a connection of this node for another.

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"math/rand/v2"
 	"time"
 
@@ -11,7 +12,9 @@ import (
 type heldAccept struct {
 	request delivery.Request
 	done    func(delivery.Receipt, error)
-	but     owner     // not there: it has stopped
+	but     owner     // not there: it has stopped, or is cut off
+	again   time.Time // when a node that is cut off is asked again; zero: it has stopped
+	why     error     // of the last refusal of such a node
 	term    uint64    // of another node: for the Core of this node under this term. 0: of this node
 	until   time.Time // when it is refused
 }
@@ -23,7 +26,7 @@ func (r *Router) AcceptAsync(q delivery.Request, done func(delivery.Receipt, err
 	if q.ID == "" && q.Mark == nil {
 		q.Mark = &delivery.RequestMark{Client: r.opts.Name, Payload: rand.Uint64()}
 	}
-	r.accept(r.part(q.Account), heldAccept{request: q, done: done})
+	r.accept(r.part(q.Account), heldAccept{request: q, done: done, until: time.Now().Add(r.table.hold)})
 }
 
 // AcceptAt implements relay.Local.
@@ -32,7 +35,7 @@ func (r *Router) AcceptAt(part uint16, term uint64, q delivery.Request, done fun
 		done(delivery.Receipt{}, errNoPart)
 		return
 	}
-	r.accept(part, heldAccept{request: q, done: done, term: term})
+	r.accept(part, heldAccept{request: q, done: done, term: term, until: time.Now().Add(r.table.hold)})
 }
 
 // accept passes an acceptance on at once, or behind those of the partition that wait.
@@ -46,7 +49,6 @@ func (r *Router) accept(part uint16, h heldAccept) {
 	case len(s.accepts) >= maxHeld:
 		err = r.table.unowned(part)
 	default:
-		h.until = time.Now().Add(r.table.hold)
 		if s.draining = s.draining || r.start(func() { r.acceptHeld(part) }); s.draining {
 			s.accepts = append(s.accepts, h)
 			s.mu.Unlock()
@@ -61,7 +63,7 @@ func (r *Router) accept(part uint16, h heldAccept) {
 // ownerLocked returns the owner that accepts; nil: there is none yet.
 func (h *heldAccept) ownerLocked(s *slot) (owner, error) {
 	switch {
-	case h.term == 0 && s.owner != h.but:
+	case h.term == 0 && (s.owner != h.but || !h.again.IsZero() && !time.Now().Before(h.again)):
 		return s.owner, nil
 	case h.term == 0 || h.term > s.term:
 		return nil, nil
@@ -75,17 +77,49 @@ func (h *heldAccept) ownerLocked(s *slot) (owner, error) {
 
 func (r *Router) acceptAt(part uint16, o owner, err error, h heldAccept) {
 	if err != nil {
-		h.done(delivery.Receipt{}, err)
+		h.finish(delivery.Receipt{}, err)
 		return
 	}
 	o.AcceptAsync(h.request, func(receipt delivery.Receipt, err error) {
-		if !moved(err) || h.term != 0 {
+		switch {
+		case h.term != 0:
 			h.done(receipt, err)
 			return
+		case moved(err):
+			h.request.Again, h.but, h.again, h.until = true, o, time.Time{}, time.Now().Add(r.table.hold)
+		case r.cutOff(o, err) && time.Now().Before(h.until):
+			h.but, h.again, h.why = o, time.Now().Add(askPause), err
+		default:
+			h.finish(receipt, err)
+			return
 		}
-		h.request.Again, h.but = true, o
 		r.accept(part, h)
 	})
+}
+
+// finish answers. What a former owner was asked for may have been accepted, whatever the store
+// of this one is in.
+func (h *heldAccept) finish(receipt delivery.Receipt, err error) {
+	if h.request.Again && h.term == 0 && errors.Is(err, delivery.ErrUnavailable) {
+		err = delivery.ErrInDoubt
+	}
+	h.done(receipt, err)
+}
+
+// overdue is the error of an acceptance that has waited for too long.
+func (h *heldAccept) overdue(unowned error) error {
+	if h.why != nil {
+		return h.why
+	}
+	return unowned
+}
+
+// wake is when an acceptance that waits is to be looked at again.
+func (h *heldAccept) wake() time.Time {
+	if h.again.After(time.Now()) && h.again.Before(h.until) {
+		return h.again
+	}
+	return h.until
 }
 
 // acceptHeld passes on the acceptances that wait, in their order, until there are no
@@ -105,12 +139,12 @@ func (r *Router) acceptHeld(part uint16) {
 		case r.table.ctx.Err() != nil:
 			err = delivery.ErrStopped
 		case err == nil && o == nil && !time.Now().Before(h.until):
-			err = r.table.unowned(part)
+			err = h.overdue(r.table.unowned(part))
 		}
 		if err == nil && o == nil {
 			changed := s.changedLocked()
 			s.mu.Unlock()
-			patience := time.NewTimer(time.Until(h.until))
+			patience := time.NewTimer(time.Until(h.wake()))
 			select {
 			case <-changed:
 			case <-patience.C:

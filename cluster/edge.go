@@ -70,7 +70,7 @@ func (r *Router) Online(info delivery.OnlineInfo) (delivery.Up, error) {
 	s.edges[e] = struct{}{} // from now on it is announced to every new owner
 	s.mu.Unlock()
 	// The device is known when Online returns, unless nobody serves it for long.
-	if err := r.account(r.table.ctx, info.Account, e.announce); passing(err) {
+	if err := r.table.do(r.table.ctx, e.part, nil, e.announce); passing(err) {
 		if o, _ := s.get(); o != nil {
 			r.start(func() { r.takeUp(e, o) })
 		} // else: the next owner takes it up

@@ -300,6 +300,12 @@ func (n *Node) Status() Status {
 	return s
 }
 
+// Renewing reports whether this node renews its lease in time.
+func (n *Node) Renewing() bool {
+	_, ok := n.renewing()
+	return ok
+}
+
 // meet tells the Mesh which nodes there are. A life that is not among them has ended:
 // the calls to it are repeated at its successors.
 func (n *Node) meet(members []Member) {

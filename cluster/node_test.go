@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -86,6 +87,7 @@ type machine struct {
 	mesh   *relay.Mesh
 	mu     sync.Mutex
 	paused chan struct{} // nil: it runs
+	away   atomic.Bool   // it does not reach the database
 	// sessions are those of devices at this node: ID and Account.
 	sessions []delivery.Device
 }
@@ -130,6 +132,7 @@ func (b *base) machine(name string) *machine {
 	m.router = cluster.NewRouter(cluster.RouterOptions{
 		Reader: delivery.New(options(), reading, nil, log), Observers: &delivery.Observers{},
 		Parts: uint16(len(b.parts)), Name: name, Hold: lease + 2*time.Second, End: m.end, Log: log,
+		Able: func() bool { return !m.away.Load() },
 	})
 	m.mesh = b.mesh(m)
 	m.node = cluster.NewNode(cluster.NodeOptions{
@@ -164,7 +167,7 @@ func (s shared) Apply(batch *delivery.Batch) error {
 	s.life.m.wait()
 	s.life.b.mu.Lock()
 	defer s.life.b.mu.Unlock()
-	if s.life.b.away {
+	if s.life.b.away || s.life.m.away.Load() {
 		return errAway
 	}
 	if s.life.b.members[s.life.id] == nil || s.life.id <= s.life.b.outlived {
@@ -196,7 +199,7 @@ func (b *base) join(m *machine) (*life, error) {
 	m.wait()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.away {
+	if b.away || m.away.Load() {
 		return nil, errAway
 	}
 	b.last++
@@ -212,7 +215,7 @@ func (l *life) with(fn func() error) error {
 	l.m.wait()
 	l.b.mu.Lock()
 	defer l.b.mu.Unlock()
-	if l.b.away {
+	if l.b.away || l.m.away.Load() {
 		return errAway
 	}
 	if l.b.members[l.id] == nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/heartline-mqtt/heartline/delivery"
 )
 
-// RouterOptions configure a Router. All but End are required.
+// RouterOptions configure a Router. All but Able and End are required.
 type RouterOptions struct {
 	// Reader is a Core that is never started: it answers what the store alone knows.
 	Reader *delivery.Core
@@ -25,6 +25,10 @@ type RouterOptions struct {
 	Name string
 	// Hold is how long a request waits for a partition that no node serves.
 	Hold time.Duration
+	// Able reports whether this node itself reaches the database. While it does, a request that
+	// another node refuses because its own store is unavailable waits, within Hold, for that node
+	// to recover or for its successor. nil: such a refusal is the answer.
+	Able func() bool
 	// End ends connections of this node for the others (relay.Local); nil: it has none.
 	End func(device, account string, session bool) bool
 	Log *slog.Logger
@@ -157,7 +161,25 @@ func (r *Router) Cores() (all []*delivery.Core) {
 func (r *Router) part(account string) uint16 { return Partition(account) % r.opts.Parts }
 
 func (r *Router) account(ctx context.Context, account string, fn func(owner) error) error {
-	return r.table.do(ctx, r.part(account), fn)
+	return r.table.do(ctx, r.part(account), r.cutOff, fn)
+}
+
+// cutOff reports whether an owner refuses because it does not reach the database, which this
+// node does: nothing was accepted, and either the owner recovers or another takes over.
+func (r *Router) cutOff(o owner, err error) bool {
+	_, remote := o.(*relay.Remote)
+	return remote && errors.Is(err, delivery.ErrUnavailable) && !errors.Is(err, delivery.ErrOverloaded) && r.opts.Able != nil && r.opts.Able()
+}
+
+// AtOwner calls here if this node serves a partition, and there if another does. An error that
+// wraps delivery.ErrStopped has the next owner asked.
+func (r *Router) AtOwner(ctx context.Context, part uint16, here func() error, there func(*relay.Session) error) error {
+	return r.table.do(ctx, part, r.cutOff, func(o owner) error {
+		if remote, ok := o.(*relay.Remote); ok {
+			return there(remote.Session())
+		}
+		return here()
+	})
 }
 
 // notification calls fn with the owner of a notification.
@@ -322,7 +344,9 @@ func (r *Router) AllDevices(after string, limit int) ([]delivery.DeviceView, err
 	}
 	views := stored[:0]
 	for _, d := range stored {
-		v, err := r.Device(d.Account, d.ID)
+		v := delivery.DeviceView{}
+		// A page does not wait for owners that are cut off.
+		err := r.table.do(context.Background(), r.part(d.Account), nil, func(o owner) (err error) { v, err = o.Device(d.Account, d.ID); return err })
 		switch {
 		case errors.Is(err, delivery.ErrNotFound): // it has just left
 		case errors.Is(err, delivery.ErrUnavailable): // what the store knows of it

@@ -70,8 +70,9 @@ func (s *slot) setLocked(o owner, term uint64) {
 	}
 }
 
-// wait waits until the owner of a slot is another than `but`.
-func (t *table) wait(ctx context.Context, part uint16, but owner) error {
+// wait waits until the owner of a slot is another than `but`, or for as long as again, if that
+// is not 0: `but` is to be asked again then.
+func (t *table) wait(ctx context.Context, part uint16, but owner, again time.Duration) error {
 	s := &t.slots[part]
 	s.mu.Lock()
 	if s.held >= maxHeld {
@@ -87,6 +88,12 @@ func (t *table) wait(ctx context.Context, part uint16, but owner) error {
 	}()
 	patience := time.NewTimer(t.hold)
 	defer patience.Stop()
+	var pause <-chan time.Time
+	if again > 0 {
+		timer := time.NewTimer(again)
+		defer timer.Stop()
+		pause = timer.C
+	}
 	for {
 		o, changed := s.get()
 		if o != nil && o != but {
@@ -94,6 +101,8 @@ func (t *table) wait(ctx context.Context, part uint16, but owner) error {
 		}
 		select {
 		case <-changed:
+		case <-pause:
+			return nil
 		case <-patience.C:
 			return t.unowned(part)
 		case <-ctx.Done():
@@ -108,19 +117,27 @@ func (t *table) unowned(part uint16) error {
 	return fmt.Errorf("%w: no node serves partition %d at the moment", delivery.ErrUnavailable, part)
 }
 
+// askPause is the time between two calls to an owner that is cut off.
+const askPause = 500 * time.Millisecond
+
 // do calls fn with the owner of a partition, and again with the next owner if that one
-// has stopped serving it meanwhile.
-func (t *table) do(ctx context.Context, part uint16, fn func(owner) error) error {
+// has stopped serving it meanwhile. cutOff, where it is not nil, says of an owner and its error
+// that it is to be asked again, too, or its successor.
+func (t *table) do(ctx context.Context, part uint16, cutOff func(owner, error) bool, fn func(owner) error) error {
 	deadline := time.Now().Add(t.hold)
 	for {
 		o, _ := t.slots[part].get()
+		again := time.Duration(0)
 		if o != nil {
 			err := fn(o)
-			if !moved(err) || t.ctx.Err() != nil || time.Now().After(deadline) {
+			if !moved(err) && cutOff != nil && cutOff(o, err) {
+				again = askPause
+			}
+			if !moved(err) && again == 0 || t.ctx.Err() != nil || time.Now().After(deadline) {
 				return err
 			}
 		}
-		if err := t.wait(ctx, part, o); err != nil {
+		if err := t.wait(ctx, part, o, again); err != nil {
 			return err
 		}
 	}

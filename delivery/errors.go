@@ -26,6 +26,9 @@ var (
 	ErrInvalid = errors.New("invalid")
 	// ErrUnavailable: the store does not take changes now; nothing was accepted.
 	ErrUnavailable = errors.New("store unavailable")
+	// ErrOverloaded: more waits for the store, or for another node, than it keeps up with;
+	// nothing was accepted. It wraps ErrUnavailable.
+	ErrOverloaded error = &subError{"overloaded", ErrUnavailable}
 	// ErrInDoubt: the store failed while it wrote the notification, which may have been
 	// accepted. The same request with the same ID tells.
 	ErrInDoubt = errors.New("the store failed during the write: the notification may have been accepted")

@@ -273,7 +273,7 @@ func (o *Outbox) refusal() error {
 	case o.low != nil:
 		return o.low
 	case o.queuedBytes > o.opts.MaxQueuedBytes:
-		return fmt.Errorf("%w: %d bytes wait to be written already, the disk does not keep up", delivery.ErrUnavailable, o.queuedBytes)
+		return fmt.Errorf("%w: %d bytes wait to be written already, the disk does not keep up", delivery.ErrOverloaded, o.queuedBytes)
 	}
 	return nil
 }

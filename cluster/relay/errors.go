@@ -16,6 +16,7 @@ var sentinels = [...]error{
 	delivery.ErrConflict, delivery.ErrTooMuchOutstanding, delivery.ErrInvalid, delivery.ErrUnavailable,
 	delivery.ErrChannelClosed, delivery.ErrStopped, delivery.ErrNotYours, delivery.ErrForeignDevice,
 	delivery.ErrPushNotWanted, context.DeadlineExceeded, context.Canceled, delivery.ErrInDoubt,
+	delivery.ErrOverloaded,
 }
 
 // failure is an error on the wire: its text, the sentinels that it wraps, and what

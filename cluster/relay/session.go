@@ -27,7 +27,7 @@ const writePatience = 5 * time.Second
 
 var (
 	// errFull says that a peer is too slow.
-	errFull = fmt.Errorf("%w: too much waits for another node", delivery.ErrUnavailable)
+	errFull = fmt.Errorf("%w: too much waits for another node", delivery.ErrOverloaded)
 	// errEnded says that a Session has ended: the other node may have lost its life.
 	errEnded = fmt.Errorf("the relay to another node has ended: %w", delivery.ErrStopped)
 )
