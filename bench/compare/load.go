@@ -57,6 +57,11 @@ type usage struct {
 
 // load puts a server under load, with the flags of `heartline bench`.
 func (p *program) load(ctx context.Context, s *server, flags ...string) (*result, error) {
+	return p.loadAnd(ctx, s, func() {}, flags...)
+}
+
+// loadAnd is load that calls sending once the first message is sent.
+func (p *program) loadAnd(ctx context.Context, s *server, sending func(), flags ...string) (*result, error) {
 	args := append([]string{
 		"bench", "--json", "--server", "mqtt://" + s.mqtt, "--mode", s.mode, "--server-pid", strconv.Itoa(s.cmd.Process.Pid),
 	}, flags...)
@@ -64,7 +69,8 @@ func (p *program) load(ctx context.Context, s *server, flags ...string) (*result
 		args = append(args, "--http", "http://"+s.http)
 	}
 	cmd := exec.CommandContext(ctx, p.generator, args...) //nolint:gosec // a binary that was named on the command line
-	var stdout, stderr bytes.Buffer
+	var stdout bytes.Buffer
+	stderr := watcher{part: "sending", seen: sending}
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	begun, busy, own := time.Now(), machineBusy(), processBusy(s.cmd.Process.Pid)
 	if err := cmd.Run(); err != nil {
@@ -77,6 +83,22 @@ func (p *program) load(ctx context.Context, s *server, flags ...string) (*result
 		return nil, fmt.Errorf("%s under load: %w", s.name, err)
 	}
 	return &r, nil
+}
+
+// watcher keeps what is written, and calls seen once part is in it.
+type watcher struct {
+	bytes.Buffer
+	part string
+	seen func()
+}
+
+func (w *watcher) Write(p []byte) (int, error) {
+	n, err := w.Buffer.Write(p)
+	if w.seen != nil && strings.Contains(w.String(), w.part) {
+		w.seen()
+		w.seen = nil
+	}
+	return n, err
 }
 
 // machineBusy is the CPU time that everything on this machine has used.

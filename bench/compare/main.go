@@ -30,7 +30,11 @@ func main() {
 	}
 }
 
-const badgerHook = "mochi, badger hook"
+// Contestants that sections name.
+const (
+	badgerHook        = "mochi, badger hook"
+	mosquittoInMemory = "Mosquitto, in memory"
+)
 
 type program struct {
 	generator string // binary of `heartline bench`
@@ -42,6 +46,7 @@ type program struct {
 	duration  time.Duration
 	backlog   int // of the outstanding section
 	report    *report
+	cert      certificate          // of the TLS listeners
 	top       map[string][]*result // the rate section's, for those that build on it
 }
 
@@ -58,9 +63,12 @@ func sections() []section {
 		{"half", (*program).half},
 		{"latency", (*program).latency},
 		{"idle", (*program).idle},
+		{"tls", (*program).tls},
+		{"handshakes", (*program).handshakes},
 		{"reconnect", (*program).reconnect},
 		{"outstanding", (*program).outstanding},
 		{"batch", (*program).batch},
+		{"disk", (*program).disk},
 	}
 }
 
@@ -79,7 +87,7 @@ func run() error {
 		names = append(names, s.name)
 	}
 	var given binaries
-	flag.Var(&given, "heartline", "`[NAME=]PATH` of a Heartline binary, may be repeated; the first is the one that is told of; built from -root if absent")
+	flag.Var(&given, "heartline", "`[NAME=]PATH` of a Heartline binary, may be repeated; the first is the one that the text names; built from -root if absent")
 	generator := flag.String("generator", "", "`PATH` of the Heartline binary that makes the load; built from -root if absent")
 	root := flag.String("root", "../..", "Heartline's source")
 	chosen := flag.String("run", strings.Join(names, ","), "sections to run")
@@ -144,7 +152,7 @@ func run() error {
 			mochi("mochi, pebble hook, synced", "pebble-sync"), mochi("mochi, bolt hook", "bolt"),
 		}
 		if _, err := exec.LookPath("mosquitto"); err == nil {
-			p.beside = append(p.beside, mosquitto("Mosquitto, in memory", "persistence false"),
+			p.beside = append(p.beside, mosquitto(mosquittoInMemory, "persistence false"),
 				mosquitto("Mosquitto, autosave_on_changes", "persistence true", "autosave_on_changes true", "autosave_interval 1"))
 		} else {
 			fmt.Fprintln(os.Stderr, "compare: mosquitto is missing and left out: apt-get install mosquitto")
@@ -154,6 +162,10 @@ func run() error {
 	if p.report, err = newReport(*page, p); err != nil {
 		return err
 	}
+	if p.cert, err = newCertificate(); err != nil {
+		return err
+	}
+	defer p.cert.remove()
 	for _, s := range todo {
 		p.others = nil
 		if err := s.run(p, ctx); err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,6 +17,12 @@ import (
 	"github.com/mochi-mqtt/server/v2/hooks/storage/bolt"
 	"github.com/mochi-mqtt/server/v2/hooks/storage/pebble"
 	"github.com/mochi-mqtt/server/v2/listeners"
+)
+
+// Environment variables that give runMochi a TLS listener: files in PEM.
+const (
+	mochiCert = "COMPARE_MOCHI_CERT"
+	mochiKey  = "COMPARE_MOCHI_KEY"
 )
 
 // runMochi is a plain mochi broker with one of its own storage hooks, or none, as
@@ -48,12 +55,24 @@ func runMochi(store, dir string, out io.Writer) error {
 	if err := server.AddListener(tcp); err != nil {
 		return err
 	}
+	overTLS := ""
+	if file := os.Getenv(mochiCert); file != "" {
+		pair, err := tls.LoadX509KeyPair(file, os.Getenv(mochiKey))
+		if err != nil {
+			return err
+		}
+		l := listeners.NewTCP(listeners.Config{ID: "tls", Address: "127.0.0.1:0", TLSConfig: &tls.Config{Certificates: []tls.Certificate{pair}}})
+		if err := server.AddListener(l); err != nil {
+			return err
+		}
+		overTLS = l.Address()
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := server.Serve(); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "mochi is ready mqtt=%s\n", tcp.Address())
+	fmt.Fprintf(out, "mochi is ready mqtt=%s mqtt_tls=%s\n", tcp.Address(), overTLS)
 	<-ctx.Done()
 	return server.Close()
 }

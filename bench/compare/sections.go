@@ -134,44 +134,57 @@ const (
 
 // idle is what a device costs that is connected, subscribed and silent.
 func (p *program) idle(ctx context.Context) error {
+	all := p.two()
+	for _, c := range p.beside {
+		if c.name == mosquittoInMemory {
+			all = append(all, c)
+		}
+	}
+	return p.idleDevices(ctx, "idle", all, "", aim{"memory of an idle connected device ÷ plain mochi", "0.25", "0.12", ""})
+}
+
+// idleDevices measures the idle devices of some contestants. over is how they connect: plain
+// TCP, or "TLS". bar is the aim of ours.
+func (p *program) idleDevices(ctx context.Context, name string, all []contestant, over string, bar aim) error {
 	t := table{head: []string{"broker", "without devices", fmt.Sprintf("with %d", idleDevices), "a device", "÷ plain mochi", "connecting them took"}}
 	each := map[string][]float64{}
 	first := map[string][3]float64{}
 	rounds := min(p.rounds, 3)
 	for round := range rounds {
-		for _, c := range p.two() {
+		for _, c := range all {
 			s, err := c.start(ctx)
 			if err != nil {
 				return err
 			}
+			flags := []string{"--devices", fmt.Sprint(idleDevices), "--publishers", "0", "--duration", idleHold.String()}
+			if over != "" {
+				flags = append(flags, p.overTLS(s)...)
+			}
 			empty, err := resident(s.cmd.Process.Pid)
 			var r *result
 			if err == nil {
-				r, err = p.load(ctx, s, "--devices", fmt.Sprint(idleDevices), "--publishers", "0", "--duration", idleHold.String())
+				r, err = p.load(ctx, s, flags...)
 			}
-			if stopErr := s.stop(); err == nil {
-				err = stopErr
-			}
-			if err != nil {
+			if err = errors.Join(err, s.stop()); err != nil {
 				return err
 			}
 			full := float64(r.Idle.Resident)
 			each[c.name] = append(each[c.name], (full-empty)/idleDevices)
 			first[c.name] = [3]float64{empty, full, r.Connect}
-			p.report.progress("round %d  %-34s %.1f MB, with devices %.1f MB: %.0f B each", round+1, c.name, empty/1e6, full/1e6, (full-empty)/idleDevices)
+			p.report.progress("round %d  %-34s %s %.1f MB, with devices %.1f MB: %.0f B each", round+1, c.name, over, empty/1e6, full/1e6, (full-empty)/idleDevices)
 		}
 	}
 	plain := median(each[p.plain.name])
 	var aims []aim
-	for _, c := range p.two() {
+	for _, c := range all {
 		t.add(c.name, fmt.Sprintf("%.1f MB", first[c.name][0]/1e6), fmt.Sprintf("%.1f MB", first[c.name][1]/1e6), fmt.Sprintf("%.0f B", median(each[c.name])),
 			fmt.Sprintf("%.2f", median(each[c.name])/plain), fmt.Sprintf("%.1f s", first[c.name][2]/1000))
 	}
 	for _, c := range p.ours {
-		aims = append(aims, aim{c.name + ": memory of an idle connected device ÷ plain mochi", "0.25", "0.12", fmt.Sprintf("%.2f", median(each[c.name])/plain)})
+		aims = append(aims, aim{c.name + ": " + bar.what, bar.bar, bar.aim, fmt.Sprintf("%.2f", median(each[c.name])/plain)})
 	}
-	text := fmt.Sprintf("Resident memory %s after %d devices have connected and subscribed, less that of the server alone; median of %d.", idleHold, idleDevices, rounds)
-	return p.report.section("idle", text, t, aims)
+	text := fmt.Sprintf("Resident memory %s after %d devices have connected and subscribed%s, less that of the server alone; median of %d.", idleHold, idleDevices, map[bool]string{true: " over " + over}[over != ""], rounds)
+	return p.report.section(name, text, t, aims)
 }
 
 func resident(pid int) (float64, error) {

@@ -23,8 +23,11 @@ type contestant struct {
 	env    []string // in addition
 	// command starts it with its data in dir; ready finds its addresses.
 	command func(ctx context.Context, dir string, env []string) (*exec.Cmd, error)
-	ready   func(cmd *exec.Cmd, lines *bufio.Scanner) (mqtt, http string, err error)
+	ready   func(cmd *exec.Cmd, lines *bufio.Scanner) (addresses, error)
 }
+
+// addresses are where a server listens; "" is nowhere.
+type addresses struct{ mqtt, tls, http string }
 
 func heartline(name, binary, mode string) contestant {
 	return contestant{
@@ -35,9 +38,9 @@ func heartline(name, binary, mode string) contestant {
 			cmd.Env = append(cmd.Env, env...)
 			return cmd, nil
 		},
-		ready: func(_ *exec.Cmd, lines *bufio.Scanner) (string, string, error) {
+		ready: func(_ *exec.Cmd, lines *bufio.Scanner) (addresses, error) {
 			line, err := lineWith(lines, "heartline is ready")
-			return field(line, "mqtt="), field(line, "http="), err
+			return addresses{field(line, "mqtt="), strings.Trim(field(line, "mqtt_tls="), `"`), field(line, "http=")}, err
 		},
 	}
 }
@@ -45,13 +48,15 @@ func heartline(name, binary, mode string) contestant {
 func mochi(name, store string) contestant {
 	return contestant{
 		name: name, mode: "topics",
-		command: func(ctx context.Context, dir string, _ []string) (*exec.Cmd, error) {
+		command: func(ctx context.Context, dir string, env []string) (*exec.Cmd, error) {
 			self, err := os.Executable()
-			return exec.CommandContext(ctx, self, "-mochi", store, "-dir", dir), err //nolint:gosec // this program itself
+			cmd := exec.CommandContext(ctx, self, "-mochi", store, "-dir", dir) //nolint:gosec // this program itself
+			cmd.Env = append(os.Environ(), env...)
+			return cmd, err
 		},
-		ready: func(_ *exec.Cmd, lines *bufio.Scanner) (string, string, error) {
+		ready: func(_ *exec.Cmd, lines *bufio.Scanner) (addresses, error) {
 			line, err := lineWith(lines, "mochi is ready")
-			return field(line, "mqtt="), "", err
+			return addresses{mqtt: field(line, "mqtt="), tls: field(line, "mqtt_tls=")}, err
 		},
 	}
 }
@@ -79,16 +84,16 @@ func mosquitto(name string, settings ...string) contestant {
 			}
 			return exec.CommandContext(ctx, "mosquitto", "-c", file), nil //nolint:gosec // the file is of our own making
 		},
-		ready: func(*exec.Cmd, *bufio.Scanner) (string, string, error) {
+		ready: func(*exec.Cmd, *bufio.Scanner) (addresses, error) {
 			address := net.JoinHostPort("127.0.0.1", port)
 			for until := time.Now().Add(3 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 				conn, err := net.Dial("tcp", address)
 				if err == nil {
 					_ = conn.Close() // it has answered
-					return address, "", nil
+					return addresses{mqtt: address}, nil
 				}
 				if time.Now().After(until) {
-					return "", "", err
+					return addresses{}, err
 				}
 			}
 		},
@@ -115,10 +120,10 @@ func field(line, name string) string {
 // server is a contestant that runs.
 type server struct {
 	contestant
-	cmd        *exec.Cmd
-	dir        string
-	mqtt, http string
-	read       chan struct{} // its output has ended
+	addresses
+	cmd  *exec.Cmd
+	dir  string
+	read chan struct{} // its output has ended
 }
 
 func (c contestant) start(ctx context.Context) (_ *server, err error) {
@@ -148,7 +153,7 @@ func (c contestant) start(ctx context.Context) (_ *server, err error) {
 	}
 	_ = in.Close() // the server has its own
 	lines := bufio.NewScanner(out)
-	s.mqtt, s.http, err = c.ready(s.cmd, lines)
+	s.addresses, err = c.ready(s.cmd, lines)
 	go func() { // so that it is not held up by its log
 		defer close(s.read)
 		_, _ = io.Copy(io.Discard, out)

@@ -18,8 +18,9 @@ import (
 // Listener serves MQTT over TCP, or over TLS where Options.TLS is set.
 type Listener struct {
 	front
-	socket net.Listener
-	loop   chan struct{} // closed when accepting has ended
+	socket    net.Listener
+	turnstile *turnstile    // of TLS handshakes
+	loop      chan struct{} // closed when accepting has ended
 }
 
 var _ listeners.Listener = (*Listener)(nil)
@@ -30,7 +31,7 @@ func New(o Options) *Listener {
 	if o.TLS != nil {
 		id = "tls"
 	}
-	return &Listener{front: newFront(o, id), socket: o.Socket, loop: make(chan struct{})}
+	return &Listener{front: newFront(o, id), socket: o.Socket, turnstile: newTurnstile(), loop: make(chan struct{})}
 }
 
 // Init opens the socket. mochi calls it in AddListener.
@@ -210,8 +211,10 @@ func (l *Listener) prepareTLS(c *Conn) error {
 
 func (l *Listener) handshake(c *Conn) error {
 	until := c.since.Add(l.options.ConnectTimeout)
+	deadline := until
 	if h := c.since.Add(l.options.HandshakeTimeout); h.Before(until) {
-		_ = c.base.SetReadDeadline(h)
+		deadline = h
+		_ = c.base.SetReadDeadline(deadline)
 	}
 	if l.proxied() {
 		if err := l.readProxyHeader(c); err != nil {
@@ -230,12 +233,16 @@ func (l *Listener) handshake(c *Conn) error {
 		}
 		return errNotTLS
 	}
-	t := tls.Server(c.base, l.options.TLS)
+	h := &handshaking{sender: c.base, turns: l.turnstile, deadline: deadline}
+	h.waited(l.turnstile.enter(&l.turnstile.begins))
+	defer l.turnstile.leave()
+	t := tls.Server(h, l.options.TLS)
 	if err := t.Handshake(); err != nil {
 		return err
 	}
+	h.over = true
 	state := t.ConnectionState()
 	c.tls = &state
 	c.stream = t
-	return c.base.SetReadDeadline(until)
+	return c.base.SetReadDeadline(until.Add(h.deadline.Sub(deadline)))
 }
