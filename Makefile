@@ -11,7 +11,7 @@ BENCHSTAT ?= $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c
 HOT := Transition|Deadlines|ParseContent|AppendPseudo|Publication|Engine|Outbox|Journey
 
 .DEFAULT_GOAL := build
-.PHONY: build test lint fmt demo dev bench bench-compare bench-stat bench-dashboard bench-nodes bench-outstanding bench-receipts bench-storm bench-services bench-xmpp faults xmpp-kill nodes nodes-versions siege soak reloads attack attack-load fuzz fuzz-security release release-test first-test package-test image-test nodes-image-test help fresh example web web-modules client client-test
+.PHONY: build test test-heavy lint fmt demo dev bench bench-compare bench-stat bench-dashboard bench-nodes bench-outstanding bench-receipts bench-storm bench-services bench-xmpp faults xmpp-kill nodes nodes-versions siege soak reloads attack attack-load fuzz fuzz-security release release-test first-test package-test image-test nodes-image-test help fresh example web web-modules client client-test
 
 ## help: the targets
 help:
@@ -24,6 +24,10 @@ build: web
 ## test: all tests that this machine can run; as root, with apt, it installs what they use (.ci/setup)
 test:
 	@GO="$(GO)" RACE="$(RACE)" .ci/test
+
+## test-heavy: kill -9 with more rounds, in minutes
+test-heavy: web
+	HEARTLINE_TEST_HEAVY=1 $(GO) test -count 1 -timeout 60m -run Kill ./integration
 
 ## lint: formatting, vet and the linters of .golangci.yml; the first run builds them, which takes minutes
 lint:

@@ -26,9 +26,8 @@ func (w *world) served(p *phone, after string) {
 // TestHostileClient: what a user of the server sends to the component harms nobody else, and gains
 // nothing. A server may end the user's own connection; each attempt has a new one.
 func TestHostileClient(t *testing.T) {
-	for _, kind := range []string{xmppkit.Ejabberd, xmppkit.Prosody} {
-		t.Run(kind, func(t *testing.T) { hostileClient(t, kind) })
-	}
+	t.Parallel()
+	eachKind(t, hostileClient)
 }
 
 func hostileClient(t *testing.T, kind string) {
@@ -99,6 +98,7 @@ func hostileClient(t *testing.T, kind string) {
 // TestAccountsOfEveryKind: names with escapes (XEP-0106), in other scripts, and with the characters
 // of phone numbers are accounts, over the whole loop.
 func TestAccountsOfEveryKind(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(w *world) {
 		for i, user := range []string{`d\27artagnan`, "жанна", "+4915112345", `a\40b.example`, "李", "x%2f"} {
 			if err := w.server.AddUser(w.t.Context(), user); err != nil {
@@ -127,6 +127,7 @@ func TestAccountsOfEveryKind(t *testing.T) {
 // TestTwoSessions: two devices of one account get each notification, `read` on one takes it off the
 // other, a sign-out ends one, and erasing the account ends both until they announce themselves.
 func TestTwoSessions(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(w *world) {
 		one := w.phone(true)
 		one.announce()

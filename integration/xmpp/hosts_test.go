@@ -10,6 +10,7 @@ import (
 // TestCheckHosts: a domain in hosts that the server does not have is named; those that it has are
 // not.
 func TestCheckHosts(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(w *world) {
 		w.stop() // Prosody takes one link only
 		o := xmpp.Options{Domain: w.server.Component, Address: w.server.ComponentAddress, Secret: []byte(w.server.Secret), Hosts: []string{w.server.Host, "exmaple.test"}}

@@ -414,62 +414,60 @@ func (k *killed) pause() {
 // is in a timeline, no echo becomes a notification, no registration is lost, and each
 // accepted notification for a phone that is there reaches it.
 func TestKillHeartline(t *testing.T) {
-	for _, kind := range []string{xmppkit.Ejabberd, xmppkit.Prosody} {
-		t.Run(kind, func(t *testing.T) {
-			leaveOutWithoutHosts(t, kind)
-			k := newKilled(t, kind)
-			for _, s := range k.echoes {
-				s.client.Kill()
-			}
-			for round := range rounds(t) {
-				stop := k.load()
-				k.pause()
-				k.kill()
-				stop()
-				k.launch()
-				k.registrationsLive(round)
-			}
-			k.await("the acks of the phones that are there", func() bool {
-				return k.device(k.online[0]).Outstanding == 0 && k.device(k.online[1]).Outstanding == 0
-			})
-			k.judge()
+	t.Parallel()
+	eachKind(t, func(t *testing.T, kind string) {
+		leaveOutWithoutHosts(t, kind)
+		k := newKilled(t, kind)
+		for _, s := range k.echoes {
+			s.client.Kill()
+		}
+		for round := range rounds(t) {
+			stop := k.load()
+			k.pause()
+			k.kill()
+			stop()
+			k.launch()
+			k.registrationsLive(round)
+		}
+		k.await("the acks of the phones that are there", func() bool {
+			return k.device(k.online[0]).Outstanding == 0 && k.device(k.online[1]).Outstanding == 0
 		})
-	}
+		k.judge()
+	})
 }
 
 // TestKillXMPPServer kills ejabberd or Prosody under load, again and again, with the same demands.
 func TestKillXMPPServer(t *testing.T) {
-	for _, kind := range []string{xmppkit.Ejabberd, xmppkit.Prosody} {
-		t.Run(kind, func(t *testing.T) {
-			k := newKilled(t, kind)
+	t.Parallel()
+	eachKind(t, func(t *testing.T, kind string) {
+		k := newKilled(t, kind)
+		for _, s := range k.echoes {
+			s.client.Kill()
+		}
+		for round := range rounds(t) {
+			stop := k.load()
+			k.pause()
+			if err := k.server.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			stop()
+			if err := k.server.Run(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			k.linked()
+			k.sender = k.dial("user0")
+			for _, s := range append(slices.Clone(k.online), k.echoes...) {
+				s.client.Kill()
+				k.enter(s)
+			}
 			for _, s := range k.echoes {
 				s.client.Kill()
 			}
-			for round := range rounds(t) {
-				stop := k.load()
-				k.pause()
-				if err := k.server.Kill(); err != nil {
-					t.Fatal(err)
-				}
-				stop()
-				if err := k.server.Run(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-				k.linked()
-				k.sender = k.dial("user0")
-				for _, s := range append(slices.Clone(k.online), k.echoes...) {
-					s.client.Kill()
-					k.enter(s)
-				}
-				for _, s := range k.echoes {
-					s.client.Kill()
-				}
-				k.registrationsLive(round)
-			}
-			k.await("the acks of the phones that are there", func() bool {
-				return k.device(k.online[0]).Outstanding == 0 && k.device(k.online[1]).Outstanding == 0
-			})
-			k.judge()
+			k.registrationsLive(round)
+		}
+		k.await("the acks of the phones that are there", func() bool {
+			return k.device(k.online[0]).Outstanding == 0 && k.device(k.online[1]).Outstanding == 0
 		})
-	}
+		k.judge()
+	})
 }

@@ -21,6 +21,7 @@ import (
 
 // TestLoop plays the paths with the real windows; each has a user of its own.
 func TestLoop(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(w *world) {
 		online, inactive, half, absent, hibernated, messaged := w.phone(true), w.phone(true), w.phone(true), w.phone(true), w.phone(true), w.phone(true)
 		sender := w.phone(false)
@@ -103,84 +104,83 @@ func TestLoop(t *testing.T) {
 // TestEchoWithoutSender: the server's publishes name no sender, and our own stanza is told from a
 // message all the same.
 func TestEchoWithoutSender(t *testing.T) {
-	for _, kind := range []string{xmppkit.Ejabberd, xmppkit.Prosody} {
-		t.Run(kind, func(t *testing.T) {
-			w := newWorld(t, kind, func(config string) string {
-				return strings.Replace(config, "include_sender: true", "include_sender: false", 1)
-			})
-			p := w.phone(true)
-			p.announce()
-			p.Kill()
-			id := p.notify("")
-			w.until(id, "pushed")
-			w.want(id, "accepted", "published", "nacked", "push_requested", "pushed")
-			w.await("the publish", func() bool { return w.broker.XMPPStats()[0].Publishes["echo"] > 0 })
-			if n := len(w.notifications(p.account)); n != 1 || p.pushes() != 1 {
-				w.t.Errorf("%d notifications and %d pushes of one", n, p.pushes())
-			}
+	t.Parallel()
+	eachKind(t, func(t *testing.T, kind string) {
+		w := newWorld(t, kind, func(config string) string {
+			return strings.Replace(config, "include_sender: true", "include_sender: false", 1)
 		})
-	}
+		p := w.phone(true)
+		p.announce()
+		p.Kill()
+		id := p.notify("")
+		w.until(id, "pushed")
+		w.want(id, "accepted", "published", "nacked", "push_requested", "pushed")
+		w.await("the publish", func() bool { return w.broker.XMPPStats()[0].Publishes["echo"] > 0 })
+		if n := len(w.notifications(p.account)); n != 1 || p.pushes() != 1 {
+			w.t.Errorf("%d notifications and %d pushes of one", n, p.pushes())
+		}
+	})
 }
 
 // TestMQTTAndXMPP: one device comes over MQTT and over XMPP in turn. It is reached where it came
 // last, and its registration stays.
 func TestMQTTAndXMPP(t *testing.T) {
-	for _, kind := range []string{xmppkit.Ejabberd, xmppkit.Prosody} {
-		t.Run(kind, func(t *testing.T) {
-			w := newWorld(t, kind, func(c *config.Config) { c.MQTT.Address = "127.0.0.1:0" })
-			p := w.phone(true)
-			via := func(want string) {
-				t.Helper()
-				w.await("the device over "+want, func() bool {
-					d, err := w.broker.Core().Device(p.account, p.device)
-					return err == nil && d.Up && (d.Via == delivery.ViaXMPP) == (want == "xmpp")
-				})
+	t.Parallel()
+	eachKind(t, func(t *testing.T, kind string) {
+		w := newWorld(t, kind, func(c *config.Config) { c.MQTT.Address = "127.0.0.1:0" })
+		p := w.phone(true)
+		via := func(want string) {
+			t.Helper()
+			w.await("the device over "+want, func() bool {
+				d, err := w.broker.Core().Device(p.account, p.device)
+				return err == nil && d.Up && (d.Via == delivery.ViaXMPP) == (want == "xmpp")
+			})
+		}
+		for range 2 {
+			p.announce()
+			via("xmpp")
+			id := p.notify("")
+			w.until(id, "received")
+			w.want(id, "accepted", "published", "received")
+			if got := <-p.Received; !strings.Contains(got.JSON, id) {
+				t.Errorf("over XMPP came %+v", got)
 			}
-			for range 2 {
-				p.announce()
-				via("xmpp")
-				id := p.notify("")
-				w.until(id, "received")
-				w.want(id, "accepted", "published", "received")
-				if got := <-p.Received; !strings.Contains(got.JSON, id) {
-					t.Errorf("over XMPP came %+v", got)
-				}
-				m, err := rawmqtt.Dial(w.broker.MQTTAddr(), 5)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if _, err := m.Connect(rawmqtt.Connect{ID: p.device, Username: p.account, Keepalive: 60, Clean: true}); err != nil {
-					t.Fatal(err)
-				}
-				if _, err := m.Subscribe(1, 1, "heartline/devices/"+p.device+"/notifications"); err != nil {
-					t.Fatal(err)
-				}
-				via("mqtt")
-				id = p.notify("")
-				pk, err := m.Read(patience)
-				if err != nil || pk.FixedHeader.Type != packets.Publish || !strings.Contains(string(pk.Payload), id) {
-					t.Fatalf("over MQTT came %+v, %v", pk, err)
-				}
-				if err := m.Puback(pk.PacketID); err != nil {
-					t.Fatal(err)
-				}
-				w.until(id, "received")
-				w.want(id, "accepted", "published", "received")
-				m.Close()
+			m, err := rawmqtt.Dial(w.broker.MQTTAddr(), 5)
+			if err != nil {
+				t.Fatal(err)
 			}
-			p.Close()
-			p.down()
-			w.until(p.notify(""), "pushed")
-			if n := p.pushes(); n != 1 {
-				t.Errorf("%d pushes", n)
+			if _, err := m.Connect(rawmqtt.Connect{ID: p.device, Username: p.account, Keepalive: 60, Clean: true}); err != nil {
+				t.Fatal(err)
 			}
-		})
-	}
+			if _, err := m.Subscribe(1, 1, "heartline/devices/"+p.device+"/notifications"); err != nil {
+				t.Fatal(err)
+			}
+			via("mqtt")
+			id = p.notify("")
+			pk, err := m.Read(patience)
+			if err != nil || pk.FixedHeader.Type != packets.Publish || !strings.Contains(string(pk.Payload), id) {
+				t.Fatalf("over MQTT came %+v, %v", pk, err)
+			}
+			if err := m.Puback(pk.PacketID); err != nil {
+				t.Fatal(err)
+			}
+			w.until(id, "received")
+			w.want(id, "accepted", "published", "received")
+			m.Close()
+		}
+		p.Close()
+		p.down()
+		w.until(p.notify(""), "pushed")
+		if n := p.pushes(); n != 1 {
+			t.Errorf("%d pushes", n)
+		}
+	})
 }
 
 // TestStorm: 30 messages to an absent user, who then comes, takes nothing and leaves: at most
 // one push a second.
 func TestStorm(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(w *world) {
 		p, sender := w.phone(true), w.phone(false)
 		p.Close()
@@ -211,6 +211,7 @@ func TestStorm(t *testing.T) {
 
 // TestLinkFaults: what a real server says is told in words.
 func TestLinkFaults(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(w *world) {
 		o := xmpp.Options{Domain: w.server.Component, Address: w.server.ComponentAddress, Secret: []byte("wrong"), Hosts: []string{w.server.Host}}
 		if _, err := xmpp.Check(w.t.Context(), o); err == nil || !strings.Contains(err.Error(), "refuses the secret") {
@@ -229,6 +230,7 @@ func TestLinkFaults(t *testing.T) {
 
 // TestServerRestart: the server is killed and comes back; the device announces itself again.
 func TestServerRestart(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(w *world) {
 		p := w.phone(true)
 		p.announce()
@@ -257,6 +259,7 @@ func TestServerRestart(t *testing.T) {
 // TestRegistrationSurvivesRestart: a message comes while Heartline is away. The server loses that
 // publish; the registration must live.
 func TestRegistrationSurvivesRestart(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(w *world) {
 		leaveOutWithoutHosts(w.t, w.server.Kind)
 		p, sender := w.phone(true), w.phone(false)
@@ -274,6 +277,7 @@ func TestRegistrationSurvivesRestart(t *testing.T) {
 // TestWithoutHostsLine shows why docs/xmpp.md begins with a line for ejabberd's hosts file:
 // without it the same message costs the user her registration.
 func TestWithoutHostsLine(t *testing.T) {
+	t.Parallel()
 	leaveOut(t, xmppkit.Ejabberd)
 	if _, err := net.DefaultResolver.LookupHost(t.Context(), "push.example.test"); err == nil || !strings.Contains(err.Error(), "no such host") {
 		testtool.LeaveOut(t, "the DNS does not say that there is no push.example.test", "a resolver that answers")
@@ -298,6 +302,7 @@ func TestWithoutHostsLine(t *testing.T) {
 
 // TestDocumentedConfigurations: docs/xmpp.md shows the configurations that these tests run.
 func TestDocumentedConfigurations(t *testing.T) {
+	t.Parallel()
 	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "xmpp.md"))
 	if err != nil {
 		t.Fatal(err)
@@ -315,6 +320,7 @@ func TestDocumentedConfigurations(t *testing.T) {
 
 // TestDemo plays `heartline demo --xmpp` on each server that is installed.
 func TestDemo(t *testing.T) {
+	t.Parallel()
 	if xmppkit.Installed(xmppkit.Ejabberd) != nil && xmppkit.Installed(xmppkit.Prosody) != nil {
 		leaveOut(t, xmppkit.Prosody)
 	}

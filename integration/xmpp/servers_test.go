@@ -311,9 +311,18 @@ func (p *phone) chat(from *phone, text string) {
 // without the module answers the ping with an error, which will do.
 func (p *phone) sync() { _, _ = p.IQ("get", p.w.server.Host, "<ping xmlns='urn:xmpp:ping'/>") }
 
-// eachServer runs a test against both, one after the other.
-func eachServer(t *testing.T, test func(*world)) {
+// eachKind runs a test for both servers. Most of the time such a test waits, so they all
+// run beside each other, as many as the machine has processors.
+func eachKind(t *testing.T, test func(*testing.T, string)) {
 	for _, kind := range []string{xmppkit.Ejabberd, xmppkit.Prosody} {
-		t.Run(kind, func(t *testing.T) { test(newWorld(t, kind)) })
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			test(t, kind)
+		})
 	}
+}
+
+// eachServer runs a test against both.
+func eachServer(t *testing.T, test func(*world)) {
+	eachKind(t, func(t *testing.T, kind string) { test(newWorld(t, kind)) })
 }

@@ -17,6 +17,7 @@ import (
 // TestSlixmpp: a client on a library of other people registers, is notified, loses its
 // network, is pushed, returns and acks.
 func TestSlixmpp(t *testing.T) {
+	t.Parallel()
 	const python = "/usr/bin/python3" // Debian's, which has Debian's slixmpp
 	if exec.Command(python, "-c", "import slixmpp").Run() != nil {
 		testtool.LeaveOut(t, "slixmpp is missing", "apt-get install python3-slixmpp")

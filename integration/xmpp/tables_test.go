@@ -22,6 +22,7 @@ import (
 // TestStanzaTable: how each server answers a notification for a device in each state, and how
 // Heartline goes on. Each device has a user of its own.
 func TestStanzaTable(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(w *world) {
 		inactive, absent, noPush, withPush, twice := w.phone(true), w.phone(true), w.phone(false), w.phone(true), w.phone(true)
 
@@ -99,54 +100,53 @@ func TestStanzaTable(t *testing.T) {
 // TestHibernationEnds: the session was dropped, and is not resumed in time. Without push at the
 // server that is the first that is heard of it: the IQ comes back as an error.
 func TestHibernationEnds(t *testing.T) {
-	for _, kind := range []string{xmppkit.Ejabberd, xmppkit.Prosody} {
-		t.Run(kind, func(t *testing.T) {
-			w := newWorld(t, kind, func(config string) string {
-				config = strings.Replace(config, "resend_on_timeout: if_offline", "resend_on_timeout: if_offline, resume_timeout: 1", 1)
-				return strings.Replace(config, "VirtualHost", "smacks_hibernation_time = 1\nVirtualHost", 1)
-			}, func(c *config.Config) { c.Delivery.AckWindow = time.Minute })
-			p := w.phone(false)
-			p.announce()
-			p.Kill()
-			id := p.notify("")
-			w.until(id, "waiting")
-			p.down()
-			w.want(id, "accepted", "published", "nacked", "waiting")
-		})
-	}
+	t.Parallel()
+	eachKind(t, func(t *testing.T, kind string) {
+		w := newWorld(t, kind, func(config string) string {
+			config = strings.Replace(config, "resend_on_timeout: if_offline", "resend_on_timeout: if_offline, resume_timeout: 1", 1)
+			return strings.Replace(config, "VirtualHost", "smacks_hibernation_time = 1\nVirtualHost", 1)
+		}, func(c *config.Config) { c.Delivery.AckWindow = time.Minute })
+		p := w.phone(false)
+		p.announce()
+		p.Kill()
+		id := p.notify("")
+		w.until(id, "waiting")
+		p.down()
+		w.want(id, "accepted", "published", "nacked", "waiting")
+	})
 }
 
 // TestHalfOpenWithoutPush: the phone has lost its network, and its user has no push. Only the
 // ack window tells. ejabberd then closes the session, and Prosody keeps it for the return.
 func TestHalfOpenWithoutPush(t *testing.T) {
-	for _, kind := range []string{xmppkit.Ejabberd, xmppkit.Prosody} {
-		t.Run(kind, func(t *testing.T) {
-			w := newWorld(t, kind, func(config string) string {
-				config = strings.Replace(config, "resend_on_timeout: if_offline", "resend_on_timeout: if_offline, ack_timeout: 5, resume_timeout: 3", 1)
-				return strings.Replace(config, "VirtualHost", "smacks_max_ack_delay = 5\nVirtualHost", 1)
-			})
-			p := w.phone(false)
-			p.announce()
-			p.HalfOpen()
-			id := p.notify("")
-			w.until(id, "waiting")
-			w.want(id, "accepted", "published", "ack_timeout", "waiting")
-			if kind == xmppkit.Prosody {
-				p.Return()
-			} else {
-				p.down()
-				p.login(nil)
-				p.announce()
-			}
-			w.until(id, "received")
+	t.Parallel()
+	eachKind(t, func(t *testing.T, kind string) {
+		w := newWorld(t, kind, func(config string) string {
+			config = strings.Replace(config, "resend_on_timeout: if_offline", "resend_on_timeout: if_offline, ack_timeout: 5, resume_timeout: 3", 1)
+			return strings.Replace(config, "VirtualHost", "smacks_max_ack_delay = 5\nVirtualHost", 1)
 		})
-	}
+		p := w.phone(false)
+		p.announce()
+		p.HalfOpen()
+		id := p.notify("")
+		w.until(id, "waiting")
+		w.want(id, "accepted", "published", "ack_timeout", "waiting")
+		if kind == xmppkit.Prosody {
+			p.Return()
+		} else {
+			p.down()
+			p.login(nil)
+			p.announce()
+		}
+		w.until(id, "received")
+	})
 }
 
 // TestAnswerTable shows what each server makes of the answers to its publishes, and so why
 // Heartline answers as it does: `result` and `wait` keep the registration, another error ends
 // it on ejabberd at once and on Prosody after 16.
 func TestAnswerTable(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(w *world) {
 		w.stop() // another component takes its place
 		c := dialComponent(w)
@@ -224,6 +224,7 @@ const silence = "silence"
 // TestIQTable shows what each server makes of a request of the component's: one to an unknown
 // user, to an absent session and to a bare address is answered at once, with an error.
 func TestIQTable(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(w *world) {
 		w.stop()
 		c := dialComponent(w)
