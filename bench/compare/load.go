@@ -85,7 +85,7 @@ func (p *program) loadAnd(ctx context.Context, s *server, sending func(), flags 
 	return &r, nil
 }
 
-// watcher keeps what is written, and calls seen once part is in it.
+// watcher keeps its input, and calls seen once that contains part.
 type watcher struct {
 	bytes.Buffer
 	part string

@@ -55,7 +55,7 @@ func newCertificate() (_ certificate, err error) {
 
 func (c certificate) remove() { _ = os.RemoveAll(c.dir) }
 
-// twoWithTLS are our binaries and plain mochi, with a TLS listener beside the plain one.
+// twoWithTLS are our binaries and plain mochi, each with a plain and a TLS listener.
 func (p *program) twoWithTLS() []contestant {
 	all := p.two()
 	for i := range all {

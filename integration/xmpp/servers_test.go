@@ -311,8 +311,8 @@ func (p *phone) chat(from *phone, text string) {
 // without the module answers the ping with an error, which will do.
 func (p *phone) sync() { _, _ = p.IQ("get", p.w.server.Host, "<ping xmlns='urn:xmpp:ping'/>") }
 
-// eachKind runs a test for both servers. Most of the time such a test waits, so they all
-// run beside each other, as many as the machine has processors.
+// eachKind runs a test for both servers. Such tests wait most of the time, so they run
+// in parallel, as many as the machine has processors.
 func eachKind(t *testing.T, test func(*testing.T, string)) {
 	for _, kind := range []string{xmppkit.Ejabberd, xmppkit.Prosody} {
 		t.Run(kind, func(t *testing.T) {

@@ -57,7 +57,7 @@ func (t *turnstile) leave() {
 }
 
 // handshaking is the connection under a tls.Conn. During the handshake it gives its turn up
-// while it waits for the client. The deadline for the client moves by what it waits for a turn.
+// while it waits for the client. Time in the queue moves the client's deadline.
 type handshaking struct {
 	*sender
 	turns    *turnstile
