@@ -130,6 +130,10 @@ func TestLeave(t *testing.T) {
 	url := pg.URL("admin", "postgres", "")
 	one, two := joined(t, url, "one"), joined(t, url, "two")
 	eventually(t, "an equal share", func() bool { return one.owned() == 512 && two.owned() == 512 })
+	eventually(t, "word of the standbys", func() bool {
+		checks, _ := one.Ready()
+		return checks["replication"] == "none"
+	})
 
 	const accounts = 20
 	var devices sync.WaitGroup

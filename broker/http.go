@@ -166,6 +166,9 @@ func (h *Heartline) nodeReady(checks map[string]string) {
 	} else if err := l.Trusted(); err != nil {
 		checks["lease"] = err.Error()
 	}
+	if r := h.node.replication.Load(); r != nil { // the standby is not this node's to mend
+		checks["replication"] = r.String()
+	}
 	checks["partitions"] = fmt.Sprintf("%d of %d are this node's", st.Owned, cluster.Parts)
 	if st.Unserved > 0 {
 		checks["partitions"] += fmt.Sprintf(", %d are nobody's", st.Unserved)

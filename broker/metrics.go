@@ -32,6 +32,7 @@ func (f figures) Collect(ch chan<- prometheus.Metric) {
 	f.b.receiptsFigures(s)
 	if f.b.node != nil {
 		clusterFigures(s, f.b.node.node.Status())
+		replicationFigures(s, f.b.node.replication.Load())
 		if t := f.b.node.topics; t != nil {
 			topicsFigures(s, t)
 		}

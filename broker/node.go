@@ -46,6 +46,8 @@ type node struct {
 	opts   delivery.Options
 	pusher delivery.Pusher
 	links  links // of XMPP
+	// replication is what the database told lately of its standbys; nil: nothing.
+	replication atomic.Pointer[pgstore.Replication]
 	// end ends a connection of this node; nil: it has none yet.
 	end atomic.Pointer[func(device, account string, session bool) bool]
 
@@ -355,6 +357,7 @@ func (n *node) Start() error {
 	}
 	ctx, n.quit = context.WithCancel(context.Background())
 	n.janitor.Go(func() { n.forget(ctx) })
+	n.janitor.Go(func() { n.watchReplication(ctx) })
 	return nil
 }
 

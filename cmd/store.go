@@ -86,7 +86,7 @@ func (p *program) storeStatus(ctx context.Context, db *broker.Database) error {
 		{"database", db.Place()},
 		{"server", "PostgreSQL " + s.Server},
 		{"durability", durable},
-		{"replication", s.Replication},
+		{"replication", s.Replication.String()},
 	}
 	if s.Format == 0 {
 		p.table(append(rows, []string{"tables", "none: a node makes them at its start, and so does `heartline store migrate`"}))

@@ -12,7 +12,7 @@ type Status struct {
 	Format      int    // 0: there are no tables
 	Timeline    string
 	Sync        string // synchronous_commit, as the role has it
-	Replication string // synchronous, asynchronous or none
+	Replication Replication
 	Fsync       bool
 	Members     []Member
 	DaysAhead   int
@@ -27,22 +27,13 @@ func (s *Status) Unaccounted() int64 { return int64(s.Accepted - s.Finished - s.
 
 // Status looks at the database, and changes nothing.
 func (d *DB) Status(ctx context.Context) (s Status, err error) {
-	var standbys, inSync int
 	var fsync string
-	if err := d.pool.QueryRow(ctx, `
-		SELECT current_setting('server_version'), current_setting('synchronous_commit'), current_setting('fsync'),
-		(SELECT count(*) FROM pg_stat_replication), (SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum'))`,
-	).Scan(&s.Server, &s.Sync, &fsync, &standbys, &inSync); err != nil {
+	if err := d.pool.QueryRow(ctx, `SELECT current_setting('server_version'), current_setting('synchronous_commit'), current_setting('fsync')`).Scan(&s.Server, &s.Sync, &fsync); err != nil {
 		return s, d.explain(err)
 	}
 	s.Fsync = fsync == "on"
-	switch {
-	case inSync > 0:
-		s.Replication = "synchronous"
-	case standbys > 0:
-		s.Replication = "asynchronous"
-	default:
-		s.Replication = "none"
+	if s.Replication, err = d.Replication(ctx); err != nil {
+		return s, err
 	}
 	if err := d.pool.QueryRow(ctx, timelineNow).Scan(&s.Timeline); err != nil {
 		return s, d.explain(err)
