@@ -186,7 +186,7 @@ func (b companion) Lose(parts []uint16) {
 func (n *node) meshOn(socket net.Listener, address string) error {
 	c := n.cfg
 	o := relay.Options{
-		Name: n.name, Address: address, Local: n.Router, Beat: time.Second, Patience: c.Cluster.Lease + 2*time.Second, Log: n.log,
+		Name: n.name, Address: address, Local: n.Router, Beat: time.Second, Patience: c.Cluster.Lease + 2*time.Second, Webhook: n.onOrder, Log: n.log,
 		Equal: map[string]string{"mqtt.topic_prefix": c.MQTT.TopicPrefix, "auth.mode": c.Auth.Mode, "cluster.lease": c.Cluster.Lease.String()},
 		Alike: map[string]string{
 			"delivery.ack": c.Delivery.Ack, "delivery.ack_window": c.Delivery.AckWindow.String(), "delivery.fallback_window": c.Delivery.FallbackWindow.String(),

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/cluster"
+	"github.com/heartline-mqtt/heartline/cluster/relay"
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/internal/credentials"
@@ -31,9 +33,48 @@ func newReceipts(cfg *config.Config, h *Heartline, hold *receipts.Hold) (*receip
 		Core: h.core, State: state, Tail: h.tail, Hold: hold, Retain: retain(cfg), Agent: "Heartline/" + Version(), Logger: h.log,
 	}
 	if h.shares() {
-		opts.Part, opts.Node = cluster.Partition, h.node.OwnerName
+		opts.Part, opts.Node, opts.Relay = cluster.Partition, h.node.OwnerName, h.node.relayOrder
 	}
 	return receipts.New(opts, webhooks)
+}
+
+// relayOrder has the owner of a partition carry out an order about a webhook.
+func (n *node) relayOrder(ctx context.Context, part uint16, o receipts.Order) (out receipts.Outcome, err error) {
+	order, err := json.Marshal(o)
+	if err != nil {
+		return out, err
+	}
+	err = n.AtOwner(ctx, part, func() (err error) {
+		out, err = n.receipts.Do(ctx, o)
+		return err
+	}, func(peer *relay.Session) error {
+		outcome, err := peer.Webhook(ctx, order)
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(outcome, &out)
+	})
+	return out, err
+}
+
+// onOrder carries out an order of another node about a webhook. Where this node does not send it
+// any more, the next owner is asked.
+func (n *node) onOrder(ctx context.Context, order []byte) ([]byte, error) {
+	var o receipts.Order
+	if err := json.Unmarshal(order, &o); err != nil {
+		return nil, fmt.Errorf("%w: %w", delivery.ErrInvalid, err)
+	}
+	if n.receipts == nil {
+		return nil, fmt.Errorf("%w: this node sends no webhooks", delivery.ErrNotFound)
+	}
+	out, err := n.receipts.Do(ctx, o)
+	if errors.Is(err, receipts.ErrElsewhere) {
+		err = fmt.Errorf("%w: %w", delivery.ErrStopped, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(out)
 }
 
 // shares reports whether other nodes may use the same store.
@@ -110,11 +151,16 @@ func (s eventSource) Follow(ctx context.Context, from delivery.Place, fn func(e 
 // Webhooks returns how each webhook is doing, by name.
 func (h *Heartline) Webhooks() []receipts.Status { return h.receipts.Statuses() }
 
+// retryPatience bounds RetryWebhook where another node sends the webhook.
+const retryPatience = 10 * time.Second
+
 // RetryWebhook sends the parked events of a webhook again, those with these webhook-ids or
-// all, and enables it if it was disabled by its receiver's answer 410. It returns how many
-// events were parked.
+// all, and enables it if it was disabled by its receiver's answer 410, at whichever node sends it. It
+// returns how many events were parked.
 func (h *Heartline) RetryWebhook(name string, ids ...string) (int, error) {
-	return h.receipts.Retry(name, ids)
+	ctx, cancel := context.WithTimeout(context.Background(), retryPatience)
+	defer cancel()
+	return h.receipts.Retry(ctx, name, ids)
 }
 
 func (b *Broker) receiptsFigures(s scrape) {

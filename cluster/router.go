@@ -174,7 +174,7 @@ func (r *Router) cutOff(o owner, err error) bool {
 // AtOwner calls here if this node serves a partition, and there if another does. An error that
 // wraps delivery.ErrStopped has the next owner asked.
 func (r *Router) AtOwner(ctx context.Context, part uint16, here func() error, there func(*relay.Session) error) error {
-	return r.table.do(ctx, part, r.cutOff, func(o owner) error {
+	return r.table.do(ctx, part, nil, func(o owner) error {
 		if remote, ok := o.(*relay.Remote); ok {
 			return there(remote.Session())
 		}

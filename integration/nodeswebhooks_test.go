@@ -15,6 +15,51 @@ import (
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
+// TestWebhookCallsAtAnyNode: a webhook is tested and retried at whichever node one asks.
+func TestWebhookCallsAtAnyNode(t *testing.T) {
+	_, onPostgres := database(t)
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte(credentials.NewWebhookSecret()+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var configured []map[string]string
+	for i := range 6 {
+		configured = append(configured, map[string]string{"name": fmt.Sprint("hook", i), "url": newReceiver(t).server.URL, "secret_file": secret})
+	}
+	config, err := json.Marshal(configured)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := twoNodes(t, append(onPostgres, "HEARTLINE_RECEIPTS_WEBHOOKS="+string(config)))
+	await(t, "each webhook to be sent by one node", func() bool {
+		sent := map[string]int{}
+		for _, s := range []*server{a, b} {
+			var list wire.WebhookList
+			s.must(http.MethodGet, "/v1/webhooks", "", &list)
+			for _, w := range list.Webhooks {
+				if w.State == "ok" {
+					sent[w.Name]++
+				}
+			}
+		}
+		return len(sent) == 6
+	})
+	for _, s := range []*server{a, b} {
+		for i := range 6 {
+			name := fmt.Sprint("hook", i)
+			var tested wire.WebhookTest
+			s.must(http.MethodPost, "/v1/webhooks/test?name="+name, "", &tested)
+			if tested.Error != "" || tested.Status/100 != 2 {
+				t.Errorf("test of %s: %+v", name, tested)
+			}
+			s.must(http.MethodPost, "/v1/webhooks/retry?name="+name, "", &wire.WebhookRetry{})
+		}
+		if status, body := s.call(http.MethodPost, "/v1/webhooks/test?name=none", ""); status != http.StatusNotFound {
+			t.Errorf("test of no webhook: %d %s", status, body)
+		}
+	}
+}
+
 // TestWebhooksOfTwoNodes: each webhook is sent by one of the nodes, with the events of all
 // accounts. Where a node is killed, paused or stopped, or gets some back, the other goes on in
 // the middle: nothing is lost, the events of each notification come in their order, and a repeated one has its webhook-id.

@@ -233,15 +233,15 @@ func TestElsewhere(t *testing.T) {
 		if len(s) != 1 || s[0].State != receipts.StateElsewhere || s[0].Parked != 1 || s[0].Reason != "sent by node other" {
 			w.Errorf("status at another node: %+v", s)
 		}
-		if _, err := two.Retry("backend", nil); !errors.Is(err, receipts.ErrElsewhere) {
+		if _, err := two.Retry(context.Background(), "backend", nil); !errors.Is(err, receipts.ErrElsewhere) {
 			w.Errorf("retry at another node: %v", err)
 		}
-		if _, err := two.Retry("none", nil); !errors.Is(err, receipts.ErrUnknownWebhook) {
+		if _, err := two.Retry(context.Background(), "none", nil); !errors.Is(err, receipts.ErrUnknownWebhook) {
 			w.Errorf("retry of no webhook: %v", err)
 		}
 		w.answers(nil)
 		two.take()
-		if n, err := two.Retry("backend", nil); n != 1 || err != nil {
+		if n, err := two.Retry(context.Background(), "backend", nil); n != 1 || err != nil {
 			w.Errorf("retry at its node: %d, %v", n, err)
 		}
 		settle(5 * time.Minute)

@@ -47,6 +47,9 @@ type Options struct {
 	Part func(name string) uint16
 	// Node names the node that serves a partition, with Part; "": none does.
 	Node func(part uint16) string
+	// Relay has the node that serves a partition carry out an order, by the Do of its Receipts;
+	// nil: an order about a webhook of another node is refused.
+	Relay func(ctx context.Context, part uint16, o Order) (Outcome, error)
 	// Retain is how long an event is kept for a webhook that does not take it.
 	Retain time.Duration
 	// Agent is the User-Agent of the requests.

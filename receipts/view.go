@@ -158,15 +158,25 @@ func (r *Receipts) ours(name string) (*worker, error) {
 	return nil, fmt.Errorf("%w: %q", ErrUnknownWebhook, name)
 }
 
+// Order is what an operator asks of the Receipts that sends a webhook: to retry it, or to test it.
+type Order struct {
+	Webhook string
+	Test    bool
+	IDs     []string // of the events to retry: webhook-ids; empty: all
+}
+
+// Outcome is what became of an Order.
+type Outcome struct {
+	Retried int
+	Tested  TestResult
+}
+
 // Retry sends parked events again, those with these webhook-ids or all, enables a
-// disabled webhook, and makes its next attempt at once. It returns how many events were
-// parked.
-func (r *Receipts) Retry(name string, ids []string) (int, error) {
-	k, err := r.ours(name)
-	if err != nil {
-		return 0, err
-	}
-	return k.retry(ids), nil
+// disabled webhook, and makes its next attempt at once, at whichever node sends it. It returns how
+// many events were parked.
+func (r *Receipts) Retry(ctx context.Context, name string, ids []string) (int, error) {
+	o, err := r.order(ctx, Order{Webhook: name, IDs: ids})
+	return o.Retried, err
 }
 
 // TestResult is the answer to a test message.
@@ -177,12 +187,41 @@ type TestResult struct {
 	Error  string // "": the receiver took it
 }
 
-// Test sends a message of the type test, once, and waits for the answer.
+// Test has the node that sends a webhook send a message of the type test, once, and waits for the
+// answer.
 func (r *Receipts) Test(ctx context.Context, name string) (TestResult, error) {
-	k, err := r.ours(name)
-	if err != nil {
-		return TestResult{}, err
+	o, err := r.order(ctx, Order{Webhook: name, Test: true})
+	return o.Tested, err
+}
+
+func (r *Receipts) order(ctx context.Context, o Order) (Outcome, error) {
+	out, err := r.Do(ctx, o)
+	if !errors.Is(err, ErrElsewhere) || r.opts.Relay == nil {
+		return out, err
 	}
+	out, failed := r.opts.Relay(ctx, r.opts.Part(o.Webhook), o)
+	if errors.Is(failed, delivery.ErrUnavailable) || errors.Is(failed, delivery.ErrStopped) || errors.Is(failed, delivery.ErrNotFound) {
+		return out, fmt.Errorf("%w (that node was asked, without success: %w)", r.elsewhere(o.Webhook), failed)
+	}
+	return out, failed
+}
+
+// Do carries out an Order about a webhook that this Receipts sends. The error wraps ErrElsewhere
+// where another node sends it.
+func (r *Receipts) Do(ctx context.Context, o Order) (out Outcome, err error) {
+	k, err := r.ours(o.Webhook)
+	switch {
+	case err != nil:
+	case o.Test:
+		out.Tested, err = k.test(ctx)
+	default:
+		out.Retried = k.retry(o.IDs)
+	}
+	return out, err
+}
+
+// test sends a test message.
+func (k *worker) test(ctx context.Context) (TestResult, error) {
 	k.mu.Lock()
 	s := k.sender
 	k.mu.Unlock()

@@ -201,10 +201,10 @@ func TestPoison(t *testing.T) {
 		w.stop()
 		w.start() // it is still there
 		w.answers(nil)
-		if n, err := w.r.Retry("backend", []string{"evt_unknown"}); n != 0 || err != nil {
+		if n, err := w.r.Retry(context.Background(), "backend", []string{"evt_unknown"}); n != 0 || err != nil {
 			t.Errorf("%d, %v", n, err)
 		}
-		if n, err := w.r.Retry("backend", []string{parked[0].ID}); n != 1 || err != nil {
+		if n, err := w.r.Retry(context.Background(), "backend", []string{parked[0].ID}); n != 1 || err != nil {
 			t.Errorf("%d, %v", n, err)
 		}
 		settle(time.Minute)
@@ -214,7 +214,7 @@ func TestPoison(t *testing.T) {
 		if s := w.r.Statuses()[0]; s.Parked != 0 {
 			t.Errorf("%+v", s)
 		}
-		if _, err := w.r.Retry("other", nil); !errors.Is(err, receipts.ErrUnknownWebhook) {
+		if _, err := w.r.Retry(context.Background(), "other", nil); !errors.Is(err, receipts.ErrUnknownWebhook) {
 			t.Error(err)
 		}
 	})
@@ -271,7 +271,7 @@ func TestGone(t *testing.T) {
 			t.Errorf("after a restart: %+v, %d requests", s, w.requests())
 		}
 		w.answers(nil)
-		if _, err := w.r.Retry("backend", nil); err != nil {
+		if _, err := w.r.Retry(context.Background(), "backend", nil); err != nil {
 			t.Fatal(err)
 		}
 		settle(time.Minute)

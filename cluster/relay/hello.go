@@ -13,15 +13,16 @@ import (
 // version numbers the frames and their meaning. A node speaks to nodes of minVersion and
 // above; a newer node uses only frames that both know.
 const (
-	version    = 3
+	version    = 4
 	minVersion = 1
 )
 
 // versionEnd has the ops disconnect and end session, versionTopics all frames and ops about
-// ordinary MQTT.
+// ordinary MQTT, versionWebhook the op webhook.
 const (
-	versionEnd    = 2
-	versionTopics = 3
+	versionEnd     = 2
+	versionTopics  = 3
+	versionWebhook = 4
 )
 
 // helloPatience bounds the beginning of a stream.

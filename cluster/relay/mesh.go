@@ -27,6 +27,9 @@ type Options struct {
 	Equal, Alike map[string]string
 	Local        Local
 	Topics       Topics // nil: this node shares no topics of ordinary MQTT
+	// Webhook carries out an order of another node about a webhook that this one sends, as
+	// Session.Webhook; nil: this node sends none.
+	Webhook func(ctx context.Context, order []byte) (outcome []byte, err error)
 	// Dial opens a stream to a node; nil: TCP.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 	// Beat is how often a node gives a sign of life; 0: never.

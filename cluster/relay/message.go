@@ -69,12 +69,13 @@ const (
 	opDisconnect
 	opEndSession
 	opTakeSession
+	opWebhook
 )
 
 var opNames = [...]string{
 	"", "online", "accept", "ack by ID", "register", "register via", "forget address", "set registration", "remove registrations",
 	"sign out", "release", "forget", "devices", "device", "put device", "forget device", "account of", "check owner", "get", "list",
-	"cancel", "dismiss", "erase", "erase account", "flush", "flush all", "disconnect", "end session", "take session",
+	"cancel", "dismiss", "erase", "erase account", "flush", "flush all", "disconnect", "end session", "take session", "webhook",
 }
 
 // ofNode reports whether an op is for the node itself, not for an owner.
@@ -111,6 +112,7 @@ type arguments struct {
 	Request      *request         `cbor:"19,keyasint,omitempty"`
 	Online       *online          `cbor:"20,keyasint,omitempty"`
 	At           int64            `cbor:"21,keyasint,omitempty"` // Unix nanoseconds
+	Order        []byte           `cbor:"22,keyasint,omitempty"` // about a webhook
 }
 
 // answer is what became of a call.
@@ -129,6 +131,7 @@ type results struct {
 	Account string        `cbor:"14,keyasint,omitempty"`
 	Ended   bool          `cbor:"15,keyasint,omitempty"`
 	State   *SessionState `cbor:"16,keyasint,omitempty"`
+	Outcome []byte        `cbor:"17,keyasint,omitempty"` // of an order about a webhook
 }
 
 // request is the twin of delivery.Request.

@@ -284,6 +284,19 @@ func (s *Session) End(ctx context.Context, device, account string, session bool)
 	return a.Ended, nil
 }
 
+// Webhook has the other node carry out an order about a webhook that it sends. The error wraps
+// delivery.ErrUnavailable where that node does not know such orders.
+func (s *Session) Webhook(ctx context.Context, order []byte) (outcome []byte, err error) {
+	if s.version.Load() < versionWebhook {
+		return nil, errOlder
+	}
+	a, err := s.ask(ctx, &call{Op: opWebhook, arguments: arguments{Order: order}})
+	if err != nil {
+		return nil, err
+	}
+	return a.Outcome, nil
+}
+
 // FlushAll is delivery.Core.Flush of all Cores of the other node.
 func (s *Session) FlushAll(ctx context.Context) error {
 	_, err := s.ask(ctx, &call{Op: opFlushAll})

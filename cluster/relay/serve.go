@@ -133,6 +133,15 @@ func (s *Session) onCall(c *call) error {
 	case opTakeSession:
 		s.onTakeSession(c)
 		return nil
+	case opWebhook:
+		s.later(c, func(ctx context.Context, _ Owner) (r results, err error) {
+			if s.m.opts.Webhook == nil {
+				return r, errOlder
+			}
+			r.Outcome, err = s.m.opts.Webhook(ctx, c.Order)
+			return r, err
+		}, nil)
+		return nil
 	case opDisconnect, opEndSession:
 		s.later(c, func(context.Context, Owner) (results, error) {
 			return results{Ended: s.local.End(c.Device, c.Account, c.Op == opEndSession)}, nil

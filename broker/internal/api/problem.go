@@ -67,7 +67,7 @@ func codes() []codeMeaning {
 		{codeMethodNotAllowed, 405, "the path takes other methods"},
 		{codeTimeout, 408, "the body did not arrive in time"},
 		{codeConflict, 409, "the id was used before, with another meaning"},
-		{codeOtherNode, 409, "another node does this: ask the one that detail names"},
+		{codeOtherNode, 409, "another node does this and was not reached: ask the one that detail names"},
 		{codeTooLarge, 413, "the body is too long"},
 		{codeMediaType, 415, "the body has the wrong type"},
 		{codeInvalid, 422, "the request breaks rules: errors names each, with its location"},

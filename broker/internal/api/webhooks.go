@@ -99,7 +99,7 @@ func (a *API) retryWebhook(ctx context.Context, in *retryQuery) (*retryAnswer, e
 	if err != nil {
 		return nil, err
 	}
-	n, err := r.Retry(in.Name, in.ID)
+	n, err := r.Retry(ctx, in.Name, in.ID)
 	if err != nil {
 		return nil, aboutWebhook(in.Name, err)
 	}
