@@ -28,13 +28,16 @@ type member struct {
 	ended chan error
 }
 
-func joined(t *testing.T, url, name string) *member {
+func joined(t *testing.T, url, name string, set ...func(*config.Config)) *member {
 	t.Helper()
 	cfg := config.Default()
 	cfg.DataDir, cfg.MQTT.Address, cfg.HTTP.Address = t.TempDir(), "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Store.Engine, cfg.Store.Postgres.URL = config.EnginePostgres, config.Secret(url)
 	cfg.Cluster.Address, cfg.Cluster.Name = "127.0.0.1:0", name
 	cfg.Cluster.Drain = time.Minute // it ends sooner
+	for _, fn := range set {
+		fn(cfg)
+	}
 	b, err := New(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -75,11 +78,17 @@ func eventually(t *testing.T, what string, ok func() bool) {
 type terminalOf struct {
 	*rawmqtt.Client
 	account string
+	version byte
 }
 
 func (m *member) connect(t *testing.T, account string) *terminalOf {
 	t.Helper()
-	c, err := rawmqtt.Dial(m.MQTTAddr(), 5)
+	return m.connectBy(t, 5, account)
+}
+
+func (m *member) connectBy(t *testing.T, version byte, account string) *terminalOf {
+	t.Helper()
+	c, err := rawmqtt.Dial(m.MQTTAddr(), version)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +102,7 @@ func (m *member) connect(t *testing.T, account string) *terminalOf {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	return &terminalOf{c, account}
+	return &terminalOf{c, account, version}
 }
 
 // read acknowledges everything until the connection ends, and returns the code that came

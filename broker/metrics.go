@@ -45,6 +45,7 @@ func clusterFigures(s scrape, st cluster.Status) {
 	s.gauge("cluster_lease_age_seconds", "Time since this node renewed its lease.", time.Since(st.Renewed).Seconds())
 	s.counter("cluster_takeovers_total", "Nodes that had stopped renewing their leases and that this one has fenced off.", float64(st.Takeovers))
 	s.counter("cluster_fenced_total", "Times that this node was fenced off by another and joined again.", float64(st.Abandoned))
+	s.counter("cluster_devices_moved_total", "Devices asked to connect to another node, because this one did not reach the owner of their account.", float64(st.Moved))
 	for _, p := range st.Peers {
 		s.gauge("cluster_relay_up", "1 while there is a relay to the node.", bit(p.Up), "node", p.Name)
 		s.counter("cluster_relay_calls_total", "Calls to the node that owns an account.", float64(p.Calls), "node", p.Name)

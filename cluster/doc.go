@@ -5,9 +5,9 @@
 // table.go (the owner of each, and holding requests while there is none), router.go (the
 // calls of devices and backends), accept.go (acceptances, held in their order), peers.go
 // (owners at other nodes, by package relay), edge.go (a device's channel, whoever owns
-// its account),
-// referee.go (the database as the only judge), node.go (a node and its lives), lease.go
-// (renewing, and ending the lives of others), partitions.go (claiming and giving up),
+// its account), stranded.go (devices whose owner is not reached), referee.go (the database
+// as the only judge), node.go (a node and its lives), lease.go (renewing, and ending the
+// lives of others), partitions.go (claiming and giving up),
 // janitor.go (forgetting old devices).
 //
 // # Who runs what

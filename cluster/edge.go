@@ -24,6 +24,8 @@ type edge struct {
 	at   owner               // that knows of it
 	up   delivery.Up         // nil: none does
 	gone bool
+	// moving: its client has been asked to connect to another node.
+	moving bool
 }
 
 // link is the channel as one owner has it.

@@ -77,6 +77,7 @@ type Node struct {
 	quit context.CancelFunc
 
 	joins, balances fault // of the loop
+	mover           mover
 
 	leaving  atomic.Bool   // Drain has been called
 	told     int64         // the life that is recorded as leaving
@@ -84,7 +85,7 @@ type Node struct {
 	drained  chan struct{} // closed when Drain is over
 	drainErr error         // of it, set before
 
-	takeovers, abandoned atomic.Uint64
+	takeovers, abandoned, moved atomic.Uint64
 
 	starting sync.Mutex // held by Start and Stop
 	started  bool
@@ -284,12 +285,13 @@ type Status struct {
 	Unserved  int       // partitions that no node serves, as far as this one knows
 	Takeovers uint64    // lives of other nodes that this one has ended
 	Abandoned uint64    // lives of its own that others have ended
+	Moved     uint64    // devices asked to move, for which this node did not reach the owner
 	Peers     []relay.PeerStatus
 }
 
 // Status returns the present Status. It is safe for concurrent use.
 func (n *Node) Status() Status {
-	s := Status{Leaving: n.leaving.Load(), Takeovers: n.takeovers.Load(), Abandoned: n.abandoned.Load()}
+	s := Status{Leaving: n.leaving.Load(), Takeovers: n.takeovers.Load(), Abandoned: n.abandoned.Load(), Moved: n.moved.Load()}
 	n.mu.Lock()
 	s.Renewed = n.beat
 	n.mu.Unlock()

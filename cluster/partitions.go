@@ -51,7 +51,8 @@ func (n *Node) balance(ctx context.Context) (moving bool, err error) {
 		return false, err
 	}
 	n.meet(members)
-	nodes := 0 // that take partitions
+	defer n.moveStranded(members) // after the partitions have their owners
+	nodes := 0                    // that take partitions
 	for _, m := range members {
 		if !m.Leaving {
 			nodes++

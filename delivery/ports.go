@@ -128,6 +128,12 @@ type Replaceable interface {
 	Replaced()
 }
 
+// Movable is a Channel whose client can be asked to connect to another node.
+type Movable interface {
+	// Move ends the channel, and says so to the client where its protocol can.
+	Move()
+}
+
 // Up is one stretch of a device's channel being up: from Core.Online to Offline. The
 // connection reports the device's packets to it.
 type Up interface {

@@ -92,6 +92,9 @@ func (c *conn) Replaced() {
 	}
 }
 
+// Move implements delivery.Movable: another node can serve the device.
+func (c *conn) Move() { _ = c.send(item{stop: packets.ErrUseAnotherServer}) } // or it is gone
+
 func (c *conn) send(it item) error {
 	start, err := c.outlet.put(it)
 	if start {

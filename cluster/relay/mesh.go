@@ -89,7 +89,7 @@ func (m *Mesh) Status() []PeerStatus {
 			byName[p.Name] = s
 		}
 		session := m.sessions[p.ID]
-		s.Up = s.Up || session != nil && session.streaming()
+		s.Up = s.Up || session != nil && session.Streaming()
 		if c := m.counts[p.Name]; c != nil {
 			s.Calls, s.Unanswered = c.calls.Load(), c.unanswered.Load()
 		}

@@ -85,8 +85,8 @@ func (s *Session) idle() bool {
 	return s.stream == nil && time.Since(s.lost) >= s.m.opts.Patience
 }
 
-// streaming reports whether a stream carries the Session now.
-func (s *Session) streaming() bool {
+// Streaming reports whether a stream carries the Session now.
+func (s *Session) Streaming() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.stream != nil

@@ -102,7 +102,7 @@ func (s *Session) Message(encoded []byte) error {
 // account of its connection. The other node ends the connection that the client has there, unless
 // it began some seconds later. A nil state: there is no session to be continued.
 func (s *Session) TakeSession(ctx context.Context, client, account string, at time.Time) (state *SessionState, err error) {
-	if !s.shares() || !s.streaming() {
+	if !s.shares() || !s.Streaming() {
 		return nil, nil
 	}
 	a, err := s.ask(ctx, &call{Op: opTakeSession, arguments: arguments{Account: account, Device: client, At: at.UnixNano()}})
