@@ -121,6 +121,15 @@ func TestBackup(t *testing.T) {
 	restored.stop()
 }
 
+// backup makes a backup. The server may not have noticed yet that the one before was broken off.
+func (s *server) backup(dir string) (r result) {
+	await(s.t, "the end of the backup before", func() bool {
+		r = s.heartline("backup", dir)
+		return !strings.Contains(r.errors, "another backup is being made")
+	})
+	return r
+}
+
 // TestBackupRefused: each with its reason, and nothing is left behind.
 func TestBackupRefused(t *testing.T) {
 	s := serve(t)
@@ -134,7 +143,7 @@ func TestBackupRefused(t *testing.T) {
 	}
 	refused := func(dir string, code int, parts ...string) {
 		t.Helper()
-		r := s.heartline("backup", dir)
+		r := s.backup(dir)
 		if r.code != code || r.out != "" {
 			t.Errorf("%s: %+v", dir, r)
 		}
@@ -162,10 +171,9 @@ func TestBackupRefused(t *testing.T) {
 		}
 	})
 	empty := t.TempDir()
-	await(t, "the end of the backup that the full disk broke off", func() bool {
-		r := s.heartline("backup", empty)
-		return r.code == 0 || !strings.Contains(r.errors, "another backup is being made")
-	})
+	if r := s.backup(empty); r.code != 0 {
+		t.Errorf("after the full disk: %+v", r)
+	}
 	if left, err := os.ReadDir(empty); err != nil || len(left) == 0 {
 		t.Errorf("the backup holds %v (error %v)", left, err)
 	}
