@@ -6,6 +6,8 @@
 //
 //	make bench-nodes
 //
+// It also tells how many bytes devices and notifications take in the database.
+//
 // All run in turn under the same load: three generators, each with its own devices and
 // publishers. With three nodes each generator has a node of its own, so that two of three
 // accounts belong to another node than the one that their devices and backends use. Linux
@@ -113,6 +115,10 @@ func run(ctx context.Context, rounds int, duration time.Duration) (err error) {
 	}
 	one, three := median(settings[1].name, nodes), median(settings[2].name, nodes)
 	fmt.Fprintf(os.Stdout, "three nodes spend %.1f µs more on each than one: the relay of 2 of 3 accounts, and smaller groups\n", three-one)
+	m := measurement{setting: settings[1], binary: binary, dir: filepath.Join(dir, "sizes"), pg: pg, schema: "sizes"}
+	if err := m.sizes(ctx); err != nil {
+		return fmt.Errorf("sizes: %w", err)
+	}
 	fmt.Fprintf(os.Stdout, "estimate: three machines give %.2f times the rate of one at this rate for each node, if the database is on another machine and keeps up\n", generators*one/three)
 	return nil
 }
@@ -130,6 +136,13 @@ type node struct {
 	read chan struct{} // its output has ended
 }
 
+// stop ends the server and waits for that.
+func (n *node) stop() {
+	_ = n.cmd.Process.Signal(syscall.SIGTERM)
+	<-n.read
+	_ = n.cmd.Wait() // its exit says nothing about the figures
+}
+
 func (m *measurement) run(ctx context.Context, duration time.Duration) (f figures, err error) {
 	var nodes []*node
 	defer func() {
@@ -137,8 +150,7 @@ func (m *measurement) run(ctx context.Context, duration time.Duration) (f figure
 			_ = n.cmd.Process.Signal(syscall.SIGTERM)
 		}
 		for _, n := range nodes {
-			<-n.read
-			_ = n.cmd.Wait() // its exit says nothing about the figures
+			n.stop()
 		}
 	}()
 	for i := range m.nodes {
