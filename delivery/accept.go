@@ -331,13 +331,10 @@ func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt
 }
 
 func (c *Core) newDelivery(n *Notification, dev *device, ttl time.Duration) *delivery {
-	d := &delivery{
-		progress: progress{
-			state: StatePending, ack: n.Ack, fallback: n.Fallback, once: n.TTLZero,
-			message: pick(n.HasMessage, MessageHeld, MessageNone),
-		},
-		dev: dev, seq: n.Seq, urgency: n.Urgency, kind: kindOf(n.Kind), collapse: n.CollapseKey,
-	}
+	d := c.slab.add(dev, n.Kind, n.CollapseKey)
+	d.state, d.ack, d.fallback, d.once = StatePending, n.Ack, n.Fallback, n.TTLZero
+	d.message = pick(n.HasMessage, MessageHeld, MessageNone)
+	d.seq, d.urgency = n.Seq, n.Urgency
 	d.setWindows(n.AckWindow, ttl, c.settings.Load().Windows)
 	if n.TTLZero { // time for its one attempt, and no more
 		ttl = max(time.Duration(d.window)*time.Millisecond, c.settings.Load().Windows.Ack) + c.settings.Load().Windows.Fallback
@@ -352,14 +349,14 @@ func (c *Core) beginOffline(d *delivery, n *Notification, b *Batch) {
 	var st step
 	d.progress, st = transition(d.progress, inNoChannel, c.around(d, situation{}))
 	for _, e := range st.events[:st.n] {
-		b.Events = append(b.Events, Event{Seq: d.seq, Number: c.clock.next(), Time: n.AcceptedAt, Kind: e.kind, Device: d.dev.ID, Detail: e.detail})
+		b.Events = append(b.Events, Event{Seq: d.seq, Number: c.clock.next(), Time: n.AcceptedAt, Kind: e.kind, Device: c.dev(d).ID, Detail: e.detail})
 	}
 	if st.push {
 		c.probing(d)
 	} else if d.state == StateWaiting {
 		d.deadline = c.nextProbe(d)
 	}
-	b.Update = append(b.Update, d.recordNow(c.clock))
+	b.Update = append(b.Update, c.recordNow(d))
 }
 
 // commitResult is the store's answer to an acceptance.
@@ -398,14 +395,16 @@ func (c *Core) onAccepted(rs []commitResult) {
 	for i := range rs {
 		r := &rs[i]
 		for _, d := range r.deliveries {
-			d.dev.reserved--
+			c.dev(d).reserved--
 		}
 		if r.notification.BadgeAuto {
 			c.countedUnread(r.notification, r.deliveries, r.err != nil)
 		}
 		if r.err == nil {
 			c.begin(r.notification, r.deliveries, r.begun)
-			receipts[i] = receiptOf(r)
+			receipts[i] = c.receiptOf(r)
+		} else {
+			c.refuse(r.deliveries)
 		}
 		c.pending.idle = append(c.pending.idle, r.account)
 	}
@@ -423,11 +422,20 @@ func (c *Core) onAccepted(rs []commitResult) {
 	}
 }
 
+// refuse releases deliveries that the store has refused.
+func (c *Core) refuse(ds []*delivery) {
+	for _, d := range ds {
+		c.endProbe(c.dev(d), d)
+		d.over = true
+		c.over = append(c.over, d)
+	}
+}
+
 // receiptOf is the answer to a request that is durable and has begun.
-func receiptOf(r *commitResult) Receipt {
+func (c *Core) receiptOf(r *commitResult) Receipt {
 	receipt := Receipt{Notification: r.notification, State: StateCancelled, Deliveries: make([]DeliveryState, 0, len(r.deliveries))}
 	for _, d := range r.deliveries {
-		receipt.add(d.dev.ID, d.state == StateCancelled)
+		receipt.add(c.dev(d).ID, d.state == StateCancelled)
 	}
 	return receipt
 }
@@ -496,11 +504,12 @@ func (c *Core) hasRoom(d *device, n *Notification) bool {
 	if over < 0 {
 		return true
 	}
-	for _, x := range d.queue {
+	key := c.slab.texts[n.CollapseKey] // 0: no delivery has it
+	for x := range c.slab.each(d.queue) {
 		if x.state.Final() {
 			continue
 		}
-		if n.CollapseKey != "" && x.collapse == n.CollapseKey {
+		if key != 0 && x.collapse == key {
 			return true
 		}
 		if n.Urgency == UrgencyHigh && x.urgency == UrgencyNormal {
@@ -537,12 +546,14 @@ func (c *Core) begin(n *Notification, deliveries []*delivery, begun []Event) {
 		c.observers.observe(n.Account, e)
 	}
 	for _, d := range deliveries {
-		if d.dev.ID == "" && len(d.dev.account.devices) > 0 && d.dev.dropped == "" { // a device has come meanwhile
-			c.assign(d, d.dev.account.devices[0])
+		dev := c.dev(d)
+		if dev.ID == "" && len(dev.account.devices) > 0 && dev.dropped == "" { // a device has come meanwhile
+			c.assign(d, dev.account.devices[0])
+			dev = c.dev(d)
 		}
-		dev := d.dev
-		dev.queue = append(dev.queue, d)
+		dev.queue = append(dev.queue, d.handle)
 		if d.pushUnderway {
+			d.holds++
 			c.recorded.put(d)
 		}
 		if d.state == StatePending {
@@ -550,7 +561,7 @@ func (c *Core) begin(n *Notification, deliveries []*delivery, begun []Event) {
 			d.deadline = c.clock.steady() + ackWindow(&d.progress, situation{windows: &c.settings.Load().Windows})
 		}
 		c.deadlines.schedule(d)
-		if d.collapse != "" {
+		if d.collapse != 0 {
 			c.supersede(dev, d)
 		}
 		if len(dev.queue) > c.settings.Load().MaxOutstanding && d.urgency == UrgencyHigh {
@@ -562,7 +573,7 @@ func (c *Core) begin(n *Notification, deliveries []*delivery, begun []Event) {
 		case len(dev.queue) > c.settings.Load().MaxOutstanding:
 			c.apply(d, inCancel, situation{detail: fmt.Sprintf("the device has %d unfinished notifications (delivery.max_outstanding_per_device)", c.settings.Load().MaxOutstanding)})
 		case dev.presence != nil:
-			d.makeDue()
+			d.makeDue(dev)
 			c.feed(dev)
 			if d.state == StatePending {
 				c.apply(d, inNoRoom, situation{})
@@ -575,7 +586,7 @@ func (c *Core) begin(n *Notification, deliveries []*delivery, begun []Event) {
 
 // displace ends the oldest normal delivery of a full device.
 func (c *Core) displace(dev *device) {
-	for _, d := range dev.queue {
+	for d := range c.slab.each(dev.queue) {
 		if d.urgency == UrgencyNormal && !d.state.Final() {
 			c.apply(d, inCancel, situation{detail: "displaced"})
 			return

@@ -31,11 +31,11 @@ func (p *Presence) Acked(r Ref) {
 		c.event(Event{Seq: r.Seq, Time: time.Now(), Kind: EventReceived, Device: p.dev.ID, Attempt: int(was.attempt), Detail: "late"}, p.dev.Account)
 	}
 	// A late ack counts, even from a connection that has been taken over.
-	if d := p.dev.delivery(r.Seq); d != nil {
+	if d := c.delivery(p.dev, r.Seq); d != nil {
 		if r.Message {
 			c.apply(d, inMessageReceived, situation{})
 		} else {
-			d.misses = 0
+			p.dev.heard(d)
 			c.apply(d, inReceived, situation{late: r.Attempt < d.attempts})
 		}
 	}
@@ -52,7 +52,7 @@ func (p *Presence) Nacked(r Ref, reason string) {
 	if r.Dismissal {
 		c.onDismissalAcked(p.dev, r.Seq, true)
 	}
-	if d := p.dev.delivery(r.Seq); d != nil && !p.gone {
+	if d := c.delivery(p.dev, r.Seq); d != nil && !p.gone {
 		if r.Message {
 			c.apply(d, inChannelLost, situation{}) // held again, until the device's next return
 			d.messageRefused = true
@@ -110,7 +110,7 @@ func (c *Core) ackUnfinished(seq Seq, id, deviceID, accountName string, kind Ack
 	if dev.Account != accountName {
 		return false, fmt.Errorf("%w: notification %s was not sent to device %s of this account", ErrNotYours, id, deviceID)
 	}
-	d := dev.delivery(seq)
+	d := c.delivery(dev, seq)
 	if d == nil {
 		return false, nil
 	}
@@ -119,7 +119,7 @@ func (c *Core) ackUnfinished(seq Seq, id, deviceID, accountName string, kind Ack
 		in = inDisplayed
 	}
 	if !d.state.Final() || kind != AckReceived {
-		d.misses = 0
+		dev.heard(d)
 		c.apply(d, in, situation{})
 	}
 	c.seen(dev)
@@ -164,7 +164,7 @@ func (c *Core) onRead(seq Seq, id, deviceID string) error {
 		if dev == nil || name == deviceID {
 			continue
 		}
-		if d := dev.delivery(seq); d != nil && !d.state.Final() {
+		if d := c.delivery(dev, seq); d != nil && !d.state.Final() {
 			c.apply(d, inCancel, situation{detail: "read on " + deviceID})
 			c.feed(dev)
 		}
@@ -248,14 +248,14 @@ func (c *Core) ackFinished(seq Seq, id, deviceID, accountName string, kind AckKi
 	return nil
 }
 
-// delivery returns the unfinished delivery of a notification, nil for none.
-func (dev *device) delivery(seq Seq) *delivery {
-	if i, found := dev.index(seq); found {
-		return dev.queue[i]
+// delivery returns the unfinished delivery of a notification to dev, nil for none.
+func (c *Core) delivery(dev *device, seq Seq) *delivery {
+	if i, found := c.index(dev, seq); found {
+		return c.slab.at(dev.queue[i])
 	}
 	return nil
 }
 
-func (dev *device) index(seq Seq) (int, bool) {
-	return slices.BinarySearchFunc(dev.queue, seq, func(d *delivery, s Seq) int { return cmp.Compare(d.seq, s) })
+func (c *Core) index(dev *device, seq Seq) (int, bool) {
+	return slices.BinarySearchFunc(dev.queue, seq, func(h handle, s Seq) int { return cmp.Compare(c.slab.at(h).seq, s) })
 }

@@ -23,11 +23,16 @@ func BenchmarkTransition(b *testing.B) {
 func BenchmarkDeadlines(b *testing.B) {
 	for _, n := range []int{1000, 1_000_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			var h deadlines
-			for i := range n {
-				h.schedule(&delivery{expires: int64(24*time.Hour) + int64(i)})
+			h, dev := deadlines{slab: &slab{}}, &device{}
+			add := func(expires int64) *delivery {
+				d := h.slab.add(dev, "", "")
+				d.expires = expires
+				return d
 			}
-			d := &delivery{expires: int64(48 * time.Hour)}
+			for i := range n {
+				h.schedule(add(int64(24*time.Hour) + int64(i)))
+			}
+			d := add(int64(48 * time.Hour))
 			d.deadline = int64(3 * time.Second)
 			b.ReportAllocs()
 			for b.Loop() {

@@ -72,11 +72,11 @@ func (c *Core) redirectPushes(dev *device, before []Registration) {
 		return was != nil && was.Ended == nil && (is == nil || is.Ended != nil || !is.SameAddress(was))
 	}
 	now := c.clock.steady()
-	for _, d := range dev.queue {
+	for d := range c.slab.each(dev.queue) {
 		switch {
-		case d.state.Final() || !replaced(d.registrationKind()):
+		case d.state.Final() || !replaced(c.registrationKind(d)):
 		case d.pushUnderway:
-			d.withdrawPush()
+			c.withdrawPush(d)
 		case d.pushAfter > now:
 			c.retryPush(d, now)
 		}
@@ -90,7 +90,7 @@ func (c *Core) redirectPushes(dev *device, before []Registration) {
 
 // retryPush ends the wait of a push that is to be tried again.
 func (c *Core) retryPush(d *delivery, now int64) {
-	d.withdrawPush()
+	c.withdrawPush(d)
 	d.pushAfter = now
 	if d.state == StatePushing {
 		d.deadline = now
@@ -200,8 +200,8 @@ func (c *Core) PushPossible(server, app string) {
 				c.putDevice(d)
 			}
 		}
-		for _, x := range d.queue {
-			if r := x.registration(); r != nil && match(r) && !x.pushUnderway && x.pushAfter > now {
+		for x := range c.slab.each(d.queue) {
+			if r := c.registration(x); r != nil && match(r) && !x.pushUnderway && x.pushAfter > now {
 				c.retryPush(x, now)
 			}
 		}
@@ -213,8 +213,8 @@ func (c *Core) PushPossible(server, app string) {
 // pushPossible asks for pushes of the deliveries that wait for one, to the
 // registrations of dev that match.
 func (c *Core) pushPossible(dev *device, match func(*Registration) bool) {
-	for _, d := range slices.Clone(dev.queue) {
-		if r := d.registration(); r != nil && match(r) && !d.state.Final() {
+	for d := range c.slab.each(slices.Clone(dev.queue)) {
+		if r := c.registration(d); r != nil && match(r) && !d.state.Final() {
 			c.apply(d, inPushPossible, situation{})
 		}
 	}

@@ -111,7 +111,10 @@ type Core struct {
 	devices   map[string]*device    // with a connection, something unfinished or a pending change
 	accounts  map[string]*account   // of those devices
 	accepting map[string]*claimedID // IDs on their way into the store
+	slab      slab                  // of deliveries, and all that has handles of it:
 	deadlines deadlines
+	over      []*delivery       // to be released by settle
+	withdraws map[handle]func() // tell the pusher that a push under way is not wanted any more
 	pending   pending
 	stopped   bool
 	abandoned bool // stopped, and nothing may be committed any more
@@ -164,13 +167,14 @@ func New(opts Options, out Outbox, pusher Pusher, log *slog.Logger) *Core {
 	c := &Core{
 		opts: opts, out: out, pusher: pusher, log: log,
 		devices: map[string]*device{}, accounts: map[string]*account{}, accepting: map[string]*claimedID{}, holders: map[address]*device{},
-		openings: map[string]*opening{},
-		kick:     make(chan struct{}, 1), quit: make(chan struct{}), stopDone: make(chan struct{}), noPushing: make(chan struct{}),
+		openings: map[string]*opening{}, withdraws: map[handle]func(){},
+		kick: make(chan struct{}, 1), quit: make(chan struct{}), stopDone: make(chan struct{}), noPushing: make(chan struct{}),
 		clock: newClock(opts.Floor, &opts),
 	}
 	if c.observers = opts.Observers; c.observers == nil {
 		c.observers = &Observers{}
 	}
+	c.deadlines.slab = &c.slab
 	c.Reconfigure(opts.Settings())
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	out.OnGroupDone(c.onGroupDone)
@@ -352,8 +356,8 @@ func (c *Core) elapseDue() time.Duration {
 		}
 		next := int64(time.Hour)
 		if d := c.deadlines.first(); d != nil {
-			if d.key > now {
-				next = d.key - now
+			if key := d.key(); key > now {
+				next = key - now
 			} else {
 				c.elapse(d, now)
 				continue
@@ -377,6 +381,7 @@ func (c *Core) wake() {
 // apply runs one transition and everything that follows from it. The caller
 // holds the mutex.
 func (c *Core) apply(d *delivery, in input, s situation) {
+	dev := c.dev(d)
 	s = c.around(d, s)
 	before := d.progress
 	var st step
@@ -385,14 +390,14 @@ func (c *Core) apply(d *delivery, in input, s situation) {
 		attempt := before.attempts
 		if e.kind == EventPublished || e.kind == EventRedelivered {
 			attempt = d.attempts
-			if p := d.dev.presence; p != nil && p.info.Via == ViaXMPP {
+			if p := dev.presence; p != nil && p.info.Via == ViaXMPP {
 				e.detail = "via " + ViaXMPP
 			}
 		}
 		c.record(d, attempt, e.kind, e.detail)
 	}
 	if missed := in == inElapsed || in == inNacked; missed && before.state == StatePublished {
-		d.missed(s.now)
+		dev.missed(d, s.now)
 	}
 	if d.state == StateWaiting && d.deadline == 0 {
 		d.deadline = c.nextProbe(d)
@@ -400,13 +405,14 @@ func (c *Core) apply(d *delivery, in input, s situation) {
 	if before != d.progress && !st.finished {
 		c.markDirty(d)
 	}
-	if len(d.dev.Unread) > 0 && (d.displayed || d.state.Final() && d.state != StateAcked) {
-		c.markRead(d.dev, d.seq)
+	if len(dev.Unread) > 0 && (d.displayed || d.state.Final() && d.state != StateAcked) {
+		c.markRead(dev, d.seq)
 	}
 	if st.push {
 		c.pending.pushes = append(c.pending.pushes, d)
 		c.pending.sync = true
 		d.recorded = false
+		d.holds++
 		c.probing(d)
 	}
 	if st.finished {
@@ -418,14 +424,14 @@ func (c *Core) apply(d *delivery, in input, s situation) {
 		}
 	}
 	if d.state.Final() || st.publish && d.state != StatePushing {
-		d.withdrawPush()
+		c.withdrawPush(d)
 	}
-	if before.state == StatePushing && !before.pushUnderway && len(d.dev.lanes) > 0 { // others may have waited for its next try
-		if l := d.dev.pushLane(d); !d.pushUnderway {
-			c.feedPushes(d.dev, l)
+	if before.state == StatePushing && !before.pushUnderway && len(dev.lanes) > 0 { // others may have waited for its next try
+		if l := c.pushLane(d); !d.pushUnderway {
+			c.feedPushes(dev, l)
 		}
 	}
-	if p := d.dev.presence; p != nil && d.state == StateAcked && before.state != StateAcked {
+	if p := dev.presence; p != nil && d.state == StateAcked && before.state != StateAcked {
 		p.freeSlot(d.seq, false)
 	}
 	if st.publish {
@@ -436,7 +442,7 @@ func (c *Core) apply(d *delivery, in input, s situation) {
 // around completes the situation of d.
 func (c *Core) around(d *delivery, s situation) situation {
 	s.now, s.windows = c.clock.steady(), &c.settings.Load().Windows
-	if s.up, s.hasToken = d.dev.presence != nil, c.canPush(d); !s.hasToken {
+	if s.up, s.hasToken = c.dev(d).presence != nil, c.canPush(d); !s.hasToken {
 		s.noToken = c.whyNoPush(d)
 	}
 	return s
@@ -444,7 +450,8 @@ func (c *Core) around(d *delivery, s situation) situation {
 
 // record puts a line into the timeline and tells the observers.
 func (c *Core) record(d *delivery, attempt uint16, kind EventKind, detail string) {
-	c.event(Event{Seq: d.seq, Time: time.Now(), Kind: kind, Device: d.dev.ID, Attempt: int(attempt), Detail: detail}, d.dev.Account)
+	dev := c.dev(d)
+	c.event(Event{Seq: d.seq, Time: time.Now(), Kind: kind, Device: dev.ID, Attempt: int(attempt), Detail: detail}, dev.Account)
 }
 
 func (c *Core) event(e Event, account string) {
@@ -474,8 +481,15 @@ func (c *Core) touchPending() {
 }
 
 // settle commits at once what must not linger. Callers that have made changes
-// call it before they give up the mutex.
+// call it before they give up the mutex, and use no delivery after it that is over.
 func (c *Core) settle() {
+	if len(c.over) > 0 {
+		for _, d := range c.over {
+			c.slab.release(d)
+		}
+		clear(c.over)
+		c.over = c.over[:0]
+	}
 	if idle := c.pending.idle; len(idle) > 0 {
 		c.pending.idle = nil
 		for _, a := range idle {
@@ -499,9 +513,10 @@ func (c *Core) commitPending() {
 	}
 	b := &Batch{Events: p.events, Finish: p.finished, PutDevices: p.putDevices, RemoveDevices: p.removed, Assign: p.assign, PutDismissals: p.dismissals, RemoveDismissals: p.dismissed, Sync: p.sync}
 	for _, d := range p.dirty {
-		d.dirty = false
-		if !d.over {
-			b.Update = append(b.Update, d.recordNow(c.clock))
+		if d.dirty = false; d.over {
+			c.over = append(c.over, d)
+		} else {
+			b.Update = append(b.Update, c.recordNow(d))
 		}
 	}
 	pushes, changed, slots, claims := p.pushes, p.registry, p.slots, p.claims

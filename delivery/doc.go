@@ -7,10 +7,10 @@
 // transition.go (the state machine, one pure function), core.go (it runs the machine),
 // then the steps: accept.go with meaning.go (repeats of an ID) and held.go (accounts
 // without devices), publish.go, ack.go, window.go, push.go, redeliver.go, message.go,
-// finish.go. registry.go keeps the devices and decides whose they are, claim.go who holds
-// a token, forget.go and erase.go take devices and content away, names.go checks names,
-// versions.go guards reads of the store, shard.go and neighbours.go are for several Cores over
-// one store, view.go answers questions, observer.go passes events
+// finish.go. slab.go keeps the deliveries, registry.go the devices and decides whose they
+// are, claim.go who holds a token, forget.go and erase.go take devices and content away,
+// names.go checks names, versions.go guards reads of the store, shard.go and neighbours.go
+// are for several Cores over one store, view.go answers questions, observer.go passes events
 // on. ports.go declares the ports: an Outbox, a Channel for each connected device, a
 // Pusher. clock.go and boottime_linux.go tell the time, inbox.go batches inputs, id.go
 // makes IDs.

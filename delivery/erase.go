@@ -20,7 +20,7 @@ func (c *Core) EraseAccount(ctx context.Context, accountName string) error {
 		}
 		if a.held != nil {
 			for len(a.held.queue) > 0 {
-				c.apply(a.held.queue[0], inCancel, situation{detail: "account erased"})
+				c.apply(c.slab.at(a.held.queue[0]), inCancel, situation{detail: "account erased"})
 			}
 		}
 		return nil

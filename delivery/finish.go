@@ -10,28 +10,31 @@ import (
 // finish takes a delivery that is over out of memory, and its Record out of the
 // store.
 func (c *Core) finish(d *delivery) {
-	d.notDue()
+	dev := c.dev(d)
+	d.notDue(dev)
 	d.over = true
-	c.endProbe(d.dev, d)
-	if p := d.dev.presence; p != nil && d.state != StateAcked && !d.received {
+	dev.heard(d)
+	c.endProbe(dev, d)
+	if p := dev.presence; p != nil && d.state != StateAcked && !d.received {
 		p.ended(d)
 	}
 	c.deadlines.remove(d)
-	if i, found := d.dev.index(d.seq); found {
-		d.dev.queue = slices.Delete(d.dev.queue, i, i+1)
+	if i, found := c.index(dev, d.seq); found {
+		dev.queue = slices.Delete(dev.queue, i, i+1)
 	}
+	c.over = append(c.over, d)
 	c.pending.finished = append(c.pending.finished, Finish{
-		Key: Key{Seq: d.seq, Device: d.dev.ID}, At: time.Now(), State: d.state, Attempts: int(d.attempts), Pushed: d.pushAccepted,
+		Key: Key{Seq: d.seq, Device: dev.ID}, At: time.Now(), State: d.state, Attempts: int(d.attempts), Pushed: d.pushAccepted,
 	})
 	c.touchPending()
-	if d.dev.idle() {
-		c.pending.idle = append(c.pending.idle, d.dev.account)
+	if dev.idle() {
+		c.pending.idle = append(c.pending.idle, dev.account)
 	}
 }
 
 // supersede ends the deliveries of dev whose place the newer one takes.
 func (c *Core) supersede(dev *device, newer *delivery) {
-	for _, d := range slices.Clone(dev.queue) {
+	for d := range c.slab.each(slices.Clone(dev.queue)) {
 		if d != newer && d.collapse == newer.collapse && d.seq < newer.seq && !d.state.Final() {
 			c.apply(d, inSupersede, situation{})
 		}
@@ -86,7 +89,7 @@ func (c *Core) cancelBegun(n *Notification) (begun bool, err error) {
 		if dev == nil {
 			continue
 		}
-		d := dev.delivery(n.Seq)
+		d := c.delivery(dev, n.Seq)
 		if d == nil {
 			begun = begun && dev.reserved == 0
 			continue

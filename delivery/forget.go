@@ -60,7 +60,7 @@ func (c *Core) drop(d *device, why string) {
 func (c *Core) end(d *device, why string) {
 	d.dropped = why
 	for len(d.queue) > 0 {
-		c.apply(d.queue[0], inCancel, situation{detail: why})
+		c.apply(c.slab.at(d.queue[0]), inCancel, situation{detail: why})
 	}
 	for len(d.dismissals) > 0 {
 		c.removeDismissal(d, d.dismissals[0])

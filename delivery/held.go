@@ -18,7 +18,7 @@ func (c *Core) holderOf(n *Notification) *device {
 		return nil
 	}
 	for _, d := range a.devices {
-		if d.delivery(n.Seq) != nil {
+		if c.delivery(d, n.Seq) != nil {
 			return d
 		}
 	}
@@ -34,24 +34,26 @@ func (c *Core) takeHeld(d *device) {
 	queue := held.queue
 	held.queue = nil
 	c.commitPending() // the device, before what is assigned to it
-	for _, x := range queue {
-		x.notDue()
+	for x := range c.slab.each(queue) {
+		x.notDue(held)
 		c.assign(x, d)
-		d.queue = append(d.queue, x)
+		d.queue = append(d.queue, x.handle)
 	}
-	for _, x := range queue {
+	for x := range c.slab.each(queue) {
 		c.apply(x, inPushPossible, situation{})
 	}
 }
 
 // assign makes a held delivery one to dev, in the store too.
 func (c *Core) assign(d *delivery, dev *device) {
-	if i, counted := d.dev.Unread.index(d.seq); counted {
-		dev.Unread = dev.Unread.with(d.dev.Unread[i])
+	held := c.dev(d)
+	if i, counted := held.Unread.index(d.seq); counted {
+		dev.Unread = dev.Unread.with(held.Unread[i])
 		c.putDevice(dev)
-		c.markRead(d.dev, d.seq)
+		c.markRead(held, d.seq)
 	}
-	d.dev = dev
+	c.slab.detach(d)
+	c.slab.attach(d, dev)
 	c.pending.assign = append(c.pending.assign, Key{Seq: d.seq, Device: dev.ID})
 	c.pending.sync = true
 	c.markDirty(d)

@@ -9,7 +9,7 @@ func (c *Core) feedMessages(dev *device, p *Presence) {
 	if !p.messages || dev.app == AppBackground {
 		return
 	}
-	for _, d := range dev.queue {
+	for d := range c.slab.each(dev.queue) {
 		if d.message == MessageNone {
 			continue
 		}

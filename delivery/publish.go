@@ -8,43 +8,28 @@ import (
 
 // delivery is one notification on its way to one device, as long as something is
 // left to do. A million of them may wait for offline devices: it holds what the
-// next deadline needs, and no content.
+// next deadline needs, no content and no pointer (slab.go).
 type delivery struct {
 	progress
-	dev       *device
-	seq       Seq
-	expires   int64
-	key       int64 // its place in the order of deadlines
-	notBefore int64 // no try over the channel before
-	collapse  string
-	kind      *string // of the registration that a push goes to; nil: KindAlert
-	urgency   Urgency
-	withdraw  func() // tells the pusher that the push under way is not wanted any more
-	place     int32  // in the heap, from 1; 0: not in
-	misses    uint8  // tries without an ack since the device was last heard
-	due       bool   // wants the channel as soon as its window has room
-	dirty     bool   // its Record is to be written
-	over      bool
-	recorded  bool // the request for the push that is under way is on the disk
+	seq      Seq // 0: released
+	expires  int64
+	device   uint32 // a number of the slab, see Core.dev
+	collapse uint32 // likewise, the collapse key; 0: none
+	handle   handle // its own
+	place    int32  // in the heap, from 1; 0: not in
+	urgency  Urgency
+	holds    uint8 // places of the push queues that have it, so that it is not released
+	due      bool  // wants the channel as soon as its window has room
+	dirty    bool  // its Record is to be written
+	over     bool
+	recorded bool // the request for the push that is under way is on the disk
 
 	messageRefused bool // by this connection: kept for the next
 	messageSent    bool // at least once
 }
 
-// kindOf returns a registration kind as a delivery keeps it.
-func kindOf(name string) *string {
-	if name == "" || name == KindAlert {
-		return nil
-	}
-	return &name
-}
-
-func (d *delivery) kindName() string {
-	if d.kind == nil {
-		return ""
-	}
-	return *d.kind
-}
+// dev returns the device of d.
+func (c *Core) dev(d *delivery) *device { return c.slab.devices[d.device] }
 
 // Presence is the Up of a Core, and the Acker of its publications.
 type Presence struct {
@@ -53,8 +38,9 @@ type Presence struct {
 	channel    Channel
 	info       OnlineInfo
 	since      time.Time
-	missed     atomic.Bool  // something went unacknowledged: the next heartbeat matters
-	heartbeat  atomic.Int64 // steady time of the last control packet
+	missed     atomic.Bool    // something went unacknowledged: the next heartbeat matters
+	misses     map[Seq]misses // by delivery, those with any since the device was last heard
+	heartbeat  atomic.Int64   // steady time of the last control packet
 	open       []openPackets
 	packets    int
 	progress   int64 // when an ack last made room
@@ -131,9 +117,9 @@ func (c *Core) Online(info OnlineInfo) (Up, error) {
 		for _, x := range d.dismissals {
 			x.open, x.refused = false, false
 		}
-		for _, x := range d.queue {
-			x.misses, x.notBefore, x.messageRefused = 0, 0, false
-			x.makeDue()
+		for x := range c.slab.each(d.queue) {
+			x.messageRefused = false
+			x.makeDue(d)
 		}
 		c.feed(d)
 		return nil
@@ -178,7 +164,7 @@ func (c *Core) lose(d *device, why string, replaced bool) {
 	for _, x := range d.dismissals {
 		x.open = false
 	}
-	for _, x := range slices.Clone(d.queue) {
+	for x := range c.slab.each(slices.Clone(d.queue)) {
 		x.due = false
 		c.apply(x, inChannelLost, situation{detail: why})
 		if !replaced {
@@ -265,18 +251,18 @@ func (p *Presence) freeSlot(seq Seq, message bool) {
 	p.open = slices.DeleteFunc(p.open, func(o openPackets) bool { return o.seq == seq && o.message == message })
 }
 
-// makeDue marks d as wanting the channel.
-func (d *delivery) makeDue() {
+// makeDue marks d, a delivery to dev, as wanting the channel.
+func (d *delivery) makeDue(dev *device) {
 	if !d.due && !d.state.Final() && !(d.once && d.attempts+d.pushAttempts > 0) {
 		d.due = true
-		d.dev.due++
+		dev.due++
 	}
 }
 
-func (d *delivery) notDue() {
+func (d *delivery) notDue(dev *device) {
 	if d.due {
 		d.due = false
-		d.dev.due--
+		dev.due--
 	}
 }
 
@@ -289,7 +275,7 @@ func (c *Core) feed(dev *device) {
 		return
 	}
 	for i := 0; dev.due > 0 && i < len(dev.queue); i++ {
-		d := dev.queue[i]
+		d := c.slab.at(dev.queue[i])
 		if !d.due {
 			continue
 		}
@@ -306,13 +292,14 @@ func (c *Core) feed(dev *device) {
 
 // publish hands the pseudo-notification of d to the channel.
 func (c *Core) publish(d *delivery) {
-	p := d.dev.presence
-	d.notDue()
+	dev := c.dev(d)
+	p := dev.presence
+	d.notDue(dev)
 	pub := Publication{
 		Ref:        Ref{Seq: d.seq, Attempt: d.attempts, acker: p},
 		Redelivery: d.attempts > 1,
 		Pushed:     d.pushAccepted,
-		Unread:     len(d.dev.Unread),
+		Unread:     len(dev.Unread),
 	}
 	p.opened(d.seq, false)
 	if err := p.channel.Publish(pub); err != nil {

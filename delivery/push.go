@@ -11,28 +11,31 @@ import (
 )
 
 // registration is what a push of d goes to; nil: the device has none of the kind.
-func (d *delivery) registration() *Registration {
-	return d.dev.Registration(d.registrationKind())
+func (c *Core) registration(d *delivery) *Registration {
+	return c.dev(d).Registration(c.registrationKind(d))
 }
 
-func (d *delivery) registrationKind() string { return pick(d.kind == nil, KindAlert, d.kindName()) }
+func (c *Core) registrationKind(d *delivery) string {
+	return pick(d.kind == 0, KindAlert, c.slab.text(d.kind))
+}
 
 // canPush reports whether a notification server can be asked for d: there is a
 // registration in use, or d may probe one that is suspended.
 func (c *Core) canPush(d *delivery) bool {
-	if c.pusher == nil || d.dev.dropped != "" {
+	dev := c.dev(d)
+	if c.pusher == nil || dev.dropped != "" {
 		return false
 	}
-	r := d.registration()
+	r := c.registration(d)
 	if r == nil || r.Suspended == nil || c.renewed(r) {
 		return r != nil && r.Ended == nil
 	}
-	return d.dev.probe == d || d.dev.probe == nil && r.Usable(time.Now())
+	return dev.probe == d || dev.probe == nil && r.Usable(time.Now())
 }
 
 // whyNoPush is the reason that d's registration cannot be asked; "": it has none.
 func (c *Core) whyNoPush(d *delivery) string {
-	r := d.registration()
+	r := c.registration(d)
 	switch {
 	case c.pusher == nil || r == nil:
 		return ""
@@ -50,21 +53,26 @@ const probeInterval = 24 * time.Hour
 // probing notes that d, whose push has been asked for, is the one that tries a
 // suspended registration.
 func (c *Core) probing(d *delivery) {
-	if r := d.registration(); r != nil && r.Suspended != nil && d.dev.probe == nil {
-		d.dev.probe = d
+	dev := c.dev(d)
+	if r := c.registration(d); r != nil && r.Suspended != nil && dev.probe == nil {
+		dev.probe = d
 		r.Suspended.NextProbe = time.Now().Add(probeInterval)
-		c.putDevice(d.dev)
+		c.putDevice(dev)
 	}
 }
 
 // nextProbe is when d may try its suspended registration, in steady time; 0: it
 // does not wait for that.
 func (c *Core) nextProbe(d *delivery) int64 {
-	r := d.registration()
+	r := c.registration(d)
 	if c.pusher == nil || r == nil || r.Ended != nil || r.Suspended == nil || d.pushAccepted || d.refused == RefusedContent || !d.fallback {
 		return 0
 	}
-	return c.clock.at(r.Suspended.NextProbe) + 1
+	next := c.clock.at(r.Suspended.NextProbe)
+	if c.dev(d).probe != nil { // not at once again, should that one take longer than a day
+		next = max(next, c.clock.steady()+int64(time.Hour))
+	}
+	return next + 1
 }
 
 // pushLane is the pushes to one registration: within one urgency in the order of
@@ -83,13 +91,14 @@ func (l *pushLane) busy() bool {
 	return l.active[UrgencyHigh] != nil && l.active[UrgencyNormal] != nil
 }
 
-func (dev *device) pushLane(d *delivery) *pushLane {
+func (c *Core) pushLane(d *delivery) *pushLane {
+	dev, kind := c.dev(d), c.slab.text(d.kind)
 	for _, l := range dev.lanes {
-		if l.kind == d.kindName() {
+		if l.kind == kind {
 			return l
 		}
 	}
-	l := &pushLane{kind: d.kindName()}
+	l := &pushLane{kind: kind}
 	dev.lanes = append(dev.lanes, l)
 	return l
 }
@@ -100,15 +109,16 @@ func (c *Core) startPushes(ds []*delivery) {
 	defer c.mu.Unlock()
 	for _, d := range ds {
 		if c.stopped || d.over || !d.pushUnderway || d.recorded {
+			c.unhold(d)
 			continue
 		}
 		d.recorded = true
-		l := d.dev.pushLane(d)
+		l := c.pushLane(d)
 		i, _ := slices.BinarySearchFunc(l.queue, d, func(x, d *delivery) int {
 			return cmp.Or(cmp.Compare(x.urgency, d.urgency), cmp.Compare(x.seq, d.seq))
 		})
 		l.queue = slices.Insert(l.queue, i, d)
-		c.feedPushes(d.dev, l)
+		c.feedPushes(c.dev(d), l)
 	}
 	c.settle()
 }
@@ -121,18 +131,20 @@ func (c *Core) feedPushes(dev *device, l *pushLane) {
 			i++
 			continue
 		}
-		if d.over || !d.pushUnderway || d.dev != dev {
+		if d.over || !d.pushUnderway || c.dev(d) != dev {
 			l.queue = slices.Delete(l.queue, i, i+1)
+			c.unhold(d)
 			continue
 		}
 		r, err := c.pushTarget(d, d.pushAttempts)
 		if err != nil { // it changed while the push waited
 			l.queue = slices.Delete(l.queue, i, i+1)
 			c.apply(d, inPushRetry, situation{detail: withdrawn(err), after: distrust(err)})
+			c.unhold(d)
 			i = 0
 			continue
 		}
-		if d.pushesAfter() {
+		if c.pushesAfter(d) {
 			i++
 			continue
 		}
@@ -150,12 +162,12 @@ const patience = 3
 
 // pushesAfter reports whether a push of the same urgency that was accepted before d
 // goes first: its request is being recorded, or it is about to be tried again.
-func (d *delivery) pushesAfter() bool {
-	for _, x := range d.dev.queue {
+func (c *Core) pushesAfter(d *delivery) bool {
+	for x := range c.slab.each(c.dev(d).queue) {
 		if x.seq >= d.seq {
 			return false
 		}
-		if x.state != StatePushing || x.urgency != d.urgency || x.kindName() != d.kindName() {
+		if x.state != StatePushing || x.urgency != d.urgency || x.kind != d.kind {
 			continue
 		}
 		if x.pushUnderway && !x.recorded || !x.pushUnderway && x.pushAttempts < patience {
@@ -167,22 +179,27 @@ func (d *delivery) pushesAfter() bool {
 
 // push hands the push of d to the pusher.
 func (c *Core) push(d *delivery, r Registration, l *pushLane) {
-	d.withdrawPush() // of the attempt before
+	c.withdrawPush(d) // of the attempt before
 	ctx, cancel := context.WithCancel(c.ctx)
-	d.withdraw = cancel
-	attempt := d.pushAttempts
+	c.withdraws[d.handle] = cancel
+	dev, seq, attempt := c.dev(d), d.seq, d.pushAttempts
 	p := Push{
-		Seq: d.seq, Device: d.dev.ID, Account: d.dev.Account, Registration: r, Attempt: int(attempt),
-		Urgency: d.urgency, CollapseKey: d.collapse, ExpiresAt: c.clock.wall(d.expires),
+		Seq: d.seq, Device: dev.ID, Account: dev.Account, Registration: r, Attempt: int(attempt),
+		Urgency: d.urgency, CollapseKey: c.slab.text(d.collapse), ExpiresAt: c.clock.wall(d.expires),
 		Current: func() (Registration, error) {
-			return c.currentTarget(d.dev, func() (Registration, error) { return c.pushTarget(d, attempt) })
+			return c.currentTarget(dev, func() (Registration, error) {
+				if d.seq != seq { // asked after the answer
+					return Registration{}, fmt.Errorf("%w: the delivery is over", ErrPushNotWanted)
+				}
+				return c.pushTarget(d, attempt)
+			})
 		},
 	}
-	if len(d.dev.Unread) > 0 {
-		p.Unread = func() int { return c.unread(d.dev) }
+	if len(dev.Unread) > 0 {
+		p.Unread = func() int { return c.unread(dev) }
 	}
 	c.pushing++
-	dev, configs := d.dev, c.pushConfigs
+	configs := c.pushConfigs
 	c.pusher.Push(ctx, p, func(result PushResult) {
 		if c.answers.put(pushAnswer{d: d, dev: dev, lane: l, asked: r, configs: configs, result: result}) {
 			c.answers.drain(c.onPushResults)
@@ -231,8 +248,8 @@ func (c *Core) pushTarget(d *delivery, attempt uint16) (Registration, error) {
 		return Registration{}, err
 	}
 	switch {
-	case d.dev.dropped != "":
-		return unwanted(d.dev.dropped)
+	case c.dev(d).dropped != "":
+		return unwanted(c.dev(d).dropped)
 	case d.over || d.state.Final():
 		return unwanted("the delivery is " + d.state.String())
 	case d.state != StatePushing || !d.pushUnderway || d.pushAttempts != attempt:
@@ -240,7 +257,7 @@ func (c *Core) pushTarget(d *delivery, attempt uint16) (Registration, error) {
 	case !c.canPush(d):
 		return unwanted("the registration is gone")
 	}
-	return d.registration().Clone(), nil
+	return c.registration(d).Clone(), nil
 }
 
 // trusted returns nil if the core may act on the outside, and otherwise an error that
@@ -290,6 +307,7 @@ func (c *Core) onPushResults(as []pushAnswer) {
 		}
 		c.onPushResult(a.d, a.asked, a.result)
 		c.feedPushes(a.dev, a.lane)
+		c.unhold(a.d)
 	}
 	c.settle()
 	c.pushesAnswered(len(as))
@@ -316,10 +334,17 @@ func (c *Core) pushesAnswered(n int) {
 	}
 }
 
-func (d *delivery) withdrawPush() {
-	if d.withdraw != nil {
-		d.withdraw()
-		d.withdraw = nil
+func (c *Core) withdrawPush(d *delivery) {
+	if withdraw := c.withdraws[d.handle]; withdraw != nil {
+		withdraw()
+		delete(c.withdraws, d.handle)
+	}
+}
+
+// unhold notes that one place of the push queues does not have d any more.
+func (c *Core) unhold(d *delivery) {
+	if d.holds--; d.over {
+		c.over = append(c.over, d)
 	}
 }
 
@@ -328,13 +353,14 @@ func (d *delivery) withdrawPush() {
 func (c *Core) onPushResult(d *delivery, asked Registration, r PushResult) {
 	defer func() {
 		if d.over || d.pushAfter <= c.clock.steady() || d.state != StatePushing {
-			d.withdrawPush() // it does not come back, or at once
+			c.withdrawPush(d) // it does not come back, or at once
 		}
 	}()
 	if r.Registration.Token != "" {
 		asked = r.Registration
 	}
-	held := d.registration() // nil, or maybe another by now
+	dev := c.dev(d)
+	held := c.registration(d) // nil, or maybe another by now
 	if held != nil && (held.Ended != nil || !held.SameAddress(&asked)) {
 		held = nil
 	}
@@ -347,7 +373,7 @@ func (c *Core) onPushResult(d *delivery, asked Registration, r PushResult) {
 			d.pushAccepted = true
 			c.record(d, d.attempts, EventPushed, r.detail())
 		}
-		c.endRegistration(d.dev, held, asked, r)
+		c.endRegistration(dev, held, asked, r)
 		return
 	}
 	if errors.Is(r.Err, context.Canceled) {
@@ -366,9 +392,9 @@ func (c *Core) onPushResult(d *delivery, asked Registration, r PushResult) {
 			c.apply(d, inPushRetry, situation{detail: r.Detail + ", another token is registered"})
 			break
 		}
-		ended := c.endRegistration(d.dev, held, asked, r)
+		ended := c.endRegistration(dev, held, asked, r)
 		if ended {
-			c.endProbe(d.dev, d)
+			c.endProbe(dev, d)
 		}
 		c.apply(d, inPushRefused, situation{detail: pick(ended, r.Detail, r.Detail+", but the token was registered after that"), refused: RefusedRegistration})
 		if ended {
@@ -401,15 +427,16 @@ func (r *PushResult) detail() string {
 // pushAccepted notes what an accepted push says of the registration: it works, and
 // its device gives a sign of life.
 func (c *Core) pushAccepted(d *delivery, held *Registration) {
-	if held == nil || d.dev.dropped != "" {
+	dev := c.dev(d)
+	if held == nil || dev.dropped != "" {
 		return
 	}
-	c.seen(d.dev)
+	c.seen(dev)
 	if held.Suspended != nil {
 		held.Suspended = nil
-		c.endProbe(d.dev, d)
-		c.putDevice(d.dev)
-		c.pushPossible(d.dev, func(r *Registration) bool { return r == held })
+		c.endProbe(dev, d)
+		c.putDevice(dev)
+		c.pushPossible(dev, func(r *Registration) bool { return r == held })
 	}
 }
 

@@ -16,15 +16,16 @@ func (c *Core) retryMissed(p *Presence) {
 	}
 	p.missed.Store(false)
 	now := c.clock.steady()
-	for _, d := range p.dev.queue {
-		if d.misses == 0 || d.due || d.state.Final() || d.state == StatePublished {
+	for d := range c.slab.each(p.dev.queue) {
+		m, missed := p.misses[d.seq]
+		if !missed || d.due || d.state.Final() || d.state == StatePublished {
 			continue
 		}
 		switch {
-		case d.notBefore <= now:
-			d.makeDue()
+		case m.notBefore <= now:
+			d.makeDue(p.dev)
 		case d.state == StateWaiting:
-			d.deadline = d.notBefore
+			d.deadline = m.notBefore
 			c.deadlines.schedule(d)
 		default: // its own window looks at the channel; another heartbeat may, too
 			p.missed.Store(true)
@@ -56,9 +57,9 @@ func (c *Core) recover() error {
 			}
 		}
 		d := c.fromRecord(r, dev)
-		dev.queue = append(dev.queue, d)
+		dev.queue = append(dev.queue, d.handle)
 		c.deadlines.schedule(d)
-		if d.collapse != "" { // a crash between an accept and the end of what it superseded
+		if d.collapse != 0 { // a crash between an accept and the end of what it superseded
 			c.supersede(dev, d)
 		}
 		return true
@@ -118,16 +119,15 @@ func (c *Core) recoverAccount(name string) (*account, error) {
 }
 
 func (c *Core) fromRecord(r *Record, dev *device) *delivery {
-	d := &delivery{
-		progress: progress{
-			state: r.State, ack: r.Ack, message: r.Message, fallback: r.Fallback,
-			received: r.Received, pushAccepted: r.PushAccepted, refused: r.PushRefused,
-			attempts: uint16(r.Attempts), pushAttempts: uint16(r.PushAttempts),
-			once:     r.TTLZero,
-			deadline: c.clock.at(r.Deadline),
-		},
-		dev: dev, seq: r.Seq, urgency: max(r.Urgency, UrgencyHigh), kind: kindOf(r.Kind), collapse: r.CollapseKey, expires: c.clock.at(r.ExpiresAt),
+	d := c.slab.add(dev, r.Kind, r.CollapseKey)
+	d.progress = progress{
+		state: r.State, ack: r.Ack, message: r.Message, fallback: r.Fallback,
+		received: r.Received, pushAccepted: r.PushAccepted, refused: r.PushRefused,
+		attempts: uint16(r.Attempts), pushAttempts: uint16(r.PushAttempts),
+		once: r.TTLZero, kind: d.kind,
+		deadline: c.clock.at(r.Deadline),
 	}
+	d.seq, d.urgency, d.expires = r.Seq, max(r.Urgency, UrgencyHigh), c.clock.at(r.ExpiresAt)
 	// The ack window depends on the TTL, and a Seq tells when it began.
 	d.setWindows(r.AckWindow, r.ExpiresAt.Sub(time.Unix(0, int64(r.Seq))), c.settings.Load().Windows)
 	grace := c.clock.steady() + int64(c.settings.Load().Windows.Ack)
@@ -165,14 +165,14 @@ func (p *progress) setWindows(own *time.Duration, ttl time.Duration, configured 
 func milliseconds(d time.Duration) uint32 { return uint32(max(d.Milliseconds(), 1)) }
 
 // recordNow is what the store is to know of d.
-func (d *delivery) recordNow(c *clock) Record {
+func (c *Core) recordNow(d *delivery) Record {
 	r := Record{
-		Seq: d.seq, Device: d.dev.ID, State: d.state,
+		Seq: d.seq, Device: c.dev(d).ID, State: d.state,
 		Attempts: int(d.attempts), PushAttempts: int(d.pushAttempts),
 		PushAccepted: d.pushAccepted, PushRefused: d.refused, Received: d.received,
-		Ack: d.ack, Fallback: d.fallback, Message: d.message, CollapseKey: d.collapse,
-		Deadline: c.wall(d.deadline), ExpiresAt: c.wall(d.expires),
-		Urgency: d.urgency, Kind: d.kindName(), TTLZero: d.once,
+		Ack: d.ack, Fallback: d.fallback, Message: d.message, CollapseKey: c.slab.text(d.collapse),
+		Deadline: c.clock.wall(d.deadline), ExpiresAt: c.clock.wall(d.expires),
+		Urgency: d.urgency, Kind: c.slab.text(d.kind), TTLZero: d.once,
 	}
 	switch {
 	case d.atOnce:

@@ -2,6 +2,7 @@ package delivery_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -235,5 +236,35 @@ func TestWhyItWaits(t *testing.T) {
 				t.Errorf("%s: %v %q", device, last.Kind, last.Detail)
 			}
 		}
+	})
+}
+
+// TestAnswerAfterTheEnd: the answer to a push whose delivery is over belongs to that one,
+// and not to one accepted since.
+func TestAnswerAfterTheEnd(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "aa")
+		w.apple.hold = true
+		first := w.accept(delivery.Request{})
+		synctest.Wait()
+		w.up("phone", acking).presence.Heartbeat()
+		w.wantTimeline(first, "accepted, push_requested, published, received")
+		w.known("tablet", "bb")
+		second := w.accept(delivery.Request{Devices: []string{"tablet"}})
+		w.wantTimeline(second, "accepted, push_requested")
+		if len(w.apple.held) != 2 {
+			t.Fatalf("%d pushes", len(w.apple.held))
+		}
+		w.apple.held[0].done(accepted)
+		w.wantTimeline(first, "accepted, push_requested, published, received, pushed")
+		w.wantTimeline(second, "accepted, push_requested")
+		third := w.accept(delivery.Request{Devices: []string{"tablet"}})
+		if _, err := w.apple.held[0].push.Current(); !errors.Is(err, delivery.ErrPushNotWanted) {
+			t.Errorf("after the answer: %v", err)
+		}
+		w.apple.held = w.apple.held[1:]
+		w.apple.release()
+		w.wantState(second, delivery.StatePushed)
+		w.wantState(third, delivery.StatePushed)
 	})
 }

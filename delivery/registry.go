@@ -17,17 +17,19 @@ const seenResolution = time.Hour
 // something unfinished, or shares its account with one that is or has.
 type device struct {
 	Device
-	account  *account
-	presence *Presence   // nil: the channel is down
-	queue    []*delivery // unfinished, in the order of acceptance
-	due      int         // how many of the queue want the channel
-	reserved int         // deliveries of acceptances that are being committed
-	dropped  string      // why it is not registered any more; "": it is
-	foreign  bool        // it stands for a device of another shard, and is not in memory
-	app      AppState
-	since    time.Time // of the channel's state; zero: not known
-	probe    *delivery // the one that tries a suspended registration
-	lanes    []*pushLane
+	account    *account
+	presence   *Presence // nil: the channel is down
+	queue      []handle  // unfinished deliveries, in the order of acceptance
+	due        int       // how many of the queue want the channel
+	reserved   int       // deliveries of acceptances that are being committed
+	number     uint32    // in the slab, while it has deliveries
+	deliveries int       // in the slab: of the queue, and others
+	dropped    string    // why it is not registered any more; "": it is
+	foreign    bool      // it stands for a device of another shard, and is not in memory
+	app        AppState
+	since      time.Time // of the channel's state; zero: not known
+	probe      *delivery // the one that tries a suspended registration
+	lanes      []*pushLane
 	// dismissals are the notifications to take off its screen, in their order.
 	dismissals []*dismissal
 }

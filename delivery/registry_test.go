@@ -270,6 +270,35 @@ func TestProbeSucceeds(t *testing.T) {
 	})
 }
 
+// TestRefusedProbe: an acceptance that the store refuses does not stay the one that
+// tries a suspended registration.
+func TestRefusedProbe(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "aa")
+		w.apple.script = []delivery.PushResult{
+			{Outcome: delivery.PushTokenSuspended, Detail: "400 BadDeviceToken"},
+			{Outcome: delivery.PushAccepted, Detail: "200"},
+		}
+		week := new(7 * 24 * time.Hour)
+		w.accept(delivery.Request{NoFallback: true, TTL: week}) // keeps the device in memory
+		first := w.accept(delivery.Request{})
+		w.wantState(first, delivery.StateWaiting)
+		time.Sleep(25 * time.Hour) // first has expired
+		w.store.fail(true)
+		if _, err := w.core.Accept(context.Background(), delivery.Request{Account: "a", Title: "t"}); !errors.Is(err, delivery.ErrUnavailable) {
+			t.Fatal(err)
+		}
+		w.store.fail(false)
+		time.Sleep(time.Minute)
+		second := w.accept(delivery.Request{TTL: week})
+		time.Sleep(25 * time.Hour)
+		v, err := w.core.Get(context.Background(), second.ID)
+		if err != nil || !v.Deliveries[0].Pushed {
+			t.Errorf("not pushed: %v, %v", w.timeline(second), err)
+		}
+	})
+}
+
 // TestEndedIsRemembered: an ended registration says when and why, without its token.
 func TestEndedIsRemembered(t *testing.T) {
 	inWorld(t, func(w *world) {

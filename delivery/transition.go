@@ -20,6 +20,7 @@ type progress struct {
 	attempts     uint16
 	pushAttempts uint16
 	window       uint32 // ack window of its own, in milliseconds; 0: the configured one
+	kind         uint32 // of the registration that a push goes to, a number of the slab; 0: KindAlert
 	deadline     int64  // the window, backoff or retry in force elapses
 	pushAfter    int64  // no push before: a Retry-After outlives a try over the channel
 }

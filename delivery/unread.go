@@ -69,9 +69,9 @@ func (c *Core) countUnread(b *Batch, n *Notification, targets []*device) {
 // refused it.
 func (c *Core) countedUnread(n *Notification, deliveries []*delivery, refused bool) {
 	for _, d := range deliveries {
-		c.bumpVersions(d.dev)
+		c.bumpVersions(c.dev(d))
 		if refused {
-			c.markRead(d.dev, n.Seq)
+			c.markRead(c.dev(d), n.Seq)
 		}
 	}
 }

@@ -2,39 +2,39 @@ package delivery
 
 import "time"
 
-// deadlines is a min-heap of deliveries by key, the earlier of the running window
-// and the expiry; by Seq where keys are equal. Each delivery knows its place, so that an ack takes it out in
+// deadlines is a min-heap of deliveries by key, by Seq where keys are equal. Each
+// delivery knows its place, so that an ack takes it out in
 // O(log n) without a search. Most keys grow with time, so that most insertions
 // stay where they are put, and most removals are near the end.
-type deadlines []*delivery
-
-func (h deadlines) first() *delivery {
-	if len(h) == 0 {
-		return nil
-	}
-	return h[0]
+type deadlines struct {
+	slab *slab
+	heap []handle
 }
 
-// schedule puts d where its deadlines say.
+func (h *deadlines) first() *delivery {
+	if len(h.heap) == 0 {
+		return nil
+	}
+	return h.slab.at(h.heap[0])
+}
+
+// key is the earlier of the running window and the expiry. Whoever changes one of them
+// calls schedule before anything else of the heap moves.
+func (d *delivery) key() int64 {
+	if d.deadline != 0 && d.deadline < d.expires {
+		return d.deadline
+	}
+	return d.expires
+}
+
+// schedule puts d where its key says.
 func (h *deadlines) schedule(d *delivery) {
-	key := d.expires
-	if d.deadline != 0 && d.deadline < key {
-		key = d.deadline
-	}
 	if d.place == 0 {
-		d.key = key
-		*h = append(*h, d)
-		d.place = int32(len(*h))
-		h.up(len(*h) - 1)
-		return
+		h.heap = append(h.heap, d.handle)
+		d.place = int32(len(h.heap))
 	}
-	old := d.key
-	d.key = key
-	if key < old {
-		h.up(int(d.place) - 1)
-	} else if key > old {
-		h.down(int(d.place) - 1)
-	}
+	h.up(d)
+	h.down(d)
 }
 
 // remove takes d out, if it is in.
@@ -42,62 +42,71 @@ func (h *deadlines) remove(d *delivery) {
 	if d.place == 0 {
 		return
 	}
-	i, last := int(d.place)-1, len(*h)-1
+	i, last := d.place-1, len(h.heap)-1
+	moved := h.slab.at(h.heap[last])
+	h.heap = h.heap[:last]
 	d.place = 0
-	moved := (*h)[last]
-	(*h)[last] = nil
-	*h = (*h)[:last]
-	if i == last {
-		return
+	if moved != d {
+		h.set(i, moved)
+		h.up(moved)
+		h.down(moved)
 	}
-	(*h)[i] = moved
-	moved.place = int32(i + 1)
-	h.up(i)
-	h.down(int(moved.place) - 1)
+	if room := cap(h.heap); room > minDeadlines && last < room/4 { // most are gone: give memory back
+		h.heap = append(make([]handle, 0, room/2), h.heap...)
+	}
 }
 
 // Four children a node: half the levels of a binary heap, and the children share
 // a cache line.
 const arity = 4
 
-func (d *delivery) before(o *delivery) bool { return d.key < o.key || d.key == o.key && d.seq < o.seq }
+// minDeadlines is the room for deadlines that is kept.
+const minDeadlines = 1024
 
-func (h deadlines) up(i int) {
-	d := h[i]
-	for i > 0 {
-		parent := (i - 1) / arity
-		if !d.before(h[parent]) {
-			break
-		}
-		h[i] = h[parent]
-		h[i].place = int32(i + 1)
-		i = parent
-	}
-	h[i] = d
-	d.place = int32(i + 1)
+func (d *delivery) before(o *delivery) bool {
+	a, b := d.key(), o.key()
+	return a < b || a == b && d.seq < o.seq
 }
 
-func (h deadlines) down(i int) {
-	d := h[i]
+func (h *deadlines) set(i int32, d *delivery) {
+	h.heap[i] = d.handle
+	d.place = i + 1
+}
+
+func (h *deadlines) up(d *delivery) {
+	i := d.place - 1
+	for i > 0 {
+		parent := (i - 1) / arity
+		p := h.slab.at(h.heap[parent])
+		if !d.before(p) {
+			break
+		}
+		h.set(i, p)
+		i = parent
+	}
+	h.set(i, d)
+}
+
+func (h *deadlines) down(d *delivery) {
+	i := d.place - 1
 	for {
 		child := i*arity + 1
-		if child >= len(h) {
+		if int(child) >= len(h.heap) {
 			break
 		}
-		for j, end := child+1, min(child+arity, len(h)); j < end; j++ {
-			if h[j].before(h[child]) {
-				child = j
+		least := h.slab.at(h.heap[child])
+		for j, end := child+1, min(child+arity, int32(len(h.heap))); j < end; j++ {
+			if x := h.slab.at(h.heap[j]); x.before(least) {
+				child, least = j, x
 			}
 		}
-		if !h[child].before(d) {
+		if !least.before(d) {
 			break
 		}
-		h[i] = h[child]
-		h[i].place = int32(i + 1)
+		h.set(i, least)
 		i = child
 	}
-	h[i] = d
-	d.place = int32(i + 1)
+	h.set(i, d)
 }
 
 // elapse handles the deadline of d that has come.
@@ -107,7 +116,8 @@ func (c *Core) elapse(d *delivery, now int64) {
 		c.settle()
 		return
 	}
-	dev, p := d.dev, d.dev.presence
+	dev := c.dev(d)
+	p := dev.presence
 	switch {
 	case d.state == StatePending && p != nil && p.progress > now-int64(c.settings.Load().Windows.Ack):
 		// Acks make room all the time; its turn will come.
@@ -117,7 +127,7 @@ func (c *Core) elapse(d *delivery, now int64) {
 	case d.state == StateWaiting:
 		d.deadline = 0
 		if p != nil { // the distance to the next try is over, and the device was heard meanwhile
-			d.makeDue()
+			d.makeDue(dev)
 		}
 		c.apply(d, inPushPossible, situation{}) // a suspended registration may be probed
 	default:
@@ -127,15 +137,35 @@ func (c *Core) elapse(d *delivery, now int64) {
 	c.settle()
 }
 
-// missed notes that a pseudo-notification has gone unacknowledged: the next try
+// misses counts the tries of a delivery that went without an ack.
+type misses struct {
+	notBefore int64 // no try over the channel before
+	n         uint8
+}
+
+// missed notes that a pseudo-notification to dev has gone unacknowledged: the next try
 // is at the first heartbeat after, then at growing distances (contract §2).
-func (d *delivery) missed(now int64) {
-	d.notBefore = now
-	if d.misses > 0 {
-		d.notBefore += int64(min(5*time.Second<<(d.misses-1), time.Minute))
+func (dev *device) missed(d *delivery, now int64) {
+	p := dev.presence
+	if p == nil { // it begins again when the device is back
+		return
 	}
-	d.misses = min(d.misses+1, 8)
-	if p := d.dev.presence; p != nil {
-		p.missed.Store(true)
+	m := p.misses[d.seq]
+	m.notBefore = now
+	if m.n > 0 {
+		m.notBefore += int64(min(5*time.Second<<(m.n-1), time.Minute))
+	}
+	m.n = min(m.n+1, 8)
+	if p.misses == nil {
+		p.misses = map[Seq]misses{}
+	}
+	p.misses[d.seq] = m
+	p.missed.Store(true)
+}
+
+// heard ends the count of misses: dev has said something of d.
+func (dev *device) heard(d *delivery) {
+	if p := dev.presence; p != nil {
+		delete(p.misses, d.seq)
 	}
 }
