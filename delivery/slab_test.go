@@ -24,7 +24,7 @@ func TestNoPointers(t *testing.T) {
 	look("delivery", reflect.TypeFor[delivery]())
 }
 
-// TestSlab compares a slab with a map of what is in it.
+// TestSlab compares a slab with a map of its deliveries.
 func TestSlab(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		type entry struct {
