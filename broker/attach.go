@@ -149,6 +149,9 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 		sayTopicsClosed(cfg.Auth.ACL, with.log)
 		rules.Authenticate = h.auth.Connect
 	}
+	if h.node != nil {
+		rules.Newcomers = h.node.rooms
+	}
 	if h.node != nil && h.node.topics != nil {
 		rules.Elsewhere = h.node.topics.takeSession
 	}

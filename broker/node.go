@@ -20,6 +20,7 @@ import (
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/hooks/ordinary"
+	"github.com/heartline-mqtt/heartline/internal/newcomers"
 	"github.com/heartline-mqtt/heartline/receipts"
 	"github.com/heartline-mqtt/heartline/store"
 	"github.com/heartline-mqtt/heartline/store/pgstore"
@@ -45,7 +46,8 @@ type node struct {
 	// Of its Cores. They are set before Start.
 	opts   delivery.Options
 	pusher delivery.Pusher
-	links  links // of XMPP
+	links  links           // of XMPP
+	rooms  *newcomers.List // of devices that are about to become known
 	// replication is what the database told lately of its standbys; nil: nothing.
 	replication atomic.Pointer[pgstore.Replication]
 	// end ends a connection of this node; nil: it has none yet.
@@ -102,6 +104,7 @@ func openNode(cfg *config.Config, unread func() (time.Time, bool), hub *ordinary
 		return nil, err
 	}
 	n := &node{cfg: cfg, name: opts.Name, unread: unread, observers: &delivery.Observers{}, log: log}
+	n.rooms = &newcomers.List{Owner: n.roomAtOwner}
 	var socket net.Listener
 	if err := CheckNodes(cfg); err != nil {
 		return nil, err
@@ -186,7 +189,7 @@ func (b companion) Lose(parts []uint16) {
 func (n *node) meshOn(socket net.Listener, address string) error {
 	c := n.cfg
 	o := relay.Options{
-		Name: n.name, Address: address, Local: n.Router, Beat: time.Second, Patience: c.Cluster.Lease + 2*time.Second, Webhook: n.onOrder, Log: n.log,
+		Name: n.name, Address: address, Local: n.Router, Beat: time.Second, Patience: c.Cluster.Lease + 2*time.Second, Webhook: n.onOrder, KeepRoom: n.onKeepRoom, Log: n.log,
 		Equal: map[string]string{"mqtt.topic_prefix": c.MQTT.TopicPrefix, "auth.mode": c.Auth.Mode, "cluster.lease": c.Cluster.Lease.String()},
 		Alike: map[string]string{
 			"delivery.ack": c.Delivery.Ack, "delivery.ack_window": c.Delivery.AckWindow.String(), "delivery.fallback_window": c.Delivery.FallbackWindow.String(),

@@ -13,16 +13,17 @@ import (
 // version numbers the frames and their meaning. A node speaks to nodes of minVersion and
 // above; a newer node uses only frames that both know.
 const (
-	version    = 4
+	version    = 5
 	minVersion = 1
 )
 
 // versionEnd has the ops disconnect and end session, versionTopics all frames and ops about
-// ordinary MQTT, versionWebhook the op webhook.
+// ordinary MQTT, versionWebhook the op webhook, versionKeepRoom the op keep room.
 const (
-	versionEnd     = 2
-	versionTopics  = 3
-	versionWebhook = 4
+	versionEnd      = 2
+	versionTopics   = 3
+	versionWebhook  = 4
+	versionKeepRoom = 5
 )
 
 // helloPatience bounds the beginning of a stream.

@@ -30,6 +30,9 @@ type Options struct {
 	// Webhook carries out an order of another node about a webhook that this one sends, as
 	// Session.Webhook; nil: this node sends none.
 	Webhook func(ctx context.Context, order []byte) (outcome []byte, err error)
+	// KeepRoom keeps room for a device that comes at another node, as Session.KeepRoom; nil: this
+	// node bounds no devices.
+	KeepRoom func(limit int, account, device string) (full bool, err error)
 	// Dial opens a stream to a node; nil: TCP.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 	// Beat is how often a node gives a sign of life; 0: never.

@@ -70,12 +70,13 @@ const (
 	opEndSession
 	opTakeSession
 	opWebhook
+	opKeepRoom
 )
 
 var opNames = [...]string{
 	"", "online", "accept", "ack by ID", "register", "register via", "forget address", "set registration", "remove registrations",
 	"sign out", "release", "forget", "devices", "device", "put device", "forget device", "account of", "check owner", "get", "list",
-	"cancel", "dismiss", "erase", "erase account", "flush", "flush all", "disconnect", "end session", "take session", "webhook",
+	"cancel", "dismiss", "erase", "erase account", "flush", "flush all", "disconnect", "end session", "take session", "webhook", "keep room",
 }
 
 // ofNode reports whether an op is for the node itself, not for an owner.
@@ -113,6 +114,7 @@ type arguments struct {
 	Online       *online          `cbor:"20,keyasint,omitempty"`
 	At           int64            `cbor:"21,keyasint,omitempty"` // Unix nanoseconds
 	Order        []byte           `cbor:"22,keyasint,omitempty"` // about a webhook
+	Limit        int              `cbor:"23,keyasint,omitempty"` // of devices
 }
 
 // answer is what became of a call.
@@ -132,6 +134,7 @@ type results struct {
 	Ended   bool          `cbor:"15,keyasint,omitempty"`
 	State   *SessionState `cbor:"16,keyasint,omitempty"`
 	Outcome []byte        `cbor:"17,keyasint,omitempty"` // of an order about a webhook
+	Full    bool          `cbor:"18,keyasint,omitempty"` // there is no room
 }
 
 // request is the twin of delivery.Request.

@@ -297,6 +297,19 @@ func (s *Session) Webhook(ctx context.Context, order []byte) (outcome []byte, er
 	return a.Outcome, nil
 }
 
+// KeepRoom has the other node, which owns an account, keep room among at most limit devices for one
+// that is about to become known here. full: there is none.
+func (s *Session) KeepRoom(ctx context.Context, limit int, account, device string) (full bool, err error) {
+	if s.version.Load() < versionKeepRoom {
+		return false, errOlder
+	}
+	a, err := s.ask(ctx, &call{Op: opKeepRoom, arguments: arguments{Account: account, Device: device, Limit: limit}})
+	if err != nil {
+		return false, err
+	}
+	return a.Full, nil
+}
+
 // FlushAll is delivery.Core.Flush of all Cores of the other node.
 func (s *Session) FlushAll(ctx context.Context) error {
 	_, err := s.ask(ctx, &call{Op: opFlushAll})

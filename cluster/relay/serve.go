@@ -142,6 +142,15 @@ func (s *Session) onCall(c *call) error {
 			return r, err
 		}, nil)
 		return nil
+	case opKeepRoom:
+		s.later(c, func(context.Context, Owner) (r results, err error) {
+			if s.m.opts.KeepRoom == nil {
+				return r, errOlder
+			}
+			r.Full, err = s.m.opts.KeepRoom(c.Limit, c.Account, c.Device)
+			return r, err
+		}, nil)
+		return nil
 	case opDisconnect, opEndSession:
 		s.later(c, func(context.Context, Owner) (results, error) {
 			return results{Ended: s.local.End(c.Device, c.Account, c.Op == opEndSession)}, nil

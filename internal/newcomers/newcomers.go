@@ -5,6 +5,7 @@ package newcomers
 import (
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 )
@@ -23,6 +24,11 @@ type Registry interface {
 // have them yet: without it, clients that come at once would all find room for the same one
 // device more. All methods are safe for concurrent use; the zero List is empty.
 type List struct {
+	// Owner, where there is one, is asked for room, too: it has the node that owns the account
+	// Keep the device's. It returns ErrTooMany, or nil where that node is this one or is not
+	// reached: what makes the device known will then fail, or the next node decides.
+	Owner func(limit int, account, device string) error
+
 	mu        sync.Mutex
 	byAccount map[string]*arriving
 }
@@ -40,6 +46,10 @@ type arriving struct {
 // registry, or until Leave. by tells one caller from another. sure is false where the registry
 // cannot be read: what makes the device known will fail, too.
 func (l *List) Admit(r Registry, limit int, account, device string, by any) (sure bool, err error) {
+	return l.admit(r, limit, account, device, by, l.Owner)
+}
+
+func (l *List) admit(r Registry, limit int, account, device string, by any, owner func(int, string, string) error) (sure bool, err error) {
 	if _, err := r.AccountOf(device); !errors.Is(err, delivery.ErrNotFound) {
 		return err == nil, nil
 	}
@@ -57,8 +67,24 @@ func (l *List) Admit(r Registry, limit int, account, device string, by any) (sur
 	if _, again := a.coming[device]; !again && len(devices)+len(a.coming) >= limit {
 		return false, ErrTooMany
 	}
+	if owner != nil {
+		if err := owner(limit, account, device); err != nil {
+			return false, err
+		}
+	}
 	a.coming[device] = by
 	return true, nil
+}
+
+// Keep is Admit for a device that comes at another node, which says nothing of its end: the room
+// is taken for as long as keep, or until the device is in the registry.
+func (l *List) Keep(r Registry, limit int, account, device string, keep time.Duration) error {
+	by := new(byte)
+	_, err := l.admit(r, limit, account, device, by, nil)
+	if err == nil {
+		time.AfterFunc(keep, func() { l.Leave(account, device, by) })
+	}
+	return err
 }
 
 // Leave gives back what Admit has taken: the device is known, or does not come.
