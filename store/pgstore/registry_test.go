@@ -3,11 +3,15 @@ package pgstore_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/store"
+	"github.com/heartline-mqtt/heartline/store/pgstore"
 )
 
 // TestDeviceOfTwoAccounts: two nodes register a device for two accounts at the same moment,
@@ -63,4 +67,32 @@ func TestDeviceOfTwoAccounts(t *testing.T) {
 		}
 	}
 	t.Logf("first: %v", first)
+}
+
+// A registration looks at its own rows, however many devices there are: by the plan of a
+// lane.
+func TestRegistrationReadsItsOwn(t *testing.T) {
+	o := fresh(t)
+	_, db := members(t, o)
+	c, err := pgx.Connect(t.Context(), o.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(t.Context())
+	for name, value := range pgstore.LaneSettings {
+		if _, err := c.Exec(t.Context(), "SELECT set_config($1, $2, false)", name, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.Exec(t.Context(), "PREPARE locked (bytea[], bytea[]) AS "+pgstore.LockDevices(db)); err != nil {
+		t.Fatal(err)
+	}
+	rows, _ := c.Query(t.Context(), "EXPLAIN EXECUTE locked (ARRAY['a'::bytea], ARRAY['b'::bytea])")
+	plan, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := strings.Join(plan, "\n"); strings.Contains(text, "Filter:") || strings.Contains(text, "Seq Scan") || !strings.Contains(text, "Index Cond: (device = ANY") {
+		t.Errorf("it looks at other rows:\n%s", text)
+	}
 }

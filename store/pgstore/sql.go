@@ -93,8 +93,8 @@ func newStatements(schema string) statements {
 			SET former = t.device, device = excluded.device`),
 		lockDevices: in(`
 			SELECT d.device, d.account, d.entry FROM {s}.device d
-			WHERE d.device = ANY($1::bytea[]) OR d.device IN (SELECT t.former FROM {s}.token t
-			WHERE t.hash = ANY($2::bytea[])) ORDER BY d.device FOR UPDATE`),
+			WHERE d.device = ANY($1::bytea[] || ARRAY(SELECT t.former FROM {s}.token t
+			WHERE t.hash = ANY($2::bytea[]))) ORDER BY d.device FOR UPDATE`),
 		putDevices: in(`
 			INSERT INTO {s}.device (device, account, entry)
 			SELECT u.device, u.account, u.entry FROM unnest($1::bytea[], $2::bytea[], $3::bytea[]) u (device, account, entry) ORDER BY u.device
