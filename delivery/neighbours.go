@@ -50,10 +50,10 @@ func (c *Core) OnClaimed(claim Claim) error {
 	if claim.Token != "" {
 		return c.onTokenClaimed(address{claim.Server, claim.Token})
 	}
-	c.mu.Lock()
-	c.versions[slot(claim.Device)]++ // for accounts that are being read
-	c.mu.Unlock()
 	holds := func() *device { return c.devices[claim.Device] }
+	if !c.claimed(claim.Device, holds) {
+		return nil
+	}
 	d, err := c.dispossessed(claim.Device, holds, func(d *device) (bool, error) {
 		rec, err := c.out.Device(d.ID)
 		if errors.Is(err, ErrNotFound) {
@@ -75,11 +75,22 @@ func (c *Core) OnClaimed(claim Claim) error {
 	return nil
 }
 
-func (c *Core) onTokenClaimed(a address) error {
+// claimed notes a claim for accounts that are being read, and reports whether a device in memory
+// holds its name. A claim comes to every Core of the store, and mostly none does.
+func (c *Core) claimed(name string, holds func() *device) bool {
+	at := slot(name)
 	c.mu.Lock()
-	c.versions[slot(a.String())]++
-	c.mu.Unlock()
-	d, err := c.tokenClaimed(a, func() *device { return c.holders[a] })
+	defer c.mu.Unlock()
+	c.versions[at]++
+	return holds() != nil
+}
+
+func (c *Core) onTokenClaimed(a address) error {
+	holds := func() *device { return c.holders[a] }
+	if !c.claimed(a.String(), holds) {
+		return nil
+	}
+	d, err := c.tokenClaimed(a, holds)
 	if err != nil {
 		return fmt.Errorf("read who holds a registration of device %s, which another has claimed: %w", d.ID, err)
 	}
