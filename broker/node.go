@@ -300,6 +300,9 @@ func (l *life) Core(o cluster.Ownership) *delivery.Core {
 	return c
 }
 
+// Backlog implements cluster.Life.
+func (l *life) Backlog(parts []uint16) (delivery.Backlog, error) { return l.out.Backlog(parts) }
+
 // Close implements cluster.Life.
 func (l *life) Close() error {
 	l.n.lives.end(l)

@@ -53,6 +53,8 @@ type Life interface {
 	// Core makes the Core of a partition, not started yet: with the partition's Shard and
 	// Floor, the Referee's Now and Trusted, and Router.Neighbours.
 	Core(o Ownership) *delivery.Core
+	// Backlog reads what the Cores of some partitions take up.
+	Backlog(parts []uint16) (delivery.Backlog, error)
 	// Fenced is closed when a write of this life has been refused because another node
 	// has taken over.
 	Fenced() <-chan struct{}

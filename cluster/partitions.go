@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,8 +17,12 @@ import (
 // more of its own. Its next owner reads that many in a fraction of a second.
 func freeAtOnce(parts int) int { return max(4, parts/16) }
 
-// startsAtOnce bounds the Cores that read their partitions at the same time.
-const startsAtOnce = 4
+// The backlogs of claimed partitions are read for readAtOnce of them at a time, by so many
+// readers.
+const (
+	readAtOnce = 32
+	readers    = 4
+)
 
 // companionPatience is how long Companion.End may wait before a partition is freed.
 const companionPatience = time.Second
@@ -110,32 +115,38 @@ func (n *Node) assign(parts []Ownership) (free int, unserved []Ownership) {
 	return free, unserved
 }
 
-// begin starts the Cores of claimed partitions, some at a time: each reads its
-// deliveries. A partition that cannot be read is freed. It reports whether all were read.
+// begin starts the Cores of claimed partitions. Their backlog is read for some at once, and by
+// several readers. A partition that cannot be taken up is freed. It reports whether all were
+// taken up.
 func (n *Node) begin(claimed []Ownership) (all bool, err error) {
 	var failed []Ownership
 	var mu sync.Mutex
 	var starting errgroup.Group
-	starting.SetLimit(startsAtOnce)
-	for _, o := range claimed {
+	starting.SetLimit(readers)
+	for some := range slices.Chunk(claimed, readAtOnce) {
 		starting.Go(func() error {
-			core := n.life.Core(o)
-			err := core.Start()
-			if err != nil {
-				core.Abandon()
-				n.opts.Log.Error("partition not taken up, freeing it", "partition", o.Part, "error", err)
-			}
-			mu.Lock()
-			if err != nil {
-				failed = append(failed, o)
+			backlog, err := n.life.Backlog(numbers(some))
+			for _, o := range some {
+				core := n.life.Core(o)
+				err := err
+				if err == nil {
+					err = core.StartFrom(backlog)
+				}
+				if err != nil {
+					core.Abandon()
+					n.opts.Log.Error("partition not taken up, freeing it", "partition", o.Part, "error", err)
+					mu.Lock()
+					failed = append(failed, o)
+					mu.Unlock()
+					continue
+				}
+				mu.Lock()
+				n.own[o.Part] = &ownedPart{o, core}
+				n.opts.Router.Serve(o.Part, o.Term, core)
 				mu.Unlock()
-				return nil //nolint:nilerr // the others go on
-			}
-			n.own[o.Part] = &ownedPart{o, core}
-			n.opts.Router.Serve(o.Part, o.Term, core)
-			mu.Unlock()
-			if n.opts.Companion != nil {
-				n.opts.Companion.Begin(n.life, o.Part)
+				if n.opts.Companion != nil {
+					n.opts.Companion.Begin(n.life, o.Part)
+				}
 			}
 			return nil
 		})
@@ -145,6 +156,14 @@ func (n *Node) begin(claimed []Ownership) (all bool, err error) {
 		return true, nil
 	}
 	return false, n.free(failed)
+}
+
+func numbers(parts []Ownership) []uint16 {
+	all := make([]uint16, len(parts))
+	for i, p := range parts {
+		all[i] = p.Part
+	}
+	return all
 }
 
 // giveUp stops the Cores of some partitions, which flush, and frees the partitions.

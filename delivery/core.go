@@ -183,13 +183,25 @@ func New(opts Options, out Outbox, pusher Pusher, log *slog.Logger) *Core {
 
 // Start takes up every unfinished delivery where its Record says, then runs until
 // Stop. When it has returned, the Core accepts. It returns ErrStopped after Stop.
-func (c *Core) Start() error {
-	last, err := c.out.LastSeq(c.opts.Shard)
+func (c *Core) Start() error { return c.StartFrom(FromStore(c.out)) }
+
+// FromStore returns the Backlog in a store that reads an account fast when it is needed.
+func FromStore(r Reader) Backlog { return fromStore{r} }
+
+type fromStore struct{ Reader }
+
+// Accounts implements Backlog.
+func (fromStore) Accounts(Shard, func(string, []Device)) {}
+
+// StartFrom is Start with a Backlog that has been read already. Nothing that it holds may have
+// changed since.
+func (c *Core) StartFrom(b Backlog) error {
+	last, err := b.LastSeq(c.opts.Shard)
 	if err != nil {
 		return fmt.Errorf("read the last number of the store: %w", err)
 	}
 	c.clock = newClock(max(last, c.opts.Floor), &c.opts)
-	if err := c.recover(); err != nil {
+	if err := c.recover(b); err != nil {
 		return fmt.Errorf("recover unfinished deliveries: %w", err)
 	}
 	c.mu.Lock()

@@ -336,10 +336,10 @@ func (c *Core) pushRecoveredDismissals() {
 	}
 }
 
-// recoverDismissals takes up the dismissals of the store. The caller holds the mutex.
-func (c *Core) recoverDismissals() error {
+// recoverDismissals takes up the dismissals of b. The caller holds the mutex.
+func (c *Core) recoverDismissals(b Backlog) error {
 	var failed error
-	err := c.out.Dismissals(c.opts.Shard, func(x *Dismissal) bool {
+	err := b.Dismissals(c.opts.Shard, func(x *Dismissal) bool {
 		var dev *device
 		dev, failed = c.recoverDevice(&Record{Device: x.Device})
 		if errors.Is(failed, ErrNotFound) {

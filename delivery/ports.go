@@ -94,6 +94,18 @@ type Reader interface {
 	Totals() (Totals, error)
 }
 
+// Backlog is what a Core takes up when it starts (Core.StartFrom), of its shard and perhaps
+// of others: a store that is asked over a network reads it for many Cores at once.
+type Backlog interface {
+	// LastSeq, Unfinished and Dismissals are those of Reader.
+	LastSeq(of Shard) (uint64, error)
+	Unfinished(of Shard, fn func(*Record) bool) error
+	Dismissals(of Shard, fn func(*Dismissal) bool) error
+	// Accounts calls fn with all devices of accounts that have something unfinished. The Core
+	// reads those that are left out.
+	Accounts(of Shard, fn func(account string, devices []Device))
+}
+
 // DeliveryState is where a delivery stands, finished or not.
 type DeliveryState struct {
 	Device   string

@@ -37,12 +37,17 @@ func (c *Core) retryMissed(p *Presence) {
 }
 
 // recover takes up every unfinished delivery where its Record says.
-func (c *Core) recover() error {
+func (c *Core) recover(b Backlog) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	b.Accounts(c.opts.Shard, func(name string, devices []Device) {
+		if n := c.opts.Neighbours; n == nil || n.Ours(name) {
+			c.loadLocked(name, devices)
+		}
+	})
 	var dev *device
 	var failed error
-	err := c.out.Unfinished(c.opts.Shard, func(r *Record) bool {
+	err := b.Unfinished(c.opts.Shard, func(r *Record) bool {
 		if dev == nil || dev.ID != r.Device || r.Device == "" {
 			if dev, failed = c.recoverDevice(r); errors.Is(failed, ErrNotFound) {
 				// Accepted while the device was removed, and cut off before it was cancelled.
@@ -65,7 +70,7 @@ func (c *Core) recover() error {
 		return true
 	})
 	if err == nil && failed == nil {
-		err = c.recoverDismissals()
+		err = c.recoverDismissals(b)
 	}
 	c.settle()
 	return pick(failed != nil, failed, err)

@@ -130,3 +130,14 @@ func (o *Outbox) LastSeq(of delivery.Shard) (uint64, error) {
 func (o *Outbox) Totals() (delivery.Totals, error) {
 	return get(o, func(e Engine) (delivery.Totals, error) { return e.Totals() })
 }
+
+// Backlog reads what the Cores of some partitions take up (Core.StartFrom). Where the engine is
+// no Gatherer each Core reads its own.
+func (o *Outbox) Backlog(parts []uint16) (delivery.Backlog, error) {
+	return get(o, func(e Engine) (delivery.Backlog, error) {
+		if g, ok := e.(Gatherer); ok {
+			return g.Backlog(parts)
+		}
+		return delivery.FromStore(o), nil
+	})
+}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/store"
@@ -288,9 +289,9 @@ func (e *Engine) TokenOwner(server, token string) (string, error) {
 // errEnough ends a reading early.
 var errEnough = errors.New("enough")
 
-// stream calls fn with every row of one statement, which is one snapshot, as the rows
-// come. It is for readers that are quick and want all of it.
-func (e *Engine) stream(what, sql string, args []any, fn func(device []byte, seq delivery.Seq, value []byte) error) error {
+// stream calls fn with every row of a shard in one statement, which is one snapshot, as the
+// rows come. It is for readers that are quick and want all of it.
+func (e *Engine) stream(what, sql string, of delivery.Shard, fn func(device []byte, seq delivery.Seq, value []byte) error) error {
 	ctx, cancel := context.WithCancel(e.db.ctx)
 	defer cancel() // one that ends early does not read the rest
 	conn, err := e.db.pool.Acquire(ctx)
@@ -298,9 +299,9 @@ func (e *Engine) stream(what, sql string, args []any, fn func(device []byte, seq
 		return unavailable(what, err)
 	}
 	defer conn.Release()
-	var device, value []byte
+	var device, value pgtype.DriverBytes
 	var seq int64
-	rows, err := conn.Query(ctx, sql, args...)
+	rows, err := conn.Query(ctx, sql, int64(of.Of), int64(of.Index))
 	if err != nil {
 		return unavailable(what, err)
 	}
@@ -320,22 +321,20 @@ func (e *Engine) stream(what, sql string, args []any, fn func(device []byte, seq
 	return unavailable(what, rows.Err())
 }
 
-// ofShard picks the statement for the rows of a shard.
-func ofShard(of delivery.Shard, sql string) (string, []any) {
-	return sql, []any{int64(of.Of), int64(of.Index)}
-}
-
 // Unfinished implements delivery.Reader.
 func (e *Engine) Unfinished(of delivery.Shard, fn func(*delivery.Record) bool) error {
+	if of.Of == parts {
+		b, err := e.Backlog([]uint16{of.Index})
+		if err != nil {
+			return err
+		}
+		return b.Unfinished(of, fn)
+	}
 	var (
 		r    delivery.Record
 		name string // shared by the device's Records
 	)
-	sql, args := ofShard(of, e.db.sql.unfinished)
-	if of.Of == parts {
-		sql, args = e.db.sql.ofPart, []any{int16(of.Index)}
-	}
-	return e.stream("read unfinished deliveries", sql, args, func(device []byte, seq delivery.Seq, value []byte) error {
+	return e.stream("read unfinished deliveries", e.db.sql.unfinished, of, func(device []byte, seq delivery.Seq, value []byte) error {
 		if string(device) != name {
 			name = string(device)
 		}
@@ -351,11 +350,14 @@ func (e *Engine) Unfinished(of delivery.Shard, fn func(*delivery.Record) bool) e
 
 // Dismissals implements delivery.Reader.
 func (e *Engine) Dismissals(of delivery.Shard, fn func(*delivery.Dismissal) bool) error {
-	sql, args := ofShard(of, e.db.sql.dismissals)
 	if of.Of == parts {
-		sql, args = e.db.sql.dismissalsOfPart, []any{int16(of.Index)}
+		b, err := e.Backlog([]uint16{of.Index})
+		if err != nil {
+			return err
+		}
+		return b.Dismissals(of, fn)
 	}
-	return e.stream("read dismissals", sql, args, func(device []byte, seq delivery.Seq, value []byte) error {
+	return e.stream("read dismissals", e.db.sql.dismissals, of, func(device []byte, seq delivery.Seq, value []byte) error {
 		var d delivery.Dismissal
 		if err := codec.DecodeDismissal(&d, delivery.Key{Seq: seq, Device: string(device)}, value); err != nil {
 			return fmt.Errorf("dismissal %d of device %s: %w", seq, device, err)

@@ -9,17 +9,17 @@ import (
 // statements are all statements, with the schema in place. They use nothing that only
 // one connection could: no session locks, no LISTEN.
 type statements struct {
-	format, own, noSync, insertIDs, insertNotes, insertOut, assignNote, assignOut                           string
-	updateOut, insertEvents, insertFinals, count, finish, newDevices, claimTokens, lockDevices, putDevices  string
-	removeDevices, freeTokens, putDismissals, removeDismissals, contents, held, eraseOut, eraseNotes        string
-	eraseEvents, eraseFinals, eraseIDs, journal, known, knownEvents, takenIDs, accountsOf                   string
-	notification, data, lookup, timeline, finals, records, listAll, listAccount                             string
-	device, ofAccount, devices, owner, unfinished, ofPart, dismissals, dismissalsOfPart, last               string
-	totals, eventsEnd, eventsEnds, commits, commitTime, events, newSession, newNumber, lockMeta, freeStream string
-	makeStream, incarnation, join, joinFence, nodes, beat, lockDead, lockNode                               string
-	audit, lastOfNode, parts, claimParts, giveUpParts, setLeaving, holdNode                                 string
-	removeNode, endFence, freeParts, trimTo, streams, trim, trimmed, over                                   string
-	daysLive, dayBusy, dayCount, dayIDs, scanState, putState, removeState, removeStates                     string
+	format, own, noSync, insertIDs, insertNotes, insertOut, assignNote, assignOut                                string
+	updateOut, insertEvents, insertFinals, count, finish, newDevices, claimTokens, lockDevices, putDevices       string
+	removeDevices, freeTokens, putDismissals, removeDismissals, contents, held, eraseOut, eraseNotes             string
+	eraseEvents, eraseFinals, eraseIDs, journal, known, knownEvents, takenIDs, accountsOf                        string
+	notification, data, lookup, timeline, finals, records, listAll, listAccount                                  string
+	device, ofAccount, devices, owner, unfinished, dismissals, backlog, backlogDismissals, backlogAccounts, last string
+	totals, eventsEnd, eventsEnds, commits, commitTime, events, newSession, newNumber, lockMeta, freeStream      string
+	makeStream, incarnation, join, joinFence, nodes, beat, lockDead, lockNode                                    string
+	audit, lastOfNode, parts, claimParts, giveUpParts, setLeaving, holdNode                                      string
+	removeNode, endFence, freeParts, trimTo, streams, trim, trimmed, over                                        string
+	daysLive, dayBusy, dayCount, dayIDs, scanState, putState, removeState, removeStates                          string
 }
 
 func newStatements(schema string) statements {
@@ -148,19 +148,23 @@ func newStatements(schema string) statements {
 		timeline: in(`
 			SELECT e.lines FROM {s}.notification n LEFT JOIN {s}.event e ON e.seq = n.seq AND e.seq = $1
 			WHERE n.seq = $1 ORDER BY e.number`),
-		finals:           in(`SELECT device, value FROM {s}.final WHERE seq = $1`),
-		records:          in(`SELECT device, record FROM {s}.outstanding WHERE part = $1 AND device = ANY($2::bytea[]) AND seq = $3`),
-		listAll:          in(`SELECT seq, content FROM {s}.notification WHERE seq < $1 ORDER BY seq DESC LIMIT $2`),
-		listAccount:      in(`SELECT seq, content FROM {s}.notification WHERE account = $3 AND seq < $1 ORDER BY seq DESC LIMIT $2`),
-		device:           in(`SELECT entry FROM {s}.device WHERE device = $1`),
-		ofAccount:        in(`SELECT device, entry FROM {s}.device WHERE account = $1 ORDER BY device`),
-		devices:          in(`SELECT device, entry FROM {s}.device WHERE device > $1 ORDER BY device LIMIT $2`),
-		owner:            in(`SELECT device FROM {s}.token WHERE hash = $1`),
-		unfinished:       in(`SELECT device, seq, record FROM {s}.outstanding WHERE $1 <= 1 OR seq % $1 = $2 ORDER BY device, seq`),
-		ofPart:           in(`SELECT device, seq, record FROM {s}.outstanding WHERE part = $1 ORDER BY device, seq`),
-		dismissalsOfPart: in(`SELECT device, seq, value FROM {s}.dismissal WHERE part = $1 ORDER BY device, seq`),
-		dismissals:       in(`SELECT device, seq, value FROM {s}.dismissal WHERE $1 <= 1 OR seq % $1 = $2 ORDER BY device, seq`),
-		last:             in(`SELECT greatest(m.last, (SELECT coalesce(max(last), 0) FROM {s}.fence)) FROM {s}.meta m`),
+		finals:            in(`SELECT device, value FROM {s}.final WHERE seq = $1`),
+		records:           in(`SELECT device, record FROM {s}.outstanding WHERE part = $1 AND device = ANY($2::bytea[]) AND seq = $3`),
+		listAll:           in(`SELECT seq, content FROM {s}.notification WHERE seq < $1 ORDER BY seq DESC LIMIT $2`),
+		listAccount:       in(`SELECT seq, content FROM {s}.notification WHERE account = $3 AND seq < $1 ORDER BY seq DESC LIMIT $2`),
+		device:            in(`SELECT entry FROM {s}.device WHERE device = $1`),
+		ofAccount:         in(`SELECT device, entry FROM {s}.device WHERE account = $1 ORDER BY device`),
+		devices:           in(`SELECT device, entry FROM {s}.device WHERE device > $1 ORDER BY device LIMIT $2`),
+		owner:             in(`SELECT device FROM {s}.token WHERE hash = $1`),
+		unfinished:        in(`SELECT device, seq, record FROM {s}.outstanding WHERE $1 <= 1 OR seq % $1 = $2 ORDER BY device, seq`),
+		backlog:           in(`SELECT part, device, seq, record FROM {s}.outstanding WHERE part = ANY($1::smallint[])`),
+		backlogDismissals: in(`SELECT part, device, seq, value FROM {s}.dismissal WHERE part = ANY($1::smallint[])`),
+		backlogAccounts: in(`
+			SELECT d.device, d.entry FROM {s}.device d
+			WHERE d.account IN (SELECT a.account FROM {s}.device a
+			WHERE a.device = ANY($1::bytea[]))`),
+		dismissals: in(`SELECT device, seq, value FROM {s}.dismissal WHERE $1 <= 1 OR seq % $1 = $2 ORDER BY device, seq`),
+		last:       in(`SELECT greatest(m.last, (SELECT coalesce(max(last), 0) FROM {s}.fence)) FROM {s}.meta m`),
 		totals: in(`
 			SELECT m.accepted + f.accepted, m.finished + f.finished FROM {s}.meta m,
 			(SELECT coalesce(sum(accepted), 0)::bigint AS accepted, coalesce(sum(finished), 0)::bigint AS finished FROM {s}.fence) f`),
