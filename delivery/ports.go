@@ -204,6 +204,9 @@ func (r Ref) Nacked(reason string) { r.acker.Nacked(r, reason) }
 // the content by Seq (Core.Notification, Core.Data), off the core's path.
 type Publication struct {
 	Ref
+	// Content is the notification where another node has sent it along; nil: it is read by Seq.
+	// Whoever does not send it at once drops it: it may be erased meanwhile.
+	Content     *Notification
 	Redelivery  bool   // not the first of its kind for this delivery
 	Pushed      bool   // a notification server has accepted a push for it
 	DismissedID string // of a Dismissal: the ID of the notification to take away

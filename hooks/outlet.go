@@ -346,6 +346,7 @@ func (c *conn) fill(buf *bytes.Buffer, limit int) int {
 // whose content the store cannot read now, and those behind it, so that the order
 // stays. Of several copies it keeps the last, in the place of the first.
 func (c *conn) postpone(held []item, it *item) []item {
+	it.pub.Content = nil
 	i := slices.IndexFunc(held, func(h item) bool { return h.pub.Seq == it.pub.Seq && h.pub.Message == it.pub.Message })
 	if i < 0 {
 		return append(held, *it)

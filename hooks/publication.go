@@ -83,7 +83,10 @@ func (c *conn) prepare(p *publication, pub delivery.Publication, mayWait bool) e
 		c.mark(p, pub)
 		return nil
 	}
-	n := c.hook.core.InMemory(pub.Seq)
+	n := pub.Content
+	if n == nil {
+		n = c.hook.core.InMemory(pub.Seq)
+	}
 	switch {
 	case !mayWait && (n == nil || pub.Message):
 		return errMustWait

@@ -56,3 +56,18 @@ func BenchmarkPublication(b *testing.B) {
 		buf = p.append(buf[:0], 5)
 	}
 }
+
+// TestContentThatCameAlong is sent without a look at the store, and not kept if it has to wait.
+func TestContentThatCameAlong(t *testing.T) {
+	c := &conn{hook: &Hook{}} // without a Core to ask
+	pub := delivery.Publication{
+		Ref: delivery.Ref{Seq: 1, Attempt: 1}, Content: &delivery.Notification{Seq: 1, ID: "n-1", Title: "Anna", AcceptedAt: time.Now(), ExpiresAt: time.Now().Add(time.Hour)},
+	}
+	var p publication
+	if err := c.prepare(&p, pub, false); err != nil || p.id != "n-1" || !bytes.Contains(p.payload, []byte(`"Anna"`)) {
+		t.Errorf("got %q with the ID %q and the error %v", p.payload, p.id, err)
+	}
+	if held := c.postpone(nil, &item{pub: pub}); held[0].pub.Content != nil {
+		t.Error("the content of a publication that waits is kept")
+	}
+}

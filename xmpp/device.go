@@ -158,9 +158,11 @@ func (g *Gate) content(p delivery.Publication) (name string, body []byte, id str
 		body, err = json.Marshal(d)
 		return "dismissal", body, "", err
 	}
-	n, err := g.core.Notification(p.Seq)
-	if err != nil {
-		return "", nil, "", fmt.Errorf("read the notification: %w", err)
+	n := p.Content
+	if n == nil {
+		if n, err = g.core.Notification(p.Seq); err != nil {
+			return "", nil, "", fmt.Errorf("read the notification: %w", err)
+		}
 	}
 	if !p.Message {
 		if n.BadgeAuto {

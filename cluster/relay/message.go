@@ -276,6 +276,7 @@ type publication struct {
 	DismissedID string `cbor:"5,keyasint,omitempty"`
 	BadgeAuto   bool   `cbor:"6,keyasint,omitempty"`
 	Unread      int    `cbor:"7,keyasint,omitempty"`
+	Content     []byte `cbor:"8,keyasint,omitempty"` // as the codec writes it; older nodes send none
 }
 
 // replaced tells the edge that another connection of the device is up.

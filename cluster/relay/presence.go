@@ -2,12 +2,14 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/store/codec"
 )
 
 // Up is a device's channel at this node that is up at an owner elsewhere. It is the
@@ -115,7 +117,7 @@ func (s *Session) onPublish(p *publication) {
 	}
 	r := p.Ref.ref().For(u)
 	err := u.channel.Publish(delivery.Publication{
-		Ref: r, Redelivery: p.Redelivery, Pushed: p.Pushed, DismissedID: p.DismissedID, BadgeAuto: p.BadgeAuto, Unread: p.Unread,
+		Ref: r, Content: p.content(), Redelivery: p.Redelivery, Pushed: p.Pushed, DismissedID: p.DismissedID, BadgeAuto: p.BadgeAuto, Unread: p.Unread,
 	})
 	if err != nil {
 		u.Nacked(r, "not queued: "+err.Error())
@@ -154,12 +156,34 @@ var (
 	_ delivery.Replaceable = (*presence)(nil)
 )
 
-// Publish implements delivery.Channel.
+// Publish implements delivery.Channel. It sends the content along if it is in memory, as that
+// of a notification just accepted is: the edge would have to ask the database for it.
 func (p *presence) Publish(pub delivery.Publication) error {
-	return p.s.send(kindPublish, publication{
+	out := publication{
 		Presence: p.number, Ref: *refOf(pub.Ref), Redelivery: pub.Redelivery, Pushed: pub.Pushed,
 		DismissedID: pub.DismissedID, BadgeAuto: pub.BadgeAuto, Unread: pub.Unread,
-	}, maxQueued)
+	}
+	if n := p.s.local.InMemory(pub.Seq); n != nil && !pub.Dismissal {
+		out.Content = codec.AppendNotification(nil, n)
+	}
+	err := p.s.send(kindPublish, out, maxQueued)
+	if errors.Is(err, errFull) && out.Content != nil {
+		out.Content = nil
+		err = p.s.send(kindPublish, out, maxQueued)
+	}
+	return err
+}
+
+// content returns the notification that was sent along; nil: none was.
+func (p *publication) content() *delivery.Notification {
+	if len(p.Content) == 0 {
+		return nil
+	}
+	n := new(delivery.Notification)
+	if err := codec.DecodeNotification(n, p.Ref.Seq, p.Content); err != nil { // the store is asked, and says why
+		return nil
+	}
+	return n
 }
 
 // Closed implements delivery.Channel.

@@ -18,6 +18,8 @@ type Local interface {
 	AcceptAt(part uint16, term uint64, r delivery.Request, done func(delivery.Receipt, error))
 	// Current reports whether no owner of a partition is known with a higher term.
 	Current(part uint16, term uint64) bool
+	// InMemory is delivery.Core.InMemory.
+	InMemory(seq delivery.Seq) *delivery.Notification
 	// Flush is delivery.Core.Flush of all Cores of this node.
 	Flush(ctx context.Context) error
 	// End ends the connection of a device at this node, and with session its session, too. It

@@ -35,9 +35,10 @@ type fake struct {
 	ends     []string
 	begun    []*Session
 	ended    []*Session
-	changed  chan struct{} // closed at each change
-	stale    bool          // no term is current
-	hold     chan struct{} // Flush waits for it
+	changed  chan struct{}          // closed at each change
+	stale    bool                   // no term is current
+	hold     chan struct{}          // Flush waits for it
+	memory   *delivery.Notification // what InMemory returns
 }
 
 func newFake() *fake { return &fake{changed: make(chan struct{})} }
@@ -79,6 +80,7 @@ func (f *fake) Owner(uint16, uint64) (Owner, <-chan struct{}, error) { return f.
 func (f *fake) owner() Owner                                         { return fakeOwner{f: f} }
 func (f *fake) Flush(ctx context.Context) error                      { <-f.hold; return nil }
 func (f *fake) Current(uint16, uint64) bool                          { return !f.stale }
+func (f *fake) InMemory(delivery.Seq) *delivery.Notification         { return f.memory }
 func (f *fake) OnUp(s *Session)                                      { f.change(func() { f.begun = append(f.begun, s) }) }
 func (f *fake) OnDown(s *Session)                                    { f.change(func() { f.ended = append(f.ended, s) }) }
 func (f *fake) End(device, account string, session bool) bool {
@@ -437,7 +439,13 @@ func TestPresence(t *testing.T) {
 			}
 			synctest.Wait()
 		}
+		content := &delivery.Notification{Seq: 1, ID: "n1", Account: "ann", Title: "t", Devices: []string{"phone"}}
+		p.one.memory = content
 		publish(1)
+		p.one.memory = nil
+		if c := channel.got[0].Content; c == nil || c.ID != content.ID || c.Title != content.Title || c.Account != content.Account {
+			t.Errorf("the publication came with %+v, want what the owner has in memory: %+v", c, content)
+		}
 		channel.got[0].Acked()
 		channel.got[0].Nacked("0x97 full")
 		channel.refuse = errors.New("no room")
