@@ -17,18 +17,18 @@ import (
 	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
 )
 
-// TestAllocations holds what a notification may cost from a backend's PUBLISH over
-// the disk to the device's PUBACK: allocations of the whole program, garbage for
+// TestAllocations holds the budget of a notification from a backend's PUBLISH over
+// the disk to the device's PUBACK: allocations and bytes of the whole program, garbage for
 // the collector. The clients of this test make none.
 func TestAllocations(t *testing.T) {
 	if raceDetector {
 		t.Skip("the race detector allocates, too: .ci/run repeats it without")
 	}
-	const budget = 30
-	perNotification := journey(t, 2000, 5000)
-	t.Logf("%.1f allocations a notification", perNotification)
-	if perNotification > budget {
-		t.Errorf("%.1f allocations a notification; the budget is %d", perNotification, budget)
+	const budget, byteBudget = 20, 3000
+	allocations, size := journey(t, 2000, 5000)
+	t.Logf("%.1f allocations a notification, %.0f B", allocations, size)
+	if allocations > budget || size > byteBudget {
+		t.Errorf("%.1f allocations a notification, %.0f B; the budget is %d, %d B", allocations, size, budget, byteBudget)
 	}
 }
 
@@ -39,7 +39,7 @@ func BenchmarkJourney(b *testing.B) {
 }
 
 // journey has n notifications taken to a device after some to warm up.
-func journey(tb testing.TB, warm, n int) (allocations float64) {
+func journey(tb testing.TB, warm, n int) (allocations, size float64) {
 	cfg := config.Default()
 	cfg.DataDir = tb.TempDir()
 	cfg.MQTT.Address, cfg.HTTP.Address = "127.0.0.1:0", ""
@@ -125,7 +125,7 @@ func journey(tb testing.TB, warm, n int) (allocations float64) {
 		tb.Fatal(err)
 	default:
 	}
-	return float64(after.Mallocs-before.Mallocs) / float64(n)
+	return float64(after.Mallocs-before.Mallocs) / float64(n), float64(after.TotalAlloc-before.TotalAlloc) / float64(n)
 }
 
 // readPacketID reads a PUBLISH or a PUBACK and returns its packet identifier.

@@ -313,20 +313,24 @@ func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt
 	if len(c.pending.putDevices) > 0 || len(c.pending.removed) > 0 {
 		c.commitPending() // a new device before its first notification
 	}
-	b := acceptance(n, r.Data)
+	result := c.results.Get().(*commitResult) //nolint:forcetypeassert // it holds nothing else
+	b := &result.batch
+	result.accept = [1]Acceptance{{Notification: n, Data: r.Data}}
+	b.Accept, b.Sync, b.InDoubt = result.accept[:], true, result.whenInDoubt
 	if n.BadgeAuto {
 		c.countUnread(b, n, targets)
 	}
-	deliveries := make([]*delivery, len(targets))
-	for i, dev := range targets {
-		deliveries[i] = c.newDelivery(n, dev, ttl)
+	deliveries := result.one[:0]
+	for _, dev := range targets {
+		d := c.newDelivery(n, dev, ttl)
+		deliveries = append(deliveries, d)
 		if dev.presence == nil && n.CollapseKey == "" && !n.TTLZero { // else those before it end first
-			c.beginOffline(deliveries[i], n, b)
+			c.beginOffline(d, n, b)
 		}
 	}
-	result := &commitResult{core: c, account: a, notification: n, deliveries: deliveries, begun: b.Events, claimed: r.ID != "", done: done}
-	b.InDoubt = result.onDoubt
-	c.out.Commit(b, result.onDone)
+	result.account, result.notification, result.deliveries = a, n, deliveries
+	result.claimed, result.done = r.ID != "", done
+	c.out.Commit(b, result.whenDone)
 	return nil
 }
 
@@ -359,21 +363,33 @@ func (c *Core) beginOffline(d *delivery, n *Notification, b *Batch) {
 	b.Update = append(b.Update, c.recordNow(d))
 }
 
-// commitResult is the store's answer to an acceptance.
+// commitResult is an acceptance and the store's answer. One whose batch is in the store
+// is used again.
 type commitResult struct {
 	core         *Core
+	whenDone     func(error) // onDone
+	whenInDoubt  func()      // onDoubt
+	batch        Batch
+	accept       [1]Acceptance // of the batch
 	account      *account
 	notification *Notification
 	deliveries   []*delivery
-	begun        []Event // of those to devices that were offline
-	err          error   // nil: it is durable
-	claimed      bool    // the request had an ID
+	one          [1]*delivery // their memory, if it is enough
+	err          error        // nil: it is durable
+	claimed      bool         // the request had an ID
 	done         func(Receipt, error)
+}
+
+// reuse puts r into the pool. The store has it on the disk, and so does not look at its
+// batch any more.
+func (r *commitResult) reuse() {
+	*r = commitResult{core: r.core, whenDone: r.whenDone, whenInDoubt: r.whenInDoubt}
+	r.core.results.Put(r)
 }
 
 func (r *commitResult) onDone(err error) {
 	r.err = err
-	r.core.committed.put(*r)
+	r.core.committed.put(r)
 }
 
 // onDoubt answers a request whose outcome will not be known for a while. The Outbox calls
@@ -389,11 +405,10 @@ func (r *commitResult) onDoubt() {
 }
 
 // onAccepted handles acceptances that the outbox has stored or refused.
-func (c *Core) onAccepted(rs []commitResult) {
+func (c *Core) onAccepted(rs []*commitResult) {
 	receipts := make([]Receipt, len(rs))
 	c.mu.Lock()
-	for i := range rs {
-		r := &rs[i]
+	for i, r := range rs {
 		for _, d := range r.deliveries {
 			c.dev(d).reserved--
 		}
@@ -401,7 +416,7 @@ func (c *Core) onAccepted(rs []commitResult) {
 			c.countedUnread(r.notification, r.deliveries, r.err != nil)
 		}
 		if r.err == nil {
-			c.begin(r.notification, r.deliveries, r.begun)
+			c.begin(r.notification, r.deliveries, r.batch.Events)
 			receipts[i] = c.receiptOf(r)
 		} else {
 			c.refuse(r.deliveries)
@@ -410,8 +425,7 @@ func (c *Core) onAccepted(rs []commitResult) {
 	}
 	c.settle()
 	c.mu.Unlock()
-	for i := range rs {
-		r := &rs[i]
+	for i, r := range rs {
 		if r.err != nil {
 			r.err = fmt.Errorf("accept notification %s: %w", r.notification.ID, r.err)
 		}
@@ -419,6 +433,9 @@ func (c *Core) onAccepted(rs []commitResult) {
 			c.unclaim(r.notification.ID)
 		}
 		r.done(receipts[i], r.err)
+		if r.err == nil {
+			r.reuse()
+		}
 	}
 }
 
@@ -451,16 +468,6 @@ func (r *Receipt) add(device string, cancelled bool) {
 	state := pick(cancelled, StateCancelled, StatePending)
 	r.State = min(r.State, state)
 	r.Deliveries = append(r.Deliveries, DeliveryState{Device: device, State: state})
-}
-
-// acceptance is a batch that is allocated together with its one notification.
-func acceptance(n *Notification, data json.RawMessage) *Batch {
-	b := &struct {
-		Batch
-		one [1]Acceptance
-	}{Batch: Batch{Sync: true}, one: [1]Acceptance{{Notification: n, Data: data}}}
-	b.Accept = b.one[:]
-	return &b.Batch
 }
 
 // targets picks the devices that a notification goes to. A device that is full is

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -124,9 +125,10 @@ type Core struct {
 	wallSetAt int64               // steady time at which the wall clock was set far; 0: it was not
 
 	observers        *Observers
-	committed        inbox[commitResult] // of acceptances
-	recorded         inbox[*delivery]    // whose push may begin
-	answers          inbox[pushAnswer]   // of notification servers
+	committed        inbox[*commitResult] // of acceptances
+	results          sync.Pool            // of *commitResult
+	recorded         inbox[*delivery]     // whose push may begin
+	answers          inbox[pushAnswer]    // of notification servers
 	dismissalAnswers inbox[dismissalAnswer]
 	openings         map[string]*opening // by account: acceptances that need the store first
 
@@ -175,6 +177,11 @@ func New(opts Options, out Outbox, pusher Pusher, log *slog.Logger) *Core {
 		c.observers = &Observers{}
 	}
 	c.deadlines.slab = &c.slab
+	c.results.New = func() any {
+		r := &commitResult{core: c}
+		r.whenDone, r.whenInDoubt = r.onDone, r.onDoubt
+		return r
+	}
 	c.Reconfigure(opts.Settings())
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	out.OnGroupDone(c.onGroupDone)
@@ -523,7 +530,7 @@ func (c *Core) commitPending() {
 		c.pending = pending{}
 		return
 	}
-	b := &Batch{Events: p.events, Finish: p.finished, PutDevices: p.putDevices, RemoveDevices: p.removed, Assign: p.assign, PutDismissals: p.dismissals, RemoveDismissals: p.dismissed, Sync: p.sync}
+	b := &Batch{Events: slices.Clone(p.events), Finish: slices.Clone(p.finished), PutDevices: p.putDevices, RemoveDevices: p.removed, Assign: p.assign, PutDismissals: p.dismissals, RemoveDismissals: p.dismissed, Sync: p.sync}
 	for _, d := range p.dirty {
 		if d.dirty = false; d.over {
 			c.over = append(c.over, d)
@@ -532,7 +539,7 @@ func (c *Core) commitPending() {
 		}
 	}
 	pushes, changed, slots, claims := p.pushes, p.registry, p.slots, p.claims
-	c.pending = pending{idle: p.idle, events: make([]Event, 0, len(p.events)), finished: make([]Finish, 0, len(p.finished))} // the next is much like this one
+	c.pending = pending{idle: p.idle, events: emptied(p.events), finished: emptied(p.finished), dirty: emptied(p.dirty)}
 	for _, a := range changed {
 		a.pins++
 	}
@@ -559,6 +566,16 @@ func (c *Core) commitPending() {
 		}
 		c.recorded.put(pushes...)
 	})
+}
+
+// emptied returns s without elements for the next commit, which fills it again. Much
+// room that was not used is given back.
+func emptied[T any](s []T) []T {
+	if cap(s) > maxSpare && len(s) < cap(s)/4 {
+		return nil
+	}
+	clear(s)
+	return s[:0]
 }
 
 // onGroupDone handles the results of one write of the outbox.

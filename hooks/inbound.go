@@ -244,9 +244,6 @@ func (c *conn) accept(reply *reply, r delivery.Request, account string, payload 
 		if !receipt.Repeated {
 			c.hook.Counters.Ingress.Add(1)
 		}
-		if reply.ack.qos > 0 {
-			reply.item.ack = &reply.ack
-		}
 		c.replies.complete(c, reply)
 	})
 }
@@ -274,7 +271,8 @@ func (c *conn) refuseOwn(pk *packets.Packet, id string, r refusal) error {
 // again when it is back. What would be refused again is acknowledged, so that one bad
 // message does not keep a client from its others for ever.
 func (c *conn) refuseNotification(reply *reply, account, id string, r refusal) error {
-	reply.item = c.refusalItem(&reply.ack, c.hook.topics.account(account), id, r)
+	refusal := c.refusalItem(&reply.ack, c.hook.topics.account(account), id, r)
+	reply.refusal = &refusal
 	c.replies.complete(c, reply)
 	return errReject
 }

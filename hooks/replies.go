@@ -10,12 +10,22 @@ type replies struct {
 	queue []*reply // from the oldest that is not complete
 }
 
-// reply is what one publish is replied to with. Its item is empty if nothing is to be
-// written.
+// reply is what one publish is replied to with: its ack, or the item of a refusal.
 type reply struct {
 	ack      ack
-	item     item
+	refusal  *item // nil: none
 	complete bool
+}
+
+// item returns what is to be written; it may be empty.
+func (r *reply) item() item {
+	switch {
+	case r.refusal != nil:
+		return *r.refusal
+	case r.ack.qos > 0:
+		return item{ack: &r.ack}
+	}
+	return item{}
 }
 
 // expect takes the next place. The connection's read goroutine calls it.
@@ -33,7 +43,7 @@ func (q *replies) complete(c *conn, r *reply) {
 	defer q.mu.Unlock()
 	r.complete = true
 	for len(q.queue) > 0 && q.queue[0].complete {
-		if it := q.queue[0].item; !it.empty() {
+		if it := q.queue[0].item(); !it.empty() {
 			_ = c.send(it) // if the connection is gone, the backend publishes again
 		}
 		q.queue[0] = nil
