@@ -17,7 +17,7 @@ type reply struct {
 	complete bool
 }
 
-// item returns what is to be written; it may be empty.
+// item returns the packet to write; it may be empty.
 func (r *reply) item() item {
 	switch {
 	case r.refusal != nil:
