@@ -42,8 +42,9 @@ type base struct {
 	parts   []cluster.Ownership
 	clock   time.Duration // how far its clock is off
 	away    bool
-	silent  bool // it does not answer GiveUp
-	fencing int  // lives that others have ended
+	silent  bool             // it does not answer GiveUp
+	fencing int              // lives that others have ended
+	reading func(m *machine) // called when a node has read a partition
 	// outlived is the last life before the database failed over: it takes no write of those.
 	outlived int64
 }
@@ -328,6 +329,25 @@ func (l *life) SetLeaving(context.Context) error {
 
 func (l *life) Leave(context.Context) error {
 	return l.with(func() error { l.b.end(l.id, 0); return nil })
+}
+
+func (l *life) Backlog(parts []uint16) (delivery.Backlog, error) {
+	b, err := l.Outbox.Backlog(parts)
+	return backlog{b, l}, err
+}
+
+// backlog calls base.reading after the last read of a partition.
+type backlog struct {
+	delivery.Backlog
+	l *life
+}
+
+func (b backlog) Dismissals(of delivery.Shard, fn func(*delivery.Dismissal) bool) error {
+	err := b.Backlog.Dismissals(of, fn)
+	if b.l.b.reading != nil {
+		b.l.b.reading(b.l.m)
+	}
+	return err
 }
 
 func (l *life) Core(o cluster.Ownership) *delivery.Core {

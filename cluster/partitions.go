@@ -125,6 +125,9 @@ func (n *Node) begin(claimed []Ownership) (all bool, err error) {
 	starting.SetLimit(readers)
 	for some := range slices.Chunk(claimed, readAtOnce) {
 		starting.Go(func() error {
+			var cores []*delivery.Core
+			taking := n.opts.Router.take()
+			defer func() { n.opts.Router.taken(taking, cores) }()
 			backlog, err := n.life.Backlog(numbers(some))
 			for _, o := range some {
 				core := n.life.Core(o)
@@ -144,6 +147,7 @@ func (n *Node) begin(claimed []Ownership) (all bool, err error) {
 				n.own[o.Part] = &ownedPart{o, core}
 				n.opts.Router.Serve(o.Part, o.Term, core)
 				mu.Unlock()
+				cores = append(cores, core)
 				if n.opts.Companion != nil {
 					n.opts.Companion.Begin(n.life, o.Part)
 				}

@@ -47,12 +47,39 @@ type Router struct {
 	closed bool
 	tasks  sync.WaitGroup
 	peers  map[int64]*relay.Session // by life
+	// takings are of partitions that are being taken up.
+	takings map[*taking]struct{}
+}
+
+// taking collects the claims that come while partitions are taken up: the backlog that has been
+// read does not show them, and the Cores do not serve yet.
+type taking struct{ claims []delivery.Claim }
+
+// take begins to collect claims.
+func (r *Router) take() *taking {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := &taking{}
+	r.takings[t] = struct{}{}
+	return t
+}
+
+// taken ends it, and tells the Cores that have been taken up of the claims.
+func (r *Router) taken(t *taking, cores []*delivery.Core) {
+	r.mu.Lock()
+	delete(r.takings, t)
+	r.mu.Unlock()
+	for _, core := range cores {
+		for _, c := range t.claims {
+			r.tellClaim(core, c)
+		}
+	}
 }
 
 // NewRouter returns a Router that knows no owner yet.
 func NewRouter(o RouterOptions) *Router {
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &Router{reader: o.Reader, opts: o, cancel: cancel, peers: map[int64]*relay.Session{}}
+	r := &Router{reader: o.Reader, opts: o, cancel: cancel, peers: map[int64]*relay.Session{}, takings: map[*taking]struct{}{}}
 	r.table.ctx = ctx //nolint:fatcontext // it is the Router's own, set once
 	r.table.slots, r.table.hold = make([]slot, o.Parts), o.Hold
 	return r
@@ -448,6 +475,11 @@ func (n neighbours) Claimed(c delivery.Claim) {
 
 // onClaimed tells the Cores of this node, but for the one that claims.
 func (r *Router) onClaimed(from uint16, c delivery.Claim) {
+	r.mu.Lock()
+	for t := range r.takings {
+		t.claims = append(t.claims, c)
+	}
+	r.mu.Unlock()
 	for i := range r.table.slots {
 		s := &r.table.slots[i]
 		s.mu.Lock()
@@ -456,8 +488,12 @@ func (r *Router) onClaimed(from uint16, c delivery.Claim) {
 		if core == nil || uint16(i) == from {
 			continue
 		}
-		if err := core.OnClaimed(c); err != nil {
-			r.opts.Log.Error("a claim of another account was not looked at, its former holder may be notified too", "device", c.Device, "error", err)
-		}
+		r.tellClaim(core, c)
+	}
+}
+
+func (r *Router) tellClaim(core *delivery.Core, c delivery.Claim) {
+	if err := core.OnClaimed(c); err != nil {
+		r.opts.Log.Error("a claim of another account was not looked at, its former holder may be notified too", "device", c.Device, "error", err)
 	}
 }
