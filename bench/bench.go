@@ -47,6 +47,10 @@ type Options struct {
 	Mode        string
 	TopicPrefix string // of Heartline's own topics
 	Prefix      string // what identifiers of clients begin with
+	// PublisherAddress is of the broker that publishers connect to; "": Address.
+	PublisherAddress string
+	// Device gives each device its identifier; nil: Prefix and a number.
+	Device func(i int) string
 
 	Username, PublisherUsername string // "" with notifications: each device is its own account
 	Password, PublisherPassword []byte
@@ -222,7 +226,10 @@ func (r *run) newSender(i int) sender {
 func (r *run) newDevice(i int) *device {
 	o := r.o
 	id := fmt.Sprintf("%s-%06d", o.Prefix, i)
-	d := &device{link: link{r: r, name: "device " + id, id: id}, inbox: inbox{device: i}}
+	if o.Device != nil {
+		id = o.Device(i)
+	}
+	d := &device{link: link{r: r, address: o.Address, name: "device " + id, id: id}, inbox: inbox{device: i}}
 	switch o.Mode {
 	case ModeTopics:
 		d.target = o.Prefix + "/" + id

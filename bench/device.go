@@ -12,9 +12,10 @@ import (
 
 // link is one MQTT connection, of a device or a publisher.
 type link struct {
-	r    *run
-	name string // for errors
-	id   string // client identifier
+	r       *run
+	address string // of the broker
+	name    string // for errors
+	id      string // client identifier
 
 	mu   sync.Mutex
 	conn net.Conn // nil: there is none
@@ -32,9 +33,9 @@ func (l *link) dial(ctx context.Context, c connect) error {
 	var conn net.Conn
 	var err error
 	if l.r.o.TLS != nil {
-		conn, err = (&tls.Dialer{NetDialer: l.r.dialer, Config: l.r.o.TLS}).DialContext(ctx, "tcp", l.r.o.Address)
+		conn, err = (&tls.Dialer{NetDialer: l.r.dialer, Config: l.r.o.TLS}).DialContext(ctx, "tcp", l.address)
 	} else {
-		conn, err = l.r.dialer.DialContext(ctx, "tcp", l.r.o.Address)
+		conn, err = l.r.dialer.DialContext(ctx, "tcp", l.address)
 	}
 	if err != nil {
 		return l.r.dialError(l.name, err)
@@ -45,7 +46,7 @@ func (l *link) dial(ctx context.Context, c connect) error {
 	defer stop()
 	if _, err := conn.Write(appendConnect(nil, c)); err != nil {
 		_ = conn.Close() // of no use any more
-		return fmt.Errorf("%s: send CONNECT to %s: %w", l.name, l.r.o.Address, err)
+		return fmt.Errorf("%s: send CONNECT to %s: %w", l.name, l.address, err)
 	}
 	l.mu.Lock()
 	l.conn = conn
@@ -54,7 +55,7 @@ func (l *link) dial(ctx context.Context, c connect) error {
 	p, err := l.next()
 	if err != nil {
 		l.drop()
-		return fmt.Errorf("%s: no CONNACK from %s: %w: is it an MQTT broker, and does it take %s?", l.name, l.r.o.Address, err, versionName(c.version))
+		return fmt.Errorf("%s: no CONNACK from %s: %w: is it an MQTT broker, and does it take %s?", l.name, l.address, err, versionName(c.version))
 	}
 	reason, err := parseConnack(p)
 	if err == nil && reason != 0 {

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,7 +16,7 @@ type publisher struct {
 
 func (r *run) newPublisher(i int) *publisher {
 	p := &publisher{window: newWindow(r.account, r.account.lanes[i], r.o.Inflight)}
-	p.link = link{r: r, name: fmt.Sprintf("publisher %d", i), id: fmt.Sprintf("%s-publisher-%d", r.o.Prefix, i)}
+	p.link = link{r: r, address: cmp.Or(r.o.PublisherAddress, r.o.Address), name: fmt.Sprintf("publisher %d", i), id: fmt.Sprintf("%s-publisher-%d", r.o.Prefix, i)}
 	return p
 }
 
@@ -76,7 +77,7 @@ func (p *publisher) receive() {
 	defer close(p.failed)
 	for {
 		if p.err = p.fill(); p.err != nil {
-			p.err = fmt.Errorf("%s: the connection to %s has ended: %w", p.name, p.r.o.Address, p.err)
+			p.err = fmt.Errorf("%s: the connection to %s has ended: %w", p.name, p.address, p.err)
 			return
 		}
 		at := p.account.now()

@@ -21,7 +21,7 @@ func arrows() [][]string {
 		{"cmd", "auth", "bench", "broker", "config", "demo", "fallback/apnssim", "fallback/fcmsim", "fallback/webpushsim", "internal/credentials", "internal/pgkit", "internal/simkit", "terminal", "wire", "xmpp"},
 		{"bench", "internal/procstat"},
 		{"bench/outstanding", "delivery", "internal/rawmqtt", "store", "store/pebblestore"},
-		{"bench/nodes", "broker", "cluster", "config", "internal/pgkit", "internal/procstat"},
+		{"bench/nodes", "bench", "broker", "cluster", "config", "internal/pgkit", "internal/procstat"},
 		{"bench/dashboard", "bench", "delivery", "store/pebblestore"},
 		{"bench/services", "broker", "config", "delivery", "fallback/webpushsim", "internal/credentials"},
 		{"bench/receipts", "broker", "config", "delivery", "internal/rawmqtt"},

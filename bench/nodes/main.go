@@ -2,7 +2,7 @@
 
 // Command nodes measures one and three nodes over one PostgreSQL, and a node on its own
 // disk: notifications a second, and the CPU time that the nodes and the database spend on
-// each.
+// each. Then it measures what a hop from node to node costs.
 //
 //	make bench-nodes
 //
@@ -113,6 +113,9 @@ func run(ctx context.Context, rounds int, duration time.Duration) (err error) {
 	for _, s := range settings {
 		fmt.Fprintf(os.Stdout, "%-20s %8.0f/s  nodes %6.1f µs  database %6.1f µs\n", s.name, median(s.name, func(f figures) float64 { return f.rate }), median(s.name, nodes), median(s.name, func(f figures) float64 { return f.database }))
 	}
+	if err := hops(ctx, pg, binary, dir, rounds, duration); err != nil {
+		return fmt.Errorf("hops: %w", err)
+	}
 	one, three := median(settings[1].name, nodes), median(settings[2].name, nodes)
 	fmt.Fprintf(os.Stdout, "three nodes spend %.1f µs more on each than one: the relay of 2 of 3 accounts, and smaller groups\n", three-one)
 	m := measurement{setting: settings[1], binary: binary, dir: filepath.Join(dir, "sizes"), pg: pg, schema: "sizes"}
@@ -144,26 +147,10 @@ func (n *node) stop() {
 }
 
 func (m *measurement) run(ctx context.Context, duration time.Duration) (f figures, err error) {
-	var nodes []*node
-	defer func() {
-		for _, n := range nodes {
-			_ = n.cmd.Process.Signal(syscall.SIGTERM)
-		}
-		for _, n := range nodes {
-			n.stop()
-		}
-	}()
-	for i := range m.nodes {
-		n, err := m.start(ctx, i)
-		if err != nil {
-			return f, err
-		}
-		nodes = append(nodes, n)
-	}
-	if m.nodes > 1 {
-		if err := m.shared(ctx); err != nil {
-			return f, err
-		}
+	nodes, err := m.startAll(ctx)
+	defer stop(nodes)
+	if err != nil {
+		return f, err
 	}
 	database, err := m.pg.CPU()
 	if err != nil {
@@ -207,6 +194,32 @@ func (m *measurement) run(ctx context.Context, duration time.Duration) (f figure
 	each := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) / delivered }
 	f.nodes, f.database, f.generators = each(spent-before), each(after-database), each(load)
 	return f, nil
+}
+
+// startAll starts the nodes, and waits until all own partitions. It returns those that run
+// also with an error.
+func (m *measurement) startAll(ctx context.Context) (nodes []*node, err error) {
+	for i := range m.nodes {
+		n, err := m.start(ctx, i)
+		if err != nil {
+			return nodes, err
+		}
+		nodes = append(nodes, n)
+	}
+	if m.nodes > 1 {
+		return nodes, m.shared(ctx)
+	}
+	return nodes, nil
+}
+
+func stop(nodes []*node) {
+	for _, n := range nodes {
+		_ = n.cmd.Process.Signal(syscall.SIGTERM)
+	}
+	for _, n := range nodes {
+		<-n.read
+		_ = n.cmd.Wait() // its exit says nothing about the figures
+	}
 }
 
 func (m *measurement) start(ctx context.Context, i int) (*node, error) {
@@ -278,11 +291,15 @@ func (m *measurement) load(ctx context.Context, n *node, i int, duration time.Du
 	return r, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), json.Unmarshal(stdout.Bytes(), &r)
 }
 
-// shared waits until all nodes, and nobody else, own partitions.
-func (m *measurement) shared(ctx context.Context) error {
+func (m *measurement) open(ctx context.Context) (*broker.Database, error) {
 	cfg := config.Default()
 	cfg.Store.Engine, cfg.Store.Postgres.URL, cfg.Store.Postgres.Schema = config.EnginePostgres, config.Secret(m.pg.URL("admin", "postgres", "")), m.schema
-	db, err := broker.OpenDatabase(ctx, cfg, slog.New(slog.DiscardHandler))
+	return broker.OpenDatabase(ctx, cfg, slog.New(slog.DiscardHandler))
+}
+
+// shared waits until all nodes, and nobody else, own partitions.
+func (m *measurement) shared(ctx context.Context) error {
+	db, err := m.open(ctx)
 	if err != nil {
 		return err
 	}
