@@ -67,7 +67,7 @@ func (s *slab) add(dev *device, kind, collapse string) *delivery {
 	c := &s.chunks[i]
 	at := c.free - 1
 	d := &c.deliveries[at]
-	c.free = int32(d.place)
+	c.free = d.place
 	c.used++
 	if c.free == 0 {
 		s.unlink(i)

@@ -14,8 +14,8 @@ func TestNoPointers(t *testing.T) {
 	look = func(path string, v reflect.Type) {
 		switch k := v.Kind(); {
 		case k == reflect.Struct:
-			for i := range v.NumField() {
-				look(path+"."+v.Field(i).Name, v.Field(i).Type)
+			for f := range v.Fields() {
+				look(path+"."+f.Name, f.Type)
 			}
 		case k < reflect.Bool || k > reflect.Float64 || k == reflect.Uintptr:
 			t.Errorf("%s is a %s", path, v)
