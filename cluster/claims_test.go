@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -41,6 +42,22 @@ func TestClaimWhileTakenUp(t *testing.T) {
 		synctest.Wait()
 		if devices, err := one.router.Devices("ann"); err != nil || len(devices) != 0 {
 			t.Errorf("the former account has %v (error %v)", devices, err)
+		}
+		one.stop(t)
+	})
+}
+
+// Partitions that cannot be read at once, since one of them is damaged, are read one by one.
+func TestReadOneByOne(t *testing.T) {
+	inCluster(t, func(t *testing.T, b *base) {
+		b.unreadable = errors.New("device phone: not what the codec writes")
+		one := b.machine("one")
+		synctest.Wait()
+		b.want(map[string]int{"one": parts})
+		for part := range uint16(parts) {
+			if !one.router.Serves(part) {
+				t.Errorf("partition %d is not served", part)
+			}
 		}
 		one.stop(t)
 	})

@@ -36,15 +36,16 @@ type base struct {
 	store   *memory.Engine
 	network *network // nil: no relays
 
-	mu      sync.Mutex
-	last    int64
-	members map[int64]*member
-	parts   []cluster.Ownership
-	clock   time.Duration // how far its clock is off
-	away    bool
-	silent  bool             // it does not answer GiveUp
-	fencing int              // lives that others have ended
-	reading func(m *machine) // called when a node has read a partition
+	mu         sync.Mutex
+	last       int64
+	members    map[int64]*member
+	parts      []cluster.Ownership
+	clock      time.Duration // how far its clock is off
+	away       bool
+	silent     bool             // it does not answer GiveUp
+	fencing    int              // lives that others have ended
+	unreadable error            // the answer to reading several partitions
+	reading    func(m *machine) // called when a node has read a partition
 	// outlived is the last life before the database failed over: it takes no write of those.
 	outlived int64
 }
@@ -332,6 +333,9 @@ func (l *life) Leave(context.Context) error {
 }
 
 func (l *life) Backlog(parts []uint16) (delivery.Backlog, error) {
+	if l.b.unreadable != nil {
+		return nil, l.b.unreadable
+	}
 	b, err := l.Outbox.Backlog(parts)
 	return backlog{b, l}, err
 }

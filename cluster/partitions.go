@@ -132,8 +132,11 @@ func (n *Node) begin(claimed []Ownership) (all bool, err error) {
 			for _, o := range some {
 				core := n.life.Core(o)
 				err := err
-				if err == nil {
+				switch {
+				case err == nil:
 					err = core.StartFrom(backlog)
+				case !errors.Is(err, delivery.ErrUnavailable): // the fault may be in one of them alone
+					err = core.Start()
 				}
 				if err != nil {
 					core.Abandon()

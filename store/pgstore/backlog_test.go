@@ -3,7 +3,6 @@ package pgstore_test
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -129,7 +128,7 @@ func TestStartFromBacklog(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, part := range []uint16{7, 8} {
-		c := delivery.New(delivery.Options{Shard: delivery.Shard{Index: part, Of: ofParts}}, readOnce{out}, nil, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		c := delivery.New(delivery.Options{Shard: delivery.Shard{Index: part, Of: ofParts}}, readOnce{out}, nil, slog.New(slog.DiscardHandler))
 		if err := c.StartFrom(b); err != nil {
 			t.Errorf("partition %d: %v", part, err)
 		}
