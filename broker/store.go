@@ -15,9 +15,9 @@ import (
 // openOutbox opens the store that cfg names.
 func openOutbox(cfg *config.Config, unread func() (time.Time, bool), log *slog.Logger) (*store.Outbox, error) {
 	opts := store.Options{History: cfg.Store.History, HousekeepingInterval: cfg.Store.Housekeeping, Unread: unread, Logger: log, Open: memory.Open}
-	if cfg.Store.Engine == config.EnginePebble {
+	if journal := cfg.Store.Engine == config.EngineJournal; journal || cfg.Store.Engine == config.EnginePebble {
 		opts.Open = func(readOnly bool) (store.Engine, error) {
-			return pebblestore.Open(cfg.DataDir, pebblestore.Options{ReadOnly: readOnly, Logger: log})
+			return pebblestore.Open(cfg.DataDir, pebblestore.Options{Journal: journal, ReadOnly: readOnly, Logger: log})
 		}
 		if cfg.Store.MinFree > 0 {
 			opts.MinFreeBytes = uint64(cfg.Store.MinFree)

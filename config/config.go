@@ -26,6 +26,8 @@ const (
 
 	EnginePebble = "pebble"
 	EngineMemory = "memory"
+	// EngineJournal keeps what EnginePebble does, and writes a journal first.
+	EngineJournal = "journal"
 	// EnginePostgres keeps everything in a PostgreSQL database.
 	EnginePostgres = "postgres"
 
@@ -524,7 +526,9 @@ type XMPPComponent struct {
 
 // Store is where notifications are kept.
 type Store struct {
-	// pebble: the disk of this machine, in data_dir. postgres: a PostgreSQL database.
+	// pebble: the disk of this machine, in data_dir. journal: the same with a journal in front,
+	// which costs less CPU time a notification; it upgrades data_dir, for good.
+	// postgres: a PostgreSQL database.
 	// memory: nothing survives the process (tests, demos).
 	Engine string `key:"engine"`
 	// How long a finished notification's timeline is kept.

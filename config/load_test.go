@@ -362,7 +362,7 @@ func TestFindings(t *testing.T) {
 				"HEARTLINE_MQT_ADDRESS: is no variable of Heartline; did you mean HEARTLINE_MQTT_ADDRESS?",
 				"delivery.ack_window: " + noUnit + ", got 5",
 				"delivery.ttl: must be at most 720h, got 900h",
-				"store.engine: must be pebble, postgres or memory, got bolt (from HEARTLINE_STORE_ENGINE)",
+				"store.engine: must be pebble, journal, postgres or memory, got bolt (from HEARTLINE_STORE_ENGINE)",
 				"log.level: must be debug, info, warn or error, got loud",
 			},
 		},

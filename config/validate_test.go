@@ -349,7 +349,7 @@ func TestRules(t *testing.T) {
 		{func(c c) { component(c).Hosts = nil }, "xmpp.components[0].hosts: must name at least one domain"},
 		{func(c c) { component(c).Hosts = []string{"push.example.org"} }, "xmpp.components[0].hosts: must be domains of users, as in example.org, got push.example.org"},
 
-		{func(c c) { c.Store.Engine = "bolt" }, "store.engine: must be pebble, postgres or memory, got bolt"},
+		{func(c c) { c.Store.Engine = "bolt" }, "store.engine: must be pebble, journal, postgres or memory, got bolt"},
 		{func(c c) { c.Store.Engine = "postgres" }, "store.postgres.url_file: must be set to a file with the URL of the database (or HEARTLINE_STORE_POSTGRES_URL) where store.engine is postgres"},
 		{func(c c) { postgres(c).URLFile = "missing" }, "store.postgres.url_file: must not be set together with HEARTLINE_STORE_POSTGRES_URL, got missing\nstore.postgres.url_file" + missing},
 		{func(c c) { postgres(c).URL = "postgres://u:hunter2@h:port/d" }, "store.postgres.url: must hold a PostgreSQL URL, as in postgres://user:password@host:5432/database?sslmode=verify-full"},

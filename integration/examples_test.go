@@ -21,6 +21,7 @@ var noExample = map[string]string{
 	"hooks/ordinary":        "assembled by broker.Attach",
 	"hooks/persist":         "assembled by broker.Attach",
 	"store/codec":           "the format of the engines",
+	"store/journal":         "the log of an engine",
 	"store/memory":          "shown by the example of store",
 	"store/storetest":       "tests for implementations of store.Engine",
 	"xmpp/xmppkit":          "shared by the tests and the simulators of XMPP",

@@ -60,7 +60,8 @@ func arrows() [][]string {
 		{"delivery"},
 		{"store", "delivery"},
 		{"store/...", "delivery", "store"},
-		{"store/pebblestore", "delivery", "store", "store/codec"},
+		{"store/pebblestore", "delivery", "store", "store/codec", "store/journal"},
+		{"store/journal", "delivery", "store", "store/codec"},
 		{"store/pgstore", "delivery", "store", "store/codec"},
 		{"store/codec", "delivery"},
 		{"receipts", "delivery", "internal/backoff", "internal/text", "store", "wire"},
@@ -82,7 +83,7 @@ func owners() [][]string {
 	return [][]string{
 		{"github.com/mochi-mqtt/server", "hooks", "hooks/strict", "broker", "broker/internal/listener", "bench/...", "demo", "examples/plugin", "internal/rawmqtt", "integration", "integration/..."},
 		{"github.com/sideshow/apns2", "fallback/apns", "bench/storm"},
-		{"github.com/cockroachdb/pebble", "store/pebblestore"},
+		{"github.com/cockroachdb/pebble", "store/journal", "store/pebblestore"},
 		{"github.com/jackc/pgx", "config", "store/pgstore"},
 		{"github.com/fxamacker/cbor", "cluster/relay"},
 		{"github.com/spf13/viper", "config"},

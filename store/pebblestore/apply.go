@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/store"
 	"github.com/heartline-mqtt/heartline/store/codec"
 )
 
@@ -19,6 +20,9 @@ import (
 // Prune can write meanwhile: readers can see an applied batch before it is synced in any
 // case.
 func (s *Store) Apply(b *delivery.Batch) (err error) {
+	if s.opts.Journal {
+		return s.applyJournal(b, nil, b.Sync)
+	}
 	defer func() {
 		// Pebble panics where its log has failed. It is of no use after that.
 		if r := recover(); r != nil {
@@ -47,7 +51,7 @@ func (s *Store) commit(b *delivery.Batch) (_ *pebble.Batch, sync bool, err error
 	if err := s.broken(); err != nil {
 		return nil, false, err
 	}
-	a := application{Store: s, counters: s.counters, reserved: s.reserved, refs: s.refs[:0]}
+	a := application{Store: s, counters: s.counters, reserved: s.reserved, parts: []part{{refs: s.refs[:0], accepts: len(b.Accept), events: len(b.Events)}}}
 	if len(b.PutDevices) > 0 || len(b.RemoveDevices) > 0 || len(b.Assign) > 0 || len(b.Erase) > 0 {
 		// These build on what stands before them in the batch.
 		a.batch = s.db.NewIndexedBatch()
@@ -86,15 +90,32 @@ type application struct {
 	*Store
 	batch    *pebble.Batch
 	counters codec.Counters
-	reserved uint64      // commit numbers up to here are on the disk, or will be with batch
-	sync     bool        // batch has to be synced for its own sake
-	refs     []codec.Ref // where the events are that batch stores
-	at       time.Time   // of the newest of them
-	removes  bool        // batch removes what has to leave the disk: see Scrub
+	reserved uint64 // commit numbers up to here are on the disk, or will be with batch
+	sync     bool   // batch has to be synced for its own sake
+	parts    []part // the Applies that make the batch, in their order
+	part     int    // the one at hand
+	removes  bool   // batch removes what has to leave the disk: see Scrub
+
+	// Of a store with a journal:
+	accepted map[delivery.Seq]uint64     // of the batch; nil: read the store
+	frame    uint64                      // the batch's last, and the number of its commit
+	changes  []store.StateChange         // to ordinary MQTT's state
+	records  map[delivery.Key]lateRecord // nil: each is written where it changes
+}
+
+// part is one Apply: its events have a commit of their own.
+type part struct {
+	number          uint64      // of the commit; 0: the next
+	accepts, events int         // where its own end in the batch
+	refs            []codec.Ref // where the events are that it stores
+	at              time.Time   // of the newest of them
 }
 
 func (a *application) apply(b *delivery.Batch) error {
 	for i := range b.Accept {
+		for i >= a.parts[a.part].accepts {
+			a.part++
+		}
 		if err := a.accept(&b.Accept[i]); err != nil {
 			return fmt.Errorf("accept notification %s: %w", b.Accept[i].Notification.ID, err)
 		}
@@ -109,8 +130,14 @@ func (a *application) apply(b *delivery.Batch) error {
 			return fmt.Errorf("update delivery %d to %s: %w", b.Update[i].Seq, b.Update[i].Device, err)
 		}
 	}
-	if err := a.appendEvents(b.Events); err != nil {
-		return err
+	events := 0
+	for i := range a.parts {
+		a.part = i
+		end := a.parts[i].events
+		if err := a.appendEvents(b.Events[events:end]); err != nil {
+			return err
+		}
+		events = end
 	}
 	for i := range b.Finish {
 		if err := a.finish(&b.Finish[i]); err != nil {
@@ -148,6 +175,12 @@ func (a *application) apply(b *delivery.Batch) error {
 	if err := a.markErased(); err != nil {
 		return err
 	}
+	if err := a.setRecords(); err != nil {
+		return err
+	}
+	if err := changeState(a.batch, a.changes); err != nil {
+		return err
+	}
 	return a.number()
 }
 
@@ -159,34 +192,44 @@ const reserveStep = 1 << 20
 // the commit away: it is reserved on the disk before it is used, and a store that is
 // opened goes on behind all that are reserved.
 func (a *application) number() error {
-	a.counters.Writes++
+	if a.counters.Writes++; a.frame != 0 {
+		a.counters.Writes = a.frame
+	}
 	a.value = codec.AppendCounters(a.value[:0], a.counters)
 	if err := a.batch.Set(keyCounters, a.value, nil); err != nil {
 		return err
 	}
-	if a.counters.Writes+reserveStep/2 > a.reserved {
+	if a.frame == 0 && a.counters.Writes+reserveStep/2 > a.reserved {
 		a.reserved, a.sync = a.counters.Writes+reserveStep, true
 		a.value = binary.BigEndian.AppendUint64(a.value[:0], a.reserved)
 		if err := a.batch.Set(keyReserved, a.value, nil); err != nil {
 			return err
 		}
 	}
-	if a.Store.refs = a.refs; len(a.refs) == 0 {
-		return nil
+	a.Store.refs = a.parts[0].refs
+	for i := range a.parts {
+		p := &a.parts[i]
+		if len(p.refs) == 0 {
+			continue
+		}
+		slices.SortFunc(p.refs, func(x, y codec.Ref) int {
+			return cmp.Or(cmp.Compare(x.Seq, y.Seq), cmp.Compare(x.Number, y.Number))
+		})
+		a.key = keyCommit(a.key[:0], cmp.Or(p.number, a.counters.Writes))
+		a.value, a.scratch = codec.AppendCommit(a.value[:0], a.scratch, p.at, p.refs)
+		if err := a.batch.Set(a.key, a.value, nil); err != nil {
+			return err
+		}
 	}
-	slices.SortFunc(a.refs, func(x, y codec.Ref) int {
-		return cmp.Or(cmp.Compare(x.Seq, y.Seq), cmp.Compare(x.Number, y.Number))
-	})
-	a.key = keyCommit(a.key[:0], a.counters.Writes)
-	a.value, a.scratch = codec.AppendCommit(a.value[:0], a.scratch, a.at, a.refs)
-	return a.batch.Set(a.key, a.value, nil)
+	return nil
 }
 
 // stores notes where events of the batch are, and their time.
 func (a *application) stores(r codec.Ref, at time.Time) {
-	a.refs = append(a.refs, r)
-	if at.After(a.at) {
-		a.at = at
+	p := &a.parts[a.part]
+	p.refs = append(p.refs, r)
+	if at.After(p.at) {
+		p.at = at
 	}
 }
 
@@ -261,6 +304,10 @@ func (a *application) accept(acc *delivery.Acceptance) error {
 		}
 		a.live.set(k, life{live: true, alone: len(n.Devices) == 1})
 		r := delivery.NewRecord(n, device)
+		if a.late(k, &r, true) {
+			a.counters.Accepted++
+			continue
+		}
 		if err := a.setRecord(k, &r); err != nil {
 			return err
 		}
@@ -284,7 +331,7 @@ func (a *application) setRecord(k delivery.Key, r *delivery.Record) error {
 func (a *application) update(r *delivery.Record) error {
 	k := delivery.Key{Seq: r.Seq, Device: r.Device}
 	of, err := a.lifeOf(k)
-	if !of.live || err != nil {
+	if !of.live || err != nil || a.late(k, r, false) {
 		return err
 	}
 	return a.setRecord(k, r)
@@ -318,7 +365,7 @@ func (a *application) appendEvents(events []delivery.Event) error {
 func (a *application) appendTimeline(events []*delivery.Event) error {
 	seq, first := events[0].Seq, events[0].Number
 	a.counters.Last = max(a.counters.Last, events[len(events)-1].Number)
-	if seq <= a.counters.Pruned {
+	if _, waits := a.accepted[seq]; seq <= a.counters.Pruned && !waits {
 		// It may be gone; an event of its own would then never go.
 		a.key = keyContent(a.key[:0], seq)
 		if there, err := a.has(a.key); !there || err != nil {
@@ -374,7 +421,7 @@ func (a *application) known(events []*delivery.Event) (bool, error) {
 // unknown returns the events that the store does not have.
 func (a *application) unknown(seq delivery.Seq, events []*delivery.Event) ([]*delivery.Event, error) {
 	var stored []delivery.Event
-	err := a.scan(keySeqPrefix(prefixEvents, seq), func(_, value []byte) (_ bool, err error) {
+	err := scanFrom(a.db, keySeqPrefix(prefixEvents, seq), func(_, value []byte) (_ bool, err error) {
 		stored, err = codec.DecodeEvents(stored, seq, value)
 		return true, err
 	})
@@ -389,9 +436,11 @@ func (a *application) finish(f *delivery.Finish) error {
 		return err
 	}
 	a.live.set(f.Key, life{})
-	a.key = keyRecord(a.key[:0], f.Key)
-	if err := a.batch.Delete(a.key, nil); err != nil {
-		return err
+	if !a.neverStored(f.Key) {
+		a.key = keyRecord(a.key[:0], f.Key)
+		if err := a.batch.Delete(a.key, nil); err != nil {
+			return err
+		}
 	}
 	final := *f
 	if of.alone { // nobody else's: the index of finished deliveries has its time

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -35,8 +36,15 @@ func journey(seq delivery.Seq, device string) (accept, finish *delivery.Batch) {
 
 // BenchmarkEngine is the engine's own work for one notification: in memory files,
 // 64 in a group, as under load.
-func BenchmarkEngine(b *testing.B) {
-	s, err := pebblestore.Open("data", pebblestore.Options{FS: vfs.NewMem()})
+func BenchmarkEngine(b *testing.B) { bothOf(b, benchmarkEngine) }
+
+func bothOf(b *testing.B, run func(*testing.B, bool)) {
+	b.Run("disk", func(b *testing.B) { run(b, false) })
+	b.Run("journal", func(b *testing.B) { run(b, true) })
+}
+
+func benchmarkEngine(b *testing.B, journal bool) {
+	s, err := pebblestore.Open("data", pebblestore.Options{Journal: journal, FS: vfs.NewMem()})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -60,12 +68,18 @@ func BenchmarkEngine(b *testing.B) {
 
 // BenchmarkOutbox is the whole of it on a disk: each notification accepted, synced,
 // and then finished, by 256 callers at once.
-func BenchmarkOutbox(b *testing.B) {
-	o, err := store.New(store.Options{Open: opener(b.TempDir(), pebblestore.Options{})})
+func BenchmarkOutbox(b *testing.B) { bothOf(b, benchmarkOutbox) }
+
+func benchmarkOutbox(b *testing.B, journal bool) {
+	o, err := store.New(store.Options{Open: opener(b.TempDir(), pebblestore.Options{Journal: journal})})
 	if err != nil {
 		b.Fatal(err)
 	}
 	var last atomic.Uint64
+	var was syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &was); err != nil {
+		b.Fatal(err)
+	}
 	b.ReportAllocs()
 	b.SetParallelism(max(1, 256/runtime.GOMAXPROCS(0)))
 	b.RunParallel(func(pb *testing.PB) {
@@ -81,6 +95,12 @@ func BenchmarkOutbox(b *testing.B) {
 		}
 	})
 	s := o.Stats()
+	var now syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &now); err != nil {
+		b.Fatal(err)
+	}
+	cpu := now.Utime.Nano() + now.Stime.Nano() - was.Utime.Nano() - was.Stime.Nano()
+	b.ReportMetric(float64(cpu)/float64(b.N)/1000, "cpu-µs/op")
 	b.ReportMetric(float64(s.Commits)/float64(s.Writes), "batches/write")
 	b.ReportMetric(float64(s.SyncTime.Microseconds())/float64(s.Synced), "µs/sync")
 	if err := o.Close(); err != nil {

@@ -13,7 +13,13 @@ import (
 var _ store.Checkpointer = (*Store)(nil)
 
 // CheckpointBytes implements store.Checkpointer: the logs and the MANIFEST are copied.
-func (s *Store) CheckpointBytes() uint64 { return s.db.Metrics().WAL.PhysicalSize + 1<<20 }
+func (s *Store) CheckpointBytes() uint64 {
+	if s.log != nil { // its frames become tables
+		_, _, held := s.log.Full()
+		return uint64(held) + 1<<20
+	}
+	return s.db.Metrics().WAL.PhysicalSize + 1<<20
+}
 
 // Checkpoint implements store.Checkpointer. The tables are hard links, so that it costs
 // a copy of the logs. It does not hold up Apply.
@@ -47,6 +53,11 @@ func (s *Store) checkpoint(dir string) (err error) {
 		return err
 	}
 	mark := watermark{writes: s.writes.Load()} // at least these are in it
+	if s.opts.Journal {
+		if err := s.flush(); err != nil {
+			return err
+		}
+	}
 	db := vf.PathJoin(dir, dirDB)
 	if err := s.db.Checkpoint(db, pebble.WithFlushedWAL()); err != nil {
 		return err
@@ -57,13 +68,15 @@ func (s *Store) checkpoint(dir string) (err error) {
 	if mark.manifest, mark.size, err = s.newestManifest(db); err != nil {
 		return err
 	}
-	if mark.log, err = s.newestLogIn(db); err != nil {
-		return err
+	if mark.log = noLog; !s.opts.Journal {
+		if mark.log, err = s.newestLogIn(db); err != nil {
+			return err
+		}
 	}
 	if err := s.writeFile(vf.PathJoin(dir, fileWatermark), mark.String()); err != nil {
 		return err
 	}
-	return s.writeFile(vf.PathJoin(dir, fileFormat), formatText())
+	return s.writeFile(vf.PathJoin(dir, fileFormat), s.formatText())
 }
 
 func (s *Store) newestLogIn(dir string) (newest string, err error) {

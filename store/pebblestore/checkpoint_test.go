@@ -19,9 +19,11 @@ import (
 
 // TestCheckpoint: a checkpoint that is made while others write holds everything that
 // was applied before it, in whole batches, and the MQTT state.
-func TestCheckpoint(t *testing.T) {
+func TestCheckpoint(t *testing.T) { both(t, testCheckpoint) }
+
+func testCheckpoint(t *testing.T, journal bool) {
 	dir := t.TempDir()
-	s := open(t, dir, pebblestore.Options{MemTableBytes: 256 << 10})
+	s := open(t, dir, pebblestore.Options{Journal: journal, MemTableBytes: 256 << 10})
 	if err := s.ApplyState([]store.StateChange{{Key: "retained", Value: []byte("on")}}); err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +70,7 @@ func TestCheckpoint(t *testing.T) {
 			t.Errorf("the checkpoint is left: %v", err)
 		}
 		for _, readOnly := range []bool{true, false} {
-			c := open(t, copied, pebblestore.Options{ReadOnly: readOnly})
+			c := open(t, copied, pebblestore.Options{Journal: journal, ReadOnly: readOnly})
 			audit, err := store.AuditEngine(c)
 			if err != nil || audit.Unaccounted != 0 || audit.Accepted < before {
 				t.Errorf("got %+v (error %v), want at least %d accepted and none unaccounted for", audit, err, before)
@@ -91,10 +93,12 @@ func TestCheckpoint(t *testing.T) {
 }
 
 // TestCheckpointOnAFullDisk: a checkpoint that fails leaves nothing, and the store works.
-func TestCheckpointOnAFullDisk(t *testing.T) {
+func TestCheckpointOnAFullDisk(t *testing.T) { both(t, testCheckpointOnAFullDisk) }
+
+func testCheckpointOnAFullDisk(t *testing.T, journal bool) {
 	for _, kind := range []errorfs.OpKind{errorfs.OpFileWrite, errorfs.OpCreate, errorfs.OpLink, errorfs.OpMkdirAll, errorfs.OpFileSync} {
 		fs := newFaulty(vfs.NewMem())
-		s, err := pebblestore.Open("data", pebblestore.Options{FS: fs})
+		s, err := pebblestore.Open("data", pebblestore.Options{Journal: journal, FS: fs})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -121,13 +125,15 @@ func TestCheckpointOnAFullDisk(t *testing.T) {
 }
 
 // TestUnfinishedCheckpointIsRemoved: of a process that died.
-func TestUnfinishedCheckpointIsRemoved(t *testing.T) {
-	dir := filled(t)
+func TestUnfinishedCheckpointIsRemoved(t *testing.T) { both(t, testUnfinishedCheckpointIsRemoved) }
+
+func testUnfinishedCheckpointIsRemoved(t *testing.T, journal bool) {
+	dir := filled(t, journal)
 	left := filepath.Join(dir, "backup.new")
 	if err := os.CopyFS(filepath.Join(left, "db"), os.DirFS(filepath.Join(dir, "db"))); err != nil {
 		t.Fatal(err)
 	}
-	closeStore(t, open(t, dir, pebblestore.Options{}))
+	closeStore(t, open(t, dir, pebblestore.Options{Journal: journal}))
 	if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("it is left: %v", err)
 	}

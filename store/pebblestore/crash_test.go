@@ -27,8 +27,8 @@ func opener(dir string, o pebblestore.Options) func(bool) (store.Engine, error) 
 // acceptUnderLoad is the child of TestKill: it accepts and finishes on several
 // goroutines, prints each Seq once it was told that it is accepted, and goes on
 // until it is killed.
-func acceptUnderLoad(t *testing.T, dir string) {
-	o, err := store.New(store.Options{Open: opener(dir, pebblestore.Options{MemTableBytes: 512 << 10})})
+func acceptUnderLoad(t *testing.T, dir string, journal bool) {
+	o, err := store.New(store.Options{Open: opener(dir, pebblestore.Options{Journal: journal, MemTableBytes: 512 << 10})})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,11 +69,17 @@ func acceptUnderLoad(t *testing.T, dir string) {
 
 // TestKill kills a process with kill -9 while it accepts: nothing that it was told
 // is accepted is missing, round after round on the same directory.
-func TestKill(t *testing.T) {
+func TestKill(t *testing.T) { both(t, testKill) }
+
+func testKill(t *testing.T, journal bool) {
 	dir := t.TempDir()
 	var told []delivery.Seq
 	for round := range 3 {
-		c := helper(t, "accept", dir)
+		what := "accept"
+		if journal {
+			what = "accept journal"
+		}
+		c := helper(t, what, dir)
 		out, err := c.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -96,7 +102,7 @@ func TestKill(t *testing.T) {
 			}
 		}
 		_ = c.Wait() // "signal: killed"
-		s := open(t, dir, pebblestore.Options{})
+		s := open(t, dir, pebblestore.Options{Journal: journal})
 		whole(t, s, told)
 		closeStore(t, s)
 		if round == 0 && len(told) == 0 {
@@ -135,9 +141,11 @@ func whole(t *testing.T, s *pebblestore.Store, told []delivery.Seq) {
 
 // TestPowerLoss takes the disk as it may be after a loss of power at any moment:
 // unsynced data is there in part. All confirmed data is there, and the store opens.
-func TestPowerLoss(t *testing.T) {
+func TestPowerLoss(t *testing.T) { both(t, testPowerLoss) }
+
+func testPowerLoss(t *testing.T, journal bool) {
 	fs := vfs.NewCrashableMem()
-	so := pebblestore.Options{FS: fs, MemTableBytes: 128 << 10}
+	so := pebblestore.Options{Journal: journal, FS: fs, MemTableBytes: 64 << 10}
 	o, err := store.New(store.Options{Open: opener("data", so)})
 	if err != nil {
 		t.Fatal(err)
@@ -182,7 +190,7 @@ func TestPowerLoss(t *testing.T) {
 		before := slices.Clip(told)
 		mu.Unlock()
 		lost := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 50, 100}[round%3], RNG: random})
-		after := pebblestore.Options{FS: lost, MemTableBytes: so.MemTableBytes}
+		after := pebblestore.Options{Journal: journal, FS: lost, MemTableBytes: so.MemTableBytes}
 		for range 2 { // and the directory is as good as before
 			s := open(t, "data", after)
 			whole(t, s, before)
@@ -192,7 +200,9 @@ func TestPowerLoss(t *testing.T) {
 }
 
 // TestPowerLossWhileMaking: a store is made whole, or can be made again.
-func TestPowerLossWhileMaking(t *testing.T) {
+func TestPowerLossWhileMaking(t *testing.T) { both(t, testPowerLossWhileMaking) }
+
+func testPowerLossWhileMaking(t *testing.T, journal bool) {
 	fs := vfs.NewCrashableMem()
 	faulty := newFaulty(fs)
 	random := rand.New(rand.NewPCG(3, 4))
@@ -204,9 +214,9 @@ func TestPowerLossWhileMaking(t *testing.T) {
 		clones = append(clones, fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 50, 100}[len(clones)%3], RNG: random}))
 		return nil
 	})
-	closeStore(t, open(t, "data", pebblestore.Options{FS: faulty}))
+	closeStore(t, open(t, "data", pebblestore.Options{Journal: journal, FS: faulty}))
 	for i, c := range clones {
-		s, err := pebblestore.Open("data", pebblestore.Options{FS: c})
+		s, err := pebblestore.Open("data", pebblestore.Options{Journal: journal, FS: c})
 		if err != nil {
 			t.Errorf("after step %d of %d: %v", i, len(clones), err)
 			continue

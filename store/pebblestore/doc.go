@@ -5,7 +5,8 @@
 // (what must be in it at least), upgrade.go
 // (from format 1), apply.go, erase.go, read.go, events.go (the order of commits),
 // prune.go, scrub.go (erased data leaves the disk), checkpoint.go, mqttstate.go, liveness.go,
-// log.go, fence.go (how Pebble is given up without leaving anything behind).
+// log.go, fence.go (how Pebble is given up without leaving anything behind), journal.go (a
+// journal in place of Pebble's log), overlay.go (a store that is only read, with its journal).
 //
 // # Keys
 //
@@ -24,7 +25,7 @@
 //	l commit                        references     which events a commit stored, and when: see EventsFrom
 //	m c                             counters       accepted, finished, last number, last pruned, commits
 //	m e                             time           of the first erasure that has not left the disk
-//	m f                             number         the format, 2
+//	m f                             number         the format, 2; in a directory of format 3, too
 //	m r                             number         commit numbers up to it are reserved
 //	q ...                           ...            ordinary MQTT, see hooks/persist; q w: webhooks, see receipts
 //	r device seq                    record         a delivery that is not finished
@@ -47,6 +48,7 @@
 //	LOCK         held while the store is open
 //	WATERMARK    the newest log and what must be in the store, so that a loss is noticed
 //	db/          Pebble's
+//	journal/     with Options.Journal: its segments, see the package journal
 //	backup.new/  a checkpoint, while it is copied elsewhere; removed at the next Open
 //
 // A directory that has no FORMAT and is not empty is someone else's, and refused.
@@ -55,9 +57,9 @@
 //
 // Apply and the write of each step of Prune take turns behind a mutex; what Prune
 // reads it reads without. Pebble runs flushes and compactions on goroutines of its
-// own, which Close ends. No file of the store is changed after Close or Abandon has
+// own, which Close ends. With a journal one goroutine folds and frees segments. No file of the store is changed after Close or Abandon has
 // returned.
 //
-// It imports delivery, store (for the interfaces and ErrBroken) and codec, and
+// It imports delivery, store (for the interfaces and ErrBroken), codec and journal, and
 // nothing else of ours.
 package pebblestore

@@ -200,7 +200,9 @@ func failing(err error, kinds ...errorfs.OpKind) func(suffix string) func(errorf
 // TestFaults has the disk fail under load in many ways, and mend again: nothing
 // that was accepted is lost, nothing that was refused is there, all that was
 // carried takes effect, and it goes on without being opened by hand.
-func TestFaults(t *testing.T) {
+func TestFaults(t *testing.T) { both(t, testFaults) }
+
+func testFaults(t *testing.T, journal bool) {
 	write := func(err error) func(string) func(errorfs.Op) error {
 		return failing(err, errorfs.OpFileWrite, errorfs.OpFileWriteAt)
 	}
@@ -232,18 +234,20 @@ func TestFaults(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			fs := newFaulty(vfs.NewMem())
-			play(t, fs, func() { fs.on(c.fault) }, fs.off)
+			play(t, journal, fs, func() { fs.on(c.fault) }, fs.off)
 		})
 	}
 }
 
 // TestStuckDisk has a call not come back from the operating system for a while.
-func TestStuckDisk(t *testing.T) {
+func TestStuckDisk(t *testing.T) { both(t, testStuckDisk) }
+
+func testStuckDisk(t *testing.T, journal bool) {
 	for _, part := range []string{".log", ".sst", "MANIFEST"} {
 		t.Run(part, func(t *testing.T) {
 			fs := newFaulty(vfs.NewMem())
 			release := make(chan struct{})
-			play(t, fs, func() {
+			play(t, journal, fs, func() {
 				fs.on(func(op errorfs.Op) error {
 					if strings.Contains(op.Path, part) && op.Kind != errorfs.OpRemove {
 						<-release
@@ -260,8 +264,8 @@ func TestStuckDisk(t *testing.T) {
 
 // play runs callers on an outbox in fs, begins a fault, waits until it shows, ends
 // it, waits until notifications are accepted again, and compares.
-func play(t *testing.T, fs vfs.FS, begin, end func()) {
-	so := pebblestore.Options{FS: fs, MemTableBytes: 256 << 10, CacheBytes: 1 << 20}
+func play(t *testing.T, journal bool, fs vfs.FS, begin, end func()) {
+	so := pebblestore.Options{Journal: journal, FS: fs, MemTableBytes: 256 << 10, CacheBytes: 1 << 20}
 	box, err := store.New(quickOptions(t, func(readOnly bool) (store.Engine, error) {
 		o := so
 		o.ReadOnly = readOnly
@@ -370,9 +374,11 @@ func tmpfs(t *testing.T, size int) (dir string) {
 
 // TestBrokenBelowTheGuard has a write fail while there is room, but less than the
 // guard wants: begun deliveries still end, without more room.
-func TestBrokenBelowTheGuard(t *testing.T) {
+func TestBrokenBelowTheGuard(t *testing.T) { both(t, testBrokenBelowTheGuard) }
+
+func testBrokenBelowTheGuard(t *testing.T, journal bool) {
 	fs := newFaulty(vfs.NewMem())
-	so := pebblestore.Options{FS: fs}
+	so := pebblestore.Options{Journal: journal, FS: fs}
 	oo := quickOptions(t, func(readOnly bool) (store.Engine, error) {
 		o := so
 		o.ReadOnly = readOnly
@@ -393,7 +399,7 @@ func TestBrokenBelowTheGuard(t *testing.T) {
 	}
 	free.Store(10)
 	var failed atomic.Bool
-	broken := failing(syscall.EIO, errorfs.OpFileWrite)(".log")
+	broken := failing(syscall.EIO, errorfs.OpFileWrite, errorfs.OpFileWriteAt)(".log")
 	fs.on(func(op errorfs.Op) error {
 		err := broken(op)
 		if err != nil && failed.Swap(true) {
@@ -432,7 +438,9 @@ func TestBrokenBelowTheGuard(t *testing.T) {
 
 // TestFullDisk fills a real file system, once with the guard and once, since
 // others may fill it too, without.
-func TestFullDisk(t *testing.T) {
+func TestFullDisk(t *testing.T) { both(t, testFullDisk) }
+
+func testFullDisk(t *testing.T, journal bool) {
 	for _, guarded := range []bool{true, false} {
 		t.Run(fmt.Sprintf("guarded=%v", guarded), func(t *testing.T) {
 			root := tmpfs(t, 48<<20)
@@ -441,7 +449,7 @@ func TestFullDisk(t *testing.T) {
 				t.Fatal(err)
 			}
 			dir := filepath.Join(root, "data")
-			so := pebblestore.Options{MemTableBytes: 1 << 20}
+			so := pebblestore.Options{Journal: journal, MemTableBytes: 1 << 20}
 			oo := quickOptions(t, func(readOnly bool) (store.Engine, error) {
 				o := so
 				o.ReadOnly = readOnly

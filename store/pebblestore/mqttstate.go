@@ -8,6 +8,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/store"
 )
 
@@ -20,7 +21,7 @@ var _ store.State = (*Store)(nil)
 // ScanState implements store.State.
 func (s *Store) ScanState(prefix string, fn func(key string, value []byte) error) (err error) {
 	from := append([]byte{prefixMQTT}, prefix...)
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: successor(from)})
+	it, err := s.folded().NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: successor(from)})
 	if err != nil {
 		return fmt.Errorf("scan MQTT state in store %s: %w", s.dir, err)
 	}
@@ -40,6 +41,9 @@ func (s *Store) ScanState(prefix string, fn func(key string, value []byte) error
 // ApplyState implements store.State. It runs concurrently with Apply. It shares the
 // log's syncs with Apply, and takes no lock of it.
 func (s *Store) ApplyState(changes []store.StateChange) (err error) {
+	if s.opts.Journal {
+		return s.applyJournal(new(delivery.Batch), changes, true)
+	}
 	if err := s.broken(); err != nil {
 		return err
 	}
@@ -55,6 +59,20 @@ func (s *Store) ApplyState(changes []store.StateChange) (err error) {
 		b = s.db.NewIndexedBatch()
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
+	if err := changeState(b, changes); err != nil {
+		return fmt.Errorf("apply MQTT state to store %s: %w", s.dir, err)
+	}
+	if err := b.Commit(pebble.Sync); err != nil {
+		if errors.Is(err, pebble.ErrReadOnly) {
+			return fmt.Errorf("apply MQTT state to store %s: %w", s.dir, err)
+		}
+		s.stateFailed(fmt.Errorf("apply MQTT state: %w", err))
+	}
+	return s.broken()
+}
+
+// changeState puts changes into b.
+func changeState(b *pebble.Batch, changes []store.StateChange) (err error) {
 	var key []byte
 	for i := range changes {
 		c := &changes[i]
@@ -68,16 +86,10 @@ func (s *Store) ApplyState(changes []store.StateChange) (err error) {
 			err = b.Set(key, c.Value, nil)
 		}
 		if err != nil {
-			return fmt.Errorf("apply MQTT state to store %s: %w", s.dir, err)
+			return fmt.Errorf("change MQTT state: %w", err)
 		}
 	}
-	if err := b.Commit(pebble.Sync); err != nil {
-		if errors.Is(err, pebble.ErrReadOnly) {
-			return fmt.Errorf("apply MQTT state to store %s: %w", s.dir, err)
-		}
-		s.stateFailed(fmt.Errorf("apply MQTT state: %w", err))
-	}
-	return s.broken()
+	return nil
 }
 
 // deleteAll deletes what begins with prefix, key by key. A range tombstone in the

@@ -21,6 +21,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/store"
 	"github.com/heartline-mqtt/heartline/store/codec"
+	"github.com/heartline-mqtt/heartline/store/journal"
 )
 
 const (
@@ -30,6 +31,7 @@ const (
 	dirDB         = "db"
 	dirNew        = "db.new" // a store being made; removed and made again after a crash
 	dirCheckpoint = "backup.new"
+	dirJournal    = "journal"
 )
 
 // The first line of FORMAT. The rest of the file is for people.
@@ -173,11 +175,15 @@ func cause(err error) error {
 // open finds out whose directory this is, makes a store in an empty one, and
 // opens it. The directory is locked.
 func (s *Store) open() error {
+	wanted := s.opts.Journal
 	is, err := s.identify()
 	if err != nil {
 		return err
 	}
 	fresh := is == 0
+	// A read takes a store as it is. One with a journal that is not upgraded yet is
+	// opened without it first.
+	s.opts.Journal = is == formatJournal || is == 0 && wanted
 	if fresh && s.opts.ReadOnly {
 		return s.refuse("holds no store", "name the directory of a store")
 	}
@@ -197,7 +203,8 @@ func (s *Store) open() error {
 	if err := s.opts.FS.RemoveAll(s.path(dirCheckpoint)); err != nil { // of a process that died
 		s.opts.Logger.Warn("unfinished checkpoint not removed", "path", s.path(dirCheckpoint), "error", err)
 	}
-	if is == oldFormat { // from here on only a Heartline that can upgrade it opens it
+	s.opts.Journal = wanted
+	if is == oldFormat || wanted && is == format { // from here on only a Heartline that can upgrade it opens it
 		if err := s.nameFormat(); err != nil {
 			return err
 		}
@@ -209,10 +216,18 @@ func (s *Store) open() error {
 	if err == nil && s.stored != format {
 		err = s.upgrade()
 	}
+	end := journal.End{}
+	if err == nil && s.opts.Journal {
+		end, err = s.replay()
+	}
 	if err == nil {
 		err = s.leap()
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case s.opts.Journal:
+		err = s.beginJournal(end.Segment)
+	default:
 		err = s.writeWatermark()
 	}
 	if err != nil {
@@ -234,11 +249,41 @@ func (s *Store) openWhole() error {
 	if err == nil {
 		err = s.load()
 	}
-	if err == nil && s.counters.Writes < mark.writes {
+	writes := s.counters.Writes
+	if err == nil && s.opts.Journal {
+		var end journal.End
+		end, err = s.findEnd()
+		writes = max(writes, end.Last)
+	}
+	if err == nil && writes < mark.writes {
+		logs := dirDB
+		if s.opts.Journal {
+			logs = dirJournal
+		}
 		err = s.refuse(fmt.Sprintf("file %s, or another log or MANIFEST in folder %s, is damaged (the store is at write %d, and was at %d)",
-			filepath.Join(dirDB, mark.log), dirDB, s.counters.Writes, mark.writes), todoDamaged)
+			filepath.Join(logs, mark.log), dirDB, writes, mark.writes), todoDamaged)
+	}
+	if err == nil && s.opts.ReadOnly && writes > s.counters.Writes {
+		return s.openReplayed()
 	}
 	if err != nil {
+		return errors.Join(err, s.db.Close())
+	}
+	return nil
+}
+
+// openReplayed opens a store for reading whose journal has frames that are not in tables.
+// They are folded in memory.
+func (s *Store) openReplayed() error {
+	if err := s.db.Close(); err != nil {
+		return s.damaged(err)
+	}
+	below := s.opts.FS
+	s.opts.FS = newOverlay(below)
+	if err := s.openDB(s.path(dirDB), openWrite); err != nil {
+		return s.damaged(err)
+	}
+	if _, err := s.replay(); err != nil {
 		return errors.Join(err, s.db.Close())
 	}
 	return nil
@@ -256,11 +301,14 @@ func (s *Store) leap() error {
 		return s.damaged(fmt.Errorf("reserved commit numbers: %w", err))
 	}
 	reserved := c.Writes + reserveStep
+	if s.opts.Journal { // readers may have seen frames that were not synced
+		c.Writes = reserved
+	}
 	b := s.db.NewBatch()
 	err = errors.Join(
 		b.Set(keyCounters, codec.AppendCounters(nil, c), nil),
 		b.Set(keyReserved, binary.BigEndian.AppendUint64(nil, reserved), nil),
-		b.Commit(pebble.Sync), s.broken(), b.Close())
+		s.commitDurably(b), s.broken(), b.Close())
 	if err != nil {
 		return s.damaged(err)
 	}
@@ -279,7 +327,7 @@ func (s *Store) identify() (is int, err error) {
 	foreign := ""
 	for _, n := range names {
 		switch n = filepath.Base(n); n {
-		case fileFormat, fileFormat + ".new", fileLock, fileWatermark, dirDB, dirNew, dirCheckpoint, "lost+found":
+		case fileFormat, fileFormat + ".new", fileLock, fileWatermark, dirDB, dirNew, dirCheckpoint, dirJournal, "lost+found":
 			has[n] = true
 		default:
 			foreign = n
@@ -287,9 +335,9 @@ func (s *Store) identify() (is int, err error) {
 	}
 	text, err := s.readFile(fileFormat)
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && !has[dirDB] && foreign == "":
+	case errors.Is(err, fs.ErrNotExist) && !has[dirDB] && !has[dirJournal] && foreign == "":
 		return 0, nil
-	case errors.Is(err, fs.ErrNotExist) && !has[dirDB]:
+	case errors.Is(err, fs.ErrNotExist) && !has[dirDB] && !has[dirJournal]:
 		return 0, s.refuse(fmt.Sprintf("holds other files (%s) and no store", foreign), todoForeign)
 	case errors.Is(err, fs.ErrNotExist):
 		return 0, s.refuse("file "+fileFormat+" is missing", todoDamaged)
@@ -302,7 +350,9 @@ func (s *Store) identify() (is int, err error) {
 	switch {
 	case !ok || err != nil:
 		return 0, s.refuse(fmt.Sprintf("file %s is damaged or not Heartline's (it begins %.40q)", fileFormat, line), todoDamaged)
-	case v != format && v != oldFormat:
+	case v == formatJournal && !s.opts.Journal && !s.opts.ReadOnly:
+		return 0, s.refuse(fmt.Sprintf("has format %d, which only store.engine journal reads and writes", v), "set store.engine: journal")
+	case v != format && v != oldFormat && v != formatJournal:
 		return 0, s.refuse(fmt.Sprintf("has format %d, this Heartline reads format %d", v, format), "use the version of Heartline that wrote it, or a newer one")
 	case v == oldFormat && s.opts.ReadOnly:
 		return 0, s.oldFormat()
@@ -343,7 +393,8 @@ func (s *Store) create() error {
 	if err := s.writeWatermark(); err != nil {
 		return fail("write "+fileWatermark, errors.Join(err, s.db.Close()))
 	}
-	err := s.db.Set(keyFormat, binary.BigEndian.AppendUint64(nil, format), pebble.Sync)
+	b := s.db.NewBatch()
+	err := errors.Join(b.Set(keyFormat, binary.BigEndian.AppendUint64(nil, format), nil), s.commitDurably(b), b.Close())
 	if err = errors.Join(err, s.broken(), s.db.Close()); err != nil {
 		return fail("make the store", err)
 	}
@@ -361,7 +412,7 @@ func (s *Store) nameFormat() error {
 	fail := func(act string, err error) error {
 		return fmt.Errorf("data directory %s: %s: %w", s.dir, act, err)
 	}
-	if err := s.writeFile(s.path(fileFormat+".new"), formatText()); err != nil {
+	if err := s.writeFile(s.path(fileFormat+".new"), s.formatText()); err != nil {
 		return fail("write "+fileFormat, err)
 	}
 	// All names must be on the disk before the one that makes a store of them.
@@ -385,8 +436,12 @@ func (s *Store) syncDir(fail func(string, error) error) error {
 	return nil
 }
 
-func formatText() string {
-	return fmt.Sprintf("%s%d\nMade and locked by Heartline. Everything in this directory belongs together: back it up, move it and restore it as a whole.\n", formatLine, format)
+func (s *Store) formatText() string {
+	number := format
+	if s.opts.Journal {
+		number = formatJournal
+	}
+	return fmt.Sprintf("%s%d\nMade and locked by Heartline. Everything in this directory belongs together: back it up, move it and restore it as a whole.\n", formatLine, number)
 }
 
 func (s *Store) writeFile(path, text string) error {
@@ -443,6 +498,7 @@ func (s *Store) writeFailed(name string, err error) (fatal bool) {
 		// Pebble tries a flush or a compaction again, but at once and for ever,
 		// hundreds of times a second. While Open recovers a log it does so too,
 		// and would never come back from it.
+		s.tableFailed()
 		t := time.NewTimer(tableDelay)
 		defer t.Stop()
 		select {
@@ -558,5 +614,5 @@ func (s *Store) verifyTable(path string) (err error) {
 
 // get returns a copy of a value.
 func (s *Store) get(key []byte) ([]byte, error) {
-	return getFrom(s.db, key)
+	return getFrom(s.folded(), key)
 }

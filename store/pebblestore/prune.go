@@ -26,6 +26,7 @@ const pruneChunk = 64
 func (s *Store) Prune(finishedBefore time.Time, limit int) (n int, err error) {
 	s.pruneMu.Lock()
 	defer s.pruneMu.Unlock()
+	s.folded()
 	if err := s.trimCommits(finishedBefore); err != nil {
 		return 0, err
 	}
@@ -240,10 +241,18 @@ func (p *pruning) each(prefix byte, seq delivery.Seq, fn func(key, value []byte)
 // since. Those stay in the index, and the next round looks at them.
 func (p *pruning) commit() (n int, err error) {
 	s := p.Store
+	if s.opts.Journal {
+		s.logMu.Lock()
+		defer s.logMu.Unlock()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.broken(); err != nil {
 		return 0, err
+	}
+	if err := s.foldLocked(); err != nil {
+		s.markBroken(err)
+		return 0, s.broken()
 	}
 	counters := s.counters
 	for seq, g := range p.gone {
@@ -267,15 +276,22 @@ func (p *pruning) commit() (n int, err error) {
 		n++
 		counters.Pruned = max(counters.Pruned, seq)
 	}
-	counters.Writes++
-	if err := p.batch.Set(keyCounters, codec.AppendCounters(nil, counters), nil); err != nil {
-		return 0, err
+	if s.opts.Journal {
+		if counters, err = s.logRaw(p.batch, counters); err != nil {
+			return 0, err
+		}
+	} else {
+		counters.Writes++
+		if err := p.batch.Set(keyCounters, codec.AppendCounters(nil, counters), nil); err != nil {
+			return 0, err
+		}
 	}
 	if err := s.commitUnsynced(p.batch); err != nil {
 		return 0, err
 	}
-	s.counters = counters
-	s.writes.Store(counters.Writes)
+	if s.counters = counters; !s.opts.Journal {
+		s.writes.Store(counters.Writes)
+	}
 	s.pruneFrom(p.next)
 	return n, nil
 }

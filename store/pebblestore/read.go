@@ -67,6 +67,7 @@ func (s *Store) Lookup(id string) (delivery.Seq, error) {
 
 // Timeline implements delivery.Reader.
 func (s *Store) Timeline(seq delivery.Seq) ([]delivery.Event, error) {
+	s.folded()
 	there, err := s.has(keyContent(nil, seq))
 	if err != nil {
 		return nil, fmt.Errorf("read timeline of notification %d: %w", seq, oneLine{err})
@@ -100,7 +101,7 @@ func (s *Store) Timeline(seq delivery.Seq) ([]delivery.Event, error) {
 func (s *Store) Deliveries(seq delivery.Seq) (_ []delivery.DeliveryState, err error) {
 	// Of one moment: a delivery that is finished meanwhile has a Record or a final
 	// state, never neither.
-	snap := s.db.NewSnapshot()
+	snap := s.folded().NewSnapshot()
 	defer func() { err = errors.Join(err, snap.Close()) }()
 	v, err := getFrom(snap, keyContent(nil, seq))
 	if errors.Is(err, pebble.ErrNotFound) {
@@ -164,7 +165,7 @@ func getFrom(r pebble.Reader, key []byte) ([]byte, error) {
 // scan calls fn with every key that begins with prefix, without it, until fn
 // returns false.
 func (s *Store) scan(prefix []byte, fn func(rest, value []byte) (bool, error)) error {
-	return scanFrom(s.db, prefix, fn)
+	return scanFrom(s.folded(), prefix, fn)
 }
 
 func scanFrom(r pebble.Reader, prefix []byte, fn func(rest, value []byte) (bool, error)) error {
@@ -206,7 +207,7 @@ func (s *Store) List(account string, before delivery.Seq, fn func(*delivery.Noti
 	}
 	// One snapshot for the index and the content: a notification pruned in
 	// between is not missing.
-	snap := s.db.NewSnapshot()
+	snap := s.folded().NewSnapshot()
 	defer func() {
 		if err = errors.Join(err, snap.Close()); err != nil {
 			err = fmt.Errorf("list notifications: %w", oneLine{err})
@@ -280,7 +281,7 @@ func (s *Store) AccountDevices(account string) (devices []delivery.Device, err e
 
 // Devices implements delivery.Reader.
 func (s *Store) Devices(after string, fn func(*delivery.Device) bool) error {
-	err := scanAfter(s.db, []byte{prefixDevice}, after, func(rest, value []byte) (bool, error) {
+	err := scanAfter(s.folded(), []byte{prefixDevice}, after, func(rest, value []byte) (bool, error) {
 		d := new(delivery.Device)
 		if err := codec.DecodeDevice(d, string(rest), value); err != nil {
 			return false, fmt.Errorf("device %s: %w", rest, err)
@@ -352,7 +353,7 @@ func (s *Store) Dismissals(of delivery.Shard, fn func(*delivery.Dismissal) bool)
 	return nil
 }
 
-func (s *Store) readCounters() (codec.Counters, error) { return countersOf(s.db) }
+func (s *Store) readCounters() (codec.Counters, error) { return countersOf(s.folded()) }
 
 func countersOf(r pebble.Reader) (codec.Counters, error) {
 	v, err := getFrom(r, keyCounters)

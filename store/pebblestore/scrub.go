@@ -80,6 +80,9 @@ func (s *Store) scrub(ctx context.Context) error {
 	if err := s.db.Compact(ctx, []byte{0}, []byte{0xff}, false); err != nil {
 		return err
 	}
+	if s.opts.Journal {
+		return s.scrubJournal()
+	}
 	// Each flush ends a log and takes one of those that wait to be reused.
 	for range s.recyclable() + 2 {
 		if err := ctx.Err(); err != nil {

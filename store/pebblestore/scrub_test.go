@@ -34,9 +34,11 @@ func filesWith(t *testing.T, dir, text string) (names []string) {
 
 // TestScrub: erased data is in no file any more, neither in a table nor in a log,
 // used or kept to be reused; the rest is as before.
-func TestScrub(t *testing.T) {
+func TestScrub(t *testing.T) { both(t, testScrub) }
+
+func testScrub(t *testing.T, journal bool) {
 	dir := t.TempDir()
-	s := open(t, dir, pebblestore.Options{MemTableBytes: 256 << 10})
+	s := open(t, dir, pebblestore.Options{Journal: journal, MemTableBytes: 256 << 10})
 	const secret, token = "Kq7vZp2wXr9LmT4c", "b81e5f09a7c3642d"
 	put := func(seq delivery.Seq, title string) {
 		b := accept(seq)
@@ -64,7 +66,7 @@ func TestScrub(t *testing.T) {
 		t.Errorf("scrubbed %v (error %v), an hour early", did, err)
 	}
 	closeStore(t, s)
-	s = open(t, dir, pebblestore.Options{MemTableBytes: 256 << 10}) // a restart does not forget it
+	s = open(t, dir, pebblestore.Options{Journal: journal, MemTableBytes: 256 << 10}) // a restart does not forget it
 	if did, err := s.Scrub(context.Background(), time.Now()); !did || err != nil {
 		t.Errorf("scrubbed %v (error %v)", did, err)
 	}

@@ -21,6 +21,9 @@ import (
 type Options struct {
 	// ReadOnly opens a store for reading: nothing in the directory changes.
 	ReadOnly bool
+	// Journal makes a store of format 3, or upgrades one to it: a journal takes the place
+	// of Pebble's log. A store that is opened for reading is left as it is.
+	Journal bool
 	// CacheBytes is kept of uncompressed blocks (default 16 MiB).
 	CacheBytes int64
 	// MemTableBytes is how much is collected in memory, as well as in the log, before it
@@ -89,6 +92,8 @@ type Store struct {
 
 	checkpointing atomic.Bool // a checkpoint is there
 
+	folding // of a store with a journal
+
 	noticed atomic.Int64 // when background last logged, nanoseconds
 }
 
@@ -97,8 +102,9 @@ var _ store.Engine = (*Store)(nil)
 // format is what this version of Heartline reads and writes. A store of oldFormat is
 // upgraded when it is opened.
 const (
-	format    = 2
-	oldFormat = 1
+	format        = 2
+	oldFormat     = 1
+	formatJournal = 3 // the database in it has format 2
 )
 
 // Open opens the store in dir, or makes one if dir is empty or not there. A
@@ -107,6 +113,9 @@ const (
 // it is changed.
 func Open(dir string, o Options) (_ *Store, err error) {
 	s := &Store{dir: dir, opts: o.withDefaults(), pruned: []byte{prefixFinished}}
+	s.kick, s.moved, s.stop = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
+	none := noLog
+	s.newestLog.Store(&none)
 	if err := s.prepare(); err != nil {
 		return nil, err
 	}
@@ -146,9 +155,14 @@ func (s *Store) pebbleOptions(f *fence) *pebble.Options {
 		// Its entries name the first and last keys of tables, and so devices and
 		// accounts: a compaction of all begins a new one.
 		MaxManifestFileSize:        256 << 10,
+		DisableWAL:                 s.opts.Journal,
 		CompactionConcurrencyRange: func() (int, int) { return 1, 2 },
 	}
 	o.Experimental.L0CompactionConcurrency = 10
+	if s.opts.Journal { // the journal bounds what is not in tables; a fold never waits
+		o.MemTableStopWritesThreshold = 1 << 20
+		o.L0StopWritesThreshold = 1 << 20
+	}
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
@@ -159,7 +173,7 @@ func (s *Store) pebbleOptions(f *fence) *pebble.Options {
 			s.opts.Logger.Error("damaged table", "file", i.Path, "error", i.Details)
 		},
 		WALCreated: func(i pebble.WALCreateInfo) {
-			if i.Err != nil {
+			if i.Err != nil || s.opts.Journal { // it stays empty
 				return
 			}
 			name := s.opts.FS.PathBase(i.Path)
@@ -224,12 +238,13 @@ func (s *Store) Close() (err error) {
 			err = fmt.Errorf("unlock store %s: %w", s.dir, uerr)
 		}
 	}()
+	jerr := s.closeJournal()
 	if s.failed.Load() != nil {
 		s.fence.raise()
 		_ = s.db.Close() // in the void: there is nothing to report
 		return nil
 	}
-	if err := s.db.Close(); err != nil {
+	if err := errors.Join(jerr, s.db.Close()); err != nil {
 		return fmt.Errorf("close store %s: %w", s.dir, err)
 	}
 	if s.opts.ReadOnly {

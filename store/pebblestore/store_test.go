@@ -13,6 +13,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// both runs a test on a store with Pebble's log and on one with a journal.
+func both(t *testing.T, run func(t *testing.T, journal bool)) {
+	t.Run("disk", func(t *testing.T) { run(t, false) })
+	t.Run("journal", func(t *testing.T) { run(t, true) })
+}
+
 func open(t *testing.T, dir string, o pebblestore.Options) *pebblestore.Store {
 	t.Helper()
 	s, err := pebblestore.Open(dir, o)
@@ -22,14 +28,20 @@ func open(t *testing.T, dir string, o pebblestore.Options) *pebblestore.Store {
 	return s
 }
 
-func TestConformance(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) store.Engine { return open(t, "data", pebblestore.Options{FS: vfs.NewMem()}) })
+func TestConformance(t *testing.T) { both(t, testConformance) }
+
+func testConformance(t *testing.T, journal bool) {
+	storetest.Run(t, func(t *testing.T) store.Engine {
+		return open(t, "data", pebblestore.Options{Journal: journal, FS: vfs.NewMem()})
+	})
 }
 
-func TestDurability(t *testing.T) {
+func TestDurability(t *testing.T) { both(t, testDurability) }
+
+func testDurability(t *testing.T, journal bool) {
 	storetest.RunDurable(t, func(t *testing.T) func() store.Engine {
 		// Small, so that tables are written and merged all the time.
-		o := pebblestore.Options{FS: vfs.NewMem(), MemTableBytes: 64 << 10}
+		o := pebblestore.Options{Journal: journal, FS: vfs.NewMem(), MemTableBytes: 64 << 10}
 		return func() store.Engine { return open(t, "data", o) }
 	})
 }

@@ -19,7 +19,7 @@ import (
 //   - the index of tokens by their hash;
 //   - registry entries with a list of registrations.
 //
-// FORMAT says 2 already. The database says so with the last write, which alone is
+// FORMAT says 2 already, or 3 where a journal is used. The database says so with the last write, which alone is
 // synced: a crash before it is followed by another upgrade, which writes the same.
 // The entries it replaces go with that write too. Events from before have no commit:
 // EventsFrom begins with the first event after the upgrade.
@@ -82,6 +82,9 @@ func (u *upgrade) run() error {
 	}
 	if err := u.batch.Set(keyFormat, binary.BigEndian.AppendUint64(nil, format), nil); err != nil {
 		return err
+	}
+	if u.opts.Journal {
+		return errors.Join(u.flush(pebble.NoSync, 0), u.flushAtOpen())
 	}
 	return u.flush(pebble.Sync, 0)
 }

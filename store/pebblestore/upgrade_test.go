@@ -160,14 +160,16 @@ func lookUpgraded(t *testing.T, s *pebblestore.Store) string {
 	return b.String()
 }
 
-func TestUpgrade(t *testing.T) {
+func TestUpgrade(t *testing.T) { both(t, testUpgrade) }
+
+func testUpgrade(t *testing.T, journal bool) {
 	fs := vfs.NewMem()
 	unpack(t, fs)
-	if _, err := pebblestore.Open("data", pebblestore.Options{FS: fs, ReadOnly: true}); err == nil || !strings.Contains(err.Error(), "has format 1") {
+	if _, err := pebblestore.Open("data", pebblestore.Options{Journal: journal, FS: fs, ReadOnly: true}); err == nil || !strings.Contains(err.Error(), "has format 1") {
 		t.Errorf("opened for reading before it is upgraded: error %v", err)
 	}
 	for range 2 {
-		s := open(t, "data", pebblestore.Options{FS: fs})
+		s := open(t, "data", pebblestore.Options{Journal: journal, FS: fs})
 		if got := lookUpgraded(t, s); got != upgraded {
 			t.Errorf("upgraded to\n%s\nwant\n%s", got, upgraded)
 		}
@@ -182,7 +184,9 @@ func TestUpgrade(t *testing.T) {
 }
 
 // TestPowerLossWhileUpgrading: whatever of it is on the disk, the next start ends it.
-func TestPowerLossWhileUpgrading(t *testing.T) {
+func TestPowerLossWhileUpgrading(t *testing.T) { both(t, testPowerLossWhileUpgrading) }
+
+func testPowerLossWhileUpgrading(t *testing.T, journal bool) {
 	fs := vfs.NewCrashableMem()
 	unpack(t, fs)
 	faulty := newFaulty(fs)
@@ -195,9 +199,9 @@ func TestPowerLossWhileUpgrading(t *testing.T) {
 		clones = append(clones, fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 50, 100}[len(clones)%3], RNG: random}))
 		return nil
 	})
-	closeStore(t, open(t, "data", pebblestore.Options{FS: faulty}))
+	closeStore(t, open(t, "data", pebblestore.Options{Journal: journal, FS: faulty}))
 	for i, c := range clones {
-		s, err := pebblestore.Open("data", pebblestore.Options{FS: c})
+		s, err := pebblestore.Open("data", pebblestore.Options{Journal: journal, FS: c})
 		if err != nil {
 			t.Errorf("after step %d of %d: %v", i, len(clones), err)
 			continue
@@ -223,10 +227,12 @@ func (d device) Publish(p delivery.Publication) error {
 func (device) Closed() bool { return false }
 
 // TestUpgradedIsDelivered: outstanding notifications of a store of format 1 are delivered.
-func TestUpgradedIsDelivered(t *testing.T) {
+func TestUpgradedIsDelivered(t *testing.T) { both(t, testUpgradedIsDelivered) }
+
+func testUpgradedIsDelivered(t *testing.T, journal bool) {
 	fs := vfs.NewMem()
 	unpack(t, fs)
-	box, err := store.New(store.Options{Open: opener("data", pebblestore.Options{FS: fs}), History: time.Hour * 24 * 365 * 100})
+	box, err := store.New(store.Options{Open: opener("data", pebblestore.Options{Journal: journal, FS: fs}), History: time.Hour * 24 * 365 * 100})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,11 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io/fs"
 	"path/filepath"
 	"strconv"
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/heartline-mqtt/heartline/store/journal"
 )
 
 // watermark is what must be in the store at least. Pebble does not notice that a
@@ -21,6 +24,9 @@ type watermark struct {
 	manifest string // the newest MANIFEST
 	size     int64  // of it then: it only grows
 }
+
+// noLog is the newest log of a store that has none: one with a journal that was not begun.
+const noLog = "000000.log"
 
 const watermarkLine = "%-24s %20d %-24s %20d" // then a checksum
 
@@ -79,7 +85,11 @@ func (s *Store) readWatermark() (m watermark, err error) {
 	}
 	var sum uint32
 	_, err = fmt.Sscanf(text, "%s %d %s %d %x", &m.log, &m.writes, &m.manifest, &m.size, &sum)
-	want, ok := walNumber(m.log)
+	number, logs := walNumber, dirDB
+	if _, of := journal.NumberOf(m.log); of {
+		number, logs = journal.NumberOf, dirJournal
+	}
+	want, ok := number(m.log)
 	if err != nil || !ok || sum != crc32.ChecksumIEEE(fmt.Appendf(nil, watermarkLine, m.log, m.writes, m.manifest, m.size)) {
 		return m, s.refuse(fmt.Sprintf("file %s is damaged", fileWatermark), todoDamaged)
 	}
@@ -87,17 +97,23 @@ func (s *Store) readWatermark() (m watermark, err error) {
 	if info, err := s.opts.FS.Stat(s.path(dirDB, m.manifest)); err == nil && info.Size() < m.size {
 		return m, s.refuse(fmt.Sprintf("file %s is damaged (it has %d bytes, and had %d)", filepath.Join(dirDB, m.manifest), info.Size(), m.size), todoDamaged)
 	}
-	names, err := s.opts.FS.List(s.path(dirDB))
+	if s.opts.Journal && logs == dirDB { // its journal was not begun
+		return m, nil
+	}
+	names, err := s.opts.FS.List(s.path(logs))
+	if errors.Is(err, fs.ErrNotExist) && logs == dirJournal {
+		return m, s.refuse(fmt.Sprintf("folder %s is missing", logs), todoDamaged)
+	}
 	if err != nil {
-		return m, s.refuse(fmt.Sprintf("folder %s cannot be listed (%v)", dirDB, cause(err)), "check its permissions")
+		return m, s.refuse(fmt.Sprintf("folder %s cannot be listed (%v)", logs, cause(err)), "check its permissions")
 	}
 	for _, n := range names {
 		// A newer one is as good: the crash came before its name was written.
-		if have, ok := walNumber(filepath.Base(n)); ok && have >= want {
+		if have, ok := number(filepath.Base(n)); ok && have >= want {
 			return m, nil
 		}
 	}
-	return m, s.refuse(fmt.Sprintf("file %s is missing", filepath.Join(dirDB, m.log)), todoDamaged)
+	return m, s.refuse(fmt.Sprintf("file %s is missing", filepath.Join(logs, m.log)), todoDamaged)
 }
 
 func walNumber(name string) (uint64, bool) {

@@ -1,0 +1,131 @@
+package journal
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// Damage is the error of a journal that lacks frames.
+type Damage struct{ Segment, What string }
+
+func (d *Damage) Error() string { return fmt.Sprintf("journal segment %s is %s", d.Segment, d.What) }
+
+// End is where a journal ends.
+type End struct {
+	Segment uint64 // the newest; 0: there is none
+	Last    uint64 // the last frame, or the one that Replay began behind
+}
+
+// Replay calls fn with each frame behind `from`, in order. The newest segment ends at its first frame that is not
+// whole: that was not synced. Everything else that is missing is a Damage.
+func Replay(vf vfs.FS, dir string, from uint64, fn func(number uint64, payload []byte) error) (End, error) {
+	end := End{Last: from}
+	names, err := vf.List(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return end, nil
+	}
+	if err != nil {
+		return end, fmt.Errorf("list the journal: %w", err)
+	}
+	var segments []uint64
+	for _, name := range names {
+		if n, ok := NumberOf(vf.PathBase(name)); ok {
+			segments = append(segments, n)
+		}
+	}
+	slices.Sort(segments)
+	for i, n := range segments {
+		b, err := readFile(vf, vf.PathJoin(dir, Name(n)))
+		if err != nil {
+			return end, fmt.Errorf("read journal segment %s: %w", Name(n), err)
+		}
+		newest := i == len(segments)-1
+		end.Segment = n
+		first, ok := header(n, b)
+		switch {
+		case !ok && newest: // the crash came before it was begun
+			return end, nil
+		case !ok:
+			return end, &Damage{Name(n), "damaged at its beginning"}
+		case first > end.Last+1 && i > 0 && segments[i-1] == n-1:
+			return end, &Damage{Name(n - 1), fmt.Sprintf("damaged: it ends with frame %d, and had %d", end.Last, first-1)}
+		case first > end.Last+1:
+			return end, &Damage{Name(n - 1), "missing"}
+		}
+		if err := frames(n, b, first, newest, &end, fn); err != nil {
+			return end, err
+		}
+	}
+	return end, nil
+}
+
+func header(segment uint64, b []byte) (first uint64, ok bool) {
+	if len(b) < segmentHeader || binary.LittleEndian.Uint32(b) != magic ||
+		binary.LittleEndian.Uint32(b[4:]) != checksum(segment, b[8:segmentHeader]) {
+		return 0, false
+	}
+	return binary.LittleEndian.Uint64(b[16:]), binary.LittleEndian.Uint64(b[8:]) == segment
+}
+
+func frames(segment uint64, b []byte, next uint64, newest bool, end *End, fn func(uint64, []byte) error) error {
+	at := segmentHeader
+	for {
+		number, payload, ok := frame(segment, b[at:])
+		if !ok || number != next {
+			break
+		}
+		if number > end.Last {
+			if err := fn(number, payload); err != nil {
+				return fmt.Errorf("frame %d of journal segment %s: %w", number, Name(segment), err)
+			}
+			end.Last = number
+		}
+		next++
+		at += frameHeader + len(payload)
+	}
+	if !newest || next <= end.Last {
+		return nil // the next segment tells whether a frame is missing; or it is not needed
+	}
+	// A later frame knows whether the missing one was on the disk.
+	for p := at + 1; p+frameHeader <= len(b); p++ {
+		number := binary.LittleEndian.Uint64(b[p+8:])
+		if synced := binary.LittleEndian.Uint64(b[p+16:]); number <= next || number-next > 1<<32 || synced < next || synced >= number {
+			continue
+		}
+		if _, _, ok := frame(segment, b[p:]); ok {
+			return &Damage{Name(segment), fmt.Sprintf("damaged at byte %d", at)}
+		}
+	}
+	return nil
+}
+
+// frame reads the frame at the beginning of b.
+func frame(segment uint64, b []byte) (number uint64, payload []byte, ok bool) {
+	if len(b) < frameHeader {
+		return 0, nil, false
+	}
+	n := uint64(binary.LittleEndian.Uint32(b))
+	if n > uint64(len(b)-frameHeader) {
+		return 0, nil, false
+	}
+	b = b[:frameHeader+int(n)]
+	if binary.LittleEndian.Uint32(b[4:]) != checksum(segment, b[8:]) {
+		return 0, nil, false
+	}
+	return binary.LittleEndian.Uint64(b[8:]), b[frameHeader:], true
+}
+
+func readFile(vf vfs.FS, name string) ([]byte, error) {
+	f, err := vf.Open(name, vfs.SequentialReadsOption)
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(f)
+	return b, errors.Join(err, f.Close())
+}

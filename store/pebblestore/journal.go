@@ -1,0 +1,567 @@
+package pebblestore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/store"
+	"github.com/heartline-mqtt/heartline/store/codec"
+	"github.com/heartline-mqtt/heartline/store/journal"
+)
+
+const (
+	// foldCount is how many accepted notifications are collected before they are folded.
+	foldCount = 16 << 10
+	// foldBytes of frames are collected at most.
+	foldBytes = 16 << 20
+	// foldEvery is how long a frame waits at most.
+	foldEvery = 5 * time.Second
+	// spareSegments are kept, so that a disk that is full has room for what ends.
+	spareSegments = 3
+	// heldSegments of frames that are not in tables are the most.
+	heldSegments = 4
+)
+
+// folding is the part of a Store that has a journal in place of Pebble's log.
+//
+// An Apply is a frame of the journal and then waits in memory, merged with others. A
+// read, a full collection or some seconds fold it: they make one Pebble batch of all
+// that waits. The delivery that was accepted and finished meanwhile never has a Record
+// in Pebble. The batch holds the number of its last frame, as the number of the commit, so
+// that a replay begins behind it: a frame takes effect once. Folding only fills Pebble's
+// memory. A full segment is flushed, and then free.
+type folding struct {
+	log     *journal.Log
+	logMu   sync.Mutex // held while a frame is written; taken before mu
+	frame   uint64     // the last; logMu
+	encoder journal.Encoder
+
+	waitMu   sync.Mutex // taken after mu
+	waiting  waiting
+	unfolded atomic.Bool // a frame waits, or is being folded
+
+	flushMu sync.Mutex    // held while segments are flushed and freed
+	failing atomic.Bool   // tables cannot be written
+	moved   chan struct{} // has an element when segments were freed or failing was set
+	kick    chan struct{} // has an element when the folder has work
+	stop    chan struct{}
+	stopped sync.WaitGroup
+}
+
+// errHeld refuses acceptances while tables cannot be written.
+var errHeld = errors.New("too much waits to be written to tables: the disk is full or too slow")
+
+func (s *Store) segmentBytes() int64 { return 2 * int64(s.opts.MemTableBytes) }
+
+// applyJournal is Apply and ApplyState.
+func (s *Store) applyJournal(b *delivery.Batch, changes []store.StateChange, sync bool) error {
+	if err := s.broken(); err != nil {
+		return err
+	}
+	if s.opts.ReadOnly {
+		return fmt.Errorf("apply to store %s: %w", s.dir, pebble.ErrReadOnly)
+	}
+	if err := s.append(b, changes, &sync); err != nil {
+		return err
+	}
+	if sync {
+		if err := s.log.Sync(); err != nil {
+			s.markBroken(err)
+		}
+	}
+	return s.broken()
+}
+
+func (s *Store) append(b *delivery.Batch, changes []store.StateChange, sync *bool) error {
+	if b.Empty() && len(changes) == 0 {
+		return nil
+	}
+	if err := s.waitForRoom(len(b.Accept) > 0); err != nil {
+		return err
+	}
+	s.logMu.Lock()
+	defer s.logMu.Unlock()
+	s.frame++
+	payload := s.encoder.Batch(b, changes)
+	if err := s.log.Append(s.frame, payload); err != nil {
+		s.markBroken(err)
+	}
+	if err := s.broken(); err != nil { // nothing was written once the fence was up
+		return err
+	}
+	if s.frame%(reserveStep/2) == 0 { // a start leaps over frames that may not be on the disk
+		*sync = true
+	}
+	if err := s.take(s.frame, b, changes, len(payload)); err != nil {
+		s.markBroken(err)
+		return s.broken()
+	}
+	return nil
+}
+
+// waitForRoom waits while too many frames are not in tables. Where tables cannot be written it
+// refuses batches that accept. Others go on.
+func (s *Store) waitForRoom(accepts bool) error {
+	for {
+		_, full, held := s.log.Full()
+		if full {
+			signal(s.kick)
+		}
+		switch {
+		case !accepts || held <= heldSegments*s.segmentBytes():
+			return nil
+		case s.failing.Load():
+			return fmt.Errorf("apply to store %s: %w", s.dir, errHeld)
+		}
+		select {
+		case <-s.moved:
+		case <-s.fence.down:
+			return s.broken()
+		}
+	}
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// tableFailed is called when a table could not be written. Pebble tries again.
+func (s *Store) tableFailed() {
+	if s.opts.Journal {
+		s.failing.Store(true)
+		signal(s.moved)
+	}
+}
+
+// waiting are frames that are not in Pebble, merged.
+type waiting struct {
+	batch   delivery.Batch
+	changes []store.StateChange
+	parts   []part // the frames
+	bytes   int
+	// accepted are the notifications of the batch; named are others that its changes name. Each
+	// leads to the highest number of its events in the batch.
+	accepted, named map[delivery.Seq]uint64
+}
+
+// take puts a frame behind those that wait.
+func (s *Store) take(number uint64, b *delivery.Batch, changes []store.StateChange, size int) error {
+	if readsStore(b, changes) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if err := s.foldLocked(); err != nil {
+			return err
+		}
+		return s.commitFrame(number, b, changes, nil)
+	}
+	s.waitMu.Lock()
+	fits := s.waiting.admits(b)
+	s.waitMu.Unlock()
+	if !fits {
+		if err := s.foldNow(); err != nil {
+			return err
+		}
+	}
+	s.waitMu.Lock()
+	w := &s.waiting
+	w.add(number, b, changes, size)
+	s.unfolded.Store(true)
+	n, bytes := max(len(w.batch.Accept), len(w.batch.Events)/4), w.bytes
+	s.waitMu.Unlock()
+	switch {
+	case n >= 2*foldCount || bytes >= foldBytes:
+		return s.foldNow()
+	case n >= foldCount:
+		signal(s.kick)
+	}
+	return nil
+}
+
+func (w *waiting) add(number uint64, b *delivery.Batch, changes []store.StateChange, size int) {
+	if w.accepted == nil {
+		w.accepted, w.named = map[delivery.Seq]uint64{}, map[delivery.Seq]uint64{}
+	}
+	for _, a := range b.Accept {
+		w.accepted[a.Notification.Seq] = 0
+		a.Data = bytes.Clone(a.Data)
+		w.batch.Accept = append(w.batch.Accept, a)
+	}
+	for i := range b.Update {
+		w.name(b.Update[i].Seq, 0)
+	}
+	for i := range b.Events {
+		w.name(b.Events[i].Seq, b.Events[i].Number)
+	}
+	for i := range b.Finish {
+		w.name(b.Finish[i].Seq, 0)
+	}
+	rest := *b
+	rest.Accept = nil
+	w.batch.Merge(&rest)
+	for _, c := range changes {
+		c.Value = bytes.Clone(c.Value)
+		w.changes = append(w.changes, c)
+	}
+	w.parts = append(w.parts, part{number: number, accepts: len(w.batch.Accept), events: len(w.batch.Events)})
+	w.bytes += size
+}
+
+func (w *waiting) name(seq delivery.Seq, number uint64) {
+	in := w.named
+	highest, ok := w.accepted[seq]
+	if ok {
+		in = w.accepted
+	} else {
+		highest, ok = w.named[seq]
+	}
+	if !ok || number > highest {
+		in[seq] = number
+	}
+}
+
+// readsStore reports whether the changes read entries that must be in Pebble then.
+func readsStore(b *delivery.Batch, changes []store.StateChange) bool {
+	return len(b.Assign) > 0 || len(b.Erase) > 0 || len(b.PutDevices) > 0 || len(b.RemoveDevices) > 0 ||
+		slices.ContainsFunc(changes, func(c store.StateChange) bool { return c.Prefix })
+}
+
+// admits reports whether b's changes, merged behind those that wait, come out as if they
+// were applied after them. See also store's group.
+func (w *waiting) admits(b *delivery.Batch) bool {
+	for i := range b.Accept {
+		seq := b.Accept[i].Notification.Seq
+		if _, ok := w.accepted[seq]; ok {
+			return false
+		}
+		if _, ok := w.named[seq]; ok {
+			return false
+		}
+	}
+	for i := range b.Events { // one that waits already may be in another value
+		e := &b.Events[i]
+		if e.Number <= max(w.accepted[e.Seq], w.named[e.Seq]) {
+			return false
+		}
+	}
+	return len(b.PutDismissals) == 0 || len(w.batch.RemoveDismissals) == 0
+}
+
+// foldLocked puts all frames that wait into Pebble. mu is held. Frames that come meanwhile wait
+// for the next fold: a finish finds the Record of its delivery in Pebble then. It works in a
+// broken store too: reads go on.
+func (s *Store) foldLocked() error {
+	if !s.unfolded.Load() {
+		return nil
+	}
+	s.waitMu.Lock()
+	w := s.waiting
+	s.waiting = waiting{}
+	s.waitMu.Unlock()
+	var err error
+	if len(w.parts) > 0 {
+		err = s.commitFrame(w.parts[len(w.parts)-1].number, &w.batch, w.changes, &w)
+	}
+	s.waitMu.Lock()
+	defer s.waitMu.Unlock()
+	if len(s.waiting.parts) == 0 {
+		s.unfolded.Store(false)
+	}
+	return err
+}
+
+func (s *Store) foldNow() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.foldLocked()
+}
+
+// commitFrame makes one Pebble batch, of all frames in w or, without w, of one that reads
+// entries that it changes. mu is held.
+func (s *Store) commitFrame(number uint64, b *delivery.Batch, changes []store.StateChange, w *waiting) (err error) {
+	defer func() {
+		if r := recover(); r != nil { // as in Apply
+			err = fmt.Errorf("fold: %v", r)
+		}
+	}()
+	a := application{Store: s, counters: s.counters, frame: number, changes: changes}
+	if readsStore(b, changes) {
+		a.batch = s.db.NewIndexedBatch()
+	} else {
+		a.batch = s.db.NewBatch()
+	}
+	if w == nil {
+		a.parts = []part{{number: number, accepts: len(b.Accept), events: len(b.Events)}}
+	} else {
+		a.parts, a.accepted = w.parts, w.accepted
+		a.records = make(map[delivery.Key]lateRecord, len(b.Accept))
+	}
+	return errors.Join(s.run(&a, b), a.batch.Close())
+}
+
+func (s *Store) run(a *application, b *delivery.Batch) error {
+	s.live.age()
+	if err := a.apply(b); err != nil {
+		s.live = liveness{}
+		return fmt.Errorf("fold frame %d into store %s: %w", a.frame, s.dir, err)
+	}
+	if err := a.batch.Commit(pebble.NoSync); err != nil {
+		return fmt.Errorf("fold frame %d into store %s: %w", a.frame, s.dir, err)
+	}
+	s.counters = a.counters
+	for i := range b.Events {
+		s.numbers.add(b.Events[i].Number)
+	}
+	if a.removes {
+		s.noteErased()
+	}
+	return nil
+}
+
+// folded returns the database with all that was applied in it.
+func (s *Store) folded() *pebble.DB {
+	if s.unfolded.Load() {
+		if err := s.foldNow(); err != nil {
+			s.markBroken(err)
+		}
+	}
+	return s.db
+}
+
+// fold runs until the store is closed.
+func (s *Store) fold() {
+	t := time.NewTicker(foldEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-s.kick:
+		case <-t.C:
+		}
+		s.folded()
+		if err := s.freeSegments(); err != nil {
+			s.markBroken(err)
+		}
+	}
+}
+
+// freeSegments flushes the frames of full segments into tables. It can hang until the
+// disk has room or the store is abandoned.
+func (s *Store) freeSegments() (err error) {
+	s.flushMu.Lock()
+	defer s.flushMu.Unlock()
+	last, full, _ := s.log.Full()
+	if !full || s.broken() != nil {
+		return nil
+	}
+	if err := s.flush(); err != nil {
+		return err
+	}
+	s.failing.Store(false)
+	defer signal(s.moved)
+	return s.log.Free(last)
+}
+
+// flush has all frames in tables that are on the disk.
+func (s *Store) flush() (err error) {
+	defer func() {
+		if r := recover(); r != nil { // as in Apply
+			err = fmt.Errorf("flush: %v", r)
+		}
+	}()
+	if err := s.folded().Flush(); err != nil {
+		return fmt.Errorf("flush store %s: %w", s.dir, err)
+	}
+	return s.broken() // the fence has let nothing through
+}
+
+// logRaw puts a batch of housekeeping into the journal, before it is committed. It takes place
+// behind all that waits. logMu and mu are held.
+func (s *Store) logRaw(b *pebble.Batch, counters codec.Counters) (codec.Counters, error) {
+	s.frame++
+	counters.Writes = s.frame
+	if err := b.Set(keyCounters, codec.AppendCounters(nil, counters), nil); err != nil {
+		return counters, err
+	}
+	if err := s.log.Append(s.frame, s.encoder.Raw(b.Repr())); err != nil {
+		s.markBroken(err)
+	}
+	return counters, s.broken()
+}
+
+// takeRaw replays it.
+func (s *Store) takeRaw(repr []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.foldLocked(); err != nil {
+		return err
+	}
+	b := s.db.NewBatch()
+	err := b.SetRepr(bytes.Clone(repr))
+	if err == nil {
+		err = b.Commit(pebble.NoSync)
+	}
+	if err = errors.Join(err, b.Close()); err != nil {
+		return err
+	}
+	s.counters, err = countersOf(s.db)
+	return err
+}
+
+// commitDurably commits a batch of Open, and syncs it.
+func (s *Store) commitDurably(b *pebble.Batch) error {
+	if !s.opts.Journal {
+		return b.Commit(pebble.Sync)
+	}
+	if err := b.Commit(pebble.NoSync); err != nil {
+		return err
+	}
+	return s.flushAtOpen()
+}
+
+// flushAtOpen flushes while Open runs: a table that cannot be written breaks the store.
+func (s *Store) flushAtOpen() error {
+	s.opening.Store(true)
+	defer s.opening.Store(false)
+	return s.db.Flush()
+}
+
+// replay folds the frames that are not in tables.
+func (s *Store) replay() (journal.End, error) {
+	end, err := journal.Replay(s.opts.FS, s.path(dirJournal), s.counters.Writes, func(number uint64, payload []byte) error {
+		if repr, raw := journal.DecodeRaw(payload); raw {
+			return s.takeRaw(repr)
+		}
+		b, changes, err := journal.Decode(payload)
+		if err != nil {
+			return err
+		}
+		return s.take(number, b, changes, len(payload))
+	})
+	if err == nil {
+		err = s.foldNow()
+	}
+	if err != nil {
+		return end, s.journalDamaged(err)
+	}
+	s.opened = s.counters.Last
+	s.numbers.startAt(s.opened + 1)
+	return end, nil
+}
+
+// findEnd reads the journal, and changes nothing.
+func (s *Store) findEnd() (journal.End, error) {
+	end, err := journal.Replay(s.opts.FS, s.path(dirJournal), s.counters.Writes, func(uint64, []byte) error { return nil })
+	if err != nil {
+		return end, s.journalDamaged(err)
+	}
+	return end, nil
+}
+
+func (s *Store) journalDamaged(err error) error {
+	if d, ok := errors.AsType[*journal.Damage](err); ok {
+		return s.refuse(fmt.Sprintf("file %s is %s", filepath.Join(dirJournal, d.Segment), d.What), todoDamaged)
+	}
+	return s.damaged(err)
+}
+
+// beginJournal begins a new segment. All frames before are in tables.
+func (s *Store) beginJournal(after uint64) (err error) {
+	s.frame = s.counters.Writes
+	s.log, err = journal.Begin(journal.Options{
+		FS: s.fence, Dir: s.path(dirJournal), SegmentBytes: s.segmentBytes(), Spares: spareSegments,
+		Begun: func(name string, last uint64) error {
+			s.newestLog.Store(&name)
+			s.writes.Store(last)
+			return s.writeWatermark()
+		},
+	}, after, s.frame)
+	if err == nil {
+		err = s.broken()
+	}
+	if err != nil {
+		return err
+	}
+	s.stopped.Go(s.fold)
+	return nil
+}
+
+// closeJournal leaves nothing in the journal that is not in tables.
+func (s *Store) closeJournal() error {
+	if s.log == nil {
+		return nil
+	}
+	close(s.stop)
+	s.stopped.Wait()
+	var err error
+	if s.broken() == nil {
+		if err = s.flush(); err == nil {
+			s.writes.Store(s.frame)
+		}
+	}
+	return errors.Join(err, s.log.Close())
+}
+
+// scrubJournal takes old frames off the disk.
+func (s *Store) scrubJournal() error {
+	s.logMu.Lock()
+	err := s.log.Roll()
+	s.logMu.Unlock()
+	if err != nil {
+		s.markBroken(err)
+		return s.broken()
+	}
+	if err := s.freeSegments(); err != nil {
+		return err
+	}
+	return s.log.DropSpares()
+}
+
+// lateRecord is written when the batch is whole, if its delivery is not finished then.
+type lateRecord struct {
+	record delivery.Record
+	fresh  bool // the delivery was accepted in the batch: Pebble has no Record
+}
+
+// late keeps a Record until the end of the batch. false: it has to be written now.
+func (a *application) late(k delivery.Key, r *delivery.Record, fresh bool) bool {
+	if a.records == nil {
+		return false
+	}
+	old := a.records[k]
+	a.records[k] = lateRecord{record: *r, fresh: fresh || old.fresh}
+	return true
+}
+
+// neverStored reports whether the Record of a delivery that is finished is in no batch.
+func (a *application) neverStored(k delivery.Key) bool {
+	if a.records == nil {
+		return false
+	}
+	r := a.records[k]
+	delete(a.records, k)
+	return r.fresh
+}
+
+func (a *application) setRecords() error {
+	for k, r := range a.records {
+		a.key = keyRecord(a.key[:0], k)
+		a.value = codec.AppendRecord(a.value[:0], &r.record)
+		if err := a.batch.Set(a.key, a.value, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,193 @@
+package pebblestore_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/store"
+	"github.com/heartline-mqtt/heartline/store/pebblestore"
+	"github.com/heartline-mqtt/heartline/store/storetest"
+)
+
+// TestDiskBecomesJournal: a directory of the disk engine, with a log that is not in
+// tables, is upgraded in place, and the disk engine then says what to do.
+func TestDiskBecomesJournal(t *testing.T) {
+	dir := filled(t, false)
+	s := open(t, dir, pebblestore.Options{})
+	apply(t, s, accept(301), &delivery.Batch{
+		Events: []delivery.Event{{Seq: 300, Number: 400, Time: start, Kind: delivery.EventReceived}},
+		Finish: []delivery.Finish{{Key: delivery.Key{Seq: 300, Device: "phone"}, At: start}}, Sync: true,
+	})
+	want := storetest.Picture(t, s)
+	s.Abandon()
+	closeStore(t, s)
+	for range 2 {
+		s = open(t, dir, pebblestore.Options{Journal: true})
+		if got := storetest.Picture(t, s); got != want {
+			t.Errorf("was\n%.2000s\nand is\n%.2000s", want, got)
+		}
+		closeStore(t, s)
+	}
+	_, err := pebblestore.Open(dir, pebblestore.Options{})
+	if err == nil {
+		t.Fatal("opened without the journal")
+	}
+	oneLine(t, err, "has format 3", "set store.engine: journal", dir)
+	s = open(t, dir, pebblestore.Options{ReadOnly: true}) // a check of a backup does not know
+	if got := storetest.Picture(t, s); got != want {
+		t.Error("a read without Options.Journal differs")
+	}
+	closeStore(t, s)
+}
+
+// unfolded makes a store with several segments whose frames are in no table.
+func unfolded(t *testing.T) (dir, picture string) {
+	t.Helper()
+	fs := newFaulty(vfs.Default)
+	dir = filepath.Join(t.TempDir(), "data")
+	s := open(t, dir, pebblestore.Options{Journal: true})
+	closeStore(t, s)
+	s = open(t, dir, pebblestore.Options{Journal: true, MemTableBytes: 64 << 10, FS: fs})
+	fs.on(failing(syscall.ENOSPC, errorfs.OpCreate)(".sst"))
+	for i := range delivery.Seq(60) {
+		b := accept(i + 1)
+		b.Accept[0].Data = make([]byte, 6<<10)
+		apply(t, s, b)
+	}
+	picture = storetest.Picture(t, s)
+	s.Abandon()
+	closeStore(t, s)
+	return dir, picture
+}
+
+// TestReadOnlyReplays: frames that are only in the journal are read, and nothing changes.
+func TestReadOnlyReplays(t *testing.T) {
+	dir, want := unfolded(t)
+	before := contents(t, dir)
+	for range 2 {
+		s := open(t, dir, pebblestore.Options{ReadOnly: true})
+		if got := storetest.Picture(t, s); got != want {
+			t.Errorf("was\n%.2000s\nand is\n%.2000s", want, got)
+		}
+		if err := s.Apply(accept(1000)); err == nil {
+			t.Error("a store that was opened for reading took a batch")
+		}
+		closeStore(t, s)
+	}
+	if after := contents(t, dir); len(after) != len(before) {
+		t.Errorf("files were %v and are %v", before, after)
+	}
+	s := open(t, dir, pebblestore.Options{Journal: true})
+	if got := storetest.Picture(t, s); got != want {
+		t.Error("opened for writing, it differs")
+	}
+	closeStore(t, s)
+}
+
+func TestDamagedJournal(t *testing.T) {
+	whole, _ := unfolded(t)
+	segments := glob(t, whole, "journal/j*.log")
+	slices.Sort(segments)
+	if len(segments) < 3 {
+		t.Fatalf("%d segments, want 3", len(segments))
+	}
+	for _, c := range []struct {
+		name    string
+		segment int
+		change  func([]byte) []byte // nil: remove it
+		want    string
+	}{
+		{"first missing", 0, nil, " is missing"},
+		{"middle missing", 1, nil, " is missing"},
+		{"newest missing", len(segments) - 1, nil, " is missing"},
+		{"middle flipped", 1, func(b []byte) []byte { b[len(b)/2] ^= 1; return b }, " is damaged"},
+		{"middle cut off", 1, func(b []byte) []byte { return b[:len(b)/2] }, " is damaged"},
+		{"newest flipped", len(segments) - 1, func(b []byte) []byte { b[100] ^= 1; return b }, " is damaged"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "data")
+			if err := os.CopyFS(dir, os.DirFS(whole)); err != nil {
+				t.Fatal(err)
+			}
+			name := filepath.Join("journal", filepath.Base(segments[c.segment]))
+			if c.change == nil {
+				remove(t, filepath.Join(dir, name))
+			} else {
+				edit(t, filepath.Join(dir, name), c.change)
+			}
+			before := contents(t, dir)
+			s, err := pebblestore.Open(dir, pebblestore.Options{Journal: true})
+			if err == nil {
+				closeStore(t, s)
+				t.Fatal("opened")
+			}
+			oneLine(t, err, name+c.want, "backup")
+			if after := contents(t, dir); len(after) != len(before) {
+				t.Errorf("files were %v and are %v", before, after)
+			}
+		})
+	}
+	t.Run("folder missing", func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "data")
+		if err := os.CopyFS(dir, os.DirFS(whole)); err != nil {
+			t.Fatal(err)
+		}
+		remove(t, filepath.Join(dir, "journal"))
+		_, err := pebblestore.Open(dir, pebblestore.Options{Journal: true})
+		if err == nil {
+			t.Fatal("opened")
+		}
+		oneLine(t, err, "folder journal is missing")
+	})
+}
+
+// TestFinishWhileTablesFail: acceptances are refused once too much waits for tables, and
+// deliveries still end, without a reopening.
+func TestFinishWhileTablesFail(t *testing.T) {
+	fs := newFaulty(vfs.NewMem())
+	so := pebblestore.Options{Journal: true, FS: fs, MemTableBytes: 64 << 10}
+	oo := quickOptions(t, opener("data", so))
+	oo.CommitTimeout, oo.AbandonAfter = time.Minute, time.Hour
+	box, err := store.New(oo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newLedger()
+	fs.on(failing(syscall.ENOSPC, errorfs.OpCreate, errorfs.OpFileWrite)(".sst"))
+	for err == nil {
+		err = l.accept(box, 4<<10)
+	}
+	if !errors.Is(err, delivery.ErrUnavailable) || !strings.Contains(err.Error(), "waits to be written to tables") {
+		t.Errorf("refused with %v", err)
+	}
+	var carried sync.WaitGroup
+	for range 20 {
+		l.finish(box, &carried)
+	}
+	carried.Wait()
+	if s := box.Stats(); s.Reopened != 0 {
+		t.Errorf("reopened %d times", s.Reopened)
+	}
+	fs.off()
+	for l.accept(box, 1<<10) != nil {
+		time.Sleep(time.Millisecond) // a caller that was refused
+	}
+	l.check(t, box)
+	if err := box.Close(); err != nil {
+		t.Error(err)
+	}
+	s := open(t, "data", so)
+	l.check(t, s)
+	closeStore(t, s)
+}
