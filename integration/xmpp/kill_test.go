@@ -445,15 +445,15 @@ func (k *killed) stored() {
 	for _, s := range slices.Concat(k.online, k.echoes, k.absent) {
 		k.await("the server's file with the registration of "+s.user, func() bool {
 			found := false
-			err := filepath.WalkDir(k.files, func(path string, d fs.DirEntry, err error) error {
-				if err != nil || found || !d.Type().IsRegular() || filepath.Ext(path) == ".log" {
-					return nil // files come and go
+			// Files come and go meanwhile.
+			_ = filepath.WalkDir(k.files, func(path string, d fs.DirEntry, err error) error {
+				if err == nil && !found && d.Type().IsRegular() && filepath.Ext(path) != ".log" {
+					text, _ := os.ReadFile(path)
+					found = bytes.Contains(text, []byte(s.device))
 				}
-				text, err := os.ReadFile(path)
-				found = err == nil && bytes.Contains(text, []byte(s.device))
 				return nil
 			})
-			return err == nil && found
+			return found
 		})
 	}
 }
