@@ -99,13 +99,10 @@ func (e *Engine) apply(b *delivery.Batch) error {
 	e.number = number
 	e.unsynced = e.unsynced && !p.sync || !p.sync
 	for i := range b.Accept {
-		e.saw(uint64(b.Accept[i].Notification.Seq))
+		saw(&e.lastSeq, uint64(b.Accept[i].Notification.Seq))
 	}
 	for i := range b.Events {
-		e.saw(b.Events[i].Number)
-	}
-	for i := range b.PutDismissals {
-		e.saw(uint64(b.PutDismissals[i].Seq))
+		saw(&e.lastEvent, b.Events[i].Number)
 	}
 	if len(b.RemoveDevices) > 0 || len(b.Erase) > 0 {
 		e.db.erased.note(b.Erase, len(b.RemoveDevices) > 0)
@@ -113,21 +110,20 @@ func (e *Engine) apply(b *delivery.Batch) error {
 	return nil
 }
 
-func (e *Engine) saw(number uint64) {
-	if l := &e.last[part(number)]; number > *l {
-		*l = number
-	}
+func saw(last *[parts]uint64, number uint64) {
+	l := &last[part(number)]
+	*l = max(*l, number)
 }
 
 // known finds what the store may have of a batch. It reads only where a number is not
-// above all of its partition: where an outbox applies again what an engine before this
+// above all of its kind and partition: where an outbox applies again what an engine before this
 // one may have taken, or where two numbers came in the other order.
 func (e *Engine) known(ctx context.Context, b *delivery.Batch) (notes map[delivery.Seq]bool, events map[eventKey]bool, err error) {
 	var suspects, timelines []int64
 	given := map[delivery.Seq]string{} // IDs that look like ours, by the Seq they tell
 	for i := range b.Accept {
 		n := b.Accept[i].Notification
-		if uint64(n.Seq) <= e.last[part(uint64(n.Seq))] {
+		if uint64(n.Seq) <= e.lastSeq[part(uint64(n.Seq))] {
 			suspects = append(suspects, int64(n.Seq))
 		}
 		if seq, ok := delivery.SeqOf(n.ID); ok && seq != n.Seq {
@@ -135,7 +131,7 @@ func (e *Engine) known(ctx context.Context, b *delivery.Batch) (notes map[delive
 		}
 	}
 	for i := range b.Events {
-		if n := b.Events[i].Number; n <= e.last[part(n)] {
+		if n := b.Events[i].Number; n <= e.lastEvent[part(n)] {
 			timelines = append(timelines, int64(b.Events[i].Seq))
 		}
 	}

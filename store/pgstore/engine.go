@@ -27,11 +27,13 @@ type Engine struct {
 	opened  uint64 // the highest number when it was opened
 	failed  atomic.Pointer[error]
 
-	mu       sync.Mutex    // held by Apply
-	used     time.Time     // the latest answer of the lane
-	last     [parts]uint64 // highest number of each partition
-	number   int64         // of the latest commit
-	unsynced bool
+	mu   sync.Mutex // held by Apply
+	used time.Time  // the latest answer of the lane
+	// The highest Seq of an acceptance, and the highest number of an event, of each partition.
+	// Events are written later than acceptances with a higher number.
+	lastSeq, lastEvent [parts]uint64
+	number             int64 // of the latest commit
+	unsynced           bool
 }
 
 var _ store.Engine = (*Engine)(nil)
@@ -119,8 +121,8 @@ func (e *Engine) begin(ctx context.Context) error {
 		return e.db.explain(err)
 	}
 	e.used = now()
-	for i := range e.last {
-		e.last[i] = e.opened
+	for i := range parts {
+		e.lastSeq[i], e.lastEvent[i] = e.opened, e.opened
 	}
 	return nil
 }

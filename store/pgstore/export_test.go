@@ -1,8 +1,10 @@
 package pgstore
 
 import (
+	"context"
 	"time"
 
+	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/store"
 )
 
@@ -14,3 +16,9 @@ var LaneSettings = laneSettings
 
 // LockDevices is the statement that locks the entries of a registration.
 func LockDevices(d *DB) string { return d.sql.lockDevices }
+
+// LooksUp reports whether a write of b would read the store first.
+func LooksUp(e store.Engine, b *delivery.Batch) bool {
+	notes, events, err := e.(*Engine).known(context.Background(), b)
+	return notes != nil || events != nil || err != nil
+}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -94,5 +95,26 @@ func TestRegistrationReadsItsOwn(t *testing.T) {
 	}
 	if text := strings.Join(plan, "\n"); strings.Contains(text, "Filter:") || strings.Contains(text, "Seq Scan") || !strings.Contains(text, "Index Cond: (device = ANY") {
 		t.Errorf("it looks at other rows:\n%s", text)
+	}
+}
+
+// Events come later than acceptances with a higher number. A write looks up only events that come
+// again, or out of order.
+func TestEventsAreNotLookedUp(t *testing.T) {
+	e := open(t, join(t, fresh(t)))
+	defer e.Close()
+	event := func(number uint64) *delivery.Batch {
+		return &delivery.Batch{Events: []delivery.Event{{Seq: 3*ofParts + 7, Number: number*ofParts + 7, Time: time.Now(), Kind: delivery.EventPublished, Device: "ann1"}}}
+	}
+	for _, b := range []*delivery.Batch{waiting(3, 7, "ann", "ann1"), event(4), waiting(9, 7, "ann", "ann1")} {
+		if err := e.Apply(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if pgstore.LooksUp(e, event(5)) {
+		t.Error("an event below a Seq that was accepted before is looked up")
+	}
+	if !pgstore.LooksUp(e, event(4)) || !pgstore.LooksUp(e, waiting(9, 7, "ann", "ann1")) {
+		t.Error("what comes again is not looked up")
 	}
 }
