@@ -47,7 +47,9 @@ type folding struct {
 
 	waitMu   sync.Mutex // taken after mu
 	waiting  waiting
-	unfolded atomic.Bool // a frame waits, or is being folded
+	spare    waiting                     // emptied, for its slices and maps; mu
+	records  map[delivery.Key]lateRecord // of a fold, to use again; mu
+	unfolded atomic.Bool                 // a frame waits, or is being folded
 
 	flushMu sync.Mutex    // held while segments are flushed and freed
 	failing atomic.Bool   // tables cannot be written
@@ -267,18 +269,46 @@ func (s *Store) foldLocked() error {
 	}
 	s.waitMu.Lock()
 	w := s.waiting
-	s.waiting = waiting{}
+	s.waiting, s.spare = s.spare, waiting{}
 	s.waitMu.Unlock()
 	var err error
 	if len(w.parts) > 0 {
 		err = s.commitFrame(w.parts[len(w.parts)-1].number, &w.batch, w.changes, &w)
 	}
+	w.empty()
+	s.spare = w
 	s.waitMu.Lock()
 	defer s.waitMu.Unlock()
 	if len(s.waiting.parts) == 0 {
 		s.unfolded.Store(false)
 	}
 	return err
+}
+
+// empty keeps the slices and maps, unless they are large, and nothing that they held.
+func (w *waiting) empty() {
+	if max(len(w.batch.Accept), len(w.batch.Events), len(w.changes)) > 4*foldCount {
+		*w = waiting{}
+		return
+	}
+	b := &w.batch
+	clear(b.Accept)
+	clear(b.Update)
+	clear(b.Events)
+	clear(b.Finish)
+	clear(b.PutDismissals)
+	clear(b.RemoveDismissals)
+	clear(w.changes)
+	clear(w.parts)
+	clear(w.accepted)
+	clear(w.named)
+	*w = waiting{
+		batch: delivery.Batch{
+			Accept: b.Accept[:0], Update: b.Update[:0], Events: b.Events[:0], Finish: b.Finish[:0],
+			PutDismissals: b.PutDismissals[:0], RemoveDismissals: b.RemoveDismissals[:0],
+		},
+		changes: w.changes[:0], parts: w.parts[:0], accepted: w.accepted, named: w.named,
+	}
 }
 
 func (s *Store) foldNow() error {
@@ -305,7 +335,11 @@ func (s *Store) commitFrame(number uint64, b *delivery.Batch, changes []store.St
 		a.parts = []part{{number: number, accepts: len(b.Accept), events: len(b.Events)}}
 	} else {
 		a.parts, a.accepted = w.parts, w.accepted
-		a.records = make(map[delivery.Key]lateRecord, len(b.Accept))
+		if s.records == nil {
+			s.records = map[delivery.Key]lateRecord{}
+		}
+		clear(s.records)
+		a.records = s.records
 	}
 	return errors.Join(s.run(&a, b), a.batch.Close())
 }
