@@ -526,8 +526,8 @@ type XMPPComponent struct {
 
 // Store is where notifications are kept.
 type Store struct {
-	// pebble: the disk of this machine, in data_dir. journal: the same with a journal in front,
-	// which costs less CPU time a notification; it upgrades data_dir, for good.
+	// pebble: the disk of this machine, in data_dir. journal: the same with a journal in
+	// front, whose syncs are shorter; it upgrades data_dir, for good.
 	// postgres: a PostgreSQL database.
 	// memory: nothing survives the process (tests, demos).
 	Engine string `key:"engine"`
