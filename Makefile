@@ -93,7 +93,7 @@ bench-services:
 bench-xmpp:
 	$(GO) run ./bench/xmpp
 
-## faults: the table of faults, with a million notifications, then the other tests that kill and fill disks
+## faults: the table of faults, with a million notifications, then the other tests that kill and fill disks; HEARTLINE_FAULTS_ENGINE=journal takes that engine of the store
 faults:
 	HEARTLINE_FAULTS=full $(GO) test -count 1 -timeout 60m -parallel 4 -v ./integration/faults
 	$(GO) test $(RACE) -count 1 -timeout 30m -v -run 'Kill|Fault|Crash' ./integration ./store/...

@@ -49,8 +49,12 @@ type run struct {
 	fell []string // that line and those after it which are no log: a race, a panic
 }
 
-// NewProgram starts nothing. env is added to an environment with nothing in it.
+// NewProgram starts nothing. env is added to an environment with nothing in it but the
+// store's engine, where HEARTLINE_FAULTS_ENGINE names one.
 func NewProgram(binary, data string, env ...string) *Program {
+	if engine := os.Getenv("HEARTLINE_FAULTS_ENGINE"); engine != "" {
+		env = append(env, "HEARTLINE_STORE_ENGINE="+engine)
+	}
 	return &Program{
 		binary: binary, data: data, up: make(chan struct{}),
 		env: append([]string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "TMPDIR=" + os.TempDir(), "TZ=UTC", "GORACE=atexit_sleep_ms=50"}, env...),
