@@ -13,6 +13,7 @@ import (
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/fallback/apnssim"
 	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
 	"github.com/heartline-mqtt/heartline/wire"
@@ -200,12 +201,18 @@ func (c *collector) wait(t *testing.T) {
 // TestKillDuringAccepts: whatever was answered for is delivered after a kill -9 at
 // any moment, each device's in the order in which one backend had asked for it.
 func TestKillDuringAccepts(t *testing.T) {
+	for _, engine := range []string{config.EnginePebble, config.EngineJournal} {
+		t.Run(engine, func(t *testing.T) { killDuringAccepts(t, engine) })
+	}
+}
+
+func killDuringAccepts(t *testing.T, engine string) {
 	rounds := 4
 	if heavy {
 		rounds = 60
 	}
 	accounts := []string{"alice", "bob", "carol"}
-	s := serve(t, "HEARTLINE_DELIVERY_MAX_OUTSTANDING_PER_DEVICE=1000000")
+	s := serve(t, "HEARTLINE_DELIVERY_MAX_OUTSTANDING_PER_DEVICE=1000000", "HEARTLINE_STORE_ENGINE="+engine)
 	for _, a := range accounts {
 		s.register(a, a+"-phone", "")
 	}
