@@ -35,6 +35,9 @@ func (o *Outbox) commit(g *group) bool {
 		var taken *Taken
 		switch {
 		case err == nil:
+			if slices.ContainsFunc(g.commits, (*commit).accepts) {
+				o.untried = false
+			}
 			o.tell(g, nil)
 			*g = group{}
 		case errors.Is(err, ErrFenced):
@@ -53,6 +56,7 @@ func (o *Outbox) commit(g *group) bool {
 		default:
 			// Nothing of it took effect.
 			cause := fmt.Errorf("%w: the store refused a write: %w", delivery.ErrUnavailable, err)
+			o.untried = true
 			o.troubled(g, cause)
 			o.refuseAll(g.split(), cause)
 			// Not even if nothing is left of g: the next acceptance is the next
@@ -221,7 +225,8 @@ func (o *Outbox) overdue(e Engine, g *group, returned <-chan struct{}) {
 // doubt.
 func (o *Outbox) troubled(g *group, err error) {
 	o.mu.Lock()
-	if o.refusing == nil {
+	if !o.announced {
+		o.announced = true
 		o.opts.Logger.Error("notifications are refused until the store recovers", "error", err)
 	}
 	o.refusing = err
@@ -270,8 +275,9 @@ func (o *Outbox) doubt(g *group) {
 func (o *Outbox) recovered() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.refusing != nil {
-		o.refusing = nil
+	o.refusing = nil
+	if o.announced && !o.untried {
+		o.announced = false
 		o.opts.Logger.Info("notifications are accepted again")
 	}
 }

@@ -1,9 +1,12 @@
 package store_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -190,6 +193,40 @@ func TestNothingButRefusals(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		if err := commit(o, accept(2)); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// TestRefusalsAreLoggedOnce: a store that refuses acceptances for a while and takes all else
+// says so once, and once that it accepts again.
+func TestRefusalsAreLoggedOnce(t *testing.T) {
+	var log bytes.Buffer
+	bubble(t, func(opts *store.Options) { opts.Logger = slog.New(slog.NewTextHandler(&log, nil)) }, func(t *testing.T, d *disk, o *store.Outbox) {
+		if err := commit(o, accept(1)); err != nil {
+			t.Fatal(err)
+		}
+		d.on(func(b *delivery.Batch, write func() error) error {
+			if len(b.Accept) > 0 {
+				return errDisk
+			}
+			return write()
+		})
+		for range 10 {
+			if err := commit(o, accept(2)); !errors.Is(err, delivery.ErrUnavailable) {
+				t.Errorf("got %v", err)
+			}
+			time.Sleep(10 * time.Second)
+			if err := commit(o, finish(1)); err != nil {
+				t.Error(err)
+			}
+		}
+		d.on(nil)
+		if err := commit(o, accept(2)); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if refused, again := strings.Count(log.String(), "are refused until"), strings.Count(log.String(), "accepted again"); refused != 1 || again != 1 {
+			t.Errorf("%d times refused, %d times accepted again:\n%s", refused, again, log.String())
 		}
 	})
 }

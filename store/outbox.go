@@ -126,11 +126,14 @@ type Outbox struct {
 	queue       []*commit
 	queuedBytes int
 	refusing    error // why acceptances and fences are refused: trouble; nil: they are not
-	low         error // likewise: too little room
+	announced   bool  // in the log: acceptances are refused
+	low         error // why they are refused, too: too little room
 	lost        error // wraps ErrFenced; nil: the engine is still ours
 	full        bool  // less than a quarter of that
 	closing     bool
 	stats       Stats
+
+	untried bool // a write was refused, and no acceptance has been written since; the committer's
 
 	wake   chan struct{} // one slot: the queue has grown, or the end has come
 	stop   chan struct{} // closed by Close
