@@ -159,7 +159,7 @@ heartline:   log.level: must be debug, info, warn or error, got loud
 `)
 	check(t, command(t, []string{"HEARTLINE_STORE_ENGINE=bolt"}, "", "config", "check", "-c", good, "--ttl", "1s", "--http-address="), 2, "", `heartline: the configuration is wrong:
 heartline:   delivery.ttl: must be longer than delivery.ack_window (1s), got 1s (from --ttl)
-heartline:   store.engine: must be pebble, postgres or memory, got bolt (from HEARTLINE_STORE_ENGINE)
+heartline:   store.engine: must be pebble, journal, postgres or memory, got bolt (from HEARTLINE_STORE_ENGINE)
 `)
 	nodes, secret := filepath.Join(dir, "nodes.yaml"), filepath.Join(dir, "secret")
 	if err := os.WriteFile(secret, []byte("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), 0o600); err != nil {
