@@ -25,7 +25,7 @@ func configFlags() []configFlag {
 		{"ack-window", "delivery.ack_window", "`time` until an unacknowledged notification is pushed"},
 		{"fallback-window", "delivery.fallback_window", "`time` until an unanswered push is followed by a look at the channel"},
 		{"ttl", "delivery.ttl", "default `time` to live of notifications"},
-		{"store-engine", "store.engine", "`engine`: pebble, postgres or memory"},
+		{"store-engine", "store.engine", "`engine`: pebble, journal, postgres or memory"},
 		{"log-level", "log.level", "`level`: debug, info, warn or error"},
 		{"log-format", "log.format", "`format`: text or json"},
 	}
