@@ -74,10 +74,12 @@ func (p *program) loadAnd(ctx context.Context, s *server, sending func(), flags 
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	begun, busy, own := time.Now(), machineBusy(), processBusy(s.cmd.Process.Pid)
 	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("%s under load: %w\n%s", s.name, err, stderr.String())
+		return nil, fmt.Errorf("%s under load: %w\n%s", s.name, err, stderr.text.String())
 	}
 	own = processBusy(s.cmd.Process.Pid) - own + cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	p.othersMu.Lock()
 	p.others = append(p.others, max(0, (machineBusy()-busy-own).Seconds()/time.Since(begun).Seconds()))
+	p.othersMu.Unlock()
 	var r result
 	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
 		return nil, fmt.Errorf("%s under load: %w", s.name, err)
@@ -87,14 +89,14 @@ func (p *program) loadAnd(ctx context.Context, s *server, sending func(), flags 
 
 // watcher keeps its input, and calls seen once that contains part.
 type watcher struct {
-	bytes.Buffer
+	text bytes.Buffer
 	part string
 	seen func()
 }
 
 func (w *watcher) Write(p []byte) (int, error) {
-	n, err := w.Buffer.Write(p)
-	if w.seen != nil && strings.Contains(w.String(), w.part) {
+	n, err := w.text.Write(p)
+	if w.seen != nil && strings.Contains(w.text.String(), w.part) {
 		w.seen()
 		w.seen = nil
 	}

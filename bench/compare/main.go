@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -41,6 +42,7 @@ type program struct {
 	ours      []contestant
 	plain     contestant // mochi in memory, which the ratios are of
 	beside    []contestant
+	othersMu  sync.Mutex
 	others    []float64 // cores that were busy with something else, by run of the section
 	rounds    int
 	duration  time.Duration

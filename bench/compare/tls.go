@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 )
 
@@ -104,6 +105,7 @@ func (p *program) handshakes(ctx context.Context) error {
 			p.report.progress("round %d  %-34s p99 %.1f ms, %d connected after %.2f s, server %.0f µs each  %s", round+1, c.name, calm.Delivery.P99, stormConnections, storm.Connect/1000, cost, faults([]*result{calm, storm}))
 		}
 	}
+	p.others = nil // each of two loads counts the other one
 	t := table{head: []string{"broker", "p99 of a message meanwhile", "÷ plain mochi", "all connected after", "server CPU a connection", "÷ plain mochi", "faults"}}
 	var aims []aim
 	for _, c := range all {
@@ -134,23 +136,14 @@ func (p *program) handshakesOf(ctx context.Context, s *server) (calm, storm *res
 	}
 	cost = float64((processBusy(s.cmd.Process.Pid) - before).Microseconds()) / stormConnections
 
-	sending, ended := make(chan struct{}), make(chan struct{})
+	var storming sync.WaitGroup
 	var failed error
-	go func() {
-		defer close(ended)
-		select {
-		case <-sending:
-			storm, failed = p.load(ctx, s, flags...)
-		case <-ctx.Done():
-			failed = ctx.Err()
-		}
-	}()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	calm, err = p.loadAnd(ctx, s, func() { close(sending) }, "--devices", fmt.Sprint(stormBeside), "--publishers", "1", "--inflight", "1000", "--rate", fmt.Sprint(stormRate), "--warmup", "0s", "--duration", "6s")
-	if err != nil {
-		return nil, nil, 0, err
+	calm, err = p.loadAnd(ctx, s, func() {
+		storming.Go(func() { storm, failed = p.load(ctx, s, flags...) })
+	}, "--devices", fmt.Sprint(stormBeside), "--publishers", "1", "--inflight", "1000", "--rate", fmt.Sprint(stormRate), "--warmup", "0s", "--duration", "6s")
+	storming.Wait()
+	if err = errors.Join(err, failed); err == nil && storm == nil {
+		err = errors.New("the load has sent nothing")
 	}
-	<-ended
-	return calm, storm, cost, failed
+	return calm, storm, cost, err
 }
