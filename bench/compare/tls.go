@@ -117,7 +117,7 @@ func (p *program) handshakes(ctx context.Context) error {
 		t.add(c.name, ms(median(late[c.name])), fmt.Sprintf("%.2f", median(lateness)), fmt.Sprintf("%.2f s", median(took[c.name])),
 			fmt.Sprintf("%.0f µs", median(each[c.name])), fmt.Sprintf("%.2f", median(cost)), faults(runs[c.name]))
 		if c.name != p.plain.name {
-			aims = append(aims, aim{c.name + ": p99 of a message beside a storm of TLS connections ÷ plain mochi", "0.7", "0.3", fmt.Sprintf("%.2f", median(lateness))},
+			aims = append(aims, aim{c.name + ": p99 of a message in a storm of TLS connections ÷ plain mochi", "0.7", "0.3", fmt.Sprintf("%.2f", median(lateness))},
 				aim{c.name + ": server CPU a TLS connection ÷ plain mochi", "1.0", "0.9", fmt.Sprintf("%.2f", median(cost))})
 		}
 	}
