@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -84,6 +85,20 @@ type Options struct {
 	Edit  func(config string) string // changes the documented configuration; nil leaves it
 }
 
+// freeAddress returns an address that nobody listens at. The system gives no port of this range
+// to others, so that it is still free when the server has started.
+func freeAddress(ctx context.Context) (string, error) {
+	for tries := 0; ; tries++ {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", fmt.Sprint("127.0.0.1:", 12_000+rand.N(20_000)))
+		if err == nil {
+			return l.Addr().String(), l.Close()
+		}
+		if tries == 100 {
+			return "", err
+		}
+	}
+}
+
 // Start starts a server in dir, which must be empty.
 func Start(ctx context.Context, kind, dir string, o Options) (*Server, error) {
 	if err := Installed(kind); err != nil {
@@ -91,12 +106,8 @@ func Start(ctx context.Context, kind, dir string, o Options) (*Server, error) {
 	}
 	s := &Server{Kind: kind, Host: "example.test", Component: "push.example.test", Secret: "component-secret", dir: dir, hosts: o.Hosts}
 	for _, address := range []*string{&s.ComponentAddress, &s.ClientAddress, &s.admin} {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		*address = l.Addr().String()
-		if err := l.Close(); err != nil {
+		var err error
+		if *address, err = freeAddress(ctx); err != nil {
 			return nil, err
 		}
 	}
