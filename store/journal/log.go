@@ -123,12 +123,18 @@ func Begin(o Options, after, last uint64) (*Log, error) {
 	return l, nil
 }
 
+// errFailed is the error of a Log that could not begin a segment: it takes nothing any more.
+var errFailed = errors.New("the journal has failed: a segment could not be begun")
+
 // Append writes a frame behind the last.
 func (l *Log) Append(number uint64, payload []byte) error {
 	size := int64(frameHeader + len(payload))
 	l.mu.Lock()
-	room, synced := l.room, l.synced
+	room, synced, failed := l.room, l.synced, l.file == nil
 	l.mu.Unlock()
+	if failed {
+		return errFailed
+	}
 	if size > room {
 		if err := l.roll(size); err != nil {
 			return err
@@ -171,6 +177,9 @@ func (l *Log) sync(want uint64) error {
 	l.mu.Unlock()
 	if done {
 		return nil
+	}
+	if file == nil {
+		return errFailed
 	}
 	if err := file.SyncData(); err != nil {
 		return fmt.Errorf("sync the journal: %w", err)

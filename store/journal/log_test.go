@@ -241,3 +241,36 @@ func TestBatch(t *testing.T) {
 		_, _, _ = journal.Decode(flipped)
 	}
 }
+
+// noDirs is a file system in which no folder can be opened, once fail is set.
+type noDirs struct {
+	vfs.FS
+	fail bool
+}
+
+func (n *noDirs) OpenDir(name string) (vfs.File, error) {
+	if n.fail {
+		return nil, errors.New("no descriptor left")
+	}
+	return n.FS.OpenDir(name)
+}
+
+// TestFailedLog: a log whose next segment could not be begun refuses everything after that.
+func TestFailedLog(t *testing.T) {
+	fs := &noDirs{FS: vfs.NewMem()}
+	l, err := journal.Begin(options(fs), 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs.fail = true
+	if err := l.Roll(); err == nil {
+		t.Error("a segment was begun")
+	}
+	fs.fail = false
+	if err := l.Append(1, []byte("x")); err == nil {
+		t.Error("a frame was written behind a failure")
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+}
