@@ -126,16 +126,7 @@ func (c *terminalOf) read() (code byte) {
 // server", and has nothing left that would have to be taken over. Every request at any node is
 // accepted until then, and everything is acknowledged by the devices at the other node.
 func TestLeave(t *testing.T) {
-	testtool.NeedPostgres(t)
-	pg, err := testtool.NewPostgres()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := pg.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	pg := testtool.StartPostgres(t)
 	url := pg.URL("admin", "postgres", "")
 	one, two := joined(t, url, "one"), joined(t, url, "two")
 	eventually(t, "an equal share", func() bool { return one.owned() == 512 && two.owned() == 512 })

@@ -97,18 +97,9 @@ type linkedNode struct {
 // and is the edge of its devices, whose accounts either may own. The link is taken over from
 // a node that is cut off from the database, and from one that stops, and the devices with it.
 func TestXMPPOfNodes(t *testing.T) {
-	testtool.NeedPostgres(t)
 	t.Parallel()
 	const name, host = "push.example.org", "example.org"
-	pg, err := testtool.NewPostgres()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := pg.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	pg := testtool.StartPostgres(t)
 	server := xmpptest.New(t, name, "secret")
 	dir := t.TempDir()
 	secret, key := filepath.Join(dir, "secret"), filepath.Join(dir, "key")

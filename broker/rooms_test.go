@@ -14,17 +14,8 @@ import (
 // TestDeviceLimitOfTwoNodes: devices of an account that come at once at two nodes find room for as
 // many as the account may have, and not as many at each.
 func TestDeviceLimitOfTwoNodes(t *testing.T) {
-	testtool.NeedPostgres(t)
 	t.Parallel()
-	pg, err := testtool.NewPostgres()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := pg.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	pg := testtool.StartPostgres(t)
 	url := pg.URL("admin", "postgres", "")
 	nodes := []*member{joined(t, url, "one"), joined(t, url, "two")}
 	eventually(t, "an equal share", func() bool { return nodes[0].owned() == 512 && nodes[1].owned() == 512 })

@@ -16,17 +16,8 @@ import (
 // Two nodes do not reach each other, but the database. Each ends the connections of the
 // devices whose accounts the other owns, MQTT 5 with "use another server", and keeps its own.
 func TestStrandedDevices(t *testing.T) {
-	testtool.NeedPostgres(t)
 	t.Parallel()
-	pg, err := testtool.NewPostgres()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := pg.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	pg := testtool.StartPostgres(t)
 	var cables []*cable
 	behindCable := func(cfg *config.Config) {
 		free, err := net.Listen("tcp", "127.0.0.1:0")

@@ -18,16 +18,7 @@ import (
 // that uses it.
 func database(t *testing.T) (*testtool.Postgres, []string) {
 	t.Helper()
-	testtool.NeedPostgres(t)
-	pg, err := testtool.NewPostgres()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := pg.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	pg := testtool.StartPostgres(t)
 	return pg, []string{"HEARTLINE_STORE_ENGINE=postgres", "HEARTLINE_STORE_POSTGRES_URL=" + pg.URL("admin", "postgres", ""), "HEARTLINE_CLUSTER_LEASE=2s"}
 }
 

@@ -79,21 +79,13 @@ type rig struct {
 }
 
 func newRig(t *testing.T) *rig {
-	testtool.NeedPostgres(t)
-	postgres, err := testtool.NewPostgres()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := postgres.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	postgres := testtool.StartPostgres(t)
 	url := postgres.URL("admin", "postgres", "")
 	r := &rig{
 		T: t, changed: make(chan struct{}), asked: map[int]time.Time{}, accepted: map[int]bool{}, got: map[int]int{}, any: map[int]bool{},
 		last: map[string]uint64{}, online: map[string]bool{},
 	}
+	var err error
 	if r.db, err = pgstore.Open(t.Context(), pgstore.Options{URL: url}); err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,23 @@ func NewPostgres(settings ...string) (*Postgres, error) {
 	return pgkit.Start(context.Background(), settings...)
 }
 
+// StartPostgres is NewPostgres for one test, which it ends with. Without PostgreSQL the
+// test is left out.
+func StartPostgres(t testing.TB) *Postgres {
+	t.Helper()
+	NeedPostgres(t)
+	pg, err := NewPostgres()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := pg.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return pg
+}
+
 // NeedPostgres leaves the test out where PostgreSQL is missing.
 func NeedPostgres(t testing.TB) {
 	t.Helper()

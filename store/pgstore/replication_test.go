@@ -13,16 +13,7 @@ import (
 // The database tells whether a synchronous standby is wanted and attached, also to a role that may
 // not see which standbys are synchronous.
 func TestReplication(t *testing.T) {
-	testtool.NeedPostgres(t)
-	pg, err := testtool.NewPostgres()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := pg.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	pg := testtool.StartPostgres(t)
 	sql := func(statements ...string) {
 		t.Helper()
 		for _, s := range statements { // ALTER SYSTEM wants to be alone
