@@ -1,7 +1,7 @@
 // Package pebblestore is the engine of the store on one machine's disk, on Pebble.
 //
 // Read keys.go and the package codec (the stored form), store.go (Options, Open,
-// Close), open.go (whose directory this is, and whether it is whole), watermark.go
+// Close), directory.go (whose directory this is), open.go (whether it is whole), watermark.go
 // (what must be in it at least), upgrade.go
 // (from format 1), apply.go, erase.go, read.go, events.go (the order of commits),
 // prune.go, scrub.go (erased data leaves the disk), checkpoint.go, mqttstate.go, liveness.go,
