@@ -45,7 +45,7 @@ func (n *node) relayOrder(ctx context.Context, part uint16, o receipts.Order) (o
 		return out, err
 	}
 	err = n.AtOwner(ctx, part, func() (err error) {
-		out, err = n.receipts.Do(ctx, o)
+		out, err = n.carryOut(ctx, o)
 		return err
 	}, func(peer *relay.Session) error {
 		outcome, err := peer.Webhook(ctx, order)
@@ -57,8 +57,17 @@ func (n *node) relayOrder(ctx context.Context, part uint16, o receipts.Order) (o
 	return out, err
 }
 
-// onOrder carries out an order of another node about a webhook. Where this node does not send it
-// any more, the next owner is asked.
+// carryOut carries out an order at the owner of its partition. A node that does not send the
+// webhook any more, or not yet, has stopped as far as the order is concerned: see AtOwner.
+func (n *node) carryOut(ctx context.Context, o receipts.Order) (receipts.Outcome, error) {
+	out, err := n.receipts.Do(ctx, o)
+	if errors.Is(err, receipts.ErrElsewhere) {
+		err = fmt.Errorf("%w: %w", delivery.ErrStopped, err)
+	}
+	return out, err
+}
+
+// onOrder carries out an order of another node about a webhook.
 func (n *node) onOrder(ctx context.Context, order []byte) ([]byte, error) {
 	var o receipts.Order
 	if err := json.Unmarshal(order, &o); err != nil {
@@ -67,10 +76,7 @@ func (n *node) onOrder(ctx context.Context, order []byte) ([]byte, error) {
 	if n.receipts == nil {
 		return nil, fmt.Errorf("%w: this node sends no webhooks", delivery.ErrNotFound)
 	}
-	out, err := n.receipts.Do(ctx, o)
-	if errors.Is(err, receipts.ErrElsewhere) {
-		err = fmt.Errorf("%w: %w", delivery.ErrStopped, err)
-	}
+	out, err := n.carryOut(ctx, o)
 	if err != nil {
 		return nil, err
 	}

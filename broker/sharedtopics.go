@@ -289,8 +289,9 @@ func (n *topicNode) putBack(f *relay.Filters) {
 	}
 }
 
-// takePatience bounds how long a CONNECT waits for other nodes to give a session up.
-const takePatience = 2 * time.Second
+// takePatience bounds how long a CONNECT waits for other nodes to give a session up. A session whose
+// node answers later is lost: its client has been told that there is none.
+const takePatience = 5 * time.Second
 
 // takeSession brings the session of a client that connects here from whichever node has it, and
 // ends the connection that the client has there. keep: it is to be continued.

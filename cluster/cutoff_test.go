@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/cluster"
+	"github.com/heartline-mqtt/heartline/cluster/relay"
 	"github.com/heartline-mqtt/heartline/delivery"
 )
 
@@ -128,5 +129,29 @@ func TestCutOffOwnerIsNotWaitedForByWhoLeaves(t *testing.T) {
 		}
 		all[0].away.Store(false)
 		time.Sleep(20 * time.Second)
+	})
+}
+
+// A node that serves a partition may begin with its webhooks a moment later: an order is carried
+// out then, and not refused because no other node serves the partition.
+func TestAtOwnerThatBegins(t *testing.T) {
+	relayed(t, func(t *testing.T, b *base, _ *network, all []*machine) {
+		part := cluster.Partition(b.ownedBy(all[0])[0]) % parts
+		asked := 0
+		begins := func() error {
+			if asked++; asked < 3 {
+				return fmt.Errorf("%w: the webhook is not taken up", delivery.ErrStopped)
+			}
+			return nil
+		}
+		err := all[0].router.AtOwner(t.Context(), part, begins, func(*relay.Session) error { return errors.New("another node was asked") })
+		if err != nil || asked != 3 {
+			t.Errorf("at the owner: asked %d times, error %v", asked, err)
+		}
+		asked = 0
+		err = all[1].router.AtOwner(t.Context(), part, func() error { return errors.New("it was done here") }, func(*relay.Session) error { return begins() })
+		if err != nil || asked != 3 {
+			t.Errorf("at another node: asked %d times, error %v", asked, err)
+		}
 	})
 }

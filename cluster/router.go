@@ -195,13 +195,15 @@ func (r *Router) account(ctx context.Context, account string, fn func(owner) err
 // node does: nothing was accepted, and either the owner recovers or another takes over.
 func (r *Router) cutOff(o owner, err error) bool {
 	_, remote := o.(*relay.Remote)
-	return remote && errors.Is(err, delivery.ErrUnavailable) && !errors.Is(err, delivery.ErrOverloaded) && r.opts.Able != nil && r.opts.Able()
+	return remote && !moved(err) && errors.Is(err, delivery.ErrUnavailable) && !errors.Is(err, delivery.ErrOverloaded) && r.opts.Able != nil && r.opts.Able()
 }
 
-// AtOwner calls here if this node serves a partition, and there if another does. An error that
-// wraps delivery.ErrStopped has the next owner asked.
+// AtOwner calls here if this node serves a partition, and there if another does. After an error
+// that wraps delivery.ErrStopped it asks the next owner, or the same one again after a pause: a node
+// that has just begun to serve a partition begins with the rest, such as webhooks, a moment later.
 func (r *Router) AtOwner(ctx context.Context, part uint16, here func() error, there func(*relay.Session) error) error {
-	return r.table.do(ctx, part, nil, func(o owner) error {
+	begins := func(_ owner, err error) bool { return moved(err) }
+	return r.table.do(ctx, part, begins, func(o owner) error {
 		if remote, ok := o.(*relay.Remote); ok {
 			return there(remote.Session())
 		}

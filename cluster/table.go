@@ -117,20 +117,20 @@ func (t *table) unowned(part uint16) error {
 	return fmt.Errorf("%w: no node serves partition %d at the moment", delivery.ErrUnavailable, part)
 }
 
-// askPause is the time between two calls to an owner that is cut off.
+// askPause is the time between two calls to an owner that may recover.
 const askPause = 500 * time.Millisecond
 
 // do calls fn with the owner of a partition, and again with the next owner if that one
-// has stopped serving it meanwhile. cutOff, where it is not nil, says of an owner and its error
-// that it is to be asked again, too, or its successor.
-func (t *table) do(ctx context.Context, part uint16, cutOff func(owner, error) bool, fn func(owner) error) error {
+// has stopped serving it meanwhile. recovers, where it is not nil, says of an owner and its error
+// that the owner itself may answer soon: it is asked again, or its successor.
+func (t *table) do(ctx context.Context, part uint16, recovers func(owner, error) bool, fn func(owner) error) error {
 	deadline := time.Now().Add(t.hold)
 	for {
 		o, _ := t.slots[part].get()
 		again := time.Duration(0)
 		if o != nil {
 			err := fn(o)
-			if !moved(err) && cutOff != nil && cutOff(o, err) {
+			if err != nil && recovers != nil && recovers(o, err) {
 				again = askPause
 			}
 			if !moved(err) && again == 0 || t.ctx.Err() != nil || time.Now().After(deadline) {

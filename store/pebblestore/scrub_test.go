@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -16,11 +18,14 @@ import (
 // filesWith returns the files below dir that hold text.
 func filesWith(t *testing.T, dir, text string) (names []string) {
 	t.Helper()
-	err := filepath.Walk(dir, func(path string, info os.FileInfo, err error) error {
-		if err != nil || info.IsDir() {
-			return err
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			return nil
 		}
 		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) { // the store has just removed it
+			return nil
+		}
 		if bytes.Contains(b, []byte(text)) {
 			names = append(names, filepath.Base(path))
 		}
