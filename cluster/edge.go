@@ -99,7 +99,7 @@ func (r *Router) takeUp(e *edge, o owner) {
 		case err == nil || errors.Is(err, delivery.ErrChannelClosed):
 			return
 		case !passing(err):
-			r.opts.Log.Warn("device not taken up by the new owner of its account, it gets no notifications on this connection", "device", e.info.Device, "account", e.info.Account, "error", err)
+			r.seldom.Warn(r.opts.Log, "device not taken up by the new owner of its account, it gets no notifications on this connection", "device", e.info.Device, "account", e.info.Account, "error", err)
 			return
 		}
 		now, changed := s.get()

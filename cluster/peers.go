@@ -171,7 +171,7 @@ func (r *Router) EndElsewhere(ctx context.Context, account string, session bool,
 			asked.Go(func() {
 				had, err := peer.End(ctx, device, account, session)
 				if err != nil {
-					r.opts.Log.Warn("another node was not heard to end a device's connection, it may stay connected there", "device", device, "node", peer.Peer().Name, "error", err)
+					r.seldom.Warn(r.opts.Log, "another node was not heard to end a device's connection, it may stay connected there", "device", device, "node", peer.Peer().Name, "error", err)
 				}
 				if had {
 					ended.Store(true)

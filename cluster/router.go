@@ -11,6 +11,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/cluster/relay"
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/seldom"
 )
 
 // RouterOptions configure a Router. All but Able and End are required.
@@ -41,6 +42,7 @@ type Router struct {
 	reader *delivery.Core
 	table  table
 	opts   RouterOptions
+	seldom seldom.Log // of each device
 	cancel context.CancelFunc
 
 	mu     sync.Mutex
@@ -496,6 +498,6 @@ func (r *Router) onClaimed(from uint16, c delivery.Claim) {
 
 func (r *Router) tellClaim(core *delivery.Core, c delivery.Claim) {
 	if err := core.OnClaimed(c); err != nil {
-		r.opts.Log.Error("a claim of another account was not looked at, its former holder may be notified too", "device", c.Device, "error", err)
+		r.seldom.Error(r.opts.Log, "a claim of another account was not looked at, its former holder may be notified too", "device", c.Device, "error", err)
 	}
 }

@@ -96,10 +96,16 @@ func (c *Core) forgetDevices() {
 	if err != nil {
 		c.log.Error("search for devices to forget failed", "error", err)
 	}
+	var failed error
+	left := 0
 	for _, d := range old {
 		if err := c.Forget(d.Account, d.ID); err != nil && !errors.Is(err, ErrStopped) {
-			c.log.Error("device not forgotten, trying again", "device", d.ID, "error", err)
+			failed = err
+			left++
 		}
+	}
+	if failed != nil {
+		c.log.Error("devices not forgotten, trying again", "devices", left, "error", failed)
 	}
 }
 

@@ -311,7 +311,7 @@ func (c *conn) registrationFailed(err error) {
 		c.hook.logs.Info(c.hook.log, "device refused, it gets no notifications on this connection", "device", clip(c.client.ID), "account", clip(c.identity.Account), "error", err)
 		return
 	}
-	c.hook.log.Error("register a device failed, it gets no notifications on this connection", "device", c.client.ID, "account", c.identity.Account, "error", err)
+	c.hook.logs.Error(c.hook.log, "register a device failed, it gets no notifications on this connection", "device", c.client.ID, "account", c.identity.Account, "error", err)
 }
 
 // isDevice returns nil if the client is a device, and otherwise why it is not.

@@ -197,7 +197,7 @@ func (c *conn) followEvents(ctx context.Context, from delivery.Place, known bool
 			}
 			var err error
 			if m, err = c.eventMessage(e, last.id, at); err != nil {
-				c.hook.log.Error("event not sent", "client", c.client.ID, "error", err)
+				c.hook.logs.Error(c.hook.log, "event not sent", "client", c.client.ID, "error", err)
 			}
 		}
 		if c.hook.hub == nil {

@@ -128,7 +128,7 @@ func (h *Hook) onInlinePublish(pk *packets.Packet) error {
 	}
 	if err != nil {
 		h.Counters.Refused.Add(1)
-		h.log.Warn("notification of the server's own Publish refused", "account", account, "notification", r.ID, "error", err)
+		h.logs.Warn(h.log, "notification of the server's own Publish refused", "account", account, "notification", r.ID, "error", err)
 	} else {
 		h.Counters.Ingress.Add(1)
 	}

@@ -230,7 +230,7 @@ func (k *worker) dropAside() {
 func (k *worker) park(i *item, now time.Time) {
 	i.Parked = now
 	k.figures.parked++
-	k.log.Error("webhook event parked: every attempt has failed", "event", i.messageID(), "attempts", i.Attempts, "error", i.Error, "to_retry", "heartline webhooks retry "+k.name)
+	k.r.seldom.Error(k.log, "webhook event parked: every attempt has failed", "event", i.messageID(), "attempts", i.Attempts, "error", i.Error, "to_retry", "heartline webhooks retry "+k.name)
 	if !i.aside {
 		k.setAside(i)
 	}

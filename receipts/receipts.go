@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/internal/seldom"
 	"github.com/heartline-mqtt/heartline/store"
 )
 
@@ -67,6 +68,7 @@ type Receipts struct {
 	state  store.State
 	tail   *Tail
 	log    *slog.Logger
+	seldom seldom.Log // of each event
 	opts   Options
 	retain atomic.Int64
 

@@ -502,7 +502,7 @@ func (g *Gate) gone(full, why string) {
 		p.Offline(why)
 	}
 	if err := g.core.ForgetAddress(c.device, c.account, full); err != nil && !errors.Is(err, delivery.ErrStopped) {
-		g.log.Error("forget the address of a device failed", "device", c.device, "error", err)
+		g.seldom.Error(g.log, "forget the address of a device failed", "device", c.device, "error", err)
 	}
 }
 

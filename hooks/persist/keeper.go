@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/hooks/ordinary"
+	"github.com/heartline-mqtt/heartline/internal/seldom"
 	"github.com/heartline-mqtt/heartline/store"
 )
 
@@ -64,9 +65,10 @@ type Stats struct {
 // Keeper keeps the state of a Hub in a store: it is the Hub's journal and its disk. Call
 // Restore before the Hub is used, and Stop after.
 type Keeper struct {
-	hub  *ordinary.Hub
-	opts Options
-	log  *slog.Logger
+	hub    *ordinary.Hub
+	opts   Options
+	log    *slog.Logger
+	seldom seldom.Log // of each entry
 
 	written atomic.Uint64
 	writes  atomic.Uint64

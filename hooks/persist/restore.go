@@ -194,7 +194,7 @@ func (h *Keeper) scan(kind byte, fn func(m mark, value []byte) error) error {
 		}
 		if err != nil {
 			h.count.damaged.Add(1)
-			h.log.Error("MQTT state entry skipped", "kind", string(kind), "client", m.client, "name", m.name, "error", err)
+			h.seldom.Error(h.log, "MQTT state entry skipped", "kind", string(kind), "client", m.client, "name", m.name, "error", err)
 			return nil
 		}
 		h.count.restored.Add(1)

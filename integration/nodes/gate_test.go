@@ -13,10 +13,10 @@ import (
 // everything until it is cut.
 type gate struct {
 	net.Listener
-	target string
-	ctx    context.Context
-	end    context.CancelFunc
-	tasks  sync.WaitGroup
+	dial  func() (net.Conn, error) // the server
+	ctx   context.Context
+	end   context.CancelFunc
+	tasks sync.WaitGroup
 
 	mu      sync.Mutex
 	moved   chan struct{} // closed at each change
@@ -37,7 +37,12 @@ func newGate(t *testing.T, target string) *gate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gate{Listener: l, target: target, moved: make(chan struct{}), links: map[*link]bool{}}
+	return newGateOn(t, l, func() (net.Conn, error) { return net.Dial("tcp", target) })
+}
+
+func newGateOn(t *testing.T, l net.Listener, dial func() (net.Conn, error)) *gate {
+	t.Helper()
+	g := &gate{Listener: l, dial: dial, moved: make(chan struct{}), links: map[*link]bool{}}
 	g.ctx, g.end = context.WithCancel(context.Background())
 	g.tasks.Go(g.accept)
 	t.Cleanup(func() {
@@ -120,7 +125,7 @@ func (g *gate) serve(l *link) {
 		l.reset()
 		return
 	}
-	server, err := net.Dial("tcp", g.target)
+	server, err := g.dial()
 	if err != nil {
 		l.reset()
 		return

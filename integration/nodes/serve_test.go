@@ -45,6 +45,12 @@ type served struct {
 	mqtt, http string
 }
 
+// machine is a place where a node runs.
+type machine struct {
+	enter []string                    // the program that runs another there, with its arguments
+	reach func(address string) string // an address of this machine for one on the loopback of that
+}
+
 // fleet is nodes, their database, devices and backends, and the ledger of it all.
 type fleet struct {
 	*testing.T
@@ -52,6 +58,8 @@ type fleet struct {
 	db    *pgstore.DB
 	env   []string
 	extra map[string][]string // beside env, by the name of the node
+	// machines are those of nodes that do not run on this one, by the name of the node.
+	machines map[string]machine
 	// program is what start runs: this one, or that of another version.
 	program string
 	sim     *apnssim.Server
@@ -137,7 +145,9 @@ func keyID(name string) string { return (strings.ToUpper(name) + "0000000000")[:
 func (f *fleet) start(name string) *served {
 	f.Helper()
 	n := &served{name: name, ended: make(chan struct{})}
-	n.cmd = exec.CommandContext(context.Background(), f.program, "serve", "--data-dir", f.TempDir(), "--mqtt-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", "--log-format", "json")
+	at, elsewhere := f.machines[name]
+	args := append(slices.Clone(at.enter), f.program, "serve", "--data-dir", f.TempDir(), "--mqtt-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", "--log-format", "json")
+	n.cmd = exec.CommandContext(context.Background(), args[0], args[1:]...)
 	n.cmd.Env = slices.Concat(f.env, []string{"HEARTLINE_CLUSTER_NAME=" + name, "HEARTLINE_FALLBACK_APNS_KEY_ID=" + keyID(name)}, f.extra[name])
 	var err error
 	if n.log, err = os.Create(filepath.Join(f.TempDir(), name+".log")); err != nil {
@@ -168,6 +178,9 @@ func (f *fleet) start(name string) *served {
 			var ready struct{ Msg, MQTT, HTTP string }
 			if json.Unmarshal(line, &ready) == nil && ready.Msg == "heartline is ready" {
 				n.mqtt, n.http = ready.MQTT, ready.HTTP
+				if elsewhere {
+					n.mqtt, n.http = at.reach(n.mqtt), at.reach(n.http)
+				}
 				return true
 			}
 		}

@@ -123,6 +123,15 @@ func Start(ctx context.Context, settings ...string) (_ *Server, err error) {
 	return p, p.start(ctx)
 }
 
+// Admit lets in the users of a network as it does those of loopback, once the server listens there.
+func (p *Server) Admit(network string) error {
+	if err := appendTo(filepath.Join(p.Dir, "pg_hba.conf"), "host all all "+network+" trust\n"); err != nil {
+		return err
+	}
+	_, err := p.SQL("postgres", "SELECT pg_reload_conf()")
+	return err
+}
+
 func appendTo(name, text string) error {
 	f, err := os.OpenFile(name, os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {

@@ -130,6 +130,12 @@ func TestStoreFails(t *testing.T) {
 			t.Error(r.Header)
 		}
 	}
+	for range 100 { // a disk may be full of the log
+		s.do("POST", "/v1/notifications", `{"account":"alice","title":"x"}`)
+	}
+	if lines := strings.Count(s.log.String(), `msg="store unavailable"`); lines == 0 || lines > 50 {
+		t.Errorf("%d lines in the log about 106 refused calls", lines)
+	}
 	s.store.engine.sick.Store(false) // the device's own changes are to be kept
 }
 

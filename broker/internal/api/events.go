@@ -281,7 +281,7 @@ func (a *API) addEvent(s *stream, in *eventQuery, e receipts.Event) {
 	}
 	text, err := json.Marshal(wire.NewStreamEvent(e.AccountEvent, n.id))
 	if err != nil {
-		a.log.Error("event not sent", "error", err)
+		a.seldom.Error(a.log, "event not sent", "error", err)
 		return
 	}
 	fmt.Fprintf(&s.buf, "id: %s\nevent: %s\ndata: %s\n\n", delivery.EventID(s.at...), e.Kind, text)

@@ -172,7 +172,7 @@ func (a *API) problemOf(ctx context.Context, err error) *problem {
 	if kind, ok := kindOf(err); ok {
 		p := newProblem(kind.status, kind.code, kind.format, strings.TrimPrefix(err.Error(), kind.err.Error()+": "))
 		if kind.code == codeStoreUnavailable || kind.code == codeInDoubt {
-			a.log.Error("store unavailable", "error", err)
+			a.seldom.Error(a.log, "store unavailable", "error", err)
 		}
 		if kind.status == http.StatusServiceUnavailable {
 			p.headers.Set("Retry-After", retryUnavailable)
@@ -188,7 +188,7 @@ func (a *API) problemOf(ctx context.Context, err error) *problem {
 	case ctx.Err() != nil: // nobody reads the answer
 		return newProblem(http.StatusServiceUnavailable, codeUnavailable, "the client went away before the answer")
 	}
-	a.log.Error("call failed", "error", err)
+	a.seldom.Error(a.log, "call failed", "error", err)
 	return newProblem(http.StatusInternalServerError, codeInternal, "the server failed at this call; its log says more")
 }
 
