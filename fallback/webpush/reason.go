@@ -3,6 +3,8 @@ package webpush
 import (
 	"encoding/json"
 	"net/http"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -51,7 +53,11 @@ func reaction(service string, status int, header http.Header, body []byte, now t
 	if status >= 200 && status < 300 { // 201; UnifiedPush distributors answer others
 		return nil
 	}
-	pe := &fallback.PushError{StatusCode: status, Reason: reasonOf(body), RetryAfter: backoff.RetryAfter(header.Get("Retry-After"), now)}
+	reason := reasonOf(body)
+	if reason == "" { // WNS says why in a header field
+		reason = clean(header.Get("X-Wns-Error-Description"))
+	}
+	pe := &fallback.PushError{StatusCode: status, Reason: reason, RetryAfter: backoff.RetryAfter(header.Get("Retry-After"), now)}
 	switch status {
 	case http.StatusNotFound, http.StatusGone:
 		pe.TokenGone = true
@@ -99,15 +105,24 @@ func orElse(d, other time.Duration) time.Duration {
 	return other
 }
 
-// boundToOtherKey reports whether a refusal is about this subscription alone: it was
-// made with another application server key.
+// otherKey holds the words for a subscription that was made with another application
+// server key (RFC 8292 §4.2), in lower case.
+var otherKey = []string{
+	"vapidpkhashmismatch",       // Apple
+	"vapid public key mismatch", // Mozilla: errno 109, as every fault of the Authorization field
+	// Google, in the order of their age:
+	"unauthorizedregistration", "unauthorized registration", "mismatchsenderid",
+	"does not correspond to the sender id", "do not correspond to the credentials",
+}
+
+// boundToOtherKey reports whether a refusal is about this subscription alone. Any device
+// can register such a one, so it must not pause the push service.
 func boundToOtherKey(reason string) bool {
-	switch reason {
-	case "VapidPkHashMismatch", // Apple
-		"UnauthorizedRegistration", "MismatchSenderId": // FCM's older endpoints
+	reason = strings.ToLower(reason)
+	if strings.Contains(reason, "public key") && strings.Contains(reason, "channel url") { // WNS
 		return true
 	}
-	return strings.Contains(reason, "do not correspond to the credentials used to create the subscription")
+	return slices.ContainsFunc(otherKey, func(words string) bool { return strings.Contains(reason, words) })
 }
 
 // aboutCredentials reports whether the reason of a 400 is about the Authorization field,
@@ -120,11 +135,15 @@ func aboutCredentials(reason string) bool {
 			return true
 		}
 	}
-	return reason == "errno 109"
+	return strings.HasPrefix(reason, vapidErrno)
 }
 
+// vapidErrno is Mozilla's number for every fault of the Authorization field: only the
+// message tells a wrong token from a subscription with another key.
+const vapidErrno = "errno 109"
+
 // reasonOf reads the word for a refusal: Apple's {"reason"}, Mozilla's {"errno",
-// "message"}, or a line of text.
+// "message"}, a line of text, or the title of a page.
 func reasonOf(body []byte) string {
 	var answer struct {
 		Reason  string `json:"reason"`
@@ -136,18 +155,28 @@ func reasonOf(body []byte) string {
 		case answer.Reason != "":
 			return clean(answer.Reason)
 		case answer.Errno != 0:
-			return clean("errno " + strconv.Itoa(answer.Errno))
+			reason := "errno " + strconv.Itoa(answer.Errno)
+			if reason == vapidErrno && answer.Message != "" {
+				reason += ": " + answer.Message
+			}
+			return clean(reason)
 		case answer.Message != "":
 			return clean(answer.Message)
 		}
 		return ""
 	}
-	line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
-	if strings.HasPrefix(line, "<") { // a proxy's page
+	text := strings.TrimSpace(string(body))
+	if strings.HasPrefix(text, "<") { // of Google's older endpoints, or a proxy's
+		if m := pageTitle.FindStringSubmatch(text); m != nil {
+			return clean(m[1])
+		}
 		return ""
 	}
+	line, _, _ := strings.Cut(text, "\n")
 	return clean(line)
 }
+
+var pageTitle = regexp.MustCompile(`(?i)<title>([^<]*)</title>`)
 
 // clean keeps a server's text printable and short, and takes out anything that looks
 // like the endpoint, which is a secret.

@@ -18,24 +18,40 @@ import (
 type fault struct {
 	status int
 	reason string
+	body   string // "": the reason as Apple's JSON
+}
+
+// The push services that Options.Service names.
+const (
+	ServiceApple   = "apple"
+	ServiceGoogle  = "google"
+	ServiceMozilla = "mozilla"
+)
+
+// otherKey is how each service refuses a subscription with another application server key.
+var otherKey = map[string]*fault{
+	ServiceApple:  {status: http.StatusBadRequest, reason: "VapidPkHashMismatch"},
+	ServiceGoogle: {http.StatusForbidden, "other key", "the VAPID credentials in the authorization header do not correspond to the credentials used to create the subscriptions.\n"},
+	ServiceMozilla: {http.StatusUnauthorized, "errno 109", `{"code":401,"errno":109,"error":"Unauthorized","message":"VAPID public key mismatch",` +
+		`"more_info":"http://autopush.readthedocs.io/en/latest/http.html#error-codes"}`},
 }
 
 // checkHeaders checks what RFC 8030 §5 asks of a request.
 func checkHeaders(h http.Header) *fault {
 	ttl := h.Get("TTL")
 	if n, err := strconv.ParseUint(ttl, 10, 31); err != nil || ttl == "" || n > 2_592_000 {
-		return &fault{http.StatusBadRequest, "errno 111: TTL"}
+		return &fault{status: http.StatusBadRequest, reason: "errno 111: TTL"}
 	}
 	if topic := h.Get("Topic"); len(topic) > 32 || strings.ContainsFunc(topic, notBase64URL) {
-		return &fault{http.StatusBadRequest, "errno 113: Topic"}
+		return &fault{status: http.StatusBadRequest, reason: "errno 113: Topic"}
 	}
 	switch h.Get("Urgency") {
 	case "", "very-low", "low", "normal", "high":
 	default:
-		return &fault{http.StatusBadRequest, "errno 114: Urgency"}
+		return &fault{status: http.StatusBadRequest, reason: "errno 114: Urgency"}
 	}
 	if h.Get("Content-Encoding") != "aes128gcm" || h.Get("Crypto-Key") != "" || h.Get("Encryption") != "" {
-		return &fault{http.StatusBadRequest, "errno 110: Content-Encoding"}
+		return &fault{status: http.StatusBadRequest, reason: "errno 110: Content-Encoding"}
 	}
 	return nil
 }
@@ -46,11 +62,11 @@ func notBase64URL(r rune) bool {
 
 // checkVAPID checks the Authorization field of RFC 8292 §3 against the key that the
 // browser subscribed with ("" for none). Apple is the strictest about sub.
-func checkVAPID(field, audience, subscribedWith string, now time.Time) *fault {
-	refused := func(reason string) *fault { return &fault{http.StatusForbidden, reason} }
+func checkVAPID(service, field, audience, subscribedWith string, now time.Time) *fault {
+	refused := func(reason string) *fault { return &fault{status: http.StatusForbidden, reason: reason} }
 	values, ok := strings.CutPrefix(field, "vapid ")
 	if !ok {
-		return &fault{http.StatusUnauthorized, "MissingVapid"}
+		return &fault{status: http.StatusUnauthorized, reason: "MissingVapid"}
 	}
 	var token, public string
 	for part := range strings.SplitSeq(values, ",") {
@@ -71,7 +87,7 @@ func checkVAPID(field, audience, subscribedWith string, now time.Time) *fault {
 		return refused("BadVapidKey")
 	}
 	if subscribedWith != "" && public != subscribedWith {
-		return refused("VapidPkHashMismatch")
+		return otherKey[service]
 	}
 	claims := jwt.MapClaims{}
 	_, err = jwt.NewParser(jwt.WithValidMethods([]string{"ES256"}), jwt.WithAudience(audience), jwt.WithExpirationRequired(), jwt.WithTimeFunc(func() time.Time { return now })).
@@ -111,7 +127,7 @@ func checkMessage(plain []byte) (tag string, f *fault) {
 		return "", nil
 	}
 	if m.WebPush == 8030 && (m.Notification.Title == "" || m.Notification.Navigate == "") {
-		return "", &fault{http.StatusBadRequest, "a declarative message without title or navigate"}
+		return "", &fault{status: http.StatusBadRequest, reason: "a declarative message without title or navigate"}
 	}
 	return m.Notification.Tag, nil
 }

@@ -25,6 +25,7 @@ import (
 type Options struct {
 	Address        string           // of the push endpoint; "127.0.0.1:0"
 	ControlAddress string           // of the control API; "127.0.0.1:0"; "off": none
+	Service        string           // whose words it refuses another key with; ServiceApple. A real Firefox gets Mozilla's
 	MaxReceived    int              // how many requests are kept for Received; 10,000. The oldest go first
 	Now            func() time.Time // nil: time.Now
 }
@@ -61,6 +62,7 @@ type Received struct {
 type Server struct {
 	*simkit.Server
 	now     func() time.Time
+	service string
 	Scripts Scripts
 	journal *simkit.Journal[Received]
 
@@ -86,10 +88,13 @@ type browser struct {
 
 // Start listens and serves until Close.
 func Start(o Options) (*Server, error) {
-	s := &Server{now: o.Now, journal: simkit.NewJournal[Received](cmp.Or(o.MaxReceived, 10_000)), browsers: map[string]*browser{}, gone: map[string]bool{},
+	s := &Server{now: o.Now, service: cmp.Or(o.Service, ServiceApple), journal: simkit.NewJournal[Received](cmp.Or(o.MaxReceived, 10_000)), browsers: map[string]*browser{}, gone: map[string]bool{},
 		agents: map[string]*userAgent{}, sockets: map[*websocket.Conn]bool{}}
 	if s.now == nil {
 		s.now = time.Now
+	}
+	if otherKey[s.service] == nil {
+		return nil, fmt.Errorf("service: must be apple, google or mozilla, got %q", s.service)
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /push/{token}", s.push)
@@ -210,15 +215,20 @@ func (s *Server) push(w http.ResponseWriter, r *http.Request) {
 	}()
 	refuse := func(f *fault) {
 		rec.Status, rec.Reason = f.status, f.reason
+		if f.body != "" {
+			w.WriteHeader(f.status)
+			_, _ = io.WriteString(w, f.body) // the client is gone
+			return
+		}
 		simkit.WriteJSON(w, f.status, map[string]string{"reason": f.reason})
 	}
 	s.mu.Lock()
 	b, gone := s.browsers[token], s.gone[token]
 	s.mu.Unlock()
 	if b == nil {
-		f := &fault{http.StatusNotFound, "errno 102: unknown subscription"}
+		f := &fault{status: http.StatusNotFound, reason: "errno 102: unknown subscription"}
 		if gone {
-			f = &fault{http.StatusGone, "errno 106: unsubscribed"}
+			f = &fault{status: http.StatusGone, reason: "errno 106: unsubscribed"}
 		}
 		refuse(f)
 		return
@@ -228,21 +238,25 @@ func (s *Server) push(w http.ResponseWriter, r *http.Request) {
 		return // the client is gone
 	}
 	if len(body) > maxBody {
-		refuse(&fault{http.StatusRequestEntityTooLarge, "larger than 4096 bytes"})
+		refuse(&fault{status: http.StatusRequestEntityTooLarge, reason: "larger than 4096 bytes"})
 		return
 	}
 	if f := checkHeaders(r.Header); f != nil {
 		refuse(f)
 		return
 	}
-	if f := checkVAPID(r.Header.Get("Authorization"), s.URL(), b.vapid, s.now()); f != nil {
+	service := s.service
+	if b.agent != nil {
+		service = ServiceMozilla
+	}
+	if f := checkVAPID(service, r.Header.Get("Authorization"), s.URL(), b.vapid, s.now()); f != nil {
 		refuse(f)
 		return
 	}
 	if b.agent == nil {
 		plain, err := decrypt(body, b.key, b.auth)
 		if err != nil {
-			refuse(&fault{http.StatusBadRequest, err.Error()})
+			refuse(&fault{status: http.StatusBadRequest, reason: err.Error()})
 			return
 		}
 		if json.Valid(plain) {

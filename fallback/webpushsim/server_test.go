@@ -27,7 +27,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func start(t *testing.T, contact string) (*webpushsim.Server, *webpush.Pusher) {
 	t.Helper()
-	s, err := webpushsim.Start(webpushsim.Options{})
+	return startAs(t, "", contact)
+}
+
+func startAs(t *testing.T, service, contact string) (*webpushsim.Server, *webpush.Pusher) {
+	t.Helper()
+	s, err := webpushsim.Start(webpushsim.Options{Service: service})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,8 +113,22 @@ func TestPushes(t *testing.T) {
 	if pe := push(t, p, r, "c"); pe == nil || !pe.TokenGone {
 		t.Errorf("after unsubscribing: %v", pe)
 	}
-	if pe := push(t, p, registration(t, s, "another key"), "d"); pe == nil || !pe.Suspend {
-		t.Errorf("a subscription with another key: %v", pe)
+}
+
+// TestOtherKey: in the words of each push service, a subscription with another key is no
+// fault of the application server.
+func TestOtherKey(t *testing.T) {
+	for _, service := range []string{webpushsim.ServiceApple, webpushsim.ServiceGoogle, webpushsim.ServiceMozilla} {
+		s, p := startAs(t, service, "mailto:ops@example.com")
+		if pe := push(t, p, registration(t, s, "another key"), "a"); pe == nil || !pe.Suspend || pe.ConfigFault {
+			t.Errorf("%s: a subscription with another key: %v", service, pe)
+		}
+		if pe := push(t, p, registration(t, s, p.PublicKey()), "b"); pe != nil {
+			t.Errorf("%s: %v", service, pe)
+		}
+	}
+	if _, err := webpushsim.Start(webpushsim.Options{Service: "nobody"}); err == nil {
+		t.Error("a service that nobody knows is taken")
 	}
 }
 
