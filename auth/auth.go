@@ -51,6 +51,7 @@ const (
 type Auth struct {
 	mode          mode
 	devicePattern string
+	passwords     bool
 	files         *watcher
 	health        health // of the service that the mode asks
 
@@ -78,7 +79,7 @@ func New(cfg config.Auth, o Options) (_ *Auth, err error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	a := &Auth{devicePattern: cfg.DevicePattern, files: newWatcher(o.Logger)}
+	a := &Auth{devicePattern: cfg.DevicePattern, passwords: cfg.Mode == config.AuthFile || cfg.Mode == config.AuthHTTP, files: newWatcher(o.Logger)}
 	a.health.log = o.Logger
 	defer func() {
 		if err != nil {
@@ -110,6 +111,9 @@ func New(cfg config.Auth, o Options) (_ *Auth, err error) {
 
 // Open reports whether everyone is taken at their word (auth.mode: none).
 func (a *Auth) Open() bool { _, is := a.mode.(open); return is }
+
+// Passwords reports whether clients show a password (auth.mode: file or http).
+func (a *Auth) Passwords() bool { return a.passwords }
 
 // Connect authenticates an MQTT client. The error wraps ErrDenied or ErrUnavailable.
 // It may take long under load: it returns early when ctx ends.

@@ -257,13 +257,13 @@ func (b *Broker) Close(ctx context.Context) error {
 		b.overview.Stop()
 		var errs []error
 		handed := b.leaving.Load()
-		if b.web != nil && handed { // the calls are answered by other nodes
+		if b.api != nil && handed { // the calls are answered by other nodes
 			errs = append(errs, b.closeHTTP(ctx, handedGrace))
 		}
 		if b.Heartline != nil {
 			errs = append(errs, b.quiesce(ctx)) // ends the event streams, too
 		}
-		if b.web != nil && !handed {
+		if b.api != nil && !handed {
 			errs = append(errs, b.closeHTTP(ctx, endGrace))
 		}
 		if b.server != nil {

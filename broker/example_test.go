@@ -122,6 +122,17 @@ func ExampleHeartline_APIHandler() {
 	// true
 }
 
+// A service ends the connection of a device, which keeps its session and its registrations.
+func ExampleHeartline_DisconnectDevice() {
+	server, heartline := attached()
+	must(server.Serve())
+	fmt.Println(heartline.DisconnectDevice("alice-phone")) // it is not connected
+	must(heartline.Close(context.Background()))
+	must(server.Close())
+	// Output:
+	// false
+}
+
 // Heartline's own listener in place of mochi's.
 func ExampleHeartline_NewListener() {
 	server, heartline := attached()

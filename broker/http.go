@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"path"
 	"strings"
@@ -18,25 +19,10 @@ import (
 	"github.com/heartline-mqtt/heartline/internal/rlimit"
 )
 
-// bindHTTP binds the listener of the API, the WebSocket and the web pages.
+// bindHTTP binds the listeners of the API, the WebSocket and the web pages.
 func (b *Broker) bindHTTP() error {
-	if b.cfg.HTTP.Address == "" {
+	if b.cfg.HTTP.Address == "" && b.cfg.HTTP.Internal.Address == "" {
 		return nil
-	}
-	socket, err := bind("http.address", b.cfg.HTTP.Address)
-	if err != nil {
-		return err
-	}
-	trusted := newProxies(b.cfg.TrustedProxies)
-	socket = trusted.listen(socket, b.cfg.HTTP.ProxyProtocol, b.log)
-	b.socket = socket
-	if c := b.cfg.HTTP.TLS; c.CertFile != "" {
-		certs, err := loadCertificates("http.tls", tlsFiles{cert: c.CertFile, key: c.KeyFile}, b.files, b.log)
-		if err != nil {
-			return err
-		}
-		b.certs = append(b.certs, certs)
-		b.socket = tls.NewListener(socket, certs.config())
 	}
 	opts := api.Options{
 		Core: b.core, Logger: b.log, Version: Version(), Ready: b.Ready, Metrics: b.metrics, Receipts: b.receipts,
@@ -58,34 +44,51 @@ func (b *Broker) bindHTTP() error {
 			TopicPrefix: b.cfg.MQTT.TopicPrefix, Password: b.cfg.Auth.Mode != config.AuthNone, WebPushKey: key,
 		})
 	}
-	if b.cfg.Auth.Mode != config.AuthNone {
-		opts.Bearer = b.auth.Bearer
+	b.credentials(&opts)
+	if b.cfg.HTTP.Internal.Address == "" {
+		b.api = api.New(opts)
+		return b.bindPublic(b.api)
 	}
-	if mode := b.cfg.Auth.Mode; mode == config.AuthFile || mode == config.AuthHTTP {
-		opts.Password = b.auth.Connect
+	opts.Internal = true
+	b.api = api.New(opts)
+	var err error
+	if b.internalSocket, err = bind("http.internal.address", b.cfg.HTTP.Internal.Address); err != nil {
+		return err
 	}
-	if b.cfg.HTTP.Internal.Address != "" {
-		if b.internalSocket, err = bind("http.internal.address", b.cfg.HTTP.Internal.Address); err != nil {
+	b.internal = &http.Server{
+		Handler: b.api, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(quiet{b.log.Handler()}, slog.LevelDebug),
+	}
+	if b.cfg.HTTP.Address == "" {
+		return nil
+	}
+	opts.Internal, opts.Overview = false, nil
+	delete(opts.Handlers, "/{$}")
+	delete(opts.Handlers, web.DashboardPath)
+	b.publicAPI = api.New(opts)
+	return b.bindPublic(publicOnly(b.publicAPI))
+}
+
+// bindPublic binds http.address.
+func (b *Broker) bindPublic(handler http.Handler) error {
+	socket, err := bind("http.address", b.cfg.HTTP.Address)
+	if err != nil {
+		return err
+	}
+	trusted := newProxies(b.cfg.TrustedProxies)
+	socket = trusted.listen(socket, b.cfg.HTTP.ProxyProtocol, b.log)
+	b.socket = socket
+	if c := b.cfg.HTTP.TLS; c.CertFile != "" {
+		certs, err := loadCertificates("http.tls", tlsFiles{cert: c.CertFile, key: c.KeyFile}, b.files, b.log)
+		if err != nil {
 			return err
 		}
-		opts.Internal = true
-	}
-	b.api = api.New(opts)
-	public := http.Handler(b.api)
-	if opts.Internal {
-		opts.Internal, opts.Overview = false, nil
-		delete(opts.Handlers, "/{$}")
-		delete(opts.Handlers, web.DashboardPath)
-		b.publicAPI = api.New(opts)
-		public = publicOnly(b.publicAPI)
-		b.internal = &http.Server{
-			Handler: b.api, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-			ErrorLog: slog.NewLogLogger(quiet{b.log.Handler()}, slog.LevelDebug),
-		}
+		b.certs = append(b.certs, certs)
+		b.socket = tls.NewListener(socket, certs.config())
 	}
 	b.httpConns = newHTTPConns(b.cfg.MQTT.MaxConnections, rlimit.OpenFiles())
 	b.web = &http.Server{
-		Handler:           b.elsewhere(trusted.handler(public)),
+		Handler:           b.elsewhere(trusted.handler(handler)),
 		ReadHeaderTimeout: 10 * time.Second, // the API bounds the rest call by call
 		IdleTimeout:       2 * time.Minute,
 		ConnState:         b.httpConns.onState,
@@ -101,7 +104,7 @@ func publicOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p := path.Clean("/" + r.URL.Path)
 		if p == "/metrics" || p == "/openapi.json" || p == "/v1" || strings.HasPrefix(p, "/v1/") {
-			http.Error(w, "not found", http.StatusNotFound)
+			api.NotFound(w, r)
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -132,16 +135,24 @@ func (b *Broker) closeHTTP(ctx context.Context, grace time.Duration) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
-	if b.internal != nil {
-		if err := b.internal.Shutdown(ctx); err != nil {
-			_ = b.internal.Close() // the public one reports
+	if b.httpConns != nil {
+		b.httpConns.closeIdle()
+	}
+	var cut error
+	for _, server := range []*http.Server{b.internal, b.web} {
+		if server == nil {
+			continue
+		}
+		if err := server.Shutdown(ctx); err != nil {
+			cut = errors.Join(cut, fmt.Errorf("HTTP calls were cut off: %w", err), server.Close())
 		}
 	}
-	b.httpConns.closeIdle()
-	if err := b.web.Shutdown(ctx); err != nil {
-		return errors.Join(fmt.Errorf("HTTP calls were cut off: %w", err), b.web.Close())
+	for _, socket := range []net.Listener{b.internalSocket, b.socket} {
+		if socket != nil {
+			_ = socket.Close() // of a broker that was not started; else it is closed
+		}
 	}
-	return nil
+	return cut
 }
 
 // authReady names an authentication service that gives no answers. The clients that are

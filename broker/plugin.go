@@ -168,24 +168,34 @@ func (h *Heartline) APIHandler(authorize func(*http.Request) error) http.Handler
 	if why := noBackup[h.engine]; why != "" {
 		o.Backup, o.NoBackup = nil, why
 	}
-	if !h.auth.Open() {
-		o.Bearer = h.auth.Bearer
-	}
+	h.credentials(&o)
 	if authorize == nil {
 		return h.serve(api.New(o))
 	}
 	// The API asks for a token. The host has decided, so that any will do.
-	o.Bearer = func(context.Context, string, string) (auth.Identity, error) { return auth.Identity{Service: true}, nil }
+	o.Bearer = func(context.Context, string, string) (auth.Identity, error) {
+		return auth.Identity{Service: true, Admin: true}, nil
+	}
 	calls := h.serve(api.New(o))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := authorize(r); err != nil {
-			http.Error(w, err.Error(), http.StatusUnauthorized)
+			api.Unauthenticated(w, err.Error())
 			return
 		}
 		r = r.Clone(r.Context())
 		r.Header.Set("Authorization", "Bearer authorized-by-the-host")
 		calls.ServeHTTP(w, r)
 	})
+}
+
+// credentials has an API ask for what auth.mode takes.
+func (h *Heartline) credentials(o *api.Options) {
+	if !h.auth.Open() {
+		o.Bearer = h.auth.Bearer
+	}
+	if h.auth.Passwords() {
+		o.Password = h.auth.Connect
+	}
 }
 
 // serve has Close end the streams of an API.

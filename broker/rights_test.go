@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -90,6 +91,12 @@ func TestRights(t *testing.T) {
 		}
 	}
 
+	resp := call(b.HTTPAddr(), "GET", "/v1/devices", "")
+	problem, err := io.ReadAll(resp.Body)
+	if _ = resp.Body.Close(); err != nil || resp.Header.Get("Content-Type") != "application/problem+json" || !strings.Contains(string(problem), `"code":"not_found"`) {
+		t.Errorf("the API at the public address: %s %s", resp.Header.Get("Content-Type"), problem)
+	}
+
 	for i, want := range []byte{1, 0x97} {
 		c, err := rawmqtt.Dial(b.MQTTAddr(), 5)
 		if err != nil {
@@ -120,5 +127,54 @@ func TestRights(t *testing.T) {
 	case <-ended:
 	case <-time.After(2 * time.Minute):
 		t.Error("the event stream goes on without its token")
+	}
+}
+
+// TestInternalAlone: with http.address "" the internal address serves.
+func TestInternalAlone(t *testing.T) {
+	cfg := config.Default()
+	cfg.Store.Engine = config.EngineMemory
+	cfg.MQTT.Address, cfg.HTTP.Address, cfg.HTTP.Internal.Address = "127.0.0.1:0", "", "127.0.0.1:0"
+	b, err := New(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Start(); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.Get("http://" + b.InternalAddr() + "/v1/devices")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusOK || b.HTTPAddr() != "" {
+		t.Errorf("the API answers %d, the public address is %q", resp.StatusCode, b.HTTPAddr())
+	}
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	if err := b.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := net.Dial("tcp", b.InternalAddr()); err == nil {
+		t.Error("the internal address takes connections after Close")
+	}
+}
+
+// TestCloseBeforeStart: a broker that was not started leaves its addresses free.
+func TestCloseBeforeStart(t *testing.T) {
+	cfg := config.Default()
+	cfg.Store.Engine = config.EngineMemory
+	cfg.MQTT.Address, cfg.HTTP.Address, cfg.HTTP.Internal.Address = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	b, err := New(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for _, address := range []string{b.MQTTAddr(), b.HTTPAddr(), b.InternalAddr()} {
+		if c, err := net.Dial("tcp", address); err == nil {
+			_ = c.Close()
+			t.Errorf("%s takes connections", address)
+		}
 	}
 }

@@ -29,6 +29,18 @@ func TestWebPushKey(t *testing.T) {
 	if shown := command(t, nil, "", "webpush-key", "--public", file); shown.code != exitOK || shown.stdout != made.stdout {
 		t.Errorf("got %+v, want %q", shown, made.stdout)
 	}
+	printed := command(t, nil, "", "webpush-key")
+	if err := os.WriteFile(file, []byte(printed.stdout), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if shown := command(t, nil, "", "webpush-key", "--public", file); printed.code != exitOK || shown.stdout != printed.stderr || shown.stdout == made.stdout {
+		t.Errorf("without FILE: %+v, and its public half is %q", printed, shown.stdout)
+	}
+	for _, args := range [][]string{{"webpush-key", "--public"}, {"webpush-key", file, file}} {
+		if got := command(t, nil, "", args...); got.code != exitUsage {
+			t.Errorf("%v: %+v", args, got)
+		}
+	}
 	if err := os.WriteFile(file, []byte("not-a-key"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -398,6 +398,31 @@ func TestWindowOfWhatHasNoRoom(t *testing.T) {
 	})
 }
 
+// TestReconfigureInflight: the number of packets that a device may have unacknowledged changes at
+// once.
+func TestReconfigureInflight(t *testing.T) {
+	opts := options()
+	opts.MaxInflight = 1
+	inWorldWith(t, opts, func(w *world) {
+		w.known("phone", "aa")
+		phone := w.up("phone")
+		for range 4 {
+			w.accept(delivery.Request{NoFallback: true})
+		}
+		if n := len(phone.published()); n != 1 {
+			t.Fatalf("%d published, want 1", n)
+		}
+		settings := opts.Settings()
+		settings.MaxInflight = 3
+		w.core.Reconfigure(settings)
+		phone.ack(0)
+		synctest.Wait()
+		if n := len(phone.published()); n != 4 {
+			t.Errorf("%d published after room for 3 was given, want 4", n)
+		}
+	})
+}
+
 // TestPushAtOnceWithoutRoom: an urgent push does not wait for room on the channel.
 func TestPushAtOnceWithoutRoom(t *testing.T) {
 	opts := options()

@@ -194,7 +194,7 @@ func (p *Presence) room(d *delivery) bool {
 	if p.packets >= p.info.ReceiveMaximum || p.packets >= maxOpenPackets {
 		return false
 	}
-	return len(p.open) < p.core.opts.MaxInflight || p.isOpen(d.seq, false)
+	return len(p.open) < p.core.settings.Load().MaxInflight || p.isOpen(d.seq, false)
 }
 
 // maxOpenPackets bounds the copies that a device which acknowledges nothing can

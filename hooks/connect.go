@@ -10,6 +10,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 )
 
 // maxKeepalive is the longest keepalive that mochi can keep: it computes one and a
@@ -34,7 +35,7 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 	c.takeConnection(&pk)
 	cl.Net.Conn = &watchedConn{Conn: cl.Net.Conn, closed: c.onConnClosed, grace: time.Duration(cl.State.Keepalive%2) * time.Second / 2} // nobody else has the client yet
 	if reason := c.refusesWill(); reason != "" {
-		h.log.Info("connection refused", "client", cl.ID, "remote", cl.Net.Remote, "error", reason)
+		h.logs.Info(h.log, "connection refused", "client", clip(cl.ID), "remote", cl.Net.Remote, "error", reason)
 		return h.refuse(cl, packets.ErrNotAuthorized)
 	}
 	cl.Properties.Props.ReceiveMaximum = 0
@@ -93,8 +94,13 @@ func (h *Hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 		c.identify(id)
 		h.permission.Do(func() { h.workers.Start(h.ctx, h.watchPermissions) })
 		if !id.MayUse(cl.ID) {
-			h.logs.Info(h.log, "connection refused", "client", clip(cl.ID), "account", clip(id.Account), "remote", cl.Net.Remote, "error", errNotItsDevice.Reason)
-			cl.Stop(h.refuse(cl, errNotItsDevice))
+			why := errNotItsDevice
+			if other, refused := h.mayNotUse(c); refused {
+				why = other
+			}
+			h.Counters.RefusedConnects.Add(1)
+			h.logs.Info(h.log, "connection refused", "client", clip(cl.ID), "account", clip(id.Account), "remote", cl.Net.Remote, "error", why.Reason)
+			cl.Stop(h.refuse(cl, why))
 			return false
 		}
 	}
@@ -106,14 +112,29 @@ func (h *Hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 		cl.Stop(h.refuse(cl, packets.ErrNotAuthorized)) // mochi's CONNACK would name the password
 		return false
 	}
-	if h.opts.Authenticate != nil && !c.exempt() {
-		if err := h.hub.Room(cl.ID, c.identity.Account); err != nil {
-			h.limited(c, "connection refused", err.Error())
-			cl.Stop(h.refuse(cl, packets.ErrQuotaExceeded))
-			return false
-		}
+	if reason := c.overLimits(); reason != "" {
+		h.limited(c, "connection refused", reason)
+		cl.Stop(h.refuse(cl, packets.ErrQuotaExceeded))
+		return false
 	}
 	return true
+}
+
+// overLimits says which of mqtt.limits a CONNECT would pass.
+func (c *conn) overLimits() string {
+	h := c.hook
+	if c.exempt() {
+		return ""
+	}
+	if limit := h.rules.Load().Limits.TopicLevels; limit > 0 && c.will != nil && !c.bridgeState(c.will.TopicName) && ordinary.Levels(c.will.TopicName) > limit {
+		return "the will's topic has too many levels (mqtt.limits.topic_levels)"
+	}
+	if h.opts.Authenticate != nil {
+		if err := h.hub.Room(c.client.ID, c.identity.Account); err != nil {
+			return err.Error()
+		}
+	}
+	return ""
 }
 
 func (c *conn) identify(id auth.Identity) {

@@ -27,6 +27,8 @@ func TestWhyALoginIsRefused(t *testing.T) {
 			return auth.Identity{Account: c.Username, DevicePattern: "{account}-*", Service: c.Username == "shop"}, nil
 		}
 	})
+	s.connect(5, rawmqtt.Connect{ID: "bob-2", Username: "bob", SessionExpiry: 3600})
+	refused := s.hook.Counters.RefusedConnects.Load()
 	for _, c := range []struct {
 		username, id string
 		want         map[byte]byte
@@ -34,6 +36,7 @@ func TestWhyALoginIsRefused(t *testing.T) {
 		{"wrong", "wrong-1", map[byte]byte{4: 5, 5: 0x86}},
 		{"later", "later-1", map[byte]byte{4: 3, 5: 0x88}},
 		{"alice", "bob-1", map[byte]byte{4: 2, 5: 0x85}},
+		{"alice", "bob-2", map[byte]byte{4: 5, 5: 0x87}}, // another account's
 		{"alice", "alice-1", map[byte]byte{4: 0, 5: 0}},
 		{"shop", "anything", map[byte]byte{4: 0, 5: 0}},
 	} {
@@ -43,6 +46,9 @@ func TestWhyALoginIsRefused(t *testing.T) {
 				t.Errorf("%s as %s, version %d: 0x%02x %v", c.username, c.id, version, pk.ReasonCode, err)
 			}
 		}
+	}
+	if n := s.hook.Counters.RefusedConnects.Load() - refused; n != 4 {
+		t.Errorf("%d connections under an identifier that is another's are counted, want 4", n)
 	}
 }
 

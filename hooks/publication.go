@@ -97,7 +97,7 @@ func (c *conn) prepare(p *publication, pub delivery.Publication, mayWait bool) e
 		}
 	}
 	p.id = n.ID
-	p.expiry = uint32(max(1, int64(time.Until(n.ExpiresAt)/time.Second)))
+	p.expiry = uint32(max(1, int64((time.Until(n.ExpiresAt)+time.Second-1)/time.Second)))
 	if pub.Message {
 		data, err := c.hook.core.Data(pub.Seq)
 		if err != nil {

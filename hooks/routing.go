@@ -462,7 +462,7 @@ func (h *Hook) limited(c *conn, what, reason string) {
 	}()
 	if now := time.Now(); now.Sub(c.limitedAt) >= time.Minute {
 		c.limitedAt = now
-		h.log.Info(what, "client", c.client.ID, "account", c.identity.Account, "reason", reason)
+		h.logs.Info(h.log, what, "client", c.client.ID, "account", c.identity.Account, "reason", reason)
 	}
 }
 
@@ -519,9 +519,6 @@ func (c *conn) refusesWill() string {
 	}
 	if !mqtt.IsValidFilter(c.will.TopicName, true) {
 		return "the will is for one of the server's own topics" // [MQTT-4.7.2-1]
-	}
-	if limit := c.hook.rules.Load().Limits.TopicLevels; limit > 0 && ordinary.Levels(c.will.TopicName) > limit {
-		return "the will's topic has too many levels (mqtt.limits.topic_levels)"
 	}
 	return ""
 }

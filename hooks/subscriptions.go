@@ -65,7 +65,7 @@ func (c *conn) refusesFilter(f *packets.Subscription) (code packets.Code, reason
 	case !mqtt.IsValidFilter(f.Filter, false), strings.HasPrefix(f.Filter, "$share/") && (group == "" || inner == "" || strings.ContainsAny(group, "+#")):
 		return packets.ErrTopicFilterInvalid, "not a topic filter"
 	case limit > 0 && !c.exempt() && !h.topics.within(inner) && ordinary.Levels(inner) > limit:
-		return packets.ErrTopicFilterInvalid, "too many levels (mqtt.limits.topic_levels)"
+		return packets.ErrQuotaExceeded, "too many levels (mqtt.limits.topic_levels)"
 	case group != "" && f.NoLocal:
 		return packets.ErrProtocolViolationInvalidSharedNoLocal, "No Local on a shared subscription"
 	case group != "" && h.topics.belowDevices(inner): // it would be granted and bring nothing

@@ -338,7 +338,7 @@ func (x *appClient) request(r *fallback.Request) *apns2.Notification {
 		CollapseID:  cmp.Or(n.CollapseKey, n.ID), // both are at most 64 bytes, as Apple asks
 		DeviceToken: r.Registration.Token,
 		Topic:       x.app.Name + topicSuffixes[n.PushType],
-		Expiration:  n.ExpiresAt,
+		Expiration:  n.ExpiresAt.Add(time.Second - 1).Truncate(time.Second), // apns2 rounds down
 		Priority:    apns2.PriorityHigh,
 		PushType:    apns2.EPushType(cmp.Or(n.PushType, pushTypeAlert)),
 	}

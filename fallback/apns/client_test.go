@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/fallback"
@@ -26,7 +27,7 @@ func TestPush(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got.Token != "00ff" || got.Topic != topic || got.PushType != "alert" || got.Priority != "10" || got.CollapseID != "n1" ||
-		got.APNsID != apnsID("n1", "phone") || got.Expiration != strconv.FormatInt(p.ExpiresAt.Unix(), 10) ||
+		got.APNsID != apnsID("n1", "phone") || got.Expiration != strconv.FormatInt(p.ExpiresAt.Add(time.Second-1).Unix(), 10) ||
 		string(got.Payload) != string(want) || got.KeyID != s.Key().KeyID {
 		t.Errorf("%+v\n%s", got, got.Payload)
 	}

@@ -92,8 +92,11 @@ func TestLimits(t *testing.T) {
 		defer c.Close()
 		deep := "bob" + strings.Repeat("/x", 2000)
 		codes, err := c.Subscribe(1, 1, deep)
-		if err != nil || codes[0] != packets.ErrTopicFilterInvalid.Code {
+		if err != nil || codes[0] != over {
 			t.Errorf("SUBSCRIBE: %x %v", codes, err)
+		}
+		if _, code := a.bob("bob-will", rawmqtt.Connect{Clean: true, WillTopic: deep, WillPayload: "gone"}); code != over {
+			t.Errorf("CONNECT with a will: 0x%02x", code)
 		}
 		return publish(c, 3, func(int) string { return deep }, 1, packets.ErrTopicNameInvalid.Code)
 	})

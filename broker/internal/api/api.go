@@ -21,6 +21,7 @@ import (
 	"github.com/heartline-mqtt/heartline/broker/internal/overview"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/internal/seldom"
+	"github.com/heartline-mqtt/heartline/internal/text"
 	"github.com/heartline-mqtt/heartline/receipts"
 	"github.com/heartline-mqtt/heartline/wire"
 )
@@ -384,7 +385,19 @@ func (a *API) serveOther(w http.ResponseWriter, r *http.Request, unmatched http.
 		writeProblem(w, p)
 		return
 	}
+	NotFound(w, r)
+}
+
+// NotFound answers a request for a path that leads nowhere.
+func NotFound(w http.ResponseWriter, r *http.Request) {
 	writeProblem(w, newProblem(http.StatusNotFound, codeNotFound, "there is nothing at %s; /openapi.json lists the calls", clip(r.URL.Path)))
+}
+
+// Unauthenticated answers a request that the host program does not let through.
+func Unauthenticated(w http.ResponseWriter, detail string) {
+	p := newProblem(http.StatusUnauthorized, codeUnauthenticated, "%s", text.Clip(strings.ToValidUTF8(detail, "\uFFFD"), 256))
+	p.headers.Set("WWW-Authenticate", "Bearer")
+	writeProblem(w, p)
 }
 
 // recover answers 500 when a call panics, instead of closing the connection.

@@ -123,8 +123,8 @@ func (a *API) registerNotifications() {
 			"(its MQTT username and password), in the mode jwt with its token as Bearer. A repetition is harmless.",
 		Responses: map[string]*huma.Response{"204": {Description: "Recorded"}},
 		Errors: []int{
-			http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity,
-			http.StatusServiceUnavailable,
+			http.StatusNotFound, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType,
+			http.StatusUnprocessableEntity, http.StatusServiceUnavailable,
 		},
 	}, &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
 		"application/json": {Schema: schemaOf[ackPost](a)},
