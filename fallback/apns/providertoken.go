@@ -45,14 +45,18 @@ type providerToken struct {
 
 // clock is a wall clock, which may be stepped, and a steady one, which may not.
 type clock struct {
-	wall   func() time.Time
+	now    func() time.Time
 	steady func() time.Duration
 }
 
 func systemClock() clock {
 	start := time.Now()
-	return clock{wall: time.Now, steady: func() time.Duration { return time.Since(start) }}
+	return clock{now: time.Now, steady: func() time.Duration { return time.Since(start) }}
 }
+
+// wall is the time without its monotonic reading: the difference of two times that have
+// one is steady, and shows no step.
+func (c clock) wall() time.Time { return c.now().Round(0) }
 
 // bearer is a provider token and when it was made by both clocks.
 type bearer struct {

@@ -10,9 +10,12 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
-// twoClocks is a clock for tests: advance moves both, step the wall clock alone.
+// twoClocks is a clock for tests: advance moves both, step the wall clock alone. Its times
+// have a monotonic reading, as those of time.Now do.
 type twoClocks struct {
 	mu     sync.Mutex
 	wall   time.Time
@@ -20,12 +23,12 @@ type twoClocks struct {
 }
 
 func newTwoClocks() *twoClocks {
-	return &twoClocks{wall: time.Now().Truncate(time.Second), steady: time.Hour}
+	return &twoClocks{wall: time.Now(), steady: time.Hour}
 }
 
 func (c *twoClocks) clock() clock {
 	return clock{
-		wall:   func() time.Time { c.mu.Lock(); defer c.mu.Unlock(); return c.wall },
+		now:    func() time.Time { c.mu.Lock(); defer c.mu.Unlock(); return c.wall },
 		steady: func() time.Duration { c.mu.Lock(); defer c.mu.Unlock(); return c.steady },
 	}
 }
@@ -41,7 +44,7 @@ func (c *twoClocks) advance(d time.Duration) {
 func (c *twoClocks) step(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.wall = c.wall.Add(d)
+	c.wall = testtool.Stepped(c.wall, d)
 }
 
 func newTestToken(t *testing.T) (*providerToken, *twoClocks) {
