@@ -75,7 +75,9 @@ type Ending struct {
 // Usable reports whether a push may be sent to r at the time now: it has not ended,
 // and is in use or due for a probe. A nil r is not usable.
 func (r *Registration) Usable(now time.Time) bool {
-	return r != nil && r.Ended == nil && (r.Suspended == nil || !now.Before(r.Suspended.NextProbe))
+	// Round(0): the wall clock decides, as for the deadline of whoever waits for the probe
+	// (clock.at). By the monotonic one that deadline would come again and again after a step.
+	return r != nil && r.Ended == nil && (r.Suspended == nil || !now.Round(0).Before(r.Suspended.NextProbe))
 }
 
 // SameAddress reports whether r and o reach the same app on the same device.
