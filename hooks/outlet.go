@@ -247,7 +247,7 @@ func (c *conn) drainQueue(mayWait bool) {
 			return
 		}
 		held, stalled = nil, false
-		c.fill(buf, 0) // a SUBACK, before what it brings about
+		c.fill(buf, 0, false) // a SUBACK, before what it brings about
 		for i := range queue.len() {
 			it := &queue.items[i]
 			leave := false
@@ -298,9 +298,7 @@ func (c *conn) drainQueue(mayWait bool) {
 				c.awaitsPlace = c.awaitsPlace || len(held) > 0
 				c.outlet.restore(append(held, left...), true)
 				queue.release()
-				if !c.hook.workers.Start(c.hook.ctx, c.drain) { // the hook stops
-					c.drain()
-				}
+				c.drainByWorker()
 				return
 			}
 			if it.stop != nil {
@@ -314,7 +312,12 @@ func (c *conn) drainQueue(mayWait bool) {
 		c.awaitsPlace = len(held) > 0
 		again = false
 		if c.hasRoom() {
-			messages := c.fill(buf, flushAt)
+			messages, mustWait := c.fill(buf, flushAt, mayWait)
+			if mustWait {
+				c.outlet.restore(held, true)
+				c.drainByWorker()
+				return
+			}
 			if again = buf.Len() > 0; !again {
 				continue
 			}
@@ -331,15 +334,27 @@ func (c *conn) drainQueue(mayWait bool) {
 	}
 }
 
+// drainByWorker leaves the busy outlet to a worker, which may wait.
+func (c *conn) drainByWorker() {
+	if !c.hook.workers.Start(c.hook.ctx, c.drain) { // the hook stops
+		c.drain()
+	}
+}
+
 // fill appends what the session has to send, up to limit bytes, and returns the number
-// of messages.
-func (c *conn) fill(buf *bytes.Buffer, limit int) int {
+// of messages. mustWait: retained messages are next, which may have to be read from the
+// disk.
+func (c *conn) fill(buf *bytes.Buffer, limit int, mayWait bool) (messages int, mustWait bool) {
 	b, messages := c.session.Fill(c, buf.AvailableBuffer(), limit)
-	if len(b) == 0 && limit > 0 && c.session.Feed(c) {
+	switch {
+	case buf.Len()+len(b) > 0 || limit == 0: // that goes first
+	case !mayWait:
+		mustWait = c.session.Feeds(c)
+	case c.session.Feed(c):
 		b, messages = c.session.Fill(c, b, limit)
 	}
 	buf.Write(b)
-	return messages
+	return messages, mustWait
 }
 
 // postpone keeps a publication that has no place in the client's Receive Maximum, or

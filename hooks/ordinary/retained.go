@@ -309,27 +309,50 @@ const feedAt = 64 << 10
 const feedMost = 128
 
 // Feed moves retained messages of a session's replays into its queue, as many as the
-// client takes soon. It reports whether it has moved on: call Fill then. Not even a
-// client that acknowledges nothing gets more queued than its budget.
+// client takes soon. It may wait for the disk. It reports whether it has moved on: call
+// Fill then. Not even a client that acknowledges nothing gets more queued than its budget.
 func (s *Session) Feed(link Link) bool {
-	if s.hub == nil {
-		return false
-	}
 	for n := range feedMost {
-		r, after := s.feeding(link)
-		if r == nil {
+		r, key, due := s.upcoming(link)
+		if !due {
 			return n > 0
 		}
-		key, ok := s.hub.retained.next(r.levels, after)
-		if !ok {
-			s.mu.Lock()
-			s.endReplayLocked(r)
-			s.mu.Unlock()
-			continue
+		if key != "" {
+			s.hub.replayOne(s, link, r, key)
 		}
-		s.hub.replayOne(s, link, r, key)
 	}
 	return true
+}
+
+// Feeds reports whether Feed has something to do. It ends replays that have nothing to
+// come, and reads no message.
+func (s *Session) Feeds(link Link) bool {
+	for range feedMost {
+		if _, key, due := s.upcoming(link); !due || key != "" {
+			return due
+		}
+	}
+	return true
+}
+
+// upcoming returns the next topic of the replay that may go on now, as its key; "": there
+// was none, and the replay has ended. due is false where no replay may go on.
+func (s *Session) upcoming(link Link) (r *replay, key string, due bool) {
+	if s.hub == nil {
+		return nil, "", false
+	}
+	r, after := s.feeding(link)
+	if r == nil {
+		return nil, "", false
+	}
+	key, ok := s.hub.retained.next(r.levels, after)
+	if !ok {
+		s.mu.Lock()
+		s.endReplayLocked(r)
+		s.mu.Unlock()
+		return nil, "", true
+	}
+	return r, key, true
 }
 
 // feeding returns the replay that may go on now.

@@ -1,0 +1,64 @@
+package hooks_test
+
+import (
+	"fmt"
+	"runtime"
+	"sync"
+	"testing"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/heartline-mqtt/heartline/hooks/ordinary"
+	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
+)
+
+// slowDisk has one retained message, which takes a while to read. It keeps nothing.
+type slowDisk struct {
+	message *ordinary.Message
+	reading chan struct{} // gets one for each read
+	goOn    chan struct{}
+}
+
+func (d *slowDisk) Load(string) (*ordinary.Message, error) {
+	d.reading <- struct{}{}
+	<-d.goOn
+	return d.message, nil
+}
+
+func (*slowDisk) Session(string, string)              {}
+func (*slowDisk) Subscription(string, string, string) {}
+func (*slowDisk) Outgoing(string, string, uint16)     {}
+func (*slowDisk) Incoming(string, string, uint16)     {}
+func (*slowDisk) Retained(string, string)             {}
+
+// TestReplayHoldsUpNobodyElse: a retained message that has to be read from the disk holds up
+// its own connection alone.
+func TestReplayHoldsUpNobodyElse(t *testing.T) {
+	s := newSite(t)
+	d := &slowDisk{
+		&ordinary.Message{TopicName: "kept", Payload: []byte("x"), Retain: true},
+		make(chan struct{}, 1), make(chan struct{}),
+	}
+	goOn := sync.OnceFunc(func() { close(d.goOn) })
+	t.Cleanup(goOn)
+	s.hub.Keep(d, d)
+	s.hub.ImportRetained(d.message)
+	reader := s.connect(5, rawmqtt.Connect{ID: "reader", Clean: true})
+	others := make([]*rawmqtt.Client, 2*runtime.GOMAXPROCS(0)) // at every flusher
+	for i := range others {
+		others[i] = s.connect(5, rawmqtt.Connect{ID: fmt.Sprint("other", i), Clean: true})
+	}
+	_, err := reader.Subscribe(1, 0, "#")
+	must(t, err)
+	<-d.reading
+	for _, other := range others {
+		must(t, other.Ping())
+		if pk := next(t, other); pk.FixedHeader.Type != packets.Pingresp {
+			t.Errorf("got %+v, want PINGRESP", pk)
+		}
+	}
+	goOn()
+	if pk := next(t, reader); pk.TopicName != "kept" || !pk.FixedHeader.Retain {
+		t.Errorf("got %+v, want the retained message", pk)
+	}
+}
