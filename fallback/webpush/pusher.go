@@ -204,26 +204,30 @@ func (p *Pusher) Push(ctx context.Context, r fallback.Request) (receipt string, 
 		return "", err
 	}
 	long := q.ContentLength
-	err = p.send(q)
+	err = p.send(r.App, q)
 	if pe, ok := errors.AsType[*fallback.PushError](err); !ok || pe.StatusCode != http.StatusRequestEntityTooLarge {
 		return "", err
 	}
 	// A distributor may take less than RFC 8030 asks for: once more, shorter.
 	if short, again := p.request(ctx, r, shortPlain); again == nil && short.ContentLength < long {
-		err = p.send(short)
+		err = p.send(r.App, short)
 	}
 	return "", err
 }
 
 // send makes one request. Its error is a *fallback.PushError.
-func (p *Pusher) send(q *http.Request) error {
+func (p *Pusher) send(app fallback.App, q *http.Request) error {
 	res, err := p.client.Do(q)
 	if err != nil {
 		return connectionError(err)
 	}
 	defer func() { _ = res.Body.Close() }()
 	body, _ := io.ReadAll(io.LimitReader(res.Body, maxAnswer)) // a reason is a courtesy
-	return reaction(Service(q.URL.Host), res.StatusCode, res.Header, body, p.now())
+	err = reaction(Service(q.URL.Host), res.StatusCode, res.Header, body, p.now())
+	if pe, ok := errors.AsType[*fallback.PushError](err); ok && pe.ConfigFault {
+		p.apps[app.Name].refused(origin(q.URL), q.Header.Get("Authorization"))
+	}
+	return err
 }
 
 // request makes the request of RFC 8030 §5 with a plain text of at most limit bytes. Its
