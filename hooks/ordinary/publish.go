@@ -3,6 +3,7 @@ package ordinary
 import (
 	"context"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 )
@@ -28,41 +29,43 @@ func (h *Hub) Publish(m *Message) (pressed []*Session, err error) {
 	l := h.topicLock(m.TopicName)
 	l.Lock()
 	defer l.Unlock()
-	var old func() *Message
-	if h.replaying.Load() > 0 {
-		old = h.remembered(m.TopicName)
-	}
-	retains := m.Retain
 	if m.Retain {
 		if err := h.admit(m); err != nil {
 			h.counters.overRetained.Add(1)
 			return nil, err
 		}
-		if old != nil {
-			old() // before it is replaced
-		}
-		if retains = h.retained.set(m, h.sharedNow()); retains && !ofServer(m.TopicName) {
-			h.opts.Journal.Retained(m.Account, m.TopicName)
-		}
 	}
-	h.forward(m)
 	d := deliveries.Get().(*delivery)
 	defer d.recycle()
 	h.collect(d, m)
-	if old == nil {
-		// A replay may have begun since: it is of a session that is not in the index yet,
-		// or its held subscription has the retained message to come.
-		old = h.remembered(m.TopicName)
-		if retains {
-			old = func() *Message { return nil }
+	var old former
+	if m.Retain {
+		if h.replaying.Load() > 0 && d.awaits(m.TopicName) {
+			old.read(h, m.TopicName) // before it is replaced
+		}
+		if h.retained.set(m, h.sharedNow()) {
+			// A replay that has begun since has m to come.
+			old.known = true
+			if !ofServer(m.TopicName) {
+				h.opts.Journal.Retained(m.Account, m.TopicName)
+			}
 		}
 	}
+	h.forward(m)
 	for i := range d.targets {
 		if i%turnOf == turnOf-1 {
 			runtime.Gosched()
 		}
 		t := &d.targets[i]
-		if h.mayRead(t.session, m.TopicName) && t.session.offer(t, m, old) {
+		if !h.mayRead(t.session, m.TopicName) {
+			continue
+		}
+		over, unknown := t.session.offer(t, m, old)
+		if unknown { // not while the session is locked: others need it
+			old.read(h, m.TopicName)
+			over, _ = t.session.offer(t, m, old)
+		}
+		if over {
 			pressed = append(pressed, t.session)
 		}
 	}
@@ -77,21 +80,31 @@ func (h *Hub) admit(m *Message) error {
 	return h.retained.admit(m, h.bounds.Load().Limits.RetainedBytes, h.opts.Room)
 }
 
-// remembered returns a function that reads the retained message of a topic once. The
-// topic's lock is held.
-func (h *Hub) remembered(topicName string) func() *Message {
-	var m *Message
-	read := false
-	return func() *Message {
-		if !read {
-			read = true
-			m = h.read(topicName)
-		}
-		return m
+// former is the retained message that a live one follows.
+type former struct {
+	known bool
+	msg   *Message // nil: there is none
+}
+
+// read reads it once. The topic's lock is held.
+func (f *former) read(h *Hub, topicName string) {
+	if !f.known {
+		f.known, f.msg = true, h.read(topicName)
 	}
 }
 
-// read returns the retained message of a topic, nil for none. The topic's lock is held.
+// awaits reports whether a replay of one of the receivers is still to come to a topic.
+func (d *delivery) awaits(topicName string) bool {
+	return slices.ContainsFunc(d.targets, func(t target) bool {
+		s := t.session
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.awaitsLocked(topicName)
+	})
+}
+
+// read returns the retained message of a topic, nil for none. It may wait for the disk.
+// The topic's lock is held, and no session's.
 func (h *Hub) read(topicName string) *Message {
 	m, err := h.retained.get(topicName, h.opts.Now().Unix())
 	if err != nil {

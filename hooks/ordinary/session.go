@@ -2,6 +2,7 @@ package ordinary
 
 import (
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -373,27 +374,30 @@ func (s *Session) hungryLocked() bool {
 	return s.unsent != nil || s.wants[flowNotifications] || len(s.replays) > 0
 }
 
-// offer queues a live message. old returns the retained message that it follows:
-// where a replay has not come to the topic yet, that one goes first. The topic's lock
-// is held.
-func (s *Session) offer(t *target, m *Message, old func() *Message) (pressed bool) {
+// offer queues a live message. old is the retained message that it follows: where a
+// replay has not come to the topic yet, that one goes first. unknown: it is to be read, and
+// nothing has happened. The topic's lock is held.
+func (s *Session) offer(t *target, m *Message, old former) (pressed, unknown bool) {
 	qos := min(m.QoS, t.qos)
 	s.mu.Lock()
 	if s.ended || s.link == nil && qos == 0 {
 		s.mu.Unlock()
-		return false
+		return false, false
+	}
+	if !old.known && s.awaitsLocked(m.TopicName) {
+		s.mu.Unlock()
+		return false, true
 	}
 	if !s.admitLocked(m, qos) {
 		s.mu.Unlock()
-		return false
+		return false, false
 	}
 	for _, r := range s.replays {
 		if r.ahead(m.TopicName) {
-			o := old()
-			if o != nil {
-				s.retainedLocked(r, o)
+			if old.msg != nil {
+				s.retainedLocked(r, old.msg)
 			}
-			if o != nil || m.Retain {
+			if old.msg != nil || m.Retain {
 				r.skip(m.TopicName)
 			}
 		}
@@ -412,7 +416,12 @@ func (s *Session) offer(t *target, m *Message, old func() *Message) (pressed boo
 	if link != nil {
 		link.Wake()
 	}
-	return pressed
+	return pressed, false
+}
+
+// awaitsLocked reports whether a replay is still to come to a topic.
+func (s *Session) awaitsLocked(topicName string) bool {
+	return slices.ContainsFunc(s.replays, func(r *replay) bool { return r.ahead(topicName) })
 }
 
 // admitLocked reports whether there is room for a message. One alone has no bound.
