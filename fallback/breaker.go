@@ -1,6 +1,7 @@
 package fallback
 
 import (
+	"slices"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/internal/backoff"
@@ -38,6 +39,7 @@ type breaker struct {
 	trips     int       // consecutive times that it left laneOK; sets the length
 	streak    int       // consecutive failures; concurrent ones count as one
 	streakEnd time.Time // when the last counted failure ended
+	alarmed   bool      // the pause is because of refused registrations; see tokenHistory
 }
 
 const (
@@ -83,7 +85,7 @@ func (b *breaker) leave(state laneState, cause string, now time.Time, length tim
 	if b.state == laneOK {
 		b.since = now
 	}
-	b.state, b.cause = state, cause
+	b.state, b.cause, b.alarmed = state, cause, false
 	b.trips++
 	b.normal = now.Add(length)
 	if b.high = b.normal; !strict {
@@ -105,7 +107,7 @@ func (l *lane) recoverLocked(probe bool) {
 		b.from = b.state
 	}
 	l.log.Info("push works again", "app", l.String(), "was", b.from.String(), "cause", b.cause, "for", time.Since(b.since).Round(time.Millisecond))
-	b.state, b.cause, b.trips = laneOK, "", 0
+	b.state, b.cause, b.trips, b.alarmed = laneOK, "", 0, false
 	l.tokens = tokenHistory{}
 }
 
@@ -207,40 +209,78 @@ func (l *lane) resume() {
 	}
 }
 
-// tokenHistory holds the last answers, a bit each: the server does not know the
-// registration.
+// tokenHistory holds the last answers: whether the server knew the registration. It counts
+// an account's refusals once, so that nobody raises the alarm with registrations of their
+// own.
 type tokenHistory struct {
-	bits uint32
-	n    int
+	last [32]tokenAnswer
+	n    int // that there are
+	next int // the place of the next one
 }
 
-func (h *tokenHistory) add(bad bool) (refused int, alarming bool) {
-	h.bits <<= 1
-	if bad {
-		h.bits |= 1
+type tokenAnswer struct {
+	refused bool
+	account string
+}
+
+func (h *tokenHistory) add(a tokenAnswer) {
+	h.last[h.next] = a
+	h.next = (h.next + 1) % len(h.last)
+	h.n = min(h.n+1, len(h.last))
+}
+
+// refuse counts a refused registration of account. refused is of how many accounts the
+// last answers refuse one.
+func (h *tokenHistory) refuse(account string) (refused int, alarming bool) {
+	a := tokenAnswer{refused: true, account: account}
+	if !slices.Contains(h.last[:h.n], a) {
+		h.add(a)
 	}
-	h.n = min(h.n+1, 32)
-	for b := h.bits; b != 0; b &= b - 1 {
-		refused++
+	for _, a := range h.last[:h.n] {
+		if a.refused {
+			refused++
+		}
 	}
 	return refused, refused >= 5 && 2*refused >= h.n
 }
 
-const wrongTokens = "most push tokens are refused: check this app's environment (sandbox, production) and topic"
+const wrongTokens = "most push tokens are refused"
 
-// suspectLocked counts a registration that the server does not know. Many of them mean
-// that the configuration is wrong, not the registrations: the lane then stops asking,
-// so that they are not all suspended.
-func (l *lane) suspectLocked(now time.Time, probe bool) {
+// suspectLocked counts a registration that the server does not know. Many of them, of
+// several accounts, mean that the configuration is wrong, not the registrations: the lane
+// then stops asking, so that they are not all suspended.
+func (l *lane) suspectLocked(now time.Time, it *item, pe *PushError, probe bool) {
 	b := &l.breaker
-	if probe && b.cause == wrongTokens {
-		b.leave(lanePaused, wrongTokens, now, backoff.Jitter(backoff.Doubled(l.r.opts.PauseInitial, l.r.opts.PauseMax, b.trips)), false)
+	if probe && b.alarmed {
+		l.stayAlarmedLocked(now, it)
 		return
 	}
 	l.recoverLocked(probe) // the server has looked at the registration, so it works
-	if refused, alarming := l.tokens.add(true); alarming && b.state == laneOK {
+	if refused, alarming := l.tokens.refuse(it.push.Account); alarming && b.state == laneOK {
 		b.trips = 0
-		b.leave(lanePaused, wrongTokens, now, backoff.Jitter(l.r.opts.PauseInitial), false)
-		l.log.Error("push paused: "+wrongTokens+"; pushes are kept", "app", l.String(), "refused", refused, "of", l.tokens.n)
+		cause := wrongTokens + ", the last one with " + pe.detail()
+		if pe.Help != "" {
+			cause += ": " + pe.Help
+		}
+		b.leave(lanePaused, cause, now, backoff.Jitter(l.r.opts.PauseInitial), false)
+		b.alarmed = true
+		l.log.Error("push paused: most push tokens are refused; pushes are kept", "app", l.String(), "cause", pe.Error(), "accounts", refused, "of", l.tokens.n)
+	}
+}
+
+// stayAlarmedLocked: the probe of an alarm was refused, too. The other registrations of its
+// account go behind those of all others, and each urgency has a time of its own: an
+// account whose registrations are all bad takes one probe from the others.
+func (l *lane) stayAlarmedLocked(now time.Time, it *item) {
+	b := &l.breaker
+	b.state = lanePaused
+	if classOf(&it.push) == classHigh {
+		b.high = now.Add(min(l.r.opts.PauseInitial, highProbe))
+	} else {
+		b.normal = now.Add(backoff.Jitter(backoff.Doubled(l.r.opts.PauseInitial, l.r.opts.PauseMax, b.trips)))
+		b.trips++
+	}
+	for class := range l.ready {
+		l.ready[class].moveBack(class, it.push.Account)
 	}
 }

@@ -435,7 +435,7 @@ func (l *lane) settleLocked(q *queue, it *item, res *delivery.PushResult, err er
 	if err == nil {
 		l.recoverLocked(probe)
 		delete(l.throttled, token)
-		l.tokens.add(false)
+		l.tokens.add(tokenAnswer{})
 		res.Outcome, res.Detail = delivery.PushAccepted, "200"
 		return
 	}
@@ -469,11 +469,11 @@ func (l *lane) settleLocked(q *queue, it *item, res *delivery.PushResult, err er
 		}
 		if pe.TokenGone {
 			l.recoverLocked(probe) // the server has looked at the registration, so it works
-			l.tokens.add(false)
+			l.tokens.add(tokenAnswer{})
 			res.Outcome, res.GoneSince = delivery.PushTokenGone, pe.GoneSince
 			return
 		}
-		l.suspectLocked(now, probe)
+		l.suspectLocked(now, it, pe, probe)
 		res.Outcome, res.Config = delivery.PushTokenSuspended, l.server.fingerprint(l.key.app)
 	case pe.Permanent:
 		l.recoverLocked(probe)

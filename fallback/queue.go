@@ -219,6 +219,20 @@ func (l *readyList) remove(q *queue) {
 	q.prev, q.next = nil, nil
 }
 
+// moveBack moves the queues whose first push is of account behind the others, in their order.
+func (l *readyList) moveBack(class int, account string) {
+	var moved []*queue
+	for q := l.head; q != nil; q = q.next {
+		if q.class[class].head.push.Account == account {
+			moved = append(moved, q)
+		}
+	}
+	for _, q := range moved {
+		l.remove(q)
+		l.push(q)
+	}
+}
+
 // wakeHeap orders the queues that wait for a time.
 type wakeHeap []*queue
 

@@ -556,12 +556,12 @@ func TestMostTokensAreRefused(t *testing.T) {
 		if mended.Load() {
 			return nil
 		}
-		return &PushError{StatusCode: 400, Reason: "BadDeviceToken", Suspend: true}
+		return badToken
 	})
 	bubble(t, Options{Pushers: []Pusher{p}, Logger: log.logger()}, func(t *testing.T, r *Router) {
 		var got results
 		for i := range 1000 {
-			x := fakePush("s", fmt.Sprint(i))
+			x := pushOf(fmt.Sprint(i), fmt.Sprint(i))
 			x.Urgency = delivery.UrgencyNormal
 			r.Push(t.Context(), x, got.done)
 		}
@@ -588,6 +588,77 @@ func TestMostTokensAreRefused(t *testing.T) {
 			t.Errorf("%d results, %+v", n, r.Status()[0])
 		}
 	})
+}
+
+var badToken = &PushError{StatusCode: 400, Reason: "BadDeviceToken", Suspend: true, Help: "of the sandbox"}
+
+// pushOf is a push for account to a registration of its own.
+func pushOf(account, token string) delivery.Push {
+	x := fakePush("s", token)
+	x.Account = account
+	return x
+}
+
+// TestRefusedTokensOfOneAccount: they raise no alarm, whatever their number.
+func TestRefusedTokensOfOneAccount(t *testing.T) {
+	p := fake("s", 1, func(_ context.Context, r Request) error {
+		if r.Registration.Token == "good" {
+			return nil
+		}
+		return badToken
+	})
+	bubble(t, Options{Pushers: []Pusher{p}}, func(t *testing.T, r *Router) {
+		var bad, good results
+		for i := range 600 {
+			r.Push(t.Context(), pushOf("a", fmt.Sprint(i)), bad.done)
+		}
+		r.Push(t.Context(), pushOf("b", "good"), good.done)
+		time.Sleep(10 * time.Second)
+		if got := good.list(); len(got) != 1 || got[0].Outcome != delivery.PushAccepted {
+			t.Errorf("the good push: %+v", got)
+		}
+		if n, s := len(bad.list()), r.Status()[0].State; n != 600 || s != "ok" {
+			t.Errorf("%d of 600 refused registrations suspended, lane %s", n, s)
+		}
+	})
+}
+
+// TestProbesOfAnAlarm: after an alarm an account whose registrations are all bad takes one
+// probe from the pushes of others, not one for each registration.
+func TestProbesOfAnAlarm(t *testing.T) {
+	for _, urgency := range []delivery.Urgency{delivery.UrgencyHigh, delivery.UrgencyNormal} {
+		p := fake("s", 1, func(_ context.Context, r Request) error {
+			if r.Registration.Token == "good" {
+				return nil
+			}
+			return badToken
+		})
+		bubble(t, Options{Pushers: []Pusher{p}}, func(t *testing.T, r *Router) {
+			var bad, good results
+			for i := range 5 {
+				for j := range 120 {
+					r.Push(t.Context(), pushOf(fmt.Sprint(i), fmt.Sprintf("%d-%d", i, j)), bad.done)
+				}
+			}
+			x := pushOf("b", "good")
+			x.Urgency = urgency
+			r.Push(t.Context(), x, good.done)
+			time.Sleep(4 * time.Second)
+			if s := r.Status()[0]; s.State != "paused" || len(good.list()) != 0 {
+				t.Errorf("before the first probe: %+v", s)
+			}
+			// The first probe is of the fifth account, after 5 s. The second is the good one,
+			// if it is urgent; if not, its time comes within PauseInitial.
+			wait := 7 * time.Second
+			if urgency == delivery.UrgencyNormal {
+				wait = 27 * time.Second
+			}
+			time.Sleep(wait)
+			if got := good.list(); len(got) != 1 || got[0].Outcome != delivery.PushAccepted || r.Status()[0].State != "ok" || len(bad.list()) != 600 {
+				t.Errorf("%v: the good push: %+v; %d of 600 suspended, %+v", urgency, got, len(bad.list()), r.Status()[0])
+			}
+		})
+	}
 }
 
 // TestBugIsLogged: what only we can mend is an error in the log, but not one for

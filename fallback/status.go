@@ -185,7 +185,7 @@ func (l *lane) addTo(s *AppStatus) {
 	if b.state != laneProbing {
 		s.NextTry = b.normal
 	}
-	if b.cause == wrongTokens && !slices.Contains(s.Warnings, wrongTokens) {
-		s.Warnings = append(s.Warnings, wrongTokens)
+	if b.alarmed && !slices.Contains(s.Warnings, b.cause) {
+		s.Warnings = append(s.Warnings, b.cause)
 	}
 }
