@@ -40,6 +40,8 @@ type lane struct {
 	breaker   breaker
 	throttled map[string]throttle // by token
 	tokens    tokenHistory
+	lacking   string    // the detail of the last refusal with NotToken
+	lackingAt time.Time // when it came
 }
 
 // throttle is the pause of a registration after a 429.
@@ -473,7 +475,13 @@ func (l *lane) settleLocked(q *queue, it *item, res *delivery.PushResult, err er
 			res.Outcome, res.GoneSince = delivery.PushTokenGone, pe.GoneSince
 			return
 		}
-		l.suspectLocked(now, it, pe, probe)
+		if pe.NotToken {
+			l.recoverLocked(probe)
+			l.lacking, l.lackingAt = res.Detail, now
+			l.tally.log(l.log, slog.LevelWarn, res.Detail, it, pe)
+		} else {
+			l.suspectLocked(now, it, pe, probe)
+		}
 		res.Outcome, res.Config = delivery.PushTokenSuspended, l.server.fingerprint(l.key.app)
 	case pe.Permanent:
 		l.recoverLocked(probe)

@@ -150,6 +150,9 @@ type PushError struct {
 	// configuration can cause for every registration of the App. It is kept, and
 	// not asked again until the configuration changes or a probe is due.
 	Suspend bool
+	// NotToken is with Suspend: the server knows the registration, and the App lacks a
+	// part of its configuration that only some registrations need. The others go on.
+	NotToken bool
 	// ConfigFault: no push of this App can succeed until somebody changes its
 	// configuration (or, with RetryAfter, until then). The router pauses the lane
 	// and keeps the pushes.

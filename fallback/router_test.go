@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -659,6 +660,40 @@ func TestProbesOfAnAlarm(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestMissingPartOfTheConfiguration: pushes that it does not concern go on. A Firebase
+// project without an APNs key refuses its iOS registrations, not those of Android.
+func TestMissingPartOfTheConfiguration(t *testing.T) {
+	var log logBuffer
+	p := fake("s", 1, func(_ context.Context, r Request) error {
+		if strings.HasPrefix(r.Registration.Token, "ios") {
+			return &PushError{StatusCode: 401, Reason: "THIRD_PARTY_AUTH_ERROR", Suspend: true, NotToken: true, Help: "no APNs key"}
+		}
+		return nil
+	})
+	bubble(t, Options{Pushers: []Pusher{p}, Logger: log.logger()}, func(t *testing.T, r *Router) {
+		var ios, android results
+		for i := range 30 {
+			r.Push(t.Context(), pushOf(fmt.Sprint(i), fmt.Sprintf("ios%d", i)), ios.done)
+			r.Push(t.Context(), pushOf(fmt.Sprint(i), fmt.Sprintf("android%d", i)), android.done)
+		}
+		synctest.Wait() // no time passes
+		for _, got := range []struct {
+			results []delivery.PushResult
+			want    delivery.PushOutcome
+		}{{ios.list(), delivery.PushTokenSuspended}, {android.list(), delivery.PushAccepted}} {
+			if len(got.results) != 30 || slices.ContainsFunc(got.results, func(res delivery.PushResult) bool { return res.Outcome != got.want }) {
+				t.Errorf("%d results, want 30 of outcome %d: %+v", len(got.results), got.want, got.results)
+			}
+		}
+		if s := r.Status()[0]; s.State != "ok" || len(s.Warnings) != 1 || !strings.Contains(s.Warnings[0], "no APNs key") {
+			t.Errorf("%+v", s)
+		}
+		if n := strings.Count(log.String(), "level=WARN"); n != 1 || !strings.Contains(log.String(), "no APNs key") {
+			t.Errorf("%d warnings:\n%s", n, log.String())
+		}
+	})
 }
 
 // TestBugIsLogged: what only we can mend is an error in the log, but not one for

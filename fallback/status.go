@@ -160,6 +160,9 @@ func (s laneState) severity() int {
 	return [...]int{laneOK: 0, laneProbing: 1, laneResting: 2, laneOpen: 3, lanePaused: 4}[s]
 }
 
+// lackingShown is how long a refusal for a missing part of the configuration is a warning.
+const lackingShown = time.Hour
+
 func (l *lane) addTo(s *AppStatus) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -172,6 +175,9 @@ func (l *lane) addTo(s *AppStatus) {
 	}
 	s.Lanes++
 	s.Queue += l.waiting
+	if l.lacking != "" && time.Since(l.lackingAt) < lackingShown && !slices.Contains(s.Warnings, l.lacking) {
+		s.Warnings = append(s.Warnings, l.lacking)
+	}
 	s.InFlight += l.inFlight
 	if b.state == laneOK {
 		s.Limit += l.limitLocked()

@@ -176,6 +176,8 @@ func verdict(pe *fallback.PushError) string {
 	switch {
 	case pe.TokenGone:
 		return "gone"
+	case pe.Suspend && pe.NotToken:
+		return "suspend, not the token's fault"
 	case pe.Suspend:
 		return "suspend"
 	case pe.ConfigFault:
@@ -215,7 +217,7 @@ func TestReactions(t *testing.T) {
 		{"malformed fid", 400, nil, `{"error":{"code":400,"status":"INVALID_ARGUMENT","message":"Invalid value","details":[{"@type":"type.googleapis.com/google.rpc.BadRequest","fieldViolations":[{"field":"message.fid"}]}]}}`, "suspend"},
 		{"malformed field", 400, nil, `{"error":{"code":400,"status":"INVALID_ARGUMENT","message":"Invalid value","details":[{"@type":"type.googleapis.com/google.rpc.BadRequest","fieldViolations":[{"field":"message.data[0].value"}]}]}}`, "permanent"},
 		{"too big", 400, nil, coded(400, "INVALID_ARGUMENT", "Android message is too big", "INVALID_ARGUMENT"), "permanent"},
-		{"no APNs key in the project", 401, nil, coded(401, "UNAUTHENTICATED", "Auth error from APNS or Web Push Service", "THIRD_PARTY_AUTH_ERROR"), "suspend"},
+		{"no APNs key in the project", 401, nil, coded(401, "UNAUTHENTICATED", "Auth error from APNS or Web Push Service", "THIRD_PARTY_AUTH_ERROR"), "suspend, not the token's fault"},
 		{"unauthenticated", 401, nil, `{"error":{"code":401,"status":"UNAUTHENTICATED"}}`, "pause"},
 		{"quota", 429, nil, coded(429, "RESOURCE_EXHAUSTED", "Quota exceeded", "QUOTA_EXCEEDED"), "busy 1m0s"},
 		{"quota, with a time", 429, after("120"), coded(429, "RESOURCE_EXHAUSTED", "Quota exceeded", "QUOTA_EXCEEDED"), "busy 2m0s"},

@@ -76,7 +76,7 @@ func reaction(status int, header http.Header, body []byte, now time.Time) (pe *f
 	case code == "SENDER_ID_MISMATCH":
 		pe.Suspend, pe.Help = true, "the token belongs to another Firebase project"
 	case code == "THIRD_PARTY_AUTH_ERROR":
-		pe.Suspend, pe.Help = true, "the Firebase project has no APNs key or Web Push key for this device's platform"
+		pe.Suspend, pe.NotToken, pe.Help = true, true, "the Firebase project has no valid APNs key or Web Push key for this device's platform"
 	case status == http.StatusBadRequest && (field == "message.token" || field == "message.fid" || strings.Contains(a.Error.Message, "registration token")):
 		pe.Suspend, pe.Help = true, "not a registration token"
 	case status == http.StatusRequestEntityTooLarge, status == http.StatusBadRequest && strings.Contains(a.Error.Message, "too big"):
