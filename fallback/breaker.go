@@ -111,6 +111,17 @@ func (l *lane) recoverLocked(probe bool) {
 	l.tokens = tokenHistory{}
 }
 
+// judgedLocked: a push was refused for good. That is the answer of a server that works,
+// or, without a status, of the Pusher, which has not asked the server.
+func (l *lane) judgedLocked(pe *PushError, now time.Time, probe bool) {
+	switch {
+	case pe.StatusCode != 0:
+		l.recoverLocked(probe)
+	case probe:
+		l.abandonProbeLocked(now)
+	}
+}
+
 // failLocked counts a passing failure and opens the breaker after BreakerFailures of
 // them without a success between. Requests that were in flight together and fail
 // together, as when one connection dies under 500 of them, count as one failure: only

@@ -475,16 +475,19 @@ func (l *lane) settleLocked(q *queue, it *item, res *delivery.PushResult, err er
 			res.Outcome, res.GoneSince = delivery.PushTokenGone, pe.GoneSince
 			return
 		}
-		if pe.NotToken {
-			l.recoverLocked(probe)
+		switch {
+		case pe.NotToken:
+			l.judgedLocked(pe, now, probe)
 			l.lacking, l.lackingAt = res.Detail, now
 			l.tally.log(l.log, slog.LevelWarn, res.Detail, it, pe)
-		} else {
+		case pe.StatusCode == 0:
+			l.judgedLocked(pe, now, probe)
+		default:
 			l.suspectLocked(now, it, pe, probe)
 		}
 		res.Outcome, res.Config = delivery.PushTokenSuspended, l.server.fingerprint(l.key.app)
 	case pe.Permanent:
-		l.recoverLocked(probe)
+		l.judgedLocked(pe, now, probe)
 		res.Outcome = delivery.PushRefused
 		level := slog.LevelError
 		if errors.Is(pe.Err, ErrUnsuited) {

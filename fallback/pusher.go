@@ -135,7 +135,7 @@ type Credentials struct {
 // do. With no flag set it is a passing failure of the server or of the way to it:
 // retry with backoff. Several in a row open the breaker of the lane.
 type PushError struct {
-	StatusCode int    // the server's HTTP status; 0: no answer
+	StatusCode int    // the server's HTTP status; 0: no answer, or with Permanent or Suspend not asked
 	Reason     string // the server's word for it, "" if none; no secrets
 
 	// Permanent: the same request never succeeds, because the request is wrong.
