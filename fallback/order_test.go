@@ -658,6 +658,29 @@ func TestLanesAreBounded(t *testing.T) {
 	}
 }
 
+// TestSharedLanes: with all lanes in use by push services that nobody knows and that are
+// down, pushes to a known one go out at once.
+func TestSharedLanes(t *testing.T) {
+	p := lanedPusher{fake("s", 10, func(_ context.Context, r Request) error {
+		if !strings.HasPrefix(r.Registration.Token, "known/") {
+			return &PushError{Err: errors.New("no such host")}
+		}
+		return nil
+	})}
+	bubble(t, Options{Pushers: []Pusher{p}, MaxLanes: 10}, func(t *testing.T, r *Router) {
+		for i := range 100 {
+			r.Push(t.Context(), fakePush("s", fmt.Sprintf("made-up-%d/x", i)), func(delivery.PushResult) {})
+		}
+		synctest.Wait()
+		var got results
+		r.Push(t.Context(), fakePush("s", "known/1"), got.done)
+		synctest.Wait() // no time passes
+		if l := got.list(); len(l) != 1 || l[0].Outcome != delivery.PushAccepted {
+			t.Errorf("%+v", l)
+		}
+	})
+}
+
 // TestLimitsOfAServer: each server has its own.
 func TestLimitsOfAServer(t *testing.T) {
 	hang := func(ctx context.Context, _ Request) error { <-ctx.Done(); return &PushError{Err: ctx.Err()} }

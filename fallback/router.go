@@ -56,7 +56,7 @@ type Options struct {
 	// of an app whose configuration is at fault.
 	PauseInitial, PauseMax time.Duration
 	// MaxLanes bounds the lanes that are made on demand, one for each push service
-	// that a device names; 1000. Further push services share one.
+	// that a device names; 1000. Further push services of one OriginLabel share one.
 	MaxLanes int
 	// OnRequest, unless it is nil, is called after each request with how long it took; err
 	// is the Pusher's. The workers call it, many at a time.
@@ -271,8 +271,8 @@ func (r *Router) addLaneLocked(s *server, key laneKey, label string) *lane {
 	return l
 }
 
-// sharedOrigin is the origin of the lane that further push services share.
-const sharedOrigin = "shared"
+// sharedOrigin begins the origin of a lane that further push services of a label share.
+const sharedOrigin = "shared "
 
 // laneLocked returns the lane of a push service, making it if there is none.
 func (r *Router) laneLocked(s *server, key laneKey) *lane {
@@ -281,7 +281,8 @@ func (r *Router) laneLocked(s *server, key laneKey) *lane {
 	}
 	label := s.laned.OriginLabel(key.origin)
 	if len(r.lanes) >= r.opts.MaxLanes {
-		key.origin, label = sharedOrigin, "other"
+		// One for each label: push services that devices made up must not hold up a vendor's.
+		key.origin = sharedOrigin + label
 		if l := r.lanes[key]; l != nil {
 			return l
 		}
