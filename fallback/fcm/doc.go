@@ -6,5 +6,6 @@
 // answer and the reaction to it).
 //
 // A project has at most one goroutine, which renews its access token; Close waits for
-// it. The package imports delivery, fallback, fallback/payload and internal/credentials.
+// it. The package imports delivery, fallback, fallback/payload, internal/credentials and
+// internal/h2pool, whose connections have goroutines.
 package fcm

@@ -18,6 +18,7 @@ import (
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/fallback"
 	"github.com/heartline-mqtt/heartline/internal/credentials"
+	"github.com/heartline-mqtt/heartline/internal/h2pool"
 )
 
 // googleEndpoint is where messages are sent to.
@@ -84,13 +85,11 @@ func New(cfg Config) (*Pusher, error) {
 		p.now = time.Now
 	}
 	p.client = &http.Client{
-		Transport: &http.Transport{
-			Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true,
-			TLSClientConfig:     &tls.Config{RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12},
+		Transport: h2pool.NewTransport(&http.Transport{
+			Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12},
 			TLSHandshakeTimeout: 5 * time.Second, MaxConnsPerHost: 8, MaxIdleConnsPerHost: 8, IdleConnTimeout: 5 * time.Minute,
 			MaxResponseHeaderBytes: 32 << 10,
-			HTTP2:                  &http.HTTP2Config{SendPingTimeout: time.Minute, PingTimeout: 5 * time.Second},
-		},
+		}),
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	stop, cancel := context.WithCancel(context.Background())

@@ -10,6 +10,7 @@
 // knows it send pushes. So the package connects to public addresses only, never
 // follows a redirect, and never shows or logs an endpoint or its keys.
 //
-// A Pusher has no goroutine of its own; net/http keeps connections, which Close
-// closes. The package imports delivery, fallback, fallback/payload and internal/credentials.
+// A Pusher has no goroutine of its own; net/http and internal/h2pool keep connections,
+// which Close closes. The package imports these, delivery, fallback, fallback/payload and
+// internal/credentials.
 package webpush

@@ -26,6 +26,7 @@ import (
 	"github.com/heartline-mqtt/heartline/fallback"
 	"github.com/heartline-mqtt/heartline/fallback/payload"
 	"github.com/heartline-mqtt/heartline/internal/credentials"
+	"github.com/heartline-mqtt/heartline/internal/h2pool"
 )
 
 // Config is a set of application server keys and the rules for endpoints.
@@ -109,17 +110,19 @@ func New(cfg Config) (*Pusher, error) {
 		return nil, err
 	}
 	p.client = &http.Client{
-		Transport: &http.Transport{
-			// No Proxy: a proxy resolves names by itself, behind the guard's back.
-			DialContext: p.guard.dialer().DialContext, ForceAttemptHTTP2: true,
-			TLSClientConfig:     &tls.Config{RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12},
-			TLSHandshakeTimeout: 5 * time.Second, MaxConnsPerHost: 4, MaxIdleConnsPerHost: 1, MaxIdleConns: 256,
-			IdleConnTimeout: 90 * time.Second, MaxResponseHeaderBytes: 32 << 10, DisableCompression: true,
-			HTTP2: &http.HTTP2Config{SendPingTimeout: time.Minute, PingTimeout: 5 * time.Second},
-		},
+		Transport:     h2pool.NewTransport(transport(p.guard, cfg.RootCAs)),
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return p, nil
+}
+
+func transport(g guard, roots *x509.CertPool) *http.Transport {
+	return &http.Transport{
+		// No Proxy: a proxy resolves names by itself, behind the guard's back.
+		DialContext: g.dialer().DialContext, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout: 5 * time.Second, MaxConnsPerHost: 4, MaxIdleConnsPerHost: 1, MaxIdleConns: 256,
+		IdleConnTimeout: 90 * time.Second, MaxResponseHeaderBytes: 32 << 10, DisableCompression: true,
+	}
 }
 
 // PublicKey returns the applicationServerKey of the first app, for pages.

@@ -343,7 +343,7 @@ func TestConnectionFailures(t *testing.T) {
 	if pe := refusal(t, stranger, subscription(t, s.URL+secretPath), note()); pe.Reason != "certificate" {
 		t.Errorf("got %v", pe)
 	}
-	if tr, ok := p.client.Transport.(*http.Transport); !ok || tr.Proxy != nil || tr.TLSClientConfig.MinVersion != tls.VersionTLS12 {
+	if tr := transport(p.guard, nil); tr.Proxy != nil || tr.TLSClientConfig.MinVersion != tls.VersionTLS12 {
 		t.Error("a proxy would resolve names behind the guard's back")
 	}
 }

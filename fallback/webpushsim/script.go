@@ -15,4 +15,6 @@ const (
 	ActionHang   = simkit.ActionHang   // no answer, until the client gives up
 	ActionDrop   = simkit.ActionDrop   // processed, and the connection is cut before the answer
 	ActionReset  = simkit.ActionReset  // not processed, and the connection is cut
+
+	ActionSilence = simkit.ActionSilence // not processed, and the connection goes dead without a word
 )

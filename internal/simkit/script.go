@@ -14,6 +14,8 @@ const (
 	ActionHang   = "hang"  // no answer, until the client gives up
 	ActionDrop   = "drop"  // processed, and the connection is cut before the answer
 	ActionReset  = "reset" // not processed, and the connection is cut
+
+	ActionSilence = "silence" // not processed, and the connection goes dead without a word
 )
 
 // Script is how a request that passes every check is treated.
@@ -43,9 +45,9 @@ func (d *Duration) UnmarshalText(text []byte) error {
 // Validate implements Rule.
 func (sc *Script) Validate() error {
 	switch sc.Action {
-	case ActionAnswer, ActionHang, ActionDrop, ActionReset:
+	case ActionAnswer, ActionHang, ActionDrop, ActionReset, ActionSilence:
 	default:
-		return fmt.Errorf("action: must be hang, drop or reset, or left out; got %q", sc.Action)
+		return fmt.Errorf("action: must be hang, drop, reset or silence, or left out; got %q", sc.Action)
 	}
 	return ValidScript(sc.Status, sc.Times, time.Duration(sc.Delay))
 }
@@ -154,6 +156,10 @@ func (sc Script) Play(w http.ResponseWriter, r *http.Request, process func()) (s
 	switch sc.Action {
 	case ActionHang:
 		<-r.Context().Done()
+		return 0, true
+	case ActionSilence:
+		silenceConn(r)
+		<-r.Context().Done() // the client gives the connection up
 		return 0, true
 	case ActionReset:
 		panic(http.ErrAbortHandler) // net/http resets the stream and logs nothing

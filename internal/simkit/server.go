@@ -26,6 +26,7 @@ type Server struct {
 	caPEM        []byte
 	steer        net.Listener
 	pushes       *http.Server // nil: the caller serves Pushes
+	mutable      *mutable     // with pushes
 	control      *http.Server
 	wg           sync.WaitGroup
 	closing      sync.Once
@@ -40,11 +41,12 @@ func Start(address, controlAddress string, pushes, control http.Handler) (*Serve
 	if err != nil {
 		return nil, err
 	}
+	s.mutable = &mutable{Listener: s.Pushes, conns: map[*mutableConn]bool{}}
 	s.pushes = &http.Server{
-		Handler: pushes, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0),
+		Handler: pushes, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0), ConnContext: withConn,
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{s.Certificate}, MinVersion: tls.VersionTLS12},
 	}
-	s.wg.Go(func() { _ = s.pushes.ServeTLS(s.Pushes, "", "") }) // ends with Close
+	s.wg.Go(func() { _ = s.pushes.ServeTLS(s.mutable, "", "") }) // ends with Close
 	return s, nil
 }
 
@@ -67,6 +69,9 @@ func Open(address, controlAddress string, control http.Handler) (*Server, error)
 	}
 	return s, nil
 }
+
+// Silence makes every open connection of a server that Start made go dead without a word.
+func (s *Server) Silence() { s.mutable.silence() }
 
 // URL is the endpoint.
 func (s *Server) URL() string { return "https://" + s.Pushes.Addr().String() }
