@@ -181,7 +181,7 @@ func TestWrongEnvironment(t *testing.T) {
 	done.Add(1000)
 	for i := range 1000 {
 		p := pushTo(hexToken(i), fmt.Sprint(i))
-		p.Urgency = delivery.UrgencyNormal
+		p.Account, p.Urgency = fmt.Sprint(i), delivery.UrgencyNormal
 		r.Push(context.Background(), p, func(res delivery.PushResult) {
 			mu.Lock()
 			outcomes[res.Outcome]++
