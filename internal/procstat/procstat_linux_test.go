@@ -9,14 +9,16 @@ import (
 )
 
 func TestRead(t *testing.T) {
-	for begun := time.Now(); time.Since(begun) < 100*time.Millisecond; { // some CPU time
-		_ = os.Getpid()
+	var r syscall.Rusage
+	for r.Utime.Nano() < int64(100*time.Millisecond) { // /proc counts in steps of 10 ms
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+			t.Fatal(err)
+		}
 	}
 	s, err := Read(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
-	var r syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
 		t.Fatal(err)
 	}

@@ -203,7 +203,11 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 func (s *Server) listens(ctx context.Context) bool {
-	for _, address := range []string{s.ComponentAddress, s.ClientAddress} {
+	addresses := []string{s.ComponentAddress, s.ClientAddress}
+	if s.Kind == Ejabberd {
+		addresses = append(addresses, s.admin) // ejabberd opens its ports one after the other
+	}
+	for _, address := range addresses {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
 		if err != nil {
 			return false
