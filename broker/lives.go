@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -36,9 +37,15 @@ func (n *lives) now() (*store.Outbox, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.lost != nil {
-		return nil, fmt.Errorf("%w: this node joins again: %w", delivery.ErrUnavailable, n.lost)
+		return nil, afterLife(n.lost)
 	}
 	return nil, fmt.Errorf("%w: this node has left its database", delivery.ErrUnavailable)
+}
+
+// afterLife is the error of a life that is over; another follows. It does not wrap why, which
+// may be delivery.ErrStopped: that would say that the node itself stops.
+func afterLife(why error) error {
+	return fmt.Errorf("%w: this node joins again: %v", delivery.ErrUnavailable, why) //nolint:errorlint // see above
 }
 
 func ask[T any](n *lives, fn func(*store.Outbox) (T, error)) (v T, err error) {
@@ -46,7 +53,10 @@ func ask[T any](n *lives, fn func(*store.Outbox) (T, error)) (v T, err error) {
 	if err != nil {
 		return v, err
 	}
-	return fn(out)
+	if v, err = fn(out); errors.Is(err, delivery.ErrStopped) {
+		err = afterLife(err)
+	}
+	return v, err
 }
 
 func (n *lives) do(fn func(*store.Outbox) error) error {
@@ -180,7 +190,9 @@ func (n *lives) Ready() error {
 	if err != nil {
 		return err
 	}
-	if err := out.Ready(); err != nil {
+	if err := out.Ready(); errors.Is(err, delivery.ErrStopped) {
+		return afterLife(err)
+	} else if err != nil {
 		return err
 	}
 	if l := n.life.Load(); l != nil {

@@ -3,6 +3,7 @@ package receipts
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -76,7 +77,7 @@ func (t *Tail) Attach(from delivery.Place) (*Reader, bool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.stopped {
-		return nil, false, delivery.ErrStopped
+		return nil, false, errTailStopped
 	}
 	if !t.running {
 		end, err := t.source.EventsEnd()
@@ -228,17 +229,18 @@ const (
 	followIdle  = time.Second
 )
 
-// Follow calls fn with all events behind from, in order, until ctx ends or fn returns
-// an error. All events up to at have been passed with the batch; it is empty if at moved
-// without an event. fn may keep at, and must not change it. live is false while older
-// events are read from the store. fn may take as long as it likes: the events wait in the
-// store. A store that cannot be read is read again later.
+// Follow calls fn with all events behind from, in order, until ctx ends, fn returns an
+// error, or Stop is called. All events up to at have been passed with the batch; it is
+// empty if at moved without an event. fn may keep at, and must not change it. live is
+// false while older events are read from the store. fn may take as long as it likes: the
+// events wait in the store. A store that cannot be read, for whatever reason, is read
+// again later.
 func (t *Tail) Follow(ctx context.Context, from delivery.Place, fn func(batch []Event, at delivery.Place, live bool) error) error {
 	var batch []Event
 	for {
 		reader, there, err := t.Attach(from)
 		switch {
-		case errors.Is(err, delivery.ErrStopped):
+		case errors.Is(err, errTailStopped): // delivery.ErrStopped may be its source's, which comes back
 			return err
 		case there:
 			from, err = t.live(ctx, reader, from, &batch, fn)
@@ -270,7 +272,10 @@ func (t *Tail) Follow(ctx context.Context, from delivery.Place, fn func(batch []
 	}
 }
 
-var errPause = errors.New("the tail has ended")
+var (
+	errPause       = errors.New("the tail has ended")
+	errTailStopped = fmt.Errorf("the tail: %w", delivery.ErrStopped)
+)
 
 // live passes the events of a reader on until its C is closed.
 func (t *Tail) live(ctx context.Context, r *Reader, from delivery.Place, batch *[]Event, fn func([]Event, delivery.Place, bool) error) (delivery.Place, error) {
