@@ -112,7 +112,7 @@ func Begin(o Options, after, last uint64) (*Log, error) {
 		}
 	}
 	if err := l.roll(0); err != nil {
-		return nil, err
+		return nil, errors.Join(err, l.Close())
 	}
 	slices.Sort(old)
 	for _, n := range old {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/store"
@@ -134,6 +135,19 @@ func TestDamage(t *testing.T) {
 		{"synced frame of the newest", func(t *testing.T, fs vfs.FS, newest uint64) {
 			edit(t, fs, newest, func(b []byte) { b[frame(b, 1)+30] ^= 1 })
 		}, "j000000000008.log is damaged at byte"},
+		{"beginning of the newest", func(t *testing.T, fs vfs.FS, newest uint64) {
+			edit(t, fs, newest, func(b []byte) { b[9] ^= 1 })
+		}, "j000000000008.log is damaged at its beginning"},
+		{"beginning of the last but one, and its first frame", func(t *testing.T, fs vfs.FS, newest uint64) {
+			edit(t, fs, newest-1, func(b []byte) { b[9] ^= 1; b[frame(b, 0)+30] ^= 1 })
+		}, "j000000000007.log is damaged"},
+		{"frame before a segment that was not begun", func(t *testing.T, fs vfs.FS, newest uint64) {
+			edit(t, fs, newest, func(b []byte) { b[frame(b, 1)+30] ^= 1 })
+			f, err := fs.Create(fs.PathJoin("j", journal.Name(newest+1)), vfs.WriteCategoryUnspecified)
+			if err := errors.Join(err, f.Close()); err != nil {
+				t.Fatal(err)
+			}
+		}, "j000000000008.log is damaged at byte"},
 		{"last frame", func(t *testing.T, fs vfs.FS, newest uint64) {
 			edit(t, fs, newest, func(b []byte) { b[len(b)-1] ^= 1 })
 		}, ""},
@@ -198,6 +212,47 @@ func TestPowerLoss(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// TestCrashesWhileBeginning: several starts in a row lose power at any step of Begin. Each time the journal is whole.
+func TestCrashesWhileBeginning(t *testing.T) {
+	random := rand.New(rand.NewPCG(7, 8))
+	fs := vfs.NewCrashableMem()
+	if err := written(t, fs, 30).Close(); err != nil {
+		t.Fatal(err)
+	}
+	steps := 0
+	var start func(fs *vfs.MemFS, last uint64, starts int)
+	start = func(fs *vfs.MemFS, last uint64, starts int) {
+		_, end, err := replay(t, fs, last)
+		if err != nil || end.Last != last {
+			t.Fatalf("%d starts before the last: frames to %d, want %d (error %v)", starts, end.Last, last, err)
+		}
+		if starts == 0 {
+			return
+		}
+		last += 1000
+		var lost []*vfs.MemFS
+		each := errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
+			if op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+				lost = append(lost, fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100 * (steps % 2), RNG: random}))
+				steps++
+			}
+			return nil
+		}))
+		l, err := journal.Begin(options(each), end.Segment, last)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for _, fs := range append(lost, fs) {
+			start(fs, last, starts-1)
+		}
+	}
+	start(fs, 30, 3)
+	t.Logf("%d steps", steps)
 }
 
 func TestBatch(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -33,36 +34,61 @@ func Replay(vf vfs.FS, dir string, from uint64, fn func(number uint64, payload [
 	if err != nil {
 		return end, fmt.Errorf("list the journal: %w", err)
 	}
-	var segments []uint64
+	var all []uint64
 	for _, name := range names {
 		if n, ok := NumberOf(vf.PathBase(name)); ok {
-			segments = append(segments, n)
+			all = append(all, n)
+			end.Segment = max(end.Segment, n)
 		}
 	}
-	slices.Sort(segments)
+	slices.Sort(all)
+	segments, err := begun(vf, dir, all, from)
+	if err != nil {
+		return end, err
+	}
 	for i, n := range segments {
-		b, err := readFile(vf, vf.PathJoin(dir, Name(n)))
+		b, err := readFile(vf, vf.PathJoin(dir, Name(n)), math.MaxInt64)
 		if err != nil {
 			return end, fmt.Errorf("read journal segment %s: %w", Name(n), err)
 		}
-		newest := i == len(segments)-1
-		end.Segment = n
 		first, ok := header(n, b)
 		switch {
-		case !ok && newest: // the crash came before it was begun
-			return end, nil
 		case !ok:
 			return end, &Damage{Name(n), "damaged at its beginning"}
-		case first > end.Last+1 && i > 0 && segments[i-1] == n-1:
+		case first > end.Last+1 && slices.Contains(all, n-1):
 			return end, &Damage{Name(n - 1), fmt.Sprintf("damaged: it ends with frame %d, and had %d", end.Last, first-1)}
 		case first > end.Last+1:
 			return end, &Damage{Name(n - 1), "missing"}
 		}
-		if err := frames(n, b, first, newest, &end, fn); err != nil {
+		if err := frames(n, b, first, i == len(segments)-1, &end, fn); err != nil {
 			return end, err
 		}
 	}
 	return end, nil
+}
+
+// begun returns the segments that have a header. It is synced before the first frame is written, so a
+// segment without one is empty: a crash or a full disk came before its header. Several starts may leave
+// several. If a frame behind `from` is in it, the header is damaged.
+func begun(vf vfs.FS, dir string, segments []uint64, from uint64) (with []uint64, err error) {
+	for _, n := range segments {
+		name := vf.PathJoin(dir, Name(n))
+		b, err := readFile(vf, name, segmentHeader)
+		if err != nil {
+			return nil, fmt.Errorf("read journal segment %s: %w", Name(n), err)
+		}
+		if _, ok := header(n, b); ok {
+			with = append(with, n)
+			continue
+		}
+		if b, err = readFile(vf, name, math.MaxInt64); err != nil {
+			return nil, fmt.Errorf("read journal segment %s: %w", Name(n), err)
+		}
+		if _, ok := find(n, b, 0, from, 0); ok {
+			return nil, &Damage{Name(n), "damaged at its beginning"}
+		}
+	}
+	return with, nil
 }
 
 func header(segment uint64, b []byte) (first uint64, ok bool) {
@@ -93,16 +119,25 @@ func frames(segment uint64, b []byte, next uint64, newest bool, end *End, fn fun
 		return nil // the next segment tells whether a frame is missing; or it is not needed
 	}
 	// A later frame knows whether the missing one was on the disk.
-	for p := at + 1; p+frameHeader <= len(b); p++ {
-		number := binary.LittleEndian.Uint64(b[p+8:])
-		if synced := binary.LittleEndian.Uint64(b[p+16:]); number <= next || number-next > 1<<32 || synced < next || synced >= number {
-			continue
-		}
-		if _, _, ok := frame(segment, b[p:]); ok {
-			return &Damage{Name(segment), fmt.Sprintf("damaged at byte %d", at)}
-		}
+	if _, ok := find(segment, b, at+1, next, next); ok {
+		return &Damage{Name(segment), fmt.Sprintf("damaged at byte %d", at)}
 	}
 	return nil
+}
+
+// find returns where, from `at` on, the first whole frame is whose number is above `above`, and that knows frame
+// `synced` to have been synced.
+func find(segment uint64, b []byte, at int, above, synced uint64) (int, bool) {
+	for ; at+frameHeader <= len(b); at++ {
+		number, known := binary.LittleEndian.Uint64(b[at+8:]), binary.LittleEndian.Uint64(b[at+16:])
+		if number <= above || number-above > 1<<32 || known < synced || known >= number {
+			continue
+		}
+		if _, _, ok := frame(segment, b[at:]); ok {
+			return at, true
+		}
+	}
+	return 0, false
 }
 
 // frame reads the frame at the beginning of b.
@@ -121,11 +156,12 @@ func frame(segment uint64, b []byte) (number uint64, payload []byte, ok bool) {
 	return binary.LittleEndian.Uint64(b[8:]), b[frameHeader:], true
 }
 
-func readFile(vf vfs.FS, name string) ([]byte, error) {
+// readFile reads at most limit bytes.
+func readFile(vf vfs.FS, name string, limit int64) ([]byte, error) {
 	f, err := vf.Open(name, vfs.SequentialReadsOption)
 	if err != nil {
 		return nil, err
 	}
-	b, err := io.ReadAll(f)
+	b, err := io.ReadAll(io.LimitReader(f, limit))
 	return b, errors.Join(err, f.Close())
 }

@@ -522,11 +522,11 @@ func (s *Store) beginJournal(after uint64) (err error) {
 			return s.writeWatermark()
 		},
 	}, after, s.frame)
-	if err == nil {
-		err = s.broken()
-	}
 	if err != nil {
 		return err
+	}
+	if err := s.broken(); err != nil {
+		return errors.Join(err, s.log.Close())
 	}
 	s.stopped.Go(s.fold)
 	return nil

@@ -152,6 +152,33 @@ func TestDamagedJournal(t *testing.T) {
 	})
 }
 
+// TestStartsOnAFullDisk: starts that found no room for the journal leave segments that are not begun. Once
+// there is room, the store opens with all that it had.
+func TestStartsOnAFullDisk(t *testing.T) {
+	fs := newFaulty(vfs.NewMem())
+	so := pebblestore.Options{Journal: true, FS: fs}
+	s := open(t, "data", so)
+	apply(t, s, accept(1), accept(2))
+	want := storetest.Picture(t, s)
+	s.Abandon()
+	closeStore(t, s)
+	fs.on(failing(syscall.ENOSPC, errorfs.OpFileWriteAt)(".log"))
+	for range 3 {
+		if s, err := pebblestore.Open("data", so); err == nil {
+			closeStore(t, s)
+			t.Fatal("opened on a full disk")
+		} else if !errors.Is(err, store.ErrBroken) {
+			t.Errorf("error %v, want one that a next try may not have", err)
+		}
+	}
+	fs.off()
+	s = open(t, "data", so)
+	if got := storetest.Picture(t, s); got != want {
+		t.Errorf("was\n%.2000s\nand is\n%.2000s", want, got)
+	}
+	closeStore(t, s)
+}
+
 // TestFinishWhileTablesFail: acceptances are refused once too much waits for tables, and
 // deliveries still end, without a reopening.
 func TestFinishWhileTablesFail(t *testing.T) {
