@@ -2,6 +2,7 @@ package hooks
 
 import (
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,6 +28,7 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 		return h.refuse(cl, packets.ErrNotAuthorized)
 	}
 	h.clampKeepalive(cl)
+	cl.ID = strings.Clone(cl.ID) // not a part of the packet, which the session would keep in memory
 
 	// mochi's own accounting of the client's Receive Maximum loses packets and can
 	// deadlock, and its topic aliases break at a resend: both are switched off.

@@ -3,6 +3,7 @@ package hooks
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -34,6 +35,9 @@ func (c *conn) take(pk *packets.Packet) {
 	if after := pk.Properties.MessageExpiryInterval; after > 0 {
 		pk.Expiry = pk.Created + int64(after)
 	}
+	// mochi's strings are parts of the packet, all of which they keep in memory. The names in
+	// this one outlive it: as a topic alias, as a retained message's, as an account.
+	pk.TopicName = strings.Clone(pk.TopicName)
 	if pk.Properties.TopicAliasFlag {
 		pk.TopicName = cl.State.TopicAliases.Inbound.Set(pk.Properties.TopicAlias, pk.TopicName) // [MQTT-3.3.2-11]
 	}

@@ -132,6 +132,7 @@ func (c *conn) takeConnection(pk *packets.Packet) {
 		if pk.Ignore { // see readConnect
 			c.will.Payload = nil
 		}
+		c.will.Message = c.will.Detached() // it outlives the packet, and is less than that
 	}
 	cl.Properties.Will = mqtt.Will{} // mochi publishes none
 	c.outlet.cork()                  // the CONNACK is first [MQTT-3.2.0-1]

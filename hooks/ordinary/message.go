@@ -1,7 +1,10 @@
 package ordinary
 
 import (
+	"bytes"
 	"encoding/binary"
+	"slices"
+	"strings"
 )
 
 // Message is a published application message. It never changes once published: its
@@ -47,6 +50,20 @@ func (m *Message) size() int {
 		n += len(m.User[i].Key) + len(m.User[i].Value)
 	}
 	return n
+}
+
+// Detached returns a copy that keeps no memory but its own: parts of packets keep the whole
+// packet.
+func (m *Message) Detached() Message {
+	d := *m
+	d.TopicName, d.Payload = strings.Clone(m.TopicName), bytes.Clone(m.Payload)
+	d.ContentType, d.ResponseTopic = strings.Clone(m.ContentType), strings.Clone(m.ResponseTopic)
+	d.CorrelationData = bytes.Clone(m.CorrelationData)
+	d.User = slices.Clone(m.User)
+	for i, u := range d.User {
+		d.User[i] = UserProperty{strings.Clone(u.Key), strings.Clone(u.Value)}
+	}
+	return d
 }
 
 func (m *Message) expired(now int64) bool { return m.Expiry > 0 && m.Expiry <= now }

@@ -113,6 +113,7 @@ func (r *retained) set(m *Message, now time.Time) bool {
 	}
 	r.removeLocked(m.TopicName)
 	delete(r.removed, m.TopicName)
+	m.TopicName = strings.Clone(m.TopicName) // it stays when the content goes, and must not keep that in memory
 	if len(m.Payload) > 0 {
 		r.addLocked(&kept{topicName: m.TopicName, msg: m, size: int64(m.size()), account: m.Account, expiry: m.Expiry, stamp: m.Stamp})
 		return true
@@ -175,7 +176,7 @@ func (r *retained) get(topicName string, now int64) (*Message, error) {
 		return m, nil
 	}
 	r.mu.Unlock()
-	m, err := r.disk.Load(topicName)
+	m, err := r.disk.Load(k.topicName)
 	if err != nil || m == nil {
 		return nil, err
 	}
@@ -287,7 +288,7 @@ func (r *replay) skip(topicName string) {
 	if r.skipped == nil {
 		r.skipped = map[string]struct{}{}
 	}
-	r.skipped[topicName] = struct{}{}
+	r.skipped[strings.Clone(topicName)] = struct{}{} // not a part of a packet
 }
 
 // visit takes that back: there is no retained message there any more, so that the set

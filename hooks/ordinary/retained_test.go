@@ -1,6 +1,8 @@
 package ordinary
 
 import (
+	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -54,4 +56,77 @@ func TestAnswersWhileTheDiskIsRead(t *testing.T) {
 			t.Error("the replay sends the topic's message once more")
 		}
 	}
+}
+
+// TestNamesKeepNoPacket: a topic name is a part of a packet, which it keeps in memory. What
+// outlives the packet keeps its own name. It is not parallel: it measures the heap.
+func TestNamesKeepNoPacket(t *testing.T) {
+	const most, packet = 50, 1 << 20
+	name := func(i int) string { return (fmt.Sprintf("%08d", i) + strings.Repeat("t", packet))[:8] }
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	aliases := func(a *Arrival) { a.Peer.TopicAliasMaximum = most }
+	for what, keep := range map[string]func(*Hub){
+		"retained messages": func(h *Hub) {
+			for i := range most {
+				m := &Message{TopicName: name(i), Payload: []byte("x"), Retain: true}
+				if _, err := h.Publish(m); err != nil {
+					t.Fatal(err)
+				}
+				h.Written(m)
+			}
+		},
+		"retained messages that a publish has read": func(h *Hub) {
+			s, link := join(h, "c")
+			for i := range most {
+				topicName := fmt.Sprintf("%08d", i)
+				h.ImportRetained(&Message{TopicName: topicName})
+				subscribeTo(t, h, s, link, topicName, 1)
+				publishTo(t, h, name(i), 0)
+			}
+			s.Fill(link, nil, 1<<20)
+		},
+		"topics that a replay need not visit": func(h *Hub) {
+			s, link := join(h, "c")
+			subscribeTo(t, h, s, link, "#", 1)
+			for i := range most {
+				h.ImportRetained(&Message{TopicName: fmt.Sprintf("%08d", i)})
+				publishTo(t, h, name(i), 0)
+			}
+			s.Fill(link, nil, 1<<20)
+		},
+		"topic aliases": func(h *Hub) {
+			s, link := join(h, "c", aliases)
+			subscribeTo(t, h, s, link, "#", 0)
+			for i := range most {
+				publishTo(t, h, name(i), 0)
+			}
+			s.Fill(link, nil, 1<<20)
+		},
+		"subscriptions": func(h *Hub) {
+			s, link := join(h, "c")
+			for i := range most {
+				subscribeTo(t, h, s, link, name(i), 0)
+			}
+		},
+	} {
+		h, _ := hubAt(Options{Disk: anyDisk{}, CacheBytes: 1 << 10})
+		before := heap()
+		keep(h)
+		if after := heap(); after > before+5*packet {
+			t.Errorf("%s: %d MiB are left of %d packets of 1 MiB", what, (after-before)>>20, most)
+		}
+		runtime.KeepAlive(h)
+	}
+}
+
+// anyDisk has a message for every topic.
+type anyDisk struct{}
+
+func (anyDisk) Load(topicName string) (*Message, error) {
+	return &Message{TopicName: topicName, Payload: []byte("x"), Retain: true}, nil
 }

@@ -3,6 +3,7 @@ package ordinary
 import (
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -291,7 +292,7 @@ func (s *Session) aliasLocked(o *outgoing) {
 	if s.aliases == nil {
 		s.aliases = map[string]uint16{}
 	}
-	s.aliases[o.TopicName] = o.alias
+	s.aliases[strings.Clone(o.TopicName)] = o.alias // not a part of a packet
 }
 
 const (

@@ -39,7 +39,8 @@ func (h *Hub) Subscribe(s *Session, link Link, asks []Ask, exempt bool) (codes [
 			continue
 		}
 		codes[i], isNew[i] = a.QoS, !had
-		s.subscriptions[strings.Clone(a.Filter)] = a.Subscription
+		a.Filter = strings.Clone(a.Filter) // not a part of the packet: subscriptions and replays outlive it
+		s.subscriptions[a.Filter] = a.Subscription
 		if s.kept {
 			h.opts.Journal.Subscription(s.Account, s.ID, a.Filter)
 		}
@@ -125,10 +126,10 @@ func (h *Hub) Unsubscribe(s *Session, link Link, filters []string) (codes []byte
 	gone := make(map[string]struct{}, len(filters))
 	for _, f := range filters {
 		gone[f] = struct{}{}
-		delete(s.subscriptions, f)
-		if s.kept {
-			h.opts.Journal.Subscription(s.Account, s.ID, f)
+		if _, had := s.subscriptions[f]; had && s.kept {
+			h.opts.Journal.Subscription(s.Account, s.ID, strings.Clone(f)) // not a part of the packet
 		}
+		delete(s.subscriptions, f)
 	}
 	s.endReplaysLocked(func(r *replay) bool { _, ok := gone[r.filter]; return ok })
 	s.mu.Unlock()
