@@ -356,6 +356,20 @@ func (x *appClient) request(r *fallback.Request) *apns2.Notification {
 	return q
 }
 
+// aboutPushType reports whether an answer is about the topic of a push type, and says
+// nothing of the app or of the registration: a topic with a suffix was refused, or a token
+// does not fit a topic that is not its registration's.
+func (x *appClient) aboutPushType(topic, kind, reason string) bool {
+	switch reason {
+	case "BadTopic", "TopicDisallowed":
+		return topic != x.app.Name
+	case "DeviceTokenNotForTopic":
+		kind, _, _ = strings.Cut(kind, ":") // liveactivity: and a name
+		return topic != x.app.Name+topicSuffixes[kind]
+	}
+	return false
+}
+
 // extraHeaders are the header fields that apns2 cannot send.
 func extraHeaders(r *fallback.Request) map[string]string {
 	if r.Dismiss {
@@ -399,6 +413,9 @@ func (a *Client) Push(ctx context.Context, r fallback.Request) (receipt string, 
 			return e.uniqueID, nil
 		}
 		do, help := reactionTo(e.status, e.reason)
+		if x.aboutPushType(q.Topic, r.Registration.Kind, e.reason) {
+			do, help = reactBug, "the topic of this push type was refused; check apns.push_type, and what the key or certificate may push to"
+		}
 		pe := &fallback.PushError{StatusCode: e.status, Reason: e.reason, RetryAfter: e.retryAfter, Help: help}
 		switch do {
 		case reactReconnect, reactNewKeyConnection:

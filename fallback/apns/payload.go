@@ -39,7 +39,7 @@ const (
 // topicSuffixes are what apns-topic has behind the bundle ID, by push type.
 // https://developer.apple.com/documentation/usernotifications/sending-notification-requests-to-apns
 var topicSuffixes = map[string]string{
-	pushTypeAlert: "", pushTypeBackground: "", "controls": "",
+	pushTypeAlert: "", pushTypeBackground: "", "controls": ".push-type.controls",
 	pushTypeVoIP: ".voip", "complication": ".complication", "fileprovider": ".pushkit.fileprovider",
 	"location": ".location-query", "liveactivity": ".push-type.liveactivity", "pushtotalk": ".voip-ptt", "widgets": ".push-type.widgets",
 }
