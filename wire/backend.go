@@ -185,8 +185,18 @@ func (c Content) overlay(r *delivery.Request) error {
 	if len(errs) > 0 {
 		return errors.Join(errs...)
 	}
-	if r.Kind, r.PushType = apple.Kind, apple.PushType; r.PushType == "liveactivity" && !strings.HasPrefix(r.Kind, "liveactivity:") {
+	r.Kind, r.PushType = apple.Kind, apple.PushType
+	if r.PushType == "liveactivity" && !strings.HasPrefix(r.Kind, "liveactivity:") {
 		return &delivery.FieldError{Field: "apns.kind", Rule: "must name the activity's registration, such as liveactivity:order-7, with push_type liveactivity", Got: clip(r.Kind)}
+	}
+	if r.PushType != delivery.KindAlert && delivery.ValidKind(r.PushType) {
+		// Such a push needs a token of its own: the alert's is refused.
+		if r.Kind == "" {
+			r.Kind = r.PushType
+		}
+		if r.Kind != r.PushType {
+			return &delivery.FieldError{Field: "apns.kind", Rule: "must be the same as push_type, or absent", Got: clip(r.Kind)}
+		}
 	}
 	if r.Kind != "" && !delivery.ValidKind(r.Kind) {
 		return fault("apns.kind", delivery.KindRule, r.Kind)

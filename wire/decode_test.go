@@ -62,6 +62,12 @@ func TestOverlay(t *testing.T) {
 	if err != nil || r.Kind != "voip" || r.PushType != "voip" || r.Overlay.APNs != nil || string(r.Overlay.FCM) != `{"payload":{"x":1}}` {
 		t.Errorf("%+v, %v", r, err)
 	}
+	// The registration of the push type's own kind: Apple refuses the alert's token.
+	for _, kind := range []string{"voip", "pushtotalk", "location", "widgets", "complication"} {
+		if r, err := wire.ParseContent([]byte(`{"title":"a","apns":{"push_type":"`+kind+`"}}`), "anna"); err != nil || r.Kind != kind {
+			t.Errorf("%s: kind %q, %v", kind, r.Kind, err)
+		}
+	}
 	for _, none := range []string{
 		`"apns":null,"fcm":null,"webpush":null,"extra":null`, `"apns":{},"fcm":{},"webpush":{ },"extra":{}`,
 		`"apns":{"payload":{},"headers":null},"fcm":{"payload":{}},"webpush":{"headers":{}}`,
@@ -77,6 +83,7 @@ func TestOverlay(t *testing.T) {
 		`"fcm":[]`:                                                          "fcm",
 		`"apns":{"kind":"Voip"}`:                                            "apns.kind",
 		`"apns":{"push_type":"liveactivity"}`:                               "apns.kind",
+		`"apns":{"push_type":"voip","kind":"alert"}`:                        "apns.kind",
 		`"apns":{"push_type":"liveactivity","kind":"liveactivity:"}`:        "apns.kind",
 		`"apns":{"kind":"voip","push_type":"voip","token":"aa"},"fcm":null`: "apns.token",
 	} {
