@@ -84,7 +84,7 @@ func begun(vf vfs.FS, dir string, segments []uint64, from uint64) (with []uint64
 		if b, err = readFile(vf, name, math.MaxInt64); err != nil {
 			return nil, fmt.Errorf("read journal segment %s: %w", Name(n), err)
 		}
-		if _, ok := find(n, b, 0, from, 0); ok {
+		if holds(n, b, from, 0) {
 			return nil, &Damage{Name(n), "damaged at its beginning"}
 		}
 	}
@@ -119,25 +119,25 @@ func frames(segment uint64, b []byte, next uint64, newest bool, end *End, fn fun
 		return nil // the next segment tells whether a frame is missing; or it is not needed
 	}
 	// A later frame knows whether the missing one was on the disk.
-	if _, ok := find(segment, b, at+1, next, next); ok {
+	if holds(segment, b[min(at+1, len(b)):], next, next) {
 		return &Damage{Name(segment), fmt.Sprintf("damaged at byte %d", at)}
 	}
 	return nil
 }
 
-// find returns where, from `at` on, the first whole frame is whose number is above `above`, and that knows frame
-// `synced` to have been synced.
-func find(segment uint64, b []byte, at int, above, synced uint64) (int, bool) {
-	for ; at+frameHeader <= len(b); at++ {
+// holds reports whether b has a whole frame, at any byte, whose number is above `above` and that knows
+// frame `synced` to have been synced.
+func holds(segment uint64, b []byte, above, synced uint64) bool {
+	for at := 0; at+frameHeader <= len(b); at++ {
 		number, known := binary.LittleEndian.Uint64(b[at+8:]), binary.LittleEndian.Uint64(b[at+16:])
 		if number <= above || number-above > 1<<32 || known < synced || known >= number {
 			continue
 		}
 		if _, _, ok := frame(segment, b[at:]); ok {
-			return at, true
+			return true
 		}
 	}
-	return 0, false
+	return false
 }
 
 // frame reads the frame at the beginning of b.
