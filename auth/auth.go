@@ -90,7 +90,11 @@ func New(cfg config.Auth, o Options) (_ *Auth, err error) {
 	case config.AuthNone:
 		a.mode = open{}
 	case config.AuthFile:
-		a.mode, err = newFileMode(cfg.File, a.files, o)
+		var m *fileMode
+		if m, err = newFileMode(cfg.File, a.files, o); err == nil && m.file.get().none() {
+			err = errors.Join(fmt.Errorf("auth.file.path: %s: %w", cfg.File.Path, errNobody), m.close())
+		}
+		a.mode = m
 	case config.AuthJWT:
 		a.health.key = "auth.jwt.jwks_url"
 		a.mode, err = newJWTMode(cfg.JWT, a.files, &a.health, o.Logger)

@@ -163,7 +163,8 @@ func edit(path, list, name string, change func(old *yaml.Node) (any, error)) err
 		*root = yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"} // null
 	}
 	entries := listOf(root, list)
-	at := slices.IndexFunc(entries.Content, func(n *yaml.Node) bool { return nameOf(n) == name })
+	named := func(n *yaml.Node) bool { return nameOf(n) == name }
+	at := slices.IndexFunc(entries.Content, named)
 	var old *yaml.Node
 	if at >= 0 {
 		old = entries.Content[at]
@@ -173,7 +174,7 @@ func edit(path, list, name string, change func(old *yaml.Node) (any, error)) err
 		return err
 	}
 	if value == nil {
-		entries.Content = slices.Delete(entries.Content, at, at+1)
+		entries.Content = slices.DeleteFunc(entries.Content, named) // tokens may share a name
 	} else {
 		n := new(yaml.Node)
 		if err := n.Encode(value); err != nil {
@@ -265,7 +266,7 @@ func Check(cfg config.Auth) error {
 			}
 		}
 	case config.AuthTLS:
-		check("auth.file.path", cfg.File.Path, CheckFile)
+		check("auth.file.path", cfg.File.Path, func(content []byte) error { _, err := parsePeople(content); return err })
 	case config.AuthJWT:
 		check("auth.jwt.jwks_file", cfg.JWT.JWKSFile, keys(parseJWKS))
 		check("auth.jwt.public_key_file", cfg.JWT.PublicKeyFile, keys(parsePublicKey))

@@ -85,9 +85,18 @@ func (r role) identity(account string) Identity {
 // CheckFile returns everything that is wrong with the content of a users file, a line
 // each. It quotes no hash.
 func CheckFile(content []byte) error {
-	_, err := parsePeople(content)
+	p, err := parsePeople(content)
+	if err == nil && p.none() {
+		err = errNobody
+	}
 	return err
 }
+
+// errNobody is a mistake in mode file at the start. In a server that runs somebody has removed the
+// last entry, and in mode tls clients have certificates.
+var errNobody = errors.New("must have users or tokens: nobody could connect")
+
+func (p *people) none() bool { return len(p.users)+len(p.tokens) == 0 }
 
 func readFileText(content []byte) (text fileText, err error) {
 	dec := yaml.NewDecoder(bytes.NewReader(content))
@@ -155,8 +164,8 @@ func parsePeople(content []byte) (people, error) {
 		}
 		p.tokens[key] = &apiToken{name: t.Name, account: t.Account, role: r, expires: t.Expires}
 	}
-	if len(text.Users)+len(text.Tokens) == 0 {
-		wrong("must have users or tokens: nobody could connect")
+	if text.Users == nil && text.Tokens == nil { // whoever removes the last entry leaves an empty list; this may be half a write
+		errs = append(errs, errNobody)
 	}
 	if p.decoy == nil { // no users: there is nothing to find out either
 		p.decoy = &user{text: nobody, hash: bcryptHash{[]byte(nobody), bcrypt.DefaultCost}}
@@ -180,9 +189,15 @@ func parseRole(name, absent string, accounts []string) (r role, err error) {
 	case roleService:
 		r.service = true
 	case roleAdmin:
+		if accounts != nil {
+			return r, errors.New("accounts: must not be set for an admin, whose calls are about all accounts: use the role service")
+		}
 		r.service, r.admin = true, true
 	default:
 		return r, fmt.Errorf("role: must be device, service or admin, got %q", clip(name))
+	}
+	if r.service && accounts != nil && len(accounts) == 0 {
+		return r, errors.New("accounts: must not be empty: leave it out for all accounts")
 	}
 	for i, p := range accounts {
 		if err := validPattern(p); err != nil {

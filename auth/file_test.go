@@ -127,7 +127,7 @@ users:
   - {name: fred, password_hash: "$argon2id$v=16$m=64,t=1,p=1$c2FsdHNhbHQ$a2V5a2V5a2V5a2V5a2V5"}
   - {name: gina, password_hash: "$argon2id$v=19$m=64,t=1,p=1$c2FsdA$a2V5a2V5a2V5a2V5a2V5"}
 tokens:
-  - {name: a, sha256: abc}
+  - {name: a, sha256: abc, accounts: []}
   - {name: b, sha256: ` + tokenHash("b") + `, role: root}
   - {name: c, sha256: ` + tokenHash("b") + `}
   - {name: "d\n", sha256: ` + tokenHash("d") + `}
@@ -141,6 +141,7 @@ users[5].password_hash: is not a bcrypt hash: its salt and key are of the charac
 users[6].password_hash: must have an argon2id parameter m from 1 to 262144
 users[7].password_hash: must be of argon2 version 19
 users[8].password_hash: must have an argon2id salt of 8 to 64 and a key of 16 to 128 bytes, in base64 without padding
+tokens[0].accounts: must not be empty: leave it out for all accounts
 tokens[0].sha256: must be the SHA-256 of the token, 64 hexadecimal digits
 tokens[1].role: must be device, service or admin, got "root"
 tokens[2].sha256: is that of the token "b", too
@@ -438,5 +439,48 @@ func TestRemovedUserLosesItsConnection(t *testing.T) {
 		check("bob is no service any more", true, false, true)
 		write("users:\n" + line("bob", "device"))
 		check("alice and the token are gone", false, false, false)
+	})
+}
+
+// TestLastEntryRevoked: whoever had the last entry of the file is locked out like any other, also
+// where two tokens have one name, and half a write locks nobody out.
+func TestLastEntryRevoked(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
+		path := file(t, "tokens:\n  - {name: shop, sha256: "+tokenHash("old")+"}\n  - {name: shop, sha256: "+tokenHash("new")+"}\n")
+		a, err := auth.New(fileAuth(path), auth.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = a.Close() }()
+		shop, err := a.Bearer(t.Context(), "old", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, nil, 0o600); err != nil { // as a program that goes on to write
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		if err := shop.Check(time.Now()); err != nil {
+			t.Errorf("locked out by half a write: %v", err)
+		}
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := auth.RemoveToken(path, "shop"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		if err := shop.Check(time.Now()); err == nil {
+			t.Error("a connection outlives its token")
+		}
+		for _, token := range []string{"old", "new"} {
+			if _, err := a.Bearer(t.Context(), token, ""); !errors.Is(err, auth.ErrDenied) {
+				t.Errorf("the token %q after its revocation: %v", token, err)
+			}
+		}
 	})
 }

@@ -56,11 +56,26 @@ type verdict struct {
 	Account string `json:"account"`
 	Role    string `json:"role"`
 	// Accounts limits a service to accounts that fit one of these patterns.
-	Accounts []string `json:"accounts"`
+	Accounts patterns `json:"accounts"`
 	// Device is the only client identifier that may be used.
 	Device string `json:"device"`
 	// Expires is when the connection must end.
 	Expires time.Time `json:"expires_at"`
+}
+
+// patterns are a list in JSON. null is an empty list and not no list, which would mean all accounts.
+type patterns []string
+
+func (p *patterns) UnmarshalJSON(text []byte) error {
+	list := []string{}
+	if err := json.Unmarshal(text, &list); err != nil {
+		return err
+	}
+	*p = list
+	if list == nil {
+		*p = patterns{}
+	}
+	return nil
 }
 
 func newHTTPMode(cfg config.AuthFromHTTP, h *health) (*httpMode, error) {

@@ -138,6 +138,9 @@ func (c *claims) UnmarshalJSON(text []byte) error {
 		"heartline_role": &c.heartlineRole, "heartline_accounts": &c.accounts, "device": &c.device,
 	} {
 		if value, ok := fields[name]; ok {
+			if string(value) == "null" && (name == "heartline_accounts" || name == "device") { // it would be no limit
+				errs = append(errs, fmt.Errorf("%s is null", name))
+			}
 			errs = append(errs, json.Unmarshal(value, to))
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"io"
 	"math/big"
 	"net/http"
@@ -316,6 +317,16 @@ func TestServicesForSomeAccounts(t *testing.T) {
 	for account, want := range map[string]bool{"acme-1": true, "acme-": true, "acme": false, "bob": true, "bobby": false, "ann@x.example": true, "ann@x.examples": false, "": false} {
 		if id.MayActFor(account) != want {
 			t.Errorf("%q: %v", account, !want)
+		}
+	}
+	for _, claims := range []m{
+		{"sub": "shop", "heartline_role": "service", "heartline_accounts": nil},
+		{"sub": "shop", "heartline_role": "service", "heartline_accounts": []string{}},
+		{"sub": "shop", "heartline_role": "admin", "heartline_accounts": []string{"acme-*"}},
+		{"sub": "ann", "device": nil},
+	} {
+		if id, err := a.Bearer(context.Background(), sign(t, jwt.SigningMethodHS256, secret, claims), ""); !errors.Is(err, auth.ErrDenied) {
+			t.Errorf("%v: %+v, %v", claims, id, err)
 		}
 	}
 }

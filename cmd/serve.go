@@ -139,7 +139,12 @@ func (p *program) serveDev(ctx context.Context, src *configSource) (err error) {
 		"data_dir":     filepath.Join(dir, "data"),
 		"mqtt.address": "127.0.0.1:1883", "mqtt.tls.address": "", "mqtt.tls.cert_file": "", "mqtt.tls.key_file": "", "mqtt.tls.client_ca_file": "",
 		"http.address": "127.0.0.1:8080", "http.tls.cert_file": "", "http.tls.key_file": "", "http.web_terminal": "true",
+		"mqtt.proxy_protocol": "false", "http.proxy_protocol": "false", "http.internal.address": "",
 		"auth.mode": config.AuthNone,
+		// Nothing of a server that the file is for: its database, its nodes, its backends, its XMPP server.
+		"store.engine": config.EnginePebble, "store.postgres.url": "", "store.postgres.url_file": "",
+		"cluster.address": "", "cluster.advertise": "", "cluster.tls.cert_file": "", "cluster.tls.key_file": "", "cluster.tls.ca_file": "",
+		"receipts.webhooks": "[]", "xmpp.components": "[]", "xmpp.registration_key_file": "",
 		// What another source may say of the notification servers does not count.
 		"fallback.apns.key": "", "fallback.apns.certificate_file": "", "fallback.apns.certificate_password_file": "", "fallback.apns.certificate_password": "",
 		"fallback.apns.environment": config.EnvironmentProduction, "fallback.apns.apps": "[]",

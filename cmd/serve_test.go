@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -72,6 +73,11 @@ data_dir: /var/lib/heartline
 mqtt: {address: "0.0.0.0:1883"}
 auth: {mode: jwt}
 delivery: {ack_window: 1s}
+store: {engine: postgres, postgres: {url_file: missing}}
+cluster: {address: "10.0.0.1:7883", advertise: "10.0.0.1:7883", tls: {cert_file: missing, key_file: missing, ca_file: missing}}
+receipts: {webhooks: [{url: "https://backend.example/events", secret_file: missing}]}
+xmpp: {components: [{domain: push.example.org, address: "127.0.0.1:5347", secret_file: missing, hosts: [example.org]}]}
+http: {internal: {address: "10.0.0.1:9090"}, proxy_protocol: true}
 fallback: {apns: {key_file: missing.p8, certificate_file: missing.p12, apps: [{topic: com.example.other}]}}
 `), 0o600); err != nil {
 		t.Fatal(err)
@@ -95,6 +101,10 @@ fallback: {apns: {key_file: missing.p8, certificate_file: missing.p12, apps: [{t
 	}
 	if cfg.MQTT.Address != "127.0.0.1:1883" || cfg.HTTP.Address != "127.0.0.1:8081" || cfg.Auth.Mode != "none" || !cfg.HTTP.WebTerminal {
 		t.Errorf("got %+v", cfg)
+	}
+	if cfg.Store.Engine != config.EnginePebble || cfg.Store.Postgres != config.Default().Store.Postgres || !reflect.DeepEqual(cfg.Cluster, config.Default().Cluster) ||
+		len(cfg.Receipts.Webhooks)+len(cfg.XMPP.Components) > 0 || cfg.HTTP.Internal.Address != "" || cfg.HTTP.ProxyProtocol {
+		t.Errorf("it would touch what the file is for: %+v", cfg)
 	}
 	if cfg.Delivery.AckWindow != time.Second {
 		t.Error("the file is not read")

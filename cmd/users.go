@@ -72,6 +72,9 @@ takes the file up within seconds.`,
 	accounts := cmd.Flags().StringSlice("accounts", nil, "`patterns` of the accounts that a service may act for, as acme-*; all if none")
 	replace := cmd.Flags().Bool("replace", false, "replace an existing user: a new password")
 	cmd.RunE = p.action(func(_ context.Context, args []string) error {
+		if err := emptyAccounts(cmd, *accounts); err != nil {
+			return err
+		}
 		path, err := file()
 		if err != nil {
 			return err
@@ -87,6 +90,14 @@ takes the file up within seconds.`,
 		return nil
 	})
 	return cmd
+}
+
+// emptyAccounts refuses --accounts without a pattern, such as of a variable that is not set.
+func emptyAccounts(cmd *cobra.Command, accounts []string) error {
+	if cmd.Flags().Changed("accounts") && len(accounts) == 0 {
+		return usagef("--accounts must not be empty: leave it out for all accounts")
+	}
+	return nil
 }
 
 func (p *program) tokenCreateCommand() *cobra.Command {
@@ -105,6 +116,9 @@ standard output. It is not stored anywhere and cannot be shown again.`,
 	cmd.RunE = p.action(func(_ context.Context, args []string) error {
 		if *validFor < 0 {
 			return usagef("--valid-for must not be below 0")
+		}
+		if err := emptyAccounts(cmd, *accounts); err != nil {
+			return err
 		}
 		path, err := file()
 		if err != nil {

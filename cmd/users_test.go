@@ -30,6 +30,9 @@ func TestUsersAndTokens(t *testing.T) {
 	do(1, "", "user", "add", "empty")
 	do(1, "x", "user", "add", "eve", "--role", "root")
 	do(1, "x", "user", "add", "eve", "--accounts", "a")
+	do(2, "x", "user", "add", "eve", "--role", "service", "--accounts", "")
+	do(2, "", "token", "create", "eve", "--accounts", "")
+	do(1, "", "token", "create", "eve", "--role", "admin", "--accounts", "a*")
 	token := strings.TrimSpace(do(0, "", "token", "create", "ci", "--valid-for", "1h"))
 	content, err := os.ReadFile(path)
 	if err != nil || strings.Contains(string(content), token) || strings.Contains(string(content), "wonder") || !strings.Contains(string(content), "$argon2id$v=19$m=65536,t=3,p=1$") {

@@ -127,7 +127,11 @@ func (r renderer) element(first, rest string, v reflect.Value) {
 	}
 	lead := first
 	for i, sf := range reflect.VisibleFields(v.Type()) {
-		fmt.Fprintf(r.w, "%s%s: %s\n", lead, sf.Tag.Get("key"), scalar(v.Field(i)))
+		fv := v.Field(i)
+		if sf.Tag.Get("key") == "url" { // of a webhook: its query and its user may be secrets
+			fv = reflect.ValueOf(withoutPassword(fv.String()))
+		}
+		fmt.Fprintf(r.w, "%s%s: %s\n", lead, sf.Tag.Get("key"), scalar(fv))
 		lead = rest
 	}
 }

@@ -59,3 +59,12 @@ func TestTextThatYAMLWouldMisread(t *testing.T) {
 		}
 	}
 }
+
+// TestPrintWebhookURL: what may be a secret in the URL of a webhook is not printed.
+func TestPrintWebhookURL(t *testing.T) {
+	cfg := config.Default()
+	cfg.Receipts.Webhooks = []config.Webhook{{URL: "https://in:S3CRET@hooks.example/in?token=S3CRET", SecretFile: "secret"}}
+	if text := string(cfg.YAML()); strings.Contains(text, "S3CRET") || !strings.Contains(text, "hooks.example/in") {
+		t.Error(text)
+	}
+}

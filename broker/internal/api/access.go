@@ -117,7 +117,19 @@ func (a *API) mayActOn(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	return mayActFor(ctx, v.Account)
+	return mayKnow(ctx, v.Account)
+}
+
+// mayKnow is mayActFor where the caller has not named the account and must not learn it.
+func mayKnow(ctx context.Context, account string) error {
+	if who := callerOf(ctx); !who.MayActFor(account) {
+		return ofAnother()
+	}
+	return nil
+}
+
+func ofAnother() *problem {
+	return newProblem(http.StatusForbidden, codeForbidden, "these credentials are not for the account that this belongs to")
 }
 
 // asDevice returns the account for which the caller may speak as the device: its own,
@@ -136,7 +148,7 @@ func (a *API) asDevice(r *http.Request, device string) (account string, err erro
 	holder, err := a.core.AccountOf(device)
 	switch {
 	case who.Service && err == nil && !who.MayActFor(holder):
-		return "", notForAccount(holder)
+		return "", ofAnother()
 	case who.Service && errors.Is(err, delivery.ErrUnknownDevice):
 		return "", newProblem(http.StatusNotFound, codeUnknownDevice, "there is no device %q", clip(device))
 	case who.Service:

@@ -75,7 +75,7 @@ func (a *API) registerNotifications() {
 		if err != nil {
 			return nil, err
 		}
-		if err := mayActFor(ctx, v.Account); err != nil {
+		if err := mayKnow(ctx, v.Account); err != nil {
 			return nil, err
 		}
 		return &notificationAnswer{wire.NewNotificationView(v, true)}, nil

@@ -165,7 +165,11 @@ func TestServiceOfSomeAccounts(t *testing.T) {
 		{"DELETE /v1/accounts/alice", ""},
 	} {
 		method, path, _ := strings.Cut(c.call, " ")
-		s.wantProblem(s.do(method, path, c.body, "Authorization", shop), 403, "these credentials are ")
+		r := s.do(method, path, c.body, "Authorization", shop)
+		s.wantProblem(r, 403, "these credentials are ")
+		if strings.Contains(path, "hers") && strings.Contains(r.text, "alice") {
+			t.Errorf("%s names the account: %s", c.call, r.text)
+		}
 	}
 	s.want(s.do("POST", "/v1/notifications", `{"account":"shop-1","title":"x","id":"ours"}`, "Authorization", shop), 202, nil)
 	s.want(s.do("GET", "/v1/notifications?account=shop-1", "", "Authorization", shop), 200, nil)
