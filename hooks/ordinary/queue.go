@@ -1,0 +1,172 @@
+package ordinary
+
+import (
+	"slices"
+	"time"
+)
+
+// offer queues a live message. old is the retained message that it follows: where a
+// replay has not come to the topic yet, that one goes first. unknown: it is to be read, and
+// nothing has happened. The topic's lock is held.
+func (s *Session) offer(t *target, m *Message, old former) (pressed, unknown bool) {
+	qos := min(m.QoS, t.qos)
+	s.mu.Lock()
+	if s.ended || s.link == nil && qos == 0 {
+		s.mu.Unlock()
+		return false, false
+	}
+	if !old.known && s.awaitsLocked(m.TopicName) {
+		s.mu.Unlock()
+		return false, true
+	}
+	if !s.admitLocked(m, qos) {
+		s.mu.Unlock()
+		return false, false
+	}
+	for _, r := range s.replays {
+		if r.ahead(m.TopicName) {
+			if old.msg != nil {
+				s.retainedLocked(r, old.msg)
+			}
+			if old.msg != nil || m.Retain {
+				r.skip(m.TopicName)
+			}
+		}
+		if m.Retain && len(m.Payload) == 0 {
+			r.visit(m.TopicName)
+		}
+	}
+	s.pushLocked(&entry{msg: m, qos: qos, retain: m.Retain && t.asPublished, identifiers: t.identifiers})
+	over := s.overLocked() && (qos > 0 || s.waiting > s.hub.bounds.Load().Budget.Bytes)
+	if over != s.full.Load() {
+		s.full.Store(over)
+	}
+	link := s.link
+	pressed = over && link != nil && !time.Now().Before(s.distrust)
+	s.mu.Unlock()
+	if link != nil {
+		link.Wake()
+	}
+	return pressed, false
+}
+
+// awaitsLocked reports whether a replay is still to come to a topic.
+func (s *Session) awaitsLocked(topicName string) bool {
+	return slices.ContainsFunc(s.replays, func(r *replay) bool { return r.ahead(topicName) })
+}
+
+// admitLocked reports whether there is room for a message. One alone has no bound.
+func (s *Session) admitLocked(m *Message, qos byte) bool {
+	b := s.hub.bounds.Load().Budget
+	bytes, messages := b.Bytes, b.Messages
+	if s.link != nil && !time.Now().Before(s.distrust) {
+		bytes, messages = readerFactor*bytes, min(readerFactor*messages, lastOrdinaryID-1)
+	}
+	held := s.bytes
+	if qos == 0 {
+		held = s.waiting // what is acknowledged late does not hold it up
+	}
+	if n := s.queue.len + s.pubrels.len; held == 0 || held+m.size() <= bytes && n < messages {
+		return true
+	}
+	s.count(func(c *counters) {
+		if qos == 0 {
+			c.droppedQoS0.Add(1)
+		} else {
+			c.dropped.Add(1)
+		}
+	})
+	if !s.told {
+		s.told = true
+		s.hub.opts.Logger.Warn("messages for a client are dropped: it has too many waiting", "client", s.ID, "bytes", s.bytes, "messages", s.queue.len)
+	}
+	return false
+}
+
+func (s *Session) overLocked() bool {
+	b := s.hub.bounds.Load().Budget
+	return s.bytes > b.Bytes || s.queue.len > b.Messages
+}
+
+// pushLocked appends to the queue.
+func (s *Session) pushLocked(e *entry) {
+	if e.qos > 0 {
+		if e.id = s.ordinaryIDLocked(); e.id == 0 {
+			s.count(func(c *counters) { c.dropped.Add(1) })
+			return
+		}
+		e.order = s.hub.order.Add(1)
+		s.byID[e.id] = e
+	}
+	s.queue.push(e)
+	if s.unsent == nil {
+		s.unsent = e
+	}
+	size := e.msg.size()
+	s.bytes += size
+	s.waiting += size
+	if e.qos > 0 {
+		s.count(func(c *counters) { c.inflight.Add(1) })
+		s.changedLocked(e.id)
+	}
+}
+
+// ordinaryIDLocked returns a packet identifier that is free, 0 if none is.
+func (s *Session) ordinaryIDLocked() uint16 {
+	if len(s.byID) >= lastOrdinaryID {
+		return 0
+	}
+	for range lastOrdinaryID {
+		if s.lastID++; s.lastID > lastOrdinaryID {
+			s.lastID = firstOrdinaryID
+		}
+		if s.byID[s.lastID] == nil {
+			return s.lastID
+		}
+	}
+	return 0
+}
+
+// dropLocked forgets an entry, whatever its state. Its place is free again.
+func (s *Session) dropLocked(e *entry) {
+	if e.released {
+		s.pubrels.remove(e)
+	} else {
+		s.leaveQueueLocked(e)
+	}
+	if e.placed {
+		s.used--
+		e.placed = false
+	}
+	if e.served {
+		s.served--
+	}
+	if e.qos > 0 {
+		delete(s.byID, e.id)
+		s.count(func(c *counters) { c.inflight.Add(-1) })
+		s.changedLocked(e.id)
+	}
+	if s.hub == nil {
+		return
+	}
+	b := s.hub.bounds.Load().Budget
+	if s.full.Load() && !s.overLocked() {
+		s.full.Store(false)
+	}
+	if s.bytes <= b.Bytes/2 && s.queue.len <= b.Messages/2 {
+		s.distrust, s.told = time.Time{}, false
+	}
+}
+
+// leaveQueueLocked takes an entry out of the queue.
+func (s *Session) leaveQueueLocked(e *entry) {
+	if s.unsent == e {
+		s.unsent = e.next
+	}
+	size := e.msg.size()
+	s.bytes -= size
+	if e.epoch != s.epoch {
+		s.waiting -= size
+	}
+	s.queue.remove(e)
+}
