@@ -2,7 +2,7 @@
 //
 // Read pusher.go (the one interface a notification server implements, and the error
 // that says what to do next), router.go (which lane a push goes to), lane.go (who
-// sends), queue.go (the order of the pushes to one registration), breaker.go (when a
+// sends), settle.go (what an answer does), queue.go (the order of the pushes to one registration), breaker.go (when a
 // lane does not send) and status.go. Each notification server has a package below this
 // one: apns, fcm, webpush.
 //
