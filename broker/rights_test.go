@@ -130,15 +130,22 @@ func TestRights(t *testing.T) {
 	}
 }
 
-// TestInternalAlone: with http.address "" the internal address serves.
-func TestInternalAlone(t *testing.T) {
+// withInternal makes a broker with an internal address, and a public one unless that is "".
+func withInternal(t *testing.T, public string) *Broker {
+	t.Helper()
 	cfg := config.Default()
 	cfg.Store.Engine = config.EngineMemory
-	cfg.MQTT.Address, cfg.HTTP.Address, cfg.HTTP.Internal.Address = "127.0.0.1:0", "", "127.0.0.1:0"
+	cfg.MQTT.Address, cfg.HTTP.Address, cfg.HTTP.Internal.Address = "127.0.0.1:0", public, "127.0.0.1:0"
 	b, err := New(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
+	return b
+}
+
+// TestInternalAlone: with http.address "" the internal address serves.
+func TestInternalAlone(t *testing.T) {
+	b := withInternal(t, "")
 	if err := b.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -161,13 +168,7 @@ func TestInternalAlone(t *testing.T) {
 
 // TestCloseBeforeStart: a broker that was not started leaves its addresses free.
 func TestCloseBeforeStart(t *testing.T) {
-	cfg := config.Default()
-	cfg.Store.Engine = config.EngineMemory
-	cfg.MQTT.Address, cfg.HTTP.Address, cfg.HTTP.Internal.Address = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
-	b, err := New(cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := withInternal(t, "127.0.0.1:0")
 	if err := b.Close(t.Context()); err != nil {
 		t.Error(err)
 	}

@@ -65,14 +65,19 @@ func pushOf(account, token string) delivery.Push {
 	return x
 }
 
-// TestRefusedTokensOfOneAccount: they raise no alarm, whatever their number.
-func TestRefusedTokensOfOneAccount(t *testing.T) {
-	p := fake("s", 1, func(_ context.Context, r Request) error {
+// knowsGood is a server that knows one registration.
+func knowsGood() *fakePusher {
+	return fake("s", 1, func(_ context.Context, r Request) error {
 		if r.Registration.Token == "good" {
 			return nil
 		}
 		return badToken
 	})
+}
+
+// TestRefusedTokensOfOneAccount: they raise no alarm, whatever their number.
+func TestRefusedTokensOfOneAccount(t *testing.T) {
+	p := knowsGood()
 	bubble(t, Options{Pushers: []Pusher{p}}, func(t *testing.T, r *Router) {
 		var bad, good results
 		for i := range 600 {
@@ -93,12 +98,7 @@ func TestRefusedTokensOfOneAccount(t *testing.T) {
 // probe from the pushes of others, not one for each registration.
 func TestProbesOfAnAlarm(t *testing.T) {
 	for _, urgency := range []delivery.Urgency{delivery.UrgencyHigh, delivery.UrgencyNormal} {
-		p := fake("s", 1, func(_ context.Context, r Request) error {
-			if r.Registration.Token == "good" {
-				return nil
-			}
-			return badToken
-		})
+		p := knowsGood()
 		bubble(t, Options{Pushers: []Pusher{p}}, func(t *testing.T, r *Router) {
 			var bad, good results
 			for i := range 5 {

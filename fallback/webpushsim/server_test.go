@@ -2,7 +2,6 @@ package webpushsim_test
 
 import (
 	"bytes"
-	"context"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/fallback"
+	"github.com/heartline-mqtt/heartline/fallback/fallbacktest"
 	"github.com/heartline-mqtt/heartline/fallback/webpush"
 	"github.com/heartline-mqtt/heartline/fallback/webpushsim"
 	"github.com/heartline-mqtt/heartline/internal/credentials"
@@ -153,46 +153,11 @@ func TestScripts(t *testing.T) {
 	}
 }
 
-// TestSilentConnection: a connection goes dead without a word, as when a NAT has
-// forgotten it. The next push finds it out in time for the one after it.
 func TestSilentConnection(t *testing.T) {
-	if testing.Short() {
-		t.Skip("waits 5 s for a ping: not with -short")
-	}
 	s, p := start(t, "mailto:ops@example.com")
-	r := registration(t, s, p.PublicKey())
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
-	defer cancel()
-	send := func(id string) error {
-		now := time.Now()
-		n := &delivery.Notification{ID: id, Account: "anna", Title: "Title", Body: "Body", Urgency: delivery.UrgencyHigh, AcceptedAt: now, ExpiresAt: now.Add(time.Hour)}
-		_, err := p.Push(ctx, fallback.Request{App: p.Apps()[0], Device: "phone", Registration: r, Notification: n, Attempt: 1})
-		return err
-	}
-	if err := send("a"); err != nil {
-		t.Fatal(err)
-	}
-	s.Silence()
-	start := time.Now()
-	if err := send("b"); err == nil {
-		t.Error("a dead connection answers")
-	}
-	t.Logf("found after %v", time.Since(start).Round(time.Millisecond))
-	if err := send("c"); err != nil {
-		t.Errorf("the push after it: %v", err)
-	}
-	// By a script, which names the request that the connection dies under.
-	if err := s.Scripts.Add(simkit.Script{Action: simkit.ActionSilence, Times: 1}); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel = context.WithTimeout(t.Context(), 15*time.Second)
-	defer cancel()
-	if err := send("d"); err == nil {
-		t.Error("a dead connection answers")
-	}
-	if err := send("e"); err != nil {
-		t.Errorf("the push after it: %v", err)
-	}
+	fallbacktest.SilentConnection(t, p, registration(t, s, p.PublicKey()), s.Silence, func() error {
+		return s.Scripts.Add(simkit.Script{Action: simkit.ActionSilence, Times: 1})
+	})
 }
 
 // TestRefusals: requests that a real push service refuses.
