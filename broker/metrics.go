@@ -149,7 +149,7 @@ func (b *Broker) mqttFigures(s scrape) {
 	s.counter("mqtt_refused_total", "Publishes refused: below the topic prefix, or by auth.acl.", float64(counts.Refused.Load()))
 	s.counter("mqtt_connections_revoked_total", "Connections ended because their credentials expired or were revoked.", float64(counts.Revoked.Load()))
 	s.counter("mqtt_devices_refused_total", "Subscriptions and publishes refused because the account has mqtt.limits.devices devices.", float64(counts.OverDevices.Load()))
-	s.counter("mqtt_connects_refused_total", "CONNECTs refused because the client identifier belongs to another account.", float64(counts.RefusedConnects.Load()))
+	s.counter("mqtt_connects_refused_total", "CONNECTs refused because the client identifier belongs to another account, or is not one that the account may use.", float64(counts.RefusedConnects.Load()))
 	s.counter("mqtt_foreign_acks_total", "Acks for a notification that was never sent to the device.", float64(counts.UnknownAcks.Load()))
 	s.counter("mqtt_limited_total", "Publishes, subscriptions and connections refused by a limit of mqtt.limits.", float64(counts.Limited.Load()))
 	o := b.hub.Stats()
