@@ -67,15 +67,11 @@ type verdict struct {
 type patterns []string
 
 func (p *patterns) UnmarshalJSON(text []byte) error {
-	list := []string{}
-	if err := json.Unmarshal(text, &list); err != nil {
-		return err
-	}
-	*p = list
-	if list == nil {
+	err := json.Unmarshal(text, (*[]string)(p))
+	if *p == nil {
 		*p = patterns{}
 	}
-	return nil
+	return err
 }
 
 func newHTTPMode(cfg config.AuthFromHTTP, h *health) (*httpMode, error) {

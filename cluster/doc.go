@@ -28,5 +28,5 @@
 // the trust ends first, and neither a clock that is set nor a database that was away
 // ends a life. Numbers of the next owner are above those of the last.
 //
-// It imports delivery, store and cluster/relay.
+// It imports delivery, store, cluster/relay and internal/seldom.
 package cluster

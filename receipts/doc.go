@@ -32,5 +32,5 @@
 //
 // Stop returns when all have ended; a Tail is stopped by its owner.
 //
-// It imports delivery, store, wire, internal/backoff and internal/text.
+// It imports delivery, store, wire, internal/backoff, internal/seldom and internal/text.
 package receipts

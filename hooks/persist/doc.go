@@ -24,5 +24,5 @@
 //
 // Restore starts the goroutine. Stop writes the remaining marks, waits for the goroutine, and
 // gives up after a while when the disk does not answer. The package imports
-// hooks/ordinary and, for the names of the store, store.
+// hooks/ordinary, internal/seldom and, for the names of the store, store.
 package persist

@@ -11,5 +11,6 @@
 // RegisterOnShutdown. The types of the calls make the OpenAPI document, and
 // bodies are checked against it.
 //
-// It may import delivery, receipts, wire, auth and broker/internal/metrics.
+// It may import delivery, receipts, wire, auth, broker/internal/metrics, broker/internal/overview,
+// internal/loopback, internal/seldom and internal/text.
 package api
