@@ -2,6 +2,7 @@ package journal_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -100,14 +101,16 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-func TestDamage(t *testing.T) {
-	frame := func(b []byte, i int) int { // where frame i of a segment begins
-		at := 24
-		for ; i > 0; i-- {
-			at += 24 + int(b[at]) // none is longer than 255
-		}
-		return at
+// frame returns where frame i of a segment begins.
+func frame(b []byte, i int) int {
+	at := 24
+	for ; i > 0; i-- {
+		at += 24 + int(b[at]) // none is longer than 255
 	}
+	return at
+}
+
+func TestDamage(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		damage func(t *testing.T, fs vfs.FS, newest uint64)
@@ -168,6 +171,41 @@ func TestDamage(t *testing.T) {
 				t.Errorf("error %v, want one that says %q", err, c.want)
 			}
 		})
+	}
+}
+
+// TestDamageThatTablesHave: where the tables have the frame that is damaged, the frames behind it are replayed.
+func TestDamageThatTablesHave(t *testing.T) {
+	for _, segment := range []uint64{5, 8} {
+		for _, at := range []int{1, 30} { // the length, the payload
+			fs := vfs.NewMem()
+			written(t, fs, 79)
+			var first uint64
+			flip := func(i int) {
+				edit(t, fs, segment, func(b []byte) {
+					first = binary.LittleEndian.Uint64(b[16:])
+					b[frame(b, i)+at] ^= 1
+				})
+			}
+			damaged := func(from uint64) {
+				var damage *journal.Damage
+				if _, _, err := replay(t, fs, from); !errors.As(err, &damage) {
+					t.Errorf("byte %d of segment %d: from %d: error %v, want damage", at, segment, from, err)
+				}
+			}
+			flip(1)
+			for from := first + 1; from < first+5; from++ {
+				if n, end, err := replay(t, fs, from); n != 79-from || end.Last != 79 || err != nil {
+					t.Errorf("byte %d of segment %d: from %d: %d frames to %d (error %v)", at, segment, from, n, end.Last, err)
+				}
+			}
+			damaged(first)
+			flip(1)
+			flip(4) // its place is found by the lengths before it
+			flip(1)
+			damaged(first + 1)
+			damaged(first + 3)
+		}
 	}
 }
 

@@ -104,7 +104,17 @@ func frames(segment uint64, b []byte, next uint64, newest bool, end *End, fn fun
 	for {
 		number, payload, ok := frame(segment, b[at:])
 		if !ok || number != next {
-			break
+			if next > end.Last {
+				break
+			}
+			// The tables have the missing frame. Go on at the first one that they do not have.
+			next = end.Last + 1
+			skip := find(segment, b[at:], func(number, _ uint64) bool { return number == next })
+			if skip < 0 {
+				break
+			}
+			at += skip
+			continue
 		}
 		if number > end.Last {
 			if err := fn(number, payload); err != nil {
@@ -115,8 +125,8 @@ func frames(segment uint64, b []byte, next uint64, newest bool, end *End, fn fun
 		next++
 		at += frameHeader + len(payload)
 	}
-	if !newest || next <= end.Last {
-		return nil // the next segment tells whether a frame is missing; or it is not needed
+	if !newest {
+		return nil // the next segment tells whether a frame is missing
 	}
 	// A later frame knows whether the missing one was on the disk.
 	if holds(segment, b[min(at+1, len(b)):], next, next) {
@@ -128,16 +138,22 @@ func frames(segment uint64, b []byte, next uint64, newest bool, end *End, fn fun
 // holds reports whether b has a whole frame, at any byte, whose number is above `above` and that knows
 // frame `synced` to have been synced.
 func holds(segment uint64, b []byte, above, synced uint64) bool {
+	return find(segment, b, func(number, known uint64) bool {
+		return number > above && number-above <= 1<<32 && known >= synced && known < number
+	}) >= 0
+}
+
+// find returns at which byte of b the first whole frame begins whose numbers fit; -1: there is none.
+func find(segment uint64, b []byte, fits func(number, known uint64) bool) int {
 	for at := 0; at+frameHeader <= len(b); at++ {
-		number, known := binary.LittleEndian.Uint64(b[at+8:]), binary.LittleEndian.Uint64(b[at+16:])
-		if number <= above || number-above > 1<<32 || known < synced || known >= number {
+		if !fits(binary.LittleEndian.Uint64(b[at+8:]), binary.LittleEndian.Uint64(b[at+16:])) {
 			continue
 		}
 		if _, _, ok := frame(segment, b[at:]); ok {
-			return true
+			return at
 		}
 	}
-	return false
+	return -1
 }
 
 // frame reads the frame at the beginning of b.
