@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"pgregory.net/rapid"
 
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -91,6 +92,61 @@ func TestFenced(t *testing.T) {
 				t.Errorf("open again: got error %v, want one that wraps ErrFenced", err)
 			}
 		})
+	}
+}
+
+// A change of the MQTT state is under way while the engine is replaced: its session has ended, and
+// the node lives on.
+func TestStateOfTheFormerSession(t *testing.T) {
+	o := fresh(t)
+	n := join(t, o)
+	former := open(t, n)
+	defer former.Close()
+	ctx := t.Context()
+	holder, err := pgx.Connect(ctx, postgres(t).URL("admin", "postgres", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close(ctx)
+	// Open waits for the row of the stream. By then it has raised the numbers of the sessions.
+	tx, err := holder.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(ctx, "SELECT FROM "+o.Schema+".stream FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	waiting := func(want string) func() bool {
+		return func() bool {
+			return count(t, "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%"+o.Schema+"%'") == want
+		}
+	}
+	opened := make(chan store.Engine, 1)
+	go func() {
+		e, err := n.Open(false)
+		if err != nil {
+			t.Error("open:", err)
+		}
+		opened <- e
+	}()
+	eventually(t, "a session that waits", waiting("1"))
+	applied := make(chan error, 1)
+	go func() { applied <- former.(store.State).ApplyState([]store.StateChange{{Key: "k", Value: []byte("v")}}) }()
+	eventually(t, "a change that waits", waiting("2"))
+	former.Abandon()
+	if err := tx.Rollback(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if e := <-opened; e != nil {
+		defer e.Close()
+	}
+	if err := <-applied; !errors.Is(err, delivery.ErrUnavailable) || errors.Is(err, store.ErrFenced) {
+		t.Errorf("apply state: got error %v, want one that wraps ErrUnavailable", err)
+	}
+	select {
+	case <-n.Fenced():
+		t.Error("the node has fenced itself off")
+	default:
 	}
 }
 

@@ -47,8 +47,9 @@ const stateTimeout = 10 * time.Second
 // ApplyState implements store.State. It runs concurrently with Apply, on a connection of
 // the pool, under the fence of the node.
 func (e *Engine) ApplyState(changes []store.StateChange) error {
+	const what = "apply MQTT state"
 	if err := e.broken(); err != nil {
-		return err
+		return unavailable(what, err)
 	}
 	b := &pgx.Batch{}
 	b.Queue(e.db.sql.own, e.node.member.ID, stateLane, e.session[stateLane])
@@ -67,9 +68,12 @@ func (e *Engine) ApplyState(changes []store.StateChange) error {
 	defer cancel()
 	if err := e.db.pool.SendBatch(ctx, b).Close(); err != nil {
 		if code(err) == codeFenced {
+			if broken := e.broken(); broken != nil { // the next session of this node has begun
+				return unavailable(what, broken)
+			}
 			return e.node.fence(bare{err})
 		}
-		return unavailable("apply MQTT state", fmt.Errorf("%w", bare{err}))
+		return unavailable(what, fmt.Errorf("%w", bare{err}))
 	}
 	return nil
 }
