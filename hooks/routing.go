@@ -361,7 +361,7 @@ func (c *conn) repeated(pk *packets.Packet) bool {
 	case known:
 		c.acknowledge(pk) // [MQTT-4.3.3-10]
 		return true
-	case open >= int(c.hook.server.Options.Capabilities.ReceiveMaximum):
+	case c.peer.Version == 5 && open >= int(c.hook.server.Options.Capabilities.ReceiveMaximum):
 		_ = c.hook.server.DisconnectClient(c.client, packets.ErrReceiveMaximum) // [MQTT-3.3.4-7]
 		return true
 	}

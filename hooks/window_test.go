@@ -277,6 +277,31 @@ func TestReceiveMaximumBesideABurst(t *testing.T) {
 	}
 }
 
+// TestServersReceiveMaximum: a client of MQTT 5 that has more exchanges of QoS 2 open than
+// the CONNACK allows is cut off. MQTT 3.1.1 has no Receive Maximum.
+func TestServersReceiveMaximum(t *testing.T) {
+	const maximum = 1024
+	for _, version := range []byte{4, 5} {
+		s := newSite(t)
+		c := s.connect(version, rawmqtt.Connect{ID: "c", Clean: true})
+		for id := range uint16(maximum) {
+			must(t, c.Publish(id+1, 2, "n", nil))
+		}
+		for id := range uint16(maximum) {
+			if pk := next(t, c); pk.FixedHeader.Type != packets.Pubrec || pk.PacketID != id+1 {
+				t.Fatalf("version %d: got %+v, want PUBREC %d", version, pk.FixedHeader, id+1)
+			}
+		}
+		must(t, c.Publish(maximum+1, 2, "n", nil))
+		switch pk := next(t, c); {
+		case version == 4 && (pk.FixedHeader.Type != packets.Pubrec || pk.PacketID != maximum+1):
+			t.Errorf("MQTT 3.1.1: got %+v, want PUBREC %d", pk.FixedHeader, maximum+1)
+		case version == 5 && (pk.FixedHeader.Type != packets.Disconnect || pk.ReasonCode != packets.ErrReceiveMaximum.Code):
+			t.Errorf("MQTT 5: got %+v 0x%02x, want DISCONNECT 0x93", pk.FixedHeader, pk.ReasonCode)
+		}
+	}
+}
+
 // TestTopicAliases: the alias comes with the topic name first, and alone after
 // that; the next connection starts over; no more than the client takes.
 func TestTopicAliases(t *testing.T) {
