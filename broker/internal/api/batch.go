@@ -25,7 +25,7 @@ const (
 	batchLines = 256
 	batchBytes = 8 << 20
 	batchGrain = 64 << 10 // bytes are counted in these
-	batchSkip  = 64 << 20 // of a broken array, read over for the sake of its results
+	batchSkip  = 64 << 20 // of a body that is not taken any further, read over for the sake of the results
 )
 
 func (a *API) registerBatch() {
@@ -35,7 +35,7 @@ func (a *API) registerBatch() {
 		Summary: "Send many notifications, one per line or array element",
 		Description: "The body is newline-delimited JSON: each line is the body of POST /v1/notifications. So is the answer: a result for each line that " +
 			"is not empty, in order, written while the request is still read. A line that is refused is refused alone. " +
-			"Read the answer while you write: a client that does not read is cut off. Where the server ends the batch (408, 503) the last result says so, " +
+			"Read the answer while you write: a client that does not read is cut off. Where the server ends the batch (401, 408, 503) the last result says so, " +
 			"and the answer has no proper end. A line without a result may have been accepted; with an id it can be sent again. " +
 			"A body of the type application/json that is an array is a batch, too: its answer is an array of results, and their line counts the elements from 1. " +
 			"Where the array is broken JSON the last result says so; the elements before it have their own.",
@@ -126,8 +126,9 @@ func (a *API) batch(w http.ResponseWriter, r *http.Request, _ *struct{}) error {
 }
 
 // readLines hands the lines to the core until the body ends, which it reports, or
-// reading it does.
+// reading it does, or the caller's credentials do.
 func (a *API) readLines(r *http.Request, rc *http.ResponseController, lines batchReader, slots chan<- *batchSlot, grains chan<- struct{}, stop <-chan struct{}) (ended bool) {
+	who := callerOf(r.Context())
 	for n := 1; ; n++ {
 		waits := !lines.ready()
 		if waits {
@@ -153,11 +154,7 @@ func (a *API) readLines(r *http.Request, rc *http.ResponseController, lines batc
 		}
 		if broken, ok := errors.AsType[*brokenArray](err); ok {
 			a.cutOff(r, n, slots, stop, broken.problem)
-			// A connection that is closed with unread bytes takes the results away from a
-			// client that still writes.
-			_ = rc.SetReadDeadline(time.Now().Add(a.timing.read)) // not every writer can
-			_, _ = io.CopyN(io.Discard, r.Body, batchSkip)
-			_ = rc.SetReadDeadline(time.Time{})
+			a.skipRest(r, rc)
 			return true
 		}
 		if err != nil && !errors.Is(err, errLongLine) {
@@ -188,12 +185,27 @@ func (a *API) readLines(r *http.Request, rc *http.ResponseController, lines batc
 		case <-stop:
 			return false
 		}
+		if err := who.Check(time.Now()); err != nil {
+			a.log.Info("batch ended early", "remote", r.RemoteAddr, "line", n, "error", err)
+			slot.result <- a.refused(r, slot.line, idOf(text), newProblem(http.StatusUnauthorized, codeUnauthenticated,
+				"%s since the batch began: get a new token, and send this line and those after it again", err))
+			a.skipRest(r, rc)
+			return false
+		}
 		if err != nil {
 			slot.result <- a.refused(r, slot.line, "", tooLarge())
 			continue
 		}
 		a.acceptLine(r, slot, text)
 	}
+}
+
+// skipRest reads over the rest of the body: a connection that is closed with unread bytes
+// takes the results away from a client that still writes.
+func (a *API) skipRest(r *http.Request, rc *http.ResponseController) {
+	_ = rc.SetReadDeadline(time.Now().Add(a.timing.read)) // not every writer can
+	_, _ = io.CopyN(io.Discard, r.Body, batchSkip)
+	_ = rc.SetReadDeadline(time.Time{})
 }
 
 // cutOff says in a last result why the line, and those after it, are not read.

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/broker/internal/api"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/wire"
@@ -180,6 +181,43 @@ func TestBatchEndsWithTheServer(t *testing.T) {
 		t.Errorf("%s %v", rest, err)
 	}
 	_ = write.Close()
+}
+
+// TestBatchOutlivesItsToken: a token that expires while the batch is read ends it.
+func TestBatchOutlivesItsToken(t *testing.T) {
+	s := serve(t, manyOutstanding, func(o *api.Options, _ *delivery.Options) {
+		o.Bearer = func(_ context.Context, token, _ string) (auth.Identity, error) {
+			id := auth.Identity{Service: true, Expires: time.Now().Add(time.Hour)}
+			if token == "expiring" { // it expires between the check of the call and the first line
+				id.Expires = time.Now()
+			}
+			return id, nil
+		}
+	})
+	s.device("alice", "phone")
+	r := s.do("POST", "/v1/notifications/batch", `{"account":"alice","title":"x","id":"n1"}`, "Content-Type", "application/x-ndjson", "Authorization", "Bearer lasting")
+	if r.StatusCode != 200 || !strings.Contains(r.text, `"status":202,"id":"n1"`) {
+		t.Errorf("with a token that lasts: %s %s", r.Status, r.text)
+	}
+	// More than the buffers of the connection hold: a client that still writes gets its result.
+	body := strings.Repeat(`{"account":"alice","title":"x","id":"n2"}`+"\n", 100_000)
+	req, err := http.NewRequestWithContext(context.Background(), "POST", s.server.URL+"/v1/notifications/batch", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer expiring")
+	resp, err := s.server.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	rest, err := io.ReadAll(resp.Body)
+	if !errors.Is(err, io.ErrUnexpectedEOF) || string(rest) != `{"line":1,"status":401,"id":"n2","title":"Unauthorized","code":"unauthenticated","detail":"the credentials have expired since the batch began: get a new token, and send this line and those after it again"}`+"\n" {
+		t.Errorf("%s %v", rest, err)
+	}
+	if _, err := s.core.Get(context.Background(), "n2"); err == nil {
+		t.Error("accepted with a token that has expired")
+	}
 }
 
 func TestBatchThatStandsStill(t *testing.T) {
