@@ -18,14 +18,14 @@ import (
 // Bounds of fetching a JWK set.
 const (
 	jwksEvery   = 15 * time.Minute // between two fetches
-	jwksRetry   = 30 * time.Second // after one that failed, and between two for unknown keys
+	jwksRetry   = 30 * time.Second // after one that failed, and between two for tokens that no key fits
 	jwksTimeout = 5 * time.Second
 	jwksSize    = 1 << 20
 )
 
-// remoteKeys are the keys of auth.jwt.jwks_url. They are fetched at the start, every
-// jwksEvery and, at most every jwksRetry, for a token with an unknown key. A fetch
-// that fails keeps the keys that are there; an issuer that is down locks nobody out.
+// remoteKeys are the keys of auth.jwt.jwks_url. One goroutine fetches them, every jwksEvery
+// and, at most every jwksRetry, for a token that no key fits. A fetch that fails keeps the
+// keys that are there; an issuer that is down locks nobody out.
 type remoteKeys struct {
 	url    string
 	client *http.Client
@@ -33,7 +33,10 @@ type remoteKeys struct {
 
 	keys    atomic.Pointer[[]verifyKey]
 	unknown *rate.Limiter
-	one     sync.Mutex // one fetch at a time
+	wanted  chan struct{} // holds one: run fetches at once
+
+	mu    sync.Mutex
+	round chan struct{} // closed at the end of the fetch that is wanted or under way; nil: none is
 
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -41,10 +44,12 @@ type remoteKeys struct {
 }
 
 func newRemoteKeys(from string, log *slog.Logger) *remoteKeys {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.DisableKeepAlives = true // minutes later the connection may be dead without a word
 	r := &remoteKeys{
-		url: from, log: log, unknown: rate.NewLimiter(rate.Every(jwksRetry), 1),
+		url: from, log: log, unknown: rate.NewLimiter(rate.Every(jwksRetry), 1), wanted: make(chan struct{}, 1),
 		client: &http.Client{
-			Transport:     http.DefaultTransport.(*http.Transport).Clone(),
+			Transport:     t,
 			Timeout:       jwksTimeout,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
@@ -72,40 +77,61 @@ func (r *remoteKeys) run() {
 			t.Stop()
 			return
 		case <-t.C:
+		case <-r.wanted:
+			t.Stop()
 		}
 		next = jwksEvery
+		r.begin()
 		if err := r.fetch(r.ctx); err != nil && r.ctx.Err() == nil {
 			next = jwksRetry
 			r.log.Error("JWK set not fetched, keeping the previous one", "key", "auth.jwt.jwks_url", "error", err)
 		}
+		r.end()
 	}
 }
 
-// refresh fetches the set for a token with an unknown key. It reports whether there
-// may be new keys.
-func (r *remoteKeys) refresh(ctx context.Context) bool {
-	before := r.keys.Load()
-	r.one.Lock() // those that wait here get what the first one fetches
-	changed := r.keys.Load() != before
-	r.one.Unlock()
-	if changed {
-		return true
+func (r *remoteKeys) begin() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.round == nil {
+		r.round = make(chan struct{})
 	}
-	if !r.unknown.Allow() {
-		return false
+}
+
+func (r *remoteKeys) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	close(r.round)
+	r.round = nil
+	select {
+	case <-r.wanted: // this fetch was the wanted one
+	default:
 	}
-	ctx, cancel := context.WithTimeout(ctx, jwksTimeout)
-	defer cancel()
-	if err := r.fetch(ctx); err != nil {
-		r.log.Error("JWK set not fetched, keeping the previous one", "key", "auth.jwt.jwks_url", "error", err)
-		return false
+}
+
+// refresh has the set fetched for a token that no key in before fits, and waits for that
+// while ctx lasts. The end of ctx does not end the fetch: others wait for it, too, and a
+// client that goes away at once would keep the new keys from them. It reports whether
+// there may be new keys.
+func (r *remoteKeys) refresh(ctx context.Context, before *[]verifyKey) bool {
+	r.mu.Lock()
+	if r.round == nil && r.keys.Load() == before && r.unknown.Allow() {
+		r.round = make(chan struct{})
+		r.wanted <- struct{}{}
 	}
-	return true
+	round := r.round
+	r.mu.Unlock()
+	if round != nil && r.keys.Load() == before {
+		select {
+		case <-round:
+		case <-ctx.Done():
+		case <-r.ctx.Done():
+		}
+	}
+	return r.keys.Load() != before
 }
 
 func (r *remoteKeys) fetch(ctx context.Context) error {
-	r.one.Lock()
-	defer r.one.Unlock()
 	q, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url, nil)
 	if err != nil {
 		return errors.New("cannot be asked")
@@ -148,5 +174,4 @@ func (r *remoteKeys) fetch(ctx context.Context) error {
 func (r *remoteKeys) close() {
 	r.cancel()
 	r.running.Wait()
-	r.client.CloseIdleConnections()
 }

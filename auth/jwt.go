@@ -179,11 +179,18 @@ func (m *jwtMode) identify(ctx context.Context, token string) (Identity, error) 
 		return Identity{}, denied("no token")
 	}
 	var c claims
+	var before *[]verifyKey
+	if m.remote != nil {
+		before = m.remote.keys.Load()
+	}
 	_, err := m.parser.ParseWithClaims(token, &c, m.candidates)
-	if errors.Is(err, errNoKey) && m.remote != nil {
-		if m.remote.refresh(ctx) { // a key that is newer than what was fetched
+	// A bad signature may be of a new key, too: not every issuer names its keys.
+	if m.remote != nil && (errors.Is(err, errNoKey) || errors.Is(err, jwt.ErrTokenSignatureInvalid)) {
+		if m.remote.refresh(ctx, before) {
 			c = claims{}
 			_, err = m.parser.ParseWithClaims(token, &c, m.candidates)
+		} else if ctx.Err() != nil {
+			return Identity{}, unavailable("auth.jwt.jwks_url has not answered yet: %w", ctx.Err())
 		}
 		if len(m.remote.get()) == 0 {
 			err := unavailable("auth.jwt.jwks_url has given no keys yet")

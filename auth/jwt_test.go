@@ -399,3 +399,79 @@ func TestJWTKeysFromAURL(t *testing.T) {
 		}
 	}
 }
+
+// TestJWTFetchOutlivesItsCaller: a client that goes away does not keep new keys from those
+// that wait for them.
+func TestJWTFetchOutlivesItsCaller(t *testing.T) {
+	k := keys()
+	asked, answer := make(chan struct{}, 10), make(chan string, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- struct{}{}
+		select {
+		case text := <-answer:
+			_, _ = io.WriteString(w, text)
+		case <-r.Context().Done():
+		}
+	}))
+	defer server.Close()
+	answer <- jwks(t, ecJWK(k.p256, "P-256", "one"))
+	a := newAuth(t, config.Auth{Mode: config.AuthJWT, JWT: config.AuthFromJWT{JWKSURL: server.URL}})
+	<-asked
+	token := []byte(sign(t, jwt.SigningMethodES512, k.p521, m{"sub": "alice", "exp": time.Now().Add(time.Hour).Unix()}, "kid", "two"))
+	login := func(ctx context.Context) string {
+		_, err := a.Connect(ctx, auth.Credentials{Password: token})
+		return said(err)
+	}
+
+	ctx, cancel := context.WithCancel(context.Background())
+	gone := make(chan string)
+	go func() { gone <- login(ctx) }()
+	<-asked
+	cancel()
+	if got := <-gone; !strings.HasPrefix(got, "unavailable: auth.jwt.jwks_url has not answered yet") {
+		t.Errorf("the client that goes: %s", got)
+	}
+	others := make(chan string)
+	for range 3 {
+		go func() { others <- login(context.Background()) }()
+	}
+	answer <- jwks(t, ecJWK(k.p521, "P-521", "two"))
+	for range 3 {
+		if got := <-others; got != "yes" {
+			t.Errorf("a client that waits: %s", got)
+		}
+	}
+	if len(asked) > 0 {
+		t.Errorf("fetched %d times more", len(asked))
+	}
+}
+
+// TestJWTKeysWithoutNames: an issuer that does not name its keys, or keeps the name, can
+// change them, too.
+func TestJWTKeysWithoutNames(t *testing.T) {
+	k := keys()
+	next, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kid := range []string{"", "signing"} {
+		var answer atomic.Pointer[string]
+		say := func(text string) { answer.Store(&text) }
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, *answer.Load())
+		}))
+		defer server.Close()
+		say(jwks(t, ecJWK(k.p256, "P-256", kid)))
+		a := newAuth(t, config.Auth{Mode: config.AuthJWT, JWT: config.AuthFromJWT{JWKSURL: server.URL}})
+		say(jwks(t, ecJWK(next, "P-256", kid)))
+		for _, c := range []struct {
+			key  *ecdsa.PrivateKey
+			want string
+		}{{k.p256, "yes"}, {next, "yes"}, {k.p256, "denied: the token's signature is not good"}} {
+			token := sign(t, jwt.SigningMethodES256, c.key, m{"sub": "alice", "exp": time.Now().Add(time.Hour).Unix()}, "kid", kid)
+			if _, err := a.Connect(context.Background(), auth.Credentials{Password: []byte(token)}); said(err) != c.want {
+				t.Errorf("kid %q: %s, want %s", kid, said(err), c.want)
+			}
+		}
+	}
+}
