@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/cluster"
@@ -175,4 +177,86 @@ func TestStopWithoutAnAnswer(t *testing.T) {
 		one.router.Close()
 		two.stop(t)
 	})
+}
+
+// The Core of a partition ends where the database frees the partition after its node has given up
+// the wait for the answer, and serves it again.
+func TestFreedLate(t *testing.T) {
+	for name, claimed := range map[string]bool{"free": false, "claimed again without an answer": true} {
+		t.Run(name, func(t *testing.T) {
+			inCluster(t, func(t *testing.T, b *base) {
+				one := b.machine("one")
+				b.mu.Lock()
+				b.late = true
+				b.mu.Unlock()
+				two := b.machine("two")
+				for b.begun() == parts { // until one serves them again
+					time.Sleep(10 * time.Millisecond)
+				}
+				resume := two.pause() // it claims nothing
+				synctest.Wait()
+				before := b.running()
+				for _, commit := range b.commits {
+					if err := commit(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				b.mu.Lock()
+				for i := range b.parts {
+					if p := &b.parts[i]; claimed && p.Node == 0 {
+						p.Node, p.Term = before[i][0].Node, p.Term+1
+					}
+				}
+				b.mu.Unlock()
+				time.Sleep(lease / 10)
+				synctest.Wait()
+				for part, running := range b.running() {
+					for _, o := range running {
+						if now := b.parts[part]; o.Node != now.Node || o.Term != now.Term {
+							t.Errorf("a Core of partition %d runs for life %d under term %d, but it is that of %d under term %d", part, o.Node, o.Term, now.Node, now.Term)
+						}
+					}
+				}
+				resume()
+				time.Sleep(5 * time.Second)
+				b.want(map[string]int{"one": 6, "two": 6})
+				for part, running := range b.running() {
+					if len(running) != 1 {
+						t.Errorf("partition %d has %d Cores that run", part, len(running))
+					}
+				}
+				for _, account := range accounts() {
+					accept(t, account, one, two)
+				}
+				one.stop(t)
+				two.stop(t)
+			})
+		})
+	}
+}
+
+// begun returns how many Cores there have been.
+func (b *base) begun() (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, cores := range b.cores {
+		n += len(cores)
+	}
+	return n
+}
+
+// running returns which Cores of each partition run.
+func (b *base) running() [][]cluster.Ownership {
+	b.mu.Lock()
+	all := slices.Clone(b.cores)
+	b.mu.Unlock()
+	running := make([][]cluster.Ownership, len(all))
+	for part, cores := range all {
+		for _, c := range cores {
+			if err := c.core.Flush(b.t.Context()); !errors.Is(err, delivery.ErrStopped) {
+				running[part] = append(running[part], c.Ownership)
+			}
+		}
+	}
+	return running
 }

@@ -43,7 +43,7 @@ type Companion interface {
 	// End is called before the Node frees partitions. It returns when all that Begin has
 	// begun for them has stopped. ctx bounds the wait for the answers of others.
 	End(ctx context.Context, parts []uint16)
-	// Lose is called when another node has ended the life. It does not wait.
+	// Lose is called when another node may serve the partitions already. It does not wait.
 	Lose(parts []uint16)
 }
 
@@ -333,14 +333,7 @@ func (n *Node) abandon(why error) {
 	}
 	n.abandoned.Add(1)
 	n.opts.Log.Error("another node has taken over, joining again", "error", why, "partitions", len(n.own))
-	parts := slices.Collect(maps.Keys(n.own))
-	n.lose()
-	for part, p := range n.own {
-		n.opts.Router.Serve(part, p.Term, nil)
-		p.core.Abandon()
-		delete(n.own, part)
-	}
-	n.cede(parts)
+	n.drop(slices.Collect(maps.Keys(n.own)))
 	life := n.life
 	n.end()
 	// After a fail-over the database still has the life, and its partitions would be nobody's
@@ -355,12 +348,6 @@ func (n *Node) abandon(why error) {
 func (n *Node) cede(parts []uint16) {
 	if n.opts.Cede != nil {
 		n.opts.Cede(parts)
-	}
-}
-
-func (n *Node) lose() {
-	if n.opts.Companion != nil && len(n.own) > 0 {
-		n.opts.Companion.Lose(slices.Collect(maps.Keys(n.own)))
 	}
 }
 
@@ -384,11 +371,7 @@ func (n *Node) leave(ctx context.Context) error {
 	if err == nil {
 		err = n.giveUp(ctx, slices.Collect(maps.Keys(n.own)))
 	}
-	n.lose()
-	for part, p := range n.own { // its lease ends by itself
-		p.core.Abandon()
-		delete(n.own, part)
-	}
+	n.drop(slices.Collect(maps.Keys(n.own))) // its lease ends by itself
 	if err == nil {
 		err = n.life.Leave(ctx)
 	}

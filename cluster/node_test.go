@@ -43,11 +43,19 @@ type base struct {
 	clock      time.Duration // how far its clock is off
 	away       bool
 	silent     bool             // it does not answer GiveUp
+	late       bool             // nor this, which is committed later
+	commits    []func() error   // of GiveUps that were late
+	cores      [][]begunCore    // of all lives, by partition
 	fencing    int              // lives that others have ended
 	unreadable error            // the answer to reading several partitions
 	reading    func(m *machine) // called when a node has read a partition
 	// outlived is the last life before the database failed over: it takes no write of those.
 	outlived int64
+}
+
+type begunCore struct {
+	cluster.Ownership
+	core *delivery.Core
 }
 
 type member struct {
@@ -61,7 +69,7 @@ func newBase(t *testing.T) *base {
 
 // newBaseOf is a base with n partitions.
 func newBaseOf(t *testing.T, n int) *base {
-	b := &base{t: t, store: memory.New(), members: map[int64]*member{}, parts: make([]cluster.Ownership, n)}
+	b := &base{t: t, store: memory.New(), members: map[int64]*member{}, parts: make([]cluster.Ownership, n), cores: make([][]begunCore, n)}
 	for i := range b.parts {
 		b.parts[i].Part = uint16(i)
 	}
@@ -305,23 +313,29 @@ func (l *life) Claim(_ context.Context, n int) (got []cluster.Ownership, err err
 }
 
 func (l *life) GiveUp(ctx context.Context, freed []cluster.Ownership) error {
+	commit := func() error {
+		return l.with(func() error {
+			for _, f := range freed {
+				p := &l.b.parts[f.Part]
+				if p.Node != l.id {
+					return fmt.Errorf("partition %d is not ours", f.Part)
+				}
+				p.Node, p.Term, p.Floor = 0, p.Term+1, max(p.Floor, f.Floor)
+			}
+			return nil
+		})
+	}
 	l.b.mu.Lock()
-	silent := l.b.silent
+	silent := l.b.silent || l.b.late
+	if l.b.late {
+		l.b.late, l.b.commits = false, append(l.b.commits, commit)
+	}
 	l.b.mu.Unlock()
 	if silent {
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	return l.with(func() error {
-		for _, f := range freed {
-			p := &l.b.parts[f.Part]
-			if p.Node != l.id {
-				return fmt.Errorf("partition %d is not ours", f.Part)
-			}
-			p.Node, p.Term, p.Floor = 0, p.Term+1, max(p.Floor, f.Floor)
-		}
-		return nil
-	})
+	return commit()
 }
 
 func (l *life) SetLeaving(context.Context) error {
@@ -358,7 +372,11 @@ func (l *life) Core(o cluster.Ownership) *delivery.Core {
 	opts := options()
 	opts.Shard, opts.Floor = delivery.Shard{Index: o.Part, Of: uint16(len(l.b.parts))}, o.Floor
 	opts.Neighbours, opts.Now, opts.Trusted = l.m.router.Neighbours(o.Part), l.Now, l.Trusted
-	return delivery.New(opts, l.View(), nil, slog.New(slog.DiscardHandler))
+	core := delivery.New(opts, l.View(), nil, slog.New(slog.DiscardHandler))
+	l.b.mu.Lock()
+	defer l.b.mu.Unlock()
+	l.b.cores[o.Part] = append(l.b.cores[o.Part], begunCore{o, core})
+	return core
 }
 
 // owners returns how many partitions each node owns.

@@ -98,27 +98,63 @@ func (n *Node) balance(ctx context.Context) (moving bool, err error) {
 	return moving, n.giveUp(ctx, surplus)
 }
 
-// assign tells the Router who owns the partitions. It returns how many nobody owns, and
-// those that are this node's by a claim whose answer was lost.
+// assign tells the Router who owns the partitions, and ends the Cores of those that this node has
+// freed after all. It returns how many nobody owns, and those that are this node's by a claim whose
+// answer was lost.
 func (n *Node) assign(parts []Ownership) (free int, unserved []Ownership) {
+	var gone []Ownership
 	for _, p := range parts {
 		switch {
 		case p.Node == 0:
 			free++
 			n.opts.Router.Assign(p.Part, p.Term, 0)
+			gone = append(gone, p)
 		case p.Node != n.life.ID():
 			n.opts.Router.Assign(p.Part, p.Term, p.Node)
-		case n.own[p.Part] == nil:
+			gone = append(gone, p)
+		case n.own[p.Part] == nil || n.own[p.Part].Term < p.Term:
 			unserved = append(unserved, p)
 		}
 	}
+	n.dropFormer(gone)
 	return free, unserved
+}
+
+// dropFormer ends the Cores that serve partitions under an earlier term. The answer of a GiveUp was
+// lost, the next turn served the partition again, and then the database committed the GiveUp.
+func (n *Node) dropFormer(now []Ownership) {
+	var former []uint16
+	for _, p := range now {
+		if own := n.own[p.Part]; own != nil && own.Term < p.Term {
+			former = append(former, p.Part)
+		}
+	}
+	if len(former) > 0 {
+		n.opts.Log.Warn("partitions were freed later than the database had answered, their accounts are no longer served here", "partitions", len(former))
+		n.drop(former)
+	}
+}
+
+// drop ends the Cores of partitions that another node may serve already: nothing is written or
+// pushed for them any more.
+func (n *Node) drop(parts []uint16) {
+	if n.opts.Companion != nil && len(parts) > 0 {
+		n.opts.Companion.Lose(parts)
+	}
+	for _, part := range parts {
+		p := n.own[part]
+		n.opts.Router.Serve(part, p.Term, nil)
+		p.core.Abandon()
+		delete(n.own, part)
+	}
+	n.cede(parts)
 }
 
 // begin starts the Cores of claimed partitions. Their backlog is read for some at once, and by
 // several readers. A partition that cannot be taken up is freed. It reports whether all were
 // taken up.
 func (n *Node) begin(claimed []Ownership) (all bool, err error) {
+	n.dropFormer(claimed)
 	var failed []Ownership
 	var mu sync.Mutex
 	var starting errgroup.Group
