@@ -60,7 +60,7 @@ func (d *DB) haveDays(ctx context.Context, conn beginner, seqs []int64) error {
 // makeDays makes the tables of today and the days ahead, and learns which others are
 // there.
 func (d *DB) makeDays(ctx context.Context, today time.Time) error {
-	days, err := d.attached(ctx)
+	days, _, err := d.attached(ctx)
 	if err != nil {
 		return err
 	}
@@ -77,25 +77,28 @@ func (d *DB) makeDays(ctx context.Context, today time.Time) error {
 	return nil
 }
 
-// attached returns the days that have all their tables.
-func (d *DB) attached(ctx context.Context) (map[int64]bool, error) {
+// attached returns the days that have all their tables, and those that have only some: their
+// removal was begun, and did not end.
+func (d *DB) attached(ctx context.Context) (days, partial map[int64]bool, err error) {
 	count := map[int64]int{}
 	all, err := d.partitions(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, p := range all {
 		if p.attached && !p.pending {
 			count[p.day]++
 		}
 	}
-	days := map[int64]bool{}
+	days, partial = map[int64]bool{}, map[int64]bool{}
 	for n, tables := range count {
 		if tables == len(dayTables) {
 			days[n] = true
+		} else {
+			partial[n] = true
 		}
 	}
-	return days, nil
+	return days, partial, nil
 }
 
 // partition is the table of a day.

@@ -131,7 +131,9 @@ func TestStateOfTheFormerSession(t *testing.T) {
 	}()
 	eventually(t, "a session that waits", waiting("1"))
 	applied := make(chan error, 1)
-	go func() { applied <- former.(store.State).ApplyState([]store.StateChange{{Key: "k", Value: []byte("v")}}) }()
+	go func() {
+		applied <- former.(store.State).ApplyState([]store.StateChange{{Key: "k", Value: []byte("v")}})
+	}()
 	eventually(t, "a change that waits", waiting("2"))
 	former.Abandon()
 	if err := tx.Rollback(ctx); err != nil {

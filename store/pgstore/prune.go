@@ -76,13 +76,18 @@ func (d *DB) trimJournals(ctx context.Context, before time.Time) error {
 
 // pruneDays prunes the days that have ended before a time.
 func (d *DB) pruneDays(ctx context.Context, before time.Time, limit int) (n int, err error) {
-	days, err := d.attached(ctx)
+	days, partial, err := d.attached(ctx)
 	if err != nil {
 		return 0, err
 	}
 	var ended []int64
 	for day := range days {
 		if d.byRow(day, before) || d.due(day, before) {
+			ended = append(ended, day)
+		}
+	}
+	for day := range partial {
+		if overBefore(day, before) {
 			ended = append(ended, day)
 		}
 	}
@@ -98,8 +103,8 @@ func (d *DB) pruneDays(ctx context.Context, before time.Time, limit int) (n int,
 		if n >= limit {
 			break
 		}
-		over := d.due(day, before) && !live[day]
-		if over {
+		over := partial[day]
+		if !over && d.due(day, before) && !live[day] {
 			d.looked[day] = time.Now()
 			var busy bool
 			if err := d.pool.QueryRow(ctx, d.sql.dayBusy, day*dayWidth, (day+1)*dayWidth, before.UnixNano()).Scan(&busy); err != nil {
@@ -124,9 +129,12 @@ func (d *DB) pruneDays(ctx context.Context, before time.Time, limit int) (n int,
 
 const dayWidth = day
 
+// overBefore reports whether a day ends before a time.
+func overBefore(day int64, t time.Time) bool { return (day+1)*dayWidth <= t.UnixNano() }
+
 // due reports whether a day may be over as a whole, and was not looked at lately.
 func (d *DB) due(day int64, before time.Time) bool {
-	return d.opts.Slack >= 0 && (day+1)*dayWidth <= before.UnixNano() && time.Since(d.looked[day]) >= lookEvery
+	return d.opts.Slack >= 0 && overBefore(day, before) && time.Since(d.looked[day]) >= lookEvery
 }
 
 // byRow reports whether finished notifications of a day are removed one by one: the
@@ -135,7 +143,7 @@ func (d *DB) byRow(day int64, before time.Time) bool {
 	if d.opts.Slack < 0 {
 		return day*dayWidth < before.UnixNano()
 	}
-	return (day+1)*dayWidth <= before.Add(-d.opts.Slack).UnixNano() && time.Since(d.looked[day]) < lookEvery
+	return overBefore(day, before.Add(-d.opts.Slack)) && time.Since(d.looked[day]) < lookEvery
 }
 
 // liveDays returns the days of unfinished deliveries.
@@ -181,9 +189,14 @@ func (d *DB) pruneRows(ctx context.Context, day int64, before time.Time, limit i
 	return n, err
 }
 
+// idsStep is the part of a day whose IDs are removed in one statement. All those of a day may
+// take longer than a round has.
+const idsStep = int64(5 * time.Minute)
+
 // dropDay removes a day, and returns how many notifications it had. It holds up nobody:
 // its tables are detached while others are in use. One that ends in the middle is taken
-// up by the next round.
+// up by the next round, as long as one table is still attached: the last is detached
+// after all else.
 func (d *DB) dropDay(ctx context.Context, day int64) (n int, err error) {
 	from, to := day*dayWidth, (day+1)*dayWidth
 	if err := d.pool.QueryRow(ctx, d.sql.dayCount, from, to).Scan(&n); err != nil {
@@ -192,13 +205,20 @@ func (d *DB) dropDay(ctx context.Context, day int64) (n int, err error) {
 	d.daysMu.Lock()
 	delete(d.days, day)
 	d.daysMu.Unlock()
-	for _, t := range dayTables {
-		if err := d.detach(ctx, partition{name: t + "_" + dayName(day), of: t, day: day}); err != nil {
-			return 0, err
+	for i, t := range dayTables {
+		if i == len(dayTables)-1 {
+			for at := from; at < to; at += idsStep {
+				if _, err := d.pool.Exec(ctx, d.sql.dayIDs, at, at+idsStep); err != nil {
+					return n, err
+				}
+			}
 		}
-	}
-	if _, err := d.pool.Exec(ctx, d.sql.dayIDs, from, to); err != nil {
-		return 0, err
+		if err := d.detach(ctx, partition{name: t + "_" + dayName(day), of: t, day: day}); err != nil {
+			if i == 0 {
+				n = 0
+			}
+			return n, err
+		}
 	}
 	delete(d.looked, day)
 	d.log.Info("history of a day has been removed", "day", dayName(day), "notifications", n)

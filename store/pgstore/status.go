@@ -47,7 +47,7 @@ func (d *DB) Status(ctx context.Context) (s Status, err error) {
 	if s.Members, err = d.Members(ctx); err != nil {
 		return s, err
 	}
-	days, err := d.attached(ctx)
+	days, _, err := d.attached(ctx)
 	if err != nil {
 		return s, err
 	}
