@@ -27,7 +27,8 @@ func (c *conn) subscribe(pk *packets.Packet) {
 			RetainHandling: f.RetainHandling, Identifier: f.Identifier,
 		}
 		if c.bridge { // it asks for no message back that it has brought
-			a.NoLocal, a.RetainAsPublished = true, true
+			group, _ := ordinary.SplitShare(f.Filter)
+			a.NoLocal, a.RetainAsPublished = group == "", true // [MQTT-3.8.3-4]
 		}
 		if code, why := c.refusesFilter(f); code.Code != 0 {
 			a.Code, reason = code.Code, why

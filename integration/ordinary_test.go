@@ -51,6 +51,7 @@ var rulings = []ruling{
 	{name: "07 a PUBREL is answered whatever its reason code", script: failedPubrel},
 	{name: "08 shared subscriptions prefer who is there, evenly", script: sharedOnline, differs: "it deals to members that are away"},
 	{name: "10 a bridge gets nothing back that it has brought", script: bridgeEcho},
+	{name: "10 a group that a bridge is in loses none of its messages", script: bridgeShares},
 	{name: "10 a bridge's state topic", script: bridgeState},
 }
 
@@ -639,6 +640,30 @@ func bridgeEcho(c *court) error {
 	}
 	if !got[0].FixedHeader.Retain {
 		return errors.New("retained is not told to the bridge")
+	}
+	return nil
+}
+
+func bridgeShares(c *court) error {
+	b, err := c.bridge("bridge-s")
+	if err != nil {
+		return err
+	}
+	worker := c.join(4, "bridge-w")
+	for _, member := range []*rawmqtt.Client{b, worker} {
+		c.subscribe(member, 0, filter("$share/g/divided"), filter("divided-all"))
+	}
+	const messages = 10
+	var got []string
+	for i := range messages {
+		got = append(got, payloads(c.publish(b, uint16(i+1), "divided", fmt.Sprint(i), false))...)
+	}
+	c.publish(c.join(4, "bridge-p"), 1, "divided-all", "end", false)
+	for _, member := range []*rawmqtt.Client{b, worker} {
+		got = append(got, payloads(hear(member, patience, "end"))...)
+	}
+	if len(got) != messages {
+		return fmt.Errorf("the members together got %q of %d", got, messages)
 	}
 	return nil
 }
