@@ -55,18 +55,9 @@ func (s *Session) awaitsLocked(topicName string) bool {
 	return slices.ContainsFunc(s.replays, func(r *replay) bool { return r.ahead(topicName) })
 }
 
-// admitLocked reports whether there is room for a message. One alone has no bound.
+// admitLocked reports whether there is room for a message.
 func (s *Session) admitLocked(m *Message, qos byte) bool {
-	b := s.hub.bounds.Load().Budget
-	bytes, messages := b.Bytes, b.Messages
-	if s.link != nil && !time.Now().Before(s.distrust) {
-		bytes, messages = readerFactor*bytes, min(readerFactor*messages, lastOrdinaryID-1)
-	}
-	held := s.bytes
-	if qos == 0 {
-		held = s.waiting // what is acknowledged late does not hold it up
-	}
-	if n := s.queue.len + s.pubrels.len; held == 0 || held+m.size() <= bytes && n < messages {
+	if s.fitsLocked(m, qos) || s.dropExpiredLocked() && s.fitsLocked(m, qos) {
 		return true
 	}
 	s.count(func(c *counters) {
@@ -81,6 +72,43 @@ func (s *Session) admitLocked(m *Message, qos byte) bool {
 		s.hub.opts.Logger.Warn("messages for a client are dropped: it has too many waiting", "client", s.ID, "bytes", s.bytes, "messages", s.queue.len)
 	}
 	return false
+}
+
+// fitsLocked reports whether a message is within the budget. One alone has no bound.
+func (s *Session) fitsLocked(m *Message, qos byte) bool {
+	b := s.hub.bounds.Load().Budget
+	bytes, messages := b.Bytes, b.Messages
+	if s.link != nil && !time.Now().Before(s.distrust) {
+		bytes, messages = readerFactor*bytes, min(readerFactor*messages, lastOrdinaryID-1)
+	}
+	held := s.bytes
+	if qos == 0 {
+		held = s.waiting // what is acknowledged late does not hold it up
+	}
+	return held == 0 || held+m.size() <= bytes && s.queue.len+s.pubrels.len < messages
+}
+
+// dropExpiredLocked drops messages that expired before they were sent [MQTT-3.3.2-5], at
+// most once a second: its cost depends on how many there are. It reports whether it
+// dropped any.
+func (s *Session) dropExpiredLocked() bool {
+	now, queued := s.now(), s.queue.len
+	if s.swept == now {
+		return false
+	}
+	s.swept = now
+	for e := s.unsent; e != nil; {
+		next := e.next
+		if !e.sent && e.msg.expired(now) {
+			s.dropLocked(e)
+		}
+		e = next
+	}
+	if s.queue.len == queued {
+		return false
+	}
+	s.progressLocked()
+	return true
 }
 
 func (s *Session) overLocked() bool {

@@ -106,6 +106,7 @@ type Session struct {
 	progress chan struct{} // closed when something is sent; nil: nobody waits
 	distrust time.Time     // until when no publisher waits for this client
 	told     bool          // that it is over its budget
+	swept    int64         // when expired messages were looked for last, Unix seconds
 
 	kept   bool   // it outlives its connection
 	expiry uint32 // seconds after gone

@@ -1,0 +1,58 @@
+package ordinary
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestExpiredMakeRoom: messages that have expired take no place in the session of a client
+// that is away, or that does not read. Messages that the client may have already stay.
+func TestExpiredMakeRoom(t *testing.T) {
+	t.Parallel()
+	for _, away := range []bool{true, false} {
+		h, c := hubAt(Options{Bounds: Bounds{Budget: Budget{Bytes: 1 << 20, Messages: 4}}})
+		most := 4
+		s, link := join(h, "c", keptFor(100))
+		subscribeTo(t, h, s, link, "#", 1)
+		publish := func(topicName string, after int64) {
+			t.Helper()
+			m := &Message{TopicName: topicName, QoS: 1, Payload: []byte("x")}
+			if after > 0 {
+				m.Expiry = c.now.Unix() + after
+			}
+			if _, err := h.Publish(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		publish("sent", 10)
+		filled(s, link)
+		if away {
+			h.Disconnect(s, link, Bye{Kept: true, Expiry: 100})
+		} else {
+			most *= readerFactor
+		}
+		publish("lasting", 0)
+		for range most - 2 {
+			publish("brief", 10)
+		}
+		publish("over", 0)
+		if n := h.Stats().Dropped; n != 1 {
+			t.Errorf("away %v: %d dropped, want the one over the budget", away, n)
+		}
+		c.now = c.now.Add(10 * time.Second)
+		publish("new", 0)
+		if n := h.Stats().Dropped; n != 1 {
+			t.Errorf("away %v: %d dropped, though messages before have expired", away, n)
+		}
+		if away {
+			s, link = join(h, "c", keptFor(100), func(a *Arrival) { a.Clean = false })
+		}
+		got := filled(s, link)
+		for topicName, want := range map[string]bool{"sent": away, "lasting": true, "brief": false, "new": true} {
+			if strings.Contains(got, topicName) != want {
+				t.Errorf("away %v: %s came: %v", away, topicName, !want)
+			}
+		}
+	}
+}
