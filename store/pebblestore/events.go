@@ -17,7 +17,10 @@ import (
 
 // EventsFrom implements delivery.Reader.
 func (s *Store) EventsFrom(after delivery.Position, fn func(delivery.Position, string, delivery.Event) bool) (err error) {
-	snap := s.folded().NewSnapshot()
+	snap, err := s.snapshot()
+	if err != nil {
+		return fmt.Errorf("read events: %w", oneLine{err})
+	}
 	defer func() {
 		if err = errors.Join(err, snap.Close()); err != nil {
 			err = fmt.Errorf("read events: %w", oneLine{err})
@@ -66,7 +69,10 @@ func (s *Store) EventsEnd() (delivery.Place, error) {
 
 // EventsSince implements delivery.Reader.
 func (s *Store) EventsSince(t time.Time) (_ delivery.Place, err error) {
-	snap := s.folded().NewSnapshot()
+	snap, err := s.snapshot()
+	if err != nil {
+		return nil, fmt.Errorf("find the events since %s: %w", t.Format(time.RFC3339), oneLine{err})
+	}
 	defer func() {
 		if err = errors.Join(err, snap.Close()); err != nil {
 			err = fmt.Errorf("find the events since %s: %w", t.Format(time.RFC3339), oneLine{err})

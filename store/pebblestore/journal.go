@@ -50,6 +50,7 @@ type folding struct {
 	spare    waiting                     // emptied, for its slices and maps; mu
 	records  map[delivery.Key]lateRecord // of a fold, to use again; mu
 	unfolded atomic.Bool                 // a frame waits, or is being folded
+	lost     error                       // of a fold: its frames are only in the journal; mu
 
 	flushMu sync.Mutex    // held while segments are flushed and freed
 	failing atomic.Bool   // tables cannot be written
@@ -104,7 +105,6 @@ func (s *Store) append(b *delivery.Batch, changes []store.StateChange, sync *boo
 		*sync = true
 	}
 	if err := s.take(s.frame, b, changes, len(payload)); err != nil {
-		s.markBroken(err)
 		return s.broken()
 	}
 	return nil
@@ -262,10 +262,13 @@ func (w *waiting) admits(b *delivery.Batch) bool {
 
 // foldLocked puts all frames that wait into Pebble. mu is held. Frames that come meanwhile wait
 // for the next fold: a finish finds the Record of its delivery in Pebble then. It works in a
-// broken store too: reads go on.
+// broken store too: reads go on. After a fold that failed they do not.
 func (s *Store) foldLocked() error {
 	if !s.unfolded.Load() {
 		return nil
+	}
+	if s.lost != nil {
+		return s.lost
 	}
 	s.waitMu.Lock()
 	w := s.waiting
@@ -279,7 +282,7 @@ func (s *Store) foldLocked() error {
 	s.spare = w
 	s.waitMu.Lock()
 	defer s.waitMu.Unlock()
-	if len(s.waiting.parts) == 0 {
+	if err == nil && len(s.waiting.parts) == 0 {
 		s.unfolded.Store(false)
 	}
 	return err
@@ -318,11 +321,17 @@ func (s *Store) foldNow() error {
 }
 
 // commitFrame makes one Pebble batch, of all frames in w or, without w, of one that reads
-// entries that it changes. mu is held.
+// entries that it changes. mu is held. If it fails, no later batch may reach the disk: a replay
+// would begin behind that.
 func (s *Store) commitFrame(number uint64, b *delivery.Batch, changes []store.StateChange, w *waiting) (err error) {
 	defer func() {
 		if r := recover(); r != nil { // as in Apply
 			err = fmt.Errorf("fold: %v", r)
+		}
+		if err != nil {
+			s.lost = err
+			s.markBroken(err)
+			s.fence.raise()
 		}
 	}()
 	a := application{Store: s, counters: s.counters, frame: number, changes: changes}
@@ -364,13 +373,19 @@ func (s *Store) run(a *application, b *delivery.Batch) error {
 }
 
 // folded returns the database with all that was applied in it.
-func (s *Store) folded() *pebble.DB {
-	if s.unfolded.Load() {
-		if err := s.foldNow(); err != nil {
-			s.markBroken(err)
-		}
+func (s *Store) folded() (*pebble.DB, error) {
+	if s.unfolded.Load() && s.foldNow() != nil {
+		return nil, s.broken()
 	}
-	return s.db
+	return s.db, nil
+}
+
+func (s *Store) snapshot() (*pebble.Snapshot, error) {
+	db, err := s.folded()
+	if err != nil {
+		return nil, err
+	}
+	return db.NewSnapshot(), nil
 }
 
 // fold runs until the store is closed.
@@ -384,8 +399,11 @@ func (s *Store) fold() {
 		case <-s.kick:
 		case <-t.C:
 		}
-		s.folded()
-		if err := s.freeSegments(); err != nil {
+		_, err := s.folded()
+		if err == nil {
+			err = s.freeSegments()
+		}
+		if err != nil {
 			s.markBroken(err)
 		}
 	}
@@ -415,7 +433,11 @@ func (s *Store) flush() (err error) {
 			err = fmt.Errorf("flush: %v", r)
 		}
 	}()
-	if err := s.folded().Flush(); err != nil {
+	db, err := s.folded()
+	if err != nil {
+		return err
+	}
+	if err := db.Flush(); err != nil {
 		return fmt.Errorf("flush store %s: %w", s.dir, err)
 	}
 	return s.broken() // the fence has let nothing through

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -175,6 +176,58 @@ func TestStartsOnAFullDisk(t *testing.T) {
 	s = open(t, "data", so)
 	if got := storetest.Picture(t, s); got != want {
 		t.Errorf("was\n%.2000s\nand is\n%.2000s", want, got)
+	}
+	closeStore(t, s)
+}
+
+// TestFoldFails: after a fold that failed no later frame reaches a table, and nothing is read, until the
+// store is reopened. Then all of it is there.
+func TestFoldFails(t *testing.T) {
+	reading, mended := make(chan struct{}, 1), make(chan struct{})
+	var bad atomic.Bool
+	fs := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind != errorfs.OpFileReadAt || !strings.HasSuffix(op.Path, ".sst") || !bad.Load() {
+			return nil
+		}
+		select {
+		case reading <- struct{}{}:
+		default:
+		}
+		<-mended
+		return syscall.EIO
+	}))
+	s := open(t, "data", pebblestore.Options{Journal: true, FS: fs})
+	apply(t, s, accept(1))
+	closeStore(t, s)
+	s = open(t, "data", pebblestore.Options{Journal: true, FS: fs, CacheBytes: 1})
+	bad.Store(true)
+	apply(t, s, &delivery.Batch{Finish: []delivery.Finish{{Key: delivery.Key{Seq: 1, Device: "phone"}, At: start}}, Sync: true})
+	failed := make(chan error)
+	go func() {
+		_, err := s.Totals()
+		failed <- err
+	}()
+	<-reading
+	apply(t, s, accept(2))
+	bad.Store(false)
+	close(mended)
+	if err := <-failed; err == nil {
+		t.Error("read without a frame that was applied")
+	}
+	if totals, err := s.Totals(); !errors.Is(err, store.ErrBroken) {
+		t.Errorf("read %+v (error %v) without a frame that was applied", totals, err)
+	}
+	if _, remove, err := s.Checkpoint(); err == nil {
+		t.Error("a backup without a frame that was applied")
+		if err := remove(); err != nil {
+			t.Error(err)
+		}
+	}
+	s.Abandon()
+	closeStore(t, s)
+	s = open(t, "data", pebblestore.Options{Journal: true, FS: fs})
+	if totals, err := s.Totals(); totals != (delivery.Totals{Accepted: 2, Finished: 1}) || err != nil {
+		t.Errorf("totals %+v (error %v), want 2 accepted and 1 finished", totals, err)
 	}
 	closeStore(t, s)
 }

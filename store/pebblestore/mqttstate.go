@@ -21,7 +21,11 @@ var _ store.State = (*Store)(nil)
 // ScanState implements store.State.
 func (s *Store) ScanState(prefix string, fn func(key string, value []byte) error) (err error) {
 	from := append([]byte{prefixMQTT}, prefix...)
-	it, err := s.folded().NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: successor(from)})
+	db, err := s.folded()
+	if err != nil {
+		return fmt.Errorf("scan MQTT state: %w", err)
+	}
+	it, err := db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: successor(from)})
 	if err != nil {
 		return fmt.Errorf("scan MQTT state in store %s: %w", s.dir, err)
 	}

@@ -357,5 +357,9 @@ func (s *Store) verifyTable(path string) (err error) {
 
 // get returns a copy of a value.
 func (s *Store) get(key []byte) ([]byte, error) {
-	return getFrom(s.folded(), key)
+	db, err := s.folded()
+	if err != nil {
+		return nil, err
+	}
+	return getFrom(db, key)
 }

@@ -26,7 +26,9 @@ const pruneChunk = 64
 func (s *Store) Prune(finishedBefore time.Time, limit int) (n int, err error) {
 	s.pruneMu.Lock()
 	defer s.pruneMu.Unlock()
-	s.folded()
+	if _, err := s.folded(); err != nil {
+		return 0, fmt.Errorf("prune store %s: %w", s.dir, err)
+	}
 	if err := s.trimCommits(finishedBefore); err != nil {
 		return 0, err
 	}
@@ -251,7 +253,6 @@ func (p *pruning) commit() (n int, err error) {
 		return 0, err
 	}
 	if err := s.foldLocked(); err != nil {
-		s.markBroken(err)
 		return 0, s.broken()
 	}
 	counters := s.counters

@@ -67,8 +67,11 @@ func (s *Store) Lookup(id string) (delivery.Seq, error) {
 
 // Timeline implements delivery.Reader.
 func (s *Store) Timeline(seq delivery.Seq) ([]delivery.Event, error) {
-	s.folded()
-	there, err := s.has(keyContent(nil, seq))
+	_, err := s.folded()
+	there := false
+	if err == nil {
+		there, err = s.has(keyContent(nil, seq))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read timeline of notification %d: %w", seq, oneLine{err})
 	}
@@ -101,7 +104,10 @@ func (s *Store) Timeline(seq delivery.Seq) ([]delivery.Event, error) {
 func (s *Store) Deliveries(seq delivery.Seq) (_ []delivery.DeliveryState, err error) {
 	// Of one moment: a delivery that is finished meanwhile has a Record or a final
 	// state, never neither.
-	snap := s.folded().NewSnapshot()
+	snap, err := s.snapshot()
+	if err != nil {
+		return nil, fmt.Errorf("read deliveries of notification %d: %w", seq, oneLine{err})
+	}
 	defer func() { err = errors.Join(err, snap.Close()) }()
 	v, err := getFrom(snap, keyContent(nil, seq))
 	if errors.Is(err, pebble.ErrNotFound) {
@@ -165,7 +171,15 @@ func getFrom(r pebble.Reader, key []byte) ([]byte, error) {
 // scan calls fn with every key that begins with prefix, without it, until fn
 // returns false.
 func (s *Store) scan(prefix []byte, fn func(rest, value []byte) (bool, error)) error {
-	return scanFrom(s.folded(), prefix, fn)
+	return s.scanAfter(prefix, "", fn)
+}
+
+func (s *Store) scanAfter(prefix []byte, after string, fn func(rest, value []byte) (bool, error)) error {
+	db, err := s.folded()
+	if err != nil {
+		return err
+	}
+	return scanAfter(db, prefix, after, fn)
 }
 
 func scanFrom(r pebble.Reader, prefix []byte, fn func(rest, value []byte) (bool, error)) error {
@@ -207,7 +221,10 @@ func (s *Store) List(account string, before delivery.Seq, fn func(*delivery.Noti
 	}
 	// One snapshot for the index and the content: a notification pruned in
 	// between is not missing.
-	snap := s.folded().NewSnapshot()
+	snap, err := s.snapshot()
+	if err != nil {
+		return fmt.Errorf("list notifications: %w", oneLine{err})
+	}
 	defer func() {
 		if err = errors.Join(err, snap.Close()); err != nil {
 			err = fmt.Errorf("list notifications: %w", oneLine{err})
@@ -281,7 +298,7 @@ func (s *Store) AccountDevices(account string) (devices []delivery.Device, err e
 
 // Devices implements delivery.Reader.
 func (s *Store) Devices(after string, fn func(*delivery.Device) bool) error {
-	err := scanAfter(s.folded(), []byte{prefixDevice}, after, func(rest, value []byte) (bool, error) {
+	err := s.scanAfter([]byte{prefixDevice}, after, func(rest, value []byte) (bool, error) {
 		d := new(delivery.Device)
 		if err := codec.DecodeDevice(d, string(rest), value); err != nil {
 			return false, fmt.Errorf("device %s: %w", rest, err)
@@ -353,7 +370,13 @@ func (s *Store) Dismissals(of delivery.Shard, fn func(*delivery.Dismissal) bool)
 	return nil
 }
 
-func (s *Store) readCounters() (codec.Counters, error) { return countersOf(s.folded()) }
+func (s *Store) readCounters() (codec.Counters, error) {
+	db, err := s.folded()
+	if err != nil {
+		return codec.Counters{}, err
+	}
+	return countersOf(db)
+}
 
 func countersOf(r pebble.Reader) (codec.Counters, error) {
 	v, err := getFrom(r, keyCounters)
