@@ -86,7 +86,11 @@ func (r *Router) acceptAt(part uint16, o owner, err error, h heldAccept) {
 			h.done(receipt, err)
 			return
 		case moved(err):
-			h.request.Again, h.but, h.again, h.until = true, o, time.Time{}, time.Now().Add(r.table.hold)
+			_, here := o.(*delivery.Core)
+			// A stopped Core of this node accepts nothing. The error of a commit wraps its answer.
+			refused := here && err == delivery.ErrStopped //nolint:errorlint // as above
+			h.request.Again = h.request.Again || !refused
+			h.but, h.again, h.until = o, time.Time{}, time.Now().Add(r.table.hold)
 		case r.cutOff(o, err) && time.Now().Before(h.until):
 			h.but, h.again, h.why = o, time.Now().Add(askPause), err
 		default:
@@ -98,9 +102,9 @@ func (r *Router) acceptAt(part uint16, o owner, err error, h heldAccept) {
 }
 
 // finish answers. What a former owner was asked for may have been accepted, whatever the store
-// of this one is in.
+// of this one is in, and also where this node stops.
 func (h *heldAccept) finish(receipt delivery.Receipt, err error) {
-	if h.request.Again && h.term == 0 && errors.Is(err, delivery.ErrUnavailable) {
+	if h.request.Again && h.term == 0 && (errors.Is(err, delivery.ErrUnavailable) || moved(err)) {
 		err = delivery.ErrInDoubt
 	}
 	h.done(receipt, err)
