@@ -49,6 +49,7 @@ type folding struct {
 	waiting  waiting
 	spare    waiting                     // emptied, for its slices and maps; mu
 	records  map[delivery.Key]lateRecord // of a fold, to use again; mu
+	tables   tables                      // mu
 	unfolded atomic.Bool                 // a frame waits, or is being folded
 	lost     error                       // of a fold: its frames are only in the journal; mu
 
@@ -359,7 +360,7 @@ func (s *Store) run(a *application, b *delivery.Batch) error {
 		s.live = liveness{}
 		return fmt.Errorf("fold frame %d into store %s: %w", a.frame, s.dir, err)
 	}
-	if err := a.batch.Commit(pebble.NoSync); err != nil {
+	if err := s.commitFold(a.batch); err != nil {
 		return fmt.Errorf("fold frame %d into store %s: %w", a.frame, s.dir, err)
 	}
 	s.counters = a.counters

@@ -28,6 +28,7 @@ const (
 	dirNew        = "db.new" // a store being made; removed and made again after a crash
 	dirCheckpoint = "backup.new"
 	dirJournal    = "journal"
+	dirTables     = "fold.new" // of a fold, until Pebble has ingested them
 )
 
 // tableDelay is how long a table's ENOSPC is kept from Pebble.
@@ -79,8 +80,10 @@ func (s *Store) open() error {
 	if err := s.db.Close(); err != nil {
 		return s.damaged(err)
 	}
-	if err := s.opts.FS.RemoveAll(s.path(dirCheckpoint)); err != nil { // of a process that died
-		s.opts.Logger.Warn("unfinished checkpoint not removed", "path", s.path(dirCheckpoint), "error", err)
+	for _, dir := range []string{s.path(dirCheckpoint), s.path(dirTables)} { // of a process that died
+		if err := s.opts.FS.RemoveAll(dir); err != nil {
+			s.opts.Logger.Warn("unfinished files not removed", "path", dir, "error", err)
+		}
 	}
 	s.opts.Journal = wanted
 	if is == oldFormat || wanted && is == format { // from here on only a Heartline that can upgrade it opens it
@@ -224,6 +227,8 @@ func (s *Store) openDB(dir string, mode openMode) (err error) {
 			s.fence.raise()
 		}
 	}()
+	o.EnsureDefaults()
+	s.tables = tables{options: o.MakeWriterOptions(0, o.FormatMajorVersion.MaxTableFormat())}
 	if s.db, err = pebble.Open(dir, o); err != nil {
 		return err
 	}

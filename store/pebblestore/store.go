@@ -159,6 +159,11 @@ func (s *Store) pebbleOptions(f *fence) *pebble.Options {
 		CompactionConcurrencyRange: func() (int, int) { return 1, 2 },
 	}
 	o.Experimental.L0CompactionConcurrency = 10
+	// Each table holds keys of one kind. The keys of most kinds come nearly in their order, so
+	// that a new table of such keys overlaps few others, and a compaction only moves it.
+	o.Experimental.SpanPolicyFunc = func(start []byte) (pebble.SpanPolicy, []byte, error) {
+		return pebble.SpanPolicy{}, []byte{start[0] + 1}, nil
+	}
 	if s.opts.Journal { // the journal bounds what is not in tables; a fold never waits
 		o.MemTableStopWritesThreshold = 1 << 20
 		o.L0StopWritesThreshold = 1 << 20
