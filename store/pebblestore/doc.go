@@ -6,7 +6,7 @@
 // (from format 1), apply.go, erase.go, read.go, events.go (the order of commits),
 // prune.go, scrub.go (erased data leaves the disk), checkpoint.go, mqttstate.go, liveness.go,
 // log.go, fence.go (how Pebble is given up without leaving anything behind), journal.go (a
-// journal in place of Pebble's log), overlay.go (a store that is only read, with its journal).
+// journal in place of Pebble's log), ingest.go (how its folds become tables), overlay.go (a store that is only read, with its journal).
 //
 // # Keys
 //
@@ -40,7 +40,7 @@
 // read data. The events of one batch for the same notification share a value. A
 // Record is keyed by its device first: what one device's return needs is one
 // short scan, however many others are waiting. The counters are one value that
-// each batch replaces, in the batch.
+// each batch replaces, in the batch. A table holds keys of one first byte.
 //
 // # The directory
 //
@@ -50,6 +50,7 @@
 //	db/          Pebble's
 //	journal/     with Options.Journal: its segments, see the package journal
 //	backup.new/  a checkpoint, while it is copied elsewhere; removed at the next Open
+//	fold.new/    with Options.Journal: tables, until Pebble has taken them; removed at the next Open
 //
 // A directory that has no FORMAT and is not empty is someone else's, and refused.
 //

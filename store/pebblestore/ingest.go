@@ -13,8 +13,11 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// ingestKeys: a fold of fewer keys goes through Pebble's memory.
-const ingestKeys = foldCount
+// ingests reports whether a fold is large enough for tables of its own. A smaller one goes
+// through Pebble's memory, where it shares a table with others.
+func (s *Store) ingests(b *pebble.Batch) bool {
+	return uint64(b.Len()) >= s.opts.MemTableBytes/16 && !s.opts.ReadOnly && !s.failing.Load() && s.broken() == nil
+}
 
 // ordered are the prefixes whose new keys are nearly always behind the keys that are there:
 // they hold the number of a notification or a commit, or a time.
@@ -45,7 +48,7 @@ type change struct {
 
 // commitFold commits the batch of a fold.
 func (s *Store) commitFold(b *pebble.Batch) error {
-	if b.Count() >= ingestKeys && !s.opts.ReadOnly && !s.failing.Load() && s.broken() == nil {
+	if s.ingests(b) {
 		err := s.ingest(b)
 		if err == nil {
 			return nil

@@ -31,8 +31,14 @@ func open(t *testing.T, dir string, o pebblestore.Options) *pebblestore.Store {
 func TestConformance(t *testing.T) { both(t, testConformance) }
 
 func testConformance(t *testing.T, journal bool) {
+	o := pebblestore.Options{Journal: journal}
+	if journal {
+		o.MemTableBytes = 64 << 10 // nearly each fold becomes tables of its own
+	}
 	storetest.Run(t, func(t *testing.T) store.Engine {
-		return open(t, "data", pebblestore.Options{Journal: journal, FS: vfs.NewMem()})
+		o := o
+		o.FS = vfs.NewMem()
+		return open(t, "data", o)
 	})
 }
 
