@@ -31,9 +31,9 @@ var ordered = [256]bool{
 // earlier ones do not share a table with others. Such a table overlaps no other, so
 // that Pebble takes it into its last level.
 //
-// All of an ingestion takes effect at once, as a batch does. It comes after what is in Pebble's
-// memory, also on the disk: its counters are in each batch, and Pebble flushes what an
-// ingested table overlaps first.
+// All of an ingestion takes effect at once, as a batch does. It is not on the disk before the
+// batches that Pebble still has in memory: each of them has the counters, as the ingestion has, and
+// Pebble flushes first where an ingested table overlaps its memory.
 type tables struct {
 	options sstable.WriterOptions
 	byFirst [256][]change // by the first byte of the key
