@@ -54,7 +54,7 @@ func (s *Store) checkpoint(dir string) (err error) {
 	}
 	mark := watermark{writes: s.writes.Load()} // at least these are in it
 	if s.opts.Journal {
-		if err := s.flush(); err != nil {
+		if err := s.flush(s.nextFailure()); err != nil {
 			return err
 		}
 	}

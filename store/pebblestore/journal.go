@@ -53,8 +53,10 @@ type folding struct {
 	unfolded atomic.Bool                 // a frame waits, or is being folded
 	lost     error                       // of a fold: its frames are only in the journal; mu
 
-	flushMu sync.Mutex    // held while segments are flushed and freed
+	freeMu  sync.Mutex    // held while segments are freed
 	failing atomic.Bool   // tables cannot be written
+	failMu  sync.Mutex    // taken after no other
+	failure chan struct{} // closed when a table could not be written; failMu
 	moved   chan struct{} // has an element when segments were freed or failing was set
 	kick    chan struct{} // has an element when the folder has work
 	stop    chan struct{}
@@ -63,6 +65,9 @@ type folding struct {
 
 // errHeld refuses acceptances while tables cannot be written.
 var errHeld = errors.New("too much waits to be written to tables: the disk is full or too slow")
+
+// errTables ends a wait for tables that cannot be written.
+var errTables = fmt.Errorf("%w: tables cannot be written", delivery.ErrUnavailable)
 
 func (s *Store) segmentBytes() int64 { return 2 * int64(s.opts.MemTableBytes) }
 
@@ -142,10 +147,22 @@ func signal(c chan struct{}) {
 
 // tableFailed is called when a table could not be written. Pebble tries again.
 func (s *Store) tableFailed() {
-	if s.opts.Journal {
-		s.failing.Store(true)
-		signal(s.moved)
+	if !s.opts.Journal {
+		return
 	}
+	s.failing.Store(true)
+	signal(s.moved)
+	s.failMu.Lock()
+	defer s.failMu.Unlock()
+	close(s.failure)
+	s.failure = make(chan struct{})
+}
+
+// nextFailure returns a channel that is closed when a table cannot be written from now on.
+func (s *Store) nextFailure() <-chan struct{} {
+	s.failMu.Lock()
+	defer s.failMu.Unlock()
+	return s.failure
 }
 
 // waiting are frames that are not in Pebble, merged.
@@ -402,33 +419,33 @@ func (s *Store) fold() {
 		}
 		_, err := s.folded()
 		if err == nil {
-			err = s.freeSegments()
+			err = s.freeSegments(s.stop)
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, errTables) {
 			s.markBroken(err)
 		}
 	}
 }
 
-// freeSegments flushes the frames of full segments into tables. It can hang until the
-// disk has room or the store is abandoned.
-func (s *Store) freeSegments() (err error) {
-	s.flushMu.Lock()
-	defer s.flushMu.Unlock()
+// freeSegments flushes the frames of full segments into tables, and frees the segments.
+func (s *Store) freeSegments(giveUp <-chan struct{}) error {
 	last, full, _ := s.log.Full()
 	if !full || s.broken() != nil {
 		return nil
 	}
-	if err := s.flush(); err != nil {
+	if err := s.flush(giveUp); err != nil {
 		return err
 	}
+	s.freeMu.Lock()
+	defer s.freeMu.Unlock()
 	s.failing.Store(false)
 	defer signal(s.moved)
 	return s.log.Free(last)
 }
 
-// flush has all frames in tables that are on the disk.
-func (s *Store) flush() (err error) {
+// flush has all frames in tables that are on the disk. It can wait until the disk has room or the
+// store is abandoned. If giveUp is closed before that, the error is errTables.
+func (s *Store) flush(giveUp <-chan struct{}) (err error) {
 	defer func() {
 		if r := recover(); r != nil { // as in Apply
 			err = fmt.Errorf("flush: %v", r)
@@ -438,10 +455,16 @@ func (s *Store) flush() (err error) {
 	if err != nil {
 		return err
 	}
-	if err := db.Flush(); err != nil {
+	flushed, err := db.AsyncFlush()
+	if err != nil {
 		return fmt.Errorf("flush store %s: %w", s.dir, err)
 	}
-	return s.broken() // the fence has let nothing through
+	select {
+	case <-flushed:
+		return s.broken() // the fence has let nothing through
+	case <-giveUp:
+		return fmt.Errorf("flush store %s: %w", s.dir, errTables)
+	}
 }
 
 // logRaw puts a batch of housekeeping into the journal, before it is committed. It takes place
@@ -555,7 +578,8 @@ func (s *Store) beginJournal(after uint64) (err error) {
 	return nil
 }
 
-// closeJournal leaves nothing in the journal that is not in tables.
+// closeJournal leaves nothing in the journal that is not in tables. While tables cannot be written, the
+// next start replays the journal.
 func (s *Store) closeJournal() error {
 	if s.log == nil {
 		return nil
@@ -564,8 +588,15 @@ func (s *Store) closeJournal() error {
 	s.stopped.Wait()
 	var err error
 	if s.broken() == nil {
-		if err = s.flush(); err == nil {
+		err = s.flush(s.nextFailure())
+		switch {
+		case err == nil:
 			s.writes.Store(s.frame)
+		case errors.Is(err, errTables):
+			if err = s.log.Sync(); err == nil {
+				s.failed.CompareAndSwap(nil, &errTables) // before the fence, as in Abandon
+				s.fence.raise()
+			}
 		}
 	}
 	return errors.Join(err, s.log.Close())
@@ -580,7 +611,7 @@ func (s *Store) scrubJournal() error {
 		s.markBroken(err)
 		return s.broken()
 	}
-	if err := s.freeSegments(); err != nil {
+	if err := s.freeSegments(s.nextFailure()); err != nil {
 		return err
 	}
 	return s.log.DropSpares()

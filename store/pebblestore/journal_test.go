@@ -271,3 +271,44 @@ func TestFinishWhileTablesFail(t *testing.T) {
 	l.check(t, s)
 	closeStore(t, s)
 }
+
+// TestEndsWhileTablesFail: while tables cannot be written, a backup and a scrub fail, and Close returns.
+// The next start has all that was applied.
+func TestEndsWhileTablesFail(t *testing.T) {
+	fs := newFaulty(vfs.NewMem())
+	so := pebblestore.Options{Journal: true, FS: fs, MemTableBytes: 64 << 10}
+	box, err := store.New(quickOptions(t, opener("data", so)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newLedger()
+	for range 2 {
+		for range 50 {
+			if err := l.accept(box, 4<<10); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fs.on(failing(syscall.ENOSPC, errorfs.OpCreate, errorfs.OpFileWrite)(".sst"))
+	}
+	if err := box.Close(); err != nil {
+		t.Error(err)
+	}
+	fs.off()
+	s := open(t, "data", so)
+	l.check(t, s)
+	apply(t, s, &delivery.Batch{Erase: []delivery.Seq{1}, Sync: true})
+	fs.on(failing(syscall.ENOSPC, errorfs.OpCreate, errorfs.OpFileWrite)(".sst"))
+	if _, _, err := s.Checkpoint(); !errors.Is(err, delivery.ErrUnavailable) {
+		t.Errorf("a backup: error %v, want one that says to try again", err)
+	}
+	if _, err := s.Scrub(t.Context(), time.Now()); !errors.Is(err, delivery.ErrUnavailable) {
+		t.Errorf("a scrub: error %v, want one that says to try again", err)
+	}
+	closeStore(t, s)
+	fs.off()
+	s = open(t, "data", so)
+	if totals, err := s.Totals(); totals != (delivery.Totals{Accepted: 100, Finished: 1}) || err != nil {
+		t.Errorf("totals %+v (error %v), want 100 accepted and 1 finished", totals, err)
+	}
+	closeStore(t, s)
+}

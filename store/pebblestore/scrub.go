@@ -74,6 +74,11 @@ func (s *Store) Scrub(ctx context.Context, before time.Time) (bool, error) {
 }
 
 func (s *Store) scrub(ctx context.Context) error {
+	if s.opts.Journal { // Compact would wait for tables that cannot be written
+		if err := s.flush(s.nextFailure()); err != nil {
+			return err
+		}
+	}
 	// No log of before may come back under a new name.
 	s.fence.discardOldLogs.Add(1)
 	defer s.fence.discardOldLogs.Add(-1)

@@ -113,7 +113,7 @@ const (
 // it is changed.
 func Open(dir string, o Options) (_ *Store, err error) {
 	s := &Store{dir: dir, opts: o.withDefaults(), pruned: []byte{prefixFinished}}
-	s.kick, s.moved, s.stop = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
+	s.kick, s.moved, s.stop, s.failure = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
 	none := noLog
 	s.newestLog.Store(&none)
 	if err := s.prepare(); err != nil {
@@ -247,6 +247,9 @@ func (s *Store) Close() (err error) {
 	if s.failed.Load() != nil {
 		s.fence.raise()
 		_ = s.db.Close() // in the void: there is nothing to report
+		if jerr != nil {
+			return fmt.Errorf("close store %s: %w", s.dir, jerr)
+		}
 		return nil
 	}
 	if err := errors.Join(jerr, s.db.Close()); err != nil {
