@@ -170,10 +170,7 @@ func (h *Heartline) RetryWebhook(name string, ids ...string) (int, error) {
 }
 
 func (b *Broker) receiptsFigures(s scrape) {
-	for _, w := range b.receipts.Statuses() {
-		if w.State == receipts.StateElsewhere { // that node tells of it
-			continue
-		}
+	for _, w := range b.receipts.OwnStatuses() {
 		label := []string{"webhook", w.Name}
 		s.gauge("webhook_up", "1 while the webhook's receiver takes events.", bit(w.State == receipts.StateOK), label...)
 		s.gauge("webhook_lag_seconds", "Age of the oldest event that is still to be delivered to the webhook, without parked ones.", w.Lag.Seconds(), label...)

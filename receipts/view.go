@@ -46,12 +46,18 @@ const (
 	StateElsewhere = "elsewhere"
 )
 
-// Statuses returns all webhooks by name.
-func (r *Receipts) Statuses() []Status {
+// OwnStatuses returns the webhooks that this Receipts sends, by name. It does not ask the store.
+func (r *Receipts) OwnStatuses() []Status {
 	all := make([]Status, 0, len(r.list()))
 	for _, k := range r.list() {
 		all = append(all, k.status())
 	}
+	return all
+}
+
+// Statuses returns all webhooks by name.
+func (r *Receipts) Statuses() []Status {
+	all := r.OwnStatuses()
 	if r.shared() {
 		all = append(all, r.others()...)
 		slices.SortFunc(all, func(a, b Status) int { return cmp.Compare(a.Name, b.Name) })
