@@ -208,6 +208,7 @@ func (c *Core) pushDismissal(dev *device, x *dismissal, attempt int) {
 		return
 	}
 	x.pushing = true
+	dev.dismissing++
 	c.pushing++
 	asked := r.Clone()
 	expires := time.Now().Add(c.settings.Load().TTL)
@@ -259,7 +260,9 @@ func (c *Core) onDismissalsPushed(as []dismissalAnswer) {
 	defer c.mu.Unlock()
 	for _, a := range as {
 		a.x.pushing, a.x.withdraw = false, nil
+		a.dev.dismissing--
 		c.onDismissalPushed(a)
+		c.answered(a.dev)
 	}
 	c.settle()
 	c.pushesAnswered(len(as))

@@ -91,6 +91,11 @@ func (l *pushLane) busy() bool {
 	return l.active[UrgencyHigh] != nil && l.active[UrgencyNormal] != nil
 }
 
+// asking reports whether the pusher has a push.
+func (l *pushLane) asking() bool {
+	return l.active[UrgencyHigh] != nil || l.active[UrgencyNormal] != nil
+}
+
 func (c *Core) pushLane(d *delivery) *pushLane {
 	dev, kind := c.dev(d), c.slab.text(d.kind)
 	for _, l := range dev.lanes {
@@ -152,7 +157,7 @@ func (c *Core) feedPushes(dev *device, l *pushLane) {
 		l.active[d.urgency] = d
 		c.push(d, r, l)
 	}
-	if l.active[UrgencyHigh] == nil && l.active[UrgencyNormal] == nil && len(l.queue) == 0 {
+	if !l.asking() && len(l.queue) == 0 {
 		dev.lanes = slices.DeleteFunc(dev.lanes, func(x *pushLane) bool { return x == l })
 	}
 }
@@ -308,6 +313,7 @@ func (c *Core) onPushResults(as []pushAnswer) {
 		c.onPushResult(a.d, a.asked, a.result)
 		c.feedPushes(a.dev, a.lane)
 		c.unhold(a.d)
+		c.answered(a.dev)
 	}
 	c.settle()
 	c.pushesAnswered(len(as))

@@ -32,6 +32,7 @@ type device struct {
 	lanes      []*pushLane
 	// dismissals are the notifications to take off its screen, in their order.
 	dismissals []*dismissal
+	dismissing int // pushes of dismissals that are not answered yet
 }
 
 // AppState is what a device has said of its app.
@@ -57,7 +58,20 @@ type account struct {
 }
 
 func (d *device) idle() bool {
-	return d.presence == nil && len(d.queue) == 0 && len(d.dismissals) == 0 && d.reserved == 0
+	return d.presence == nil && len(d.queue) == 0 && len(d.dismissals) == 0 && d.reserved == 0 && !d.asking()
+}
+
+// asking reports whether an answer of a notification server is still to come. It may change
+// the registry entry, also after the end of its delivery.
+func (d *device) asking() bool {
+	return d.dismissing > 0 || slices.ContainsFunc(d.lanes, (*pushLane).asking)
+}
+
+// answered releases the account of d if the last answer of a notification server has come.
+func (c *Core) answered(d *device) {
+	if d.idle() {
+		c.pending.idle = append(c.pending.idle, d.account)
+	}
 }
 
 // withAccount calls fn under the mutex with the account in memory, which is empty

@@ -340,6 +340,48 @@ func TestGoneIsAboutTheRequest(t *testing.T) {
 	})
 }
 
+// TestLateAnswerAndNewEntry: an answer that comes after the end of its delivery, or of its dismissal,
+// does not write an old entry over one that has changed since.
+func TestLateAnswerAndNewEntry(t *testing.T) {
+	for name, answer := range map[string]delivery.PushResult{
+		"gone":     {Outcome: delivery.PushTokenGone, Detail: "410 Unregistered"},
+		"accepted": accepted, // a sign of life
+	} {
+		for _, dismissal := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, " ", dismissal), func(t *testing.T) {
+				inWorld(t, func(w *world) {
+					w.known("phone", "aa")
+					w.apple.hold = !dismissal
+					w.accept(delivery.Request{ID: "n", TTL: new(time.Hour)})
+					settle()
+					if dismissal {
+						w.apple.hold = true
+						if err := w.core.Dismiss(context.Background(), "n"); err != nil {
+							t.Fatal(err)
+						}
+						settle()
+						w.up("phone", dismissing, acking).presence.Offline("keepalive timeout")
+						settle()
+					}
+					late := w.apple.held
+					w.apple.held, w.apple.hold = nil, false
+					time.Sleep(2 * time.Hour)
+					if err := w.core.SetRegistration("phone", "a", apns("bb")); err != nil {
+						t.Fatal(err)
+					}
+					settle()
+					late[0].done(answer) // the request was in flight
+					settle()
+					w.restart(options())
+					if got := w.tokens("a", "phone"); len(late) != 1 || !slices.Equal(got, []string{"bb"}) {
+						t.Errorf("tokens %v after %d late answers", got, len(late))
+					}
+				})
+			})
+		}
+	}
+}
+
 // TestWaitingIsPushedLater: a delivery in `waiting` is pushed when that becomes
 // possible.
 func TestWaitingIsPushedLater(t *testing.T) {
