@@ -360,12 +360,15 @@ func (x *appClient) request(r *fallback.Request) *apns2.Notification {
 // nothing of the app or of the registration: a topic with a suffix was refused, or a token
 // does not fit a topic that is not its registration's.
 func (x *appClient) aboutPushType(topic, kind, reason string) bool {
+	kind, _, _ = strings.Cut(kind, ":") // liveactivity: and a name
+	other := topic != x.app.Name+topicSuffixes[kind]
 	switch reason {
-	case "BadTopic", "TopicDisallowed":
+	case "BadTopic":
 		return topic != x.app.Name
+	case "TopicDisallowed":
+		return other || topic != x.app.Name
 	case "DeviceTokenNotForTopic":
-		kind, _, _ = strings.Cut(kind, ":") // liveactivity: and a name
-		return topic != x.app.Name+topicSuffixes[kind]
+		return other
 	}
 	return false
 }

@@ -324,18 +324,19 @@ func TestAllTokensAreGone(t *testing.T) {
 
 // TestConfigFaultOfOneApp: the other app of the same team goes on.
 func TestConfigFaultOfOneApp(t *testing.T) {
-	sim := startSim(t, apnssim.Options{Topics: []string{topic}})
+	sim := startSim(t, apnssim.Options{})
 	a := apnsFor(t, sim, topic, "com.example.other")
 	r := newRouter(t, fallback.Options{Pushers: []fallback.Pusher{a}})
-	other := pushTo(deviceToken, "n")
+	other := pushTo(hexToken(1), "n")
 	other.Registration.App = "com.example.other"
-	if res := do(t, r, other); res.Outcome != delivery.PushRetry || !strings.Contains(res.Detail, "TopicDisallowed") {
+	sim.Script(apnssim.Script{Token: hexToken(1), Status: 403, Reason: "Forbidden"})
+	if res := do(t, r, other); res.Outcome != delivery.PushRetry || !strings.Contains(res.Detail, "Forbidden") {
 		t.Errorf("%+v", res)
 	}
 	if res := do(t, r, pushTo(deviceToken, "n")); res.Outcome != delivery.PushAccepted {
 		t.Errorf("%+v", res)
 	}
-	sim.SetTopics()
+	sim.ClearScripts()
 	r.Resume()
 	if res := do(t, r, other); res.Outcome != delivery.PushAccepted {
 		t.Errorf("%+v", res)

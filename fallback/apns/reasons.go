@@ -23,8 +23,8 @@ const (
 	reactThrottle
 	// reactGone: the registration is no more.
 	reactGone
-	// reactSuspend: the server does not know the device token, which a wrong topic or
-	// environment can cause for every token. Suspend it.
+	// reactSuspend: the server does not take the device token, which a wrong topic,
+	// environment or credential can cause for every token. Suspend it.
 	reactSuspend
 	// reactShorter: once more at once with a payload that only tells the app to
 	// fetch, then reactBug.
@@ -65,7 +65,7 @@ var answers = []answer{
 	{400, "MissingDeviceToken", reactBug, ""},
 	{400, "MissingTopic", reactConfig, "set the topic"},
 	{400, "PayloadEmpty", reactBug, ""},
-	{400, "TopicDisallowed", reactConfig, "the key or certificate may not push to this topic"},
+	{400, "TopicDisallowed", reactSuspend, "the key or certificate may not push to this topic, or the token is of another kind, such as VoIP"},
 	{403, "BadCertificate", reactConfig, "replace the certificate"},
 	{403, "BadCertificateEnvironment", reactConfig, "the certificate is for the other environment"},
 	{403, "BadEnvironmentKeyIdInToken", reactConfig, "the key is for the other environment"},

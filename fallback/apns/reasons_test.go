@@ -44,7 +44,7 @@ func TestAnswers(t *testing.T) {
 		{400, "MissingDeviceToken", permanent, 1},
 		{400, "MissingTopic", config, 1},
 		{400, "PayloadEmpty", permanent, 1},
-		{400, "TopicDisallowed", config, 1},
+		{400, "TopicDisallowed", suspend, 1},
 		{403, "BadCertificate", config, 1},
 		{403, "BadCertificateEnvironment", config, 1},
 		{403, "BadEnvironmentKeyIdInToken", config, 1},
