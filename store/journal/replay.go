@@ -15,6 +15,9 @@ import (
 // Damage is the error of a journal that lacks frames.
 type Damage struct{ Segment, What string }
 
+// Missing is What of a segment that is not there.
+const Missing = "missing"
+
 func (d *Damage) Error() string { return fmt.Sprintf("journal segment %s is %s", d.Segment, d.What) }
 
 // End is where a journal ends.
@@ -58,7 +61,7 @@ func Replay(vf vfs.FS, dir string, from uint64, fn func(number uint64, payload [
 		case first > end.Last+1 && slices.Contains(all, n-1):
 			return end, &Damage{Name(n - 1), fmt.Sprintf("damaged: it ends with frame %d, and had %d", end.Last, first-1)}
 		case first > end.Last+1:
-			return end, &Damage{Name(n - 1), "missing"}
+			return end, &Damage{Name(n - 1), Missing}
 		}
 		if err := frames(n, b, first, i == len(segments)-1, &end, fn); err != nil {
 			return end, err

@@ -97,10 +97,10 @@ type application struct {
 	removes  bool   // batch removes what has to leave the disk: see Scrub
 
 	// Of a store with a journal:
-	accepted map[delivery.Seq]uint64     // of the batch; nil: read the store
-	frame    uint64                      // the batch's last, and the number of its commit
-	changes  []store.StateChange         // to ordinary MQTT's state
-	records  map[delivery.Key]lateRecord // nil: each is written where it changes
+	accepted map[delivery.Seq]uint64 // of the batch; nil: read the store
+	frame    uint64                  // the batch's last, and the number of its commit
+	changes  []store.StateChange     // to ordinary MQTT's state
+	late     *lateRecords            // nil: each is written where it changes
 }
 
 // part is one Apply: its events have a commit of their own.
@@ -304,7 +304,7 @@ func (a *application) accept(acc *delivery.Acceptance) error {
 		}
 		a.live.set(k, life{live: true, alone: len(n.Devices) == 1})
 		r := delivery.NewRecord(n, device)
-		if a.late(k, &r, true) {
+		if a.setLate(k, &r, true) {
 			a.counters.Accepted++
 			continue
 		}
@@ -331,7 +331,7 @@ func (a *application) setRecord(k delivery.Key, r *delivery.Record) error {
 func (a *application) update(r *delivery.Record) error {
 	k := delivery.Key{Seq: r.Seq, Device: r.Device}
 	of, err := a.lifeOf(k)
-	if !of.live || err != nil || a.late(k, r, false) {
+	if !of.live || err != nil || a.setLate(k, r, false) {
 		return err
 	}
 	return a.setRecord(k, r)

@@ -36,6 +36,7 @@ var ordered = [256]bool{
 // Pebble flushes first where an ingested table overlaps its memory.
 type tables struct {
 	options sstable.WriterOptions
+	batch   *pebble.Batch // of the last fold, to use its memory again
 	byFirst [256][]change // by the first byte of the key
 	highest [256][]byte   // key of an ordered prefix that was ingested
 }
@@ -44,6 +45,18 @@ type tables struct {
 type change struct {
 	key, value []byte
 	remove     bool
+}
+
+// batchBytes are kept of a batch, between folds.
+const batchBytes = 16 << 20
+
+func (t *tables) newBatch(db *pebble.DB) *pebble.Batch {
+	if t.batch == nil {
+		t.batch = db.NewBatch(pebble.WithMaxRetainedSizeBytes(batchBytes))
+	} else {
+		t.batch.Reset()
+	}
+	return t.batch
 }
 
 // commitFold commits the batch of a fold.

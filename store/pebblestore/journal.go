@@ -47,11 +47,11 @@ type folding struct {
 
 	waitMu   sync.Mutex // taken after mu
 	waiting  waiting
-	spare    waiting                     // emptied, for its slices and maps; mu
-	records  map[delivery.Key]lateRecord // of a fold, to use again; mu
-	tables   tables                      // mu
-	unfolded atomic.Bool                 // a frame waits, or is being folded
-	lost     error                       // of a fold: its frames are only in the journal; mu
+	spare    waiting     // emptied, for its slices and maps; mu
+	late     lateRecords // of a fold, to use again; mu
+	tables   tables      // mu
+	unfolded atomic.Bool // a frame waits, or is being folded
+	lost     error       // of a fold: its frames are only in the journal; mu
 
 	freeMu  sync.Mutex    // held while segments are freed
 	failing atomic.Bool   // tables cannot be written
@@ -353,22 +353,14 @@ func (s *Store) commitFrame(number uint64, b *delivery.Batch, changes []store.St
 		}
 	}()
 	a := application{Store: s, counters: s.counters, frame: number, changes: changes}
-	if readsStore(b, changes) {
-		a.batch = s.db.NewIndexedBatch()
-	} else {
-		a.batch = s.db.NewBatch()
-	}
 	if w == nil {
+		a.batch = s.db.NewIndexedBatch()
 		a.parts = []part{{number: number, accepts: len(b.Accept), events: len(b.Events)}}
-	} else {
-		a.parts, a.accepted = w.parts, w.accepted
-		if s.records == nil {
-			s.records = map[delivery.Key]lateRecord{}
-		}
-		clear(s.records)
-		a.records = s.records
+		return errors.Join(s.run(&a, b), a.batch.Close())
 	}
-	return errors.Join(s.run(&a, b), a.batch.Close())
+	a.batch, a.parts, a.accepted, a.late = s.tables.newBatch(s.db), w.parts, w.accepted, &s.late
+	s.late.empty()
+	return s.run(&a, b)
 }
 
 func (s *Store) run(a *application, b *delivery.Batch) error {
@@ -552,7 +544,11 @@ func (s *Store) findEnd() (journal.End, error) {
 
 func (s *Store) journalDamaged(err error) error {
 	if d, ok := errors.AsType[*journal.Damage](err); ok {
-		return s.refuse(fmt.Sprintf("file %s is %s", filepath.Join(dirJournal, d.Segment), d.What), todoDamaged)
+		what := fmt.Sprintf("file %s is %s", filepath.Join(dirJournal, d.Segment), d.What)
+		if d.What == journal.Missing { // its frames may have been in a table that a damaged MANIFEST has lost
+			what += fmt.Sprintf(", or folder %s is damaged", dirDB)
+		}
+		return s.refuse(what, todoDamaged)
 	}
 	return s.damaged(err)
 }
@@ -617,37 +613,67 @@ func (s *Store) scrubJournal() error {
 	return s.log.DropSpares()
 }
 
-// lateRecord is written when the batch is whole, if its delivery is not finished then.
-type lateRecord struct {
-	record delivery.Record
-	fresh  bool // the delivery was accepted in the batch: Pebble has no Record
+// lateRecords are written when their batch is whole, if their deliveries are not finished then.
+type lateRecords struct {
+	at      map[delivery.Key]int // in records
+	records []lateRecord
 }
 
-// late keeps a Record until the end of the batch. false: it has to be written now.
-func (a *application) late(k delivery.Key, r *delivery.Record, fresh bool) bool {
-	if a.records == nil {
+type lateRecord struct {
+	key    delivery.Key
+	record delivery.Record
+	fresh  bool // the delivery was accepted in the batch: Pebble has no Record
+	over   bool // it was finished in the batch
+}
+
+func (l *lateRecords) empty() {
+	if l.at == nil || cap(l.records) > 4*foldCount {
+		*l = lateRecords{at: map[delivery.Key]int{}}
+	}
+	clear(l.at)
+	clear(l.records)
+	l.records = l.records[:0]
+}
+
+// setLate keeps a Record until the end of the batch. false: it has to be written now.
+func (a *application) setLate(k delivery.Key, r *delivery.Record, fresh bool) bool {
+	l := a.late
+	if l == nil {
 		return false
 	}
-	old := a.records[k]
-	a.records[k] = lateRecord{record: *r, fresh: fresh || old.fresh}
+	if at, ok := l.at[k]; ok {
+		l.records[at].record = *r
+		return true
+	}
+	l.at[k] = len(l.records)
+	l.records = append(l.records, lateRecord{key: k, record: *r, fresh: fresh})
 	return true
 }
 
 // neverStored reports whether the Record of a delivery that is finished is in no batch.
 func (a *application) neverStored(k delivery.Key) bool {
-	if a.records == nil {
+	if a.late == nil {
 		return false
 	}
-	r := a.records[k]
-	delete(a.records, k)
+	at, ok := a.late.at[k]
+	if !ok {
+		return false
+	}
+	r := &a.late.records[at]
+	r.over = true
 	return r.fresh
 }
 
 func (a *application) setRecords() error {
-	for k, r := range a.records {
-		a.key = keyRecord(a.key[:0], k)
-		a.value = codec.AppendRecord(a.value[:0], &r.record)
-		if err := a.batch.Set(a.key, a.value, nil); err != nil {
+	if a.late == nil {
+		return nil
+	}
+	for i := range a.late.records {
+		r := &a.late.records[i]
+		if r.over {
+			continue
+		}
+		if err := a.setRecord(r.key, &r.record); err != nil {
 			return err
 		}
 	}
