@@ -24,6 +24,9 @@ func (s *Store) CheckpointBytes() uint64 {
 // Checkpoint implements store.Checkpointer. The tables are hard links, so that it costs
 // a copy of the logs. It does not hold up Apply.
 func (s *Store) Checkpoint() (dir string, remove func() error, err error) {
+	if s.opts.ReadOnly {
+		return "", nil, fmt.Errorf("checkpoint of store %s: %w", s.dir, pebble.ErrReadOnly)
+	}
 	if !s.checkpointing.CompareAndSwap(false, true) {
 		return "", nil, store.ErrCheckpointExists
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
@@ -66,6 +67,9 @@ func unfolded(t *testing.T) (dir, picture string) {
 		b.Accept[0].Data = make([]byte, 6<<10)
 		apply(t, s, b)
 	}
+	apply(t, s, &delivery.Batch{
+		Finish: []delivery.Finish{{Key: delivery.Key{Seq: 1, Device: "phone"}, At: start}}, Erase: []delivery.Seq{2}, Sync: true,
+	})
 	picture = storetest.Picture(t, s)
 	s.Abandon()
 	closeStore(t, s)
@@ -83,6 +87,15 @@ func TestReadOnlyReplays(t *testing.T) {
 		}
 		if err := s.Apply(accept(1000)); err == nil {
 			t.Error("a store that was opened for reading took a batch")
+		}
+		if n, err := s.Prune(start.Add(time.Hour), 100); !errors.Is(err, pebble.ErrReadOnly) {
+			t.Errorf("a store that was opened for reading pruned %d (error %v)", n, err)
+		}
+		if did, err := s.Scrub(t.Context(), time.Now()); !errors.Is(err, pebble.ErrReadOnly) {
+			t.Errorf("a store that was opened for reading scrubbed %v (error %v)", did, err)
+		}
+		if _, _, err := s.Checkpoint(); !errors.Is(err, pebble.ErrReadOnly) {
+			t.Errorf("a store that was opened for reading made a checkpoint (error %v)", err)
 		}
 		closeStore(t, s)
 	}

@@ -24,6 +24,9 @@ const pruneChunk = 64
 // the tombstones of all that it has removed, which an iterator from the beginning
 // would step over each time.
 func (s *Store) Prune(finishedBefore time.Time, limit int) (n int, err error) {
+	if s.opts.ReadOnly {
+		return 0, fmt.Errorf("prune store %s: %w", s.dir, pebble.ErrReadOnly)
+	}
 	s.pruneMu.Lock()
 	defer s.pruneMu.Unlock()
 	if _, err := s.folded(); err != nil {

@@ -54,6 +54,9 @@ func (s *Store) noteErased() {
 // meets its tombstone, and renames old logs to be new ones, whose ends then still
 // hold the old data. So Scrub compacts everything and creates new logs.
 func (s *Store) Scrub(ctx context.Context, before time.Time) (bool, error) {
+	if s.opts.ReadOnly {
+		return false, fmt.Errorf("scrub store %s: %w", s.dir, pebble.ErrReadOnly)
+	}
 	s.mu.Lock()
 	e := s.erased
 	s.mu.Unlock()
