@@ -236,16 +236,27 @@ func (l *Log) roll(size int64) error {
 }
 
 func (l *Log) create(name string) (vfs.File, error) {
-	l.mu.Lock()
-	var spare uint64
-	if len(l.spares) > 0 {
-		spare, l.spares = l.spares[0], l.spares[1:]
-	}
-	l.mu.Unlock()
+	spare := l.takeSpare()
 	if spare == 0 {
 		return l.o.FS.Create(name, vfs.WriteCategoryUnspecified)
 	}
 	return l.o.FS.ReuseForWrite(l.o.FS.PathJoin(l.o.Dir, spareName(spare)), name, vfs.WriteCategoryUnspecified)
+}
+
+// takeSpare returns 0 if there is none.
+func (l *Log) takeSpare() (spare uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.spares) > 0 {
+		spare, l.spares = l.spares[0], l.spares[1:]
+	}
+	return spare
+}
+
+func (l *Log) addSpare(segment uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.spares = append(l.spares, segment)
 }
 
 func syncDir(fs vfs.FS, name string) error {
@@ -267,7 +278,8 @@ func (l *Log) Full() (last uint64, ok bool, held int64) {
 	return 0, false, l.held
 }
 
-// Free gives back the segments whose frames all have numbers up to last.
+// Free gives back the segments whose frames all have numbers up to last. After an error a further call
+// tries again.
 func (l *Log) Free(last uint64) error {
 	for {
 		l.mu.Lock()
@@ -276,12 +288,14 @@ func (l *Log) Free(last uint64) error {
 			return nil
 		}
 		s := l.sealed[0]
-		l.sealed = l.sealed[1:]
-		l.held -= s.bytes
 		l.mu.Unlock()
 		if err := l.release(s.segment); err != nil {
 			return err
 		}
+		l.mu.Lock()
+		l.sealed = l.sealed[1:]
+		l.held -= s.bytes
+		l.mu.Unlock()
 	}
 }
 
@@ -301,25 +315,23 @@ func (l *Log) release(segment uint64) error {
 	if err := fs.Rename(name, fs.PathJoin(l.o.Dir, spareName(segment))); err != nil {
 		return fmt.Errorf("free a segment of the journal: %w", err)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.spares = append(l.spares, segment)
+	l.addSpare(segment)
 	return nil
 }
 
 // Roll begins a new segment, so that all frames are in full ones.
 func (l *Log) Roll() error { return l.roll(0) }
 
-// DropSpares removes the free segments with the frames in them.
+// DropSpares removes the free segments with the frames in them. After an error a further call tries again.
 func (l *Log) DropSpares() error {
-	l.mu.Lock()
-	spares := l.spares
-	l.spares = nil
-	l.mu.Unlock()
-	for _, n := range spares {
-		if err := l.o.FS.Remove(l.o.FS.PathJoin(l.o.Dir, spareName(n))); err != nil {
+	for spare := l.takeSpare(); spare != 0; spare = l.takeSpare() {
+		if err := l.o.FS.Remove(l.o.FS.PathJoin(l.o.Dir, spareName(spare))); err != nil {
+			l.addSpare(spare)
 			return fmt.Errorf("remove a free segment: %w", err)
 		}
+	}
+	if err := syncDir(l.o.FS, l.o.Dir); err != nil {
+		return fmt.Errorf("sync the journal's directory: %w", err)
 	}
 	return nil
 }

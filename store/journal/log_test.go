@@ -252,6 +252,39 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
+// TestFreeTriesAgain: a segment that could not be removed is removed by the next Free.
+func TestFreeTriesAgain(t *testing.T) {
+	mem := vfs.NewMem()
+	bad := true
+	o := options(errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if bad && op.Kind == errorfs.OpRemove {
+			return errors.New("it is read-only")
+		}
+		return nil
+	})))
+	o.Spares = 0
+	l, err := journal.Begin(o, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(l.Append(1, payload(1)), l.Roll()); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Free(1); err == nil {
+		t.Error("freed a segment that cannot be removed")
+	}
+	bad = false
+	if err := l.Free(1); err != nil {
+		t.Error(err)
+	}
+	if names, err := mem.List("j"); len(names) != 1 || err != nil {
+		t.Errorf("files %v (error %v), want the newest segment alone", names, err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestCrashesWhileBeginning: several starts in a row lose power at any step of Begin. Each time the journal is whole.
 func TestCrashesWhileBeginning(t *testing.T) {
 	random := rand.New(rand.NewPCG(7, 8))

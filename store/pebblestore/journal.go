@@ -610,7 +610,10 @@ func (s *Store) scrubJournal() error {
 	if err := s.freeSegments(s.nextFailure()); err != nil {
 		return err
 	}
-	return s.log.DropSpares()
+	if err := s.log.DropSpares(); err != nil {
+		return err
+	}
+	return s.broken() // the fence has let nothing through
 }
 
 // lateRecords are written when their batch is whole, if their deliveries are not finished then.

@@ -8,8 +8,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/store/pebblestore"
@@ -98,6 +102,29 @@ func testScrub(t *testing.T, journal bool) {
 	n := 0
 	if err := s.List("", 0, func(*delivery.Notification) bool { n++; return true }); err != nil || n != 3998+800 {
 		t.Errorf("%d notifications are left (error %v), want %d", n, err, 3998+800)
+	}
+	closeStore(t, s)
+}
+
+// TestScrubTriesAgain: a segment that could not be removed is removed by the next scrub.
+func TestScrubTriesAgain(t *testing.T) {
+	fs := newFaulty(vfs.Default)
+	dir := filepath.Join(t.TempDir(), "data")
+	s := open(t, dir, pebblestore.Options{Journal: true, FS: fs})
+	const secret = "Kq7vZp2wXr9LmT4c"
+	b := accept(1)
+	b.Accept[0].Data = json.RawMessage(`"` + secret + `"`)
+	apply(t, s, b, &delivery.Batch{Erase: []delivery.Seq{1}, Sync: true})
+	fs.on(failing(syscall.EIO, errorfs.OpRemove)("spare-"))
+	if did, err := s.Scrub(t.Context(), time.Now()); !errors.Is(err, syscall.EIO) {
+		t.Errorf("scrubbed %v (error %v), with a segment that cannot be removed", did, err)
+	}
+	fs.off()
+	if did, err := s.Scrub(t.Context(), time.Now()); !did || err != nil {
+		t.Errorf("scrubbed %v (error %v)", did, err)
+	}
+	if names := filesWith(t, dir, secret); len(names) > 0 {
+		t.Errorf("%q is still in %v", secret, names)
 	}
 	closeStore(t, s)
 }
