@@ -157,6 +157,8 @@ func (s *Store) pebbleOptions(f *fence) *pebble.Options {
 		MaxManifestFileSize:        256 << 10,
 		DisableWAL:                 s.opts.Journal,
 		CompactionConcurrencyRange: func() (int, int) { return 1, 2 },
+		// For reading: see overlay, which would have all tables in memory.
+		DisableAutomaticCompactions: s.opts.ReadOnly,
 	}
 	o.Experimental.L0CompactionConcurrency = 10
 	// Each table holds keys of one kind. The keys of most kinds come nearly in their order, so
