@@ -63,7 +63,7 @@ type folding struct {
 	stopped sync.WaitGroup
 }
 
-// errHeld refuses acceptances while tables cannot be written.
+// errHeld refuses acceptances and MQTT state while tables cannot be written.
 var errHeld = errors.New("too much waits to be written to tables: the disk is full or too slow")
 
 // errTables ends a wait for tables that cannot be written.
@@ -94,7 +94,8 @@ func (s *Store) append(b *delivery.Batch, changes []store.StateChange, sync *boo
 	if b.Empty() && len(changes) == 0 {
 		return nil
 	}
-	if err := s.waitForRoom(len(b.Accept) > 0); err != nil {
+	puts := slices.ContainsFunc(changes, func(c store.StateChange) bool { return !c.Remove })
+	if err := s.waitForRoom(puts || len(b.Accept) > 0); err != nil {
 		return err
 	}
 	s.logMu.Lock()
@@ -117,15 +118,16 @@ func (s *Store) append(b *delivery.Batch, changes []store.StateChange, sync *boo
 }
 
 // waitForRoom waits while too many frames are not in tables. Where tables cannot be written it
-// refuses batches that accept. Others go on.
-func (s *Store) waitForRoom(accepts bool) error {
+// refuses batches that accept or put. Others go on.
+func (s *Store) waitForRoom(puts bool) error {
+	defer signal(s.moved) // another may wait, too
 	for {
 		_, full, held := s.log.Full()
 		if full {
 			signal(s.kick)
 		}
 		switch {
-		case !accepts || held <= heldSegments*s.segmentBytes():
+		case !puts || held <= heldSegments*s.segmentBytes():
 			return nil
 		case s.failing.Load():
 			return fmt.Errorf("apply to store %s: %w", s.dir, errHeld)

@@ -2,6 +2,7 @@ package pebblestore_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -323,5 +324,38 @@ func TestEndsWhileTablesFail(t *testing.T) {
 	if totals, err := s.Totals(); totals != (delivery.Totals{Accepted: 100, Finished: 1}) || err != nil {
 		t.Errorf("totals %+v (error %v), want 100 accepted and 1 finished", totals, err)
 	}
+	closeStore(t, s)
+}
+
+// TestStateWhileTablesFail: MQTT state is refused once too much waits for tables, and taken again later.
+// A removal is not refused.
+func TestStateWhileTablesFail(t *testing.T) {
+	fs := newFaulty(vfs.NewMem())
+	s := open(t, "data", pebblestore.Options{Journal: true, FS: fs, MemTableBytes: 64 << 10})
+	fs.on(failing(syscall.EIO, errorfs.OpCreate)(".sst"))
+	put := func(key string) error {
+		return s.ApplyState([]store.StateChange{{Key: key, Value: make([]byte, 8<<10)}})
+	}
+	n := 0
+	var err error
+	for ; err == nil && n < 200; n++ {
+		err = put(fmt.Sprint(n))
+	}
+	if !errors.Is(err, delivery.ErrUnavailable) {
+		t.Errorf("%d values of 8 KiB were put (error %v), with 4 segments of 128 KiB at most", n, err)
+	}
+	if err := s.ApplyState([]store.StateChange{{Key: "0", Remove: true}}); err != nil {
+		t.Error(err)
+	}
+	fs.off()
+	var callers sync.WaitGroup
+	for i := range 4 {
+		callers.Go(func() {
+			for put(fmt.Sprint("again", i)) != nil {
+				time.Sleep(time.Millisecond) // a caller that was refused
+			}
+		})
+	}
+	callers.Wait()
 	closeStore(t, s)
 }

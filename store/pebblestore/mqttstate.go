@@ -46,7 +46,11 @@ func (s *Store) ScanState(prefix string, fn func(key string, value []byte) error
 // log's syncs with Apply, and takes no lock of it.
 func (s *Store) ApplyState(changes []store.StateChange) (err error) {
 	if s.opts.Journal {
-		return s.applyJournal(new(delivery.Batch), changes, true)
+		err := s.applyJournal(new(delivery.Batch), changes, true)
+		if errors.Is(err, errHeld) {
+			err = fmt.Errorf("%w: %w", delivery.ErrUnavailable, err)
+		}
+		return err
 	}
 	if err := s.broken(); err != nil {
 		return err
