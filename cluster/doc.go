@@ -4,7 +4,8 @@
 // Read parts.go (which partition an account is in), owner.go (what serves one),
 // table.go (the owner of each, and holding requests while there is none), router.go (the
 // calls of devices and backends), accept.go (acceptances, held in their order), peers.go
-// (owners at other nodes, by package relay), edge.go (a device's channel, whoever owns
+// (owners at other nodes, by package relay), devices.go (the list of all devices),
+// edge.go (a device's channel, whoever owns
 // its account), stranded.go (devices whose owner is not reached), referee.go (the database
 // as the only judge), node.go (a node and its lives), lease.go (renewing, and ending the
 // lives of others), partitions.go (claiming and giving up),

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -11,9 +12,15 @@ import (
 // forgetStep is how many registry entries are read at once.
 const forgetStep = 1000
 
+var errUnreached = fmt.Errorf("%w: the node that serves the account is not reached", delivery.ErrUnavailable)
+
 // ForgetOld has every device forgotten that has given no sign of life since before: each
-// by the Core that serves its account, which looks again.
+// by the Core that serves its account, which looks again. In all it waits for owners that are not
+// reached for as long as one request does, and skips their partitions.
 func (r *Router) ForgetOld(before time.Time) error {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), r.table.hold, errUnreached)
+	defer cancel()
+	lost := map[uint16]bool{}
 	var failed []error
 	for after := ""; ; {
 		page, err := r.reader.AllDevices(after, forgetStep)
@@ -21,12 +28,15 @@ func (r *Router) ForgetOld(before time.Time) error {
 			return fmt.Errorf("search for devices to forget: %w", err)
 		}
 		for _, d := range page {
-			if !d.SeenAt.Before(before) {
+			if !d.SeenAt.Before(before) || lost[r.part(d.Account)] {
 				continue
 			}
-			if err := r.Forget(d.Account, d.ID); err != nil && !errors.Is(err, delivery.ErrNotFound) {
-				failed = append(failed, fmt.Errorf("forget device %s: %w", d.ID, err))
+			err := r.account(ctx, d.Account, func(o owner) error { return o.Forget(d.Account, d.ID) })
+			if err == nil || errors.Is(err, delivery.ErrNotFound) {
+				continue
 			}
+			failed = append(failed, fmt.Errorf("forget device %s: %w", d.ID, err))
+			lost[r.part(d.Account)] = errors.Is(err, delivery.ErrUnavailable)
 		}
 		if len(page) < forgetStep {
 			return errors.Join(failed...)

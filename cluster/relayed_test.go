@@ -2,6 +2,7 @@ package cluster_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -372,6 +373,45 @@ func TestMovesBetweenNodes(t *testing.T) {
 				}
 			}
 		}
+	})
+}
+
+// The list of all devices, and the search for old ones, wait once for a node that is not reached,
+// however many devices it serves. The devices of the other nodes are listed as they are.
+func TestAllDevicesOfUnreachedNode(t *testing.T) {
+	relayed(t, func(t *testing.T, b *base, n *network, all []*machine) {
+		names := accounts()
+		for _, account := range names {
+			online(t, all[0], account)
+			for i := range 4 {
+				if err := all[0].router.PutDevice(t.Context(), account, fmt.Sprint("pad", i, "-", account), nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		time.Sleep(time.Second) // they are in the registry
+		unreached := b.ownedBy(all[1])
+		n.cut("two", true)
+		for _, relay := range []string{"just lost", "ended"} {
+			begun := time.Now()
+			page, err := all[0].router.AllDevices("", 100)
+			if took := time.Since(begun); err != nil || len(page) != 5*len(names) || took > lease+2*time.Second {
+				t.Errorf("%s: %d devices after %v, error %v", relay, len(page), took, err)
+			}
+			for _, d := range page {
+				if phone := d.ID == "phone-"+d.Account; phone && !d.Up && !slices.Contains(unreached, d.Account) {
+					t.Errorf("%s: %s of a node that is reached is not up", relay, d.ID)
+				}
+			}
+			begun = time.Now()
+			err = all[0].router.ForgetOld(time.Now().Add(time.Hour))
+			if took := time.Since(begun); !errors.Is(err, delivery.ErrUnavailable) || took > lease+2*time.Second {
+				t.Errorf("%s: searched for %v, error %v", relay, took, err)
+			}
+			time.Sleep(lease + 5*time.Second)
+		}
+		n.cut("two", false)
+		time.Sleep(20 * time.Second)
 	})
 }
 

@@ -367,36 +367,6 @@ func (r *Router) Device(account, id string) (view delivery.DeviceView, err error
 	return view, err
 }
 
-// AllDevices is Core.AllDevices.
-func (r *Router) AllDevices(after string, limit int) ([]delivery.DeviceView, error) {
-	stored, err := r.reader.AllDevices(after, limit)
-	if err != nil {
-		return nil, err
-	}
-	views := stored[:0]
-	for _, d := range stored {
-		v := delivery.DeviceView{}
-		// A page does not wait for owners that are cut off.
-		err := r.table.do(context.Background(), r.part(d.Account), nil, func(o owner) (err error) { v, err = o.Device(d.Account, d.ID); return err })
-		switch {
-		case errors.Is(err, delivery.ErrNotFound): // it has just left
-		case errors.Is(err, delivery.ErrUnavailable): // what the store knows of it
-			views = append(views, d)
-		case err != nil:
-			return nil, err
-		default:
-			views = append(views, v)
-		}
-	}
-	return views, nil
-}
-
-// StoredDevices is AllDevices as the store has them: it asks no owner, so that it knows of no
-// channel, and of no change that is on its way into the store.
-func (r *Router) StoredDevices(after string, limit int) ([]delivery.DeviceView, error) {
-	return r.reader.AllDevices(after, limit)
-}
-
 // AccountOf is Core.AccountOf.
 func (r *Router) AccountOf(id string) (account string, err error) {
 	if account, err = r.reader.AccountOf(id); err != nil {

@@ -177,7 +177,12 @@ func devices(a *answer, err error) ([]delivery.DeviceView, error) {
 
 // Device implements Owner.
 func (r *Remote) Device(account, id string) (delivery.DeviceView, error) {
-	views, err := devices(r.ask(context.Background(), opDevice, arguments{Account: account, Device: id}))
+	return r.DeviceWithin(context.Background(), account, id)
+}
+
+// DeviceWithin is Device for a caller that waits for as long as ctx.
+func (r *Remote) DeviceWithin(ctx context.Context, account, id string) (delivery.DeviceView, error) {
+	views, err := devices(r.ask(ctx, opDevice, arguments{Account: account, Device: id}))
 	if err == nil && len(views) != 1 {
 		err = errNoContent
 	}
