@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 )
 
 // A frame on the stream is its length (4 bytes, of the part behind the checksum), a
@@ -21,6 +22,11 @@ const (
 // maxFrame bounds a frame: a page of 1,000 notifications with long texts and timelines
 // fits many times.
 const maxFrame = 64 << 20
+
+// frameStep is how many bytes of a frame have a deadline of their own. The deadline is not that of
+// the whole frame, which may be long, nor of each byte: where a damaged length says that more follows
+// than does, the signs of life that come meanwhile are too few.
+const frameStep = 16 << 10
 
 // kind says what a frame's body is.
 type kind byte
@@ -70,7 +76,11 @@ type frame struct {
 	body   []byte
 }
 
-func readFrame(r *bufio.Reader) (frame, error) {
+// readFrame calls renew before it waits for bytes, once in a frameStep at most.
+func readFrame(r *bufio.Reader, renew func()) (frame, error) {
+	if r.Buffered() < lengthSize {
+		renew()
+	}
 	head, err := r.Peek(lengthSize)
 	if err != nil {
 		return frame{}, err
@@ -80,8 +90,13 @@ func readFrame(r *bufio.Reader) (frame, error) {
 		return frame{}, fmt.Errorf("%w: length %d", errDamaged, n)
 	}
 	f := make([]byte, lengthSize+sumSize+n)
-	if _, err := io.ReadFull(r, f); err != nil {
-		return frame{}, err
+	for step := range slices.Chunk(f, frameStep) {
+		if r.Buffered() < len(step) {
+			renew()
+		}
+		if _, err := io.ReadFull(r, step); err != nil {
+			return frame{}, err
+		}
 	}
 	if got, want := sum(f), binary.BigEndian.Uint32(f[lengthSize:]); got != want {
 		return frame{}, fmt.Errorf("%w: checksum %08x instead of %08x", errDamaged, got, want)

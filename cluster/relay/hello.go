@@ -57,7 +57,7 @@ func writeHello(conn net.Conn, h *hello) error {
 
 func readHello(conn net.Conn, r *bufio.Reader) (*hello, error) {
 	_ = conn.SetReadDeadline(time.Now().Add(helloPatience)) // fails with the read
-	f, err := readFrame(r)
+	f, err := readFrame(r, func() {})
 	if err != nil {
 		return nil, err
 	}

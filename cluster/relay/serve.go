@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -110,7 +111,12 @@ func (s *Session) refuse(f frame) {
 }
 
 func (s *Session) answer(id uint64, r results, err error) {
-	_ = s.send(kindAnswer, answer{ID: id, Failure: failureOf(err), results: r}, maxKept) // nobody waits at a Session that has ended
+	f := newFrame(kindAnswer, encode(answer{ID: id, Failure: failureOf(err), results: r}))
+	if len(f) <= largeAnswer {
+		_ = s.sendFrame(f, maxKept) // nobody waits at a Session that has ended
+	} else if errors.Is(s.sendFrame(f, maxKept-largeAnswer), errFull) { // so large is only what was read
+		s.answer(id, results{}, errFull)
+	}
 }
 
 func (s *Session) onCall(c *call) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,12 +18,13 @@ import (
 const (
 	maxQueued   = 16 << 20 // bytes; above, calls and publications are refused
 	maxKept     = 64 << 20 // bytes; above, the Session ends: not even reports fit
+	largeAnswer = 1 << 20  // bytes; above, an answer that does not fit is refused
 	maxCalls    = 4096     // that wait for their answers
 	confirmStep = 64       // frames that may arrive before that is confirmed
 	flushAt     = 64 << 10 // bytes gathered for one write
 )
 
-// writePatience is how long a peer may take nothing before its stream is cut.
+// writePatience is how long a peer may take to accept a frameStep before its stream is cut.
 const writePatience = 5 * time.Second
 
 var (
@@ -277,9 +279,24 @@ func (s *Session) detach(why error) {
 	}
 }
 
+// steady writes to a connection with a deadline for each frameStep: a slow one is not cut while its
+// bytes pass.
+type steady struct{ net.Conn }
+
+func (c steady) Write(b []byte) (written int, err error) {
+	for step := range slices.Chunk(b, frameStep) {
+		_ = c.SetWriteDeadline(time.Now().Add(writePatience)) // fails with the write
+		n, err := c.Conn.Write(step)
+		if written += n; err != nil {
+			return written, err
+		}
+	}
+	return written, nil
+}
+
 // write sends the kept frames, and confirms those that have arrived.
 func (s *Session) write(st *stream) error {
-	w := bufio.NewWriterSize(st.conn, flushAt)
+	w := bufio.NewWriterSize(steady{st.conn}, flushAt)
 	var beat <-chan time.Time
 	if s.m.opts.Beat > 0 {
 		tick := time.NewTicker(s.m.opts.Beat)
@@ -307,9 +324,6 @@ func (s *Session) write(st *stream) error {
 		}
 		s.mu.Unlock()
 		due = false
-		if confirm || len(batch) > 0 {
-			_ = st.conn.SetWriteDeadline(time.Now().Add(writePatience)) // fails with the write
-		}
 		for _, f := range batch {
 			if _, err := w.Write(f); err != nil {
 				return err
@@ -340,11 +354,13 @@ func (s *Session) write(st *stream) error {
 
 // read handles frames as they come.
 func (s *Session) read(st *stream, r *bufio.Reader) error {
-	for {
-		if s.m.opts.Beat > 0 && r.Buffered() == 0 {
+	renew := func() {
+		if s.m.opts.Beat > 0 {
 			_ = st.conn.SetReadDeadline(time.Now().Add(missedBeats * s.m.opts.Beat)) // fails with the read
 		}
-		f, err := readFrame(r)
+	}
+	for {
+		f, err := readFrame(r, renew)
 		if err != nil {
 			return err
 		}
@@ -385,7 +401,8 @@ func (s *Session) read(st *stream, r *bufio.Reader) error {
 	}
 }
 
-// missedBeats is how many signs of life may be missing before a stream is cut.
+// missedBeats is how many signs of life may be missing, or how many beats a frameStep may take, before
+// a stream is cut.
 const missedBeats = 4
 
 // end ends the Session: calls fail, devices of the other node are offline. It is called

@@ -568,6 +568,75 @@ func TestSlowPeer(t *testing.T) {
 	})
 }
 
+// throttled is a connection that takes 1 MB a second.
+type throttled struct{ net.Conn }
+
+func (c throttled) Write(b []byte) (written int, err error) {
+	for step := range slices.Chunk(b, 1000) {
+		time.Sleep(time.Duration(len(step)) * time.Microsecond)
+		n, err := c.Conn.Write(step)
+		if written += n; err != nil {
+			return written, err
+		}
+	}
+	return written, nil
+}
+
+// A slow connection is not cut while its bytes pass: many small frames, or a long one.
+func TestSlowConnection(t *testing.T) {
+	for name, frames := range map[string][]int{"many small frames": slices.Repeat([]int{1000}, 10_000), "a long frame": {8 << 20}} {
+		t.Run(name, func(t *testing.T) {
+			testtool.Bubble(t, func(t *testing.T) {
+				p := newPair(func(one, two *Options) { one.Beat, two.Beat = time.Second, time.Second })
+				var streams atomic.Int32
+				p.wrap = func(c net.Conn) net.Conn {
+					streams.Add(1)
+					return throttled{c}
+				}
+				p.begin()
+				defer p.close()
+				up, err := p.two.session().Owner(0, 1).Online(delivery.OnlineInfo{Device: "phone", Account: "ann", Channel: &fakeChannel{}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i, size := range frames {
+					up.(delivery.Acker).Nacked(delivery.Ref{Seq: delivery.Seq(i)}, strings.Repeat("x", size))
+				}
+				time.Sleep(30 * time.Second)
+				synctest.Wait()
+				p.one.mu.Lock()
+				defer p.one.mu.Unlock()
+				if said := p.one.ups[0].said; len(said) != len(frames) || streams.Load() != 1 {
+					t.Errorf("%d of %d frames came over %d streams, want all over one", len(said), len(frames), streams.Load())
+				}
+			})
+		})
+	}
+}
+
+// An answer that is too large for the relay is refused, and the relay goes on.
+func TestTooLargeAnswer(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
+		p := newPair(nil)
+		p.one.hold = make(chan struct{}) // the call has no other answer
+		p.begin()
+		defer p.close()
+		defer close(p.one.hold)
+		answers := make(chan *answer, 1)
+		c := &call{Op: opFlushAll}
+		if err := p.two.session().call(c, func(a *answer) { answers <- a }); err != nil {
+			t.Fatal(err)
+		}
+		p.one.session().answer(c.ID, results{Account: strings.Repeat("x", 65<<20)}, nil)
+		if a := <-answers; a == nil || !errors.Is(a.Failure.error(), delivery.ErrOverloaded) {
+			t.Errorf("the answer is %+v, want ErrOverloaded", a)
+		}
+		if len(p.one.ended)+len(p.two.ended) > 0 {
+			t.Error("the relay has ended")
+		}
+	})
+}
+
 // Nodes that must not work together do not, and say why; those that differ do, and say so.
 func TestHello(t *testing.T) {
 	testtool.Bubble(t, func(t *testing.T) {

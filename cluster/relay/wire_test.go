@@ -153,13 +153,13 @@ func TestErrors(t *testing.T) {
 func TestDamage(t *testing.T) {
 	f := newFrame(kindCall, []byte("some body"))
 	seal(f, 77)
-	if got, err := readFrame(bufio.NewReader(bytes.NewReader(f))); err != nil || got.number != 77 || got.kind != kindCall || string(got.body) != "some body" {
+	if got, err := readFrame(bufio.NewReader(bytes.NewReader(f)), func() {}); err != nil || got.number != 77 || got.kind != kindCall || string(got.body) != "some body" {
 		t.Fatalf("got %+v, error %v", got, err)
 	}
 	for bit := range len(f) * 8 {
 		b := bytes.Clone(f)
 		b[bit/8] ^= 1 << (bit % 8)
-		if got, err := readFrame(bufio.NewReader(bytes.NewReader(b))); err == nil {
+		if got, err := readFrame(bufio.NewReader(bytes.NewReader(b)), func() {}); err == nil {
 			t.Errorf("bit %d flipped: read %+v", bit, got)
 		}
 	}
