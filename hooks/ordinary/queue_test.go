@@ -1,6 +1,7 @@
 package ordinary
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -54,5 +55,32 @@ func TestExpiredMakeRoom(t *testing.T) {
 				t.Errorf("away %v: %s came: %v", away, topicName, !want)
 			}
 		}
+	}
+}
+
+// TestIdentifiersAfterImport: the messages to a client that comes back after a restart do
+// not get the packet identifiers that it had first.
+func TestIdentifiersAfterImport(t *testing.T) {
+	t.Parallel()
+	h, _ := hubAt(Options{})
+	first := 0
+	const sessions = 20
+	for i := range sessions {
+		id := fmt.Sprint(i)
+		h.Import(State{
+			Header:        Header{ID: id, Account: id, Version: 5, Expiry: 100, Gone: h.opts.Now().Unix()},
+			Subscriptions: map[string]Subscription{id: {QoS: 1}},
+		})
+		publishTo(t, h, id, 1)
+		st, _ := h.Export(id)
+		if len(st.Outgoing) != 1 {
+			t.Fatalf("%+v", st)
+		}
+		if st.Outgoing[0].PacketID == firstOrdinaryID {
+			first++
+		}
+	}
+	if first == sessions {
+		t.Error("each session begins with the first identifier again")
 	}
 }

@@ -3,6 +3,7 @@ package ordinary
 import (
 	"cmp"
 	"maps"
+	"math/rand/v2"
 	"slices"
 )
 
@@ -73,6 +74,8 @@ func (h *Hub) Import(st State) {
 	s := newSession(h, st.ID, st.Account)
 	s.Service, s.kept, s.expiry, s.gone = st.Service, true, st.Expiry, st.Gone
 	s.peer.Version = st.Version
+	// Not the first one: the client may hold identifiers that a crash kept from the store.
+	s.lastID = uint16(rand.UintN(lastOrdinaryID))
 	for f, sub := range st.Subscriptions {
 		s.subscriptions[f] = sub
 		h.subscribe(f, s, sub)

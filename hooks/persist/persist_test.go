@@ -250,11 +250,30 @@ func TestSessionIsKept(t *testing.T) {
 	}
 }
 
+// value is what the store has for a header of less than 128 bytes.
+func value(header string) []byte { return append([]byte{1, byte(len(header))}, header...) }
+
+// TestSentIdentifiersAreKept: a message that was sent keeps its packet identifier over a
+// restart, though it has expired: the client may hold it. One that was not sent is gone.
+func TestSentIdentifiersAreKept(t *testing.T) {
+	s := &testStore{all: map[string][]byte{
+		"cphone":             value(`{"v":5,"e":100}`),
+		"iphone\x00\x00\x05": value(`{"t":3,"q":2,"n":"x","e":1,"d":true}`),
+		"iphone\x00\x00\x06": value(`{"t":3,"q":2,"n":"x","e":1}`),
+	}}
+	hub, keeper := start(t, s)
+	got, _ := hub.Export("phone")
+	if len(got.Outgoing) != 1 || got.Outgoing[0].PacketID != 5 {
+		t.Errorf("restored %+v, want the message that was sent", got.Outgoing)
+	}
+	keeper.Stop()
+	if s.all["iphone\x00\x00\x05"] == nil || s.all["iphone\x00\x00\x06"] != nil {
+		t.Errorf("the store has %q", slices.Collect(maps.Keys(s.all)))
+	}
+}
+
 // TestStateOfAnOlderVersion: both directions were under one kind.
 func TestStateOfAnOlderVersion(t *testing.T) {
-	value := func(header string) []byte {
-		return append([]byte{1, byte(len(header))}, header...)
-	}
 	s := &testStore{all: map[string][]byte{
 		"cphone":             value(`{"u":"YWxpY2U=","v":5,"e":100}`),
 		"iphone\x00\x00\x05": value(`{"t":5,"i":5,"k":9}`),

@@ -123,7 +123,8 @@ func (h *Keeper) restoreInflight(sessions map[string]*ordinary.State, now int64)
 			h.Incoming(of.Account, m.client, id)
 		}
 		o, ok := header.outgoing(msg, m.id)
-		if of == nil || !ok || expired(msg, now) {
+		// The client may hold the identifier of a message that was sent.
+		if of == nil || !ok || !o.Sent && expired(msg, now) {
 			h.mark("", m) // the Hub does not have it, so it will be removed
 			return nil
 		}
