@@ -39,6 +39,7 @@ var rulings = []ruling{
 	{name: "05 a delayed will of a client that is back is not published", script: willOfReturned},
 	{name: "05 a will without delay comes before the client is back", script: willBeforeReturn},
 	{name: "05 a delayed retained will is retained", script: retainedWill},
+	{name: "05 a take-over of a session without expiry sends the delayed will", script: willAtTakeover, differs: "it drops the will"},
 	{name: "05 a clean start sends the delayed will", script: willAtCleanStart, differs: "it drops the will"},
 	{name: "05 a will has its properties", script: willProperties},
 	{name: "05 DISCONNECT with an error sends the will", script: willAtError, differs: "it drops the will"},
@@ -436,6 +437,30 @@ func willAtCleanStart(c *court) error {
 	time.Sleep(soon)
 	c.join(5, "anew")
 	return wants("will", payloads(hear(watch, soon, "")), []string{"gone"})
+}
+
+func willAtTakeover(c *court) error {
+	for _, expiry := range []uint32{0, 60} {
+		topicName, id := fmt.Sprint("will/takeover/", expiry), fmt.Sprint("taken-", expiry)
+		watch := c.join(5, fmt.Sprint("w5f-", expiry))
+		c.subscribe(watch, 0, filter(topicName))
+		c.subscribe(c.join(5, id, kept(expiry), will(topicName, "gone", false, 30)), 0, filter("taken"))
+		again := c.join(5, id, kept(expiry))
+		c.publish(c.join(5, "p5f"), 1, "taken", "x", false)
+		var wills, messages []string
+		if expiry > 0 {
+			messages = []string{"x"}
+		} else {
+			wills = []string{"gone"}
+		}
+		if err := wants("subscription", payloads(hear(again, soon, "")), messages); err != nil {
+			return err
+		}
+		if err := wants("will", payloads(hear(watch, soon, "")), wills); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func willProperties(c *court) error {

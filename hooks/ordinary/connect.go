@@ -88,17 +88,18 @@ func (s *Session) continues(now int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.link != nil {
-		return s.kept || s.peer.Version == 5 // 3.1.1: a clean session is never reused [MQTT-3.1.2-6]
+		return s.kept // without an expiry it ends with its connection: MQTT 5 §3.1.2.11.2, 3.1.1 [MQTT-3.1.2-6]
 	}
 	return !s.ended && s.endsLocked() > now
 }
 
-// leave ends the earlier connection of a session that goes on. A will without delay is
-// published; one with a delay is not, as the client is back [MQTT-3.1.3-9].
+// leave ends the earlier connection of a session that goes on, or moves. A will without
+// delay is published; one with a delay is not, as the client is back [MQTT-3.1.3-9]. No will
+// waits longer than its session.
 func (h *Hub) leave(s *Session) {
 	s.subMu.Lock() // a SUBSCRIBE of the earlier connection is over
 	s.mu.Lock()
-	link, w := s.link, s.will
+	link, w, expiry := s.link, s.will, s.expiry
 	s.detachLocked()
 	s.will, s.willAt = nil, 0
 	s.mu.Unlock()
@@ -109,7 +110,7 @@ func (h *Hub) leave(s *Session) {
 	h.counters.online.Add(-1)
 	h.counters.takeovers.Add(1)
 	link.Close()
-	if w != nil && w.Delay == 0 {
+	if w != nil && w.delay(expiry) == 0 {
 		h.publishWill(w)
 	}
 }
