@@ -39,7 +39,7 @@ func (c *conn) subscribe(pk *packets.Packet) {
 		return // taken over
 	}
 	if reason == "" && slices.Contains(codes, packets.ErrQuotaExceeded.Code) {
-		reason = "too many subscriptions (mqtt.limits.subscriptions)"
+		reason = "too many subscriptions, or too long ones (mqtt.limits.subscriptions)"
 	}
 	if reason != "" {
 		h.limited(c, "subscription refused", reason)

@@ -175,7 +175,7 @@ func (h *Hub) end(s *Session) {
 	s.queue, s.pubrels, s.unsent, s.byID, s.bytes, s.served, s.incoming = entries{}, entries{}, nil, nil, 0, 0, nil
 	s.endReplaysLocked(func(*replay) bool { return true })
 	filters := s.subscriptions
-	s.subscriptions = nil
+	s.subscriptions, s.filterBytes = nil, 0
 	s.progressLocked()
 	s.mu.Unlock()
 	for f := range filters {

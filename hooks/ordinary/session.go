@@ -73,6 +73,7 @@ type Session struct {
 
 	mu            sync.Mutex
 	subscriptions map[string]Subscription // by filter
+	filterBytes   int                     // of all filters
 	link          Link                    // nil: away
 	peer          Peer
 	epoch         uint64    // counts connections

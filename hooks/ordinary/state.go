@@ -78,6 +78,7 @@ func (h *Hub) Import(st State) {
 	s.lastID = uint16(rand.UintN(lastOrdinaryID))
 	for f, sub := range st.Subscriptions {
 		s.subscriptions[f] = sub
+		s.filterBytes += len(f)
 		h.subscribe(f, s, sub)
 	}
 	for _, o := range st.Outgoing {

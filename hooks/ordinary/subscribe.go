@@ -33,12 +33,15 @@ func (h *Hub) Subscribe(s *Session, link Link, asks []Ask, exempt bool) (codes [
 			continue
 		}
 		_, had := s.subscriptions[a.Filter]
-		if limit := h.bounds.Load().Limits.Subscriptions; !had && !exempt && limit > 0 && len(s.subscriptions) >= limit {
+		if !had && !exempt && !s.mayAddLocked(a.Filter) {
 			a.Code, codes[i] = overQuota, overQuota
 			h.counters.overSubscriptions.Add(1)
 			continue
 		}
 		codes[i], isNew[i] = a.QoS, !had
+		if !had {
+			s.filterBytes += len(a.Filter)
+		}
 		a.Filter = strings.Clone(a.Filter) // not a part of the packet: subscriptions and replays outlive it
 		s.subscriptions[a.Filter] = a.Subscription
 		if s.kept {
@@ -60,6 +63,17 @@ func (h *Hub) Subscribe(s *Session, link Link, asks []Ask, exempt bool) (codes [
 	}
 	s.mu.Unlock()
 	return codes, true
+}
+
+// filterBytes is how long a client's filters may be together. A filter can have 65,535 bytes,
+// and a session that is kept holds them for weeks. A limit of more than 1,000 subscriptions
+// allows 256 bytes for each.
+const filterBytes = 256 << 10
+
+// mayAddLocked reports whether the limits allow one more subscription.
+func (s *Session) mayAddLocked(filter string) bool {
+	limit := s.hub.bounds.Load().Limits.Subscriptions
+	return limit <= 0 || len(s.subscriptions) < limit && s.filterBytes+len(filter) <= max(filterBytes, 256*limit)
 }
 
 // beginReplaysLocked makes the replays of a SUBSCRIBE, in the place of those that the
@@ -126,10 +140,14 @@ func (h *Hub) Unsubscribe(s *Session, link Link, filters []string) (codes []byte
 	gone := make(map[string]struct{}, len(filters))
 	for _, f := range filters {
 		gone[f] = struct{}{}
-		if _, had := s.subscriptions[f]; had && s.kept {
-			h.opts.Journal.Subscription(s.Account, s.ID, strings.Clone(f)) // not a part of the packet
+		if _, had := s.subscriptions[f]; !had {
+			continue
 		}
 		delete(s.subscriptions, f)
+		s.filterBytes -= len(f)
+		if s.kept {
+			h.opts.Journal.Subscription(s.Account, s.ID, strings.Clone(f)) // not a part of the packet
+		}
 	}
 	s.endReplaysLocked(func(r *replay) bool { _, ok := gone[r.filter]; return ok })
 	s.mu.Unlock()
