@@ -74,9 +74,9 @@ func (h *Hub) Connect(a Arrival) (s *Session, present bool) {
 	if s.kept && !was { // nothing of it is stored yet
 		s.journalLocked()
 	}
+	h.deadlines.set(s, 0)
 	s.mu.Unlock()
 	h.counters.online.Add(1)
-	h.deadlines.set(s, 0)
 	if a.Kept || was {
 		h.opts.Journal.Session(s.Account, s.ID)
 	}
@@ -177,12 +177,13 @@ func (h *Hub) end(s *Session) {
 	filters := s.subscriptions
 	s.subscriptions, s.filterBytes = nil, 0
 	s.progressLocked()
+	h.deadlines.set(s, 0)
 	s.mu.Unlock()
 	for f := range filters {
 		h.unsubscribe(f, s)
 	}
 	s.subMu.Unlock()
-	if h.deadlines.set(s, 0); kept {
+	if kept {
 		h.opts.Journal.Session(s.Account, s.ID)
 	}
 	if link != nil {

@@ -3,6 +3,7 @@ package ordinary
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestTakeover: a connection takes over a session that outlives the earlier connection. A
@@ -63,5 +64,33 @@ func TestTakeover(t *testing.T) {
 		if got := gone(); got != c.will {
 			t.Errorf("%s: the will came when the session moved: %v", c.name, got)
 		}
+	}
+}
+
+// hookedJournal calls a function when a session has changed.
+type hookedJournal struct {
+	noJournal
+	session func()
+}
+
+func (j *hookedJournal) Session(string, string) { j.session() }
+
+// TestLaterDisconnectSetsDeadline: the deadline of a session is that of its last connection,
+// though the end of the connection before is still being processed.
+func TestLaterDisconnectSetsDeadline(t *testing.T) {
+	t.Parallel()
+	j := &hookedJournal{session: func() {}}
+	h, c := hubAt(Options{Journal: j})
+	s, link := join(h, "c", keptFor(1000))
+	j.session = func() {
+		j.session = func() {}
+		s, link := join(h, "c", keptFor(1000), func(a *Arrival) { a.Clean = false })
+		h.Disconnect(s, link, Bye{Kept: true, Expiry: 10})
+	}
+	h.Disconnect(s, link, Bye{Kept: true, Expiry: 1000})
+	c.now = c.now.Add(20 * time.Second)
+	h.Elapse()
+	if n := h.Stats().Sessions; n != 0 {
+		t.Error("the session outlives its last expiry")
 	}
 }

@@ -60,7 +60,8 @@ type deadline struct {
 	place int   // in the heap
 }
 
-// set has a session looked at at a time, and not before; 0: not at all.
+// set has a session looked at at a time, and not before; 0: not at all. s.mu is held: of two
+// that change the session, the later one sets its deadline.
 func (d *deadlines) set(s *Session, at int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

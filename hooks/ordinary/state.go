@@ -110,8 +110,8 @@ func (h *Hub) Import(st State) {
 	h.mu.Lock()
 	h.sessions[s.ID] = s
 	h.accounts[s.Account]++
+	h.deadlines.set(s, s.gone+int64(s.expiry)) // nobody has found the session yet
 	h.mu.Unlock()
-	h.deadlines.set(s, s.gone+int64(s.expiry))
 }
 
 // ImportRetained takes a retained message in that the disk has; its content stays

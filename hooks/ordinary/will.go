@@ -64,6 +64,9 @@ func (h *Hub) Disconnect(s *Session, link Link, bye Bye) {
 	if s.willAt > 0 {
 		at = min(at, s.willAt)
 	}
+	if bye.Kept {
+		h.deadlines.set(s, at)
+	}
 	s.mu.Unlock()
 	h.counters.online.Add(-1)
 	if !bye.Kept {
@@ -71,7 +74,6 @@ func (h *Hub) Disconnect(s *Session, link Link, bye Bye) {
 		return
 	}
 	h.opts.Journal.Session(s.Account, s.ID)
-	h.deadlines.set(s, at)
 	h.publishWill(due)
 }
 
@@ -113,7 +115,7 @@ func (h *Hub) elapse(s *Session, now int64) {
 	default:
 		next = ends
 	}
-	s.mu.Unlock()
 	h.deadlines.set(s, next)
+	s.mu.Unlock()
 	h.publishWill(due)
 }
