@@ -133,6 +133,9 @@ func (s *Server) check(r *request, rec *Received) reply {
 	if !carries(rec.PushType, r.body) {
 		return refuse(400, "InvalidPushType")
 	}
+	if !s.belongs(rec.Token, rec.Topic) {
+		return refuse(400, "DeviceTokenNotForTopic")
+	}
 	rec.Payload = json.RawMessage(r.body)
 	if s.tooMany(rec.Token) {
 		return refuse(429, "TooManyRequests")
@@ -157,12 +160,36 @@ func fits(pushType, topic string) bool {
 	if pushType == "" || pushType == "mdm" {
 		return true
 	}
+	return suffixOf(topic) == ""
+}
+
+// suffixOf returns the suffix of a topic; "": it has none.
+func suffixOf(topic string) string {
 	for _, suffix := range suffixes {
 		if strings.HasSuffix(topic, suffix) {
-			return false
+			return suffix
 		}
 	}
-	return true
+	return ""
+}
+
+// belongs reports whether a device token is one for a topic: the suffix is that of the first
+// topic that a push to it was accepted for. An app has one token for its alerts and others for
+// VoIP, live activities and so on.
+func (s *Server) belongs(token, topic string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	suffix, known := s.tokens[token]
+	return !known || suffix == suffixOf(topic)
+}
+
+// accepted notes what a device token is for.
+func (s *Server) accepted(rec *Received) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.tokens[rec.Token]; !known {
+		s.tokens[rec.Token] = suffixOf(rec.Topic)
+	}
 }
 
 // carries reports whether a payload is one for the push type: Apple asks that the
@@ -350,6 +377,9 @@ func (s *Server) handle(r *request) {
 		if script.Status != 0 {
 			rep = reply{status: script.Status, reason: script.Reason, timestamp: script.Timestamp, retryAfter: script.RetryAfter, body: script.Body}
 		}
+	}
+	if rep.status == 200 {
+		s.accepted(rec)
 	}
 	rep.apnsID = rec.APNsID
 	rec.Status, rec.Reason, rec.Action = rep.status, rep.reason, script.Action

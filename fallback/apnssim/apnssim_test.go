@@ -200,6 +200,7 @@ func TestChecks(t *testing.T) {
 		"4097":       {body(`{"x":"` + strings.Repeat("y", 4097-8) + `"}`), "413 PayloadTooLarge"},
 		"huge":       {body(strings.Repeat("y", 200_000)), "413 PayloadTooLarge"},
 		"voip": {func(q *http.Request) {
+			path("/3/device/00bb")(q)
 			q.Header.Set("apns-push-type", "voip")
 			q.Header.Set("apns-topic", "com.example.app.voip")
 			body(`{"x":"` + strings.Repeat("y", 5000) + `"}`)(q)

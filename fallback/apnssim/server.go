@@ -115,6 +115,7 @@ type Server struct {
 	topics []string
 	auth   authState
 	taken  map[string]window // by device token, with TokenLimit
+	tokens map[string]string // by device token: the suffix of its first accepted topic
 }
 
 type providerKey struct {
@@ -132,7 +133,7 @@ func Start(opts Options) (*Server, error) {
 	}
 	s := &Server{
 		opts: opts, log: opts.Logger, conns: map[*conn]bool{},
-		keys: map[string]providerKey{}, topics: opts.Topics,
+		keys: map[string]providerKey{}, topics: opts.Topics, tokens: map[string]string{},
 		journal: simkit.NewJournal[Received](opts.MaxReceived), screens: newScreens(),
 	}
 	s.journal.Fold = strings.ToLower

@@ -32,7 +32,7 @@ func TestPushTypes(t *testing.T) {
 	s := start(t, Options{})
 	c := client(t, s)
 	const alert = `{"aps":{"alert":"x"}}`
-	for _, row := range []struct {
+	for i, row := range []struct {
 		kind, topic, payload string
 		want                 string
 	}{
@@ -53,9 +53,32 @@ func TestPushTypes(t *testing.T) {
 		{"pushtotalk", "com.a.voip-ptt", `{"aps":{}}`, "200 "},
 		{"widgets", "com.a.push-type.widgets", `{"aps":{"content-changed":true}}`, "200 "},
 	} {
-		a := post(t, s, c, both(headers("apns-push-type", row.kind, "apns-topic", row.topic, "apns-priority", "5"), body(row.payload)))
+		a := post(t, s, c, both(path(fmt.Sprintf("/3/device/%04x", i)), headers("apns-push-type", row.kind, "apns-topic", row.topic, "apns-priority", "5"), body(row.payload)))
 		if got := fmt.Sprintf("%d %s", a.status, a.reason); got != row.want {
 			t.Errorf("%s to %s: %s: got %s, want %s", row.kind, row.topic, row.payload, got, row.want)
+		}
+	}
+}
+
+// TestTokenOfOneTopic: a token is of the kind of the first topic that it was used with. A request
+// that is refused says nothing about it.
+func TestTokenOfOneTopic(t *testing.T) {
+	s := start(t, Options{})
+	c := client(t, s)
+	const alert, background, voip = `{"aps":{"alert":"x"}}`, `{"aps":{"content-available":1}}`, `{"x":1}`
+	for i, row := range []struct{ token, kind, topic, payload, want string }{
+		{"00aa", "voip", "com.a.voip", "{", "400 PayloadEmpty"},
+		{"00aa", "alert", "com.a", alert, "200 "},
+		{"00AA", "voip", "com.a.voip", voip, "400 DeviceTokenNotForTopic"},
+		{"00aa", "background", "com.a", background, "200 "},
+		{"00bb", "voip", "com.a.voip", voip, "200 "},
+		{"00bb", "pushtotalk", "com.a.voip-ptt", background, "400 DeviceTokenNotForTopic"},
+		{"00bb", "alert", "com.a", alert, "400 DeviceTokenNotForTopic"},
+		{"00bb", "voip", "com.a.voip", voip, "200 "},
+	} {
+		a := post(t, s, c, both(path("/3/device/"+row.token), headers("apns-push-type", row.kind, "apns-topic", row.topic, "apns-priority", "5"), body(row.payload)))
+		if got := fmt.Sprintf("%d %s", a.status, a.reason); got != row.want {
+			t.Errorf("%d: %s to %s: got %s, want %s", i, row.kind, row.token, got, row.want)
 		}
 	}
 }
