@@ -8,7 +8,7 @@
 // and refused.go, jwt.go with keys.go and jwks.go, http.go, certs.go. health.go remembers
 // whether the service that a mode asks gives answers. queue.go and
 // throttle.go bound what failures cost; watch.go reads files again when they change;
-// edit.go writes users files.
+// edit.go writes users files, under the lock of lock_unix.go and lock_other.go.
 //
 // # Mode file
 //

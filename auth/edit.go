@@ -131,21 +131,23 @@ func RemoveToken(path, name string) error {
 }
 
 // edit replaces the entry of a list: change returns the new one, nil for none. The
-// result is checked as the server would before the file is replaced, in one step.
+// result is checked as the server would before the file is replaced, in one step. Edits by
+// several processes follow each other; the file keeps its owner and its mode.
 func edit(path, list, name string, change func(old *yaml.Node) (any, error)) error {
 	if err := validName(name); err != nil {
 		return fmt.Errorf("the name %w", err)
 	}
-	mode := fs.FileMode(0o600)
+	path, err := followLink(path)
+	if err != nil {
+		return err
+	}
+	unlock, err := lockDir(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	content, err := readFile(path)
-	if err == nil {
-		if info, err := os.Stat(path); err == nil {
-			mode = info.Mode().Perm()
-		}
-		if path, err = followLink(path); err != nil {
-			return err
-		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if _, err := readFileText(content); err != nil {
@@ -165,11 +167,11 @@ func edit(path, list, name string, change func(old *yaml.Node) (any, error)) err
 	entries := listOf(root, list)
 	named := func(n *yaml.Node) bool { return nameOf(n) == name }
 	at := slices.IndexFunc(entries.Content, named)
-	var old *yaml.Node
+	var entry *yaml.Node
 	if at >= 0 {
-		old = entries.Content[at]
+		entry = entries.Content[at]
 	}
-	value, err := change(old)
+	value, err := change(entry)
 	if err != nil {
 		return err
 	}
@@ -180,8 +182,8 @@ func edit(path, list, name string, change func(old *yaml.Node) (any, error)) err
 		if err := n.Encode(value); err != nil {
 			return err
 		}
-		if old != nil {
-			n.HeadComment, n.LineComment, n.FootComment = old.HeadComment, old.LineComment, old.FootComment
+		if entry != nil {
+			n.HeadComment, n.LineComment, n.FootComment = entry.HeadComment, entry.LineComment, entry.FootComment
 			entries.Content[at] = n
 		} else {
 			entries.Content = append(entries.Content, n)
@@ -198,12 +200,22 @@ func edit(path, list, name string, change func(old *yaml.Node) (any, error)) err
 			return fmt.Errorf("%s: %w", path, err)
 		}
 	}
-	return writeFile(path, out.Bytes(), mode)
+	old, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return writeFile(path, out.Bytes(), 0o600, nil)
+	}
+	if err != nil {
+		return err
+	}
+	return writeFile(path, out.Bytes(), old.Mode().Perm(), old)
 }
 
 // followLink returns the file behind a symbolic link, which a rename would replace.
 func followLink(path string) (string, error) {
 	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return path, nil
+	}
 	if err != nil || info.Mode()&fs.ModeSymlink == 0 {
 		return path, err
 	}

@@ -229,7 +229,7 @@ func (v *verifiers) flush() error {
 		fmt.Fprintf(&b, "%d %s %s\n", k.expires.Unix(), base64.RawURLEncoding.EncodeToString([]byte(name)), base64.RawURLEncoding.EncodeToString(k.mac[:]))
 	}
 	v.mu.Unlock()
-	err := writeFile(v.path, b.Bytes(), 0o600)
+	err := writeFile(v.path, b.Bytes(), 0o600, nil)
 	if err != nil {
 		v.mu.Lock()
 		v.dirty = true
@@ -244,13 +244,18 @@ func (v *verifiers) close() error {
 	return v.flush()
 }
 
-// writeFile replaces a file in one step.
-func writeFile(path string, content []byte, mode fs.FileMode) error {
+// writeFile replaces a file in one step. The new one has the owner of old, if that is given.
+func writeFile(path string, content []byte, mode fs.FileMode, old fs.FileInfo) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(content)
+	if old != nil {
+		err = keepOwner(f, old)
+	}
+	if err == nil {
+		_, err = f.Write(content)
+	}
 	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), path)

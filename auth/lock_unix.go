@@ -1,0 +1,49 @@
+//go:build darwin || dragonfly || freebsd || linux || netbsd || openbsd
+
+package auth
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+)
+
+// lockDir waits until no other process edits a file of dir, and keeps others waiting until
+// unlock. It locks the directory, because an edit replaces the file. A file system
+// without locks is edited without one, as on systems without flock.
+func lockDir(dir string) (unlock func(), err error) {
+	f, err := os.Open(dir)
+	if errors.Is(err, fs.ErrPermission) { // it may be written all the same
+		return func() {}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
+		if !errors.Is(err, syscall.EINTR) {
+			return func() { _ = f.Close() }, nil // which ends the lock
+		}
+	}
+}
+
+// keepOwner gives f the owner and group of the file that it is about to replace.
+func keepOwner(f *os.File, old fs.FileInfo) error {
+	was, ok := old.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if is, ok := info.Sys().(*syscall.Stat_t); ok && is.Uid == was.Uid && is.Gid == was.Gid {
+		return nil
+	}
+	if err := f.Chown(int(was.Uid), int(was.Gid)); err != nil {
+		return fmt.Errorf("%s must keep its owner (uid %d, gid %d), who may be the only one to read it: edit it as that user or as root: %w", old.Name(), was.Uid, was.Gid, err)
+	}
+	return nil
+}
