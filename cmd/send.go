@@ -41,7 +41,7 @@ if none has (expired, superseded, cancelled).`,
 	data := f.String("data", "", "full message: JSON, @file or @- (standard input)")
 	f.StringVar(&n.ID, "id", "", "ID; the same again is not sent twice")
 	f.StringVar(&n.CollapseKey, "collapse-key", "", "takes the place of an unfinished notification with this `key`")
-	f.StringVar(&n.TTL, "ttl", "", "how long it is tried, a `duration` such as 1h")
+	f.StringVar((*string)(&n.TTL), "ttl", "", "how long it is tried, a `duration` such as 1h")
 	f.StringVar(&n.Ack, "ack", "", "`ack` that completes it: received or displayed")
 	f.StringVar(&n.Urgency, "urgency", "", "high or normal")
 	f.StringVar(&n.Sound, "sound", "", "sound to play")

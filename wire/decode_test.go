@@ -28,6 +28,8 @@ func TestFaultsOfABody(t *testing.T) {
 		`{"title":"a"`:                                  "body: must be JSON, and ends too early",
 		`{"title":"a",}`:                                "body: must be JSON, and is not at byte 14",
 		`{"title":"a"} {}`:                              "body: must be one JSON value, and more than one value follows",
+		`{"title":"a","ttl":5}`:                         "ttl: must be a string, got number",
+		`{"title":"a","ack_window":[0]}`:                "ack_window: must be a string, got array",
 		`{"title":"a","ttl":"5"}`:                       `ttl: must be a duration such as 90s or 24h, got "5"`,
 		`{"title":"a","ttl":"1 s","ack":"seen","badge":1.5}`: `ttl: must be a duration such as 90s or 24h, got "1 s"|ack: must be received or displayed, got "seen"|badge: must be a whole number of 0 or more, or "auto", got 1.5`,
 		`{"title":"a","level":"loud"}`:                       `level: must be passive, active, time-sensitive or critical, got "loud"`,
@@ -54,6 +56,18 @@ func TestDataIsTheAppsOwn(t *testing.T) {
 	r, err := wire.ParseContent([]byte(`{"data":{"a":1,"a":2},"title":"x\u0021","badge":"auto","ttl":"0s"}`), "anna")
 	if err != nil || string(r.Data) != `{"a":1,"a":2}` || !r.BadgeAuto || r.TTL == nil || *r.TTL != 0 {
 		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// TestZeroIsANumber: the contract writes ttl: 0 and ack_window: 0.
+func TestZeroIsANumber(t *testing.T) {
+	r, err := wire.ParseContent([]byte(`{"title":"a","ttl":0,"ack_window":0}`), "anna")
+	if err != nil || r.TTL == nil || *r.TTL != 0 || r.AckWindow == nil || *r.AckWindow != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	r, err = wire.ParseContent([]byte(`{"title":"a","ttl":null}`), "anna")
+	if err != nil || r.TTL != nil {
+		t.Errorf("null: %+v, %v", r, err)
 	}
 }
 

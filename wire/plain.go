@@ -62,7 +62,7 @@ func plainMember(c *Content, account *string, key string) *string {
 	case "collapse_key":
 		return &c.CollapseKey
 	case "ttl":
-		return &c.TTL
+		return (*string)(&c.TTL)
 	case "ack":
 		return &c.Ack
 	case "urgency":
@@ -80,7 +80,7 @@ func plainMember(c *Content, account *string, key string) *string {
 	case "level":
 		return &c.Level
 	case "ack_window":
-		return &c.AckWindow
+		return (*string)(&c.AckWindow)
 	}
 	return nil
 }
