@@ -66,5 +66,6 @@
 // the goroutine that watches files, one that writes verifiers and one that fetches a
 // JWK set, as far as the mode needs them; Close stops them and waits.
 //
-// It imports config, for its section of the configuration, and internal/filewatch.
+// It imports config, for its section of the configuration, internal/filewatch and
+// internal/h2pool.
 package auth

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/internal/h2pool"
 )
 
 // Bounds of concurrent requests and of the answers.
@@ -88,7 +89,7 @@ func newHTTPMode(cfg config.AuthFromHTTP, h *health) (*httpMode, error) {
 		url: cfg.URL, timeout: cfg.Timeout, throttle: newThrottle(), queue: newQueue(httpConcurrent, httpConcurrent/4, false),
 		answers: newAnswers(cfg.Cache), health: h,
 		client: &http.Client{
-			Transport: t,
+			Transport: h2pool.NewTransport(t),
 			// A password is not carried on to wherever an answer points.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},

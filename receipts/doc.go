@@ -7,7 +7,7 @@
 // reading, and when an event is sent), attempt.go (an attempt and its outcome), retain.go
 // (events too old to keep), save.go (when its position is written), owner.go (several nodes
 // on one store), queue.go (the order), send.go (one request), state.go (the stored
-// positions), view.go (the operator's view).
+// positions), pace.go (a webhook that catches up goes slower), view.go (the operator's view).
 //
 // # What holds
 //
@@ -32,5 +32,6 @@
 //
 // Stop returns when all have ended; a Tail is stopped by its owner.
 //
-// It imports delivery, store, wire, internal/backoff, internal/seldom and internal/text.
+// It imports delivery, store, wire, internal/backoff, internal/h2pool, internal/seldom and
+// internal/text.
 package receipts

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/heartline-mqtt/heartline/internal/h2pool"
 	"github.com/heartline-mqtt/heartline/internal/text"
 )
 
@@ -47,7 +48,7 @@ func newSender(w Webhook, agent string) *sender {
 		// A redirect is a mistake in the configuration, or an attempt to send the events
 		// elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{
+		Transport: h2pool.NewTransport(&http.Transport{
 			Proxy:               http.ProxyFromEnvironment,
 			DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
 			TLSClientConfig:     &tls.Config{RootCAs: w.RootCAs, MinVersion: tls.VersionTLS12},
@@ -57,7 +58,7 @@ func newSender(w Webhook, agent string) *sender {
 			IdleConnTimeout:        90 * time.Second,
 			MaxResponseHeaderBytes: maxAnswer,
 			DisableCompression:     true,
-		},
+		}),
 	}}
 }
 
