@@ -129,7 +129,7 @@ type MQTTLimits struct {
 	TopicLevels int `key:"topic_levels"`
 	// Subscriptions of a client.
 	Subscriptions int `key:"subscriptions"`
-	// Ordinary messages a second that a client may publish.
+	// Ordinary messages a second that a client may publish; 0: as many as it likes.
 	PublishRate int `key:"publish_rate"`
 	// Retained messages of an account. Not applied where auth.mode is none.
 	RetainedBytes ByteSize `key:"retained_bytes"`

@@ -5,14 +5,14 @@
 //
 // Read notification.go and registration.go (the words), limits.go and errors.go,
 // transition.go (the state machine, one pure function), core.go (it runs the machine),
-// then the steps: accept.go with meaning.go (repeats of an ID), accepted.go (once stored) and held.go (accounts
+// then the steps: request.go (what is asked for), accept.go with meaning.go (repeats of an ID), accepted.go (once stored) and held.go (accounts
 // without devices), publish.go, ack.go, window.go, push.go, redeliver.go, message.go,
-// finish.go. slab.go keeps the deliveries, registry.go the devices and decides whose they
+// finish.go, dismiss.go (taking it off the screens). slab.go keeps the deliveries, registry.go the devices and decides whose they
 // are, claim.go who holds a token, forget.go and erase.go take devices and content away,
 // names.go checks names, versions.go guards reads of the store, shard.go and neighbours.go
-// are for several Cores over one store, view.go answers questions, observer.go passes events
-// on. ports.go declares the ports: an Outbox, a Channel for each connected device, a
-// Pusher. clock.go and boottime_linux.go tell the time, inbox.go batches inputs, id.go
+// are for several Cores over one store, view.go answers questions, unread.go counts for a
+// badge, observer.go passes events on, events.go with position.go reads those of the store. ports.go declares the ports: an Outbox, a Channel for each connected device, a
+// Pusher. clock.go, boottime_linux.go and boottime_other.go tell the time, inbox.go batches inputs, id.go
 // makes IDs.
 //
 // # Concurrency

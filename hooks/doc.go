@@ -2,10 +2,11 @@
 // mochi-mqtt/server/v2 that turns packets into inputs of the core, and the core's
 // publications into packets.
 //
-// Read core.go (its port to the core), hook.go (the calls of mochi), connect.go (who may connect, and how), then
+// Read core.go (its port to the core), hook.go (the calls of mochi), connect.go (who may connect, and how), permission.go (for how long),
+// topics.go (the topics of ours), then
 // conn.go (one connection: its packet IDs, its presence), outlet.go (its outgoing
 // queue), flusher.go (who writes), inbound.go (what devices and backends publish), prompt.go
-// (packets that need no waiting), replies.go (answers in
+// (packets that need no waiting), stalled.go (publications while the store is reopened), replies.go (answers in
 // the order of the questions), reason.go (errors as reason codes), events.go (timelines
 // for services). For ordinary
 // MQTT: access.go (who may use which topics), routing.go (between mochi's packets and

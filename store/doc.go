@@ -4,7 +4,8 @@
 //
 // Read engine.go (what a store has to do), outbox.go (Options, New, Commit,
 // Close), group.go (what may share one write), committer.go (the writing, and
-// what happens when it fails), guard.go (free space, readiness), housekeeping.go
+// what happens when it fails), read.go, recent.go (a cache of the last notifications),
+// seek.go (the commit of a time), state.go (ordinary MQTT's), guard.go (free space, readiness), housekeeping.go
 // (pruning and accounting), checkpoint.go (backups), stats.go.
 //
 // # Who runs what

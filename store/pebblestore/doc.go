@@ -3,7 +3,7 @@
 // Read keys.go and the package codec (the stored form), store.go (Options, Open,
 // Close), directory.go (whose directory this is), open.go (whether it is whole), watermark.go
 // (what must be in it at least), upgrade.go
-// (from format 1), apply.go, erase.go, read.go, events.go (the order of commits),
+// (from format 1), apply.go, erase.go, read.go, events.go (the order of commits), numbers.go (events stored lately),
 // prune.go, scrub.go (erased data leaves the disk), checkpoint.go, mqttstate.go, liveness.go,
 // log.go, fence.go (how Pebble is given up without leaving anything behind), journal.go (a
 // journal in place of Pebble's log), ingest.go (how its folds become tables), overlay.go (a store that is only read, with its journal).

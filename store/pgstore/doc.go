@@ -5,8 +5,9 @@
 // (the tables), node.go (a life of a node: membership, lease, fence), join.go (waiting for
 // the end of another life), parts.go (who owns what), engine.go (sessions of the writer
 // lane), plan.go (a batch in columns), apply.go and registry.go (writing it), sql.go (every statement),
-// read.go, backlog.go, events.go, prune.go, days.go (partitions), mqttstate.go, status.go, errors.go,
-// system_linux.go (the clock, and silent connections).
+// read.go, backlog.go, events.go, prune.go, days.go (partitions), mqttstate.go, status.go,
+// replication.go (standbys), errors.go, system_linux.go and system_other.go (the clock, and
+// silent connections).
 //
 // # The fence
 //
