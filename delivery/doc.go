@@ -5,7 +5,7 @@
 //
 // Read notification.go and registration.go (the words), limits.go and errors.go,
 // transition.go (the state machine, one pure function), core.go (it runs the machine),
-// then the steps: request.go (what is asked for), accept.go with meaning.go (repeats of an ID), accepted.go (once stored) and held.go (accounts
+// then the steps: request.go (checks a request), accept.go with meaning.go (repeats of an ID), accepted.go (once stored) and held.go (accounts
 // without devices), publish.go, ack.go, window.go, push.go, redeliver.go, message.go,
 // finish.go, dismiss.go (taking it off the screens). slab.go keeps the deliveries, registry.go the devices and decides whose they
 // are, claim.go who holds a token, forget.go and erase.go take devices and content away,
