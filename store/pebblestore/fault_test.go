@@ -466,16 +466,13 @@ func testFullDisk(t *testing.T, journal bool) {
 				t.Fatal(err)
 			}
 			l := newLedger()
-			for err = nil; err == nil; {
-				err = l.accept(box, 64<<10)
-			}
-			if !errors.Is(err, delivery.ErrUnavailable) {
-				t.Fatal(err)
+			// Between a refusal and the look at Ready Pebble can have removed a file.
+			for err = nil; err == nil || box.Ready() == nil; {
+				if err = l.accept(box, 64<<10); err != nil && !errors.Is(err, delivery.ErrUnavailable) {
+					t.Fatal(err)
+				}
 			}
 			t.Logf("refused with: %v", err)
-			if err := box.Ready(); err == nil {
-				t.Error("ready on a full disk")
-			}
 			var carried sync.WaitGroup
 			for range 20 {
 				l.finish(box, &carried)
