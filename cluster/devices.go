@@ -47,7 +47,7 @@ func (r *Router) refresh(ctx context.Context, part uint16, devices []*delivery.D
 		case errors.Is(err, delivery.ErrNotFound):
 			d.ID = ""
 		case errors.Is(err, delivery.ErrUnavailable) || ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // the rest stays as the store has it
 		default:
 			return err
 		}
