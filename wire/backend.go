@@ -19,7 +19,7 @@ type Content struct {
 	Data        json.RawMessage `json:"data,omitempty" doc:"The full message: any JSON value of at most 256 KiB, delivered after the ack when the app is in the foreground"`
 	ID          string          `json:"id,omitempty" doc:"Makes the request idempotent: 1 to 64 of A-Za-z0-9._:-; a UUIDv7 is made if absent"`
 	CollapseKey string          `json:"collapse_key,omitempty" doc:"A newer notification with the same key replaces one that is not final: 1 to 64 of A-Za-z0-9._:-"`
-	TTL         Duration        `json:"ttl,omitempty" doc:"A Go duration, at most 720h; 24h if absent. 0, also as a number: one attempt and no more" example:"1h30m"`
+	TTL         Duration        `json:"ttl,omitempty" doc:"A Go duration, at most 720h; 24h if absent. 0, also as a number: one attempt and no more" example:"\"1h30m\""`
 	Ack         string          `json:"ack,omitempty" enum:"received,displayed" doc:"The ack that ends a delivery: received is the device's PUBACK, displayed is sent by the app when it has shown the notification"`
 	Urgency     string          `json:"urgency,omitempty" enum:"high,normal" doc:"APNs priority 10 or 5; high if absent"`
 	Fallback    *bool           `json:"fallback,omitempty" doc:"false: over the channel only, never a push; true if absent"`
@@ -35,7 +35,7 @@ type Content struct {
 	Level     string              `json:"level,omitempty" enum:"passive,active,time-sensitive,critical" doc:"active if absent"`
 	Localized *delivery.Localized `json:"localized,omitempty" doc:"Keys and arguments of texts that the app holds: at most 1 KiB"`
 	Extra     json.RawMessage     `json:"extra,omitempty" doc:"A JSON object of at most 1 KiB that every copy carries: for the app's own routing or ciphertext"`
-	AckWindow Duration            `json:"ack_window,omitempty" doc:"A Go duration up to 1h: how long the device may take to acknowledge before a push is requested; the configured window if absent. 0, also as a number: a push at once" example:"10s"`
+	AckWindow Duration            `json:"ack_window,omitempty" doc:"A Go duration up to 1h: how long the device may take to acknowledge before a push is requested; the configured window if absent. 0, also as a number: a push at once" example:"\"10s\""`
 	APNs      json.RawMessage     `json:"apns,omitempty" doc:"What only APNs knows, put over what Heartline makes: kind, push_type, headers, payload"`
 	FCM       json.RawMessage     `json:"fcm,omitempty" doc:"What only FCM knows, put over what Heartline makes"`
 	WebPush   json.RawMessage     `json:"webpush,omitempty" doc:"What only Web Push knows, put over what Heartline makes"`

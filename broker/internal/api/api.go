@@ -195,7 +195,7 @@ func (a *API) config() huma.Config {
 			},
 			Servers: []*huma.Server{{URL: "/", Description: "The server of this document"}},
 			Components: &huma.Components{
-				Schemas: huma.NewMapRegistry("#/components/schemas/", schemaName),
+				Schemas: newSchemas("#/components/schemas/"),
 				SecuritySchemes: map[string]*huma.SecurityScheme{
 					"bearer": {Type: "http", Scheme: "bearer", Description: "A token of the role service; where a call says so, a device's. Ignored with auth.mode none"},
 					"basic":  {Type: "http", Scheme: "basic", Description: "A device's MQTT username and password, where a call says so"},
@@ -209,6 +209,22 @@ func (a *API) config() huma.Config {
 		Transformers:                 []huma.Transformer{readable},
 	}
 	return c
+}
+
+// newSchemas returns a registry of schemas: of those in the OpenAPI document, and of those
+// that a body is checked by.
+func newSchemas(prefix string) huma.Registry {
+	r := huma.NewMapRegistry(prefix, schemaName)
+	r.RegisterTypeAlias(reflect.TypeFor[wire.Duration](), reflect.TypeFor[durationSchema]())
+	return r
+}
+
+// durationSchema describes wire.Duration, which by its kind would be a string only.
+type durationSchema string
+
+// Schema implements huma.SchemaProvider.
+func (durationSchema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{OneOf: []*huma.Schema{{Type: huma.TypeString}, {Type: huma.TypeInteger, Enum: []any{0.0}}}} // 0 as encoding/json decodes it
 }
 
 // schemaName keeps the names of the Go types, without our prefixes.

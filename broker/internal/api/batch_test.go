@@ -311,6 +311,7 @@ func TestBatchArray(t *testing.T) {
 		{"two", "[" + good + ",\n " + good + "]", []int{202, 202}, ""},
 		{"after spaces", " \r\n\t[" + good + "] \n", []int{202}, ""},
 		{"none", "[]", nil, ""},
+		{"numbers", `[{"account":"alice","title":"x","ttl":0,"ack_window":0},{"account":"alice","title":"x","ttl":5}]`, []int{202, 422}, "body.ttl: "},
 		{"refused alone", `[{"account":"bob","title":"x"},` + good + `, 7]`, []int{404, 202, 422}, "body: "},
 		{"broken", "[" + good + `,{"account":` + "]", []int{202, 422}, "body: must be a JSON array of notifications, and is broken in this element"},
 		{"no comma", "[" + good + " " + good + "]", []int{202, 422}, "body: must be a JSON array"},

@@ -35,7 +35,7 @@ type bodyReader struct {
 }
 
 func newBodyReader(t reflect.Type) bodyReader {
-	schemas := huma.NewMapRegistry("#/", huma.DefaultSchemaNamer)
+	schemas := newSchemas("#/")
 	b := bodyReader{schemas: schemas, schema: schemas.Schema(t, false, t.Name())}
 	for _, f := range reflect.VisibleFields(t) {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")

@@ -44,7 +44,9 @@ func TestBrokenBodies(t *testing.T) {
 		{`{"account":"..","title":"x"}`, 422, `body.account: must not be "." or ".."`},
 		{`{"account":"alice","title":7}`, 422, "body.title: must be a string, got 7"},
 		{`{"account":"alice","title":{}}`, 422, "body.title: must be a string, got an object"},
-		{`{"account":"alice","title":"x","ttl":5}`, 422, "body.ttl: must be a string, got 5"},
+		{`{"account":"alice","title":"x","ttl":5}`, 422, "body.ttl: must be a duration such as 90s or 24h in a string, or the number 0, got 5"},
+		{`{"account":"alice","title":"x","ack_window":[]}`, 422, "body.ack_window: must be a duration such as 90s or 24h in a string, or the number 0, got an array"},
+		{`{"account":"alice","title":"x","ttl":0.0}`, 422, "body.ttl: must be another kind of value"},
 		{`{"account":"alice","title":"x","ttl":"5"}`, 422, `body.ttl: must be a duration such as 90s or 24h, got "5"`},
 		{`{"account":"alice","title":"x","ttl":"-1s"}`, 422, "body.ttl: must be 0 to 720h (30 days), got -1s"},
 		{`{"account":"alice","title":"x","ttl":"721h"}`, 422, "body.ttl: must be 0 to 720h (30 days), got 721h"},
@@ -77,7 +79,7 @@ func TestBrokenBodies(t *testing.T) {
 		t.Errorf("%d of them were accepted", n)
 	}
 	for _, ok := range []string{
-		`{"account":"alice","data":null}`, `{"account":"alice","title":null,"body":"x"}`, ` {"account":"alice","title":"x","devices":["phone"]} `,
+		`{"account":"alice","data":null}`, `{"account":"alice","title":null,"body":"x"}`, `{"account":"alice","title":"x","ttl":0,"ack_window": 0}`, `{"account":"alice","title":"x","ttl":null}`, ` {"account":"alice","title":"x","devices":["phone"]} `,
 		`{"account":"alice","body":"` + strings.Repeat("x", 2048) + `"}`, `{"account":"alice","data":"` + strings.Repeat("x", 256<<10-2) + `"}`,
 	} {
 		s.want(s.do("POST", "/v1/notifications", ok), 202, nil)

@@ -203,4 +203,10 @@ func TestOpenAPI(t *testing.T) {
 	if fmt.Sprint(notification.Required) != "[account]" || len(notification.Properties) != 25 || notification.AdditionalProperties {
 		t.Errorf("%+v", notification)
 	}
+	for _, name := range []string{"ttl", "ack_window"} {
+		p, _ := notification.Properties[name].(map[string]any)
+		if got := fmt.Sprint(p["oneOf"]); got != "[map[type:string] map[enum:[0] type:integer]]" || p["description"] == nil || p["examples"] == nil {
+			t.Errorf("%s: %v", name, p)
+		}
+	}
 }

@@ -300,6 +300,8 @@ func inPlainWords(f *fault) {
 	case strings.HasPrefix(msg, "expected value to be one of "):
 		list := strings.Trim(strings.TrimPrefix(msg, "expected value to be one of "), `"`)
 		msg = "must be one of " + list
+	case strings.HasPrefix(msg, "expected value to match exactly one schema "): // durationSchema
+		msg = "must be a duration such as 90s or 24h in a string, or the number 0"
 	case msg == "unexpected property":
 		f.Message, f.Value = "is not a member that is known here", nil
 		return
