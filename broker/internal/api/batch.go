@@ -28,6 +28,10 @@ const (
 	batchSkip  = 64 << 20 // of a body that is not taken any further, read over for the sake of the results
 )
 
+// batchLast is how long the server reads over the rest of a body before it cuts off a
+// caller whose credentials have ended.
+const batchLast = 5 * time.Second
+
 func (a *API) registerBatch() {
 	const lines = "application/x-ndjson"
 	raw(a, huma.Operation{
@@ -139,7 +143,7 @@ func (a *API) readLines(r *http.Request, rc *http.ResponseController, lines batc
 		case <-stop:
 			return false
 		case <-a.closing:
-			a.cutOff(r, n, slots, stop, delivery.ErrStopped)
+			a.cutOff(r, n, "", slots, stop, delivery.ErrStopped)
 			return false
 		default:
 		}
@@ -152,19 +156,31 @@ func (a *API) readLines(r *http.Request, rc *http.ResponseController, lines batc
 		if errors.Is(err, io.EOF) {
 			return true
 		}
-		if broken, ok := errors.AsType[*brokenArray](err); ok {
-			a.cutOff(r, n, slots, stop, broken.problem)
-			a.skipRest(r, rc)
+		broken, isBroken := errors.AsType[*brokenArray](err)
+		readFailed := err != nil && !isBroken && !errors.Is(err, errLongLine)
+		// Before the test for an empty line: those, too, keep a batch open.
+		if gone := who.Check(time.Now()); gone != nil {
+			a.log.Info("batch ended early", "remote", r.RemoteAddr, "line", n, "error", gone)
+			a.cutOff(r, n, idOf(text), slots, stop, newProblem(http.StatusUnauthorized, codeUnauthenticated,
+				"%s since the batch began: get a new token, and send this line and those after it again", gone))
+			if !readFailed {
+				a.skipRest(r, rc, stop, batchLast)
+			}
+			return false
+		}
+		if isBroken {
+			a.cutOff(r, n, "", slots, stop, broken.problem)
+			a.skipRest(r, rc, stop, a.timing.read)
 			return true
 		}
-		if err != nil && !errors.Is(err, errLongLine) {
+		if readFailed {
 			a.log.Info("batch ended early", "remote", r.RemoteAddr, "line", n, "error", err)
 			select {
 			case <-a.closing:
-				a.cutOff(r, n, slots, stop, delivery.ErrStopped)
+				a.cutOff(r, n, "", slots, stop, delivery.ErrStopped)
 			default:
 				if errors.Is(err, os.ErrDeadlineExceeded) {
-					a.cutOff(r, n, slots, stop, newProblem(http.StatusRequestTimeout, codeTimeout, "nothing came for %s: send this line and those after it again", a.timing.read))
+					a.cutOff(r, n, "", slots, stop, newProblem(http.StatusRequestTimeout, codeTimeout, "nothing came for %s: send this line and those after it again", a.timing.read))
 				}
 			}
 			return false
@@ -185,13 +201,6 @@ func (a *API) readLines(r *http.Request, rc *http.ResponseController, lines batc
 		case <-stop:
 			return false
 		}
-		if err := who.Check(time.Now()); err != nil {
-			a.log.Info("batch ended early", "remote", r.RemoteAddr, "line", n, "error", err)
-			slot.result <- a.refused(r, slot.line, idOf(text), newProblem(http.StatusUnauthorized, codeUnauthenticated,
-				"%s since the batch began: get a new token, and send this line and those after it again", err))
-			a.skipRest(r, rc)
-			return false
-		}
 		if err != nil {
 			slot.result <- a.refused(r, slot.line, "", tooLarge())
 			continue
@@ -202,16 +211,27 @@ func (a *API) readLines(r *http.Request, rc *http.ResponseController, lines batc
 
 // skipRest reads over the rest of the body: a connection that is closed with unread bytes
 // takes the results away from a client that still writes.
-func (a *API) skipRest(r *http.Request, rc *http.ResponseController) {
-	_ = rc.SetReadDeadline(time.Now().Add(a.timing.read)) // not every writer can
-	_, _ = io.CopyN(io.Discard, r.Body, batchSkip)
-	_ = rc.SetReadDeadline(time.Time{})
+func (a *API) skipRest(r *http.Request, rc *http.ResponseController, stop <-chan struct{}, atMost time.Duration) {
+	_ = rc.SetReadDeadline(time.Now().Add(atMost)) // not every writer can
+	// After that: it may have undone the deadline that ends the reading.
+	select {
+	case <-stop:
+		_ = rc.SetReadDeadline(time.Now())
+		return
+	case <-a.closing:
+		_ = rc.SetReadDeadline(time.Now())
+		return
+	default:
+	}
+	if _, err := io.CopyN(io.Discard, r.Body, batchSkip); errors.Is(err, io.EOF) {
+		_ = rc.SetReadDeadline(time.Time{}) // otherwise it stays: the server reads on when the call returns
+	}
 }
 
 // cutOff says in a last result why the line, and those after it, are not read.
-func (a *API) cutOff(r *http.Request, line int, slots chan<- *batchSlot, stop <-chan struct{}, why error) {
+func (a *API) cutOff(r *http.Request, line int, id string, slots chan<- *batchSlot, stop <-chan struct{}, why error) {
 	slot := &batchSlot{line: line, result: make(chan wire.BatchResult, 1)}
-	slot.result <- a.refused(r, line, "", why)
+	slot.result <- a.refused(r, line, id, why)
 	select {
 	case slots <- slot:
 	case <-stop:

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -217,6 +218,80 @@ func TestBatchOutlivesItsToken(t *testing.T) {
 	}
 	if _, err := s.core.Get(context.Background(), "n2"); err == nil {
 		t.Error("accepted with a token that has expired")
+	}
+	// Without a line, too: an idle batch would end with 408, and empty lines would keep it open.
+	s.api.Hurry(0, 0, 20*time.Millisecond)
+	for _, begin := range []string{"", "\n"} {
+		body, write := io.Pipe()
+		req, err := http.NewRequestWithContext(context.Background(), "POST", s.server.URL+"/v1/notifications/batch", io.MultiReader(strings.NewReader(begin), body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer expiring")
+		resp, err := s.server.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		results := bufio.NewReader(resp.Body)
+		if line, err := results.ReadString('\n'); err != nil || !strings.HasPrefix(line, `{"line":1,"status":401,`) {
+			t.Errorf("after %q: %q %v", begin, line, err)
+		}
+		_ = write.Close()
+		if rest, err := io.ReadAll(results); err == nil || len(rest) > 0 { // no proper end
+			t.Errorf("after %q: %q %v", begin, rest, err)
+		}
+	}
+}
+
+// closingBody is the body and the connection of a call during which the server closes: right
+// before the broken part of its array.
+type closingBody struct {
+	*httptest.ResponseRecorder
+	*testing.T
+	close    func()
+	reads    int
+	deadline chan time.Time // holds the last
+}
+
+func (b *closingBody) SetReadDeadline(t time.Time) error {
+	select {
+	case <-b.deadline:
+	default:
+	}
+	b.deadline <- t
+	return nil
+}
+
+func (b *closingBody) Read(into []byte) (int, error) {
+	switch b.reads++; b.reads {
+	case 1:
+		return copy(into, "["), nil
+	case 2:
+		b.close()
+		for d := range b.deadline { // until that of the end is set
+			if !d.IsZero() && !d.After(time.Now()) {
+				break
+			}
+		}
+		return copy(into, `{"account":]`), nil
+	}
+	b.Error("the server reads the rest of the body while it closes")
+	return 0, io.EOF
+}
+
+func TestBatchThatIsBrokenWhileTheServerCloses(t *testing.T) {
+	s := serve(t)
+	b := &closingBody{ResponseRecorder: httptest.NewRecorder(), T: t, close: s.api.Close, deadline: make(chan time.Time, 1)}
+	r := httptest.NewRequest("POST", "/v1/notifications/batch", b)
+	r.Host = "localhost"
+	r.Header.Set("Content-Type", "application/json")
+	s.api.ServeHTTP(b, r)
+	if d := <-b.deadline; d.IsZero() || d.After(time.Now()) {
+		t.Errorf("the deadline of the connection is %s", d)
+	}
+	if text := b.Body.String(); !strings.Contains(text, "must be a JSON array of notifications") {
+		t.Error(text)
 	}
 }
 
