@@ -131,13 +131,13 @@ func RemoveToken(path, name string) error {
 }
 
 // edit replaces the entry of a list: change returns the new one, nil for none. The
-// result is checked as the server would before the file is replaced, in one step. Edits by
-// several processes follow each other; the file keeps its owner and its mode.
-func edit(path, list, name string, change func(old *yaml.Node) (any, error)) error {
+// result is checked as the server would before the file is replaced, in one step, and is
+// durable. Edits by several processes follow each other; the file keeps its owner and its mode.
+func edit(path, list, name string, change func(old *yaml.Node) (any, error)) (err error) {
 	if err := validName(name); err != nil {
 		return fmt.Errorf("the name %w", err)
 	}
-	path, err := followLink(path)
+	path, err = followLink(path)
 	if err != nil {
 		return err
 	}
@@ -145,7 +145,7 @@ func edit(path, list, name string, change func(old *yaml.Node) (any, error)) err
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer func() { err = errors.Join(err, unlock()) }()
 	content, err := readFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

@@ -12,11 +12,12 @@ import (
 
 // lockDir waits until no other process edits a file of dir, and keeps others waiting until
 // unlock. It locks the directory, because an edit replaces the file. A file system
-// without locks is edited without one, as on systems without flock.
-func lockDir(dir string) (unlock func(), err error) {
+// without locks is edited without one, as on systems without flock. unlock makes the
+// names in the directory durable.
+func lockDir(dir string) (unlock func() error, err error) {
 	f, err := os.Open(dir)
 	if errors.Is(err, fs.ErrPermission) { // it may be written all the same
-		return func() {}, nil
+		return func() error { return nil }, nil
 	}
 	if err != nil {
 		return nil, err
@@ -24,9 +25,17 @@ func lockDir(dir string) (unlock func(), err error) {
 	for {
 		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
 		if !errors.Is(err, syscall.EINTR) {
-			return func() { _ = f.Close() }, nil // which ends the lock
+			return func() error { return errors.Join(syncDir(f), f.Close()) }, nil // Close ends the lock
 		}
 	}
+}
+
+// syncDir makes a rename durable. Some file systems cannot sync a directory.
+func syncDir(dir *os.File) error {
+	if err := dir.Sync(); !errors.Is(err, syscall.EINVAL) {
+		return err
+	}
+	return nil
 }
 
 // keepOwner gives f the owner and group of the file that it is about to replace.
