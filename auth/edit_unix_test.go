@@ -9,8 +9,10 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/heartline-mqtt/heartline/auth"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 // TestEditsAtTheSameTime: no command loses the edit of another, by whatever name they know
@@ -25,7 +27,7 @@ func TestEditsAtTheSameTime(t *testing.T) {
 	if err := os.Symlink(path, link); err != nil {
 		t.Fatal(err)
 	}
-	const n = 50
+	const n = 20
 	var all sync.WaitGroup
 	for i := range n {
 		all.Go(func() {
@@ -42,6 +44,30 @@ func TestEditsAtTheSameTime(t *testing.T) {
 	if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
 		t.Errorf("the directory holds %v: %v", files, err)
 	}
+}
+
+// TestEditWhileTheDirectoryIsLocked: who may read the directory can hold its lock, and must not
+// hold up an edit for ever.
+func TestEditWhileTheDirectoryIsLocked(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "users.yaml")
+	held, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	if err := syscall.Flock(int(held.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	testtool.Bubble(t, func(t *testing.T) {
+		if err := auth.AddToken(path, auth.Entry{Name: "one"}, auth.NewToken()); err == nil || err.Error() != "another command edits a file of "+dir {
+			t.Errorf("while another holds the lock: %v", err)
+		}
+		time.AfterFunc(5*time.Second, func() { _ = syscall.Flock(int(held.Fd()), syscall.LOCK_UN) })
+		if err := auth.AddToken(path, auth.Entry{Name: "one"}, auth.NewToken()); err != nil {
+			t.Errorf("after another has held the lock: %v", err)
+		}
+	})
 }
 
 // TestEditKeepsTheOwner: a server that runs as a user of its own can read the file after an

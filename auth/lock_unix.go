@@ -8,6 +8,13 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+	"time"
+)
+
+// lockWait is how long an edit waits for others, lockRetry how long between two attempts.
+const (
+	lockWait  = 10 * time.Second
+	lockRetry = 10 * time.Millisecond
 )
 
 // lockDir waits until no other process edits a file of dir, and keeps others waiting until
@@ -22,10 +29,17 @@ func lockDir(dir string) (unlock func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
-		if !errors.Is(err, syscall.EINTR) {
+	for begun := time.Now(); ; {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+		case !errors.Is(err, syscall.EWOULDBLOCK):
 			return func() error { return errors.Join(syncDir(f), f.Close()) }, nil // Close ends the lock
+		case time.Since(begun) >= lockWait:
+			_ = f.Close()
+			return nil, fmt.Errorf("another command edits a file of %s", dir)
+		default:
+			time.Sleep(lockRetry)
 		}
 	}
 }
