@@ -45,6 +45,10 @@
 // with RSA, ES256, ES384 and ES512 with their curves, EdDSA with Ed25519, HS with a
 // secret of 32 bytes or more.
 //
+// For a token that no key fits, the set of jwks_url is fetched again, at most once in 30 s.
+// Without a newer set such a token is refused for now (ErrUnavailable): its key may be new.
+// It is denied if it has expired, or if its iat says that it is older than the set.
+//
 // # Mode http
 //
 // auth.http.url is asked with POST and the JSON object {"client_id", "username",

@@ -31,7 +31,7 @@ type remoteKeys struct {
 	client *http.Client
 	log    *slog.Logger
 
-	keys    atomic.Pointer[[]verifyKey]
+	keys    atomic.Pointer[keySet]
 	unknown *rate.Limiter
 	wanted  chan struct{} // holds one: run fetches at once
 
@@ -41,6 +41,12 @@ type remoteKeys struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	running sync.WaitGroup
+}
+
+// keySet is a JWK set that was asked for at a time.
+type keySet struct {
+	keys  []verifyKey
+	asked time.Time
 }
 
 func newRemoteKeys(from string, log *slog.Logger) *remoteKeys {
@@ -54,7 +60,7 @@ func newRemoteKeys(from string, log *slog.Logger) *remoteKeys {
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
-	r.keys.Store(&[]verifyKey{})
+	r.keys.Store(&keySet{})
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	if err := r.fetch(r.ctx); err != nil {
 		log.Error("JWK set not fetched, nobody can log in until it is", "key", "auth.jwt.jwks_url", "error", err)
@@ -63,7 +69,7 @@ func newRemoteKeys(from string, log *slog.Logger) *remoteKeys {
 	return r
 }
 
-func (r *remoteKeys) get() []verifyKey { return *r.keys.Load() }
+func (r *remoteKeys) get() []verifyKey { return r.keys.Load().keys }
 
 func (r *remoteKeys) run() {
 	next := jwksEvery
@@ -113,7 +119,7 @@ func (r *remoteKeys) end() {
 // while ctx lasts. The end of ctx does not end the fetch: others wait for it, too, and a
 // client that goes away at once would keep the new keys from them. It reports whether
 // there may be new keys.
-func (r *remoteKeys) refresh(ctx context.Context, before *[]verifyKey) bool {
+func (r *remoteKeys) refresh(ctx context.Context, before *keySet) bool {
 	r.mu.Lock()
 	if r.round == nil && r.keys.Load() == before && r.unknown.Allow() {
 		r.round = make(chan struct{})
@@ -132,6 +138,7 @@ func (r *remoteKeys) refresh(ctx context.Context, before *[]verifyKey) bool {
 }
 
 func (r *remoteKeys) fetch(ctx context.Context) error {
+	asked := time.Now()
 	q, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url, nil)
 	if err != nil {
 		return errors.New("cannot be asked")
@@ -167,7 +174,7 @@ func (r *remoteKeys) fetch(ctx context.Context) error {
 	if err != nil { // one broken key must not stop the rotation of the others
 		r.log.Warn("some keys of the JWK set are not usable", "key", "auth.jwt.jwks_url", "error", err)
 	}
-	r.keys.Store(&keys)
+	r.keys.Store(&keySet{keys, asked})
 	return nil
 }
 

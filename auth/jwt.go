@@ -179,24 +179,27 @@ func (m *jwtMode) identify(ctx context.Context, token string) (Identity, error) 
 		return Identity{}, denied("no token")
 	}
 	var c claims
-	var before *[]verifyKey
+	var before *keySet
 	if m.remote != nil {
 		before = m.remote.keys.Load()
 	}
-	_, err := m.parser.ParseWithClaims(token, &c, m.candidates)
-	// A bad signature may be of a new key, too: not every issuer names its keys.
-	if m.remote != nil && (errors.Is(err, errNoKey) || errors.Is(err, jwt.ErrTokenSignatureInvalid)) {
-		if m.remote.refresh(ctx, before) {
+	t, err := m.parser.ParseWithClaims(token, &c, m.candidates)
+	if m.remote != nil && mayBeOfNewKey(t, err) {
+		fresh := m.remote.refresh(ctx, before)
+		switch {
+		case fresh:
 			c = claims{}
 			_, err = m.parser.ParseWithClaims(token, &c, m.candidates)
-		} else if ctx.Err() != nil {
+		case ctx.Err() != nil:
 			return Identity{}, unavailable("auth.jwt.jwks_url has not answered yet: %w", ctx.Err())
+		case len(before.keys) > 0 && errors.Is(err, errNoKey) && !c.settled(before.asked):
+			return Identity{}, unavailable("there is no key for the token's kid and alg yet, and auth.jwt.jwks_url has given no newer keys")
 		}
-		if len(m.remote.get()) == 0 {
-			err := unavailable("auth.jwt.jwks_url has given no keys yet")
-			m.health.note(err)
-			return Identity{}, err
-		}
+	}
+	if m.remote != nil && len(m.remote.get()) == 0 {
+		err := unavailable("auth.jwt.jwks_url has given no keys yet")
+		m.health.note(err)
+		return Identity{}, err
 	}
 	m.health.note(nil) // there are keys
 	if err != nil {
@@ -223,6 +226,24 @@ func (m *jwtMode) identify(ctx context.Context, token string) (Identity, error) 
 		id.Expires = c.ExpiresAt.Add(leeway)
 	}
 	return id, nil
+}
+
+// mayBeOfNewKey reports whether a token that was refused with err can be good by a key that
+// auth.jwt.jwks_url gives. A bad signature may be of a new key, too: not every issuer names
+// its keys. A set that everybody can fetch has no key for "none" or for HMAC.
+func mayBeOfNewKey(t *jwt.Token, err error) bool {
+	if !errors.Is(err, errNoKey) && !errors.Is(err, jwt.ErrTokenSignatureInvalid) {
+		return false
+	}
+	alg := t.Method.Alg()
+	return alg != jwt.SigningMethodNone.Alg() && !strings.HasPrefix(alg, "HS")
+}
+
+// settled reports whether no newer keys than those asked for at a time would change that the
+// token is refused: it has expired, or it is older than they are, and an issuer publishes a
+// key before it signs with it.
+func (c *claims) settled(asked time.Time) bool {
+	return c.ExpiresAt != nil && time.Since(c.ExpiresAt.Time) > leeway || c.IssuedAt != nil && asked.Sub(c.IssuedAt.Time) > leeway
 }
 
 // candidates are the keys that a token may have been signed with.
