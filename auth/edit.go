@@ -219,7 +219,11 @@ func followLink(path string) (string, error) {
 	if err != nil || info.Mode()&fs.ModeSymlink == 0 {
 		return path, err
 	}
-	return filepath.EvalSymlinks(path)
+	target, err := filepath.EvalSymlinks(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%s is a symbolic link to a file that does not exist: make that file, or remove the link", path)
+	}
+	return target, err
 }
 
 func listOf(root *yaml.Node, name string) *yaml.Node {

@@ -1,4 +1,4 @@
-//go:build unix
+//go:build darwin || dragonfly || freebsd || linux || netbsd || openbsd
 
 package auth_test
 
@@ -43,6 +43,19 @@ func TestEditsAtTheSameTime(t *testing.T) {
 	}
 	if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
 		t.Errorf("the directory holds %v: %v", files, err)
+	}
+}
+
+// TestEditBehindALinkToNothing: the edit does not make a file where nobody expects it.
+func TestEditBehindALinkToNothing(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(dir, "users.yaml")
+	if err := os.Symlink(filepath.Join(dir, "nothing"), link); err != nil {
+		t.Fatal(err)
+	}
+	want := link + " is a symbolic link to a file that does not exist: make that file, or remove the link"
+	if err := auth.AddToken(link, auth.Entry{Name: "one"}, auth.NewToken()); err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
 	}
 }
 

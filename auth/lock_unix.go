@@ -62,11 +62,16 @@ func keepOwner(f *os.File, old fs.FileInfo) error {
 	if err != nil {
 		return err
 	}
-	if is, ok := info.Sys().(*syscall.Stat_t); ok && is.Uid == was.Uid && is.Gid == was.Gid {
+	is, ok := info.Sys().(*syscall.Stat_t)
+	if ok && is.Uid == was.Uid && is.Gid == was.Gid {
 		return nil
 	}
 	if err := f.Chown(int(was.Uid), int(was.Gid)); err != nil {
-		return fmt.Errorf("%s must keep its owner (uid %d, gid %d), who may be the only one to read it: edit it as that user or as root: %w", old.Name(), was.Uid, was.Gid, err)
+		who := "as that user"
+		if ok && is.Uid == was.Uid {
+			who = fmt.Sprintf("as a member of group %d", was.Gid)
+		}
+		return fmt.Errorf("%s must keep its owner (uid %d, gid %d), who may be the only one to read it: edit it %s or as root: %w", old.Name(), was.Uid, was.Gid, who, err)
 	}
 	return nil
 }
