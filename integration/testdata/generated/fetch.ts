@@ -10,6 +10,6 @@ if (error) throw new Error(error.detail);
 console.log(data.id, data.deliveries.map((d) => d.device).join());
 const refused = await api.POST("/v1/notifications", { body: { account: "nobody", title: "Two" } });
 if (refused.error?.code !== "unknown_account") throw new Error(`code ${refused.error?.code}`);
-const batch = await api.POST("/v1/notifications/batch", { body: [{ account: "alice", title: "Three", id: "f-3" }], headers: { "Content-Type": "application/json" } });
+const batch = await api.POST("/v1/notifications/batch", { body: [{ account: "alice", title: "Three", id: "f-3", ttl: 0 }], headers: { "Content-Type": "application/json" } });
 if (!Array.isArray(batch.data)) throw new Error("the batch has no array of results");
 console.log(batch.data.map((r) => r.status).join());
