@@ -311,7 +311,7 @@ func (t *sharedTopics) takeSession(client, account string, keep bool) {
 	states := make(chan *relay.SessionState, len(all))
 	for _, s := range all {
 		go func() {
-			state, err := s.TakeSession(ctx, client, account, at)
+			state, err := s.TakeSession(ctx, client, account, at, !keep)
 			if err != nil {
 				t.logs.Warn(t.log, "another node was not heard to give up a client's session, its client may have two connections", "client", client, "node", s.Peer().Name, "error", err)
 			}
@@ -332,11 +332,11 @@ func (t *sharedTopics) takeSession(client, account string, keep bool) {
 
 // OnTakeSession implements relay.Topics. What the node has published before is in the session
 // when it goes.
-func (t *sharedTopics) OnTakeSession(s *relay.Session, client, account string, at time.Time) *relay.SessionState {
+func (t *sharedTopics) OnTakeSession(s *relay.Session, client, account string, at time.Time, clean bool) *relay.SessionState {
 	if n := t.of(s); n != nil {
 		n.publishInbox()
 	}
-	state, ok := t.hub.Release(client, account, at)
+	state, ok := t.hub.Release(client, account, at, clean)
 	if !ok {
 		return nil
 	}

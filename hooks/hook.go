@@ -52,7 +52,7 @@ type Options struct {
 	Events Events
 	// Elsewhere is asked, before a client takes its session, to bring the session that it has
 	// at another node into the Hub, if it is to be kept, and to end its connection there. It may
-	// wait for 2 s. nil: there are no other nodes.
+	// wait for 5 s. nil: there are no other nodes.
 	Elsewhere func(client, account string, keep bool)
 	// Newcomers is shared with what else makes devices known; nil: nothing else does.
 	Newcomers *Newcomers

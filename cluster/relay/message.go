@@ -115,6 +115,7 @@ type arguments struct {
 	At           int64            `cbor:"21,keyasint,omitempty"` // Unix nanoseconds
 	Order        []byte           `cbor:"22,keyasint,omitempty"` // about a webhook
 	Limit        int              `cbor:"23,keyasint,omitempty"` // of devices
+	Clean        bool             `cbor:"24,keyasint,omitempty"` // a session is not continued
 }
 
 // answer is what became of a call.

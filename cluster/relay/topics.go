@@ -19,7 +19,7 @@ type Topics interface {
 	OnMessage(s *Session, m *Message)
 	// OnTakeSession is what that node asks by TakeSession. Everything that it sent before has
 	// been handled.
-	OnTakeSession(s *Session, client, account string, at time.Time) *SessionState
+	OnTakeSession(s *Session, client, account string, at time.Time, clean bool) *SessionState
 }
 
 // Filters are changes of the filters that clients of a node are subscribed to.
@@ -100,12 +100,13 @@ func (s *Session) Message(encoded []byte) error {
 
 // TakeSession asks for the session of a client that connected at this node at a time, as the
 // account of its connection. The other node ends the connection that the client has there, unless
-// it began some seconds later. A nil state: there is no session to be continued.
-func (s *Session) TakeSession(ctx context.Context, client, account string, at time.Time) (state *SessionState, err error) {
+// it began some seconds later. clean: the client does not continue the session. A nil state: there is
+// no session to be continued.
+func (s *Session) TakeSession(ctx context.Context, client, account string, at time.Time, clean bool) (state *SessionState, err error) {
 	if !s.shares() || !s.Streaming() {
 		return nil, nil
 	}
-	a, err := s.ask(ctx, &call{Op: opTakeSession, arguments: arguments{Account: account, Device: client, At: at.UnixNano()}})
+	a, err := s.ask(ctx, &call{Op: opTakeSession, arguments: arguments{Account: account, Device: client, At: at.UnixNano(), Clean: clean}})
 	if err != nil {
 		return nil, err
 	}
@@ -140,6 +141,6 @@ func (s *Session) onTakeSession(c *call) {
 		if s.m.opts.Topics == nil {
 			return results{}, fmt.Errorf("%w: this node does not share topics", delivery.ErrUnavailable)
 		}
-		return results{State: s.m.opts.Topics.OnTakeSession(s, c.Device, c.Account, time.Unix(0, c.At))}, nil
+		return results{State: s.m.opts.Topics.OnTakeSession(s, c.Device, c.Account, time.Unix(0, c.At), c.Clean)}, nil
 	}, nil)
 }

@@ -70,12 +70,13 @@ func (s *Session) Received(link Link, id uint16) bool {
 }
 
 // Incoming reports whether a PUBLISH of QoS 2 has come from the client under an
-// identifier whose PUBREL has not [MQTT-4.3.3-10], and how many such identifiers are open.
+// identifier whose PUBREL has not [MQTT-4.3.3-10], and how many such identifiers this connection has
+// opened (MQTT 5 §4.9: those of an earlier one do not count).
 func (s *Session) Incoming(id uint16) (known bool, open int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, known = s.incoming[id]
-	return known, len(s.incoming)
+	return known, s.opened
 }
 
 // Begin notes the packet identifier of a PUBLISH of QoS 2 from the client that is
@@ -87,9 +88,12 @@ func (s *Session) Begin(link Link, id uint16) {
 		return
 	}
 	if s.incoming == nil {
-		s.incoming = map[uint16]struct{}{}
+		s.incoming = map[uint16]uint64{}
 	}
-	s.incoming[id] = struct{}{}
+	if s.incoming[id] != s.epoch {
+		s.incoming[id] = s.epoch
+		s.opened++
+	}
 	if s.kept {
 		s.hub.opts.Journal.Incoming(s.Account, s.ID, id)
 	}
@@ -100,9 +104,12 @@ func (s *Session) Begin(link Link, id uint16) {
 func (s *Session) End(link Link, id uint16) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, ok := s.incoming[id]
+	epoch, ok := s.incoming[id]
 	if s.link == link && ok {
 		delete(s.incoming, id)
+		if epoch == s.epoch {
+			s.opened--
+		}
 		if s.kept {
 			s.hub.opts.Journal.Incoming(s.Account, s.ID, id)
 		}

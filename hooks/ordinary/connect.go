@@ -61,8 +61,9 @@ func (h *Hub) Connect(a Arrival) (s *Session, present bool) {
 		s.mu.Unlock()
 		h.leave(s)
 	}
-	if s.ended { // it has just elapsed, or gone to another connection
+	if s.ended || s.ending { // it has just elapsed, or ended with its connection, or gone to another one
 		s.mu.Unlock()
+		h.forget(s)
 		return h.Connect(a)
 	}
 	s.Service = a.Service
@@ -87,18 +88,26 @@ func (h *Hub) Connect(a Arrival) (s *Session, present bool) {
 func (s *Session) continues(now int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.ended || s.ending {
+		return false
+	}
 	if s.link != nil {
 		return s.kept // without an expiry it ends with its connection: MQTT 5 §3.1.2.11.2, 3.1.1 [MQTT-3.1.2-6]
 	}
-	return !s.ended && s.endsLocked() > now
+	return s.endsLocked() > now
 }
 
 // leave ends the earlier connection of a session that goes on, or moves. A will without
 // delay is published; one with a delay is not, as the client is back [MQTT-3.1.3-9]. No will
-// waits longer than its session.
+// waits longer than its session. What is to be ended keeps its will.
 func (h *Hub) leave(s *Session) {
 	s.subMu.Lock() // a SUBSCRIBE of the earlier connection is over
 	s.mu.Lock()
+	if s.ending {
+		s.mu.Unlock()
+		s.subMu.Unlock()
+		return
+	}
 	link, w, expiry := s.link, s.will, s.expiry
 	s.detachLocked()
 	s.will, s.willAt = nil, 0
@@ -175,7 +184,7 @@ func (h *Hub) end(s *Session) {
 	s.queue, s.pubrels, s.unsent, s.byID, s.bytes, s.served, s.incoming = entries{}, entries{}, nil, nil, 0, 0, nil
 	s.endReplaysLocked(func(*replay) bool { return true })
 	filters := s.subscriptions
-	s.subscriptions, s.filterBytes = nil, 0
+	s.subscriptions, s.filterCost = nil, 0
 	s.progressLocked()
 	h.deadlines.set(s, 0)
 	s.mu.Unlock()

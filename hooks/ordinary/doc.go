@@ -29,7 +29,8 @@
 // # Locks
 //
 // Topic lock (one of many, by hash), then Session.mu, then the retained index or the
-// subscription index. A Link is called without any lock held. The locks of the two
+// subscription index. Hub.mu and Session.subMu come before Session.mu, and the lock of the
+// deadlines after it. A Link is called without any lock held. The locks of the two
 // indexes are held for the levels of one topic or filter, never while anything waits.
 // The topic lock is held while the message is appended to each receiver's queue, while it
 // is encoded for other servers, and while a retained message is read from the disk. No

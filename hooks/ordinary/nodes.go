@@ -236,21 +236,24 @@ func (h *Hub) forward(m *Message) {
 const clockSlack = 2 * time.Second
 
 // Release takes the session of a client out that connected at another server at a time, and ends
-// its connection here as a connection at this server would. ok: there was one that is to be
-// continued there. A session of another account stays, and one whose client connected here
+// its connection here as a connection at this server would. clean: the client does not continue it
+// (Clean Start), so that it ends. ok: there was one that is to be continued there. A session of another account stays, and one whose client connected here
 // later by more than clockSlack: the other server has asked long ago.
-func (h *Hub) Release(id, account string, at time.Time) (st State, ok bool) {
+func (h *Hub) Release(id, account string, at time.Time, clean bool) (st State, ok bool) {
 	s := h.session(id)
 	if s == nil || s.Account != account || s.after(at.Add(clockSlack)) {
+		return State{}, false
+	}
+	now := h.opts.Now().Unix()
+	if clean || !s.continues(now) { // its will is sent, also one with a delay: MQTT 5 §3.1.4
+		h.forget(s)
 		return State{}, false
 	}
 	h.leave(s)
 	st, ok = h.Export(id)
 	h.forget(s)
-	if now := h.opts.Now().Unix(); st.Gone == 0 {
+	if st.Gone == 0 {
 		st.Gone = now
-	} else if st.Gone+int64(st.Expiry) <= now {
-		ok = false // it has just elapsed
 	}
 	return st, ok
 }

@@ -194,17 +194,17 @@ func TestSessionMoves(t *testing.T) {
 		publishTo(t, w.hubs[0], fmt.Sprint("t/", i), 1)
 	}
 	now := w.hubs[0].sharedNow()
-	if _, ok := w.hubs[0].Release("c", "another account", now); ok || link.closed {
+	if _, ok := w.hubs[0].Release("c", "another account", now, false); ok || link.closed {
 		t.Fatal("another account has taken the session")
 	}
-	if _, ok := w.hubs[0].Release("c", "c", now.Add(-clockSlack-1)); ok || link.closed {
+	if _, ok := w.hubs[0].Release("c", "c", now.Add(-clockSlack-1), false); ok || link.closed {
 		t.Fatal("a much earlier connection has taken the session")
 	}
-	st, ok := w.hubs[0].Release("c", "c", now)
+	st, ok := w.hubs[0].Release("c", "c", now, false)
 	if !ok || !link.closed {
 		t.Fatalf("released %v, closed %v", ok, link.closed)
 	}
-	if _, again := w.hubs[0].Release("c", "c", now); again {
+	if _, again := w.hubs[0].Release("c", "c", now, false); again {
 		t.Error("a session that has gone is there")
 	}
 	for i := range st.Outgoing {

@@ -88,19 +88,22 @@ func (s *Session) fitsLocked(m *Message, qos byte) bool {
 	return held == 0 || held+m.size() <= bytes && s.queue.len+s.pubrels.len < messages
 }
 
-// dropExpiredLocked drops messages that expired before they were sent [MQTT-3.3.2-5], at
-// most once a second: its cost depends on how many there are. It reports whether it
-// dropped any.
+// dropExpiredLocked drops messages that expired before they were sent [MQTT-3.3.2-5]. It
+// reports whether it dropped any.
 func (s *Session) dropExpiredLocked() bool {
 	now, queued := s.now(), s.queue.len
-	if s.swept == now {
+	if s.expires == 0 || now < s.expires {
 		return false
 	}
-	s.swept = now
+	s.expires = 0
 	for e := s.unsent; e != nil; {
 		next := e.next
-		if !e.sent && e.msg.expired(now) {
+		switch {
+		case e.sent:
+		case e.msg.expired(now):
 			s.dropLocked(e)
+		default:
+			s.expiresLocked(e)
 		}
 		e = next
 	}
@@ -109,6 +112,13 @@ func (s *Session) dropExpiredLocked() bool {
 	}
 	s.progressLocked()
 	return true
+}
+
+// expiresLocked notes when a message that was not sent expires.
+func (s *Session) expiresLocked(e *entry) {
+	if at := e.msg.Expiry; !e.sent && at > 0 && (s.expires == 0 || at < s.expires) {
+		s.expires = at
+	}
 }
 
 func (s *Session) overLocked() bool {
@@ -127,6 +137,7 @@ func (s *Session) pushLocked(e *entry) {
 		s.byID[e.id] = e
 	}
 	s.queue.push(e)
+	s.expiresLocked(e)
 	if s.unsent == nil {
 		s.unsent = e
 	}

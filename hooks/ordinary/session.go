@@ -73,12 +73,13 @@ type Session struct {
 
 	mu            sync.Mutex
 	subscriptions map[string]Subscription // by filter
-	filterBytes   int                     // of all filters
+	filterCost    int                     // of all filters
 	link          Link                    // nil: away
 	peer          Peer
 	epoch         uint64    // counts connections
 	begun         time.Time // when the last one began, in the time of all servers
 	ended         bool
+	ending        bool // it is to be ended, and nobody takes it up
 
 	held    bool    // nothing is sent: a SUBACK is to go first
 	control []byte  // packets that go before any message, encoded
@@ -100,14 +101,15 @@ type Session struct {
 	wants              [2]bool // a flow waits for a place: 0 ordinary, 1 notifications
 	last               int     // the flow that got the last place
 
-	incoming map[uint16]struct{} // QoS 2 from the client between PUBLISH and PUBREL
+	incoming map[uint16]uint64 // QoS 2 from the client between PUBLISH and PUBREL, and the epoch that it came in
+	opened   int               // of them on this connection
 
 	aliases map[string]uint16 // topic aliases of this connection, by topic name
 
 	progress chan struct{} // closed when something is sent; nil: nobody waits
 	distrust time.Time     // until when no publisher waits for this client
 	told     bool          // that it is over its budget
-	swept    int64         // when expired messages were looked for last, Unix seconds
+	expires  int64         // no message that was not sent expires before, Unix seconds; 0: none does
 
 	kept   bool   // it outlives its connection
 	expiry uint32 // seconds after gone
@@ -185,7 +187,7 @@ func (s *Session) attachLocked(link Link, p Peer) {
 	s.epoch++
 	s.online.Store(link != nil)
 	s.control, s.aliases, s.notifications = nil, nil, nil
-	s.used, s.wants, s.last = 0, [2]bool{}, 0
+	s.used, s.wants, s.last, s.opened = 0, [2]bool{}, 0, 0
 	s.unsent, s.waiting = s.queue.head, 0
 	for e := s.queue.head; e != nil; e = e.next {
 		e.placed = false

@@ -53,7 +53,7 @@ func (h *Hub) Export(id string) (State, bool) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.kept {
+	if !s.kept || s.ending {
 		return State{}, false
 	}
 	st := State{Header: s.headerLocked(), Subscriptions: make(map[string]Subscription, len(s.subscriptions))}
@@ -74,11 +74,11 @@ func (h *Hub) Import(st State) {
 	s := newSession(h, st.ID, st.Account)
 	s.Service, s.kept, s.expiry, s.gone = st.Service, true, st.Expiry, st.Gone
 	s.peer.Version = st.Version
-	// Not the first one: the client may hold identifiers that a crash kept from the store.
+	// Not the first one: the client may hold low identifiers of messages that a crash lost.
 	s.lastID = uint16(rand.UintN(lastOrdinaryID))
 	for f, sub := range st.Subscriptions {
 		s.subscriptions[f] = sub
-		s.filterBytes += len(f)
+		s.filterCost += filterCost(f)
 		h.subscribe(f, s, sub)
 	}
 	for _, o := range st.Outgoing {
@@ -97,15 +97,16 @@ func (h *Hub) Import(st State) {
 			continue
 		}
 		s.queue.push(e)
+		s.expiresLocked(e)
 		s.bytes += e.msg.size()
 		s.waiting += e.msg.size()
 	}
 	s.unsent = s.queue.head
 	for _, id := range st.Incoming {
 		if s.incoming == nil {
-			s.incoming = map[uint16]struct{}{}
+			s.incoming = map[uint16]uint64{}
 		}
-		s.incoming[id] = struct{}{}
+		s.incoming[id] = 0
 	}
 	h.mu.Lock()
 	h.sessions[s.ID] = s

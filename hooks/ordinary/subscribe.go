@@ -40,7 +40,7 @@ func (h *Hub) Subscribe(s *Session, link Link, asks []Ask, exempt bool) (codes [
 		}
 		codes[i], isNew[i] = a.QoS, !had
 		if !had {
-			s.filterBytes += len(a.Filter)
+			s.filterCost += filterCost(a.Filter)
 		}
 		a.Filter = strings.Clone(a.Filter) // not a part of the packet: subscriptions and replays outlive it
 		s.subscriptions[a.Filter] = a.Subscription
@@ -65,15 +65,19 @@ func (h *Hub) Subscribe(s *Session, link Link, asks []Ask, exempt bool) (codes [
 	return codes, true
 }
 
-// filterBytes is how long a client's filters may be together. A filter can have 65,535 bytes,
+// minFilterBudget is what a client's filters may cost together. A filter can have 65,535 bytes,
 // and a session that is kept holds them for weeks. A limit of more than 1,000 subscriptions
-// allows 256 bytes for each.
-const filterBytes = 256 << 10
+// allows 256 for each.
+const minFilterBudget = 256 << 10
+
+// filterCost is the bytes of a filter, and 16 for each of its levels, which take memory in the index
+// however short they are.
+func filterCost(filter string) int { return len(filter) + 16*(1+strings.Count(filter, "/")) }
 
 // mayAddLocked reports whether the limits allow one more subscription.
 func (s *Session) mayAddLocked(filter string) bool {
 	limit := s.hub.bounds.Load().Limits.Subscriptions
-	return limit <= 0 || len(s.subscriptions) < limit && s.filterBytes+len(filter) <= max(filterBytes, 256*limit)
+	return limit <= 0 || len(s.subscriptions) < limit && s.filterCost+filterCost(filter) <= max(minFilterBudget, 256*limit)
 }
 
 // beginReplaysLocked makes the replays of a SUBSCRIBE, in the place of those that the
@@ -144,7 +148,7 @@ func (h *Hub) Unsubscribe(s *Session, link Link, filters []string) (codes []byte
 			continue
 		}
 		delete(s.subscriptions, f)
-		s.filterBytes -= len(f)
+		s.filterCost -= filterCost(f)
 		if s.kept {
 			h.opts.Journal.Subscription(s.Account, s.ID, strings.Clone(f)) // not a part of the packet
 		}

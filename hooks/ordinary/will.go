@@ -47,7 +47,7 @@ func (h *Hub) Disconnect(s *Session, link Link, bye Bye) {
 	if bye.Clean {
 		s.will = nil
 	}
-	s.expiry, s.gone = bye.Expiry, now
+	s.expiry, s.gone, s.ending = bye.Expiry, now, !bye.Kept
 	if bye.Kept && !s.kept {
 		s.kept = true
 		s.journalLocked()
@@ -103,6 +103,7 @@ func (h *Hub) elapse(s *Session, now int64) {
 	var due *Will
 	switch {
 	case ends <= now: // the will goes with the session
+		s.ending = true
 		s.mu.Unlock()
 		h.counters.expired.Add(1)
 		h.forget(s)
