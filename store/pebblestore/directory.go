@@ -143,7 +143,7 @@ func (s *Store) identify() (is int, err error) {
 	foreign := ""
 	for _, n := range names {
 		switch n = filepath.Base(n); n {
-		case fileFormat, fileFormat + ".new", fileLock, fileWatermark, dirDB, dirNew, dirCheckpoint, dirJournal, "lost+found":
+		case fileFormat, fileFormat + ".new", fileLock, fileWatermark, dirDB, dirNew, dirCheckpoint, dirJournal, dirTables, "lost+found":
 			has[n] = true
 		default:
 			foreign = n

@@ -40,7 +40,8 @@
 // read data. The events of one batch for the same notification share a value. A
 // Record is keyed by its device first: what one device's return needs is one
 // short scan, however many others are waiting. The counters are one value that
-// each batch replaces, in the batch. A table holds keys of one first byte.
+// each batch replaces, in the batch. A table holds keys of one first byte,
+// unless an earlier version has written it.
 //
 // # The directory
 //

@@ -11,12 +11,13 @@ import (
 	"github.com/cockroachdb/pebble/v2/objstorage/objstorageprovider"
 	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"golang.org/x/sync/errgroup"
 )
 
 // ingests reports whether a fold is large enough for tables of its own. A smaller one goes
 // through Pebble's memory, where it shares a table with others.
 func (s *Store) ingests(b *pebble.Batch) bool {
-	return uint64(b.Len()) >= s.opts.MemTableBytes/16 && !s.opts.ReadOnly && !s.failing.Load() && s.broken() == nil
+	return uint64(b.Len()) >= s.opts.MemTableBytes/8 && !s.noTables && !s.opts.ReadOnly && !s.failing.Load() && s.broken() == nil
 }
 
 // ordered are the prefixes whose new keys are nearly always behind the keys that are there:
@@ -32,8 +33,9 @@ var ordered = [256]bool{
 // that Pebble takes it into its last level.
 //
 // All of an ingestion takes effect at once, as a batch does. It is not on the disk before the
-// batches that Pebble still has in memory: each of them has the counters, as the ingestion has, and
-// Pebble flushes first where an ingested table overlaps its memory.
+// frames that Pebble still has in memory: each of their batches has the counters, as the ingestion
+// has, and Pebble flushes first where an ingested table overlaps its memory. The few batches without
+// counters are of housekeeping, which a crash may take back.
 type tables struct {
 	options sstable.WriterOptions
 	batch   *pebble.Batch // of the last fold, to use its memory again
@@ -79,30 +81,64 @@ func (s *Store) ingest(b *pebble.Batch) (err error) {
 	if err := t.collect(b); err != nil {
 		return err
 	}
-	dir := s.path(dirTables)
-	if err := s.fence.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("ingest: %w", err)
-	}
-	var paths []string
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("ingest: %w", err), s.fence.RemoveAll(dir))
+			err = errors.Join(fmt.Errorf("ingest: %w", err), clearTables(s.fence, s.path(dirTables)))
 		}
 	}()
+	var paths []string
+	var writing errgroup.Group
+	writing.SetLimit(4) // they wait for the disk more than they work
 	for first := range t.byFirst {
 		for _, part := range t.parts(first) {
 			path := s.path(dirTables, fmt.Sprintf("%06d.sst", len(paths)+1))
-			if err := writeTable(s.fence, path, t.options, part); err != nil {
-				return err
-			}
+			writing.Go(func() error { return writeTable(s.fence, path, t.options, part) })
 			paths = append(paths, path)
 		}
+	}
+	if err := writing.Wait(); err != nil {
+		return err
 	}
 	if err := s.db.Ingest(context.Background(), paths); err != nil {
 		return err
 	}
 	t.ingested()
 	return s.broken()
+}
+
+// prepareTables makes the folder for the tables of folds, or empties it. Where that fails, Pebble's memory takes
+// all folds.
+func (s *Store) prepareTables() {
+	dir := s.path(dirTables)
+	s.noTables = s.opts.FS.MkdirAll(dir, 0o700) != nil
+	if s.noTables {
+		return
+	}
+	if err := clearTables(s.opts.FS, dir); err != nil { // of a process that died
+		s.notRemoved(dirTables, err)
+	}
+}
+
+// scrubTables takes what an ingestion has left off the disk.
+func (s *Store) scrubTables() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.noTables {
+		return nil
+	}
+	return clearTables(s.fence, s.path(dirTables))
+}
+
+// clearTables removes all files of a folder.
+func clearTables(fs vfs.FS, dir string) error {
+	names, err := fs.List(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		err = errors.Join(err, fs.Remove(fs.PathJoin(dir, name)))
+	}
+	return err
 }
 
 func (t *tables) empty() {

@@ -1,19 +1,24 @@
 package pebblestore_test
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
+	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/store"
 	"github.com/heartline-mqtt/heartline/store/pebblestore"
+	"github.com/heartline-mqtt/heartline/store/storetest"
 )
 
 // TestIngestsTheLastChange: a fold that becomes tables of its own keeps the last change of
@@ -63,6 +68,57 @@ func TestIngestsTheLastChange(t *testing.T) {
 	if warnings.Len() > 0 {
 		t.Error(warnings.String())
 	}
+}
+
+// TestIngestsBehindASmallFold: a large fold reaches the disk behind an earlier small one, which only
+// Pebble's memory has, wherever a crash falls.
+func TestIngestsBehindASmallFold(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	so := pebblestore.Options{Journal: true, FS: fs, MemTableBytes: 64 << 10}
+	s := open(t, "data", so)
+	apply(t, s, accept(1), accept(2))
+	_ = storetest.Picture(t, s) // the read folds
+	for seq := delivery.Seq(3); seq < 200; seq++ {
+		apply(t, s, accept(seq))
+	}
+	want := storetest.Picture(t, s)
+	crashed := fs.CrashClone(vfs.CrashCloneCfg{})
+	s.Abandon()
+	closeStore(t, s)
+	so.FS = crashed
+	s = open(t, "data", so)
+	if got := storetest.Picture(t, s); got != want {
+		t.Errorf("was\n%.2000s\nand is\n%.2000s", want, got)
+	}
+	closeStore(t, s)
+}
+
+// TestScrubClearsTables: what an ingestion could not remove leaves the disk before Scrub reports
+// that it is done.
+func TestScrubClearsTables(t *testing.T) {
+	fs := newFaulty(vfs.NewMem())
+	s := open(t, "data", pebblestore.Options{Journal: true, FS: fs, MemTableBytes: 64 << 10})
+	fs.on(failing(syscall.EIO, errorfs.OpRemove)("fold.new"))
+	for seq := range delivery.Seq(200) {
+		apply(t, s, accept(seq+1))
+	}
+	_ = storetest.Picture(t, s)
+	left, err := fs.List("data/fold.new")
+	if err != nil || len(left) == 0 {
+		t.Fatalf("files %v are left (error %v)", left, err)
+	}
+	apply(t, s, &delivery.Batch{Erase: []delivery.Seq{1}, Sync: true})
+	if _, err := s.Scrub(t.Context(), time.Now().Add(time.Hour)); !errors.Is(err, syscall.EIO) {
+		t.Errorf("scrubbed with %v", err)
+	}
+	fs.off()
+	if done, err := s.Scrub(t.Context(), time.Now().Add(time.Hour)); !done || err != nil {
+		t.Errorf("done %v, error %v", done, err)
+	}
+	if left, err := fs.List("data/fold.new"); err != nil || len(left) > 0 {
+		t.Errorf("files %v are left (error %v)", left, err)
+	}
+	closeStore(t, s)
 }
 
 func stateOf(t *testing.T, s *pebblestore.Store) map[string]string {

@@ -23,8 +23,9 @@ const (
 	foldCount = 16 << 10
 	// foldBytes of frames are collected at most.
 	foldBytes = 16 << 20
-	// foldEvery is how long a frame waits at most.
-	foldEvery = 5 * time.Second
+	// foldEvery is how long a frame waits at most. With fewer folds there are fewer tables: Pebble does
+	// not merge those that it has ingested into its last level.
+	foldEvery = 30 * time.Second
 	// spareSegments are kept, so that a disk that is full has room for what ends.
 	spareSegments = 3
 	// heldSegments of frames that are not in tables are the most.
@@ -34,11 +35,11 @@ const (
 // folding is the part of a Store that has a journal in place of Pebble's log.
 //
 // An Apply is a frame of the journal and then waits in memory, merged with others. A
-// read, a full collection or some seconds fold it: they make one Pebble batch of all
+// read, a full collection or half a minute fold it: they make one Pebble batch of all
 // that waits. The delivery that was accepted and finished meanwhile never has a Record
 // in Pebble. The batch holds the number of its last frame, as the number of the commit, so
-// that a replay begins behind it: a frame takes effect once. Folding only fills Pebble's
-// memory. A full segment is flushed, and then free.
+// that a replay begins behind it: a frame takes effect once. A small fold only fills Pebble's
+// memory, a large one becomes tables (see tables). A full segment is flushed, and then free.
 type folding struct {
 	log     *journal.Log
 	logMu   sync.Mutex // held while a frame is written; taken before mu
@@ -50,12 +51,13 @@ type folding struct {
 	spare    waiting     // emptied, for its slices and maps; mu
 	late     lateRecords // of a fold, to use again; mu
 	tables   tables      // mu
+	noTables bool        // there is no place for them; set by Open
 	unfolded atomic.Bool // a frame waits, or is being folded
 	lost     error       // of a fold: its frames are only in the journal; mu
 
 	freeMu  sync.Mutex    // held while segments are freed
 	failing atomic.Bool   // tables cannot be written
-	failMu  sync.Mutex    // taken after no other
+	failMu  sync.Mutex    // nothing is locked under it
 	failure chan struct{} // closed when a table could not be written; failMu
 	moved   chan struct{} // has an element when segments were freed or failing was set
 	kick    chan struct{} // has an element when the folder has work

@@ -258,7 +258,8 @@ func TestFinishWhileTablesFail(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := newLedger()
-	fs.on(failing(syscall.ENOSPC, errorfs.OpCreate, errorfs.OpFileWrite)(".sst"))
+	noTable, noFolder := failing(syscall.ENOSPC, errorfs.OpCreate, errorfs.OpFileWrite)(".sst"), failing(syscall.ENOSPC, errorfs.OpMkdirAll)("")
+	fs.on(func(op errorfs.Op) error { return errors.Join(noTable(op), noFolder(op)) })
 	for err == nil {
 		err = l.accept(box, 4<<10)
 	}

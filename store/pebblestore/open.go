@@ -80,12 +80,12 @@ func (s *Store) open() error {
 	if err := s.db.Close(); err != nil {
 		return s.damaged(err)
 	}
-	for _, dir := range []string{s.path(dirCheckpoint), s.path(dirTables)} { // of a process that died
-		if err := s.opts.FS.RemoveAll(dir); err != nil {
-			s.opts.Logger.Warn("unfinished files not removed", "path", dir, "error", err)
-		}
+	if err := s.opts.FS.RemoveAll(s.path(dirCheckpoint)); err != nil { // of a process that died
+		s.notRemoved(dirCheckpoint, err)
 	}
-	s.opts.Journal = wanted
+	if s.opts.Journal = wanted; wanted {
+		s.prepareTables()
+	}
 	if is == oldFormat || wanted && is == format { // from here on only a Heartline that can upgrade it opens it
 		if err := s.nameFormat(); err != nil {
 			return err
@@ -171,6 +171,10 @@ func (s *Store) openReplayed() error {
 	return nil
 }
 
+func (s *Store) notRemoved(dir string, err error) {
+	s.opts.Logger.Warn("unfinished files not removed", "path", s.path(dir), "error", err)
+}
+
 // leap goes on behind every commit number that was reserved: a reader may have seen
 // one that a crash took away.
 func (s *Store) leap() error {
@@ -247,6 +251,9 @@ func (s *Store) writeFailed(name string, err error) (fatal bool) {
 		// hundreds of times a second. While Open recovers a log it does so too,
 		// and would never come back from it.
 		s.tableFailed()
+		if s.opts.FS.PathBase(s.opts.FS.PathDir(name)) == dirTables {
+			return false // it is not tried again
+		}
 		t := time.NewTimer(tableDelay)
 		defer t.Stop()
 		select {

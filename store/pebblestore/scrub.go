@@ -89,7 +89,7 @@ func (s *Store) scrub(ctx context.Context) error {
 		return err
 	}
 	if s.opts.Journal {
-		return s.scrubJournal()
+		return errors.Join(s.scrubTables(), s.scrubJournal())
 	}
 	// Each flush ends a log and takes one of those that wait to be reused.
 	for range s.recyclable() + 2 {

@@ -164,7 +164,7 @@ func (s *Store) pebbleOptions(f *fence) *pebble.Options {
 	// Each table holds keys of one kind. The keys of most kinds come nearly in their order, so
 	// that a new table of such keys overlaps few others, and a compaction only moves it.
 	o.Experimental.SpanPolicyFunc = func(start []byte) (pebble.SpanPolicy, []byte, error) {
-		return pebble.SpanPolicy{}, []byte{start[0] + 1}, nil
+		return pebble.SpanPolicy{}, successor(start[:1]), nil
 	}
 	if s.opts.Journal { // the journal bounds what is not in tables; a fold never waits
 		o.MemTableStopWritesThreshold = 1 << 20
@@ -193,15 +193,15 @@ func (s *Store) pebbleOptions(f *fence) *pebble.Options {
 	return o
 }
 
-// background logs operations that Pebble retries by itself, at most once in 10 s: on a
-// full disk Pebble reports every attempt.
+// background logs operations that are tried again, at most once in 10 s: on a full disk Pebble
+// reports every attempt.
 func (s *Store) background(err error) {
 	now := time.Now().UnixNano()
 	last := s.noticed.Load()
 	if now-last < int64(10*time.Second) || !s.noticed.CompareAndSwap(last, now) {
 		return
 	}
-	s.opts.Logger.Warn("flush or compaction failed, retrying", "dir", s.dir, "error", err)
+	s.opts.Logger.Warn("tables not written, retrying", "dir", s.dir, "error", err)
 }
 
 // markBroken marks the store as unable to go on. The first reason is kept.
