@@ -335,7 +335,7 @@ func (s *Store) verify() error {
 			if budget -= int64(t.Size); budget < 0 {
 				return nil
 			}
-			name := fmt.Sprintf("%06d.sst", uint64(t.BackingSSTNum))
+			name := tableName(t)
 			if err := s.verifyTable(s.path(dirDB, name)); err != nil {
 				return s.damaged(fmt.Errorf("file %s: %w", filepath.Join(dirDB, name), err))
 			}
@@ -343,6 +343,9 @@ func (s *Store) verify() error {
 	}
 	return nil
 }
+
+// tableName is the file of a table.
+func tableName(t pebble.SSTableInfo) string { return fmt.Sprintf("%06d.sst", uint64(t.BackingSSTNum)) }
 
 func (s *Store) verifyTable(path string) (err error) {
 	defer func() {

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
+	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -76,6 +78,49 @@ func (s *Store) Scrub(ctx context.Context, before time.Time) (bool, error) {
 	return true, s.db.Delete(keyErased, pebble.NoSync)
 }
 
+// awaitRemoval waits until the tables that Pebble does not use any more are gone: it removes them in the
+// background, and later where a read still uses them.
+func (s *Store) awaitRemoval(ctx context.Context) error {
+	names, err := s.fence.List(s.path(dirDB))
+	if err != nil {
+		return err
+	}
+	old := map[string]bool{}
+	for _, name := range names {
+		if name = s.fence.PathBase(name); strings.HasSuffix(name, ".sst") {
+			old[name] = true
+		}
+	}
+	t := time.NewTicker(10 * time.Millisecond)
+	defer t.Stop()
+	for {
+		levels, err := s.db.SSTables()
+		if err != nil {
+			return err
+		}
+		for _, tables := range levels {
+			for _, table := range tables {
+				delete(old, tableName(table))
+			}
+		}
+		for name := range old {
+			if _, err := s.fence.Stat(s.path(dirDB, name)); errors.Is(err, fs.ErrNotExist) {
+				delete(old, name)
+			} else if err != nil {
+				return err
+			}
+		}
+		if err := s.broken(); len(old) == 0 || err != nil {
+			return err
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 func (s *Store) scrub(ctx context.Context) error {
 	if s.opts.Journal { // Compact would wait for tables that cannot be written
 		if err := s.flush(s.nextFailure()); err != nil {
@@ -86,6 +131,9 @@ func (s *Store) scrub(ctx context.Context) error {
 	s.fence.discardOldLogs.Add(1)
 	defer s.fence.discardOldLogs.Add(-1)
 	if err := s.db.Compact(ctx, []byte{0}, []byte{0xff}, false); err != nil {
+		return err
+	}
+	if err := s.awaitRemoval(ctx); err != nil {
 		return err
 	}
 	if s.opts.Journal {
