@@ -727,3 +727,26 @@ func TestWithoutServers(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestPlaceBehindAFailure: a push that comes back goes before the later ones, although one that has
+// failed three times waits behind those.
+func TestPlaceBehindAFailure(t *testing.T) {
+	t.Parallel()
+	var q queue
+	put := func(seq delivery.Seq, failures int) {
+		q.insert(&item{push: numbered(seq, "token", delivery.UrgencyHigh), failures: failures})
+	}
+	for seq := range delivery.Seq(4) {
+		put(seq+9, 0)
+	}
+	put(7, holdAttempts)
+	put(8, 1)
+	put(13, 0)
+	var got []delivery.Seq
+	for x := q.class[classHigh].head; x != nil; x = x.next {
+		got = append(got, x.push.Seq)
+	}
+	if want := []delivery.Seq{8, 9, 10, 11, 12, 7, 13}; !slices.Equal(got, want) {
+		t.Errorf("order %v, want %v", got, want)
+	}
+}

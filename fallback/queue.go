@@ -102,7 +102,7 @@ func (q *queue) turn(now time.Time) (class int, wake time.Time) {
 }
 
 // insert puts it in its place, by order of acceptance; a push that has failed
-// holdAttempts times goes behind those that wait. Of one collapse key only the newest
+// holdAttempts times goes behind those that wait, which stay before it. Of one collapse key only the newest
 // push stays: insert returns those that it has replaced, which may be it itself.
 func (q *queue) insert(it *item) (replaced []*item) {
 	seq, collapse := it.push.Seq, it.push.CollapseKey
@@ -131,8 +131,12 @@ func (q *queue) insert(it *item) (replaced []*item) {
 	}
 	l := &q.class[classOf(&it.push)]
 	after := l.tail
-	for it.failures < holdAttempts && after != nil && after.push.Seq > seq && after.failures < holdAttempts {
-		after = after.prev
+	if it.failures < holdAttempts {
+		for x := l.tail; x != nil && (x.failures >= holdAttempts || x.push.Seq > seq); x = x.prev {
+			if x.failures < holdAttempts {
+				after = x.prev
+			}
+		}
 	}
 	l.insertAfter(after, it)
 	return replaced
