@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -230,13 +231,31 @@ func dialBatch(ctx context.Context, p *Program) (link, error) {
 	l := &batchLink{body: in, cancel: cancel, head: make(chan struct{})}
 	go func() {
 		defer close(l.head)
-		t := &http.Transport{DisableKeepAlives: true}
+		t := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := new(net.Dialer).DialContext(ctx, network, address)
+			return &watchedConn{c, func(err error) { _ = out.CloseWithError(err) }}, err
+		}}
 		l.resp, l.err = t.RoundTrip(req) // it is read, and closed, by the link
 		if l.err != nil {
 			_ = out.CloseWithError(l.err) // never fails
 		}
 	}()
 	return l, nil
+}
+
+// watchedConn tells when its connection has ended. RoundTrip waits for the body then, which waits for
+// RoundTrip.
+type watchedConn struct {
+	net.Conn
+	ended func(error)
+}
+
+func (c *watchedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil {
+		c.ended(err)
+	}
+	return n, err
 }
 
 func (l *batchLink) send(it item) error {
