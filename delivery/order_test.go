@@ -70,6 +70,28 @@ func TestPushThatKeepsFailing(t *testing.T) {
 	})
 }
 
+// TestPushThatEndsBeforeItsRecord: the pushes behind it go on.
+func TestPushThatEndsBeforeItsRecord(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "aa")
+		w.apple.script = []delivery.PushResult{{Outcome: delivery.PushRetry, RetryAfter: 5 * time.Second, Detail: "503"}, accepted}
+		w.accept(delivery.Request{ID: "1"})
+		settle()
+		w.accept(delivery.Request{ID: "2"})
+		settle()
+		release := w.store.hold()
+		time.Sleep(6 * time.Second) // 1 is asked for again, but not on record
+		settle()
+		if err := w.core.AckByID("1", "phone", "a", delivery.AckReceived); err != nil {
+			t.Fatal(err)
+		}
+		release()
+		if got := w.pushedIDs(); !slices.Equal(got, []string{"1", "2"}) {
+			t.Errorf("pushed %v", got)
+		}
+	})
+}
+
 // TestNewestOfACollapseKeyIsLast: an older push under way is answered before the
 // newer one leaves.
 func TestNewestOfACollapseKeyIsLast(t *testing.T) {

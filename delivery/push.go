@@ -113,17 +113,17 @@ func (c *Core) startPushes(ds []*delivery) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, d := range ds {
+		dev, l := c.dev(d), c.pushLane(d)
 		if c.stopped || d.over || !d.pushUnderway || d.recorded {
 			c.unhold(d)
-			continue
+		} else {
+			d.recorded = true
+			i, _ := slices.BinarySearchFunc(l.queue, d, func(x, d *delivery) int {
+				return cmp.Or(cmp.Compare(x.urgency, d.urgency), cmp.Compare(x.seq, d.seq))
+			})
+			l.queue = slices.Insert(l.queue, i, d)
 		}
-		d.recorded = true
-		l := c.pushLane(d)
-		i, _ := slices.BinarySearchFunc(l.queue, d, func(x, d *delivery) int {
-			return cmp.Or(cmp.Compare(x.urgency, d.urgency), cmp.Compare(x.seq, d.seq))
-		})
-		l.queue = slices.Insert(l.queue, i, d)
-		c.feedPushes(c.dev(d), l)
+		c.feedPushes(dev, l) // others may have waited for the record
 	}
 	c.settle()
 }
