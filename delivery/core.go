@@ -509,14 +509,15 @@ func (c *Core) settle() {
 		clear(c.over)
 		c.over = c.over[:0]
 	}
+	if c.pending.sync || len(c.pending.events) >= pendingBound {
+		c.commitPending()
+	}
+	// After the commit: it pins the accounts whose registry entries it changes.
 	if idle := c.pending.idle; len(idle) > 0 {
 		c.pending.idle = nil
 		for _, a := range idle {
 			c.release(a)
 		}
-	}
-	if c.pending.sync || len(c.pending.events) >= pendingBound {
-		c.commitPending()
 	}
 }
 

@@ -382,6 +382,29 @@ func TestLateAnswerAndNewEntry(t *testing.T) {
 	}
 }
 
+// TestLateAnswerStaysInMemory: the account keeps a change by a late answer until it is in the store.
+func TestLateAnswerStaysInMemory(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "aa")
+		w.apple.hold = true
+		w.accept(delivery.Request{TTL: new(time.Hour)})
+		settle()
+		late := w.apple.held
+		w.apple.held, w.apple.hold = nil, false
+		time.Sleep(2 * time.Hour)
+		release := w.store.hold()
+		late[0].done(delivery.PushResult{Outcome: delivery.PushTokenGone, Detail: "410 Unregistered"})
+		settle()
+		w.up("phone")
+		release()
+		settle()
+		w.restart(options())
+		if got := w.device("a", "phone").Registrations; len(got) != 1 || got[0].Ended == nil {
+			t.Errorf("registrations %+v", got)
+		}
+	})
+}
+
 // TestWaitingIsPushedLater: a delivery in `waiting` is pushed when that becomes
 // possible.
 func TestWaitingIsPushedLater(t *testing.T) {
