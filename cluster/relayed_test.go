@@ -415,6 +415,36 @@ func TestAllDevicesOfUnreachedNode(t *testing.T) {
 	})
 }
 
+// TestPageWithoutRemovedDevice: a device that its owner has removed, and the store has not yet,
+// does not shorten the page.
+func TestPageWithoutRemovedDevice(t *testing.T) {
+	relayed(t, func(t *testing.T, b *base, _ *network, all []*machine) {
+		account := b.ownedBy(all[1])[0]
+		online(t, all[1], account)
+		for _, id := range []string{"a", "b", "c", "d"} {
+			if err := all[0].router.PutDevice(t.Context(), account, id, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		resume := all[1].pause()
+		removed := make(chan error, 1)
+		go func() { removed <- all[0].router.ForgetDevice(t.Context(), account, "b") }()
+		synctest.Wait()
+		page, err := all[0].router.AllDevices("", 3)
+		var ids []string
+		for _, d := range page {
+			ids = append(ids, d.ID)
+		}
+		if want := []string{"a", "c", "d"}; err != nil || !slices.Equal(ids, want) {
+			t.Errorf("%v, want %v, error %v", ids, want, err)
+		}
+		resume()
+		if err := <-removed; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func (b *base) mesh(m *machine) *relay.Mesh {
 	if b.network == nil {
 		return nil
