@@ -87,7 +87,8 @@ func (r *Router) acceptAt(part uint16, o owner, err error, h heldAccept) {
 			return
 		case moved(err):
 			_, here := o.(*delivery.Core)
-			// A stopped Core of this node accepts nothing. The error of a commit wraps its answer.
+			// A stopped Core of this node accepts nothing. The error about a commit, or about an
+			// earlier request with the ID, wraps its answer.
 			refused := here && err == delivery.ErrStopped //nolint:errorlint // as above
 			h.request.Again = h.request.Again || !refused
 			h.but, h.again, h.until = o, time.Time{}, time.Now().Add(r.table.hold)

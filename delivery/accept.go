@@ -196,7 +196,7 @@ func (c *Core) answerRepeat(n *Notification, done func(Receipt, error)) error {
 	// A delivery to a full device ends at once, and that may not be in the store yet.
 	err := c.Flush(c.ctx)
 	if errors.Is(err, ErrStopped) {
-		return err
+		return fmt.Errorf("notification %s was accepted, its deliveries are not read: %w", n.ID, err)
 	}
 	var states []DeliveryState
 	if err == nil {
@@ -231,7 +231,7 @@ func (c *Core) claim(r Request, n *Notification) (*Notification, error) {
 		case <-other.inDoubt:
 			return nil, ErrInDoubt
 		case <-c.quit:
-			return nil, ErrStopped
+			return nil, fmt.Errorf("another request with the ID %s is not answered: %w", n.ID, ErrStopped)
 		}
 	}
 	first, err := c.Find(n.ID)

@@ -427,3 +427,24 @@ func TestLatePubackOfTTLZero(t *testing.T) {
 		w.wantTimeline(n, "accepted, published, ack_timeout, expired, received late")
 	})
 }
+
+// TestRepeatAtStop: the answer to the repetition of a request does not say that the core accepts nothing.
+func TestRepeatAtStop(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "")
+		w.accept(delivery.Request{ID: "n"})
+		settle()
+		release := w.store.hold()
+		w.core.AcceptAsync(delivery.Request{Account: "a", Title: "t"}, func(delivery.Receipt, error) {})
+		answer := make(chan error, 1)
+		w.core.AcceptAsync(delivery.Request{ID: "n", Account: "a", Title: "t"}, func(_ delivery.Receipt, err error) { answer <- err })
+		settle()
+		w.core.Crash()
+		// Bare, ErrStopped says that. Nodes make of it that the request is in doubt.
+		if err := <-answer; err == delivery.ErrStopped || !errors.Is(err, delivery.ErrStopped) && !errors.Is(err, delivery.ErrInDoubt) { //nolint:errorlint // as above
+			t.Errorf("error %v", err)
+		}
+		release()
+		w.start(options())
+	})
+}
