@@ -110,11 +110,20 @@ func (s *Session) refuse(f frame) {
 	}
 }
 
+// answer answers a call. A large answer that does not fit is replaced by an error: it is of a read, of
+// an acceptance, or of a session that has been taken.
 func (s *Session) answer(id uint64, r results, err error) {
 	f := newFrame(kindAnswer, encode(answer{ID: id, Failure: failureOf(err), results: r}))
 	if len(f) <= largeAnswer {
 		_ = s.sendFrame(f, maxKept) // nobody waits at a Session that has ended
-	} else if errors.Is(s.sendFrame(f, maxKept-largeAnswer), errFull) { // so large is only what was read
+		return
+	}
+	err = s.sendFrame(f, maxKept-largeAnswer)
+	switch {
+	case !errors.Is(err, errFull):
+	case r.Receipt != nil:
+		s.answer(id, results{}, fmt.Errorf("%w: its receipt does not fit into the queue for another node", delivery.ErrInDoubt))
+	default:
 		s.answer(id, results{}, errFull)
 	}
 }

@@ -568,6 +568,28 @@ func TestSlowPeer(t *testing.T) {
 	})
 }
 
+// TestReceiptThatDoesNotFit: the peer does not learn that nothing was accepted.
+func TestReceiptThatDoesNotFit(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
+		m := NewMesh(Options{Local: newFake(), Patience: time.Second, Log: silent})
+		defer m.Close()
+		m.Begin(1)
+		s := newSession(m, Member{ID: 2}, 1, false)
+		m.add(s, 1)
+		s.keptBytes = maxKept - largeAnswer
+		if err := s.onCall(&call{ID: 1, Op: opAccept, arguments: arguments{Request: &request{Body: strings.Repeat("x", 2*largeAnswer)}}}); err != nil {
+			t.Fatal(err)
+		}
+		var a answer
+		if err := decode(s.kept[0][headSize:], &a); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Failure.error(); !errors.Is(err, delivery.ErrInDoubt) || errors.Is(err, delivery.ErrUnavailable) {
+			t.Errorf("%v, want ErrInDoubt", err)
+		}
+	})
+}
+
 // throttled is a connection that takes 1 MB a second.
 type throttled struct{ net.Conn }
 
