@@ -16,12 +16,14 @@ var errUnreached = fmt.Errorf("%w: the node that serves the account is not reach
 
 // ForgetOld has every device forgotten that has given no sign of life since before: each
 // by the Core that serves its account, which looks again. In all it waits for owners that are not
-// reached for as long as one request does, and skips their partitions.
+// reached for as long as one request does, and skips their partitions. Of several errors it returns the
+// first and the number.
 func (r *Router) ForgetOld(before time.Time) error {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), r.table.hold, errUnreached)
 	defer cancel()
 	lost := map[uint16]bool{}
-	var failed []error
+	var first error
+	failed := 0
 	for after := ""; ; {
 		page, err := r.reader.AllDevices(after, forgetStep)
 		if err != nil {
@@ -35,11 +37,16 @@ func (r *Router) ForgetOld(before time.Time) error {
 			if err == nil || errors.Is(err, delivery.ErrNotFound) {
 				continue
 			}
-			failed = append(failed, fmt.Errorf("forget device %s: %w", d.ID, err))
+			if failed++; failed == 1 {
+				first = fmt.Errorf("forget device %s: %w", d.ID, err)
+			}
 			lost[r.part(d.Account)] = errors.Is(err, delivery.ErrUnavailable)
 		}
 		if len(page) < forgetStep {
-			return errors.Join(failed...)
+			if failed > 1 {
+				first = fmt.Errorf("%w (the first of %d errors)", first, failed)
+			}
+			return first
 		}
 		after = page[len(page)-1].ID
 	}

@@ -350,11 +350,6 @@ func (r *Router) ForgetDevice(ctx context.Context, account, id string) error {
 	return r.account(ctx, account, func(o owner) error { return o.ForgetDevice(ctx, account, id) })
 }
 
-// Forget is Core.Forget.
-func (r *Router) Forget(account, id string) error {
-	return r.account(context.Background(), account, func(o owner) error { return o.Forget(account, id) })
-}
-
 // Devices is Core.Devices.
 func (r *Router) Devices(account string) (views []delivery.DeviceView, err error) {
 	err = r.account(context.Background(), account, func(o owner) (err error) { views, err = o.Devices(account); return err })
