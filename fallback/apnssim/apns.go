@@ -46,6 +46,7 @@ const (
 	maxVoIPPayload = 5120
 	maxTokenAge    = time.Hour
 	minTokenUpdate = 20 * time.Minute
+	maxTokens      = 1_000_000 // whose topics are remembered
 )
 
 var pushTypes = []string{"alert", "background", "location", "voip", "complication", "fileprovider", "mdm", "liveactivity", "pushtotalk", "widgets", "controls"}
@@ -188,6 +189,9 @@ func (s *Server) accepted(rec *Received) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, known := s.tokens[rec.Token]; !known {
+		if len(s.tokens) >= maxTokens {
+			clear(s.tokens)
+		}
 		s.tokens[rec.Token] = suffixOf(rec.Topic)
 	}
 }
@@ -378,14 +382,14 @@ func (s *Server) handle(r *request) {
 			rep = reply{status: script.Status, reason: script.Reason, timestamp: script.Timestamp, retryAfter: script.RetryAfter, body: script.Body}
 		}
 	}
-	if rep.status == 200 {
-		s.accepted(rec)
-	}
 	rep.apnsID = rec.APNsID
 	rec.Status, rec.Reason, rec.Action = rep.status, rep.reason, script.Action
 	switch script.Action {
 	case ActionReset, ActionRefuse, ActionGoAway, ActionHang, ActionSilence:
 		rec.Status = 0 // no answer
+	}
+	if rec.Status == 200 {
+		s.accepted(rec)
 	}
 
 	s.journal.Add(rec.Token, func(n int) Received { rec.Number = n; return *rec })

@@ -61,11 +61,15 @@ func TestPushTypes(t *testing.T) {
 }
 
 // TestTokenOfOneTopic: a token is of the kind of the first topic that it was used with. A request
-// that is refused says nothing about it.
+// that is refused, or gets no answer, says nothing about it.
 func TestTokenOfOneTopic(t *testing.T) {
 	s := start(t, Options{})
 	c := client(t, s)
+	s.Script(Script{Token: "00cc", Action: ActionReset, Times: 1})
 	const alert, background, voip = `{"aps":{"alert":"x"}}`, `{"aps":{"content-available":1}}`, `{"x":1}`
+	if a, err := tryPost(t, s, c, both(path("/3/device/00cc"), headers("apns-push-type", "voip", "apns-topic", "com.a.voip"), body(voip))); err == nil {
+		t.Errorf("answered %d", a.status)
+	}
 	for i, row := range []struct{ token, kind, topic, payload, want string }{
 		{"00aa", "voip", "com.a.voip", "{", "400 PayloadEmpty"},
 		{"00aa", "alert", "com.a", alert, "200 "},
@@ -75,6 +79,7 @@ func TestTokenOfOneTopic(t *testing.T) {
 		{"00bb", "pushtotalk", "com.a.voip-ptt", background, "400 DeviceTokenNotForTopic"},
 		{"00bb", "alert", "com.a", alert, "400 DeviceTokenNotForTopic"},
 		{"00bb", "voip", "com.a.voip", voip, "200 "},
+		{"00cc", "alert", "com.a", alert, "200 "},
 	} {
 		a := post(t, s, c, both(path("/3/device/"+row.token), headers("apns-push-type", row.kind, "apns-topic", row.topic, "apns-priority", "5"), body(row.payload)))
 		if got := fmt.Sprintf("%d %s", a.status, a.reason); got != row.want {
