@@ -196,6 +196,9 @@ func TestFreedLate(t *testing.T) {
 				resume := two.pause() // it claims nothing
 				synctest.Wait()
 				before := b.running()
+				one.mu.Lock()
+				freed := len(one.ended)
+				one.mu.Unlock()
 				for _, commit := range b.commits {
 					if err := commit(); err != nil {
 						t.Fatal(err)
@@ -217,6 +220,13 @@ func TestFreedLate(t *testing.T) {
 						}
 					}
 				}
+				one.mu.Lock()
+				for _, part := range one.ended[:freed] {
+					if !slices.Contains(one.ended[freed:], part) || slices.Contains(one.lost, part) {
+						t.Errorf("what depends on partition %d was not awaited", part)
+					}
+				}
+				one.mu.Unlock()
 				resume()
 				time.Sleep(5 * time.Second)
 				b.want(map[string]int{"one": 6, "two": 6})

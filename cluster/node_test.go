@@ -91,13 +91,14 @@ type life struct {
 
 // machine runs a node. While it is paused, nothing of it happens.
 type machine struct {
-	name   string
-	router *cluster.Router
-	node   *cluster.Node
-	mesh   *relay.Mesh
-	mu     sync.Mutex
-	paused chan struct{} // nil: it runs
-	away   atomic.Bool   // it does not reach the database
+	name        string
+	router      *cluster.Router
+	node        *cluster.Node
+	mesh        *relay.Mesh
+	mu          sync.Mutex
+	paused      chan struct{} // nil: it runs
+	away        atomic.Bool   // it does not reach the database
+	ended, lost []uint16      // what the Companion was told
 	// sessions are those of devices at this node: ID and Account.
 	sessions []delivery.Device
 }
@@ -148,13 +149,30 @@ func (b *base) machine(name string) *machine {
 	m.node = cluster.NewNode(cluster.NodeOptions{
 		Mesh:   m.mesh,
 		Join:   func(context.Context) (cluster.Life, error) { return b.join(m) },
-		Router: m.router, Lease: lease, Log: log,
+		Router: m.router, Lease: lease, Log: log, Companion: companion{m},
 	})
 	if err := m.node.Start(b.t.Context()); err != nil {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(func() { _ = reading.Close() })
 	return m
+}
+
+// companion records its calls.
+type companion struct{ m *machine }
+
+func (companion) Begin(cluster.Life, uint16) {}
+
+func (c companion) End(_ context.Context, parts []uint16) {
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	c.m.ended = append(c.m.ended, parts...)
+}
+
+func (c companion) Lose(parts []uint16) {
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	c.m.lost = append(c.m.lost, parts...)
 }
 
 func (m *machine) stop(t *testing.T) {

@@ -123,16 +123,28 @@ func (n *Node) assign(parts []Ownership) (free int, unserved []Ownership) {
 // dropFormer ends the Cores that serve partitions under an earlier term. The answer of a GiveUp was
 // lost, the next turn served the partition again, and then the database committed the GiveUp.
 func (n *Node) dropFormer(now []Ownership) {
-	var former []uint16
+	var former, taken, left []uint16
 	for _, p := range now {
-		if own := n.own[p.Part]; own != nil && own.Term < p.Term {
-			former = append(former, p.Part)
+		own := n.own[p.Part]
+		switch {
+		case own == nil || own.Term >= p.Term:
+			continue
+		case p.Node == 0 || p.Node == n.life.ID():
+			left = append(left, p.Part)
+		default:
+			taken = append(taken, p.Part)
 		}
+		former = append(former, p.Part)
 	}
-	if len(former) > 0 {
-		n.opts.Log.Warn("partitions were freed later than the database had answered, their accounts are no longer served here", "partitions", len(former))
-		n.drop(former)
+	if len(former) == 0 {
+		return
 	}
+	n.opts.Log.Warn("partitions were freed later than the database had answered, their accounts are no longer served here", "partitions", len(former))
+	n.dropCores(former)
+	if n.opts.Companion != nil && len(taken) > 0 {
+		n.opts.Companion.Lose(taken)
+	}
+	n.endCompanion(n.ctx, left) // this node may begin with them again at once
 }
 
 // drop ends the Cores of partitions that another node may serve already: nothing is written or
@@ -141,6 +153,10 @@ func (n *Node) drop(parts []uint16) {
 	if n.opts.Companion != nil && len(parts) > 0 {
 		n.opts.Companion.Lose(parts)
 	}
+	n.dropCores(parts)
+}
+
+func (n *Node) dropCores(parts []uint16) {
 	for _, part := range parts {
 		p := n.own[part]
 		n.opts.Router.Serve(part, p.Term, nil)
@@ -217,11 +233,7 @@ func (n *Node) giveUp(ctx context.Context, parts []uint16) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, stopPatience)
 	defer cancel()
-	if n.opts.Companion != nil {
-		ctx, cancel := context.WithTimeout(ctx, companionPatience)
-		n.opts.Companion.End(ctx, parts)
-		cancel()
-	}
+	n.endCompanion(ctx, parts)
 	var stopping errgroup.Group
 	freed := make([]Ownership, len(parts))
 	for i, part := range parts {
@@ -244,6 +256,15 @@ func (n *Node) giveUp(ctx context.Context, parts []uint16) error {
 		return err
 	}
 	return n.free(freed)
+}
+
+func (n *Node) endCompanion(ctx context.Context, parts []uint16) {
+	if n.opts.Companion == nil || len(parts) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, companionPatience)
+	defer cancel()
+	n.opts.Companion.End(ctx, parts)
 }
 
 // free gives partitions back. A database whose network is cut must not hold the node up.

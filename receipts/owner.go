@@ -81,7 +81,8 @@ func (r *Receipts) Yield(ctx context.Context, parts ...uint16) {
 }
 
 // Lose ends the sending for some partitions that another node has taken over. It waits for
-// nothing: the State refuses whatever comes later.
+// nothing: where the life is over, the State refuses whatever comes later. Where it is not, a position
+// that is being written may overwrite that of the next owner until that writes its own.
 func (r *Receipts) Lose(parts ...uint16) {
 	_, workers := r.leave(parts)
 	r.mu.Lock()
