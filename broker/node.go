@@ -346,6 +346,11 @@ func (l *life) GiveUp(ctx context.Context, freed []cluster.Ownership) error {
 	return l.Node.GiveUp(ctx, parts)
 }
 
+// Raise implements cluster.Referee.
+func (l *life) Raise(ctx context.Context, parts []uint16) ([]cluster.Ownership, error) {
+	return ownerships(l.Node.Raise(ctx, parts))
+}
+
 func ownerships(parts []pgstore.Part, err error) ([]cluster.Ownership, error) {
 	all := make([]cluster.Ownership, len(parts))
 	for i, p := range parts {

@@ -179,8 +179,8 @@ func TestStopWithoutAnAnswer(t *testing.T) {
 	})
 }
 
-// The Core of a partition ends where the database frees the partition after its node has given up
-// the wait for the answer, and serves it again.
+// A GiveUp without an answer has no effect once its node serves the partitions again: they never have
+// two owners. Where the partitions are freed by hand, their Cores end.
 func TestFreedLate(t *testing.T) {
 	for name, claimed := range map[string]bool{"free": false, "claimed again without an answer": true} {
 		t.Run(name, func(t *testing.T) {
@@ -195,34 +195,31 @@ func TestFreedLate(t *testing.T) {
 				}
 				resume := two.pause() // it claims nothing
 				synctest.Wait()
-				before := b.running()
 				one.mu.Lock()
-				freed := len(one.ended)
+				freed := one.ended
 				one.mu.Unlock()
 				for _, commit := range b.commits {
 					if err := commit(); err != nil {
 						t.Fatal(err)
 					}
 				}
+				b.wantOwners()
 				b.mu.Lock()
-				for i := range b.parts {
-					if p := &b.parts[i]; claimed && p.Node == 0 {
-						p.Node, p.Term = before[i][0].Node, p.Term+1
+				for _, part := range freed {
+					p := &b.parts[part]
+					if p.Term++; claimed {
+						p.Term++
+					} else {
+						p.Node = 0
 					}
 				}
 				b.mu.Unlock()
 				time.Sleep(lease / 10)
 				synctest.Wait()
-				for part, running := range b.running() {
-					for _, o := range running {
-						if now := b.parts[part]; o.Node != now.Node || o.Term != now.Term {
-							t.Errorf("a Core of partition %d runs for life %d under term %d, but it is that of %d under term %d", part, o.Node, o.Term, now.Node, now.Term)
-						}
-					}
-				}
+				b.wantOwners()
 				one.mu.Lock()
-				for _, part := range one.ended[:freed] {
-					if !slices.Contains(one.ended[freed:], part) || slices.Contains(one.lost, part) {
+				for _, part := range freed {
+					if !slices.Contains(one.ended[len(freed):], part) || slices.Contains(one.lost, part) {
 						t.Errorf("what depends on partition %d was not awaited", part)
 					}
 				}
@@ -242,6 +239,21 @@ func TestFreedLate(t *testing.T) {
 				two.stop(t)
 			})
 		})
+	}
+}
+
+// wantOwners reports Cores that run for a life or a term that is not the owner's.
+func (b *base) wantOwners() {
+	b.t.Helper()
+	for part, running := range b.running() {
+		b.mu.Lock()
+		now := b.parts[part]
+		b.mu.Unlock()
+		for _, o := range running {
+			if o.Node != now.Node || o.Term != now.Term {
+				b.t.Errorf("a Core of partition %d runs for life %d under term %d, but it is that of %d under term %d", part, o.Node, o.Term, now.Node, now.Term)
+			}
+		}
 	}
 }
 

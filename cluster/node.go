@@ -40,7 +40,7 @@ type NodeOptions struct {
 type Companion interface {
 	// Begin is called when the Node has begun to serve a partition in a life.
 	Begin(life Life, part uint16)
-	// End is called before the Node frees partitions, and when the database has freed them late. It
+	// End is called before the Node frees partitions, and after somebody has freed them by hand. It
 	// returns when all that Begin has begun for them has stopped. ctx bounds the wait for the answers of others.
 	End(ctx context.Context, parts []uint16)
 	// Lose is called when another node may serve the partitions already. It does not wait. The life

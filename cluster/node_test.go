@@ -338,7 +338,9 @@ func (l *life) GiveUp(ctx context.Context, freed []cluster.Ownership) error {
 				if p.Node != l.id {
 					return fmt.Errorf("partition %d is not ours", f.Part)
 				}
-				p.Node, p.Term, p.Floor = 0, p.Term+1, max(p.Floor, f.Floor)
+				if p.Term == f.Term {
+					p.Node, p.Term, p.Floor = 0, p.Term+1, max(p.Floor, f.Floor)
+				}
 			}
 			return nil
 		})
@@ -354,6 +356,19 @@ func (l *life) GiveUp(ctx context.Context, freed []cluster.Ownership) error {
 		return ctx.Err()
 	}
 	return commit()
+}
+
+func (l *life) Raise(_ context.Context, raised []uint16) (kept []cluster.Ownership, err error) {
+	err = l.with(func() error {
+		for _, part := range raised {
+			if p := &l.b.parts[part]; p.Node == l.id {
+				p.Term++
+				kept = append(kept, *p)
+			}
+		}
+		return nil
+	})
+	return kept, err
 }
 
 func (l *life) SetLeaving(context.Context) error {

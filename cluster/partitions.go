@@ -65,7 +65,12 @@ func (n *Node) balance(ctx context.Context) (moving bool, err error) {
 	}
 	free, unserved := n.assign(parts)
 	if len(unserved) > 0 {
-		return n.begin(unserved)
+		// The answer of a Claim was lost, or that of a GiveUp, which may still be on its way.
+		kept, err := n.life.Raise(ctx, numbers(unserved))
+		if err != nil {
+			return false, err
+		}
+		return n.begin(kept)
 	}
 	share := 0
 	switch {
@@ -98,9 +103,8 @@ func (n *Node) balance(ctx context.Context) (moving bool, err error) {
 	return moving, n.giveUp(ctx, surplus)
 }
 
-// assign tells the Router who owns the partitions, and ends the Cores of those that this node has
-// freed after all. It returns how many nobody owns, and those that are this node's by a claim whose
-// answer was lost.
+// assign tells the Router who owns the partitions, and ends the Cores that this node runs for those that are
+// not its own any more. It returns how many nobody owns, and those that are this node's and not served.
 func (n *Node) assign(parts []Ownership) (free int, unserved []Ownership) {
 	var gone []Ownership
 	for _, p := range parts {
@@ -120,8 +124,8 @@ func (n *Node) assign(parts []Ownership) (free int, unserved []Ownership) {
 	return free, unserved
 }
 
-// dropFormer ends the Cores that serve partitions under an earlier term. The answer of a GiveUp was
-// lost, the next turn served the partition again, and then the database committed the GiveUp.
+// dropFormer ends the Cores that serve partitions under an earlier term: somebody has changed the
+// partitions in the database by hand.
 func (n *Node) dropFormer(now []Ownership) {
 	var former, taken, left []uint16
 	for _, p := range now {
@@ -139,7 +143,7 @@ func (n *Node) dropFormer(now []Ownership) {
 	if len(former) == 0 {
 		return
 	}
-	n.opts.Log.Warn("partitions were freed later than the database had answered, their accounts are no longer served here", "partitions", len(former))
+	n.opts.Log.Warn("partitions were taken from this node by hand, their accounts are no longer served here", "partitions", len(former))
 	n.dropCores(former)
 	if n.opts.Companion != nil && len(taken) > 0 {
 		n.opts.Companion.Lose(taken)

@@ -28,9 +28,12 @@ type Referee interface {
 	Parts(ctx context.Context) ([]Ownership, error)
 	// Claim takes up to n free partitions and returns those that it got.
 	Claim(ctx context.Context, n int) ([]Ownership, error)
-	// GiveUp frees partitions of this life. Their next owners give out numbers above
-	// their floors.
+	// GiveUp frees partitions of this life that it owns under their terms. Their next owners give
+	// out numbers above their floors.
 	GiveUp(ctx context.Context, freed []Ownership) error
+	// Raise raises the terms of partitions of this life, so that no GiveUp from before takes effect
+	// any more, and returns those that it still owns.
+	Raise(ctx context.Context, parts []uint16) ([]Ownership, error)
 	// SetLeaving tells the other nodes that this one claims nothing more.
 	SetLeaving(ctx context.Context) error
 	// Leave ends this life.

@@ -228,6 +228,10 @@ func (l *life) GiveUp(ctx context.Context, freed []cluster.Ownership) error {
 	return l.Node.GiveUp(ctx, parts)
 }
 
+func (l *life) Raise(ctx context.Context, parts []uint16) ([]cluster.Ownership, error) {
+	return owned(l.Node.Raise(ctx, parts))
+}
+
 func (l *life) Close() error {
 	err := l.Outbox.Close()
 	l.Node.Close()

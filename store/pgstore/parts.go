@@ -50,18 +50,37 @@ func (n *Node) Claim(ctx context.Context, limit int) (got []Part, err error) {
 	return got, nil
 }
 
-// GiveUp frees partitions of this node: of each its number, and the floor for whoever
-// owns it next. One that this node does not own is left alone. The error wraps
+// GiveUp frees partitions of this node: of each its number, its term, and the floor for whoever
+// owns it next. One that this node does not own under that term is left alone. The error wraps
 // store.ErrFenced once another node has taken over.
 func (n *Node) GiveUp(ctx context.Context, freed []Part) error {
-	numbers, floors := make([]int16, len(freed)), make([]int64, len(freed))
+	numbers, floors, terms := make([]int16, len(freed)), make([]int64, len(freed)), make([]int64, len(freed))
 	for i, p := range freed {
-		numbers[i], floors[i] = int16(p.Part), int64(p.Floor)
+		numbers[i], floors[i], terms[i] = int16(p.Part), int64(p.Floor), int64(p.Term)
 	}
 	return n.unavailable("free partitions", n.alive(ctx, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, n.db.sql.giveUpParts, n.member.ID, numbers, floors)
+		_, err := tx.Exec(ctx, n.db.sql.giveUpParts, n.member.ID, numbers, floors, terms)
 		return err
 	}))
+}
+
+// Raise raises the terms of partitions of this node, so that no GiveUp from before takes effect any
+// more, and returns those that are still its own. The error wraps store.ErrFenced once another node
+// has taken over.
+func (n *Node) Raise(ctx context.Context, parts []uint16) (kept []Part, err error) {
+	numbers := make([]int16, len(parts))
+	for i, p := range parts {
+		numbers[i] = int16(p)
+	}
+	err = n.alive(ctx, func(tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, n.db.sql.raiseParts, n.member.ID, numbers)
+		kept, err = pgx.CollectRows(rows, scanPart)
+		return err
+	})
+	if err != nil {
+		return nil, n.unavailable("raise the terms of partitions", err)
+	}
+	return kept, nil
 }
 
 // SetLeaving tells the other nodes that this one claims nothing more.

@@ -76,11 +76,11 @@ func TestFloor(t *testing.T) {
 	if got, err := a.Claim(t.Context(), 3); err != nil || len(got) != 3 {
 		t.Fatalf("claimed %v (error %v)", got, err)
 	}
-	if err := b.GiveUp(t.Context(), []pgstore.Part{{Part: 0, Floor: 999}}); err != nil { // not its own
+	if err := b.GiveUp(t.Context(), []pgstore.Part{{Part: 0, Term: 1, Floor: 999}}); err != nil { // not its own
 		t.Fatal(err)
 	}
 	for _, floor := range []uint64{700, 600} { // the first answer may have been lost
-		if err := a.GiveUp(t.Context(), []pgstore.Part{{Part: 0, Floor: floor}, {Part: 1, Floor: 500}}); err != nil {
+		if err := a.GiveUp(t.Context(), []pgstore.Part{{Part: 0, Term: 1, Floor: floor}, {Part: 1, Term: 1, Floor: 500}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -113,6 +113,36 @@ func TestFloor(t *testing.T) {
 	}
 }
 
+// A GiveUp that comes after a Raise frees nothing, and a Raise keeps nothing that is freed.
+func TestRaise(t *testing.T) {
+	nodes, db := members(t, fresh(t), "a", "b")
+	a, b := nodes[0], nodes[1]
+	for _, n := range []*pgstore.Node{a, b} {
+		if got, err := n.Claim(t.Context(), 2); err != nil || len(got) != 2 {
+			t.Fatalf("claimed %v (error %v)", got, err)
+		}
+	}
+	if err := a.GiveUp(t.Context(), []pgstore.Part{{Part: 1, Term: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	kept, err := a.Raise(t.Context(), []uint16{0, 1, 2})
+	if err != nil || len(kept) != 1 || kept[0].Part != 0 || kept[0].Term != 2 {
+		t.Errorf("a kept %+v (error %v)", kept, err)
+	}
+	if err := a.GiveUp(t.Context(), []pgstore.Part{{Part: 0, Term: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	all, err := db.Parts(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []pgstore.Part{{Node: a.ID(), Term: 2}, {Term: 2}, {Node: b.ID(), Term: 1}} {
+		if p := all[i]; p.Node != want.Node || p.Term != want.Term {
+			t.Errorf("partition %d: %+v, want the node %d and the term %d", i, p, want.Node, want.Term)
+		}
+	}
+}
+
 // A life that has ended claims, frees and says nothing more.
 func TestFencedClaims(t *testing.T) {
 	nodes, db := members(t, fresh(t), "a", "b")
@@ -128,8 +158,9 @@ func TestFencedClaims(t *testing.T) {
 		t.Fatal(ok, err)
 	}
 	_, claim := a.Claim(t.Context(), 1)
+	_, raise := a.Raise(t.Context(), []uint16{0})
 	for what, err := range map[string]error{
-		"claim": claim, "give up": a.GiveUp(t.Context(), []pgstore.Part{{Part: 0}}), "leaving": a.SetLeaving(t.Context()), "beat": a.Beat(t.Context()), "trusted": a.Trusted(),
+		"claim": claim, "raise": raise, "give up": a.GiveUp(t.Context(), []pgstore.Part{{Part: 0}}), "leaving": a.SetLeaving(t.Context()), "beat": a.Beat(t.Context()), "trusted": a.Trusted(),
 	} {
 		if !errors.Is(err, store.ErrFenced) {
 			t.Errorf("%s: got error %v, want one that wraps ErrFenced", what, err)

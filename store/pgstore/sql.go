@@ -17,7 +17,7 @@ type statements struct {
 	device, ofAccount, devices, owner, unfinished, dismissals, backlog, backlogDismissals, backlogAccounts, last string
 	totals, eventsEnd, eventsEnds, commits, commitTime, events, newSession, newNumber, lockMeta, freeStream      string
 	makeStream, incarnation, join, joinFence, nodes, beat, lockDead, lockNode                                    string
-	audit, lastOfNode, parts, claimParts, giveUpParts, setLeaving, holdNode                                      string
+	audit, lastOfNode, parts, claimParts, giveUpParts, raiseParts, setLeaving, holdNode                          string
 	removeNode, endFence, freeParts, trimTo, streams, trim, trimmed, over                                        string
 	daysLive, dayBusy, dayCount, dayIDs, scanState, putState, removeState, removeStates                          string
 }
@@ -229,8 +229,13 @@ func newStatements(schema string) statements {
 		giveUpParts: in(`
 			UPDATE {s}.part p
 			SET node = NULL, term = p.term + 1, floor = greatest(p.floor, u.floor)
-			FROM unnest($2::smallint[], $3::bigint[]) u (part, floor)
-			WHERE p.part = u.part AND p.node = $1`),
+			FROM unnest($2::smallint[], $3::bigint[], $4::bigint[]) u (part, floor, term)
+			WHERE p.part = u.part AND p.node = $1 AND p.term = u.term`),
+		raiseParts: in(`
+			UPDATE {s}.part
+			SET term = term + 1
+			WHERE part = ANY($2::smallint[]) AND node = $1
+			RETURNING part, node, term, floor`),
 		freeParts: in(`UPDATE {s}.part SET node = NULL, term = term + 1, floor = greatest(floor, $2) WHERE node = $1`),
 		trimTo: in(`
 			SELECT coalesce((SELECT number - 1 FROM {s}.journal
