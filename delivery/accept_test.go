@@ -441,7 +441,7 @@ func TestRepeatAtStop(t *testing.T) {
 		settle()
 		w.core.Crash()
 		// Bare, ErrStopped says that. Nodes make of it that the request is in doubt.
-		if err := <-answer; err == delivery.ErrStopped || !errors.Is(err, delivery.ErrStopped) && !errors.Is(err, delivery.ErrInDoubt) { //nolint:errorlint // as above
+		if err := <-answer; err == delivery.ErrStopped || !errors.Is(err, delivery.ErrStopped) && !errors.Is(err, delivery.ErrInDoubt) {
 			t.Errorf("error %v", err)
 		}
 		release()
