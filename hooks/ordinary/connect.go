@@ -99,7 +99,7 @@ func (s *Session) continues(now int64) bool {
 
 // leave ends the earlier connection of a session that goes on, or moves. A will without
 // delay is published; one with a delay is not, as the client is back [MQTT-3.1.3-9]. No will
-// waits longer than its session. What is to be ended keeps its will.
+// waits longer than its session. A session that is to be ended keeps its will.
 func (h *Hub) leave(s *Session) {
 	s.subMu.Lock() // a SUBSCRIBE of the earlier connection is over
 	s.mu.Lock()
