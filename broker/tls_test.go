@@ -142,21 +142,22 @@ func TestClientCertificates(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("alice: 0x%02x", code)
 	}
-	for name, c := range map[string]struct {
+	for _, c := range []struct {
+		name         string
 		cert         *tls.Certificate
 		username, id string
 		want         int
 	}{
-		"her name":       {&alice, "alice", "alice-phone", 0},
-		"another name":   {&alice, "bob", "alice-phone", int(packets.ErrBadUsernameOrPassword.Code)},
-		"another device": {&alice, "", "bob-phone", int(packets.ErrClientIdentifierNotValid.Code)},
-		"bob":            {&bob, "", "bob-phone", 0},
-		"foreign CA":     {&foreign, "", "alice-phone", -1},
-		"no certificate": {nil, "alice", "alice-phone", -1},
+		{"her name", &alice, "alice", "alice-phone", 0},
+		{"another name", &alice, "bob", "alice-phone", int(packets.ErrBadUsernameOrPassword.Code)},
+		{"another device", &alice, "", "bob-phone", int(packets.ErrClientIdentifierNotValid.Code)}, // nobody's yet
+		{"bob", &bob, "", "bob-phone", 0},
+		{"foreign CA", &foreign, "", "alice-phone", -1},
+		{"no certificate", nil, "alice", "alice-phone", -1},
 	} {
 		if client, code := connect(c.cert, c.username, c.id); code != c.want {
-			t.Errorf("%s: %d, want %d", name, code, c.want)
-		} else if name == "her name" {
+			t.Errorf("%s: %d, want %d", c.name, code, c.want)
+		} else if c.name == "her name" {
 			phone = client // which took the session over
 		}
 	}
