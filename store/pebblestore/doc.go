@@ -6,7 +6,8 @@
 // (from format 1), apply.go, erase.go, read.go, events.go (the order of commits), numbers.go (events stored lately),
 // prune.go, scrub.go (erased data leaves the disk), checkpoint.go, mqttstate.go, liveness.go,
 // log.go, fence.go (how Pebble is given up without leaving anything behind), journal.go (a
-// journal in place of Pebble's log), ingest.go (how its folds become tables), overlay.go (a store that is only read, with its journal).
+// journal in place of Pebble's log), fold.go (how its frames get into Pebble), ingest.go (how
+// they become tables), overlay.go (a store that is only read, with its journal).
 //
 // # Keys
 //
