@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -392,6 +393,41 @@ func TestSender(t *testing.T) {
 			_ = there.Close()
 			eventually(t, "an error", func() bool { _, err := s.Write(make([]byte, 1000)); return err != nil })
 		})
+	}
+}
+
+// slowPeer takes some bytes of each write until its deadline, and then nothing.
+type slowPeer struct {
+	net.Conn
+	took, ends int
+}
+
+func (p *slowPeer) Write(b []byte) (int, error) {
+	n := min(1000, len(b), p.ends-p.took)
+	if p.took += n; n == len(b) {
+		return n, nil
+	}
+	return n, os.ErrDeadlineExceeded
+}
+
+// TestSlowPeer: only a peer that takes nothing for the whole timeout is cut.
+func TestSlowPeer(t *testing.T) {
+	for _, c := range []struct {
+		ends int
+		want error
+	}{{300_000, nil}, {150_000, ErrStuck}} {
+		here, _ := pair(t)
+		p := &slowPeer{Conn: here, ends: c.ends}
+		var why error
+		s := newSender(p, time.Minute, 1<<20, func(err error) { why = err })
+		if _, err := s.Write(make([]byte, 300_000)); err != nil {
+			t.Fatal(err)
+		}
+		<-s.idle()
+		if p.took != c.ends || why != c.want {
+			t.Errorf("took %d of %d, cut for %v, want %v", p.took, c.ends, why, c.want)
+		}
+		_ = s.Close()
 	}
 }
 

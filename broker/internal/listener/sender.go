@@ -97,8 +97,11 @@ func (s *sender) Write(p []byte) (int, error) {
 
 // send writes the queue until it is empty.
 func (s *sender) send() {
-	// A piece has the whole timeout, so that a slow peer is not a stuck one.
-	const piece = 64 << 10
+	piece := 64 << 10
+	_, overTLS := s.Conn.(*tls.Conn)
+	if overTLS { // a write that has timed out is its last one, whatever the peer has taken
+		piece = 4 << 10
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.err == nil && len(s.queue) > 0 {
@@ -116,11 +119,12 @@ func (s *sender) send() {
 			n, err := s.Conn.Write(p)
 			s.mu.Lock()
 			b = b[n:]
-			if err != nil {
-				var t net.Error
-				if errors.As(err, &t) && t.Timeout() {
-					err = ErrStuck
-				}
+			var t net.Error
+			switch timeout := errors.As(err, &t) && t.Timeout(); {
+			case timeout && n > 0 && !overTLS: // slow, not stuck
+			case timeout:
+				s.failLocked(ErrStuck)
+			case err != nil:
 				s.failLocked(err)
 			}
 		}
