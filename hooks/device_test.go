@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -47,6 +48,8 @@ type site struct {
 	ahead   atomic.Int64  // of the clock, what the hub takes for now; a time.Duration
 	server  *mqtt.Server
 	address string
+	full    atomic.Value // remote address of the connection whose queue is full
+	drained sync.Map     // remote address → func(), what to call when a queue has room again
 }
 
 func newSite(t *testing.T, change ...func(*hooks.Options)) *site {

@@ -247,7 +247,9 @@ func (c *conn) drainQueue(mayWait bool) {
 			return
 		}
 		held, stalled = nil, false
-		c.fill(buf, 0, false) // a SUBACK, before what it brings about
+		if queue.len() > 0 { // else the answers go out when the connection has room
+			c.fill(buf, 0, false) // a SUBACK, before what it brings about
+		}
 		for i := range queue.len() {
 			it := &queue.items[i]
 			leave := false

@@ -68,8 +68,14 @@ type promptConn struct {
 
 var prompted atomic.Int64 // packets
 
-func (*promptConn) Queued() int      { return 0 }
-func (*promptConn) OnDrained(func()) {}
+func (c *promptConn) Queued() int {
+	if c.site.full.Load() == c.RemoteAddr().String() {
+		return 1 << 20
+	}
+	return 0
+}
+
+func (c *promptConn) OnDrained(f func()) { c.site.drained.Store(c.RemoteAddr().String(), f) }
 
 // Write does not wait for the peer.
 func (c *promptConn) Write(b []byte) (int, error) {
@@ -179,6 +185,35 @@ func (c *promptConn) handled(packet []byte) bool {
 	}
 	prompted.Add(1)
 	return true
+}
+
+// TestAnswersBehind: a client gets the answers to packets that it sent while more than its
+// connection takes was on its way to it.
+func TestAnswersBehind(t *testing.T) {
+	if !*withPrompt {
+		t.Skip("TestSuiteWithPrompt runs it")
+	}
+	s := newSite(t)
+	watch := s.connect(5, rawmqtt.Connect{ID: "watch", Clean: true})
+	_, err := watch.Subscribe(1, 0, "n")
+	must(t, err)
+	c := s.connect(5, rawmqtt.Connect{ID: "c", Clean: true})
+	s.full.Store(c.Conn.LocalAddr().String())
+	must(t, c.Ping())
+	must(t, c.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Subscribe, Qos: 1}, PacketID: 1, Filters: []packets.Subscription{{Filter: "other"}}}))
+	must(t, c.Publish(2, 1, "nobody", nil))
+	must(t, c.Publish(0, 0, "n", nil))
+	next(t, watch) // all are handled
+	s.full.Store("")
+	drained, _ := s.drained.Load(c.Conn.LocalAddr().String())
+	drained.(func())()
+	got := map[byte]bool{}
+	for range 3 {
+		got[next(t, c).FixedHeader.Type] = true
+	}
+	if !got[packets.Pingresp] || !got[packets.Suback] || !got[packets.Puback] {
+		t.Errorf("got %v", got)
+	}
 }
 
 // TestPrompt: which packets are handled at once, and which are left to mochi.

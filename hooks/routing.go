@@ -301,9 +301,11 @@ func (c *conn) pubrec(pk *packets.Packet) {
 		c.session.Reject(c, pk.PacketID)
 		return
 	}
+	code := packets.CodeSuccess.Code
 	if !c.session.Received(c, pk.PacketID) {
-		c.control(packets.Pubrel, 2, pk.PacketID, packets.ErrPacketIdentifierNotFound.Code)
+		code = packets.ErrPacketIdentifierNotFound.Code
 	}
+	c.control(packets.Pubrel, 2, pk.PacketID, code)
 }
 
 func (c *conn) pubrel(pk *packets.Packet) {

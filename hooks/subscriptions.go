@@ -52,7 +52,13 @@ func (c *conn) subscribe(pk *packets.Packet) {
 func (c *conn) answerFilters(packet byte, id uint16, codes []byte, reason string) {
 	c.outlet.cork()
 	c.subscriptionsChanged()
-	c.session.Resume(c, c.filterAnswer(packet, id, codes, reason))
+	answer := c.filterAnswer(packet, id, codes, reason)
+	switch limit := c.peer.MaximumPacketSize; {
+	case limit > 0 && len(answer) > limit: // [MQTT-3.1.2-24]: nothing can answer it
+		_ = c.hook.server.DisconnectClient(c.client, packets.ErrPacketTooLarge)
+	case !c.session.Resume(c, answer):
+		c.client.Stop(errAnswers)
+	}
 	c.uncork()
 }
 

@@ -400,3 +400,23 @@ func TestTopicAliasThatWouldBeTooMuch(t *testing.T) {
 		}
 	}
 }
+
+// TestLargeSubscribeAnswer: a SUBACK or an UNSUBACK that the client's Maximum Packet Size does not
+// allow ends the connection [MQTT-3.1.2-24].
+func TestLargeSubscribeAnswer(t *testing.T) {
+	s := newSite(t)
+	var filters []packets.Subscription
+	for i := range 60 {
+		filters = append(filters, packets.Subscription{Filter: fmt.Sprint("n/", i)})
+	}
+	for _, kind := range []byte{packets.Subscribe, packets.Unsubscribe} {
+		c := s.connect(5, rawmqtt.Connect{ID: "c", Clean: true, MaximumPacketSize: 64})
+		for _, n := range []int{59, 60} {
+			must(t, c.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: kind, Qos: 1}, PacketID: 1, Filters: filters[:n]}))
+			pk := next(t, c)
+			if fits := n == 59; fits != (pk.FixedHeader.Type == kind+1) || !fits && pk.ReasonCode != packets.ErrPacketTooLarge.Code {
+				t.Errorf("type %d with %d filters: got %+v", kind, n, pk)
+			}
+		}
+	}
+}

@@ -1,22 +1,27 @@
 package ordinary
 
+// maxControl bounds the answers that a client has not taken, in bytes.
+const maxControl = 1 << 20
+
 // Answer queues an encoded packet that is no message: an acknowledgement. It goes out
 // before every message that is queued after it. False: the client takes no answers,
 // and has too many.
 func (s *Session) Answer(link Link, packet ...byte) bool {
-	const maxControl = 1 << 20
 	s.mu.Lock()
-	ok := s.link == link
-	if ok && len(s.control)+len(packet) <= maxControl {
-		s.control = append(s.control, packet...)
-	} else if ok {
-		s.mu.Unlock()
-		return false
-	}
+	here := s.link == link
+	ok := !here || s.answerLocked(packet)
 	s.mu.Unlock()
-	if ok {
+	if here && ok {
 		link.Wake()
 	}
+	return ok
+}
+
+func (s *Session) answerLocked(packet []byte) bool {
+	if len(s.control)+len(packet) > maxControl {
+		return false
+	}
+	s.control = append(s.control, packet...)
 	return true
 }
 
@@ -48,12 +53,12 @@ func (s *Session) finish(link Link, id uint16, ends func(*entry) bool) {
 }
 
 // Received takes a PUBREC without an error. It reports whether there is a message
-// under the identifier; then the PUBREL is queued [MQTT-4.3.3-4].
+// under the identifier, whose answer is a PUBREL [MQTT-4.3.3-4].
 func (s *Session) Received(link Link, id uint16) bool {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	e := s.byID[id]
 	if s.link != link || e == nil || e.qos != 2 || !e.sent {
-		s.mu.Unlock()
 		return s.link != link
 	}
 	if !e.released {
@@ -63,9 +68,6 @@ func (s *Session) Received(link Link, id uint16) bool {
 		s.pubrels.push(e)
 		s.changedLocked(id)
 	}
-	s.control = append(s.control, typePubrel, 2, byte(id>>8), byte(id))
-	s.mu.Unlock()
-	link.Wake()
 	return true
 }
 

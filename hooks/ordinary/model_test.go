@@ -349,6 +349,7 @@ func (c *client) answer() {
 		c.session.Acknowledge(c.link, o.id)
 	case o.qos == 2:
 		c.session.Received(c.link, o.id)
+		c.session.Answer(c.link, typePubrel, 2, byte(o.id>>8), byte(o.id))
 	}
 }
 

@@ -109,16 +109,14 @@ func (s *Session) beginReplaysLocked(asks []Ask, isNew []bool) (begun []*replay)
 }
 
 // Resume sends the answer to a SUBSCRIBE or an UNSUBSCRIBE, and the messages held for it.
-func (s *Session) Resume(link Link, packet []byte) {
+// False: as of Answer.
+func (s *Session) Resume(link Link, packet []byte) bool {
 	s.mu.Lock()
-	if s.link != link {
-		s.mu.Unlock()
-		return
+	if s.link == link {
+		s.held = false
 	}
-	s.control = append(s.control, packet...)
-	s.held = false
 	s.mu.Unlock()
-	link.Wake()
+	return s.Answer(link, packet...)
 }
 
 // Unsubscribe ends subscriptions and returns the reason codes. Nothing is sent until
