@@ -23,6 +23,7 @@ import (
 type conn struct {
 	hook        *Hook
 	client      *mqtt.Client
+	number      uint64 // of its CONNECT, in the order in which these came
 	identity    auth.Identity
 	counted     atomic.Bool // among the devices of its account
 	established atomic.Bool

@@ -33,7 +33,7 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 	// mochi's own accounting of the client's Receive Maximum loses packets and can
 	// deadlock, and its topic aliases break at a resend: both are switched off.
 	receiveMaximum := int(pk.Properties.ReceiveMaximum) // mochi has cut down the other one to a limit of its own
-	c := &conn{hook: h, client: cl, limits: limits{receiveMaximum: receiveMaximum}, waiting: make(chan struct{}, h.opts.MaxWaiting)}
+	c := &conn{hook: h, client: cl, number: h.connects.Add(1), limits: limits{receiveMaximum: receiveMaximum}, waiting: make(chan struct{}, h.opts.MaxWaiting)}
 	c.takeConnection(&pk)
 	cl.Net.Conn = &watchedConn{Conn: cl.Net.Conn, closed: c.onConnClosed, grace: time.Duration(cl.State.Keepalive%2) * time.Second / 2} // nobody else has the client yet
 	if reason := c.refusesWill(); reason != "" {

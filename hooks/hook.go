@@ -89,7 +89,8 @@ type Hook struct {
 	topics topics
 	rules  atomic.Pointer[rules]
 
-	conns    sync.Map // *mqtt.Client → *conn
+	conns    sync.Map      // *mqtt.Client → *conn
+	connects atomic.Uint64 // CONNECTs that have come
 	arrivals arrivals
 	claims   claims
 	rates    rates

@@ -94,6 +94,7 @@ func (c *conn) releaseClaim() {
 var (
 	errOtherDevice  = packets.Code{Code: packets.ErrNotAuthorized.Code, Reason: "this device belongs to another account; it must sign out, or a service must release it"}
 	errOtherSession = packets.Code{Code: packets.ErrNotAuthorized.Code, Reason: "this client identifier has a session of another account"}
+	errLater        = packets.Code{Code: packets.ErrServerUnavailable.Code, Reason: "a later connection has this client identifier"}
 	errNoRegistry   = packets.Code{Code: packets.ErrServerUnavailable.Code, Reason: "the registry of devices cannot be read now; try again later"}
 )
 

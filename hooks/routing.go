@@ -165,9 +165,13 @@ func (h *Hook) takeSession(c *conn) {
 		h.opts.Elsewhere(cl.ID, c.identity.Account, !cl.Properties.Clean)
 	}
 	s, present := h.hub.Connect(ordinary.Arrival{
-		ID: cl.ID, Account: c.identity.Account, Service: c.exempt(), Clean: cl.Properties.Clean,
+		ID: cl.ID, Account: c.identity.Account, Number: c.number, Service: c.exempt(), Clean: cl.Properties.Clean,
 		Kept: kept, Expiry: expiry, Peer: c.peer, Link: c, Will: c.will,
 	})
+	if s == nil {
+		h.rejectEstablish(c, errLater)
+		return
+	}
 	c.mu.Lock()
 	c.session, c.present = s, present
 	c.mu.Unlock()

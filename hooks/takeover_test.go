@@ -1,6 +1,7 @@
 package hooks_test
 
 import (
+	"context"
 	"fmt"
 	"runtime"
 	"slices"
@@ -10,7 +11,9 @@ import (
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/hooks"
 	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
 )
 
@@ -183,3 +186,35 @@ type elsewhere struct{}
 
 func (*elsewhere) Publish(delivery.Publication) error { return nil }
 func (*elsewhere) Closed() bool                       { return false }
+
+// TestLateConnect: where logins take long, the session goes to the CONNECT that came last,
+// whichever login ends last.
+func TestLateConnect(t *testing.T) {
+	asked, release := make(chan struct{}), make(chan struct{})
+	s := newSite(t, func(o *hooks.Options) {
+		o.Authenticate = func(_ context.Context, c auth.Credentials) (auth.Identity, error) {
+			if string(c.Password) == "slow" {
+				close(asked)
+				<-release
+			}
+			return auth.Identity{Account: c.Username}, nil
+		}
+	})
+	watch := s.connect(5, rawmqtt.Connect{ID: "watch", Username: "anna", Clean: true})
+	_, err := watch.Subscribe(1, 0, "will")
+	must(t, err)
+	earlier := dial(t, s.address, 5)
+	refused := make(chan packets.Packet, 1)
+	go func() {
+		pk, _ := earlier.Connect(rawmqtt.Connect{ID: "c", Username: "anna", Password: "slow", Clean: true, Keepalive: 60})
+		refused <- pk
+	}()
+	<-asked
+	later := s.connect(5, rawmqtt.Connect{ID: "c", Username: "anna", Clean: true, WillTopic: "will", WillPayload: "gone"})
+	close(release)
+	if pk := <-refused; pk.ReasonCode != packets.ErrServerUnavailable.Code {
+		t.Errorf("the earlier CONNECT was answered with 0x%02x", pk.ReasonCode)
+	}
+	silent(t, later)
+	silent(t, watch)
+}

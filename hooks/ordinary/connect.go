@@ -5,6 +5,7 @@ import "fmt"
 // Arrival is a client that connects.
 type Arrival struct {
 	ID, Account string
+	Number      uint64 // of its CONNECT, in the order in which these came
 	Service     bool
 	Clean       bool   // [MQTT-3.1.2-4]
 	Kept        bool   // the session outlives the connection
@@ -38,17 +39,23 @@ func (h *Hub) Holder(id string) (account string, ok bool) {
 // Connect brings a client to its session, which it takes over from an earlier
 // connection, whole and at once; present reports whether there was one to be continued
 // [MQTT-3.2.2-2]. A session of another account ends. When Connect returns, nothing that
-// the earlier connection publishes, its will included, is still to come.
+// the earlier connection publishes, its will included, is still to come. A nil session: a
+// later CONNECT of the client was served first, and keeps the session.
 func (h *Hub) Connect(a Arrival) (s *Session, present bool) {
 	now := h.opts.Now().Unix()
 	h.mu.Lock()
 	old := h.sessions[a.ID]
+	if old != nil && !old.arrives(a.Number) {
+		h.mu.Unlock()
+		return nil, false
+	}
 	present = old != nil && !a.Clean && old.Account == a.Account && old.continues(now)
 	if s = old; !present {
 		if old != nil {
 			h.lessLocked(old.Account)
 		}
 		s = newSession(h, a.ID, a.Account)
+		s.arrival = a.Number
 		h.sessions[a.ID] = s
 		h.accounts[a.Account]++
 	}
@@ -56,10 +63,14 @@ func (h *Hub) Connect(a Arrival) (s *Session, present bool) {
 	if old != nil && !present {
 		h.end(old)
 	}
-	h.leave(s)
-	for s.mu.Lock(); s.link != nil; s.mu.Lock() { // another one connects in this very moment
+	h.leave(s, a.Number)
+	for s.mu.Lock(); s.link != nil && s.arrival == a.Number; s.mu.Lock() { // an earlier one connects in this very moment
 		s.mu.Unlock()
-		h.leave(s)
+		h.leave(s, a.Number)
+	}
+	if s.arrival != a.Number {
+		s.mu.Unlock()
+		return nil, false
 	}
 	if s.ended || s.ending { // it has just elapsed, or ended with its connection, or gone to another one
 		s.mu.Unlock()
@@ -84,6 +95,17 @@ func (h *Hub) Connect(a Arrival) (s *Session, present bool) {
 	return s, present
 }
 
+// arrives reports whether a CONNECT is the last of the session's client so far.
+func (s *Session) arrives(number uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if number < s.arrival {
+		return false
+	}
+	s.arrival = number
+	return true
+}
+
 // continues reports whether a session can be taken up.
 func (s *Session) continues(now int64) bool {
 	s.mu.Lock()
@@ -99,11 +121,12 @@ func (s *Session) continues(now int64) bool {
 
 // leave ends the earlier connection of a session that goes on, or moves. A will without
 // delay is published; one with a delay is not, as the client is back [MQTT-3.1.3-9]. No will
-// waits longer than its session. A session that is to be ended keeps its will.
-func (h *Hub) leave(s *Session) {
+// waits longer than its session. A session that is to be ended keeps its will, and one that
+// a later CONNECT has is left to it.
+func (h *Hub) leave(s *Session, number uint64) {
 	s.subMu.Lock() // a SUBSCRIBE of the earlier connection is over
 	s.mu.Lock()
-	if s.ending {
+	if s.ending || s.arrival > number {
 		s.mu.Unlock()
 		s.subMu.Unlock()
 		return

@@ -179,3 +179,21 @@ func TestLaterDisconnectSetsDeadline(t *testing.T) {
 		t.Error("the session outlives its last expiry")
 	}
 }
+
+// TestConnectsOutOfOrder: a session stays with the CONNECT that came last.
+func TestConnectsOutOfOrder(t *testing.T) {
+	for _, clean := range []bool{false, true} {
+		h, _ := hubAt(Options{})
+		number := func(n uint64) func(*Arrival) {
+			return func(a *Arrival) { a.Number, a.Clean = n, clean }
+		}
+		s, link := join(h, "c", keptFor(60), number(5))
+		if late, _ := join(h, "c", keptFor(60), number(4)); late != nil || link.closed || h.Connection("c") != link {
+			t.Errorf("clean %v: an earlier CONNECT took the session", clean)
+		}
+		h.Disconnect(s, link, Bye{Kept: true, Expiry: 60})
+		if next, _ := join(h, "c", keptFor(60), number(6)); next == nil || (next == s) == clean {
+			t.Errorf("clean %v: the next connection got %v", clean, next)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package ordinary
 
 import (
+	"math"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -249,7 +250,7 @@ func (h *Hub) Release(id, account string, at time.Time, clean bool) (st State, o
 		h.forget(s)
 		return State{}, false
 	}
-	h.leave(s)
+	h.leave(s, math.MaxUint64)
 	st, ok = h.Export(id)
 	h.forget(s)
 	if st.Gone == 0 {

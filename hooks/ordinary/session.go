@@ -77,6 +77,7 @@ type Session struct {
 	link          Link                    // nil: away
 	peer          Peer
 	epoch         uint64    // counts connections
+	arrival       uint64    // of the last CONNECT that has come for it
 	begun         time.Time // when the last one began, in the time of all servers
 	ended         bool
 	ending        bool // it is to be ended, and nobody takes it up

@@ -85,7 +85,11 @@ func (s *session) begin(c *Conn, connect []byte) error {
 	s.counted = true
 	atomic.AddInt64(&server.Info.ClientsConnected, 1)
 	s.hooks.OnSessionEstablish(cl, pk)
-	if old, ok := server.Clients.Get(cl.ID); ok && old != cl {
+	old, ok := server.Clients.Get(cl.ID)
+	if cl.Closed() { // the other one has taken over
+		return packets.ErrSessionTakenOver
+	}
+	if ok && old != cl {
 		_ = server.DisconnectClient(old, packets.ErrSessionTakenOver) // [MQTT-3.1.4-3]
 	}
 	raise(&server.Info.ClientsMaximum, atomic.LoadInt64(&server.Info.ClientsConnected))
