@@ -121,6 +121,34 @@ func TestSendWait(t *testing.T) {
 	}
 }
 
+// TestSendWaitHeld: a notification that is held for an account without devices is not over.
+func TestSendWaitHeld(t *testing.T) {
+	for _, tt := range []struct {
+		then, stderr string
+		code         int
+	}{
+		{`{"id":"n-1","account":"alice","title":"Hello","accepted_at":"2026-11-23T04:05:06.123Z","state":"acked","deliveries":[{"device":"phone","state":"acked"}]}`, "", 0},
+		{`{"id":"n-1","account":"alice","title":"Hello","accepted_at":"2026-11-23T04:05:06.123Z","state":"expired","deliveries":[]}`, "heartline: no device has acknowledged n-1: expired, the account has had none\n", 1},
+	} {
+		var gets atomic.Int32
+		a := serveAPI(t, func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case r.Method == http.MethodPost:
+				answer(202, accepted)(w, r)
+			case r.URL.Path == "/v1/events":
+				answer(404, `{}`)(w, r)
+			case gets.Add(1) == 1:
+				answer(200, `{"id":"n-1","account":"alice","title":"Hello","accepted_at":"2026-11-23T04:05:06.123Z","state":"waiting","deliveries":[]}`)(w, r)
+			default:
+				answer(200, tt.then)(w, r)
+			}
+		})
+		if got := command(t, a.environ(), "", "send", "--account", "alice", "--title", "Hello", "--wait"); got.code != tt.code || got.stderr != tt.stderr {
+			t.Errorf("%d %s%s", got.code, got.stdout, got.stderr)
+		}
+	}
+}
+
 func TestSendWaitInterrupted(t *testing.T) {
 	a := serveAPI(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {

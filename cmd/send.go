@@ -196,6 +196,13 @@ func (p *program) printNews(n *wire.NotificationView, printed int) int {
 
 // outcomeOf says whether every delivery is final, and if none was acked, why.
 func outcomeOf(n *wire.NotificationView) (done bool, err error) {
+	if len(n.Deliveries) == 0 { // held for an account without devices, until one registers
+		switch n.State {
+		case "expired", "superseded", "cancelled":
+			return true, fmt.Errorf("no device has acknowledged %s: %s, the account has had none", n.ID, n.State)
+		}
+		return false, nil
+	}
 	acked := false
 	var others []string
 	for _, d := range n.Deliveries {
