@@ -81,8 +81,9 @@ func readUsersFile(path string) (text fileText, err error) {
 	return text, nil
 }
 
-// AddUser adds a user, or replaces one where replace is set. A file that is not there
-// is made. The comments of the file stay.
+// AddUser adds a user, or replaces one where replace is set. Without a role, a user that
+// is replaced keeps its role and, unless e has some, its accounts. A file that is not there is
+// made. The comments of the file stay.
 func AddUser(path string, e Entry, password []byte, replace bool) error {
 	if len(password) == 0 || len(password) > maxPassword {
 		return fmt.Errorf("the password must have 1 to %d bytes, has %d", maxPassword, len(password))
@@ -91,7 +92,18 @@ func AddUser(path string, e Entry, password []byte, replace bool) error {
 		if old != nil && !replace {
 			return nil, fmt.Errorf("user %q %w", e.Name, ErrExists)
 		}
-		return userText{Name: e.Name, Password: HashPassword(password), Role: e.Role, Accounts: e.Accounts}, nil
+		u := userText{Name: e.Name, Role: or(e.Role, roleDevice), Accounts: e.Accounts}
+		if old != nil && e.Role == "" {
+			var was userText
+			if err := old.Decode(&was); err != nil {
+				return nil, withoutValues(err)
+			}
+			if u.Role = or(was.Role, roleDevice); u.Accounts == nil {
+				u.Accounts = was.Accounts
+			}
+		}
+		u.Password = HashPassword(password)
+		return u, nil
 	})
 }
 
@@ -112,7 +124,7 @@ func AddToken(path string, e Entry, token string) error {
 			return nil, fmt.Errorf("token %q %w", e.Name, ErrExists)
 		}
 		sum := sha256.Sum256([]byte(token))
-		t := tokenText{Name: e.Name, SHA256: hex.EncodeToString(sum[:]), Role: e.Role, Account: e.Account, Accounts: e.Accounts}
+		t := tokenText{Name: e.Name, SHA256: hex.EncodeToString(sum[:]), Role: or(e.Role, roleService), Account: e.Account, Accounts: e.Accounts}
 		if e.Expires != nil {
 			t.Expires = e.Expires.UTC().Truncate(time.Second)
 		}
@@ -132,7 +144,8 @@ func RemoveToken(path, name string) error {
 
 // edit replaces the entry of a list: change returns the new one, nil for none. The
 // result is checked as the server would before the file is replaced, in one step, and is
-// durable. Edits by several processes follow each other; the file keeps its owner and its mode.
+// durable. An entry is removed from a file with other mistakes, too, and the error says that
+// no server takes it. Edits by several processes follow each other; the file keeps its owner and its mode.
 func edit(path, list, name string, change func(old *yaml.Node) (any, error)) (err error) {
 	if err := validName(name); err != nil {
 		return fmt.Errorf("the name %w", err)
@@ -195,19 +208,21 @@ func edit(path, list, name string, change func(old *yaml.Node) (any, error)) (er
 	if err := errors.Join(enc.Encode(&doc), enc.Close()); err != nil {
 		return err
 	}
-	if value != nil { // the last user may be removed: it is the file's owner who decides
-		if err := CheckFile(out.Bytes()); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
+	_, wrong := parsePeople(out.Bytes()) // the last user may be removed: it is the file's owner who decides
+	if wrong != nil && value != nil {
+		return fmt.Errorf("%s: %w", path, wrong)
 	}
 	old, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return writeFile(path, out.Bytes(), 0o600, nil)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = writeFile(path, out.Bytes(), 0o600, nil)
+	case err == nil:
+		err = writeFile(path, out.Bytes(), old.Mode().Perm(), old)
 	}
-	if err != nil {
-		return err
+	if err == nil && wrong != nil {
+		err = fmt.Errorf("%q is removed, but a server goes on with the file's last version until this is mended: %s: %w", name, path, wrong)
 	}
-	return writeFile(path, out.Bytes(), old.Mode().Perm(), old)
+	return err
 }
 
 // followLink returns the file behind a symbolic link, which a rename would replace.

@@ -153,6 +153,12 @@ func parsePeople(content []byte) (people, error) {
 		if err != nil {
 			wrong("%s%w", at, err)
 		}
+		switch device := or(t.Role, roleService) == roleDevice; {
+		case device && t.Account == "":
+			wrong("%saccount: must be set for the token of a device", at)
+		case !device && t.Account != "":
+			wrong("%saccount: must not be set for a %s: accounts limits a service to some accounts", at, or(t.Role, roleService))
+		}
 		sum, err := hex.DecodeString(t.SHA256)
 		if err != nil || len(sum) != sha256.Size {
 			wrong("%ssha256: must be the SHA-256 of the token, 64 hexadecimal digits", at)

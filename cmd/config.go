@@ -69,6 +69,10 @@ func (s *configSource) hideServer() *configSource {
 // load loads the configuration. beneath are flags that those of the command line
 // win over.
 func (s *configSource) load(beneath ...config.Flag) (*config.Config, error) {
+	return config.Load(s.source(beneath...))
+}
+
+func (s *configSource) source(beneath ...config.Flag) config.Source {
 	src := config.Source{File: s.file(), Environ: s.p.Environ, Flags: beneath}
 	for _, f := range configFlags() {
 		if s.flags.Changed(f.name) {
@@ -76,7 +80,7 @@ func (s *configSource) load(beneath ...config.Flag) (*config.Config, error) {
 			src.Flags = append(src.Flags, config.Flag{Key: f.key, Name: "--" + f.name, Value: value})
 		}
 	}
-	return config.Load(src)
+	return src
 }
 
 func (p *program) configCommand() *cobra.Command {

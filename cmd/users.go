@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/heartline-mqtt/heartline/auth"
+	"github.com/heartline-mqtt/heartline/config"
 )
 
 // usersFile adds --file to a command; the returned function finds the users file.
@@ -25,14 +26,11 @@ func (p *program) usersFile(cmd *cobra.Command) func() (string, error) {
 		if f, _ := cmd.Flags().GetString("file"); f != "" {
 			return f, nil
 		}
-		cfg, err := src.load()
-		if err != nil {
-			return "", err
+		path, err := config.UsersFile(src.source())
+		if err == nil && path == "" {
+			err = usagef("say which file: --file, or auth.file.path in the configuration")
 		}
-		if cfg.Auth.File.Path == "" {
-			return "", usagef("say which file: --file, or auth.file.path in the configuration")
-		}
-		return cfg.Auth.File.Path, nil
+		return path, err
 	}
 }
 
@@ -68,10 +66,10 @@ takes the file up within seconds.`,
 		Args: oneArg("NAME"),
 	}
 	file := p.usersFile(cmd)
-	role := cmd.Flags().String("role", "device", "`role`: device, service or admin")
+	role := cmd.Flags().String("role", "", "`role`: device (the default), service or admin")
 	accounts := cmd.Flags().StringSlice("accounts", nil, "`patterns` of the accounts that a service may act for, as acme-*; all if none")
-	replace := cmd.Flags().Bool("replace", false, "replace an existing user: a new password")
-	cmd.RunE = p.action(func(_ context.Context, args []string) error {
+	replace := cmd.Flags().Bool("replace", false, "replace an existing user: a new password; role and accounts stay unless they are given")
+	cmd.RunE = p.action(func(ctx context.Context, args []string) error {
 		if err := emptyAccounts(cmd, *accounts); err != nil {
 			return err
 		}
@@ -79,7 +77,7 @@ takes the file up within seconds.`,
 		if err != nil {
 			return err
 		}
-		password, err := p.readPassword()
+		password, err := p.readPassword(ctx)
 		if err != nil {
 			return err
 		}
@@ -109,7 +107,7 @@ standard output. It is not stored anywhere and cannot be shown again.`,
 		Args: oneArg("NAME"),
 	}
 	file := p.usersFile(cmd)
-	role := cmd.Flags().String("role", "service", "`role`: device, service or admin")
+	role := cmd.Flags().String("role", "", "`role`: device, service or admin (default: device with --account, otherwise service)")
 	account := cmd.Flags().String("account", "", "`account` of a device's token")
 	accounts := cmd.Flags().StringSlice("accounts", nil, "`patterns` of the accounts that a service may act for, as acme-*; all if none")
 	validFor := cmd.Flags().Duration("valid-for", 0, "`time` until it expires, as 720h; 0 for never")
@@ -119,6 +117,9 @@ standard output. It is not stored anywhere and cannot be shown again.`,
 		}
 		if err := emptyAccounts(cmd, *accounts); err != nil {
 			return err
+		}
+		if *role == "" && *account != "" {
+			*role = "device"
 		}
 		path, err := file()
 		if err != nil {
@@ -194,7 +195,7 @@ func (p *program) listCommand(kind string, list func(path string) ([]auth.Entry,
 
 // readPassword asks on a terminal, and reads a line otherwise. It is never an
 // argument: those are in the shell's history, and everybody on the machine sees them.
-func (p *program) readPassword() ([]byte, error) {
+func (p *program) readPassword(ctx context.Context) ([]byte, error) {
 	f, ok := p.Stdin.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		line, err := bufio.NewReader(io.LimitReader(p.Stdin, 1<<16)).ReadBytes('\n')
@@ -207,7 +208,7 @@ func (p *program) readPassword() ([]byte, error) {
 	for i, prompt := range []string{"Password: ", "Again: "} {
 		fmt.Fprint(p.Stderr, prompt)
 		var err error
-		answers[i], err = term.ReadPassword(int(f.Fd()))
+		answers[i], err = readHidden(ctx, int(f.Fd()))
 		fmt.Fprintln(p.Stderr)
 		if err != nil {
 			return nil, fmt.Errorf("read the password: %w", err)
@@ -217,4 +218,28 @@ func (p *program) readPassword() ([]byte, error) {
 		return nil, errors.New("the two passwords are not the same")
 	}
 	return answers[0], nil
+}
+
+// readHidden reads a line from a terminal that does not show it. When ctx ends, by Ctrl-C, it
+// returns, and the terminal shows what is typed again.
+func readHidden(ctx context.Context, fd int) ([]byte, error) {
+	state, err := term.GetState(fd)
+	if err != nil {
+		return nil, err
+	}
+	type answer struct {
+		line []byte
+		err  error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		line, err := term.ReadPassword(fd)
+		answers <- answer{line, err}
+	}()
+	select {
+	case a := <-answers:
+		return a.line, a.err
+	case <-ctx.Done():
+		return nil, errors.Join(errors.New("interrupted"), term.Restore(fd, state))
+	}
 }

@@ -89,6 +89,86 @@ func TestUsersAndTokens(t *testing.T) {
 	}
 }
 
+// TestReplacedUserKeepsItsRole: a new password takes no rights away, and gives none.
+func TestReplacedUserKeepsItsRole(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "users.yaml")
+	add := func(want string, flags ...string) {
+		t.Helper()
+		if out := command(t, nil, "x", append([]string{"user", "add", "shop", "--file", path}, flags...)...); out.code != 0 {
+			t.Fatal(out.stderr)
+		}
+		if out := command(t, nil, "", "user", "list", "--file", path); !strings.Contains(out.stdout, want) {
+			t.Errorf("%v: no %q in\n%s", flags, want, out.stdout)
+		}
+	}
+	add("shop  service  acme-*", "--role", "service", "--accounts", "acme-*")
+	add("shop  service  acme-*", "--replace")
+	add("shop  service  bob", "--replace", "--accounts", "bob")
+	add("shop  admin", "--replace", "--role", "admin")
+	add("shop  admin", "--replace")
+}
+
+// TestTokenOfADevice: an account makes it a device's token, and nothing else has one.
+func TestTokenOfADevice(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "users.yaml")
+	create := func(flags ...string) outcome {
+		t.Helper()
+		return command(t, nil, "", append([]string{"token", "create", "phone", "--file", path}, flags...)...)
+	}
+	for _, flags := range [][]string{{"--account", "alice", "--role", "service"}, {"--account", "alice", "--role", "admin"}, {"--role", "device"}} {
+		if out := create(flags...); out.code != 1 || !strings.Contains(out.stderr, "tokens[0].account: must") {
+			t.Errorf("%v: %d %s", flags, out.code, out.stderr)
+		}
+	}
+	token := strings.TrimSpace(create("--account", "alice").stdout)
+	a, err := auth.New(config.Auth{Mode: config.AuthFile, File: config.AuthFromFile{Path: path}}, auth.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = a.Close() }()
+	if id, err := a.Bearer(context.Background(), token, ""); err != nil || id.Service || id.Account != "alice" {
+		t.Errorf("%+v %v", id, err)
+	}
+}
+
+// TestRevokeInAFileWithAMistake: the entry goes, and the command says that no server sees it.
+func TestRevokeInAFileWithAMistake(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "users.yaml")
+	if err := os.WriteFile(path, []byte("users: [{name: a, password_hash: x}]\ntokens: [{name: shop, sha256: y}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out := command(t, nil, "", "token", "revoke", "shop", "--file", path)
+	if out.code != 1 || !strings.Contains(out.stderr, "users[0].password_hash: must") || !strings.Contains(out.stderr, "removed, but") {
+		t.Errorf("%d\n%s%s", out.code, out.stdout, out.stderr)
+	}
+	if content, _ := os.ReadFile(path); strings.Contains(string(content), "shop") {
+		t.Errorf("the token is still there:\n%s", content)
+	}
+}
+
+// TestUsersFileOfAConfiguration: the file's name is all that is taken from the configuration.
+func TestUsersFileOfAConfiguration(t *testing.T) {
+	dir := t.TempDir()
+	path, conf := filepath.Join(dir, "users.yaml"), filepath.Join(dir, "c.yaml")
+	if err := os.WriteFile(conf, []byte("auth: {mode: file, file: {path: "+path+"}}\nmqtt: {tls: {address: ':8883', key_file: missing}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := command(t, nil, "x", "user", "add", "alice", "--config", conf); out.code != 0 {
+		t.Errorf("%d\n%s", out.code, out.stderr)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Error(info, err)
+	}
+	for _, text := range []string{"auth: {mode: file", "auth: 5", "auth: {file: {path: [a]}}"} {
+		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if out := command(t, nil, "", "user", "list", "--config", conf); out.code != 2 || strings.Contains(out.stderr, "say which file") {
+			t.Errorf("%s: %d\n%s", text, out.code, out.stderr)
+		}
+	}
+}
+
 // TestConfigCheckReadsUsers: all mistakes of the file are reported.
 func TestConfigCheckReadsUsers(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "users.yaml")

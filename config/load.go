@@ -34,6 +34,30 @@ const EnvPrefix = "HEARTLINE_"
 // Load reads src, checks every value on its own and then all the rules, and
 // returns either a configuration that may be run or an Errors with every finding.
 func Load(src Source) (*Config, error) {
+	c, l := read(src)
+	for _, f := range append(c.check(l.broken), checkServes(c, l.broken)...) {
+		f.From = l.from[f.Key]
+		l.findings = append(l.findings, f)
+	}
+	if err := l.findings.orNil(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// UsersFile returns auth.file.path of src, whatever its other keys say: a users file can be
+// made, and a token in it revoked, where the configuration is not ready for a server.
+func UsersFile(src Source) (string, error) {
+	c, l := read(src)
+	const key = "auth.file.path"
+	l.findings = slices.DeleteFunc(l.findings, func(f Finding) bool {
+		return !strings.HasPrefix(key, f.Key) && (src.File == "" || !strings.HasPrefix(f.Key, src.File))
+	})
+	return c.Auth.File.Path, l.findings.orNil()
+}
+
+// read reads src without the rules.
+func read(src Source) (*Config, *loader) {
 	c := Default()
 	l := &loader{
 		fields: fieldsOf(reflect.TypeFor[Config](), ""),
@@ -47,14 +71,7 @@ func Load(src Source) (*Config, error) {
 	l.readEnviron(src.Environ)
 	l.readFlags(src.Flags)
 	l.decode(c)
-	for _, f := range append(c.check(l.broken), checkServes(c, l.broken)...) {
-		f.From = l.from[f.Key]
-		l.findings = append(l.findings, f)
-	}
-	if err := l.findings.orNil(); err != nil {
-		return nil, err
-	}
-	return c, nil
+	return c, l
 }
 
 // loader collects all findings instead of stopping at the first, so that a configuration
