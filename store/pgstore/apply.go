@@ -104,9 +104,6 @@ func (e *Engine) apply(b *delivery.Batch) error {
 	for i := range b.Events {
 		saw(&e.lastEvent, b.Events[i].Number)
 	}
-	if len(b.RemoveDevices) > 0 || len(b.Erase) > 0 {
-		e.db.erased.note(b.Erase, len(b.RemoveDevices) > 0)
-	}
 	return nil
 }
 
@@ -338,6 +335,9 @@ func (e *Engine) inTwo(ctx context.Context, p *plan, number int64) (err error) {
 		return err
 	}
 	e.erases(q, p, r)
+	if days := p.erasedDays(); len(days) > 0 {
+		q.Queue(e.db.sql.noteErased, days)
+	}
 	e.ending(q, p, number)
 	q.Queue("COMMIT")
 	return e.conn.SendBatch(ctx, q).Close()

@@ -89,8 +89,9 @@ type DB struct {
 	days   map[int64]bool // that have their tables
 
 	pruneMu sync.Mutex
+	round   time.Time           // what the round of Prune that is not over was asked for
 	looked  map[int64]time.Time // when Prune last looked at a day
-	erased  erasures
+	swept   map[int64]sweep
 }
 
 // ErrURL is wrapped by the error of Open where Options.URL cannot be understood.
@@ -110,7 +111,7 @@ func Connect(ctx context.Context, opts Options) (*DB, error) {
 		// Not err itself: it quotes the URL, whose password it may not have recognized.
 		return nil, fmt.Errorf("%w: write it as postgres://user:password@host:5432/database?sslmode=verify-full", ErrURL)
 	}
-	d := &DB{opts: opts, config: pc.ConnConfig, sql: newStatements(opts.Schema), log: opts.Logger, days: map[int64]bool{}, looked: map[int64]time.Time{}}
+	d := &DB{opts: opts, config: pc.ConnConfig, sql: newStatements(opts.Schema), log: opts.Logger, days: map[int64]bool{}, looked: map[int64]time.Time{}, swept: map[int64]sweep{}}
 	if d.config.ConnectTimeout == 0 {
 		d.config.ConnectTimeout = connectTimeout
 		if others := len(d.hosts()) - 1; others > 0 { // they may all be dead, and a lease be renewed at the last
@@ -211,6 +212,8 @@ func (d *DB) prepare(ctx context.Context) error {
 			return err
 		}
 	} else if err := checkFormat(d.opts.Schema, found); err != nil {
+		return err
+	} else if err := d.addTables(ctx); err != nil {
 		return err
 	}
 	return d.makeDays(ctx, time.Now())

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -36,16 +36,21 @@ func (e *Engine) Prune(finishedBefore time.Time, limit int) (n int, err error) {
 	defer d.pruneMu.Unlock()
 	ctx, cancel := context.WithTimeout(d.ctx, pruneTimeout)
 	defer cancel()
-	if err := d.trimJournals(ctx, finishedBefore); err != nil {
-		return 0, unavailable("forget old commits", err)
-	}
-	if err := d.makeDays(ctx, time.Now()); err != nil {
-		return 0, err
-	}
-	if err := d.dropDetached(ctx); err != nil {
-		return 0, unavailable("drop the tables of days that are over", err)
+	if !finishedBefore.Equal(d.round) { // else it goes on in the middle of a round
+		if err := d.trimJournals(ctx, finishedBefore); err != nil {
+			return 0, unavailable("forget old commits", err)
+		}
+		if err := d.makeDays(ctx, time.Now()); err != nil {
+			return 0, err
+		}
+		if err := d.dropDetached(ctx); err != nil {
+			return 0, unavailable("drop the tables of days that are over", err)
+		}
 	}
 	n, err = d.pruneDays(ctx, finishedBefore, limit)
+	if d.round = (time.Time{}); err == nil && n >= limit {
+		d.round = finishedBefore
+	}
 	return n, unavailable("prune", err)
 }
 
@@ -95,20 +100,24 @@ func (d *DB) pruneDays(ctx context.Context, before time.Time, limit int) (n int,
 		return 0, nil
 	}
 	slices.Sort(ended)
-	live, err := d.liveDays(ctx)
-	if err != nil {
-		return 0, err
-	}
+	var live map[int64]bool
 	for _, day := range ended {
 		if n >= limit {
 			break
 		}
 		over := partial[day]
-		if !over && d.due(day, before) && !live[day] {
+		if !over && d.due(day, before) {
+			if live == nil {
+				if live, err = d.liveDays(ctx); err != nil {
+					return n, err
+				}
+			}
 			d.looked[day] = time.Now()
-			var busy bool
-			if err := d.pool.QueryRow(ctx, d.sql.dayBusy, day*dayWidth, (day+1)*dayWidth, before.UnixNano()).Scan(&busy); err != nil {
-				return n, err
+			busy := live[day]
+			if !busy {
+				if err := d.pool.QueryRow(ctx, d.sql.dayBusy, day*dayWidth, (day+1)*dayWidth, before.UnixNano()).Scan(&busy); err != nil {
+					return n, err
+				}
 			}
 			over = !busy
 		}
@@ -138,12 +147,20 @@ func (d *DB) due(day int64, before time.Time) bool {
 }
 
 // byRow reports whether finished notifications of a day are removed one by one: the
-// unfinished ones have held it up for long enough.
+// unfinished ones have held it up for long enough, or it is one of the future, where a step of
+// the clock has put what is accepted since.
 func (d *DB) byRow(day int64, before time.Time) bool {
 	if d.opts.Slack < 0 {
 		return day*dayWidth < before.UnixNano()
 	}
-	return overBefore(day, before.Add(-d.opts.Slack)) && time.Since(d.looked[day]) < lookEvery
+	late := overBefore(day, before.Add(-d.opts.Slack)) || day > dayOf(time.Now().UnixNano())
+	return late && time.Since(d.swept[day].ended) >= lookEvery
+}
+
+// sweep is how far a day has been pruned row by row.
+type sweep struct {
+	next  int64 // Seq
+	ended time.Time
 }
 
 // liveDays returns the days of unfinished deliveries.
@@ -157,23 +174,74 @@ func (d *DB) liveDays(ctx context.Context) (map[int64]bool, error) {
 	return live, err
 }
 
-// pruneRows removes up to limit notifications of a day that are over.
+// rowsAtOnce is how many notifications of a day are looked at in one statement.
+const rowsAtOnce = 1000
+
+// pruneRows removes up to limit notifications of a day that are over. It passes over a day from its
+// begin to its end once in lookEvery.
 func (d *DB) pruneRows(ctx context.Context, day int64, before time.Time, limit int) (n int, err error) {
-	err = pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
-		rows, _ := tx.Query(ctx, d.sql.over, day*dayWidth, (day+1)*dayWidth, before.UnixNano(), limit)
-		over, err := collectContents(rows)
-		if err != nil || len(over) == 0 {
+	at := max(day*dayWidth, d.swept[day].next)
+	for n < limit {
+		pruned, next, err := d.pruneFrom(ctx, at, (day+1)*dayWidth, before, limit-n)
+		switch {
+		case code(err) == codeSerialization: // somebody has changed one of them
+			return n, nil
+		case err != nil:
+			return n, err
+		case next == 0:
+			d.swept[day] = sweep{ended: time.Now()}
+			return n, nil
+		}
+		n, at = n+pruned, next
+	}
+	if d.opts.Slack >= 0 {
+		d.swept[day] = sweep{next: at}
+	}
+	return n, nil
+}
+
+// pruneFrom removes up to limit of the next notifications that are over, and returns the Seq to go
+// on at; 0: there are no more.
+func (d *DB) pruneFrom(ctx context.Context, from, to int64, before time.Time, limit int) (n int, next int64, err error) {
+	err = pgx.BeginTxFunc(ctx, d.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, d.sql.prunable, from, to, before.UnixNano(), rowsAtOnce)
+		contents, err := collectContents(rows)
+		if err != nil || len(contents) == 0 {
 			return err
+		}
+		var keys keyColumns
+		for seq, c := range contents {
+			for _, device := range c.Devices {
+				keys.add(delivery.Key{Seq: seq, Device: device}, nil)
+			}
+		}
+		rows, _ = tx.Query(ctx, d.sql.stillOut, keys.part, keys.device, keys.seq)
+		unfinished, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+		if err != nil {
+			return err
+		}
+		live := map[int64]bool{}
+		for _, seq := range unfinished {
+			live[seq] = true
 		}
 		var seqs, idSeqs []int64
 		var ids [][]byte
-		for seq, c := range over {
+		for _, seq := range slices.Sorted(maps.Keys(contents)) {
+			if len(seqs) == limit {
+				break
+			}
+			next = int64(seq) + 1
+			if live[int64(seq)] {
+				continue
+			}
 			seqs = append(seqs, int64(seq))
-			if !tellsSeq(c) {
+			if c := contents[seq]; !tellsSeq(c) {
 				ids, idSeqs = append(ids, []byte(c.ID)), append(idSeqs, int64(seq))
 			}
 		}
-		n = len(seqs)
+		if n = len(seqs); n == 0 {
+			return nil
+		}
 		b := &pgx.Batch{}
 		b.Queue(d.sql.eraseNotes, seqs)
 		b.Queue(d.sql.eraseEvents, seqs)
@@ -184,9 +252,9 @@ func (d *DB) pruneRows(ctx context.Context, day int64, before time.Time, limit i
 		return tx.SendBatch(ctx, b).Close()
 	})
 	if err != nil {
-		n = 0
+		return 0, 0, err
 	}
-	return n, err
+	return n, next, nil
 }
 
 // idsStep is the part of a day whose IDs are removed in one statement. All those of a day may
@@ -221,6 +289,7 @@ func (d *DB) dropDay(ctx context.Context, day int64) (n int, err error) {
 		}
 	}
 	delete(d.looked, day)
+	delete(d.swept, day)
 	d.log.Info("history of a day has been removed", "day", dayName(day), "notifications", n)
 	return n, d.dropDetached(ctx)
 }
@@ -268,70 +337,61 @@ func (d *DB) dropDetached(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// erasures tell which tables have lost rows that may still be on the disk.
-type erasures struct {
-	mu      sync.Mutex
-	since   time.Time // of the first
-	days    map[int64]bool
-	devices bool
-}
-
-func (x *erasures) note(seqs []delivery.Seq, devices bool) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.since.IsZero() {
-		x.since = time.Now()
-		x.days = map[int64]bool{}
-	}
-	x.devices = x.devices || devices
-	for _, s := range seqs {
-		x.days[dayOf(int64(s))] = true
-	}
-}
-
 var _ store.Scrubber = (*Engine)(nil)
 
-// Scrub implements store.Scrubber: it vacuums the tables that have lost rows, so that
+// erasedDevices is, in place of a day, what is noted of devices that were removed.
+const erasedDevices = -1
+
+// erasedDays are the days whose tables lose rows that must leave the disk.
+func (p *plan) erasedDays() (days []int64) {
+	for _, s := range p.erase {
+		days = append(days, dayOf(int64(s)))
+	}
+	if len(p.removeDevices) > 0 {
+		days = append(days, erasedDevices)
+	}
+	slices.Sort(days)
+	return slices.Compact(days)
+}
+
+// scrubSlack is more than a write takes: an erasure that was noted before Scrub began may have
+// taken effect after it.
+const scrubSlack = time.Minute
+
+// Scrub implements store.Scrubber: it vacuums the tables that have lost rows by any node, so that
 // PostgreSQL gives their room to others. It does not reach the write-ahead log, backups,
 // and room that is not used again yet.
 func (e *Engine) Scrub(ctx context.Context, before time.Time) (bool, error) {
 	d := e.db
-	x := &d.erased
-	x.mu.Lock()
-	if x.since.IsZero() || !x.since.Before(before) {
-		x.mu.Unlock()
+	var now time.Time
+	var days []int64
+	if err := d.pool.QueryRow(ctx, d.sql.erasedBefore, before).Scan(&now, &days); err != nil {
+		return false, unavailable("look for what was erased", err)
+	}
+	if len(days) == 0 {
 		return false, nil
 	}
-	days, devices, since := x.days, x.devices, x.since
-	x.days, x.devices, x.since = nil, false, time.Time{}
-	x.mu.Unlock()
 	var tables []string
-	for n := range days {
-		if d.hasDay(n) {
+	for _, n := range days {
+		switch {
+		case n == erasedDevices:
+			tables = append(tables, "device", "token")
+		default:
 			for _, t := range dayTables {
 				tables = append(tables, t+"_"+dayName(n))
 			}
 		}
 	}
-	if len(days) > 0 {
+	if days[len(days)-1] != erasedDevices {
 		tables = append(tables, "given_id", "outstanding")
-	}
-	if devices {
-		tables = append(tables, "device", "token")
 	}
 	for _, t := range tables {
 		if _, err := d.pool.Exec(ctx, "VACUUM "+d.table(t), pgx.QueryExecModeSimpleProtocol); err != nil && code(err) != codeNoTable {
-			x.mu.Lock()
-			if x.days == nil {
-				x.days = map[int64]bool{}
-			}
-			for n := range days {
-				x.days[n] = true
-			}
-			x.devices, x.since = x.devices || devices, since
-			x.mu.Unlock()
 			return false, unavailable("vacuum what was erased", err)
 		}
 	}
-	return true, nil
+	b := &pgx.Batch{}
+	b.Queue(d.sql.scrubbed, days, now.Add(-scrubSlack))
+	b.Queue(d.sql.scrubAgain, days)
+	return true, unavailable("note what was vacuumed", d.pool.SendBatch(ctx, b).Close())
 }

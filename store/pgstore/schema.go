@@ -18,6 +18,12 @@ const version = 1
 //go:embed schema/1.sql
 var schema1 string
 
+// added are tables that came after format 1 had been in use. A node that does not know them does
+// without.
+//
+//go:embed schema/added.sql
+var added string
+
 // Format returns the format of the tables in the database; 0: there are none.
 func (d *DB) Format(ctx context.Context) (int, error) {
 	var there bool
@@ -62,7 +68,7 @@ func (d *DB) Migrate(ctx context.Context) (from int, err error) {
 		return from, checkFormat(d.opts.Schema, from)
 	}
 	err = pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('heartline schema ' || $1, 0))`, d.opts.Schema); err != nil {
+		if err := d.lockSchema(ctx, tx); err != nil {
 			return err
 		}
 		var there bool // another one may have been faster
@@ -80,13 +86,34 @@ func (d *DB) Migrate(ctx context.Context) (from int, err error) {
 				return err
 			}
 		}
-		_, err := tx.Exec(ctx, strings.ReplaceAll(schema1, "{schema}", quoted))
+		_, err := tx.Exec(ctx, strings.ReplaceAll(schema1+added, "{schema}", quoted))
 		return err
 	})
 	if err != nil {
 		return from, d.explain(err)
 	}
 	return from, nil
+}
+
+// addTables makes the added tables where they are not there.
+func (d *DB) addTables(ctx context.Context) error {
+	var there bool
+	if err := d.pool.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM pg_tables WHERE schemaname = $1 AND tablename = 'erased')`, d.opts.Schema).Scan(&there); err != nil || there {
+		return d.explain(err)
+	}
+	return d.explain(pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
+		if err := d.lockSchema(ctx, tx); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, strings.ReplaceAll(added, "{schema}", pgx.Identifier{d.opts.Schema}.Sanitize()))
+		return err
+	}))
+}
+
+// lockSchema keeps two nodes from making tables at once, until tx ends.
+func (d *DB) lockSchema(ctx context.Context, tx pgx.Tx) error {
+	_, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('heartline schema ' || $1, 0))`, d.opts.Schema)
+	return err
 }
 
 // Drop removes the schema with everything in it, other people's tables too.

@@ -9,17 +9,17 @@ import (
 // statements are all statements, with the schema in place. They use nothing that only
 // one connection could: no session locks, no LISTEN.
 type statements struct {
-	format, own, noSync, insertIDs, insertNotes, insertOut, assignNote, assignOut                                string
-	updateOut, insertEvents, insertFinals, count, finish, newDevices, claimTokens, lockDevices, putDevices       string
-	removeDevices, freeTokens, putDismissals, removeDismissals, contents, held, eraseOut, eraseNotes             string
-	eraseEvents, eraseFinals, eraseIDs, journal, known, knownEvents, takenIDs, accountsOf                        string
-	notification, data, lookup, timeline, finals, records, listAll, listAccount                                  string
-	device, ofAccount, devices, owner, unfinished, dismissals, backlog, backlogDismissals, backlogAccounts, last string
-	totals, eventsEnd, eventsEnds, commits, commitTime, events, newSession, newNumber, lockMeta, freeStream      string
-	makeStream, incarnation, join, joinFence, nodes, beat, lockDead, lockNode                                    string
-	audit, lastOfNode, parts, claimParts, giveUpParts, raiseParts, setLeaving, holdNode                          string
-	removeNode, endFence, freeParts, trimTo, streams, trim, trimmed, over                                        string
-	daysLive, dayBusy, dayCount, dayIDs, scanState, putState, removeState, removeStates                          string
+	format, own, noSync, insertIDs, insertNotes, insertOut, assignNote, assignOut                                                       string
+	updateOut, insertEvents, insertFinals, count, finish, newDevices, claimTokens, lockDevices, putDevices                              string
+	removeDevices, freeTokens, putDismissals, removeDismissals, contents, held, eraseOut, eraseNotes                                    string
+	eraseEvents, eraseFinals, eraseIDs, journal, known, knownEvents, takenIDs, accountsOf                                               string
+	notification, data, lookup, timeline, finals, records, listAll, listAccount                                                         string
+	device, ofAccount, devices, owner, unfinished, dismissals, backlog, backlogDismissals, backlogAccounts, last                        string
+	totals, eventsEnd, eventsEnds, commits, commitTime, events, newSession, newNumber, lockMeta, freeStream                             string
+	makeStream, incarnation, join, joinFence, nodes, beat, lockDead, lockNode                                                           string
+	audit, lastOfNode, parts, claimParts, giveUpParts, raiseParts, setLeaving, holdNode                                                 string
+	removeNode, endFence, freeParts, trimTo, streams, trim, trimmed, prunable, stillOut, noteErased, erasedBefore, scrubbed, scrubAgain string
+	daysLive, dayBusy, dayCount, dayIDs, scanState, putState, removeState, removeStates                                                 string
 }
 
 func newStatements(schema string) statements {
@@ -245,18 +245,26 @@ func newStatements(schema string) statements {
 		streams: in(`SELECT stream FROM {s}.stream ORDER BY stream`),
 		trim:    in(`DELETE FROM {s}.journal WHERE stream = $1 AND number <= $2`),
 		trimmed: in(`UPDATE {s}.stream SET number = greatest(number, $2) WHERE stream = $1`),
-		over: in(`
+		prunable: in(`
 			SELECT n.seq, n.content FROM {s}.notification n
 			WHERE n.seq >= $1 AND n.seq < $2
-			AND NOT EXISTS (SELECT 1 FROM {s}.outstanding o
-			WHERE o.seq = n.seq)
 			AND NOT EXISTS (SELECT 1 FROM {s}.final f
-			WHERE f.seq = n.seq AND f.at >= $3) LIMIT $4`),
-		daysLive:  in(`SELECT DISTINCT seq / $1::bigint FROM {s}.outstanding`),
-		dayBusy:   in(`SELECT EXISTS (SELECT 1 FROM {s}.final WHERE seq >= $1 AND seq < $2 AND at >= $3)`),
-		dayCount:  in(`SELECT count(*) FROM {s}.notification WHERE seq >= $1 AND seq < $2`),
-		dayIDs:    in(`DELETE FROM {s}.given_id WHERE seq >= $1 AND seq < $2`),
-		scanState: in(`SELECT key, value FROM {s}.mqtt_state WHERE key >= $1 AND ($2::bytea IS NULL OR key < $2) ORDER BY key`),
+			WHERE f.seq = n.seq AND f.at >= $3) ORDER BY n.seq LIMIT $4`),
+		stillOut: in(`
+			SELECT DISTINCT o.seq FROM {s}.outstanding o, unnest($1::smallint[], $2::bytea[], $3::bigint[]) u (part, device, seq)
+			WHERE o.part = u.part AND o.device = u.device AND o.seq = u.seq`),
+		noteErased: in(`
+			INSERT INTO {s}.erased (day, since, latest)
+			SELECT day, clock_timestamp(), clock_timestamp() FROM unnest($1::bigint[]) day
+			ON CONFLICT (day) DO UPDATE SET latest = excluded.latest`),
+		erasedBefore: in(`SELECT clock_timestamp(), array(SELECT day FROM {s}.erased WHERE since < $1 ORDER BY day)`),
+		scrubbed:     in(`DELETE FROM {s}.erased WHERE day = ANY($1::bigint[]) AND latest < $2`),
+		scrubAgain:   in(`UPDATE {s}.erased SET since = latest WHERE day = ANY($1::bigint[])`),
+		daysLive:     in(`SELECT DISTINCT seq / $1::bigint FROM {s}.outstanding`),
+		dayBusy:      in(`SELECT EXISTS (SELECT 1 FROM {s}.final WHERE seq >= $1 AND seq < $2 AND at >= $3)`),
+		dayCount:     in(`SELECT count(*) FROM {s}.notification WHERE seq >= $1 AND seq < $2`),
+		dayIDs:       in(`DELETE FROM {s}.given_id WHERE seq >= $1 AND seq < $2`),
+		scanState:    in(`SELECT key, value FROM {s}.mqtt_state WHERE key >= $1 AND ($2::bytea IS NULL OR key < $2) ORDER BY key`),
 		putState: in(`
 			INSERT INTO {s}.mqtt_state (key, value)
 			VALUES ($1, $2)

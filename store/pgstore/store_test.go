@@ -85,7 +85,7 @@ func take(t testing.TB) (o pgstore.Options, free func()) {
 	}
 	return o, func() {
 		empty := "UPDATE meta SET accepted = 0, finished = 0, last = 0; DELETE FROM stream WHERE stream > 0; UPDATE stream SET number = 0; UPDATE part SET node = NULL, term = 0, floor = 0 WHERE term > 0;"
-		for _, table := range []string{"node", "fence", "notification", "event", "final", "outstanding", "dismissal", "given_id", "device", "token", "journal", "mqtt_state"} {
+		for _, table := range []string{"node", "fence", "notification", "event", "final", "outstanding", "dismissal", "given_id", "device", "token", "journal", "mqtt_state", "erased"} {
 			empty += "DELETE FROM " + table + ";"
 		}
 		sql(t, "SET search_path = "+o.Schema+";"+empty)
