@@ -103,7 +103,7 @@ type MQTT struct {
 	MaxConnectionsPerAddress int `key:"max_connections_per_address"`
 	// How long a new connection may take to complete TLS and send its CONNECT.
 	ConnectTimeout time.Duration `key:"connect_timeout"`
-	// How long a client may take nothing of what is sent to it. It is disconnected then.
+	// A client that takes none of the data sent to it for this long is disconnected.
 	WriteTimeout time.Duration `key:"write_timeout"`
 }
 

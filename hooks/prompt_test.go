@@ -114,6 +114,7 @@ func (*promptConn) SetWriteDeadline(time.Time) error { return nil }
 
 // Close sends the queue, for a moment.
 func (c *promptConn) Close() error {
+	c.site.drained.Delete(c.RemoteAddr().String())
 	_ = c.Conn.SetWriteDeadline(time.Now().Add(time.Second))
 	c.mu.Lock()
 	c.closed = true
