@@ -25,7 +25,7 @@ const turnOf = 64
 // Publish delivers a message, and retains it where it says so. It returns the receivers
 // that the caller is to Wait for, nil for none. The error is a *LimitError; nothing has
 // happened then.
-func (h *Hub) Publish(m *Message) (pressed []*Session, err error) {
+func (h *Hub) Publish(m *Message) (over []*Session, err error) {
 	l := h.topicLock(m.TopicName)
 	l.Lock()
 	defer l.Unlock()
@@ -60,16 +60,42 @@ func (h *Hub) Publish(m *Message) (pressed []*Session, err error) {
 		if !h.mayRead(t.session, m.TopicName) {
 			continue
 		}
-		over, unknown := t.session.offer(t, m, old)
-		if unknown { // not while the session is locked: others need it
-			old.read(h, m.TopicName)
-			over, _ = t.session.offer(t, m, old)
-		}
-		if over {
-			pressed = append(pressed, t.session)
+		if h.give(t, m, &old) == pressed {
+			over = append(over, t.session)
 		}
 	}
-	return pressed, nil
+	return over, nil
+}
+
+// give offers a message to its receiver. If that is a member of a group and does not take
+// it, another one gets it, which t is then.
+func (h *Hub) give(t *target, m *Message, old *former) outcome {
+	got := h.offer(t, m, old)
+	if got < unfit {
+		return got
+	}
+	first, qos, was, g := t.session, min(m.QoS, t.qos), got, t.group
+	for n := g.size(); got >= unfit && n > 0; n-- {
+		next, ok := g.pickAgain(m, func(s *Session) bool { return h.mayRead(s, m.TopicName) })
+		if !ok {
+			break
+		}
+		*t = gather(nil, nil, m, next)[0]
+		got = h.offer(t, m, old)
+	}
+	if got >= unfit && was == refused {
+		first.drop(qos)
+	}
+	return got
+}
+
+func (h *Hub) offer(t *target, m *Message, old *former) outcome {
+	got := t.session.offer(t, m, *old)
+	if got == unknown { // not while the session is locked: others need it
+		old.read(h, m.TopicName)
+		got = t.session.offer(t, m, *old)
+	}
+	return got
 }
 
 // admit reports why a message may not be retained.

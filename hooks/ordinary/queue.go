@@ -5,23 +5,37 @@ import (
 	"time"
 )
 
+// outcome is what became of an offer. Nothing has happened after the later ones.
+type outcome int
+
+const (
+	taken   outcome = iota
+	pressed         // taken, and the publisher is to wait for the receiver
+	unknown         // the retained message before is to be read first
+	unfit           // the client is away and the message is of QoS 0, or the session has ended
+	refused         // there is no room
+)
+
 // offer queues a live message. old is the retained message that it follows: where a
-// replay has not come to the topic yet, that one goes first. unknown: it is to be read, and
-// nothing has happened. The topic's lock is held.
-func (s *Session) offer(t *target, m *Message, old former) (pressed, unknown bool) {
+// replay has not come to the topic yet, that one goes first. The topic's lock is held.
+func (s *Session) offer(t *target, m *Message, old former) outcome {
 	qos := min(m.QoS, t.qos)
 	s.mu.Lock()
-	if s.ended || s.link == nil && qos == 0 {
+	if s.ended || s.ending || s.link == nil && qos == 0 {
+		if s.ended || s.ending {
+			s.refuses.Store(1)
+		}
 		s.mu.Unlock()
-		return false, false
+		return unfit
 	}
 	if !old.known && s.awaitsLocked(m.TopicName) {
 		s.mu.Unlock()
-		return false, true
+		return unknown
 	}
 	if !s.admitLocked(m, qos) {
+		s.refuseLocked(m)
 		s.mu.Unlock()
-		return false, false
+		return refused
 	}
 	for _, r := range s.replays {
 		if r.ahead(m.TopicName) {
@@ -42,12 +56,22 @@ func (s *Session) offer(t *target, m *Message, old former) (pressed, unknown boo
 		s.full.Store(over)
 	}
 	link := s.link
-	pressed = over && link != nil && !time.Now().Before(s.distrust)
+	wait := over && link != nil && !time.Now().Before(s.distrust)
 	s.mu.Unlock()
 	if link != nil {
 		link.Wake()
 	}
-	return pressed, false
+	if wait {
+		return pressed
+	}
+	return taken
+}
+
+// refuseLocked notes that there was no room for a message.
+func (s *Session) refuseLocked(m *Message) {
+	if old, size := s.refuses.Load(), int64(m.size()); old == 0 || size < old {
+		s.refuses.Store(size)
+	}
 }
 
 // awaitsLocked reports whether a replay is still to come to a topic.
@@ -57,21 +81,22 @@ func (s *Session) awaitsLocked(topicName string) bool {
 
 // admitLocked reports whether there is room for a message.
 func (s *Session) admitLocked(m *Message, qos byte) bool {
-	if s.fitsLocked(m, qos) || s.dropExpiredLocked() && s.fitsLocked(m, qos) {
-		return true
+	return s.fitsLocked(m, qos) || s.dropExpiredLocked() && s.fitsLocked(m, qos)
+}
+
+// drop counts a message for which there was no room.
+func (s *Session) drop(qos byte) {
+	if qos == 0 {
+		s.hub.counters.droppedQoS0.Add(1)
+	} else {
+		s.hub.counters.dropped.Add(1)
 	}
-	s.count(func(c *counters) {
-		if qos == 0 {
-			c.droppedQoS0.Add(1)
-		} else {
-			c.dropped.Add(1)
-		}
-	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if !s.told {
 		s.told = true
 		s.hub.opts.Logger.Warn("messages for a client are dropped: it has too many waiting", "client", s.ID, "bytes", s.bytes, "messages", s.queue.len)
 	}
-	return false
 }
 
 // fitsLocked reports whether a message is within the budget. One alone has no bound.
@@ -191,6 +216,9 @@ func (s *Session) dropLocked(e *entry) {
 	b := s.hub.bounds.Load().Budget
 	if s.full.Load() && !s.overLocked() {
 		s.full.Store(false)
+	}
+	if s.refuses.Load() > 0 && !s.overLocked() {
+		s.refuses.Store(0)
 	}
 	if s.bytes <= b.Bytes/2 && s.queue.len <= b.Messages/2 {
 		s.distrust, s.told = time.Time{}, false

@@ -67,6 +67,8 @@ type Session struct {
 	node   *Node // it stands for another server; nothing else of it is used then
 	online atomic.Bool
 	full   atomic.Bool // over its budget
+	// refuses is the least size of a message that has found no room, since there was more; 0: none has.
+	refuses atomic.Int64
 
 	// subMu serializes what changes the subscriptions, in the index too.
 	subMu sync.Mutex
@@ -199,6 +201,7 @@ func (s *Session) attachLocked(link Link, p Peer) {
 		s.control = append(s.control, typePubrel, 2, byte(e.id>>8), byte(e.id))
 	}
 	s.distrust = time.Time{}
+	s.refuses.Store(0) // a client that reads has more room than one that is away
 }
 
 // detachLocked ends a connection. Messages of QoS 0 end with it.

@@ -10,6 +10,16 @@ type group struct {
 	next    int // who is dealt to next
 }
 
+// size is how many members there are; of no group: none.
+func (g *group) size() int {
+	if g == nil {
+		return 0
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.members)
+}
+
 func (g *group) set(s *Session, sub Subscription) (isNew bool) {
 	for i := range g.members {
 		if g.members[i].session == s {
@@ -34,29 +44,58 @@ func (g *group) remove(s *Session) bool {
 	return false
 }
 
-// pick deals a message to a member, in turns: to one that is connected, may read it
-// and has room; else to one that is connected and may read it; else to one that is away
-// and keeps it.
+// Ranks of a member whose turn a message may be.
+const (
+	excluded   = iota
+	crowded    // it takes the message only if messages that have expired make room
+	absent     // away, and has room
+	overloaded // connected and over its budget: publishers wait for it
+	ready      // connected, and has room
+)
+
+func rank(member *subscriber, m *Message) int {
+	s := member.session
+	online, full, refuses := s.online.Load(), s.full.Load(), s.refuses.Load()
+	switch {
+	case !online && min(m.QoS, member.sub.QoS) == 0:
+		return excluded
+	case !online && full, refuses > 0 && int64(m.size()) >= refuses:
+		return crowded
+	case !online:
+		return absent
+	case full:
+		return overloaded
+	}
+	return ready
+}
+
+// pick deals a message to one of the members with the highest rank that may read it, in
+// turns.
 func (g *group) pick(m *Message, allowed func(*Session) bool) (subscriber, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	best, rank := -1, 0
+	return g.pickLocked(m, allowed, excluded)
+}
+
+// pickAgain deals a message to another member, after one that did not take it and has
+// noted so. ok is false where no member is left that has room.
+func (g *group) pickAgain(m *Message, allowed func(*Session) bool) (one subscriber, ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.pickLocked(m, allowed, crowded)
+}
+
+// pickLocked picks among the members with more than the lowest rank.
+func (g *group) pickLocked(m *Message, allowed func(*Session) bool, lowest int) (subscriber, bool) {
+	best, most := -1, lowest
 	for i := range g.members {
 		at := (g.next + i) % len(g.members)
 		member := &g.members[at]
-		r := 0
-		switch s := member.session; {
-		case s.online.Load() && !s.full.Load():
-			r = 3
-		case s.online.Load():
-			r = 2
-		case min(m.QoS, member.sub.QoS) > 0:
-			r = 1
-		}
-		if r <= rank || !allowed(member.session) {
+		r := rank(member, m)
+		if r <= most || !allowed(member.session) {
 			continue
 		}
-		if best, rank = at, r; r == 3 {
+		if best, most = at, r; r == ready {
 			break
 		}
 	}

@@ -280,6 +280,7 @@ type target struct {
 	qos         byte
 	asPublished bool
 	identifiers []int
+	group       *group // that it is dealt to; nil: none
 }
 
 // collect adds the subscribers of l that get m. allowed says whether a member of a
@@ -295,6 +296,7 @@ func (l *subscribers) collect(into []target, m *Message, merge map[*Session]int,
 			// A copy of its own for each group, in addition to that of the session's other
 			// subscriptions (MQTT 5 §4.8.2): a group that shares work out would lose an item.
 			into = gather(into, nil, m, member)
+			into[len(into)-1].group = g
 		}
 	}
 	return into

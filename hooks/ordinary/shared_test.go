@@ -1,0 +1,130 @@
+package ordinary
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/heartline-mqtt/heartline/internal/testtool"
+)
+
+// away makes a kept session without a connection that has a number of messages of its own
+// waiting, and is a member of $share/g/work.
+func away(t *testing.T, h *Hub, id string, waiting int) *Session {
+	t.Helper()
+	s, link := join(h, id, keptFor(1000))
+	subscribeTo(t, h, s, link, "$share/g/work", 1)
+	subscribeTo(t, h, s, link, "own"+id, 1)
+	h.Disconnect(s, link, Bye{Kept: true, Expiry: 1000})
+	for range waiting {
+		publishTo(t, h, "own"+id, 1)
+	}
+	return s
+}
+
+// TestSharedFillsMembersThatAreAway: a message of a shared subscription is dropped only
+// when no member that is away has room for it, whether the first bound that a member meets
+// is that of messages or that of bytes.
+func TestSharedFillsMembersThatAreAway(t *testing.T) {
+	t.Parallel()
+	for bound, budget := range map[string]Budget{
+		"messages": {Bytes: 1 << 20, Messages: 10},
+		"bytes":    {Bytes: 10 * (&Message{TopicName: "work", Payload: []byte("x")}).size(), Messages: 1000},
+	} {
+		h, _ := hubAt(Options{Bounds: Bounds{Budget: budget}})
+		a, b, c := away(t, h, "a", 9), away(t, h, "b", 0), away(t, h, "c", 4)
+		room := 30 - a.queue.len - b.queue.len - c.queue.len
+		for range room {
+			publishTo(t, h, "work", 1)
+		}
+		if st := h.Stats(); st.Dropped != 0 {
+			t.Errorf("%s: %d are dropped, while the members have %d, %d and %d", bound, st.Dropped, a.queue.len, b.queue.len, c.queue.len)
+		}
+		for range 5 {
+			publishTo(t, h, "work", 1)
+		}
+		if st := h.Stats(); st.Dropped != 5 || a.queue.len+b.queue.len+c.queue.len != 30 {
+			t.Errorf("%s: %d of 5 are dropped, the members have %d, %d and %d", bound, st.Dropped, a.queue.len, b.queue.len, c.queue.len)
+		}
+	}
+}
+
+// TestSharedGoesOnAfterALargeMessage: a member that had no room for a large message gets
+// smaller ones again, once no other member has room.
+func TestSharedGoesOnAfterALargeMessage(t *testing.T) {
+	t.Parallel()
+	h, _ := hubAt(Options{Bounds: Bounds{Budget: Budget{Bytes: 100_000, Messages: 10}}})
+	a, b := away(t, h, "a", 1), away(t, h, "b", 1)
+	large := &Message{TopicName: "work", QoS: 1, Payload: []byte(strings.Repeat("x", 100_000))}
+	if _, err := h.Publish(large); err != nil {
+		t.Fatal(err)
+	}
+	if n := h.Stats().Dropped; n != 1 {
+		t.Fatalf("%d dropped, want the large one", n)
+	}
+	for range 18 {
+		publishTo(t, h, "work", 1)
+	}
+	if n := h.Stats().Dropped; n != 1 || a.queue.len != 10 || b.queue.len != 10 {
+		t.Errorf("%d dropped, the members have %d and %d", n, a.queue.len, b.queue.len)
+	}
+}
+
+// TestSharedSparesWhoDoesNotRead: a member that is connected, but for which nobody waits
+// any more, has no precedence over one that is away and has room. When it reads again it
+// gets its share.
+func TestSharedSparesWhoDoesNotRead(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
+		h := New(Options{Bounds: Bounds{Budget: Budget{Bytes: 1 << 20, Messages: 4}}})
+		s, link := join(h, "stuck")
+		subscribeTo(t, h, s, link, "$share/g/work", 1)
+		subscribeTo(t, h, s, link, "own", 1)
+		for range 5 {
+			publishTo(t, h, "own", 1)
+		}
+		s.distrustFor(time.Hour)
+		b := away(t, h, "away", 0)
+		for range 4 {
+			publishTo(t, h, "work", 1)
+		}
+		if n := h.Stats().Dropped; n != 0 || b.queue.len != 4 {
+			t.Errorf("%d are dropped, the member that is away has %d of 4", n, b.queue.len)
+		}
+		publishTo(t, h, "work", 1)
+		if n := h.Stats().Dropped; n != 1 {
+			t.Errorf("%d are dropped, want 1: no member has room", n)
+		}
+		filled(s, link)
+		for id := range s.byID {
+			s.Acknowledge(link, id)
+		}
+		publishTo(t, h, "work", 1)
+		if got := filled(s, link); !strings.Contains(got, "work") {
+			t.Error("a member that reads again gets nothing")
+		}
+	})
+}
+
+// TestSharedMissesNoOtherMember: a message that is dealt to a member in the moment in which
+// that goes away or ends is another member's.
+func TestSharedMissesNoOtherMember(t *testing.T) {
+	t.Parallel()
+	for what, leave := range map[string]func(*Session){
+		"ends":      func(s *Session) { s.ending = true },
+		"has ended": func(s *Session) { s.ended = true },
+		"goes away": func(s *Session) { s.link = nil }, // and is not known to be away yet
+	} {
+		h, _ := hubAt(Options{})
+		a, aLink := join(h, "a")
+		subscribeTo(t, h, a, aLink, "$share/g/work", 0)
+		b, bLink := join(h, "b")
+		subscribeTo(t, h, b, bLink, "$share/g/work", 0)
+		leave(a)
+		for range 4 {
+			publishTo(t, h, "work", 0)
+		}
+		if n := strings.Count(filled(b, bLink), "work"); n != 4 {
+			t.Errorf("a member %s: the other one has %d of 4 messages", what, n)
+		}
+	}
+}
