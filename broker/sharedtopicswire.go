@@ -11,7 +11,7 @@ func relayMessage(m *ordinary.Message) *relay.Message {
 	x := &relay.Message{
 		TopicName: m.TopicName, Payload: m.Payload, QoS: m.QoS, Retain: m.Retain, Origin: m.Origin, Account: m.Account,
 		Created: m.Created, Expiry: m.Expiry, Stamp: m.Stamp, PayloadFormat: m.PayloadFormat, HasPayloadFormat: m.HasPayloadFormat,
-		ContentType: m.ContentType, ResponseTopic: m.ResponseTopic, CorrelationData: m.CorrelationData,
+		ContentType: m.ContentType, ResponseTopic: m.ResponseTopic, CorrelationData: m.CorrelationData, Known: m.Quiet,
 	}
 	for _, u := range m.User {
 		x.User = append(x.User, [2]string{u.Key, u.Value})

@@ -30,6 +30,7 @@ func TestSessionOverTheWire(t *testing.T) {
 		for i := range v.NumField() {
 			switch name := v.Type().Field(i).Name; {
 			case name == "Order" || name == "relayed": // each node's own
+			case name == "Quiet": // no session has such a message
 			case v.Field(i).IsZero():
 				t.Errorf("%s of %s is not tried", name, v.Type())
 			}
@@ -37,5 +38,8 @@ func TestSessionOverTheWire(t *testing.T) {
 	}
 	if got := sessionOf("id", "account", stateOf(&st)); !reflect.DeepEqual(got, st) {
 		t.Errorf("sent %+v\n got %+v", st, got)
+	}
+	if m.Quiet = true; !relayMessage(&m).Known {
+		t.Error("clients of other nodes hear of a removal that no client is to hear of")
 	}
 }

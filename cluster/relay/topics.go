@@ -45,7 +45,8 @@ type Message struct {
 	ResponseTopic    string      `cbor:"13,keyasint,omitempty"`
 	CorrelationData  []byte      `cbor:"14,keyasint,omitempty"`
 	User             [][2]string `cbor:"15,keyasint,omitempty"` // properties, names and values
-	// Known is of a retained message that was published before the Session began.
+	// Known is of a retained message that was published before the Session began, and of the
+	// removal of one that no client hears of.
 	Known bool `cbor:"16,keyasint,omitempty"`
 }
 

@@ -14,6 +14,7 @@ type Message struct {
 	Payload   []byte
 	QoS       byte
 	Retain    bool
+	Quiet     bool   // it changes the topic's retained message alone: other servers Learn it
 	Origin    string // client identifier of the publisher, for No Local
 	Account   string // whose budget a retained message counts against; "": nobody's
 	Created   int64  // Unix seconds

@@ -59,6 +59,10 @@ func (w *network) connect(i, j int) {
 		}
 		m := w.encoded[place]
 		w.sent = append(w.sent, fmt.Sprintf("%d→%d %s", j, i, m.TopicName))
+		if m.Quiet {
+			w.hubs[i].Learn(&m)
+			return
+		}
 		w.hubs[i].Relayed(&m)
 	})
 }

@@ -29,12 +29,14 @@ func (h *Hub) Publish(m *Message) (over []*Session, err error) {
 	l := h.topicLock(m.TopicName)
 	l.Lock()
 	defer l.Unlock()
-	if m.Retain {
-		if err := h.admit(m); err != nil {
-			h.counters.overRetained.Add(1)
-			return nil, err
-		}
+	if err := h.admit(m); err != nil {
+		return nil, err
 	}
+	return h.publish(m), nil
+}
+
+// publish is Publish for a message that is admitted. The topic's lock is held.
+func (h *Hub) publish(m *Message) (over []*Session) {
 	d := deliveries.Get().(*delivery)
 	defer d.recycle()
 	h.collect(d, m)
@@ -64,7 +66,7 @@ func (h *Hub) Publish(m *Message) (over []*Session, err error) {
 			over = append(over, t.session)
 		}
 	}
-	return over, nil
+	return over
 }
 
 // give offers a message to its receiver. If that is a member of a group and does not take
@@ -98,12 +100,16 @@ func (h *Hub) offer(t *target, m *Message, old *former) outcome {
 	return got
 }
 
-// admit reports why a message may not be retained.
+// admit reports why a message that is to be retained may not be. The topic's lock is held.
 func (h *Hub) admit(m *Message) error {
-	if m.relayed {
+	if !m.Retain || m.relayed {
 		return nil
 	}
-	return h.retained.admit(m, h.bounds.Load().Limits.RetainedBytes, h.opts.Room)
+	err := h.retained.admit(m, h.bounds.Load().Limits.RetainedBytes, h.opts.Room)
+	if err != nil {
+		h.counters.overRetained.Add(1)
+	}
+	return err
 }
 
 // former is the retained message that a live one follows.

@@ -124,6 +124,24 @@ func (r *retained) set(m *Message, now time.Time) bool {
 	return true
 }
 
+// removeRetained removes the retained message of a message's topic, here and at the other
+// servers. No client hears of it. The topic's lock is held.
+func (h *Hub) removeRetained(m *Message) {
+	if !h.retained.has(m.TopicName) {
+		return
+	}
+	removal := &Message{TopicName: m.TopicName, Account: m.Account, Retain: true, Quiet: true}
+	h.retained.set(removal, h.sharedNow())
+	h.opts.Journal.Retained(m.Account, m.TopicName)
+	h.forward(removal)
+}
+
+func (r *retained) has(topicName string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.entries[topicName] != nil
+}
+
 func (r *retained) addLocked(k *kept) {
 	r.entries[k.topicName] = k
 	r.names.add(keyOf(k.topicName))

@@ -80,14 +80,23 @@ func (h *Hub) Disconnect(s *Session, link Link, bye Bye) {
 // endsLocked is when the session of a client that is away ends, Unix seconds.
 func (s *Session) endsLocked() int64 { return s.gone + int64(s.expiry) }
 
-// publishWill publishes a will, if there is one.
+// publishWill publishes a will, if there is one. A will that may not be retained goes to
+// the subscribers that there are. The retained message before it goes: it is not true any
+// more, and nobody else would replace it.
 func (h *Hub) publishWill(w *Will) {
 	if w == nil {
 		return
 	}
-	if _, err := h.Publish(w.message(h.opts.Now().Unix())); err != nil {
-		h.opts.Logger.Info("will refused", "client", w.Origin, "topic", w.TopicName, "error", err)
+	m := w.message(h.opts.Now().Unix())
+	l := h.topicLock(m.TopicName)
+	l.Lock()
+	defer l.Unlock()
+	if err := h.admit(m); err != nil {
+		h.opts.Logger.Info("will delivered but not retained", "client", w.Origin, "topic", w.TopicName, "error", err)
+		h.removeRetained(m)
+		m.Retain = false
 	}
+	h.publish(m)
 }
 
 // elapse does the due work for a client that is away: its will, and the end of its
