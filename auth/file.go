@@ -298,8 +298,11 @@ func (m *fileMode) connect(ctx context.Context, c Credentials) (Identity, error)
 	}
 	id := u.role.identity(c.Username)
 	id.revoked = func() error {
-		if now := m.file.get().users[c.Username]; now == nil || now != u && (now.text != u.text || !now.role.same(u.role)) {
-			return errRemoved
+		switch now := m.file.get().users[c.Username]; {
+		case now == nil || !now.role.same(u.role):
+			return ErrRemoved
+		case now.text != u.text:
+			return errChanged
 		}
 		return nil
 	}
@@ -357,8 +360,11 @@ func (m *fileMode) bearer(_ context.Context, token, _ string) (Identity, error) 
 	id := t.role.identity(t.account)
 	id.Expires = t.expires
 	id.revoked = func() error {
-		if now := m.file.get().tokens[key]; now == nil || now != t && (!now.role.same(t.role) || now.account != t.account || !now.expires.Equal(t.expires)) {
-			return errRemoved
+		switch now := m.file.get().tokens[key]; {
+		case now == nil || !now.role.same(t.role) || now.account != t.account:
+			return ErrRemoved
+		case !now.expires.Equal(t.expires):
+			return errChanged
 		}
 		return nil
 	}

@@ -437,6 +437,9 @@ func TestRemovedUserLosesItsConnection(t *testing.T) {
 		check("unchanged", true, true, true)
 		write("users:\n" + line("alice", "device") + line("bob", "device") + line("new", "device") + token)
 		check("bob is no service any more", true, false, true)
+		if err := bob.Check(time.Now()); !errors.Is(err, auth.ErrRemoved) {
+			t.Errorf("bob's role was changed: %v", err)
+		}
 		write("users:\n" + line("bob", "device"))
 		check("alice and the token are gone", false, false, false)
 	})

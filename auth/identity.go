@@ -32,7 +32,9 @@ type Identity struct {
 
 var (
 	errExpired = errors.New("the credentials have expired")
-	errRemoved = errors.New("the user or token was removed or changed")
+	errChanged = errors.New("the password or the expiry of the token was changed")
+	// ErrRemoved says that the user or token was removed, or has another role now.
+	ErrRemoved = errors.New("the user or token was removed, or its role was changed")
 )
 
 // Check returns an error if the credentials have expired or were revoked since they

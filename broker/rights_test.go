@@ -179,3 +179,81 @@ func TestCloseBeforeStart(t *testing.T) {
 		}
 	}
 }
+
+// TestWillOfAFormerService: the will of a service whose user is removed is judged as a
+// device's, which may use no ordinary topic here. A service whose password is changed is a
+// service still.
+func TestWillOfAFormerService(t *testing.T) {
+	dir := t.TempDir()
+	cfg := config.Default()
+	cfg.Store.Engine = config.EngineMemory
+	cfg.MQTT.Address, cfg.HTTP.Address = "127.0.0.1:0", "127.0.0.1:0"
+	path := users(t, dir, "removed", "changed", "watch")
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.ReplaceAll(string(content), "}\n", ", role: service}\n")
+	write := func() {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write()
+	cfg.Auth.Mode, cfg.Auth.File.Path = config.AuthFile, path
+	b, err := New(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := b.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := b.Start(); err != nil {
+		t.Fatal(err)
+	}
+	connect := func(name string) *rawmqtt.Client {
+		c, err := rawmqtt.Dial(b.MQTTAddr(), 5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(c.Close)
+		if pk, err := c.Connect(rawmqtt.Connect{ID: name, Username: name, Password: name, Clean: true, Keepalive: 60, WillTopic: "status/" + name, WillPayload: "gone"}); err != nil || pk.ReasonCode != 0 {
+			t.Fatal(pk.ReasonCode, err)
+		}
+		return c
+	}
+	watch := connect("watch")
+	if codes, err := watch.Subscribe(1, 0, "status/+"); err != nil || codes[0] != 0 {
+		t.Fatal(codes, err)
+	}
+	removed := connect("removed")
+	connect("changed")
+	lines := strings.SplitAfter(text, "\n")
+	other := users(t, t.TempDir(), "changed") // another salt
+	newLine, err := os.ReadFile(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, hash, _ := strings.Cut(string(newLine), "\n")
+	text = lines[0] + strings.ReplaceAll(hash, "}\n", ", role: service}\n") + lines[3]
+	write()
+	for err == nil {
+		_, err = removed.Read(time.Minute)
+	}
+	for end := time.Now().Add(time.Minute); b.hub.Connection("removed") != nil || b.hub.Connection("changed") != nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("a connection outlives its credentials")
+		}
+	}
+	if pk, err := watch.Read(time.Minute); err != nil || pk.TopicName != "status/changed" {
+		t.Errorf("got %s %v", pk.TopicName, err)
+	}
+	if err := watch.Ping(); err != nil {
+		t.Fatal(err)
+	}
+	if pk, err := watch.Read(time.Minute); err != nil || pk.TopicName != "" {
+		t.Errorf("got %s %v", pk.TopicName, err)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	mqtt "github.com/mochi-mqtt/server/v2"
 
 	"github.com/heartline-mqtt/heartline/auth"
+	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 )
 
 // AccessRule is a rule about ordinary topics. mochi's own ledger of such rules is
@@ -28,7 +29,7 @@ type rules struct {
 	openTopics bool // nothing forbids an ordinary topic
 }
 
-// Reconfigure replaces the rules. Each packet and each delivery after it is judged by
+// Reconfigure replaces the rules. Each packet, delivery and will after it is judged by
 // the new ones: a client keeps a subscription that they forbid, and gets nothing by it.
 func (h *Hook) Reconfigure(r Rules) {
 	h.rules.Store(&rules{
@@ -44,6 +45,17 @@ func (h *Hook) writes(cl *mqtt.Client, topicName string) bool {
 // reads reports whether the client may have messages of a topic; see auth.ACL.Reads.
 func (h *Hook) reads(cl *mqtt.Client, topicFilter string) bool {
 	return h.rules.Load().acl.Reads(h.aclClient(cl), topicFilter)
+}
+
+// mayWrite reports whether a session's client may publish to an ordinary topic.
+func (h *Hook) mayWrite(s *ordinary.Session, topicName string) bool {
+	r := h.rules.Load()
+	return r.openTopics || stateTopic(s.ID, topicName) || r.acl.Writes(h.aclSession(s), topicName)
+}
+
+// aclSession is how the ACL sees the client of a session.
+func (h *Hook) aclSession(s *ordinary.Session) auth.Client {
+	return auth.Client{Account: s.Account, ID: s.ID, Service: s.Service() || h.opts.Authenticate == nil}
 }
 
 // aclClient is how the ACL sees a client. A session without a connection was asked at

@@ -9,6 +9,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/heartline-mqtt/heartline/hooks"
+	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
 )
 
@@ -162,5 +163,38 @@ func TestNoSharedTopicsOfOurs(t *testing.T) {
 		if err != nil || codes[0] != want || codes[1] != want || codes[2] != 1 {
 			t.Errorf("version %d: %x %v, want 0x%02x twice", version, codes, err, want)
 		}
+	}
+}
+
+// TestAccessOfWillLater: a will is judged by the rules that are in force when it is
+// published, with the same exception for a bridge's state as at the CONNECT.
+func TestAccessOfWillLater(t *testing.T) {
+	s := newSite(t)
+	state := ordinary.ConnectionTopics + "b/state"
+	watch := s.connect(5, rawmqtt.Connect{ID: "watch", Username: "watch", Clean: true})
+	if codes, err := watch.Subscribe(1, 0, "#", state); err != nil || len(codes) != 2 {
+		t.Fatal(codes, err)
+	}
+	wills := map[string]string{"a": "status/a", "b": state, "c": "status/c"}
+	for _, id := range []string{"a", "b", "c"} {
+		s.connect(5, rawmqtt.Connect{ID: id, Username: id, Clean: true, WillTopic: wills[id], WillPayload: "gone", WillRetain: true})
+	}
+	s.hook.Reconfigure(hooks.Rules{Access: []hooks.AccessRule{
+		{Username: "watch", TopicFilter: "#", Read: true},
+		{Username: "watch", TopicFilter: "$SYS/#", Read: true},
+		{Username: "c", TopicFilter: "status/c", Write: true},
+		{TopicFilter: "#"},
+		{TopicFilter: "$SYS/#"},
+	}})
+	for _, id := range []string{"a", "b", "c"} { // the take-over ends the session, with its will
+		s.connect(5, rawmqtt.Connect{ID: id, Username: id, Clean: true})
+	}
+	for _, want := range []string{state, "status/c"} {
+		if pk := next(t, watch); pk.TopicName != want {
+			t.Errorf("got %s, want %s", pk.TopicName, want)
+		}
+	}
+	if n := s.hub.Stats().Retained; n != 2 {
+		t.Errorf("%d messages are retained", n)
 	}
 }

@@ -122,7 +122,7 @@ func New(server *mqtt.Server, core Core, opts Options, log *slog.Logger) *Hook {
 	h.stalled.hook = h
 	h.flushers = newFlushers(h)
 	if h.hub = opts.Hub; h.hub != nil {
-		h.hub.Guard(h.mayRead)
+		h.hub.Guard(h.mayRead, h.mayWrite)
 	}
 	return h
 }

@@ -84,6 +84,9 @@ func (h *Hook) endRevoked(now time.Time) {
 		if err := c.identity.Check(now); err != nil {
 			h.Counters.Revoked.Add(1)
 			h.logs.Info(h.log, "connection ended", "client", clip(c.client.ID), "account", clip(c.identity.Account), "error", err)
+			if errors.Is(err, auth.ErrRemoved) && h.hub != nil {
+				c.session.EndService(c) // before its will is sent
+			}
 			_ = h.server.DisconnectClient(c.client, errRevoked) // returns the code it was given
 		}
 		return true

@@ -439,8 +439,10 @@ func (c *conn) refusesTopic(topicName string) refusal {
 // bridgeState reports whether a topic is where the client, if it is a bridge, says
 // whether it is connected, as Mosquitto's bridges do. MQTT 5 has no bit that tells a
 // bridge, so that every client may write the one topic that bears its identifier.
-func (c *conn) bridgeState(topicName string) bool {
-	return !strings.ContainsAny(c.client.ID, "/+#") && topicName == ordinary.ConnectionTopics+c.client.ID+"/state"
+func (c *conn) bridgeState(topicName string) bool { return stateTopic(c.client.ID, topicName) }
+
+func stateTopic(clientID, topicName string) bool {
+	return !strings.ContainsAny(clientID, "/+#") && topicName == ordinary.ConnectionTopics+clientID+"/state"
 }
 
 // reserved reports whether a topic name is the server's own, or one that no filter can

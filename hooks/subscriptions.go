@@ -8,7 +8,6 @@ import (
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 
-	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 	"github.com/heartline-mqtt/heartline/internal/text"
 )
@@ -125,7 +124,7 @@ func (h *Hook) mayRead(s *ordinary.Session, topicName string) bool {
 		return h.topics.coversOwn(topicName, s.ID) || slices.Contains(h.topics.refusals(s.ID), topicName)
 	}
 	r := h.rules.Load()
-	return r.openTopics || r.acl.Reads(auth.Client{Account: s.Account, ID: s.ID, Service: s.Service || h.opts.Authenticate == nil}, topicName)
+	return r.openTopics || r.acl.Reads(h.aclSession(s), topicName)
 }
 
 func (c *conn) unsubscribe(pk *packets.Packet) {

@@ -77,7 +77,7 @@ func (h *Hub) Connect(a Arrival) (s *Session, present bool) {
 		h.forget(s)
 		return h.Connect(a)
 	}
-	s.Service = a.Service
+	s.service.Store(a.Service)
 	was := s.kept
 	s.kept, s.expiry, s.gone = a.Kept, a.Expiry, 0
 	s.will, s.willAt = a.Will, 0
@@ -143,7 +143,7 @@ func (h *Hub) leave(s *Session, number uint64) {
 	h.counters.takeovers.Add(1)
 	link.Close()
 	if w != nil && w.delay(expiry) == 0 {
-		h.publishWill(w)
+		h.publishWill(s, w)
 	}
 }
 
@@ -222,7 +222,7 @@ func (h *Hub) end(s *Session) {
 		h.counters.online.Add(-1)
 		link.Close()
 	}
-	h.publishWill(w)
+	h.publishWill(s, w)
 }
 
 // journalLocked tells the journal of everything that the session has.

@@ -57,6 +57,9 @@ type Options struct {
 	// MayRead reports whether a session's client may have messages published to a topic.
 	// It is asked for each delivery. nil: everybody may read everything.
 	MayRead func(s *Session, topicName string) bool
+	// MayWrite reports whether a session's client may publish to a topic. It is asked for each
+	// will when that is published. nil: everybody may write everything.
+	MayWrite func(s *Session, topicName string) bool
 	// Room says why the disk must not fill up further; nil: it may.
 	Room    func() error
 	Journal Journal // nil: nothing is kept
@@ -165,8 +168,10 @@ func (h *Hub) Keep(j Journal, d Disk) {
 	h.retained.disk = d
 }
 
-// Guard sets Options.MayRead. Call it before anything else.
-func (h *Hub) Guard(mayRead func(s *Session, topicName string) bool) { h.opts.MayRead = mayRead }
+// Guard sets Options.MayRead and MayWrite. Call it before anything else.
+func (h *Hub) Guard(mayRead, mayWrite func(s *Session, topicName string) bool) {
+	h.opts.MayRead, h.opts.MayWrite = mayRead, mayWrite
+}
 
 // Stats returns the present figures.
 func (h *Hub) Stats() Stats {

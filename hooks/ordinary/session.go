@@ -61,12 +61,13 @@ const readerFactor = 4
 type Session struct {
 	ID      string // client identifier
 	Account string
-	Service bool // its client may do what a service may
 
 	hub    *Hub  // nil: of a connection in a foreign server, which has a window only
 	node   *Node // it stands for another server; nothing else of it is used then
 	online atomic.Bool
-	full   atomic.Bool // over its budget
+	// service: its client may do what a service may.
+	service atomic.Bool
+	full    atomic.Bool // over its budget
 	// refuses is the least size of a message that has found no room, since there was more; 0: none has.
 	refuses atomic.Int64
 
@@ -215,6 +216,19 @@ func (s *Session) detachLocked() {
 			s.dropLocked(e)
 		}
 		e = next
+	}
+}
+
+// Service reports whether the session's client may do what a service may.
+func (s *Session) Service() bool { return s.service.Load() }
+
+// EndService takes the rights of a service from the client of a connection, from its will
+// and from its kept session.
+func (s *Session) EndService(link Link) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.link == link && s.service.Swap(false) && s.kept {
+		s.hub.opts.Journal.Session(s.Account, s.ID)
 	}
 }
 

@@ -37,7 +37,7 @@ type Outgoing struct {
 }
 
 func (s *Session) headerLocked() Header {
-	return Header{ID: s.ID, Account: s.Account, Service: s.Service, Version: s.peer.Version, Expiry: s.expiry, Gone: s.gone}
+	return Header{ID: s.ID, Account: s.Account, Service: s.service.Load(), Version: s.peer.Version, Expiry: s.expiry, Gone: s.gone}
 }
 
 func (e *entry) outgoing() Outgoing {
@@ -72,7 +72,8 @@ func (h *Hub) Export(id string) (State, bool) {
 // Import takes a session in whose client is away. The Hub has none of that identifier.
 func (h *Hub) Import(st State) {
 	s := newSession(h, st.ID, st.Account)
-	s.Service, s.kept, s.expiry, s.gone = st.Service, true, st.Expiry, st.Gone
+	s.kept, s.expiry, s.gone = true, st.Expiry, st.Gone
+	s.service.Store(st.Service)
 	s.peer.Version = st.Version
 	// Not the first one: the client may hold low identifiers of messages that a crash lost.
 	s.lastID = uint16(rand.UintN(lastOrdinaryID))

@@ -74,17 +74,22 @@ func (h *Hub) Disconnect(s *Session, link Link, bye Bye) {
 		return
 	}
 	h.opts.Journal.Session(s.Account, s.ID)
-	h.publishWill(due)
+	h.publishWill(s, due)
 }
 
 // endsLocked is when the session of a client that is away ends, Unix seconds.
 func (s *Session) endsLocked() int64 { return s.gone + int64(s.expiry) }
 
-// publishWill publishes a will, if there is one. A will that may not be retained goes to
-// the subscribers that there are. The retained message before it goes: it is not true any
-// more, and nobody else would replace it.
-func (h *Hub) publishWill(w *Will) {
+// publishWill publishes the will of a session's client, if there is one and the client may
+// write its topic now: the rules may have changed since the CONNECT. A will that may not be
+// retained goes to the subscribers that there are. The retained message before it is removed:
+// it is not true any more, and nobody else would replace it.
+func (h *Hub) publishWill(s *Session, w *Will) {
 	if w == nil {
+		return
+	}
+	if h.opts.MayWrite != nil && !h.opts.MayWrite(s, w.TopicName) {
+		h.opts.Logger.Info("will not sent: its client may no longer publish to its topic", "client", s.ID, "account", s.Account, "topic", w.TopicName)
 		return
 	}
 	m := w.message(h.opts.Now().Unix())
@@ -127,5 +132,5 @@ func (h *Hub) elapse(s *Session, now int64) {
 	}
 	h.deadlines.set(s, next)
 	s.mu.Unlock()
-	h.publishWill(due)
+	h.publishWill(s, due)
 }

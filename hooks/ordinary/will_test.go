@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 )
 
 // withWill has a client of account bob publish `online` to status/x, retained, and leave a
@@ -95,5 +96,73 @@ func TestWillWithoutRoomAtOtherNodes(t *testing.T) {
 		if all := retainedOf(h); len(all) != 1 || all["other"] == "" {
 			t.Errorf("node %d: retained are %v", i, all)
 		}
+	}
+}
+
+// TestWillWithoutRight: a will is published with the rights that its client has then, however
+// its connection or its session ends.
+func TestWillWithoutRight(t *testing.T) {
+	t.Parallel()
+	for how, end := range map[string]func(*Hub, *clock, *Session, *testLink){
+		"its connection ends":        func(h *Hub, _ *clock, s *Session, link *testLink) { h.Disconnect(s, link, Bye{Kept: true, Expiry: 9}) },
+		"its session ends with that": func(h *Hub, _ *clock, s *Session, link *testLink) { h.Disconnect(s, link, Bye{}) },
+		"the delay is over": func(h *Hub, c *clock, s *Session, link *testLink) {
+			s.will.Delay = 2
+			h.Disconnect(s, link, Bye{Kept: true, Expiry: 9})
+			c.now = c.now.Add(4 * time.Second)
+			h.Elapse()
+		},
+		"its session elapses": func(h *Hub, c *clock, s *Session, link *testLink) {
+			s.will.Delay = 100
+			h.Disconnect(s, link, Bye{Kept: true, Expiry: 9})
+			c.now = c.now.Add(20 * time.Second)
+			h.Elapse()
+		},
+		"its session is ended":        func(h *Hub, _ *clock, s *Session, _ *testLink) { h.End(s.ID) },
+		"its session is taken over":   func(h *Hub, _ *clock, s *Session, _ *testLink) { join(h, s.ID, func(a *Arrival) { a.Clean = false }) },
+		"its identifier is another's": func(h *Hub, _ *clock, s *Session, _ *testLink) { join(h, s.ID, func(a *Arrival) { a.Account = "b" }) },
+		"it goes to another node":     func(h *Hub, c *clock, s *Session, _ *testLink) { h.Release(s.ID, s.Account, c.now, false) },
+	} {
+		for _, may := range []bool{true, false} {
+			allowed := true
+			h, c := hubAt(Options{MayWrite: func(s *Session, topicName string) bool {
+				if s.ID != "c" || s.Account != "c" || topicName != "will" {
+					t.Errorf("%s: asked for %s of %s: %s", how, s.ID, s.Account, topicName)
+				}
+				return allowed
+			}})
+			watch, watchLink := join(h, "watch")
+			subscribeTo(t, h, watch, watchLink, "#", 1)
+			s, link := join(h, "c", keptFor(9), func(a *Arrival) {
+				a.Will = &Will{Message: Message{TopicName: "will", Payload: []byte("gone"), Retain: true}}
+			})
+			allowed = may
+			end(h, c, s, link)
+			got, retained := strings.Contains(filled(watch, watchLink), "gone"), h.Stats().Retained
+			if got != may || (retained == 1) != may {
+				t.Errorf("%s, allowed %v: the will came: %v, %d messages are retained", how, may, got, retained)
+			}
+		}
+	}
+}
+
+// TestEndService: a client that is no service any more has no rights of one, also after a
+// restart, until it connects as one again.
+func TestEndService(t *testing.T) {
+	t.Parallel()
+	asService := func(a *Arrival) { a.Service, a.Clean = true, false }
+	h, _ := hubAt(Options{})
+	s, link := join(h, "c", keptFor(9), asService)
+	s.EndService(&testLink{})
+	if !s.Service() {
+		t.Error("an earlier connection has ended it")
+	}
+	s.EndService(link)
+	h.Disconnect(s, link, Bye{Kept: true, Expiry: 9})
+	if header, ok := h.SavedSession("c"); s.Service() || !ok || header.Service {
+		t.Errorf("it is still a service: %v %+v", s.Service(), header)
+	}
+	if s, _ := join(h, "c", keptFor(9), asService); !s.Service() {
+		t.Error("it is no service again")
 	}
 }

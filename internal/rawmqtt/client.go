@@ -49,6 +49,7 @@ type Connect struct {
 	MaximumPacketSize uint32
 	WillTopic         string
 	WillPayload       string
+	WillRetain        bool
 }
 
 // Connect sends a CONNECT and returns the CONNACK, whatever it says.
@@ -59,7 +60,7 @@ func (c *Client) Connect(o Connect) (packets.Packet, error) {
 			ProtocolName: []byte("MQTT"), ClientIdentifier: o.ID, Keepalive: o.Keepalive, Clean: o.Clean,
 			UsernameFlag: o.Username != "", Username: []byte(o.Username),
 			PasswordFlag: o.Password != "", Password: []byte(o.Password),
-			WillFlag: o.WillTopic != "", WillTopic: o.WillTopic, WillPayload: []byte(o.WillPayload),
+			WillFlag: o.WillTopic != "", WillTopic: o.WillTopic, WillPayload: []byte(o.WillPayload), WillRetain: o.WillRetain,
 		},
 		Properties: packets.Properties{
 			SessionExpiryInterval: o.SessionExpiry, SessionExpiryIntervalFlag: o.SessionExpiry > 0,
