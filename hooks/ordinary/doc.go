@@ -7,7 +7,7 @@
 // subscriptions), shared.go (who of a group gets a message), session.go (a session),
 // queue.go (messages until their acknowledgement), sending.go (their order on the
 // connection), acknowledge.go (acknowledgements in both directions), names.go and
-// retained.go (retained messages and their replay), will.go, serve.go (a message for one
+// retained.go (retained messages and their replay), removals.go (those that were removed), will.go, serve.go (a message for one
 // session), hub.go (the server's sessions and figures), publish.go (a message to its
 // receivers, and back-pressure), connect.go (sessions begin, are taken over and end),
 // subscribe.go, deadline.go (the work that time brings), state.go (a session as a value,

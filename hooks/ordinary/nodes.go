@@ -49,7 +49,7 @@ type others struct {
 // Share makes this one of several servers. Call it before anything else.
 func (h *Hub) Share(s Sharing) {
 	h.others.sharing, h.others.all = &s, map[*Node]struct{}{}
-	h.retained.removed, h.retained.server = map[string]int64{}, rand.Int64N(stampStep)
+	h.retained.removed, h.retained.server = &removals{}, rand.Int64N(stampStep)
 }
 
 // subscribe adds a subscription to the index, and reports whether it is new.
@@ -156,7 +156,7 @@ func (h *Hub) Learn(m *Message) {
 	l := h.topicLock(m.TopicName)
 	l.Lock()
 	defer l.Unlock()
-	if h.retained.set(m, h.sharedNow()) {
+	if _, changed := h.retained.set(m, h.sharedNow()); changed {
 		h.opts.Journal.Retained(m.Account, m.TopicName)
 	}
 }
@@ -176,16 +176,13 @@ func (h *Hub) NextRetained(after string) (m *Message, at string) {
 	return h.read(topicName), key
 }
 
-// Removed returns the removals of retained messages of the last hour, for a server that has
-// just joined and may have the messages.
-func (h *Hub) Removed() (all []*Message) {
+// Removed returns the removals of retained messages of the last hour that are remembered, for a
+// server that has just joined and may have the messages.
+func (h *Hub) Removed() []*Message {
 	r := h.retained
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for topicName, stamp := range r.removed {
-		all = append(all, &Message{TopicName: topicName, Retain: true, Stamp: stamp})
-	}
-	return all
+	return r.removed.messages()
 }
 
 // sharedNow is the time that orders what several servers do.

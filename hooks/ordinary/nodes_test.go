@@ -168,25 +168,6 @@ func TestRetainedAtAllNodes(t *testing.T) {
 	}
 }
 
-// TestRemovalsAreForgotten: the memory of removed messages does not grow for ever.
-func TestRemovalsAreForgotten(t *testing.T) {
-	t.Parallel()
-	h, c := hubAt(Options{})
-	h.Share(Sharing{Now: c.time})
-	for i := range 100 {
-		retain(t, h, fmt.Sprint(i), "")
-	}
-	h.retained.expire(c.now.Unix(), 1000)
-	if n := len(h.retained.removed); n != 100 {
-		t.Errorf("%d removals at once", n)
-	}
-	c.now = c.now.Add(removedFor + 2e9)
-	h.retained.expire(c.now.Unix(), 1000)
-	if n := len(h.retained.removed); n != 0 {
-		t.Errorf("%d removals an hour later", n)
-	}
-}
-
 // TestSessionMoves: a client that connects at another node finds its session there, with its
 // subscriptions and all that waits, in order; the former node has nothing of it any more.
 func TestSessionMoves(t *testing.T) {

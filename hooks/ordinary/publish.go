@@ -45,12 +45,10 @@ func (h *Hub) publish(m *Message) (over []*Session) {
 		if h.replaying.Load() > 0 && d.awaits(m.TopicName) {
 			old.read(h, m.TopicName) // before it is replaced
 		}
-		if h.retained.set(m, h.sharedNow()) {
-			// A replay that has begun since has m to come.
-			old.known = true
-			if !ofServer(m.TopicName) {
-				h.opts.Journal.Retained(m.Account, m.TopicName)
-			}
+		latest, changed := h.retained.set(m, h.sharedNow())
+		old.known = old.known || latest // a replay that has begun since has m to come
+		if changed && !ofServer(m.TopicName) {
+			h.opts.Journal.Retained(m.Account, m.TopicName)
 		}
 	}
 	h.forward(m)

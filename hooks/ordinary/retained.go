@@ -30,10 +30,8 @@ type retained struct {
 	recent  list.List // of *kept with content on the disk and in the memory, oldest first
 	system  int       // of $SYS
 	swept   string    // where the search for expired ones goes on
-	// removed are the stamps of removed messages, by topic, for removedFor; nil: no other
-	// server has an earlier message.
-	removed map[string]int64
-	server  int64 // below stampStep: makes the stamps of this server its own
+	removed *removals // nil: there is no other server
+	server  int64     // below stampStep: makes the stamps of this server its own
 }
 
 // kept is one retained message.
@@ -87,41 +85,37 @@ func (r *retained) admit(m *Message, limit int64, room func() error) error {
 	return nil
 }
 
-// removedFor is how long a removal is remembered: longer than other servers are cut off and
-// come back.
-const removedFor = time.Hour
-
 // stampStep is the distance of stamps in nanoseconds: the rest of a division by it says which
 // server has made the stamp.
 const stampStep = 1024
 
-// set retains a message, or removes the topic's where it has no payload [MQTT-3.3.1-6]. It
-// reports whether it has: of a message from another server a later one may be here. One of this
-// server's own gets its stamp, which is later than all that are known here. The topic's lock
-// is held.
-func (r *retained) set(m *Message, now time.Time) bool {
+// set retains a message, or removes the topic's where it has no payload [MQTT-3.3.1-6]. latest
+// is false where it does nothing: of a message from another server a later one may be here. One
+// of this server's own gets its stamp, which is later than all that are known here. changed:
+// there was a message or there is one now. The topic's lock is held.
+func (r *retained) set(m *Message, now time.Time) (latest, changed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	latest := r.removed[m.TopicName]
+	before := r.removed.stamp(m.TopicName)
 	if k := r.entries[m.TopicName]; k != nil {
-		latest = k.stamp
+		before = k.stamp
 	}
 	if !m.relayed {
-		m.Stamp = max(now.UnixNano(), latest+stampStep)/stampStep*stampStep + r.server
-	} else if m.Stamp <= latest {
-		return false
+		m.Stamp = max(now.UnixNano(), before+stampStep)/stampStep*stampStep + r.server
+	} else if m.Stamp <= before {
+		return false, false
 	}
-	r.removeLocked(m.TopicName)
-	delete(r.removed, m.TopicName)
+	had := r.removeLocked(m.TopicName)
 	m.TopicName = strings.Clone(m.TopicName) // it stays when the content goes, and must not keep that in memory
 	if len(m.Payload) > 0 {
+		r.removed.forget(m.TopicName)
 		r.addLocked(&kept{topicName: m.TopicName, msg: m, size: int64(m.size()), account: m.Account, expiry: m.Expiry, stamp: m.Stamp})
-		return true
+		return true, true
 	}
-	if r.removed != nil && !ofServer(m.TopicName) {
-		r.removed[m.TopicName] = m.Stamp
+	if !ofServer(m.TopicName) {
+		r.removed.add(m.TopicName, m.Stamp, had)
 	}
-	return true
+	return true, had
 }
 
 // removeRetained removes the retained message of a message's topic, here and at the other
@@ -257,15 +251,7 @@ func (r *retained) figures() (messages int, bytes int64) {
 func (r *retained) expire(now int64, most int) (topics []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	looked := 0
-	for topicName, stamp := range r.removed { // a map begins somewhere else each time
-		if looked++; looked > most {
-			break
-		}
-		if stamp < now*int64(time.Second)-int64(removedFor) {
-			delete(r.removed, topicName)
-		}
-	}
+	r.removed.expire(now*int64(time.Second)-int64(removedFor), most)
 	all := []string{"#"}
 	for range most {
 		key, ok := r.names.next(all, r.swept)
