@@ -221,7 +221,7 @@ func (p *program) readPassword(ctx context.Context) ([]byte, error) {
 }
 
 // readHidden reads a line from a terminal that does not show it. When ctx ends, by Ctrl-C, it
-// returns, and the terminal shows what is typed again.
+// returns, and the terminal shows the typed text again.
 func readHidden(ctx context.Context, fd int) ([]byte, error) {
 	state, err := term.GetState(fd)
 	if err != nil {

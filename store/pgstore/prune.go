@@ -148,7 +148,7 @@ func (d *DB) due(day int64, before time.Time) bool {
 
 // byRow reports whether finished notifications of a day are removed one by one: the
 // unfinished ones have held it up for long enough, or it is one of the future, where a step of
-// the clock has put what is accepted since.
+// the clock has put later notifications.
 func (d *DB) byRow(day int64, before time.Time) bool {
 	if d.opts.Slack < 0 {
 		return day*dayWidth < before.UnixNano()
@@ -339,7 +339,7 @@ func (d *DB) dropDetached(ctx context.Context) error {
 
 var _ store.Scrubber = (*Engine)(nil)
 
-// erasedDevices is, in place of a day, what is noted of devices that were removed.
+// erasedDevices stands for the tables of devices, in place of a day.
 const erasedDevices = -1
 
 // erasedDays are the days whose tables lose rows that must leave the disk.

@@ -62,7 +62,7 @@ func finished(t *testing.T, e store.Engine, at time.Time, seqs ...delivery.Seq) 
 }
 
 // A day that an unfinished notification holds up, and one of the future, are pruned row by row,
-// and what is unfinished stays.
+// and unfinished ones stay.
 func TestPruneRows(t *testing.T) {
 	o := fresh(t)
 	o.Slack = time.Hour
