@@ -209,6 +209,23 @@ test("read on one device, taken off the others; a late copy is not shown", async
   assert.equal((await s.view(id)).timeline.filter((e) => e.event === "read").length, 1);
 });
 
+test("an ack that the server refuses for good does not hold up the next", async (t) => {
+  t.mock.method(console, "debug", () => {});
+  const s = await Server.start(t);
+  const p = await up(t, s, "phone");
+  await p.device.read("of-another-time"); // the store is older than the server's data
+  const tablet = await up(t, s, "tablet");
+  const others = await s.notify({ account: "anna", title: "For the tablet", devices: ["tablet"] });
+  await eventually("the tablet's tip", () => tablet.tips.length === 1);
+  await p.device.read(others);
+  const id = await s.notify({ account: "anna", title: "Lunch" });
+  await eventually("the tip", () => p.tips.length === 1);
+  await p.device.read(id);
+  await s.until(id, "read");
+  assert.ok(!(await s.view(others)).timeline.some((e) => e.event === "read"));
+  assert.deepEqual((await p.device.items()).filter((i) => i.owed), []);
+});
+
 test("an ack of a notification that nobody saw is sent once the app is looked at", async (t) => {
   const s = await Server.start(t);
   const p = await up(t, s, "phone", { app: "background", show: () => "blocked" });

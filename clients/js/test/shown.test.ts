@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { RefusedError } from "../src/core/link.js";
 import { Shown, type How } from "../src/core/shown.js";
 import { newLock } from "../src/core/stores.js";
 import { Memory, pseudo } from "./memory.js";
@@ -82,6 +83,27 @@ test("acks are owed until they are sent", async () => {
   assert.equal(await shown.read(owner, "a"), undefined); // once
   await shown.pay(owner, false, send);
   assert.deepEqual(sent, ["a displayed", "a read"]);
+});
+
+test("a refused ack does not hold up the others, and stays owed only if it may pass later", async (t) => {
+  t.mock.method(console, "debug", () => {});
+  const { shown, store } = start();
+  const codes: Record<string, number> = { unknown: 0x87, invalid: 0x99, busy: 0x97, failing: 0x83 };
+  for (const id of [...Object.keys(codes), "good"]) await shown.read(owner, id);
+  let sent: string[] = [];
+  const send = async (id: string) => {
+    sent.push(id);
+    if (codes[id]) throw new RefusedError(codes[id], "no");
+  };
+  const owed = async () => (await store.list(owner)).filter((i) => i.owed).map((i) => i.id);
+  await shown.pay(owner, true, send);
+  assert.deepEqual(sent, ["unknown", "invalid", "busy", "failing", "good"]);
+  assert.deepEqual(await owed(), ["busy", "failing"]);
+  sent = [];
+  codes["busy"] = 0;
+  await shown.pay(owner, true, send);
+  assert.deepEqual(sent, ["busy", "failing"]);
+  assert.deepEqual(await owed(), ["failing"]);
 });
 
 test("an ack that becomes owed while another is sent is not lost", async () => {

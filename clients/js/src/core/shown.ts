@@ -1,5 +1,7 @@
 // The record of the notifications that were shown. A page and its service worker, and all
 // tabs of a browser, share one store, so that an ID is shown once, whichever path brings it.
+import { RefusedError } from "./link.js";
+import { platform } from "./platform.js";
 import type { Registered } from "./registration.js";
 import type { Message, Pseudo } from "./wire.js";
 
@@ -67,6 +69,10 @@ export interface Outcome {
   /** The item with its tag that stays on the screen. */
   newer?: Item;
 }
+
+// forGood are the reason codes with which the server refuses the same ack each time. 0x87: it
+// does not know the notification (any more), or another device got it. 0x99: invalid payload.
+const forGood = [0x87, 0x99];
 
 export class Shown {
   readonly #store: ItemStore;
@@ -143,11 +149,21 @@ export class Shown {
     });
   }
 
-  /** Sends the acks that are owed. An ack that cannot be sent stays owed. */
+  /**
+   * Sends the acks that are owed. An ack that cannot be sent stays owed, and so does one that
+   * the server refuses for now; it does not hold up the others. One that the server refuses
+   * for good is given up.
+   */
   async pay(owner: string, looking: boolean, send: (id: string, status: "displayed" | "read") => Promise<void>): Promise<void> {
     for (const { id, owed } of await this.#store.list(owner)) {
       if (!owed || (owed === "displayed" && !looking)) continue;
-      await send(id, owed);
+      try {
+        await send(id, owed);
+      } catch (err) {
+        if (!(err instanceof RefusedError)) throw err;
+        platform.console.debug(`the ack "${owed}" of ${id} is refused:`, err.message);
+        if (!forGood.includes(err.code)) continue;
+      }
       await this.#change(owner, id, async (item) => {
         if (item.owed !== owed) return; // "read" has taken the place of "displayed"
         const { owed: _, ...rest } = item;
