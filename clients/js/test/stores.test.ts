@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { appendFile, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { appendFile, mkdir, mkdtemp, open, readFile, rm, stat, writeFile, type FileHandle } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
@@ -13,12 +13,16 @@ const registered = { owner: "anna/phone", account: "anna", device: "phone", key:
 class Disk implements KeyValue {
   readonly entries = new Map<string, string>();
   fail = false;
+  failRemove = false;
   async getItem(key: string) { return this.entries.get(key) ?? null; }
   async setItem(key: string, value: string) {
     if (this.fail) throw new Error("the disk is full");
     this.entries.set(key, value);
   }
-  async removeItem(key: string) { this.entries.delete(key); }
+  async removeItem(key: string) {
+    if (this.failRemove) throw new Error("the disk fails");
+    this.entries.delete(key);
+  }
 }
 
 async function folder(t: TestContext): Promise<string> {
@@ -90,6 +94,19 @@ test("a key-value store that fails has not kept it, and leaves nothing behind at
   assert.equal(disk.entries.size, 0);
 });
 
+test("a key-value store that cannot remove has kept the new, and removes the old later", async () => {
+  const disk = new Disk();
+  const s = keyValueStore(disk);
+  for (let n = 0; n < keep; n++) await s.put(item(`n${n}`));
+  disk.failRemove = true;
+  await s.put(item("new"));
+  assert.equal((await keyValueStore(disk).list("anna/phone")).at(-1)?.id, "new");
+  await assert.rejects(s.forget("anna/phone"), /the disk fails/);
+  disk.failRemove = false;
+  await s.forget("anna/phone");
+  assert.equal(disk.entries.size, 0);
+});
+
 test("a file that a crash has cut off, and one that is another's", async (t) => {
   const path = join(await folder(t), "shown");
   let s = await fileStore(path);
@@ -108,6 +125,72 @@ test("a file that a crash has cut off, and one that is another's", async (t) => 
   await writeFile(path, "users:\n");
   await assert.rejects(fileStore(path), /line 1 is no record of shown notifications/);
   assert.equal(await readFile(path, "utf8"), "users:\n");
+});
+
+// handles has the methods of all open files, for a test that makes one fail.
+async function handles(): Promise<FileHandle> {
+  const any = await open("/dev/null");
+  await any.close();
+  return Object.getPrototypeOf(any);
+}
+
+const full = () => Object.assign(new Error("no space left on device"), { code: "ENOSPC" });
+
+test("a write that fails leaves nothing in the file, and the next is not damaged by it", async (t) => {
+  const path = join(await folder(t), "shown");
+  const files = await handles();
+  const { appendFile: append, datasync } = files;
+  const ids = async () => {
+    const again = await fileStore(path);
+    await again.close();
+    return (await again.list("anna/phone")).map((i) => i.id);
+  };
+  let s = await fileStore(path);
+  await s.put(item("a"));
+
+  // The disk takes the first of two lines, and half of the second.
+  const half = t.mock.method(files, "appendFile", async function (this: FileHandle, data: Buffer) {
+    await append.call(this, data.subarray(0, data.length - 10));
+    throw full();
+  });
+  const results = await Promise.allSettled([s.put(item("b")), s.put(item("c")), s.put(item("d"))]);
+  assert.deepEqual(results.map((r) => r.status), ["rejected", "rejected", "rejected"]);
+  half.mock.restore();
+  assert.equal(await s.get("anna/phone", "b"), undefined);
+  assert.deepEqual(await ids(), ["a"]);
+  await s.put(item("e"));
+  assert.deepEqual(await ids(), ["a", "e"]);
+
+  const unsynced = t.mock.method(files, "datasync", async function (this: FileHandle) {
+    await datasync.call(this);
+    throw new Error("input/output error");
+  });
+  await assert.rejects(s.put(item("f")), /input\/output/);
+  unsynced.mock.restore();
+  assert.deepEqual(await ids(), ["a", "e"]);
+  await s.put(item("g"));
+  await s.close();
+  s = await fileStore(path);
+  assert.deepEqual((await s.list("anna/phone")).map((i) => i.id), ["a", "e", "g"]);
+  await s.close();
+});
+
+test("a disk without room for a new file does not refuse changes, and a store opens on it", async (t) => {
+  const path = join(await folder(t), "shown");
+  await mkdir(path + ".new"); // no file can be made here
+  let s = await fileStore(path);
+  const changes = (from: number) => Promise.all(Array.from({ length: 8 * keep + 10 }, (_, n) => s.put(item("a", { arrived: from + n }))));
+  await changes(0);
+  const { size } = await stat(path);
+  await s.put(item("b"));
+  assert.ok((await stat(path)).size > size);
+  await s.close();
+  s = await fileStore(path);
+  t.after(() => s.close());
+  assert.deepEqual((await s.list("anna/phone")).map((i) => i.arrived), [8 * keep + 9, 1]);
+  await rm(path + ".new", { recursive: true });
+  await changes(1);
+  assert.ok((await stat(path)).size < size / 100); // there is room again
 });
 
 test("the file does not grow with the number of changes", async (t) => {

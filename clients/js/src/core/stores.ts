@@ -87,6 +87,15 @@ export function keyValueStore(kv: KeyValue, prefix = "heartline"): Store {
   const indexOf = (owner: string) => `${prefix}/${owner}`;
   const keyOf = (owner: string, id: string) => `${prefix}/${owner}/${id}`;
   const registeredKey = `${prefix}-registered`;
+  const stale = new Map<string, string>(); // entries that no index names any more, and their owners
+
+  async function removeStale(owner: string): Promise<void> {
+    for (const [key, of] of stale) {
+      if (of !== owner) continue;
+      await kv.removeItem(key);
+      stale.delete(key);
+    }
+  }
 
   async function readAll(owner: string): Promise<void> {
     const ids = JSON.parse(await kv.getItem(indexOf(owner)) ?? "[]") as string[];
@@ -120,8 +129,11 @@ export function keyValueStore(kv: KeyValue, prefix = "heartline"): Store {
           const ids = [...memory.list(item.owner).map((i) => i.id), item.id].slice(-keep);
           await kv.setItem(indexOf(item.owner), JSON.stringify(ids));
         }
-        await kv.setItem(keyOf(item.owner, item.id), JSON.stringify(item));
-        for (const old of memory.put(item)) await kv.removeItem(keyOf(old.owner, old.id));
+        const key = keyOf(item.owner, item.id);
+        await kv.setItem(key, JSON.stringify(item));
+        stale.delete(key);
+        memory.put(item).forEach((old) => stale.set(keyOf(old.owner, old.id), old.owner));
+        await removeStale(item.owner).catch(() => undefined); // the item is kept: the next put tries again
       });
     },
     async tagged(owner, tag) {
@@ -143,10 +155,10 @@ export function keyValueStore(kv: KeyValue, prefix = "heartline"): Store {
     forget(owner) {
       return once(owner, async () => {
         await load(owner);
-        const items = memory.list(owner);
-        memory.forget(owner);
-        for (const item of items) await kv.removeItem(keyOf(owner, item.id));
+        await removeStale(owner);
+        for (const item of memory.list(owner)) await kv.removeItem(keyOf(owner, item.id));
         await kv.removeItem(indexOf(owner));
+        memory.forget(owner); // last: a call after one that failed finds all of them
       });
     },
   };
