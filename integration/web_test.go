@@ -302,6 +302,37 @@ func TestWebTerminal(t *testing.T) {
 	})
 }
 
+// TestSiteDataCleared: the user clears the site's data while the page is open. The page goes
+// on with an empty record and shows each notification.
+func TestSiteDataCleared(t *testing.T) {
+	s := serveTerminal(t)
+	c := browse(t)
+	c.call("", "Browser.grantPermissions", dict{"origin": s.http, "permissions": []string{"notifications"}}, nil)
+	for _, types := range []string{"indexeddb", "all"} {
+		d := webTerminal(c, s, s.http, types)
+		events := s.events("?account=" + types)
+		arrives := func(want string) {
+			t.Helper()
+			id := s.notify(`{"account":"` + types + `","title":"Hello","ack":"displayed","fallback":false}`)
+			ev := events.find(func(ev wire.StreamEvent) bool {
+				return ev.ID == id && (ev.Event == "displayed" || ev.Event == "nacked")
+			})
+			if ev.Event == "nacked" {
+				t.Fatalf("%s: the page refuses a notification: %+v", types, ev)
+			}
+			if got := d.chip(id); got != want {
+				t.Errorf("%s: it is shown as %q, want %q", types, got, want)
+			}
+			s.wantTimeline(id, "accepted", "published", "received", "displayed")
+		}
+		arrives("page")
+		d.do("Storage.clearDataForOrigin", dict{"origin": s.http, "storageTypes": types})
+		arrives("page")
+		d.hide()
+		arrives("tip")
+	}
+}
+
 // accessible looks at the page as a screen reader does.
 func accessible(t *testing.T, d *webDevice) {
 	t.Helper()

@@ -34,6 +34,8 @@ export function indexedDBStore(name = "heartline"): Store {
       r.onsuccess = () => {
         // A newer page or worker may change the format.
         r.result.onversionchange = () => { r.result.close(); database = undefined; };
+        // The browser closes it, too: its user has cleared the site's data.
+        r.result.onclose = () => { database = undefined; };
         resolve(r.result);
       };
       r.onerror = () => reject(r.error);
@@ -43,8 +45,18 @@ export function indexedDBStore(name = "heartline"): Store {
     return database;
   }
 
-  const read = async (of: string) => (await open()).transaction(of).objectStore(of);
-  const write = async (of: string) => (await open()).transaction(of, "readwrite", { durability: "strict" });
+  async function begin(...of: Parameters<IDBDatabase["transaction"]>): Promise<IDBTransaction> {
+    try {
+      return (await open()).transaction(...of);
+    } catch (err) {
+      if (!(err instanceof DOMException && err.name === "InvalidStateError")) throw err;
+      database = undefined; // it is closed, and nobody has told us
+      return (await open()).transaction(...of);
+    }
+  }
+
+  const read = async (of: string) => (await begin(of)).objectStore(of);
+  const write = (of: string) => begin(of, "readwrite", { durability: "strict" });
 
   return {
     async get(owner, id) {

@@ -16,7 +16,18 @@ export async function askPermission(): Promise<Permission> {
   return permission();
 }
 
+// active returns a registration that has a worker.
+async function active(r: ServiceWorkerRegistration): Promise<ServiceWorkerRegistration> {
+  const next = r.installing ?? r.waiting;
+  if (r.active || !next) return r;
+  return new Promise((resolve, reject) => next.addEventListener("statechange", () => {
+    if (r.active) resolve(r);
+    else if (next.state === "redundant") reject(new Error("the service worker was not installed"));
+  }));
+}
+
 export class Tips {
+  readonly #register: (() => Promise<ServiceWorkerRegistration>) | undefined;
   #registration: Promise<ServiceWorkerRegistration> | undefined;
 
   /**
@@ -25,7 +36,8 @@ export class Tips {
    */
   constructor(workerURL: string, onNews: (n: News) => void, options: RegistrationOptions = {}) {
     if (!isSecureContext || !("serviceWorker" in navigator)) return;
-    this.#registration = navigator.serviceWorker.register(workerURL, options).then(() => navigator.serviceWorker.ready);
+    this.#register = () => navigator.serviceWorker.register(workerURL, options).then(active);
+    this.#registration = this.#register();
     this.#registration.catch((err) => console.warn("no service worker, tips come from the page:", err));
     navigator.serviceWorker.addEventListener("message", (e: MessageEvent<News>) => onNews(e.data));
     navigator.serviceWorker.startMessages();
@@ -33,6 +45,9 @@ export class Tips {
 
   /** undefined where there is no service worker. */
   async worker(): Promise<ServiceWorkerRegistration | undefined> {
+    const r = await this.#registration?.catch(() => undefined);
+    if (!r || r.active) return r;
+    this.#registration = this.#register?.(); // the user has cleared the site's data, and the worker is gone
     return this.#registration?.catch(() => undefined);
   }
 
