@@ -1,10 +1,17 @@
 package integration
 
 import (
+	"bytes"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -49,17 +56,55 @@ func TestExampleChat(t *testing.T) {
 	ben.stdout.until(t, "(not sent: ")
 }
 
+// failOnce is a proxy to a server that fails the first of the same requests: with an error
+// that is no JSON, or by closing the connection.
+func failOnce(t *testing.T, s *server) (address string) {
+	t.Helper()
+	target, err := url.Parse(s.http)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	var mu sync.Mutex
+	failed := map[string]bool{}
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		key := r.Method + " " + r.URL.Path + " " + string(body)
+		mu.Lock()
+		again, n := failed[key], len(failed)
+		failed[key] = true
+		mu.Unlock()
+		switch {
+		case again:
+			proxy.ServeHTTP(w, r)
+		case n%2 == 0:
+			http.Error(w, "<h1>Bad Gateway</h1>", http.StatusBadGateway)
+		default:
+			panic(http.ErrAbortHandler) // closes the connection
+		}
+	}))
+	t.Cleanup(web.Close)
+	return web.URL
+}
+
 // TestExampleAlarm: the first person is pushed to at once and does not look; the second has
-// seen it, and the first one's is taken back.
+// seen it on the phone, while the tablet is off, and the first one's is taken back. Each
+// request fails the first time.
 func TestExampleAlarm(t *testing.T) {
 	t.Parallel()
 	python := tool(t, "python3", "python3")
 	sim, env := apple(t)
 	s := serve(t, env...)
 	s.register("anna", "anna-phone", deviceToken(1))
+	s.register("ben", "ben-tablet", deviceToken(2))
+	address := failOnce(t, s)
 	alarm := func(args ...string) *process {
 		cmd := exec.Command(python, append([]string{"../examples/alarm/alarm.py", "Cold store 3: 9 °C"}, args...)...)
-		cmd.Env = environ(t, "HEARTLINE_SERVER="+s.http)
+		cmd.Env = environ(t, "HEARTLINE_SERVER="+address)
 		return launch(t, cmd)
 	}
 	ben := exec.Command(binary, "terminal", "--server", "mqtt://"+s.mqtt, "--account", "ben", "--device", "ben-phone", "--background", "--ack", "displayed")
@@ -80,6 +125,9 @@ func TestExampleAlarm(t *testing.T) {
 	}
 	if got := s.notification("cold-anna").State; got != "cancelled" {
 		t.Errorf("anna's alarm is %s", got)
+	}
+	if got := s.notification("cold-ben").State; got == "acked" {
+		t.Error("ben's tablet has acked the alarm, too: the test shows nothing")
 	}
 	if p := alarm("anna", "--after", "0.1", "--name", "nobody"); p.wait(t) != 1 {
 		t.Errorf("%s", p.stderr)

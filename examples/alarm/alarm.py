@@ -2,6 +2,7 @@
 """Raise an alarm, and escalate until somebody has seen it."""
 
 import argparse
+import http.client
 import json
 import os
 import sys
@@ -11,6 +12,14 @@ import urllib.request
 
 SERVER = os.environ.get("HEARTLINE_SERVER", "http://127.0.0.1:8080")
 TOKEN = os.environ.get("HEARTLINE_TOKEN")  # of a service, with auth.mode on
+
+
+class Refused(Exception):
+    """The server has refused a request; the same request would be refused again."""
+
+
+class Unavailable(Exception):
+    """The server was not reached, or could not do it now."""
 
 
 def call(method, path, body=None):
@@ -23,10 +32,32 @@ def call(method, path, body=None):
     try:
         with urllib.request.urlopen(request, timeout=10) as response:
             text = response.read()
+            return json.loads(text) if text else None
     except urllib.error.HTTPError as err:
-        problem = json.load(err)
-        raise RuntimeError(f"{method} {path}: {problem.get('detail', err)}") from err
-    return json.loads(text) if text else None
+        passing = err.code == 429 or err.code >= 500
+        raise (Unavailable if passing else Refused)(f"{method} {path}: {detail(err)}") from err
+    except (OSError, http.client.HTTPException, ValueError) as err:
+        raise Unavailable(f"{method} {path}: {err}") from err
+
+
+def detail(err):
+    """Return what the server says about an error. A proxy's error is no JSON."""
+    try:
+        return json.load(err)["detail"]
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+        return err
+
+
+def insist(deadline, fn, *args):
+    """Call fn until it gets through, at most until the deadline."""
+    while True:
+        try:
+            return fn(*args)
+        except Unavailable as err:
+            if time.monotonic() >= deadline:
+                raise
+            print(f"again in a second: {err}", file=sys.stderr, flush=True)
+            time.sleep(1)
 
 
 def raise_alarm(name, person, text):
@@ -40,11 +71,25 @@ def raise_alarm(name, person, text):
 
 
 def seen_by(name, people):
-    """Return who has seen it."""
+    """Return who has seen it, on any of their devices."""
     for person in people:
-        if call("GET", f"/v1/notifications/{name}-{person}")["state"] == "acked":
+        # "state" of the notification itself is "waiting" while one of the devices is off.
+        try:
+            deliveries = call("GET", f"/v1/notifications/{name}-{person}")["deliveries"]
+        except Refused:  # the account was erased meanwhile
+            continue
+        if any(d["state"] == "acked" for d in deliveries):
             return person
     return None
+
+
+def take_back(name, people):
+    """Take it off their screens; what is on its way is dropped."""
+    for person in people:
+        try:
+            insist(time.monotonic() + 30, call, "DELETE", f"/v1/notifications/{name}-{person}")
+        except (Refused, Unavailable) as err:
+            print(f"not taken back from {person}: {err}", file=sys.stderr, flush=True)
 
 
 def main():
@@ -57,20 +102,24 @@ def main():
 
     notified = []
     for person in args.people:
+        deadline = time.monotonic() + args.after
         try:
-            raise_alarm(args.name, person, args.text)
+            insist(deadline, raise_alarm, args.name, person, args.text)
             notified.append(person)
             print(f"{person} is notified", flush=True)
-        except RuntimeError as err:
+        except (Refused, Unavailable) as err:
             print(f"{person} could not be notified: {err}", file=sys.stderr, flush=True)
             continue
         deadline = time.monotonic() + args.after
         while time.monotonic() < deadline:
-            if who := seen_by(args.name, notified):
+            try:
+                who = insist(deadline, seen_by, args.name, notified)
+            except Unavailable as err:
+                print(f"who has seen it is not known: {err}", file=sys.stderr, flush=True)
+                break  # the next one is notified
+            if who:
                 print(f"{who} has seen it", flush=True)
-                for other in notified:
-                    if other != who:  # off their screens; what is on its way is dropped
-                        call("DELETE", f"/v1/notifications/{args.name}-{other}")
+                take_back(args.name, [other for other in notified if other != who])
                 return 0
             time.sleep(0.2)
     print("nobody has seen it", file=sys.stderr)
