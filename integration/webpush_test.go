@@ -253,6 +253,84 @@ func (d *workerDevice) onScreen(want ...string) {
 	})
 }
 
+// clicked clicks on the tip in the service worker, and returns what the worker does then. It
+// has no click of a user: stand-ins take the calls that a browser allows only after one.
+func (p *page) clicked(t *testing.T) (does []string) {
+	t.Helper()
+	var worker string
+	await(t, "the service worker runs", func() bool {
+		p.eval("navigator.serviceWorker.getRegistration('/terminal/').then((r) => r.active.postMessage(0))", nil)
+		var all struct {
+			TargetInfos []struct{ TargetID, Type string }
+		}
+		p.call("", "Target.getTargets", dict{}, &all)
+		for _, target := range all.TargetInfos {
+			if target.Type == "service_worker" {
+				worker = target.TargetID
+			}
+		}
+		return worker != ""
+	})
+	in := &page{chromium: p.chromium, target: worker}
+	var session struct{ SessionID string }
+	p.call("", "Target.attachToTarget", dict{"targetId": worker, "flatten": true}, &session)
+	in.session = session.SessionID
+	defer p.call("", "Target.detachFromTarget", dict{"sessionId": in.session}, nil)
+	in.eval(`(async () => {
+		const does = [], work = [];
+		Clients.prototype.openWindow = async (address) => void does.push("open " + address);
+		WindowClient.prototype.focus = async function () { does.push("focus " + this.url); return this; };
+		const [tip] = await registration.getNotifications();
+		const click = new NotificationEvent("notificationclick", { notification: tip });
+		Object.defineProperty(click, "waitUntil", { value: (p) => work.push(p) });
+		dispatchEvent(click);
+		await Promise.all(work);
+		return does;
+	})()`, &does)
+	return does
+}
+
+// TestTipOpensItsPage: a click on a tip brings the page of its device to the front, or opens
+// it. Other pages of the origin stay where they are.
+func TestTipOpensItsPage(t *testing.T) {
+	s := serveTerminal(t)
+	c := browse(t)
+	c.call("", "Browser.grantPermissions", dict{"origin": s.http, "permissions": []string{"notifications"}}, nil)
+	terminal := s.http + "/terminal/"
+	anna := terminal + "?account=anna&device=web-anna"
+	d := &webDevice{c.open(terminal), s, "anna"}
+	events := s.events("?account=anna")
+	// tip makes anna's page show a tip. The page may go meanwhile.
+	tip := func() {
+		t.Helper()
+		d.up()
+		d.hide()
+		events.until("received", s.notify(`{"account":"anna","title":"Order 7","fallback":false}`))
+	}
+	want := func(does, meanwhile string) {
+		t.Helper()
+		if got := d.clicked(t); len(got) != 1 || got[0] != does {
+			t.Errorf("%s: the worker does %q, want %s", meanwhile, got, does)
+		}
+	}
+	// The page was loaded without the names: the form has them.
+	d.until(`!document.querySelector("#toggle").disabled`)
+	d.eval(`document.querySelector("#account").value = "anna"; document.querySelector("#device-id").value = "web-anna"`, nil)
+	d.click("#toggle")
+	tip()
+	want("focus "+terminal, "anna's page is open")
+	tip()
+	d.visit(s.http + "/dashboard/")
+	want("open "+anna, "the dashboard is open")
+	d.visit(anna)
+	tip()
+	d.visit(terminal + "?account=ben&device=web-ben")
+	want("open "+anna, "ben's page is open")
+	d.visit(anna)
+	tip()
+	want("focus "+anna, "anna's page is open by its address")
+}
+
 // TestServiceWorker: what the service worker does with a push, in Chromium.
 func TestServiceWorker(t *testing.T) {
 	sim, env := pushService(t)

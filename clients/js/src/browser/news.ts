@@ -5,6 +5,7 @@ export interface TipData {
   owner: string;
   id: string;
   page: string; // the page of its device
+  loaded?: string; // the address that this page was loaded from, where a page has shown the tip
   link: string; // opened instead, where it is a web link
 }
 

@@ -28,6 +28,7 @@ async function active(r: ServiceWorkerRegistration): Promise<ServiceWorkerRegist
 
 export class Tips {
   readonly #register: (() => Promise<ServiceWorkerRegistration>) | undefined;
+  readonly #loaded = location.href;
   #registration: Promise<ServiceWorkerRegistration> | undefined;
 
   /**
@@ -60,7 +61,7 @@ export class Tips {
   async show(owner: string, p: Pseudo): Promise<boolean> {
     if (permission() !== "granted") return false;
     const title = p.title || p.account;
-    const data: TipData = { owner, id: p.id, page: location.href, link: p.link ?? "" };
+    const data: TipData = { owner, id: p.id, page: location.href, loaded: this.#loaded, link: p.link ?? "" };
     const options: NotificationOptions = { body: p.body ?? "", tag: p.tag ?? p.id, data };
     const w = await this.worker();
     if (w) {

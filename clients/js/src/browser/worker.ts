@@ -4,6 +4,7 @@ import { Registrar, type Registered } from "../core/registration.js";
 import { Shown, type Item, type Store } from "../core/shown.js";
 import { webLink } from "./links.js";
 import type { News, TipData } from "./news.js";
+import { findPage } from "./pages.js";
 import { browserLock } from "./store.js";
 
 export { indexedDBStore } from "./store.js";
@@ -98,22 +99,24 @@ export function servePushes(worker: ServiceWorkerGlobalScope, options: WorkerOpt
     e.waitUntil(onOpen(e.notification.data as TipData));
   });
 
-  async function onOpen({ owner, id, page, link }: TipData): Promise<void> {
+  async function onOpen(tip: TipData): Promise<void> {
+    const { owner, id } = tip;
     // First: a browser lets a worker open a page only right after the click.
-    const front = bringToFront(page, webLink(link)).catch((err) => console.warn("the page stays where it is:", err));
+    const front = bringToFront(tip).catch((err) => console.warn("the page stays where it is:", err));
     await shown.read(owner, id); // the page sends it, now or at its next connection
     await tell({ kind: "opened", owner, id });
     await front;
   }
 
-  async function bringToFront(page: string, link: string): Promise<void> {
+  async function bringToFront(tip: TipData): Promise<void> {
+    const link = webLink(tip.link);
     if (link) {
       await worker.clients.openWindow(link);
       return;
     }
-    const open = await worker.clients.matchAll({ type: "window", includeUncontrolled: true });
-    const client = open.find((c) => c.url === page) ?? open[0];
-    await (client ? client.focus() : worker.clients.openWindow(page));
+    // All pages of the origin, also those that are no device, such as the dashboard.
+    const page = findPage(await worker.clients.matchAll({ type: "window", includeUncontrolled: true }), tip);
+    await (page ? page.focus() : worker.clients.openWindow(tip.page));
   }
 
   // The browser has ended or replaced the subscription.
