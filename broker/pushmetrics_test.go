@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/heartline-mqtt/heartline/cluster"
 	"github.com/heartline-mqtt/heartline/fallback"
 )
 
@@ -54,4 +55,28 @@ func TestPushMetrics(t *testing.T) {
 			t.Errorf("%s: got %v (present: %v), want %v; all: %v", key, v, ok, want, got)
 		}
 	}
+}
+
+type clusterCollector struct{}
+
+func (clusterCollector) Describe(chan<- *prometheus.Desc) {}
+func (clusterCollector) Collect(ch chan<- prometheus.Metric) {
+	clusterFigures(scrape{ch}, cluster.Status{})
+}
+
+// A node that was never fenced off says so: an alert asks for the increase from 0.
+func TestClusterCountersAtTheStart(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(clusterCollector{})
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "heartline_cluster_fenced_total" {
+			return
+		}
+	}
+	t.Errorf("no heartline_cluster_fenced_total in %v", families)
 }

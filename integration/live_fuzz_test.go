@@ -11,8 +11,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -248,6 +250,8 @@ func (l *live) read(deadline time.Time) (packets.Packet, error) {
 	return pk, err
 }
 
+var panicSeries = regexp.MustCompile(`(?m)^heartline_mqtt_panics_total\{.*\} (\S+)$`)
+
 // panics is how many the server says it has recovered.
 func (l *live) panics(t testing.TB) int {
 	t.Helper()
@@ -257,10 +261,18 @@ func (l *live) panics(t testing.TB) int {
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
-	if err != nil || !strings.Contains(string(body), "heartline_connections_total") {
+	if err != nil || !strings.Contains(string(body), "heartline_mqtt_panics_total") {
 		t.Fatalf("no metrics: %v\n%s", err, body)
 	}
-	return strings.Count(string(body), "\nheartline_mqtt_panics_total{")
+	n := 0
+	for _, series := range panicSeries.FindAllSubmatch(body, -1) {
+		v, err := strconv.Atoi(string(series[1]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += v
+	}
+	return n
 }
 
 func stacks() string {

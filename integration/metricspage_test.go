@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-
-	"go.yaml.in/yaml/v3"
 )
 
 var updateMetrics = flag.Bool("update", false, "write docs/metrics.md again")
@@ -74,27 +72,10 @@ func unit(name string) string {
 // alertActions are the actions of the alerts, by metric.
 func alertActions(t *testing.T) map[string]string {
 	t.Helper()
-	text, err := os.ReadFile("../deploy/prometheus/alerts.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var rules struct {
-		Groups []struct {
-			Rules []struct {
-				Alert, Expr string
-				Annotations map[string]string
-			}
-		}
-	}
-	if err := yaml.Unmarshal(text, &rules); err != nil {
-		t.Fatal(err)
-	}
 	actions := map[string]string{}
-	for _, g := range rules.Groups {
-		for _, r := range g.Rules {
-			for _, name := range regexp.MustCompile(`heartline_\w+`).FindAllString(r.Expr, -1) {
-				actions[name] = r.Alert + ": " + strings.TrimSpace(r.Annotations["action"])
-			}
+	for _, r := range alertRules(t) {
+		for _, name := range regexp.MustCompile(`heartline_\w+`).FindAllString(r.Expr, -1) {
+			actions[name] = r.Alert + ": " + strings.TrimSpace(r.Annotations["action"])
 		}
 	}
 	return actions

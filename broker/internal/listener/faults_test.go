@@ -218,6 +218,10 @@ func TestPanicIsContained(t *testing.T) {
 	}
 	_ = s.Serve()
 	defer s.Close()
+	// Prometheus sees an increase only in a series that was there before.
+	if n, ok := l.Stats().Panics["PINGREQ"]; n != 0 || !ok {
+		t.Errorf("before the first one: %d (counted: %v)", n, ok)
+	}
 	for i := range 2 {
 		c := dial(t, l.Address(), false)
 		c.connect(fmt.Sprint(i))

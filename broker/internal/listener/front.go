@@ -245,13 +245,13 @@ func (f *front) serve(c *Conn) {
 
 // panicked reports a panic that has been recovered. stack is where it was, nil: here.
 func (f *front) panicked(c *Conn, r any, stack []byte) {
-	packet := strict.PacketName(c.in.LastPacket())
+	packet := c.in.LastPacket()
 	if f.stats.panicked(packet) {
 		if stack == nil {
 			stack = debug.Stack()
 		}
 		f.log.Error("panic under a connection, which has been closed; further ones with this packet are only counted",
-			"listener", f.ID(), "remote", c.remote.String(), "packet", packet, "panic", r, "stack", string(stack))
+			"listener", f.ID(), "remote", c.remote.String(), "packet", strict.PacketName(packet), "panic", r, "stack", string(stack))
 	}
 	if f.options.OnPanic != nil {
 		f.options.OnPanic(c)

@@ -30,7 +30,7 @@ type Stats struct {
 	DroppedQoS0       uint64 // messages of QoS 0 not sent to a peer that does not keep up
 	Kicked            uint64 // closed by Conn.Kick
 
-	Panics    map[string]uint64    // recovered, by the type of the packet being processed
+	Panics    map[string]uint64    // recovered, by the type of the packet being processed; every type is there
 	Malformed map[Malformed]uint64 // closed for a packet that MQTT forbids
 }
 
@@ -49,8 +49,9 @@ type stats struct {
 
 	fullTold, acceptTold everyMinute
 
+	panics [16]atomic.Uint64 // by the type of the packet
+
 	mu        sync.Mutex
-	panics    map[string]uint64
 	malformed map[Malformed]uint64
 }
 
@@ -63,15 +64,9 @@ func (s *everyMinute) due() bool {
 	return now-last >= int64(time.Minute) && s.last.CompareAndSwap(last, now)
 }
 
-// panicked counts one and reports whether it is the first with that packet.
-func (s *stats) panicked(packet string) (first bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.panics == nil {
-		s.panics = make(map[string]uint64)
-	}
-	s.panics[packet]++
-	return s.panics[packet] == 1
+// panicked counts one and reports whether it is the first with that type of packet.
+func (s *stats) panicked(packet byte) (first bool) {
+	return s.panics[packet&15].Add(1) == 1
 }
 
 func (s *stats) violated(v *strict.Violation) {
@@ -89,6 +84,10 @@ func (f *front) Stats() Stats {
 	f.mu.Lock()
 	open := len(f.conns)
 	f.mu.Unlock()
+	panics := make(map[string]uint64, len(s.panics))
+	for packet := range s.panics {
+		panics[strict.PacketName(byte(packet))] = s.panics[packet].Load()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return Stats{
@@ -108,7 +107,7 @@ func (f *front) Stats() Stats {
 		SlowConsumers:     s.slowConsumers.Load(),
 		DroppedQoS0:       s.droppedQoS0.Load(),
 		Kicked:            s.kicked.Load(),
-		Panics:            maps.Clone(s.panics),
+		Panics:            panics,
 		Malformed:         maps.Clone(s.malformed),
 	}
 }
