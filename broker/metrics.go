@@ -87,7 +87,11 @@ func (b *Broker) storeFigures(s scrape) {
 	s.counter("deliveries_accepted_total", "Deliveries accepted over the life of the store, at the last audit.", float64(st.Totals.Accepted))
 	s.counter("deliveries_finished_total", "Deliveries finished over the life of the store, at the last audit.", float64(st.Totals.Finished))
 	s.gauge("deliveries_unfinished", "Deliveries that are not finished, at the last audit.", float64(st.Unfinished))
-	s.gauge("store_audit_timestamp_seconds", "When the store was last audited, in Unix time.", float64(st.AuditedAt.Unix()))
+	audited := 0.0
+	if !st.AuditedAt.IsZero() {
+		audited = float64(st.AuditedAt.Unix())
+	}
+	s.gauge("store_audit_timestamp_seconds", "When this node last audited the store, in Unix time; 0: not yet.", audited)
 	s.gauge("store_ready", "1 while the store accepts notifications.", bit(b.outbox.Ready() == nil))
 	s.gauge("store_queue", "Changes waiting to be written.", float64(st.Queued))
 	s.gauge("store_free_bytes", "Free bytes for the store; 0 if not monitored.", float64(st.FreeBytes))

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -152,6 +153,21 @@ func TestGrafanaDashboard(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	type sample struct {
+		Labels string  `yaml:"labels"`
+		Value  float64 `yaml:"value"`
+	}
+	type query struct {
+		Expr    string   `yaml:"expr"`
+		Samples []sample `yaml:"exp_samples"`
+	}
+	var nodes []any
+	for _, name := range wholeStore {
+		for _, node := range []string{"a", "b", "c"} {
+			nodes = append(nodes, map[string]any{"series": name + `{job="heartline",instance="` + node + `"}`, "values": "5"})
+		}
+	}
+	var whole []query
 	type rule struct {
 		Record string `yaml:"record"`
 		Expr   string `yaml:"expr"`
@@ -168,15 +184,27 @@ func TestGrafanaDashboard(t *testing.T) {
 			t.Errorf("%s has no query", p.Title)
 		}
 		for _, q := range p.Targets {
-			rules = append(rules, rule{"q" + strconv.Itoa(len(rules)), variables.Replace(q.Expr)})
+			expr := variables.Replace(q.Expr)
+			rules = append(rules, rule{"q" + strconv.Itoa(len(rules)), expr})
 			for _, name := range regexp.MustCompile(`heartline_\w+`).FindAllString(q.Expr, -1) {
+				if slices.Contains(wholeStore, name) {
+					whole = append(whole, query{expr, []sample{{"{}", 5}}})
+					if !strings.Contains(q.Expr, "max") {
+						t.Errorf("%s: each node reports %s for the whole database: %s", p.Title, name, q.Expr)
+					}
+				}
 				if !strings.Contains(string(page), "`"+strings.TrimSuffix(name, "_bucket")+"`") {
 					t.Errorf("%s: docs/metrics.md has no metric %s", p.Title, name)
 				}
 			}
 		}
 	}
+	if len(whole) < 4 {
+		t.Errorf("only %d queries of the whole database", len(whole))
+	}
 	promtool(t, "check", map[string]any{"groups": []any{map[string]any{"name": "dashboard", "rules": rules}}})
+	// Three nodes that report 5 for one database are shown as 5.
+	promtool(t, "test", map[string]any{"tests": []any{map[string]any{"interval": "1m", "input_series": nodes, "promql_expr_test": whole}}})
 }
 
 // promtool has it check rules, or play a test of rules, where it is installed.

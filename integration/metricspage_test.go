@@ -13,6 +13,15 @@ import (
 
 var updateMetrics = flag.Bool("update", false, "write docs/metrics.md again")
 
+// wholeStore are the metrics that each node over a PostgreSQL reports for the whole
+// database: their sum over the nodes has no meaning.
+var wholeStore = []string{
+	"heartline_deliveries_outstanding", "heartline_deliveries_waiting", "heartline_oldest_waiting_seconds", "heartline_devices_known",
+	"heartline_unaccounted", "heartline_deliveries_accepted_total", "heartline_deliveries_finished_total", "heartline_deliveries_unfinished",
+	"heartline_store_standby_away", "heartline_store_standbys_attached", "heartline_store_standbys_wanted",
+	"heartline_mqtt_retained", "heartline_mqtt_retained_bytes",
+}
+
 // TestMetricsPage: docs/metrics.md lists every metric of the code, with the alert that
 // says what to do. -update writes it again.
 func TestMetricsPage(t *testing.T) {
@@ -41,6 +50,14 @@ func TestMetricsPage(t *testing.T) {
 	var page strings.Builder
 	page.WriteString("# Metrics\n\nMade from the code: `go test ./integration -run TestMetricsPage -update`. No label holds an\n" +
 		"account or a device. Each action is that of an alert in\n[deploy/prometheus/alerts.yaml](../deploy/prometheus/alerts.yaml). The metrics of the Go\nruntime and the process are there, too.\n\n" +
+		"Several nodes over one PostgreSQL have the metrics of the whole database in common. Scrape the\nnodes as one job, and take the maximum over them, not the sum: `max by (job) (…)`. One node\naudits: the figures of an audit are 0 at the others, or those of their own last one. These metrics are:\n\n")
+	for _, name := range wholeStore {
+		if lines[name] == "" {
+			t.Errorf("there is no metric %s", name)
+		}
+		page.WriteString("- `" + name + "`\n")
+	}
+	page.WriteString("\n" +
 		"| metric | type | unit | meaning | alert: action |\n| --- | --- | --- | --- | --- |\n")
 	names := make([]string, 0, len(lines))
 	for name := range lines {
