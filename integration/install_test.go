@@ -126,3 +126,51 @@ func TestDeployedConfigurations(t *testing.T) {
 		}
 	}
 }
+
+// TestKubernetesProbes: a pod whose disk is nearly full at its start runs, is not
+// restarted, and keeps its place in the Service.
+func TestKubernetesProbes(t *testing.T) {
+	manifests, err := os.Open("../deploy/kubernetes/heartline.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = manifests.Close() }()
+	type probe struct {
+		HTTPGet struct{ Path string } `yaml:"httpGet"`
+	}
+	var set struct {
+		Kind string
+		Spec struct {
+			Template struct {
+				Spec struct {
+					Containers []struct {
+						Startup   *probe `yaml:"startupProbe"`
+						Readiness *probe `yaml:"readinessProbe"`
+						Liveness  *probe `yaml:"livenessProbe"`
+					}
+				}
+			}
+		}
+	}
+	for documents := yaml.NewDecoder(manifests); set.Kind != "StatefulSet"; {
+		if err := documents.Decode(&set); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := serve(t, "HEARTLINE_STORE_MIN_FREE=1000TiB")
+	if status, body := s.call(http.MethodGet, "/readyz", ""); status != http.StatusServiceUnavailable {
+		t.Fatalf("/readyz answers %d: %s", status, body)
+	}
+	c := set.Spec.Template.Spec.Containers[0]
+	if c.Startup == nil || c.Liveness == nil {
+		t.Fatal("no startup probe or no liveness probe")
+	}
+	for kind, p := range map[string]*probe{"startup": c.Startup, "readiness": c.Readiness, "liveness": c.Liveness} {
+		if p == nil {
+			continue
+		}
+		if status, _ := s.call(http.MethodGet, p.HTTPGet.Path, ""); p.HTTPGet.Path == "" || status != http.StatusOK {
+			t.Errorf("%s probe: %q answers %d", kind, p.HTTPGet.Path, status)
+		}
+	}
+}
