@@ -17,6 +17,20 @@ want() { # WHAT GOT WANTED
 	fi
 }
 state() { curl -fsS "$api/v1/notifications/$1" | sed -n 's/.*"state":"\([a-z]*\)","timeline.*/\1/p; t; s/.*"state":"\([a-z]*\)".*/\1/p' | head -n 1; }
+# login runs a terminal of the account, again until it is let in.
+login() { # ACCOUNT
+	while :; do
+		: >terminal.err
+		heartline terminal --account "$1" --device "phone-of-$1" --password-file "$1.password" >terminal.out 2>terminal.err &
+		terminal=$!
+		until grep -q 'is up' terminal.err; do
+			kill -0 $terminal 2>/dev/null || break
+			sleep 0.05
+		done
+		! grep -q 'is up' terminal.err || return 0
+	done
+}
+logout() { kill -INT $terminal && wait $terminal; }
 ready() { want readyz "$(curl -s -o /dev/null -w '%{http_code}' $api/readyz)" 200; }
 
 step "the unit: systemd-analyze"
@@ -96,6 +110,32 @@ if runuser -u nobody -- cat /etc/heartline/secrets/apns.p8 2>/dev/null; then ech
 rm -r /etc/systemd/system/heartline.service.d /etc/heartline/secrets
 cp good.yaml /etc/heartline/heartline.yaml
 systemctl daemon-reload
+systemctl restart heartline
+ready
+
+step "users and tokens in a file, as docs/install.md says"
+cp /etc/heartline/heartline.yaml good.yaml
+sed -i '/^auth:/,$d' /etc/heartline/heartline.yaml
+cat users.yaml >>/etc/heartline/heartline.yaml
+echo "the password of alice" >alice.password
+bash -e users.sh <alice.password | tee users.out
+grep -E '^[^ ]{20,}$' users.out >backend.token
+heartline config check --config /etc/heartline/heartline.yaml
+ready
+want "a call without a token" "$(curl -s -o /dev/null -w '%{http_code}' $api/v1/notifications/n-1)" 401
+login alice
+heartline send --token-file backend.token --account alice --title Hello --body "It works" # not to wait for the other phone
+until grep -F 'Hello: It works' terminal.out; do kill -0 $terminal; sleep 0.05; done
+logout
+# A user who comes later is let in without a restart, as the service watches the file.
+pid=$(systemctl show -p MainPID --value heartline)
+echo "the password of bob" >bob.password
+heartline user add --file /var/lib/heartline/users.yaml bob <bob.password
+login bob
+logout
+want "the process" "$(systemctl show -p MainPID --value heartline)" "$pid"
+rm /var/lib/heartline/users.yaml
+cp good.yaml /etc/heartline/heartline.yaml
 systemctl restart heartline
 ready
 

@@ -33,9 +33,12 @@ arch=$(dpkg --print-architecture)
 deploy/deb/build.sh "$program" "$arch" 0.0.1-rc.1 "$root/packages"
 deploy/deb/build.sh "$program" "$arch" 0.0.1 "$root/packages"
 
-# The pieces of docs/install.md: the drop-ins, in one file, and the configuration with the secret.
+# The pieces of docs/install.md: the drop-ins, in one file, the configuration with the secret,
+# and the commands and the configuration of a users file.
 sed -n '/^```ini deb$/,/^```$/p' docs/install.md | grep -v '^```' >"$root/packages/drop-in.conf"
 sed -n '/^```yaml$/,/^```$/p' docs/install.md | grep -v '^```' >"$root/packages/apns.yaml"
+sed -n '/^```sh users$/,/^```$/p' docs/install.md | grep -v '^```' >"$root/packages/users.sh"
+sed -n '/^```yaml users$/,/^```$/p' docs/install.md | grep -v '^```' >"$root/packages/users.yaml"
 install -m755 deploy/deb/test-inside.sh "$root/packages/test"
 cat >"$root/etc/systemd/system/package-test.service" <<'UNIT'
 [Unit]
