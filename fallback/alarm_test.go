@@ -206,3 +206,36 @@ func TestRefusalsOfThePusher(t *testing.T) {
 		}
 	})
 }
+
+// TestBusyProbeOfAnAlarm: urgent probes keep moving their own time on. A normal probe between two of
+// them that is answered with a shorter rest is answered all the same.
+func TestBusyProbeOfAnAlarm(t *testing.T) {
+	for range 10 { // the time of the normal probe is random
+		var up atomic.Bool
+		p := fake("s", 1, func(_ context.Context, r Request) error {
+			switch {
+			case up.Load():
+				return nil
+			case r.Registration.Token == "good":
+				up.Store(true)
+				return &PushError{StatusCode: 429, Busy: true, RetryAfter: time.Second}
+			}
+			return badToken
+		})
+		bubble(t, Options{Pushers: []Pusher{p}}, func(t *testing.T, r *Router) {
+			var got results
+			for i := range 5 {
+				for j := range 20 {
+					r.Push(t.Context(), pushOf(fmt.Sprint(i), fmt.Sprintf("%d-%d", i, j)), got.done)
+				}
+			}
+			x := pushOf("b", "good")
+			x.Urgency = delivery.UrgencyNormal
+			r.Push(t.Context(), x, got.done)
+			time.Sleep(2 * time.Minute)
+			if s := r.Status()[0]; s.State != "ok" || len(got.list()) != 101 {
+				t.Errorf("%d of 101 pushes answered, %+v", len(got.list()), s)
+			}
+		})
+	}
+}

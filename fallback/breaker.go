@@ -179,7 +179,8 @@ func (l *lane) restLocked(now time.Time, pe *PushError, class int) time.Duration
 		return b.normal.Sub(now)
 	}
 	awaited := class == classHigh || b.state == laneResting && b.normal.After(b.high)
-	if b.state == laneOK || b.high.Before(now.Add(length)) {
+	// A normal push may be the probe while b.high is ahead; its answer ends the probing.
+	if b.state == laneOK || b.state == laneProbing || b.high.Before(now.Add(length)) {
 		if b.state != laneResting {
 			l.log.Info("push rests as the server asks; pushes wait", "app", l.String(), "cause", pe.detail(), "for", length)
 		}
