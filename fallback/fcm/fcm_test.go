@@ -264,6 +264,33 @@ func TestTooBigIsTriedShorter(t *testing.T) {
 	}
 }
 
+// TestAnswerCutOff: a 200 is an acceptance, also without the rest of the answer. A refusal is no
+// verdict without its reason.
+func TestAnswerCutOff(t *testing.T) {
+	g := startGoogle(t)
+	p := g.pusher(t, nil, "")
+	cut := func(status int) {
+		var fn http.HandlerFunc = func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "100")
+			w.Header().Set("Retry-After", "7")
+			w.WriteHeader(status)
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		}
+		g.send.Store(&fn)
+	}
+	cut(http.StatusOK)
+	if _, err := p.Push(t.Context(), request(p, note())); err != nil || g.requests() != 1 {
+		t.Errorf("a 200: %v after %d requests", err, g.requests())
+	}
+	for _, status := range []int{400, 401, 403, 404, 429} {
+		cut(status)
+		if pe := refusal(t, p); verdict(pe) != "retry 7s" || pe.StatusCode != status {
+			t.Errorf("%d: got %s (%v)", status, verdict(pe), pe)
+		}
+	}
+}
+
 // TestOneTokenForAll: pushes at once share one access token, and one that has been
 // revoked is replaced once.
 func TestOneTokenForAll(t *testing.T) {

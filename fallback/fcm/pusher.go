@@ -17,6 +17,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/fallback"
+	"github.com/heartline-mqtt/heartline/internal/backoff"
 	"github.com/heartline-mqtt/heartline/internal/credentials"
 	"github.com/heartline-mqtt/heartline/internal/h2pool"
 )
@@ -248,11 +249,13 @@ func (p *Pusher) send(ctx context.Context, x *project, token string, body []byte
 	}
 	defer func() { _ = res.Body.Close() }()
 	text, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
-	if err != nil {
-		return "", connectionError(ctx, err), false
-	}
 	if res.StatusCode == http.StatusOK {
-		return messageName(text), nil, false
+		return messageName(text), nil, false // also without the rest of its answer
+	}
+	if err != nil { // why it was refused is not known
+		pe = connectionError(ctx, err)
+		pe.StatusCode, pe.RetryAfter = res.StatusCode, backoff.RetryAfter(res.Header.Get("Retry-After"), p.now())
+		return "", pe, false
 	}
 	pe, tooBig = reaction(res.StatusCode, res.Header, text, p.now())
 	return "", pe, tooBig
