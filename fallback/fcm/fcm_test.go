@@ -291,6 +291,26 @@ func TestAnswerCutOff(t *testing.T) {
 	}
 }
 
+// TestFingerprint: an endpoint of another server can be the reason that every token is refused.
+func TestFingerprint(t *testing.T) {
+	g := startGoogle(t)
+	prints := map[string]bool{}
+	for _, endpoint := range []string{"", googleEndpoint, googleEndpoint + "/", "https://127.0.0.1:1", "https://127.0.0.1:2"} {
+		p, err := New(Config{Apps: []App{{ServiceAccount: g.accountFile(t)}}, Endpoint: endpoint})
+		if err != nil {
+			t.Fatal(err)
+		}
+		prints[p.Fingerprint(p.list[0])] = true
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	// Google's stays as it was before endpoints were a part of it.
+	if len(prints) != 3 || !prints["shop-1 push@shop-1.iam.gserviceaccount.com k1"] {
+		t.Errorf("got %v", prints)
+	}
+}
+
 // TestOneTokenForAll: pushes at once share one access token, and one that has been
 // revoked is replaced once.
 func TestOneTokenForAll(t *testing.T) {

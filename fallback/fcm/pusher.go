@@ -52,6 +52,7 @@ type App struct {
 type Pusher struct {
 	list    []fallback.App
 	apps    map[string]*project // by project ID
+	host    string              // of the endpoint
 	client  *http.Client
 	now     func() time.Time
 	maximum int
@@ -78,10 +79,11 @@ func New(cfg Config) (*Pusher, error) {
 		return nil, errors.New("no service account")
 	}
 	endpoint := strings.TrimSuffix(cmp.Or(cfg.Endpoint, googleEndpoint), "/")
-	if u, err := url.Parse(endpoint); err != nil || u.Scheme != "https" || u.Host == "" {
+	u, err := url.Parse(endpoint)
+	if err != nil || u.Scheme != "https" || u.Host == "" {
 		return nil, fmt.Errorf("endpoint: must be https://host[:port], got %q", endpoint)
 	}
-	p := &Pusher{apps: map[string]*project{}, now: cfg.Now, maximum: cmp.Or(cfg.MaxConcurrent, 500)}
+	p := &Pusher{host: u.Host, apps: map[string]*project{}, now: cfg.Now, maximum: cmp.Or(cfg.MaxConcurrent, 500)}
 	if p.now == nil {
 		p.now = time.Now
 	}
@@ -269,11 +271,16 @@ func (p *Pusher) Email(app fallback.App) string {
 	return ""
 }
 
-// Fingerprint implements fallback.Fingerprinted.
+// Fingerprint implements fallback.Fingerprinted: the account by its names, and the host of
+// the endpoint unless it is Google's.
 func (p *Pusher) Fingerprint(app fallback.App) string {
 	x := p.apps[app.Name]
 	if x == nil {
 		return ""
 	}
-	return x.access.account.Project + " " + x.access.account.Email + " " + x.access.account.KeyID
+	names := x.access.account.Project + " " + x.access.account.Email + " " + x.access.account.KeyID
+	if "https://"+p.host != googleEndpoint {
+		names += " " + p.host
+	}
+	return names
 }
