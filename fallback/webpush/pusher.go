@@ -227,7 +227,7 @@ func (p *Pusher) send(app fallback.App, q *http.Request) error {
 	defer func() { _ = res.Body.Close() }()
 	body, _ := io.ReadAll(io.LimitReader(res.Body, maxAnswer)) // a reason is a courtesy
 	err = reaction(Service(q.URL.Host), res.StatusCode, res.Header, body, p.now())
-	if pe, ok := errors.AsType[*fallback.PushError](err); ok && pe.ConfigFault {
+	if pe, ok := errors.AsType[*fallback.PushError](err); ok && (pe.ConfigFault || pe.Suspend) {
 		p.apps[app.Name].refused(origin(q.URL), q.Header.Get("Authorization"))
 	}
 	return err

@@ -164,7 +164,11 @@ func TestReactions(t *testing.T) {
 		{"Google: old endpoint, in words", serviceGoogle, 400, nil, "Unauthorized Registration", "suspend"},
 		{"WNS: other key", serviceWindows, 401, http.Header{"X-Wns-Error-Description": {"JWT Authentication Failed, the public key does not match that of the channel Url"}}, "", "suspend"},
 		{"WNS: JWT", serviceWindows, 401, http.Header{"X-Wns-Error-Description": {"JWT Authentication Failed, unable to validate token signature"}}, "", "pause"},
-		{"a proxy's page", serviceGoogle, 403, nil, "<html><head><title>403 Forbidden</title></head></html>", "pause"},
+		{"a proxy's page", serviceGoogle, 403, nil, "<html><head><title>403 Forbidden</title></head></html>", "suspend"},
+		{"Google: a URL of another interface", serviceGoogle, 401, nil, `{"error":{"code":401,"message":"Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid authentication credential.","status":"UNAUTHENTICATED"}}`, "suspend"},
+		{"a page of nginx", "", 401, nil, "<html>\r\n<head><title>401 Authorization Required</title></head>", "suspend"},
+		{"401 without a word", "", 401, nil, "", "suspend"},
+		{"403 without a word", "", 403, nil, "", "suspend"},
 		{"Mozilla: TTL", serviceMozilla, 400, nil, `{"errno":111}`, "permanent"},
 		{"method", "", 405, nil, "", "permanent"},
 		{"too large", "", 413, nil, "", "permanent"},
@@ -179,7 +183,7 @@ func TestReactions(t *testing.T) {
 		{"gateway", "", 502, nil, "<html>", "retry 0s"},
 		{"overload", serviceMozilla, 503, http.Header{"Retry-After": {"120"}}, "", "retry 2m0s"},
 		{"redirect", "", 307, http.Header{"Location": {"https://169.254.169.254/"}}, "", "permanent"},
-		{"proxy", "", 407, nil, "", "pause"},
+		{"a proxy asks for credentials", "", 407, nil, "", "suspend"},
 		{"teapot", "", 418, nil, "", "permanent"},
 	} {
 		err := reaction(tt.service, tt.status, tt.header, []byte(tt.body), time.Now())
@@ -190,6 +194,47 @@ func TestReactions(t *testing.T) {
 		if got != tt.want {
 			t.Errorf("%s: got %s, want %s (%v)", tt.name, got, tt.want, err)
 		}
+	}
+}
+
+// TestOneAccountDoesNotStopAService: a device may register any URL of a push service, also of
+// another interface, which asks for credentials of its own.
+func TestOneAccountDoesNotStopAService(t *testing.T) {
+	s := startService(t)
+	s.answers(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/good" {
+			w.WriteHeader(http.StatusCreated)
+			return
+		}
+		w.WriteHeader(http.StatusUnauthorized)
+		_, _ = io.WriteString(w, `{"error":{"code":401,"status":"UNAUTHENTICATED"}}`)
+	})
+	p := s.pusher(t, Config{AllowPrivate: loopback})
+	r, err := fallback.New(fallback.Options{
+		Pushers: []fallback.Pusher{p}, MaxConcurrent: 1, PauseInitial: time.Hour,
+		Content: func(delivery.Seq) (*delivery.Notification, error) { return note(), nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close(t.Context()) }()
+	push := func(account, path string) <-chan delivery.PushResult {
+		result := make(chan delivery.PushResult, 1)
+		to := subscription(t, s.URL+path)
+		to.App = p.list[0].Name
+		r.Push(t.Context(), delivery.Push{Device: "d", Account: account, Attempt: 1, Registration: to}, func(res delivery.PushResult) { result <- res })
+		return result
+	}
+	for i := range 20 {
+		push("a", fmt.Sprintf("/bad%d", i))
+	}
+	select {
+	case res := <-push("b", "/good"):
+		if res.Outcome != delivery.PushAccepted {
+			t.Errorf("got %+v", res)
+		}
+	case <-time.After(time.Minute):
+		t.Errorf("no result; %+v", r.Status())
 	}
 }
 

@@ -61,14 +61,16 @@ func reaction(service string, status int, header http.Header, body []byte, now t
 	switch status {
 	case http.StatusNotFound, http.StatusGone:
 		pe.TokenGone = true
-	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired:
 		switch {
 		case boundToOtherKey(pe.Reason):
 			pe.Suspend, pe.Help = true, "the browser subscribed with another application server key"
-		case status != http.StatusBadRequest || aboutCredentials(pe.Reason):
+		case aboutCredentials(pe.Reason):
 			pe.ConfigFault, pe.Help = true, checkKey
-		default:
+		case status == http.StatusBadRequest:
 			pe.Permanent = true
+		default: // a device may have registered a URL of the push service that is no endpoint
+			pe.Suspend, pe.Help = true, "the push service refuses this subscription; where it refuses all of them, "+checkKey
 		}
 	case http.StatusNotAcceptable: // WNS throttles with it
 		windows := header.Get("X-Wns-Status")
@@ -85,8 +87,6 @@ func reaction(service string, status int, header http.Header, body []byte, now t
 	case http.StatusTooManyRequests:
 		pe.Throttled = true
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusMisdirectedRequest:
-	case http.StatusProxyAuthRequired:
-		pe.ConfigFault, pe.Help = true, "a proxy asks for credentials"
 	default:
 		switch {
 		case status >= 300 && status < 400:
@@ -115,8 +115,8 @@ var otherKey = []string{
 	"does not correspond to the sender id", "do not correspond to the credentials",
 }
 
-// boundToOtherKey reports whether a refusal is about this subscription alone. Any device
-// can register such a one, so it must not pause the push service.
+// boundToOtherKey reports whether a refusal names this subscription. Any device can register
+// such a one, so it must not pause the push service.
 func boundToOtherKey(reason string) bool {
 	reason = strings.ToLower(reason)
 	if strings.Contains(reason, "public key") && strings.Contains(reason, "channel url") { // WNS
@@ -125,11 +125,14 @@ func boundToOtherKey(reason string) bool {
 	return slices.ContainsFunc(otherKey, func(words string) bool { return strings.Contains(reason, words) })
 }
 
-// aboutCredentials reports whether the reason of a 400 is about the Authorization field,
-// which is the same for every push to the service: BadJwtToken, BadAuthorizationHeader,
-// ExpiredJwtToken, errno 109.
+// aboutCredentials reports whether a reason is about the Authorization field, which is the
+// same for every push to the service: BadJwtToken, BadAuthorizationHeader, ExpiredJwtToken,
+// errno 109.
 func aboutCredentials(reason string) bool {
 	reason = strings.ToLower(reason)
+	if strings.Contains(reason, "authorization required") { // the title of nginx's page for any 401
+		return false
+	}
 	for _, word := range []string{"jwt", "vapid", "authorization"} {
 		if strings.Contains(reason, word) {
 			return true
