@@ -225,9 +225,10 @@ func (l *lane) resume() {
 // an account's refusals once, so that nobody raises the alarm with registrations of their
 // own.
 type tokenHistory struct {
-	last [32]tokenAnswer
-	n    int // that there are
-	next int // the place of the next one
+	last      [32]tokenAnswer
+	n         int       // that there are
+	next      int       // the place of the next one
+	refusedAt time.Time // the last refusal; zero: none
 }
 
 type tokenAnswer struct {
@@ -243,7 +244,8 @@ func (h *tokenHistory) add(a tokenAnswer) {
 
 // refuse counts a refused registration of account. refused is of how many accounts the
 // last answers refuse one.
-func (h *tokenHistory) refuse(account string) (refused int, alarming bool) {
+func (h *tokenHistory) refuse(account string, now time.Time) (refused int, alarming bool) {
+	h.refusedAt = now
 	a := tokenAnswer{refused: true, account: account}
 	if !slices.Contains(h.last[:h.n], a) {
 		h.add(a)
@@ -268,7 +270,7 @@ func (l *lane) suspectLocked(now time.Time, it *item, pe *PushError, probe bool)
 		return
 	}
 	l.recoverLocked(probe) // the server has looked at the registration, so it works
-	if refused, alarming := l.tokens.refuse(it.push.Account); alarming && b.state == laneOK {
+	if refused, alarming := l.tokens.refuse(it.push.Account, now); alarming && b.state == laneOK {
 		b.trips = 0
 		cause := wrongTokens + ", the last one with " + pe.detail()
 		if pe.Help != "" {

@@ -37,6 +37,7 @@ type lane struct {
 
 	breaker   breaker
 	throttled map[string]throttle // by token
+	relieved  time.Time           // when the last throttle elapses
 	tokens    tokenHistory
 	lacking   string    // the detail of the last refusal with NotToken
 	lackingAt time.Time // when it came
@@ -165,6 +166,9 @@ func (l *lane) setTimerLocked(now, gate time.Time) {
 	if l.waiting > 0 {
 		earlier(l.sweepAtLocked())
 	}
+	if kept := l.keptUntilLocked(); l.server.laned != nil && len(l.queues) == 0 && kept.After(now) {
+		earlier(kept)
+	}
 	switch {
 	case at.IsZero() || l.closed:
 		if l.timer != nil {
@@ -199,7 +203,7 @@ func (l *lane) wake() {
 		over = l.sweepLocked(now)
 	}
 	l.kickLocked(now)
-	idle := l.idleLocked()
+	idle := l.idleLocked(now)
 	if len(over) > 0 {
 		l.r.wg.Add(1) // Close waits for their done
 	}
@@ -318,7 +322,7 @@ func (l *lane) work() {
 		l.mu.Lock()
 	}
 	l.running--
-	idle := l.idleLocked()
+	idle := l.idleLocked(time.Now())
 	l.mu.Unlock()
 	if idle {
 		l.r.drop(l)
@@ -413,8 +417,28 @@ func (e *contentError) Error() string { return "read the notification: " + e.err
 func (e *contentError) Unwrap() error { return e.err }
 
 // idleLocked reports whether a lane that was made on demand can be dropped.
-func (l *lane) idleLocked() bool {
-	return l.server.laned != nil && !l.closed && l.running == 0 && len(l.queues) == 0 && l.breaker.state == laneOK && len(l.throttled) == 0
+func (l *lane) idleLocked(now time.Time) bool {
+	return l.server.laned != nil && !l.closed && l.running == 0 && len(l.queues) == 0 && !now.Before(l.keptUntilLocked())
+}
+
+// keptUntilLocked returns until when a lane without pushes remembers the state of its server:
+// PauseMax after the next try, or after the last refusal that counts for an alarm. Zero:
+// there is nothing to remember. A lane whose server is dead must not stay for ever: it is an
+// alarm, and takes a place of MaxLanes.
+func (l *lane) keptUntilLocked() (at time.Time) {
+	if l.breaker.state != laneOK {
+		at = l.breaker.normal
+	}
+	if len(l.throttled) > 0 && l.relieved.After(at) {
+		at = l.relieved
+	}
+	if l.tokens.refusedAt.After(at) {
+		at = l.tokens.refusedAt
+	}
+	if at.IsZero() {
+		return at
+	}
+	return at.Add(l.r.opts.PauseMax)
 }
 
 // close hands back the waiting pushes.

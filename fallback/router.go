@@ -56,7 +56,8 @@ type Options struct {
 	// of an app whose configuration is at fault.
 	PauseInitial, PauseMax time.Duration
 	// MaxLanes bounds the lanes that are made on demand, one for each push service
-	// that a device names; 1000. Further push services of one OriginLabel share one.
+	// that a device names, of one App and OriginLabel; 1000. Further push services share
+	// one.
 	MaxLanes int
 	// OnRequest, unless it is nil, is called after each request with how long it took; err
 	// is the Pusher's. The workers call it, many at a time.
@@ -194,7 +195,7 @@ func (r *Router) addFixedLocked(next *servers) {
 	for _, p := range next.pushers {
 		for _, app := range p.Apps() {
 			if s := next.byName[app.Server]; s.laned == nil && s.fixed[app] == nil {
-				s.fixed[app] = r.addLaneLocked(s, laneKey{app: app}, "")
+				s.fixed[app] = r.addLaneLocked(s, laneKey{app: app}, r.tallyLocked(app, ""))
 			}
 		}
 	}
@@ -222,7 +223,7 @@ func (r *Router) Reconfigure(pushers []Pusher, limits map[string]Limits) error {
 	for key, l := range r.lanes {
 		if next.byName[key.app.Server] != l.server {
 			retired = append(retired, l)
-			delete(r.lanes, key)
+			r.removeLaneLocked(l)
 		}
 	}
 	r.addFixedLocked(next)
@@ -257,18 +258,29 @@ func (r *Router) Reconfigure(pushers []Pusher, limits map[string]Limits) error {
 	return nil
 }
 
-func (r *Router) addLaneLocked(s *server, key laneKey, label string) *lane {
-	i := slices.IndexFunc(r.tallies, func(t *tally) bool { return t.app == key.app && t.origin == label })
+// tallyLocked returns the tally of an App and origin label, making it if there is none.
+func (r *Router) tallyLocked(app App, label string) *tally {
+	i := slices.IndexFunc(r.tallies, func(t *tally) bool { return t.app == app && t.origin == label })
 	if i < 0 {
 		i = len(r.tallies)
-		r.tallies = append(r.tallies, newTally(key.app, label))
+		r.tallies = append(r.tallies, newTally(app, label))
 	}
+	return r.tallies[i]
+}
+
+func (r *Router) addLaneLocked(s *server, key laneKey, t *tally) *lane {
 	l := &lane{
-		key: key, server: s, limits: s.limits, tally: r.tallies[i], r: r, log: r.opts.Logger,
+		key: key, server: s, limits: s.limits, tally: t, r: r, log: r.opts.Logger,
 		queues: map[string]*queue{}, throttled: map[string]throttle{}, swept: time.Now(), closed: r.closed,
 	}
 	r.lanes[key] = l
+	t.lanes++
 	return l
+}
+
+func (r *Router) removeLaneLocked(l *lane) {
+	delete(r.lanes, l.key)
+	l.tally.lanes--
 }
 
 // sharedOrigin begins the origin of a lane that further push services of a label share.
@@ -280,14 +292,14 @@ func (r *Router) laneLocked(s *server, key laneKey) *lane {
 		return l
 	}
 	label := s.laned.OriginLabel(key.origin)
-	if len(r.lanes) >= r.opts.MaxLanes {
-		// One for each label: push services that devices made up must not hold up a vendor's.
+	t := r.tallyLocked(key.app, label)
+	if t.lanes >= r.opts.MaxLanes { // those of other labels do not count: devices make them up
 		key.origin = sharedOrigin + label
 		if l := r.lanes[key]; l != nil {
 			return l
 		}
 	}
-	return r.addLaneLocked(s, key, label)
+	return r.addLaneLocked(s, key, t)
 }
 
 // drop removes a lane that was made on demand, if it is still idle.
@@ -296,9 +308,12 @@ func (r *Router) drop(l *lane) {
 	defer r.mu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.idleLocked() && r.lanes[l.key] == l {
+	if l.idleLocked(time.Now()) && r.lanes[l.key] == l {
 		l.closed = true
-		delete(r.lanes, l.key)
+		if l.timer != nil {
+			l.timer.Stop()
+		}
+		r.removeLaneLocked(l)
 	}
 }
 

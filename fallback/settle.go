@@ -166,5 +166,8 @@ func (l *lane) throttleLocked(now time.Time, token string, retryAfter time.Durat
 		}
 	}
 	l.throttled[token] = t
+	if t.until.After(l.relieved) {
+		l.relieved = t.until
+	}
 	return wait
 }

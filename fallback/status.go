@@ -41,6 +41,7 @@ func outcomeName(o delivery.PushOutcome) string {
 type tally struct {
 	app    App
 	origin string // a label; "" where a server has one origin
+	lanes  int    // of it; Router.mu guards it
 
 	mu     sync.Mutex
 	counts map[Count]uint64

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"strings"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/fallback"
@@ -103,7 +104,7 @@ func allowsSilent(endpoint string) bool {
 		return false
 	}
 	service := Service(u.Host)
-	return service == serviceMozilla || service == serviceOther
+	return service == serviceMozilla || service == serviceOther && !strings.HasSuffix(strings.ToLower(u.Hostname()), ".push.apple.com")
 }
 
 // fits refuses what no request can carry.

@@ -119,7 +119,7 @@ func TestNothingToShow(t *testing.T) {
 	if pe := refusal(t, p, subscription(t, s.URL+"/x"), n); verdict(pe) != "permanent" || s.calls.Load() != 0 {
 		t.Errorf("got %v after %d requests", pe, s.calls.Load())
 	}
-	for _, endpoint := range []string{"https://fcm.googleapis.com/fcm/send/x", "https://web.push.apple.com/x", "https://x.notify.windows.com/w"} {
+	for _, endpoint := range []string{"https://fcm.googleapis.com/fcm/send/x", "https://web.push.apple.com/x", "https://other.push.apple.com/x", "https://x.notify.windows.com/w"} {
 		r := request(p, subscription(t, endpoint), note())
 		r.Dismiss = true
 		if _, err := p.Push(t.Context(), r); !errors.Is(err, errNothingToShow) {

@@ -197,6 +197,21 @@ func TestReactions(t *testing.T) {
 	}
 }
 
+// TestServices: push services of one name share lanes where there are too many, so a device
+// must not be able to make up more of them.
+func TestServices(t *testing.T) {
+	for host, want := range map[string]string{
+		"fcm.googleapis.com": serviceGoogle, "fcm.googleapis.com:8443": serviceOther, "x.fcm.googleapis.com": serviceOther,
+		"updates.push.services.mozilla.com": serviceMozilla, "made-up.push.services.mozilla.com": serviceOther,
+		"web.push.apple.com": serviceApple, "made-up.push.apple.com": serviceOther,
+		"wns2-par02p.notify.windows.com": serviceWindows, "wns2-par02p.notify.windows.com:8443": serviceOther, "notify.windows.com.evil.example": serviceOther,
+	} {
+		if got := Service(host); got != want {
+			t.Errorf("%s: got %s, want %s", host, got, want)
+		}
+	}
+}
+
 // TestOneAccountDoesNotStopAService: a device may register any URL of a push service, also of
 // another interface, which asks for credentials of its own.
 func TestOneAccountDoesNotStopAService(t *testing.T) {

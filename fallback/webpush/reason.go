@@ -23,17 +23,19 @@ const (
 )
 
 // Service names the push service of an endpoint's host, "other" if it is not one of the
-// browser vendors'. It is a bounded label for metrics; a host is not.
+// browser vendors'. It is a bounded label for metrics; a host is not. A vendor has few hosts,
+// without a port: push services of one name share lanes, and devices must not add to them.
 func Service(host string) string {
-	host, _, _ = strings.Cut(strings.ToLower(host), ":")
-	switch {
-	case host == "fcm.googleapis.com" || host == "android.googleapis.com" || host == "jmt17.google.com":
+	host = strings.ToLower(host)
+	switch host {
+	case "fcm.googleapis.com", "android.googleapis.com", "jmt17.google.com":
 		return serviceGoogle
-	case strings.HasSuffix(host, ".push.services.mozilla.com"):
+	case "updates.push.services.mozilla.com":
 		return serviceMozilla
-	case host == "web.push.apple.com" || strings.HasSuffix(host, ".push.apple.com"):
+	case "web.push.apple.com":
 		return serviceApple
-	case strings.HasSuffix(host, ".notify.windows.com"):
+	}
+	if strings.HasSuffix(host, ".notify.windows.com") { // the part before it is a region
 		return serviceWindows
 	}
 	return serviceOther
