@@ -93,10 +93,14 @@ var notPublic = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
 	netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("192.88.99.0/24"), netip.MustParsePrefix("198.18.0.0/15"),
 	netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("240.0.0.0/4"),
-	netip.MustParsePrefix("::/96"), netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"),
+	netip.MustParsePrefix("::/96"), netip.MustParsePrefix("64:ff9b:1::/48"),
 	netip.MustParsePrefix("100::/64"), netip.MustParsePrefix("2001::/23"), netip.MustParsePrefix("2001:db8::/32"),
 	netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("3fff::/20"), netip.MustParsePrefix("5f00::/16"), netip.MustParsePrefix("fec0::/10"),
 }
+
+// nat64 is the prefix of IPv4 addresses where a network has IPv6 alone (RFC 6052 §2.1): its
+// DNS gives them to every name without an IPv6 address.
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")
 
 // address reports whether a may be connected to.
 func (g *guard) address(a netip.Addr) bool {
@@ -105,6 +109,10 @@ func (g *guard) address(a netip.Addr) bool {
 		if p.Contains(a) {
 			return true
 		}
+	}
+	if nat64.Contains(a) {
+		b := a.As16()
+		return g.address(netip.AddrFrom4([4]byte(b[12:])))
 	}
 	if !a.IsGlobalUnicast() || a.IsPrivate() {
 		return false

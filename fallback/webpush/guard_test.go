@@ -43,11 +43,11 @@ func TestEndpoint(t *testing.T) {
 func TestAddresses(t *testing.T) {
 	g := &guard{}
 	for address, want := range map[string]bool{
-		"8.8.8.8": true, "2606:4700::1111": true,
+		"8.8.8.8": true, "64:ff9b::808:808": true, "2606:4700::1111": true,
 		"127.0.0.1": false, "127.8.8.8": false, "0.0.0.0": false, "10.0.0.1": false, "172.16.0.1": false, "192.168.1.1": false,
 		"169.254.169.254": false, "100.64.0.1": false, "192.0.0.8": false, "198.18.0.1": false, "224.0.0.1": false, "240.0.0.1": false, "255.255.255.255": false,
 		"::1": false, "::": false, "::ffff:127.0.0.1": false, "::ffff:10.0.0.1": false, "::127.0.0.1": false, "fe80::1": false, "fc00::1": false, "fec0::1": false, "ff02::1": false,
-		"64:ff9b::7f00:1": false, "64:ff9b:1::1": false, "2002:7f00:1::": false, "2001::1": false, "2001:db8::1": false,
+		"64:ff9b::7f00:1": false, "64:ff9b::a00:1": false, "64:ff9b::6440:1": false, "64:ff9b:1::1": false, "2002:7f00:1::": false, "2001::1": false, "2001:db8::1": false,
 	} {
 		if got := g.address(netip.MustParseAddr(address)); got != want {
 			t.Errorf("%s: allowed %v, want %v", address, got, want)

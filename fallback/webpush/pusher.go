@@ -222,7 +222,7 @@ func (p *Pusher) Push(ctx context.Context, r fallback.Request) (receipt string, 
 func (p *Pusher) send(app fallback.App, q *http.Request) error {
 	res, err := p.client.Do(q)
 	if err != nil {
-		return connectionError(err)
+		return connectionError(err, q.URL.Hostname())
 	}
 	defer func() { _ = res.Body.Close() }()
 	body, _ := io.ReadAll(io.LimitReader(res.Body, maxAnswer)) // a reason is a courtesy
@@ -312,8 +312,8 @@ func (p *Pusher) request(ctx context.Context, r fallback.Request, limit int) (*h
 }
 
 // connectionError says why there was no answer, without the endpoint and without any
-// address: a device could map our network with them.
-func connectionError(err error) error {
+// address: a device could map our network with them. host is the endpoint's.
+func connectionError(err error, host string) error {
 	pe := &fallback.PushError{Reason: "connection"}
 	if ue, ok := errors.AsType[*url.Error](err); ok {
 		err = ue.Err // whose own text has no endpoint
@@ -322,9 +322,10 @@ func connectionError(err error) error {
 	_, isTLS := errors.AsType[*tls.CertificateVerificationError](err)
 	switch {
 	case errors.Is(err, errForbidden):
-		pe.Suspend, pe.Reason = true, "address not allowed"
+		// A name may have another address at the next try: a wrong answer of the DNS passes.
+		_, noAddress := netip.ParseAddr(host)
+		pe.Suspend, pe.Reason = noAddress == nil, "address not allowed"
 	case errors.Is(err, context.DeadlineExceeded):
-
 		pe.Reason, pe.Err = "timeout", context.DeadlineExceeded
 	case isDNS && unresolved.IsNotFound:
 		pe.Reason = "no such host"
