@@ -415,6 +415,9 @@ func (a *Client) Push(ctx context.Context, r fallback.Request) (receipt string, 
 		if e.status == http.StatusOK {
 			return e.uniqueID, nil
 		}
+		if e.cut { // no verdict without its reason
+			return "", &fallback.PushError{StatusCode: e.status, Reason: "AnswerCutOff", RetryAfter: e.retryAfter}
+		}
 		do, help := reactionTo(e.status, e.reason)
 		if x.aboutPushType(q.Topic, r.Registration.Kind, e.reason) {
 			do, help = reactBug, "the topic of this push type was refused; check apns.push_type, and what the key or certificate may push to"

@@ -68,6 +68,7 @@ type exchange struct {
 	reason     string
 	timestamp  time.Time
 	retryAfter time.Duration
+	cut        bool   // the rest of the answer, and with it the reason, was lost
 	uniqueID   string // apns-unique-id, for Apple's delivery log; sandbox only
 }
 
@@ -168,7 +169,8 @@ func (x *appClient) RoundTrip(q *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	if res.ContentLength != 0 || res.StatusCode != http.StatusOK {
-		e.reason, e.timestamp = readAnswer(res.Body)
+		e.reason, e.timestamp, err = readAnswer(res.Body)
+		e.cut = err != nil
 	}
 	_ = res.Body.Close() // what was not read is not wanted
 	e.status = res.StatusCode
@@ -181,22 +183,22 @@ func (x *appClient) RoundTrip(q *http.Request) (*http.Response, error) {
 }
 
 // readAnswer reads reason and timestamp of an answer, as far as there are any.
-func readAnswer(r io.Reader) (reason string, timestamp time.Time) {
+func readAnswer(r io.Reader) (reason string, timestamp time.Time, err error) {
 	b, err := io.ReadAll(io.LimitReader(r, maxAnswer))
 	if err != nil || len(b) == 0 {
-		return "", time.Time{}
+		return "", time.Time{}, err
 	}
 	var a struct {
 		Reason    string          `json:"reason"`
 		Timestamp json.RawMessage `json:"timestamp"` // milliseconds since 1970; a string has been seen
 	}
 	if json.Unmarshal(b, &a) != nil {
-		return "", time.Time{} // a proxy's page; the status says enough
+		return "", time.Time{}, nil // a proxy's page; the status says enough
 	}
 	if ms, err := strconv.ParseInt(strings.Trim(string(a.Timestamp), `"`), 10, 64); err == nil && ms > 0 {
 		timestamp = time.UnixMilli(ms)
 	}
-	return cleanReason(a.Reason), timestamp
+	return cleanReason(a.Reason), timestamp, nil
 }
 
 // cleanReason keeps a reason fit for a log line and a metric's label.

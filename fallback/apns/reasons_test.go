@@ -2,9 +2,13 @@ package apns
 
 import (
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -122,6 +126,48 @@ func TestAnswers(t *testing.T) {
 	for _, a := range answers {
 		if !published[fmt.Sprint(a.status, a.reason)] {
 			t.Errorf("%d %s has no row here", a.status, a.reason)
+		}
+	}
+}
+
+// TestAnswerCutOff: a 200 is an acceptance, also without the rest of the answer. A refusal is no
+// verdict without its reason.
+func TestAnswerCutOff(t *testing.T) {
+	var status atomic.Int32
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		w.Header().Set("Retry-After", "7")
+		w.WriteHeader(int(status.Load()))
+		w.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	}))
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	defer s.Close()
+	k, err := apnssim.NewKey("ABC123DEFG", "DEF123GHIJ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := New(Config{
+		Apps: []App{{Topic: topic, KeyPEM: k.PEM, KeyID: k.KeyID, TeamID: k.TeamID}}, Endpoint: s.URL,
+		CAPEM: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = a.Close() }()
+	push := func(code int32) error {
+		status.Store(code)
+		_, err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Registration: delivery.Registration{Token: deviceToken}, Notification: note("n")})
+		return err
+	}
+	if err := push(200); err != nil {
+		t.Errorf("a 200: %v", err)
+	}
+	for _, code := range []int32{400, 403, 404, 410, 429} {
+		want := fallback.PushError{StatusCode: int(code), Reason: "AnswerCutOff", RetryAfter: 7 * time.Second}
+		if pe := (*fallback.PushError)(nil); !errors.As(push(code), &pe) || *pe != want {
+			t.Errorf("%d: got %+v", code, pe)
 		}
 	}
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/fallback"
 	"github.com/heartline-mqtt/heartline/fallback/payload"
+	"github.com/heartline-mqtt/heartline/internal/backoff"
 	"github.com/heartline-mqtt/heartline/internal/credentials"
 	"github.com/heartline-mqtt/heartline/internal/h2pool"
 )
@@ -225,7 +226,10 @@ func (p *Pusher) send(app fallback.App, q *http.Request) error {
 		return connectionError(err, q.URL.Hostname())
 	}
 	defer func() { _ = res.Body.Close() }()
-	body, _ := io.ReadAll(io.LimitReader(res.Body, maxAnswer)) // a reason is a courtesy
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil && reasonDecides(res.StatusCode) {
+		return &fallback.PushError{StatusCode: res.StatusCode, Reason: reasonCutOff, RetryAfter: backoff.RetryAfter(res.Header.Get("Retry-After"), p.now())}
+	}
 	err = reaction(Service(q.URL.Host), res.StatusCode, res.Header, body, p.now())
 	if pe, ok := errors.AsType[*fallback.PushError](err); ok && (pe.ConfigFault || pe.Suspend) {
 		p.apps[app.Name].refused(origin(q.URL), q.Header.Get("Authorization"))

@@ -255,6 +255,30 @@ func TestOneAccountDoesNotStopAService(t *testing.T) {
 	}
 }
 
+// TestAnswerCutOff: an acceptance needs no more than its status. A refusal is no verdict without
+// its reason, where the reason decides.
+func TestAnswerCutOff(t *testing.T) {
+	s := startService(t)
+	p := s.pusher(t, Config{AllowPrivate: loopback})
+	for status, want := range map[int]string{201: "accepted", 400: "retry 7s", 401: "retry 7s", 403: "retry 7s", 404: "gone", 410: "gone", 429: "throttle 7s"} {
+		s.answers(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "100")
+			w.Header().Set("Retry-After", "7")
+			w.WriteHeader(status)
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		})
+		got := "accepted"
+		_, err := p.Push(t.Context(), request(p, subscription(t, s.URL+secretPath), note()))
+		if pe, ok := errors.AsType[*fallback.PushError](err); ok {
+			got = verdict(pe)
+		}
+		if got != want {
+			t.Errorf("%d: got %s, want %s (%v)", status, got, want, err)
+		}
+	}
+}
+
 // TestTooLargeIsTriedShorter: once, where there is something to shorten.
 func TestTooLargeIsTriedShorter(t *testing.T) {
 	s := startService(t)

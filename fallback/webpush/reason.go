@@ -44,6 +44,8 @@ func Service(host string) string {
 const (
 	// maxAnswer is how much of an answer is read.
 	maxAnswer = 16 << 10
+	// reasonCutOff is that of a refusal whose own reason was lost.
+	reasonCutOff = "answer cut off"
 	// windowsRest is how long WNS asks to wait where it names no time.
 	windowsRest = 15 * time.Minute
 	checkKey    = "check fallback.webpush.key_file and contact"
@@ -98,6 +100,15 @@ func reaction(service string, status int, header http.Header, body []byte, now t
 		}
 	}
 	return pe
+}
+
+// reasonDecides reports whether what to do depends on more than the status.
+func reasonDecides(status int) bool {
+	switch status {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired:
+		return true
+	}
+	return false
 }
 
 func orElse(d, other time.Duration) time.Duration {
