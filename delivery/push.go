@@ -398,11 +398,17 @@ func (c *Core) onPushResult(d *delivery, asked Registration, r PushResult) {
 			c.apply(d, inPushRetry, situation{detail: r.Detail + ", another token is registered"})
 			break
 		}
+		renewed := held != nil && held.RegisteredAt.After(asked.RegisteredAt)
 		ended := c.endRegistration(dev, held, asked, r)
-		if ended {
+		if ended || renewed {
 			c.endProbe(dev, d)
 		}
-		c.apply(d, inPushRefused, situation{detail: pick(ended, r.Detail, r.Detail+", but the token was registered after that"), refused: RefusedRegistration})
+		detail := pick(ended, r.Detail, r.Detail+", but the token was registered after that")
+		if renewed && !ended { // during the request: a verdict on what it is now is still to come
+			c.apply(d, inPushRetry, situation{detail: detail})
+			break
+		}
+		c.apply(d, inPushRefused, situation{detail: detail, refused: RefusedRegistration})
 		if ended {
 			c.record(d, d.attempts, pick(r.Outcome == PushTokenGone, EventTokenRemoved, EventTokenSuspended), r.Detail)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -117,6 +118,45 @@ func TestAnswerOfTheReplacedRegistration(t *testing.T) {
 				w.apple.mu.Unlock()
 				held[0].done(answer) // the request was in flight
 				w.wantState(n, delivery.StatePushed)
+			})
+		})
+	}
+}
+
+// TestAnswerOfTheRenewedRegistration: a verdict on a token that its device has registered again
+// since the request says nothing of it: it is asked again.
+func TestAnswerOfTheRenewedRegistration(t *testing.T) {
+	for name, answer := range map[string]delivery.PushResult{
+		"gone":               {Outcome: delivery.PushTokenGone, Detail: "410"},
+		"gone before":        {Outcome: delivery.PushTokenGone, Detail: "410 Unregistered", GoneSince: time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)},
+		"suspended":          {Outcome: delivery.PushTokenSuspended, Detail: "400 BadDeviceToken"},
+		"gone, by a backend": {Outcome: delivery.PushTokenGone, Detail: "404"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.known("phone", "aa")
+				w.apple.hold = true
+				n := w.accept(delivery.Request{})
+				synctest.Wait()
+				time.Sleep(time.Second)
+				again := apns("aa")
+				register := func() error { return w.core.SetRegistration("phone", "a", again) }
+				if strings.HasSuffix(name, "a backend") {
+					register = func() error { return w.core.PutDevice(context.Background(), "a", "phone", &again) }
+				}
+				if err := register(); err != nil {
+					t.Fatal(err)
+				}
+				settle()
+				w.apple.mu.Lock()
+				held := w.apple.held
+				w.apple.held, w.apple.hold = nil, false
+				w.apple.mu.Unlock()
+				held[0].done(answer) // the request was in flight
+				w.wantState(n, delivery.StatePushed)
+				if got := w.apple.targets(); !slices.Equal(got, []string{"aa", "aa"}) {
+					t.Errorf("asked for %v", got)
+				}
 			})
 		})
 	}

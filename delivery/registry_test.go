@@ -331,8 +331,11 @@ func TestGoneIsAboutTheRequest(t *testing.T) {
 		if err := w.core.SetRegistration("phone", "a", apns("aa")); err != nil {
 			t.Fatal(err)
 		}
-		w.apple.held[0].answer(delivery.PushResult{Outcome: delivery.PushTokenGone, Detail: "404 UNREGISTERED"})
+		w.apple.mu.Lock()
+		held := w.apple.held
 		w.apple.held = nil
+		w.apple.mu.Unlock()
+		held[0].answer(delivery.PushResult{Outcome: delivery.PushTokenGone, Detail: "404 UNREGISTERED"})
 		synctest.Wait()
 		if got := w.tokens("a", "phone"); !slices.Equal(got, []string{"aa"}) {
 			t.Errorf("tokens %v", got)
