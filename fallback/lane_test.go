@@ -100,3 +100,21 @@ func TestAlarmOfALaneThatIsIdleBetween(t *testing.T) {
 		}
 	})
 }
+
+// TestReasonsAreLoggedForEver: a server that invents reasons does not end the log of later ones.
+func TestReasonsAreLoggedForEver(t *testing.T) {
+	var log logBuffer
+	p := fake("s", 1, func(_ context.Context, r Request) error {
+		return &PushError{StatusCode: 400, Reason: r.Registration.Token, Permanent: true}
+	})
+	bubble(t, Options{Pushers: []Pusher{p}, Logger: log.logger()}, func(t *testing.T, r *Router) {
+		for i := range maxReasons + 1 {
+			do(t, r, fakePush("s", fmt.Sprint("invented", i)))
+		}
+		time.Sleep(2 * time.Minute)
+		do(t, r, fakePush("s", "later"))
+		if s := log.String(); strings.Count(s, "invented") != maxReasons || strings.Count(s, "later") != 1 {
+			t.Errorf("%d invented ones:\n%s", strings.Count(s, "invented"), s)
+		}
+	})
+}

@@ -86,6 +86,9 @@ func (t *tally) log(log *slog.Logger, level slog.Level, reason string, it *item,
 	s := t.logged[reason]
 	if s == nil {
 		if len(t.logged) >= maxReasons {
+			maps.DeleteFunc(t.logged, func(_ string, x *logged) bool { return now.Sub(x.at) >= time.Minute })
+		}
+		if len(t.logged) >= maxReasons {
 			return
 		}
 		s = &logged{}
