@@ -81,7 +81,8 @@ type MQTT struct {
 	// trusted_proxies. Connections from elsewhere are then closed.
 	ProxyProtocol bool `key:"proxy_protocol"`
 	// Web pages of other origins that may open /mqtt: https://app.example.org, or a
-	// host with * for a part of it; "*" for any.
+	// host; "*" for any. A * stands for a part between two dots, at the beginning also
+	// for several.
 	AllowedOrigins []string   `key:"allowed_origins"`
 	Limits         MQTTLimits `key:"limits"`
 	// What Heartline's own topics begin with: one or more topic levels.
@@ -401,8 +402,8 @@ type WebPush struct {
 	Key     Secret `key:"key"`
 	// Whom push services may write to about these pushes: mailto:… or https://….
 	Contact string `key:"contact"`
-	// Host names of the push services that may be asked, with * for any part; empty:
-	// any at a public address.
+	// Host names of the push services that may be asked; empty: any at a public address.
+	// A * stands for a part between two dots, at the beginning also for several.
 	Allow []string `key:"allow"`
 	// Address ranges that may be connected to in addition to public ones, such as 10.0.0.0/8,
 	// for a distributor of your own.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/internal/credentials"
+	"github.com/heartline-mqtt/heartline/internal/hosts"
 )
 
 // requestRules are those of every notification server's requests.
@@ -156,7 +157,7 @@ func webPushAppRules(c *Config) []rule {
 	on := func(c *Config) bool { return c.Fallback.WebPush.Enabled }
 	for i, pattern := range c.Fallback.WebPush.Allow {
 		out = append(out, rule{fmt.Sprintf("fallback.webpush.allow[%d]", i), []string{"fallback.webpush.allow"}, func(*Config) (string, any) {
-			return parsed(credentials.CheckHostPattern(pattern), pattern)
+			return parsed(hosts.Check(pattern), pattern)
 		}})
 	}
 	for i, prefix := range c.Fallback.WebPush.AllowPrivate {

@@ -6,11 +6,13 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/heartline-mqtt/heartline/internal/hosts"
 )
 
 // maxEndpoint is the length of an endpoint in bytes, as UnifiedPush has it.
@@ -73,18 +75,7 @@ type guard struct {
 
 // host reports whether allow names a host.
 func (g *guard) host(host string) bool {
-	if len(g.allow) == 0 {
-		return true
-	}
-	for _, pattern := range g.allow {
-		if suffix, wild := strings.CutPrefix(pattern, "*."); wild && strings.HasSuffix(host, "."+strings.ToLower(suffix)) {
-			return true
-		}
-		if ok, err := path.Match(strings.ToLower(pattern), host); ok && err == nil {
-			return true
-		}
-	}
-	return false
+	return len(g.allow) == 0 || slices.ContainsFunc(g.allow, func(pattern string) bool { return hosts.Match(pattern, host) })
 }
 
 // notPublic are the special-purpose blocks (RFC 6890) that netip's methods do not

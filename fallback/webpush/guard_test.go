@@ -60,10 +60,10 @@ func TestAddresses(t *testing.T) {
 }
 
 func TestHostPatterns(t *testing.T) {
-	g := &guard{allow: []string{"*.push.example", "push.example.org", "p*.example.net"}}
+	g := &guard{allow: []string{"*.push.example", "push.example.org", "p*.example.net", "ntfy.*"}}
 	for host, want := range map[string]bool{
 		"a.push.example": true, "a.b.push.example": true, "push.example": false, "evilpush.example": false,
-		"push.example.org": true, "push.example.org.evil.example": false, "p1.example.net": true, "x1.example.net": false, "": false,
+		"push.example.org": true, "push.example.org.evil.example": false, "p1.example.net": true, "x1.example.net": false, "ntfy.sh": true, "ntfy.evil.example": false, "": false,
 	} {
 		if got := g.host(host); got != want {
 			t.Errorf("%q: allowed %v, want %v", host, got, want)

@@ -28,6 +28,7 @@ import (
 	"github.com/heartline-mqtt/heartline/internal/backoff"
 	"github.com/heartline-mqtt/heartline/internal/credentials"
 	"github.com/heartline-mqtt/heartline/internal/h2pool"
+	"github.com/heartline-mqtt/heartline/internal/hosts"
 )
 
 // Config is a set of application server keys and the rules for endpoints.
@@ -35,7 +36,7 @@ type Config struct {
 	// Apps are the keys; at least one. A subscription that names no key means the
 	// first.
 	Apps []App
-	// Allow are the host patterns of push services (see package credentials); empty: any.
+	// Allow are the host patterns of push services (see hosts.Match); empty: any.
 	Allow []string
 	// AllowPrivate are address ranges that may be reached besides public ones, for a
 	// distributor of one's own.
@@ -103,7 +104,7 @@ func New(cfg Config) (*Pusher, error) {
 		p.list = append(p.list, fallback.App{Server: delivery.ServerWebPush, Name: name})
 	}
 	for _, pattern := range cfg.Allow {
-		if err := credentials.CheckHostPattern(pattern); err != nil {
+		if err := hosts.Check(pattern); err != nil {
 			errs = append(errs, fmt.Errorf("allow %q: %w", pattern, err))
 		}
 	}

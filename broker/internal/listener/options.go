@@ -24,7 +24,7 @@ type Options struct {
 	// server does that.
 	TLS *tls.Config
 	// Origins are the Origin headers that a WebSocket accepts besides none and its
-	// own host: hosts, or scheme://host, with * as in path.Match. The single
+	// own host: hosts, or scheme://host, with * as in hosts.Match. The single
 	// element * accepts any.
 	Origins []string
 

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +16,8 @@ import (
 
 	"github.com/gorilla/websocket"
 	"github.com/mochi-mqtt/server/v2/listeners"
+
+	"github.com/heartline-mqtt/heartline/internal/hosts"
 )
 
 // WebSocket serves MQTT over WebSocket. It is an http.Handler, to be mounted at
@@ -179,11 +180,11 @@ func (w *WebSocket) originAllowed(r *http.Request) bool {
 		return true
 	}
 	for _, pattern := range w.options.Origins {
-		host := u.Host
-		if strings.Contains(pattern, "://") {
-			host = u.Scheme + "://" + u.Host
+		scheme, host, named := strings.Cut(pattern, "://")
+		if !named {
+			scheme, host = u.Scheme, pattern
 		}
-		if ok, _ := path.Match(strings.ToLower(pattern), strings.ToLower(host)); ok || pattern == "*" {
+		if hosts.Match(scheme, u.Scheme) && hosts.Match(host, u.Host) {
 			return true
 		}
 	}
