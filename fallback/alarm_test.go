@@ -239,3 +239,34 @@ func TestBusyProbeOfAnAlarm(t *testing.T) {
 		})
 	}
 }
+
+// TestAlarmOutlastsAnOutage: a probe of an alarm that finds the server down, or busy, says nothing of
+// the registrations: the next refusals must not be counted from the beginning.
+func TestAlarmOutlastsAnOutage(t *testing.T) {
+	for _, outage := range []*PushError{{StatusCode: 503}, {StatusCode: 429, Busy: true, RetryAfter: 10 * time.Second}} {
+		var log logBuffer
+		var began time.Time
+		p := fake("s", 1, func(context.Context, Request) error {
+			if passed := time.Since(began); passed > 10*time.Second && passed < 2*time.Minute {
+				return outage
+			}
+			return badToken
+		})
+		bubble(t, Options{Pushers: []Pusher{p}, Logger: log.logger()}, func(t *testing.T, r *Router) {
+			began = time.Now()
+			c := newCore(r)
+			for i := range 100 {
+				x := numbered(delivery.Seq(i+1), fmt.Sprint(i), delivery.UrgencyNormal)
+				x.Account = fmt.Sprint(i)
+				c.push(x)
+			}
+			time.Sleep(10 * time.Minute)
+			if s := r.Status()[0]; s.State != "paused" || !strings.Contains(s.Cause, "most push tokens are refused") {
+				t.Errorf("%+v", s)
+			}
+			if s := log.String(); strings.Count(s, "level=ERROR") != 1 || strings.Contains(s, "push works again") || c.ended() > 20 {
+				t.Errorf("%d registrations suspended:\n%s", c.ended(), s)
+			}
+		})
+	}
+}

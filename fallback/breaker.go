@@ -85,10 +85,18 @@ func (b *breaker) leave(state laneState, cause string, now time.Time, length tim
 	if b.state == laneOK {
 		b.since = now
 	}
-	b.state, b.cause, b.alarmed = state, cause, false
+	// An alarm outlasts an outage of the server: the last answers are still refusals.
+	if !b.alarmed || state == lanePaused {
+		b.state, b.cause, b.alarmed = state, cause, false
+	} else {
+		b.state = lanePaused
+	}
 	b.trips++
-	b.normal = now.Add(length)
-	if b.high = b.normal; !strict {
+	end := now.Add(length)
+	if !b.alarmed || b.normal.Before(end) { // of an alarm urgent pushes are probes of their own
+		b.normal = end
+	}
+	if b.high = end; !strict {
 		b.high = now.Add(min(length, highProbe))
 	}
 }
