@@ -419,7 +419,7 @@ func (g *Gate) answered(e *element, from string, result bool) {
 	r, subject := c.open[id], c.late[id]
 	delete(c.open, id)
 	delete(c.late, id)
-	condition := e.condition()
+	condition, closed := e.condition(), c.closed
 	if r != nil {
 		r.done = true
 		if r.seq > c.answerSeq && (result || !unreachable(condition)) {
@@ -439,9 +439,27 @@ func (g *Gate) answered(e *element, from string, result bool) {
 	switch {
 	case result || !unreachable(condition):
 		g.resumed(from)
-	case r != nil || subject != "":
-		g.ended(from, func() { g.gone(from, condition) }) // the server's word; a client that does not know us says the same, and is no device
+	case r != nil || closed && subject != "":
+		// The server's word; a client that does not know us says the same, and is no device.
+		// Of a channel that is up it must be about one of its own requests: a late one can be
+		// that of an earlier session with the same resource.
+		g.ended(from, func() {
+			if !g.succeeded(c) {
+				g.gone(from, condition)
+			}
+		})
 	}
+}
+
+// succeeded reports whether another channel has taken a channel's full JID.
+func (g *Gate) succeeded(c *channel) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.channels[c.full]
+	if now == nil {
+		now = g.givenUp[c.full]
+	}
+	return now != nil && now != c
 }
 
 // ackLate counts an answer to a request that was given up, then brings its channel back: in

@@ -62,6 +62,46 @@ func TestLateUnavailable(t *testing.T) {
 	}
 }
 
+// TestLateErrorOfFormerSession: with the end of a session the server refuses what the session has
+// not answered. Its successor with the same resource stays up, be it there already or on its way.
+func TestLateErrorOfFormerSession(t *testing.T) {
+	for _, c := range []struct {
+		name                string
+		hibernating, atOnce bool
+	}{{"up", false, false}, {"hibernating", true, false}, {"up, at once", false, true}, {"hibernating, at once", true, true}} {
+		w := newWorld(t)
+		node, secret := w.register(phone, "phone")
+		device := w.up(phone, "phone")
+		w.notify(delivery.Request{Account: ann, Title: "t"})
+		first, _ := w.next("notification")
+		if c.hibernating {
+			w.link.Publish("e", host, domain, node, secret, "", "")
+			if answer := w.link.Next(); answer.Type != "result" {
+				t.Fatalf("%+v", answer)
+			}
+		}
+		w.link.Announce(phone, domain, "phone") // the new session
+		if !c.atOnce {
+			second, _ := w.next("notification")
+			w.link.Result(second)
+			w.wait(device, "received")
+		}
+		w.link.Error(first, "cancel", "service-unavailable")
+		w.unavailable(phone) // the old one
+		if c.atOnce {
+			second, _ := w.next("notification")
+			w.link.Result(second)
+			w.wait(device, "received")
+		}
+		if !w.isUp(ann, device) {
+			t.Errorf("%s: the end of the former session has taken the device down", c.name)
+		}
+		if view, err := w.core.Device(ann, device); err != nil || view.Address != phone {
+			t.Errorf("%s: %+v, %v", c.name, view, err)
+		}
+	}
+}
+
 // TestUnavailableOfTheOnlySession: a session that announced itself twice and ended is found out by
 // the next notification, which is pushed.
 func TestUnavailableOfTheOnlySession(t *testing.T) {
