@@ -40,7 +40,8 @@ func (g *Gate) handle(e *element) {
 		return
 	}
 	ends := e.name.Local == "presence" && (kind == "unavailable" || kind == "error")
-	if !ends && !g.allowed(from) { // a session that ends is not up any more, however many have ended
+	// A session that ends is not up any more, however many have ended.
+	if !ends && !g.isAck(e, from, kind) && !g.allowed(from) {
 		g.counts.drop()
 		switch {
 		case e.name.Local == "iq":
@@ -109,6 +110,17 @@ func (g *Gate) allowed(from string) bool {
 		g.limits[key] = l
 	}
 	return l.Allow()
+}
+
+// isAck reports whether a stanza is the ack of a device by its ID. A device has one for each
+// notification: the account's lane bounds those, not the limit on what a user may ask for.
+func (g *Gate) isAck(e *element, from, kind string) bool {
+	if e.name.Local != "iq" || kind != "set" || e.child(nsHeartline, "ack") == nil || e.child(nsCommands, "command") != nil {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.channels[from] != nil || g.givenUp[from] != nil
 }
 
 func (g *Gate) onPresence(e *element, from, kind string) {
