@@ -43,6 +43,9 @@ func (a *API) backup(w http.ResponseWriter, r *http.Request, _ *struct{}) error 
 			cmp.Or(a.opts.NoBackup, "this server has no store on a disk"))
 	}
 	begun := time.Now()
+	out := &slowWriter{ResponseWriter: w, rc: http.NewResponseController(w), api: a}
+	out.disarm()    // the checkpoint takes its time
+	defer out.arm() // the server writes the end of the answer
 	dir, remove, err := a.opts.Backup()
 	if err != nil {
 		p := newProblem(http.StatusServiceUnavailable, codeUnavailable, "no backup was made: %s", err)
@@ -51,33 +54,32 @@ func (a *API) backup(w http.ResponseWriter, r *http.Request, _ *struct{}) error 
 		return p
 	}
 	w.Header().Set("Content-Type", "application/x-tar")
-	n, err := a.sendBackup(r.Context(), w, dir)
+	err = a.sendBackup(r.Context(), out, dir)
 	if err := remove(); err != nil {
 		a.log.Error("checkpoint of a backup not removed, the next start removes it", "path", dir, "error", err)
 	}
 	if err != nil {
-		a.log.Error("backup cut off", "sent_bytes", n, "error", err)
+		a.log.Error("backup cut off", "sent_bytes", out.n, "error", err)
 		panic(http.ErrAbortHandler) // the client must not take it for a whole one
 	}
-	a.log.Info("backup made", "bytes", n, "took", time.Since(begun).Round(time.Millisecond))
+	a.log.Info("backup made", "bytes", out.n, "took", time.Since(begun).Round(time.Millisecond))
 	return nil
 }
 
 // sendBackup writes the files of dir as a tar archive, lastFile last. A client that
 // takes no bytes for the write timeout ends it.
-func (a *API) sendBackup(ctx context.Context, w http.ResponseWriter, dir string) (int64, error) {
+func (a *API) sendBackup(ctx context.Context, out io.Writer, dir string) error {
 	files, err := filesOf(dir)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	out := &slowWriter{ResponseWriter: w, api: a}
 	archive := tar.NewWriter(out)
 	for _, name := range files {
 		if err := addFile(archive, dir, name); err != nil {
-			return out.n, errors.Join(fmt.Errorf("send %s: %w", name, err), ctx.Err())
+			return errors.Join(fmt.Errorf("send %s: %w", name, err), ctx.Err())
 		}
 	}
-	return out.n, archive.Close()
+	return archive.Close()
 }
 
 func filesOf(dir string) (names []string, err error) {
@@ -120,6 +122,7 @@ func addFile(archive *tar.Writer, dir, name string) error {
 // slowWriter gives each write its own deadline, and ends where the API closes.
 type slowWriter struct {
 	http.ResponseWriter
+	rc  *http.ResponseController
 	api *API
 	n   int64
 }
@@ -130,8 +133,17 @@ func (w *slowWriter) Write(p []byte) (int, error) {
 		return 0, errors.New("the server is shutting down")
 	default:
 	}
-	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(w.api.timing.write)) // not every writer can
+	w.arm()
 	n, err := w.ResponseWriter.Write(p)
 	w.n += int64(n)
+	if err == nil {
+		w.disarm()
+	}
 	return n, err
 }
+
+func (w *slowWriter) arm() { _ = w.rc.SetWriteDeadline(time.Now().Add(w.api.timing.write)) } // not every writer can
+
+// disarm takes the deadline back: over HTTP/2 one that passes between two writes resets the
+// stream.
+func (w *slowWriter) disarm() { _ = w.rc.SetWriteDeadline(time.Time{}) }

@@ -91,6 +91,7 @@ func (a *API) batch(w http.ResponseWriter, r *http.Request, _ *struct{}) error {
 	if err := rc.Flush(); err != nil { // a client may wait for the head before it writes on
 		return nil //nolint:nilerr // the client has gone: nobody is left to be told
 	}
+	_ = rc.SetWriteDeadline(time.Time{}) // writeResults sets one for each write
 
 	slots := make(chan *batchSlot, batchLines)
 	grains := make(chan struct{}, batchBytes/batchGrain)
@@ -282,9 +283,21 @@ func idOf(text []byte) string {
 func (a *API) writeResults(w http.ResponseWriter, rc *http.ResponseController, form *batchForm, slots <-chan *batchSlot, grains <-chan struct{}) {
 	unflushed := false
 	var armed time.Time
+	arm := func() {
+		if now := time.Now(); now.Sub(armed) > a.timing.write/4 {
+			armed = now
+			_ = rc.SetWriteDeadline(now.Add(a.timing.write)) // not every writer can
+		}
+	}
+	// flush also takes the deadline back: over HTTP/2 one that passes while the next result is
+	// awaited resets the stream.
 	flush := func() bool {
-		unflushed = false
-		return rc.Flush() == nil
+		if rc.Flush() != nil {
+			return false
+		}
+		unflushed, armed = false, time.Time{}
+		_ = rc.SetWriteDeadline(armed)
+		return true
 	}
 	for {
 		var slot *batchSlot
@@ -298,10 +311,12 @@ func (a *API) writeResults(w http.ResponseWriter, rc *http.ResponseController, f
 			slot, open = <-slots
 		}
 		if !open {
+			// The server writes the end of the answer with this deadline.
+			arm()
 			if form.ended { // otherwise no client may take it for the whole
 				_, _ = io.WriteString(w, form.finish())
 			}
-			flush()
+			_ = rc.Flush()
 			return
 		}
 		var result wire.BatchResult
@@ -321,10 +336,7 @@ func (a *API) writeResults(w http.ResponseWriter, rc *http.ResponseController, f
 			a.log.Error("batch result not written", "line", slot.line, "error", err)
 			return
 		}
-		if now := time.Now(); now.Sub(armed) > a.timing.write/4 {
-			armed = now
-			_ = rc.SetWriteDeadline(now.Add(a.timing.write)) // not every writer can
-		}
+		arm()
 		if _, err := w.Write(append([]byte(form.before()), append(text, '\n')...)); err != nil {
 			return
 		}

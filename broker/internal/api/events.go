@@ -85,6 +85,7 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, in *eventQuery) err
 	}
 	defer done()
 	s := a.beginStream(w)
+	defer s.arm() // the server writes the end of the answer
 	s.at = from
 	if r.Method == http.MethodHead {
 		return nil
@@ -319,15 +320,21 @@ type stream struct {
 	patience time.Duration
 }
 
+// arm bounds the next write: the server's own deadline is for whole answers.
+func (s *stream) arm() { _ = s.rc.SetWriteDeadline(time.Now().Add(s.patience)) } // not every writer can
+
 func (s *stream) send() error {
 	if s.buf.Len() == 0 {
 		return nil
 	}
-	// A deadline for each write: the server's own is for whole answers.
-	_ = s.rc.SetWriteDeadline(time.Now().Add(s.patience)) // not every writer can
+	s.arm()
 	if _, err := s.w.Write(s.buf.Bytes()); err != nil {
 		return err
 	}
 	s.buf.Reset()
-	return s.rc.Flush()
+	if err := s.rc.Flush(); err != nil {
+		return err
+	}
+	_ = s.rc.SetWriteDeadline(time.Time{}) // over HTTP/2 one that passes between two writes resets the stream
+	return nil
 }
