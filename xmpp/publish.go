@@ -189,9 +189,12 @@ func (g *Gate) accept(publishes []*element, account, device, body, sender string
 		r.Body = text.Clip(body, maxShown)
 	}
 	if g.opts.ShowSender {
-		r.Subtitle = text.Clip(bare(sender), 256)
+		r.Subtitle = text.Clip(bare(sender), delivery.MaxSubtitle)
 	}
 	g.core.AcceptAsync(r, func(_ delivery.Receipt, err error) {
+		if errors.Is(err, delivery.ErrInvalid) {
+			g.seldom.Error(g.log, "notification of a publish is invalid, the publish is lost", "device", device, "error", err)
+		}
 		for i, e := range publishes {
 			switch {
 			case err == nil && i == 0:

@@ -1,9 +1,13 @@
 package xmpp_test
 
 import (
+	"log/slog"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/xmpp"
 )
 
 // TestManyAcks: a device reports each notification of a backlog as displayed. No ack is refused, and
@@ -45,5 +49,41 @@ func TestManyAcks(t *testing.T) {
 	}
 	if refused == 0 {
 		t.Error("100 commands with an ack were all served")
+	}
+}
+
+// TestLongSender: a sender whose JID is longer than a subtitle is shown in part, and loses neither
+// its own publish nor one that it joins.
+func TestLongSender(t *testing.T) {
+	w := newWorld(t, func(o *xmpp.Options, _ *delivery.Options) { o.ShowSender, o.MinInterval = true, 300*time.Millisecond })
+	node, secret := w.register(phone, "phone")
+	long := strings.Repeat("a", 300) + "@x.example/r"
+	for _, sender := range []string{long, "bob@example.org/x", long} { // the last two share a notification
+		w.link.Publish("p", host, domain, node, secret, sender, "hello")
+	}
+	for range 3 {
+		if s := w.link.Next(); s.Type != "result" {
+			t.Fatalf("%+v", s)
+		}
+	}
+	n, err := w.core.Notification((<-w.apple.pushes).Seq)
+	if want := strings.Repeat("a", delivery.MaxSubtitle-len("…")) + "…"; err != nil || n.Subtitle != want {
+		t.Errorf("%+v, %v", n, err)
+	}
+}
+
+// TestInvalidPublish: a publish that makes no valid notification is in the log.
+func TestInvalidPublish(t *testing.T) {
+	log := &logged{}
+	w := newWorld(t, func(o *xmpp.Options, _ *delivery.Options) {
+		o.Title, o.Logger = strings.Repeat("x", delivery.MaxText+1), slog.New(slog.NewTextHandler(log, nil))
+	})
+	node, secret := w.register(phone, "phone")
+	w.link.Publish("p", host, domain, node, secret, "", "hello")
+	if s := w.link.Next(); s.Child("error").Type != "wait" {
+		t.Fatalf("%+v", s)
+	}
+	if log.count("the publish is lost") != 1 || log.count("title: at most") != 1 {
+		t.Error(log.text.String())
 	}
 }

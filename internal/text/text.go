@@ -7,16 +7,21 @@ import (
 	"unicode/utf8"
 )
 
-// Clip returns s, or its first bytes and an ellipsis if it has more than limit. It
-// does not cut a UTF-8 sequence.
+// Clip returns s, or if it has more than limit bytes its first ones and an ellipsis, limit bytes
+// together. Where the ellipsis has no room, it is left out. It does not cut a UTF-8 sequence.
 func Clip(s string, limit int) string {
 	if len(s) <= limit {
 		return s
 	}
+	end := "…"
+	if limit < len(end) {
+		end = ""
+	}
+	limit -= len(end)
 	for limit > 0 && !utf8.RuneStart(s[limit]) {
 		limit--
 	}
-	return s[:limit] + "…"
+	return s[:limit] + end
 }
 
 // OneLine returns s without line breaks and other control characters: several lines,

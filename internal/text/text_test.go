@@ -12,7 +12,7 @@ func TestClip(t *testing.T) {
 		s     string
 		limit int
 		want  string
-	}{{"", 3, ""}, {"abc", 3, "abc"}, {"abcd", 3, "abc…"}, {"aéb", 2, "a…"}, {"é", 1, "…"}, {"\xa0\xa0", 1, "…"}} {
+	}{{"", 3, ""}, {"abc", 3, "abc"}, {"abcd", 3, "…"}, {"abcde", 4, "a…"}, {"aébcd", 5, "a…"}, {"abcd", 2, "ab"}, {"aéb", 2, "a"}, {"é", 1, ""}, {"abc", 0, ""}, {"\xa0\xa0", 1, ""}} {
 		if got := text.Clip(c.s, c.limit); got != c.want {
 			t.Errorf("%q at %d: %q, want %q", c.s, c.limit, got, c.want)
 		}
