@@ -63,6 +63,8 @@ func (g *Gate) handle(e *element) {
 			return
 		}
 		g.onRequest(e, from, kind)
+	case "message":
+		g.onMessage(from)
 	}
 }
 
@@ -199,15 +201,30 @@ func (g *Gate) onRequest(e *element, from, kind string) {
 	}
 }
 
-// serve answers a request.
+// onMessage takes a message, which says that its sender is there. It does so in its place among
+// the requests: an ack in front of it counts first.
+func (g *Gate) onMessage(from string) {
+	g.mu.Lock()
+	c := g.channels[from]
+	g.mu.Unlock()
+	if c != nil && !g.calls.put(c.account, c.heartbeat) {
+		g.counts.drop()
+	}
+}
+
+// serve answers a request. One of a device is a heartbeat, too: afterwards, or an ack's
+// notification would be published again.
 func (g *Gate) serve(e *element, from, kind string) {
+	g.mu.Lock()
+	c := g.channels[from]
+	g.mu.Unlock()
+	if c != nil {
+		defer c.heartbeat()
+	}
 	if kind == "get" {
 		g.onGet(e, from)
 		return
 	}
-	g.mu.Lock()
-	c := g.channels[from]
-	g.mu.Unlock()
 	command, ack, state, signOut := e.child(nsCommands, "command"), e.child(nsHeartline, "ack"), e.child(nsHeartline, "state"), e.child(nsHeartline, "sign-out")
 	ours := command != nil || ack != nil || state != nil || signOut != nil
 	switch err := g.checkUser(from); {
@@ -220,7 +237,6 @@ func (g *Gate) serve(e *element, from, kind string) {
 	case ack != nil:
 		g.answer(e, g.onAck(c, ack))
 	case state != nil:
-		c.heartbeat()
 		g.answer(e, g.onState(c, state))
 	case signOut != nil:
 		g.answer(e, g.onSignOut(c))
@@ -234,9 +250,7 @@ func (g *Gate) onAck(c *channel, ack *element) error {
 	if err != nil {
 		return err
 	}
-	err = g.core.AckByID(ack.attr("id"), c.device, c.account, kind)
-	c.heartbeat() // after the ack, or it would be published again
-	return err
+	return g.core.AckByID(ack.attr("id"), c.device, c.account, kind)
 }
 
 func (g *Gate) onState(c *channel, state *element) error {

@@ -2,12 +2,14 @@ package xmpp_test
 
 import (
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/xmpp"
+	"github.com/heartline-mqtt/heartline/xmpp/xmpptest"
 )
 
 // TestManyAcks: a device reports each notification of a backlog as displayed. No ack is refused, and
@@ -85,5 +87,58 @@ func TestInvalidPublish(t *testing.T) {
 	}
 	if log.count("the publish is lost") != 1 || log.count("title: at most") != 1 {
 		t.Error(log.text.String())
+	}
+}
+
+// TestHeartbeats: whatever a device sends of its own says that it is there, so that a notification
+// that it has refused is sent again. An answer, or what another session sends, says nothing.
+func TestHeartbeats(t *testing.T) {
+	for name, stanza := range map[string]string{
+		"ping":    "<iq type='get' from='" + phone + "' to='" + domain + "' id='q'><ping xmlns='urn:xmpp:ping'/></iq>",
+		"query":   "<iq type='get' from='" + phone + "' to='" + domain + "' id='q'><query xmlns='http://jabber.org/protocol/disco#info'/></iq>",
+		"command": "<iq type='set' from='" + phone + "' to='" + domain + "' id='q'><command xmlns='http://jabber.org/protocol/commands' node='other'/></iq>",
+		"state":   "<iq type='set' from='" + phone + "' to='" + domain + "' id='q'><state xmlns='urn:heartline:1' app='background'/></iq>",
+		"ack":     "<iq type='set' from='" + phone + "' to='" + domain + "' id='q'><ack xmlns='urn:heartline:1' id='x' status='displayed'/></iq>",
+		"unknown": "<iq type='set' from='" + phone + "' to='" + domain + "' id='q'><unknown xmlns='y'/></iq>",
+		"message": "<message from='" + phone + "' to='" + domain + "'><body>x</body></message>",
+	} {
+		w := newWorld(t)
+		device := w.up(phone, "phone")
+		n := w.notify(delivery.Request{Account: ann, Title: "t", NoFallback: true})
+		s, _ := w.next("notification")
+		w.link.Error(s, "wait", "resource-constraint")
+		w.wait(device, "waiting")
+		w.link.Result(s) // was answered
+		w.link.Send("<message type='error' from='" + phone + "' to='" + domain + "'/><message from='" + ann + "/other' to='" + domain + "'/>")
+		w.sync(ann + "/other")
+		if kinds := w.kinds(device); slices.Contains(kinds, "redelivered") {
+			t.Errorf("%s: sent again without a heartbeat: %v", name, kinds)
+		}
+		w.link.Send(stanza)
+		for again := (xmpptest.Stanza{}); again.Type != "set"; {
+			if again = w.link.Next(); again.Type == "set" && jsonID(t, again) != n.ID {
+				t.Errorf("%s: %+v", name, again)
+			}
+		}
+		w.wait(device, "redelivered")
+	}
+}
+
+// TestAckAheadOfMessage: the ack is handled before the message that follows it, so that its
+// notification is not sent again.
+func TestAckAheadOfMessage(t *testing.T) {
+	w := newWorld(t)
+	device := w.up(phone, "phone")
+	n := w.notify(delivery.Request{Account: ann, Title: "t", NoFallback: true})
+	s, _ := w.next("notification")
+	w.link.Error(s, "wait", "resource-constraint")
+	w.wait(device, "waiting")
+	w.link.Send("<iq type='set' from='" + phone + "' to='" + domain + "' id='a'><ack xmlns='urn:heartline:1' id='" + n.ID + "' status='displayed'/></iq><message from='" + phone + "' to='" + domain + "'/>")
+	if s := w.link.Next(); s.Type != "result" || s.ID != "a" {
+		t.Errorf("%+v", s)
+	}
+	w.sync(ann + "/other")
+	if kinds := w.kinds(device); slices.Contains(kinds, "redelivered") {
+		t.Errorf("sent again: %v", kinds)
 	}
 }
