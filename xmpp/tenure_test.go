@@ -158,6 +158,9 @@ func TestSlowContent(t *testing.T) {
 func TestSlowRestore(t *testing.T) {
 	w := newWorld(t)
 	gone, moved := w.up(ann+"/phone", "phone"), w.up(ann+"/tablet", "tablet")
+	if err := w.core.Flush(t.Context()); err != nil { // the registry is read once
+		t.Fatal(err)
+	}
 	core := newHeldCore(w, func(call, _ string) bool { return call == "AllDevices" })
 	w.restartOn(core)
 	<-core.entered
