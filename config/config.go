@@ -503,7 +503,7 @@ type XMPP struct {
 	MaxStanzaSize ByteSize `key:"max_stanza_size"`
 	// How long one write to the server may take.
 	WriteTimeout time.Duration `key:"write_timeout"`
-	// How often the server is pinged. Without an answer in 10s the link is dialed again.
+	// How often the server is pinged. If it sends nothing for 10s after that, the link is dialed again.
 	PingInterval time.Duration `key:"ping_interval"`
 	// The pauses between two attempts to connect.
 	Reconnect Retry `key:"reconnect"`

@@ -399,12 +399,6 @@ func (g *Gate) requeueLocked(t *tenure, l *link) (refused []delivery.Ref) {
 func (g *Gate) answered(e *element, from string, result bool) {
 	id := e.attr("id")
 	g.mu.Lock()
-	if pinged := g.pings[id]; pinged != nil && from == g.opts.Hosts[0] {
-		delete(g.pings, id)
-		g.mu.Unlock()
-		close(pinged)
-		return
-	}
 	c := g.channels[from]
 	if c == nil {
 		c = g.givenUp[from]

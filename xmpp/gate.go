@@ -145,8 +145,7 @@ type Gate struct {
 	// former holds channels with unanswered requests whose device is on another session
 	// now. They never come back, and late answers ack.
 	former map[string]*channel // by full JID
-	pings  map[string]chan struct{}
-	bursts map[string]*burst // publishes, by device
+	bursts map[string]*burst   // publishes, by device
 }
 
 // New returns a Gate that is not connected yet.
@@ -157,7 +156,7 @@ func New(core Core, o Options) *Gate {
 		kick: make(chan struct{}, 1), stopping: make(chan struct{}), ending: make(chan chan struct{}), turn: make(chan struct{}, 1),
 		cause: "not connected yet", departed: map[string]struct{}{},
 		limits: map[string]*rate.Limiter{}, channels: map[string]*channel{}, devices: map[string]*channel{},
-		givenUp: map[string]*channel{}, hibernating: map[string]*channel{}, former: map[string]*channel{}, pings: map[string]chan struct{}{}, bursts: map[string]*burst{},
+		givenUp: map[string]*channel{}, hibernating: map[string]*channel{}, former: map[string]*channel{}, bursts: map[string]*burst{},
 	}
 	g.Reconfigure(o.MaxDevices, o.Hold)
 	g.ctx, g.cancel = context.WithCancel(context.Background())
@@ -354,6 +353,7 @@ func (g *Gate) attend(t *tenure, l *link) error {
 		if e, err = l.in.next(); err != nil {
 			break
 		}
+		l.hear()
 		g.handle(e)
 	}
 	_ = l.conn.Close()
@@ -492,7 +492,9 @@ func (g *Gate) giveUp() {
 	}
 }
 
-// ping asks the server for a sign of life and closes a link that gives none.
+// ping asks the server for a sign of life and closes a link that gives none. Each stanza is
+// one: behind a backlog of its own, a server answers late. The time begins when the ping is
+// written; a server that does not read is the write timeout's.
 func (g *Gate) ping(ctx context.Context, l *link) error {
 	tick := time.NewTicker(g.opts.PingInterval)
 	defer tick.Stop()
@@ -502,29 +504,37 @@ func (g *Gate) ping(ctx context.Context, l *link) error {
 		case <-ctx.Done():
 			return nil
 		}
-		answered := make(chan struct{})
-		g.mu.Lock()
-		id := g.nextIDLocked()
-		g.pings[id] = answered
-		g.mu.Unlock()
-		b := appendIQ(nil, "get", g.opts.Domain, g.opts.Hosts[0], id, false)
-		g.send(append(b, "<ping xmlns='"+nsPing+"'/></iq>"...))
+		select {
+		case <-l.heard: // before the ping
+		default:
+		}
+		select {
+		case <-g.sendPing():
+		case <-ctx.Done():
+			return nil
+		}
 		timeout := time.NewTimer(g.opts.PingTimeout)
 		select {
-		case <-answered:
+		case <-l.heard:
 		case <-ctx.Done():
 		case <-timeout.C:
+			_ = l.conn.Close()
+			return fmt.Errorf("the server has sent nothing for %s after a ping", g.opts.PingTimeout)
 		}
 		timeout.Stop()
-		g.mu.Lock()
-		_, deaf := g.pings[id]
-		delete(g.pings, id)
-		g.mu.Unlock()
-		if deaf && ctx.Err() == nil {
-			_ = l.conn.Close()
-			return fmt.Errorf("the server has not answered a ping in %s", g.opts.PingTimeout)
-		}
 	}
+}
+
+// sendPing queues a ping, also where the queue is full, and closes written when it is written.
+func (g *Gate) sendPing() (written <-chan struct{}) {
+	done := make(chan struct{})
+	g.mu.Lock()
+	b := appendIQ(nil, "get", g.opts.Domain, g.opts.Hosts[0], g.nextIDLocked(), false)
+	g.queue = append(g.queue, item{raw: append(b, "<ping xmlns='"+nsPing+"'/></iq>"...), written: done})
+	g.mu.Unlock()
+	g.counts.stanza("out", "answer")
+	g.wake()
+	return done
 }
 
 func (g *Gate) nextIDLocked() string {

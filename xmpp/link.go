@@ -26,6 +26,21 @@ type link struct {
 	writeTimeout time.Duration
 	over         context.Context     //nolint:containedctx // ends with the link
 	room         *semaphore.Weighted // for stanzas that are ready and not written, in bytes
+	heard        chan struct{}       // has an element since a stanza was read
+}
+
+func newLink(conn net.Conn, maxStanza int, writeTimeout time.Duration) *link {
+	return &link{
+		conn: conn, in: newReader(conn, maxStanza), writeTimeout: writeTimeout, room: semaphore.NewWeighted(maxReady), heard: make(chan struct{}, 1),
+	}
+}
+
+// hear notes that a stanza was read.
+func (l *link) hear() {
+	select {
+	case l.heard <- struct{}{}:
+	default:
+	}
 }
 
 // maxReady bounds the bytes of requests that are ready and not written: each is read again
@@ -87,7 +102,7 @@ func dial(ctx context.Context, o *Options) (*link, error) {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // it fails the read
 	defer stop()
-	l := &link{conn: conn, in: newReader(conn, o.MaxStanzaSize), writeTimeout: o.WriteTimeout, room: semaphore.NewWeighted(maxReady)}
+	l := newLink(conn, o.MaxStanzaSize, o.WriteTimeout)
 	if err := l.handshake(o, deadline); err != nil {
 		_ = conn.Close()
 		return fail(err)

@@ -13,6 +13,8 @@ type item struct {
 	req  *request // nil: it is none of ours
 	name string   // of the request's element
 	size int64    // of raw in link.room; 0: it has no place there
+	// written is closed after the write; nil: it is no ping.
+	written chan struct{}
 }
 
 // request is an IQ of ours to a device.
@@ -108,7 +110,7 @@ func (g *Gate) flush(l *link, buf []byte) []byte {
 			}
 		}
 		g.mu.Unlock()
-		ready := int64(0)
+		ready, first := int64(0), 0
 		for i, it := range taken {
 			buf = append(buf, it.raw...)
 			ready += it.size
@@ -123,7 +125,12 @@ func (g *Gate) flush(l *link, buf []byte) []byte {
 				return buf[:0]
 			}
 			l.room.Release(ready)
-			buf, ready = buf[:0], 0
+			for _, it := range taken[first : i+1] {
+				if it.written != nil {
+					close(it.written)
+				}
+			}
+			buf, ready, first = buf[:0], 0, i+1
 		}
 	}
 }

@@ -4,8 +4,6 @@ import (
 	"net"
 	"testing"
 	"time"
-
-	"golang.org/x/sync/semaphore"
 )
 
 // returns waits for fn, however busy the machine is.
@@ -34,24 +32,35 @@ func TestGiveUpAtOnce(t *testing.T) {
 	g.tasks.Go(g.run)
 }
 
-// TestGiveUpDeaf: the server has stopped reading, and the writer waits for it. GiveUp closes
-// the link all the same.
-func TestGiveUpDeaf(t *testing.T) {
-	g := New(nil, Options{Domain: "push.example", Hosts: []string{"example"}, Standby: true, PingInterval: time.Millisecond, PingTimeout: time.Hour})
+// attended has a gate attend a link of a test, which is the server at the other end. A write waits
+// for a read.
+func attended(t *testing.T, g *Gate) (l *link, server net.Conn) {
+	t.Helper()
 	g.started = true
 	g.tasks.Go(g.write)
-	defer g.Stop()
 	g.TakeUp()
-	ours, theirs := net.Pipe() // a write waits for a read
-	defer theirs.Close()
-	l := &link{conn: ours, in: newReader(ours, 1000), writeTimeout: time.Hour, room: semaphore.NewWeighted(maxReady)}
+	ours, theirs := net.Pipe()
+	l = newLink(ours, 1000, time.Hour)
+	l.in.head = []byte("<stream:stream xmlns='" + nsAccept + "' xmlns:stream='" + nsStream + "'>")
 	held := g.tenure
 	held.kept, g.begun = true, true // no device is to be brought up
 	g.tasks.Go(func() {
 		_ = g.attend(held, l) // cut off
 		close(held.over)
 	})
-	if _, err := theirs.Read(make([]byte, 1)); err != nil { // of a ping; the writer is at the rest
+	t.Cleanup(func() {
+		_ = theirs.Close()
+		g.Stop()
+	})
+	return l, theirs
+}
+
+// TestGiveUpDeaf: the server has stopped reading, and the writer waits for it. GiveUp closes
+// the link all the same.
+func TestGiveUpDeaf(t *testing.T) {
+	g := New(nil, Options{Domain: "push.example", Hosts: []string{"example"}, Standby: true, PingInterval: time.Millisecond, PingTimeout: time.Hour})
+	_, server := attended(t, g)
+	if _, err := server.Read(make([]byte, 1)); err != nil { // of a ping; the writer is at the rest
 		t.Fatal(err)
 	}
 	returns(t, "GiveUp", g.GiveUp)
