@@ -235,9 +235,11 @@ func (h *Heartline) closeParts(ctx context.Context) error {
 	if h.node != nil {
 		h.node.links.stop()
 	}
+	var gates sync.WaitGroup // each may wait for its server
 	for _, g := range h.gates {
-		g.Stop()
+		gates.Go(g.Stop)
 	}
+	gates.Wait()
 	if h.hook != nil {
 		errs = append(errs, h.hook.Stop())
 	}

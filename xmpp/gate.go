@@ -201,7 +201,9 @@ func (g *Gate) Quiesce() {
 // their addresses remembered. It is safe before Start, twice, and twice at once.
 func (g *Gate) Stop() {
 	g.Quiesce()
+	var late *time.Timer
 	g.once.Do(func() {
+		late = time.AfterFunc(stopGrace, g.cancel) // a server that takes little, or nothing, holds up the writer
 		g.mu.Lock()
 		g.stopped = true
 		waiting := g.endBurstsLocked()
@@ -219,6 +221,9 @@ func (g *Gate) Stop() {
 		}
 	})
 	g.tasks.Wait()
+	if late != nil {
+		late.Stop()
+	}
 }
 
 // endBurstsLocked returns the publishes that wait to join a notification.

@@ -55,6 +55,7 @@ func (g *Gate) wake() {
 }
 
 // write drains the queue until Stop, then ends the stream. GiveUp has it end the stream, too.
+// Both cut the link off after stopGrace.
 func (g *Gate) write() {
 	var buf []byte // used again: it grows to flushAt and the largest stanza
 	for {
@@ -68,16 +69,11 @@ func (g *Gate) write() {
 		g.mu.Lock()
 		l := g.link
 		g.mu.Unlock()
-		var late *time.Timer
-		if l != nil && (last || ended != nil) {
-			late = time.AfterFunc(stopGrace, func() { _ = l.conn.Close() })
-		}
 		if l != nil {
 			buf = g.flush(l, buf)
 		}
-		if late != nil {
+		if l != nil && (last || ended != nil) {
 			_ = l.write([]byte("</stream:stream>")) // the connection ends in any case
-			late.Stop()
 		}
 		if ended != nil {
 			close(ended)

@@ -1,6 +1,8 @@
 package xmpp
 
 import (
+	"net"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -45,6 +47,37 @@ func TestStopAnswersBursts(t *testing.T) {
 	defer g.mu.Unlock()
 	if len(g.queue) != 1 {
 		t.Errorf("%d answers were queued, want 1", len(g.queue))
+	}
+}
+
+// TestStopDeaf: the server reads nothing, or little, while the writer has a backlog. Stop takes
+// its grace, and no write timeout.
+func TestStopDeaf(t *testing.T) {
+	for name, server := range map[string]func(net.Conn){
+		"reads nothing": func(net.Conn) {},
+		"reads little": func(c net.Conn) {
+			for err := error(nil); err == nil; time.Sleep(10 * time.Millisecond) {
+				_, err = c.Read(make([]byte, 1))
+			}
+		},
+	} {
+		testtool.Bubble(t, func(t *testing.T) {
+			g := New(nil, Options{Domain: "push.example", Hosts: []string{"example"}, Standby: true})
+			_, theirs := attended(t, g)
+			var reads sync.WaitGroup
+			reads.Go(func() { server(theirs) })
+			synctest.Wait()
+			for range maxQueue {
+				g.send([]byte("<presence/>"))
+			}
+			synctest.Wait() // the writer is at them
+			begun := time.Now()
+			g.Stop()
+			if took := time.Since(begun); took > stopGrace { // of the bubble
+				t.Errorf("%s: Stop took %s", name, took)
+			}
+			reads.Wait()
+		})
 	}
 }
 
