@@ -159,9 +159,11 @@ func (k *worker) refused(i *item, o outcome, now time.Time) {
 		if i.Due.Sub(now) >= deferFrom && i.kind != typeGap {
 			k.deferChain(i)
 		}
-		k.queue.schedule(i, now)
+		if !i.finished {
+			k.queue.schedule(i, now)
+		}
 	}
-	if i.aside {
+	if i.aside && !i.finished { // else it was the oldest of too many
 		k.dirty[i.at] = i
 	}
 	if !k.up {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -503,6 +504,38 @@ func TestAsideIsBounded(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 	})
+}
+
+// TestLatestAsideIsDropped: the event that is deferred last is the oldest of too many, and is
+// dropped at once. It is not sent any more, also not after a crash.
+func TestLatestAsideIsDropped(t *testing.T) {
+	for _, crash := range []bool{false, true} {
+		inWorld(t, func(w *world) {
+			oldest := w.notify("bad")
+			var asked atomic.Int32
+			w.answers(func(m received) (int, http.Header, error) {
+				if m.notification == fmt.Sprint("n", oldest) && asked.Add(1) == 2 {
+					time.Sleep(10 * time.Second) // the others are deferred meanwhile
+				}
+				return 400, nil, nil
+			})
+			for range maxAside {
+				w.notify("bad")
+			}
+			settle(time.Minute)
+			if s := w.r.Statuses()[0]; s.Deferred > maxAside || s.Dropped == 0 || asked.Load() != 2 {
+				t.Fatalf("%+v after %d attempts", s, asked.Load())
+			}
+			if crash {
+				w.crash()
+			}
+			w.answers(nil)
+			settle(time.Hour)
+			if all, _ := w.deliveries(); of(all, oldest) != "" {
+				t.Errorf("crash %v: sent after it was dropped", crash)
+			}
+		})
+	}
 }
 
 func TestStop(t *testing.T) {
