@@ -313,6 +313,8 @@ func deliveryOptions(cfg *config.Config, anyAccount bool) delivery.Options {
 		History:           cfg.Store.History,
 		AnyAccount:        anyAccount,
 		HoldUnknown:       d.UnknownAccounts == config.UnknownHold,
+		// A connection is given up after one and a half keepalives (MQTT 5 §3.1.2.10).
+		RepeatWithin: cfg.MQTT.MaxKeepalive*3/2 + time.Minute,
 	}
 	if d.Ack == config.AckDisplayed {
 		opts.Ack = delivery.AckDisplayed

@@ -272,11 +272,25 @@ func (c *Core) marked(account string, m RequestMark) (first *Notification, err e
 	if err := c.Flush(c.ctx); err != nil {
 		return nil, err
 	}
+	// A client uses a packet ID again once it has the PUBACK. Then the older publish does not
+	// come again: what looks like it is another one with the same content. A node's own mark
+	// has no packet ID, and is unique.
+	within := pick(c.opts.RepeatWithin > 0, c.opts.RepeatWithin, 10*time.Minute)
+	reused := m.PacketID != 0
 	looked := 0
 	err = c.out.List(account, 0, func(n *Notification) bool {
 		looked++
-		if n.Mark != nil && *n.Mark == m {
-			first = n
+		if reused && time.Since(n.AcceptedAt) > within {
+			return false // so are the others
+		}
+		switch {
+		case n.Mark == nil:
+		case *n.Mark == m:
+			if !reused || time.Since(n.AcceptedAt) > -within { // else: the clock was set back
+				first = n
+			}
+			return false
+		case reused && n.Mark.Client == m.Client && n.Mark.PacketID == m.PacketID:
 			return false
 		}
 		return looked < scanBound

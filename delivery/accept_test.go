@@ -182,6 +182,50 @@ func TestRepeatedPublish(t *testing.T) {
 	})
 }
 
+// TestPublishLikeAnOldOne: a publish that was read for the first time, from a client that sent
+// the same under the same packet ID before, is a notification of its own.
+func TestPublishLikeAnOldOne(t *testing.T) {
+	doorbell := &delivery.RequestMark{Client: "door", PacketID: 1, Payload: 7}
+	for name, meanwhile := range map[string]func(w *world){
+		"hours later": func(*world) { time.Sleep(6 * time.Hour) },
+		"the packet ID was used again": func(w *world) {
+			w.accept(delivery.Request{Mark: &delivery.RequestMark{Client: "door", PacketID: 1, Payload: 8}})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.known("phone", "")
+				first := w.accept(delivery.Request{Mark: doorbell})
+				meanwhile(w)
+				r, err := w.tryAccept(delivery.Request{Mark: doorbell, Again: true})
+				if err != nil || r.Repeated || r.Notification.ID == first.ID {
+					t.Errorf("taken as a repetition: %+v, %v", r, err)
+				}
+			})
+		})
+	}
+	inWorld(t, func(w *world) {
+		w.known("phone", "")
+		first := w.accept(delivery.Request{Mark: doorbell})
+		w.accept(delivery.Request{Mark: &delivery.RequestMark{Client: "window", PacketID: 1, Payload: 8}})
+		w.accept(delivery.Request{Mark: &delivery.RequestMark{Client: "door", PacketID: 2, Payload: 8}})
+		time.Sleep(9 * time.Minute)
+		if r, err := w.tryAccept(delivery.Request{Mark: doorbell, Again: true}); err != nil || !r.Repeated || r.Notification.ID != first.ID {
+			t.Errorf("no repetition: %+v, %v", r, err)
+		}
+		// A node's own mark is unique: only its payload counts.
+		own := func(payload uint64) *delivery.RequestMark {
+			return &delivery.RequestMark{Client: "node", Payload: payload}
+		}
+		first = w.accept(delivery.Request{Mark: own(1)})
+		w.accept(delivery.Request{Mark: own(2)})
+		time.Sleep(6 * time.Hour)
+		if r, err := w.tryAccept(delivery.Request{Mark: own(1), Again: true}); err != nil || !r.Repeated || r.Notification.ID != first.ID {
+			t.Errorf("no repetition of a node's own: %+v, %v", r, err)
+		}
+	})
+}
+
 // TestShortTTL: a device that is half open, with a TTL at the ack window or below,
 // is pushed to while that is of use.
 func TestShortTTL(t *testing.T) {

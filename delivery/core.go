@@ -47,6 +47,10 @@ type Options struct {
 	// CheckContent refuses content that a notification server cannot carry; nil
 	// accepts all.
 	CheckContent func(*Notification) error
+	// RepeatWithin is how long after its acceptance a publish may come again (Request.Again).
+	// A client sends it again when it is back, and a client that is cut off notices that
+	// by its keepalive. 0: 10 min.
+	RepeatWithin time.Duration
 	// Shard is the part of the accounts that this Core serves. The zero Shard is all.
 	Shard Shard
 	// Neighbours are the Cores of the other shards. Nil: there are none.
