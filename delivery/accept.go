@@ -344,6 +344,7 @@ func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt
 	}
 	result.account, result.notification, result.deliveries = a, n, deliveries
 	result.claimed, result.done = r.ID != "", done
+	result.depart()
 	c.out.Commit(b, result.whenDone)
 	return nil
 }

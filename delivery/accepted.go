@@ -1,6 +1,9 @@
 package delivery
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // commitResult is an acceptance and the store's answer. One whose batch is in the store
 // is used again.
@@ -17,6 +20,30 @@ type commitResult struct {
 	err          error        // nil: it is durable
 	claimed      bool         // the request had an ID
 	done         func(Receipt, error)
+	ended        []Event       // of deliveries that have ended on the way
+	prev, next   *commitResult // in Core.underway
+}
+
+// depart enters r into the list of acceptances on their way into the store.
+func (r *commitResult) depart() {
+	c := r.core
+	if r.next = c.underway; r.next != nil {
+		r.next.prev = r
+	}
+	c.underway = r
+}
+
+// arrive takes r out of it.
+func (r *commitResult) arrive() {
+	if r.prev != nil {
+		r.prev.next = r.next
+	} else {
+		r.core.underway = r.next
+	}
+	if r.next != nil {
+		r.next.prev = r.prev
+	}
+	r.prev, r.next = nil, nil
 }
 
 // reuse puts r into the pool. The store has it on the disk, and so does not look at its
@@ -48,6 +75,7 @@ func (c *Core) onAccepted(rs []*commitResult) {
 	receipts := make([]Receipt, len(rs))
 	c.mu.Lock()
 	for i, r := range rs {
+		r.arrive()
 		for _, d := range r.deliveries {
 			c.dev(d).reserved--
 		}
@@ -55,7 +83,7 @@ func (c *Core) onAccepted(rs []*commitResult) {
 			c.countedUnread(r.notification, r.deliveries, r.err != nil)
 		}
 		if r.err == nil {
-			c.begin(r.notification, r.deliveries, r.batch.Events)
+			c.begin(r)
 			receipts[i] = c.receiptOf(r)
 		} else {
 			c.refuse(r.deliveries)
@@ -109,15 +137,45 @@ func (r *Receipt) add(device string, cancelled bool) {
 	r.Deliveries = append(r.Deliveries, DeliveryState{Device: device, State: state})
 }
 
-// begin sets the deliveries of a durable notification on their way.
-func (c *Core) begin(n *Notification, deliveries []*delivery, begun []Event) {
-	c.observers.observe(n.Account, Event{Seq: n.Seq, Number: uint64(n.Seq), Time: n.AcceptedAt, Kind: EventAccepted})
-	for _, e := range begun {
-		c.observers.observe(n.Account, e)
+// endUnderway ends the deliveries to dev whose acceptance is on its way into the store. Their
+// end follows the acceptance there: after a crash they do not begin, with whoever has the
+// device by then.
+func (c *Core) endUnderway(dev *device, why string) {
+	if dev.reserved == 0 {
+		return
 	}
-	for _, d := range deliveries {
+	for r := c.underway; r != nil; r = r.next {
+		for _, d := range r.deliveries {
+			if c.dev(d) != dev || d.over {
+				continue
+			}
+			e := Event{Seq: d.seq, Number: c.clock.next(), Time: time.Now(), Kind: EventCancelled, Device: dev.ID, Detail: why}
+			d.state, d.over = StateCancelled, true
+			c.endProbe(dev, d)
+			r.ended = append(r.ended, e)
+			c.pending.events = append(c.pending.events, e)
+			c.pending.finished = append(c.pending.finished, Finish{Key: Key{Seq: d.seq, Device: dev.ID}, At: e.Time, State: d.state})
+			c.touchPending()
+		}
+	}
+}
+
+// begin sets the deliveries of a durable notification on their way.
+func (c *Core) begin(r *commitResult) {
+	n := r.notification
+	c.observers.observe(n.Account, Event{Seq: n.Seq, Number: uint64(n.Seq), Time: n.AcceptedAt, Kind: EventAccepted})
+	for _, events := range [][]Event{r.batch.Events, r.ended} {
+		for _, e := range events {
+			c.observers.observe(n.Account, e)
+		}
+	}
+	for _, d := range r.deliveries {
+		if d.over { // its device was dropped meanwhile
+			c.over = append(c.over, d)
+			continue
+		}
 		dev := c.dev(d)
-		if dev.ID == "" && len(dev.account.devices) > 0 && dev.dropped == "" { // a device has come meanwhile
+		if dev.ID == "" && len(dev.account.devices) > 0 { // a device has come meanwhile
 			c.assign(d, dev.account.devices[0])
 			dev = c.dev(d)
 		}
@@ -138,8 +196,6 @@ func (c *Core) begin(n *Notification, deliveries []*delivery, begun []Event) {
 			c.displace(dev)
 		}
 		switch {
-		case dev.dropped != "": // since it was accepted
-			c.apply(d, inCancel, situation{detail: dev.dropped})
 		case len(dev.queue) > c.settings.Load().MaxOutstanding:
 			c.apply(d, inCancel, situation{detail: fmt.Sprintf("the device has %d unfinished notifications (delivery.max_outstanding_per_device)", c.settings.Load().MaxOutstanding)})
 		case dev.presence != nil:

@@ -129,6 +129,7 @@ type Core struct {
 	wallSetAt int64               // steady time at which the wall clock was set far; 0: it was not
 
 	observers        *Observers
+	underway         *commitResult        // the latest acceptance on its way into the store
 	committed        inbox[*commitResult] // of acceptances
 	results          sync.Pool            // of *commitResult
 	recorded         inbox[*delivery]     // whose push may begin

@@ -133,22 +133,63 @@ func TestDeviceIsGoneWhileItIsAccepted(t *testing.T) {
 			w.restart(options())
 		}
 	})
-	inWorld(t, func(w *world) { // and the power goes before that is on record
-		w.known("phone", "token")
+	inWorld(t, func(w *world) { // of the removal alone the store knows
+		w.known("phone", "")
+		n := w.accept(delivery.Request{})
+		w.stop()
 		done := make(chan error, 1)
-		n := w.acceptWhile(func() { go func() { done <- w.core.ForgetDevice(context.Background(), "a", "phone") }() })
+		w.store.Commit(&delivery.Batch{RemoveDevices: []delivery.DeviceKey{{ID: "phone", Account: "a"}}, Sync: true}, func(err error) { done <- err })
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
-		w.core.Crash()
-		w.store.powerCut(0)
-		if timeline, err := w.store.Timeline(n.Seq); err != nil || len(timeline) != 1 {
-			t.Fatalf("the store has %v, %v", timeline, err)
-		}
 		w.start(options())
-		w.wantTimeline(n, "accepted, push_requested, cancelled")
+		w.wantTimeline(n, "accepted, waiting, cancelled")
 		w.wantState(n, delivery.StateCancelled)
 	})
+}
+
+// TestCrashAfterADeviceIsGoneWhileItIsAccepted: the notification does not go to whoever has
+// the device after the crash.
+func TestCrashAfterADeviceIsGoneWhileItIsAccepted(t *testing.T) {
+	put := func(w *world, account string) error {
+		return w.core.PutDevice(context.Background(), account, "phone", &delivery.Registration{Server: delivery.ServerAPNs, Token: "new", App: "app"})
+	}
+	for name, c := range map[string]struct {
+		account string // whose the device is then; "": nobody's
+		gone    func(w *world) error
+	}{
+		"moved":   {"b", func(w *world) error { return put(w, "b") }},
+		"removed": {"", func(w *world) error { return w.core.ForgetDevice(context.Background(), "a", "phone") }},
+		"signed out": {"b", func(w *world) error {
+			return errors.Join(w.core.SignOut(context.Background(), "phone", "a"), put(w, "b"))
+		}},
+		"signed out and in": {"a", func(w *world) error {
+			return errors.Join(w.core.SignOut(context.Background(), "phone", "a"), put(w, "a"))
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.known("phone", "token")
+				gone := make(chan error, 1)
+				n := w.acceptWhile(func() { go func() { gone <- c.gone(w) }() })
+				if err := <-gone; err != nil {
+					t.Fatal(err)
+				}
+				w.core.Crash()
+				w.store.powerCut(0)
+				w.start(options())
+				if c.account != "" {
+					w.up("phone", func(i *delivery.OnlineInfo, _ *channel) { i.Account = c.account }).wantIDs(false)
+				}
+				time.Sleep(time.Minute)
+				if len(w.apple.asked) > 0 {
+					t.Errorf("%d pushes", len(w.apple.asked))
+				}
+				w.wantTimeline(n, "accepted, push_requested, cancelled")
+				w.wantState(n, delivery.StateCancelled)
+			})
+		})
+	}
 }
 
 // TestDeviceIsBackWhileItIsRemoved: it is registered again, although the store

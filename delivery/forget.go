@@ -59,6 +59,7 @@ func (c *Core) drop(d *device, why string) {
 // end cancels everything that is outstanding for a device, and takes its channel down.
 func (c *Core) end(d *device, why string) {
 	d.dropped = why
+	c.endUnderway(d, why)
 	for len(d.queue) > 0 {
 		c.apply(c.slab.at(d.queue[0]), inCancel, situation{detail: why})
 	}
