@@ -436,6 +436,53 @@ func TestCancelHeld(t *testing.T) {
 	})
 }
 
+// TestCrashBeforeHeldIsAssigned: the device is on the disk, and the notifications held for its account
+// not assigned to it yet.
+func TestCrashBeforeHeldIsAssigned(t *testing.T) {
+	opts := options()
+	opts.HoldUnknown = true
+	// crash leaves the device in the store, and a notification that was accepted for it after n.
+	crash := func(w *world, n *delivery.Notification, token string) {
+		w.core.Crash()
+		dev := delivery.Device{ID: "phone", Account: "a", SeenAt: time.Now()}
+		if token != "" {
+			dev.Registrations = []delivery.Registration{{Server: delivery.ServerAPNs, App: "app", Kind: delivery.KindAlert, Token: token, Claims: true}}
+		}
+		done := make(chan error, 2)
+		w.store.Commit(&delivery.Batch{PutDevices: []delivery.Device{dev}, Sync: true}, func(err error) { done <- err })
+		w.store.Commit(&delivery.Batch{Accept: []delivery.Acceptance{{Notification: &delivery.Notification{
+			Seq: n.Seq + 1000*delivery.Seq(max(*shards, 1)), ID: "last", Account: "a", Title: "t", CollapseKey: "k", Ack: delivery.AckReceived,
+			Urgency: delivery.UrgencyHigh, AcceptedAt: time.Now(), ExpiresAt: time.Now().Add(time.Hour), Devices: []string{"phone"},
+		}}}, Sync: true}, func(err error) { done <- err })
+		if err := errors.Join(<-done, <-done); err != nil {
+			w.Fatal(err)
+		}
+		w.store.powerCut(0)
+		w.start(opts)
+	}
+	inWorldWith(t, opts, func(w *world) {
+		w.accept(delivery.Request{ID: "first"})
+		time.Sleep(time.Second)
+		replaced := w.accept(delivery.Request{ID: "replaced", CollapseKey: "k"})
+		time.Sleep(time.Second)
+		crash(w, replaced, "")
+		w.up("phone", acking).wantIDs(false, "first", "last")
+		w.wantState(replaced, delivery.StateSuperseded)
+		w.restart(opts)
+		w.up("phone").wantIDs(false)
+	})
+	inWorldWith(t, opts, func(w *world) {
+		n := w.accept(delivery.Request{ID: "first"})
+		time.Sleep(time.Second)
+		crash(w, n, "token")
+		w.wantTimeline(n, "accepted, waiting")
+		time.Sleep(4 * time.Second)
+		w.wantTimeline(n, "accepted, waiting, push_requested, pushed")
+		w.restart(opts)
+		w.wantState(n, delivery.StatePushed)
+	})
+}
+
 // TestRepeatNamesAFullDevice: the answer to a repetition says what the first one said.
 func TestRepeatNamesAFullDevice(t *testing.T) {
 	opts := options()

@@ -70,6 +70,7 @@ func (c *Core) recover(b Backlog) error {
 		return true
 	})
 	if err == nil && failed == nil {
+		c.recoverHeld()
 		err = c.recoverDismissals(b)
 	}
 	c.settle()
