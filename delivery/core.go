@@ -420,8 +420,13 @@ func (c *Core) apply(d *delivery, in input, s situation) {
 		}
 		c.record(d, attempt, e.kind, e.detail)
 	}
-	if missed := in == inElapsed || in == inNacked; missed && before.state == StatePublished {
+	switch {
+	case before.state == StatePublished && (in == inElapsed || in == inNacked):
 		dev.missed(d, s.now)
+	case in == inNacked:
+		dev.refused(d, s.now)
+	case st.publish && d.state == StatePushing: // no ack window runs: a heartbeat after one brings the next try
+		dev.missed(d, s.now+ackWindow(&d.progress, s))
 	}
 	if d.state == StateWaiting && d.deadline == 0 {
 		d.deadline = c.nextProbe(d)

@@ -304,6 +304,67 @@ func TestNotQueued(t *testing.T) {
 	})
 }
 
+// TestNoAckWhileAPushIsAskedFor: a device that is up gets a notification again at its
+// heartbeats also where no ack window runs, because the push was asked for at once.
+func TestNoAckWhileAPushIsAskedFor(t *testing.T) {
+	retry := delivery.PushResult{Outcome: delivery.PushRetry, RetryAfter: time.Hour, Detail: "503"}
+	for name, answer := range map[string]delivery.PushResult{
+		"accepted":  accepted,
+		"gone":      {Outcome: delivery.PushTokenGone, Detail: "410 Unregistered"},
+		"suspended": {Outcome: delivery.PushTokenSuspended, Detail: "400 BadDeviceToken"},
+		"unserved":  {Outcome: delivery.PushUnserved, Detail: "not configured"},
+		"refused":   {Outcome: delivery.PushRefused, Detail: "413 PayloadTooLarge"},
+		"not now":   retry,
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.apple.script = []delivery.PushResult{answer}
+				w.known("d", "aa")
+				ch := w.up("d")
+				w.accept(delivery.Request{AckWindow: new(time.Duration(0))})
+				var at []time.Duration
+				for begun, seen := time.Now(), 0; time.Since(begun) < 40*time.Second; {
+					if n := len(ch.published()); n > seen {
+						seen = n
+						at = append(at, time.Since(begun))
+					}
+					time.Sleep(time.Second)
+					ch.presence.Heartbeat()
+				}
+				// 3 s of ack window each, and between them 0, 5, 10 and 20 s.
+				if len(at) < 4 || at[1] != 3*time.Second || len(at) > 5 {
+					t.Errorf("published at %v", at)
+				}
+			})
+		})
+	}
+	// Refused by the device or the channel: said, and tried again at the next heartbeat.
+	inWorld(t, func(w *world) {
+		w.apple.script = []delivery.PushResult{retry}
+		w.known("d", "aa")
+		ch := w.up("d")
+		n := w.accept(delivery.Request{AckWindow: new(time.Duration(0))})
+		ch.published()[0].Nacked("0x83")
+		w.wantTimeline(n, "accepted, published, push_requested, push_retry, nacked")
+		time.Sleep(time.Second)
+		ch.presence.Heartbeat()
+		w.wantTimeline(n, "accepted, published, push_requested, push_retry, nacked, redelivered")
+	})
+	inWorld(t, func(w *world) {
+		w.known("d", "aa")
+		ch := w.up("d", func(_ *delivery.OnlineInfo, ch *channel) { ch.refuse = errNoRoom })
+		n := w.accept(delivery.Request{AckWindow: new(time.Duration(0))})
+		w.wantTimeline(n, "accepted, published, push_requested, nacked, pushed")
+		ch.refuse = nil
+		ch.presence.Heartbeat()
+		w.wantTimeline(n, "accepted, published, push_requested, nacked, pushed, redelivered")
+		// With a TTL of 0 its push goes on alone.
+		ch.refuse = errNoRoom
+		n = w.accept(delivery.Request{TTL: new(time.Duration(0))})
+		w.wantTimeline(n, "accepted, published, push_requested, nacked, pushed, expired")
+	})
+}
+
 func TestLostAndBackWithinTheWindow(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.known("d", "aa")

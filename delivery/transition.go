@@ -131,10 +131,17 @@ func transition(p progress, in input, s situation) (progress, step) {
 		out.event(EventDisplayed, ackDetail(p, s))
 		finish(&p, StateAcked, &out)
 	case inNacked:
-		if p.state == StatePublished {
-			out.event(EventNacked, s.detail)
+		if p.attempts == 0 {
+			break
+		}
+		out.event(EventNacked, s.detail)
+		switch {
+		case p.state == StatePublished:
 			p.deadline = 0
 			fallBack(&p, s, &out)
+		case p.once: // its push goes on alone
+			p.deadline = 0
+			endOnce(&p, s, &out)
 		}
 	case inElapsed:
 		elapsed(&p, s, &out)

@@ -69,6 +69,8 @@ func TestTransitionTable(t *testing.T) {
 		{"published, channel lost", in(StatePublished, nil), inChannelLost, token, StatePublished, []EventKind{EventChannelLost}},
 		{"published, lost and back", in(StatePublished, nil), inOffer, up, StatePublished, []EventKind{EventRedelivered}},
 		{"published, nack", in(StatePublished, nil), inNacked, token, StatePushing, []EventKind{EventNacked, EventPushRequested}},
+		{"pushing, nack", in(StatePushing, nil), inNacked, token, StatePushing, []EventKind{EventNacked}},
+		{"waiting, nack", in(StateWaiting, nil), inNacked, token, StateWaiting, []EventKind{EventNacked}},
 		{"pushing, accepted", in(StatePushing, nil), inPushAccepted, token, StatePushed, []EventKind{EventPushed}},
 		{"pushing, retry", in(StatePushing, nil), inPushRetry, situation{after: time.Second}, StatePushing, []EventKind{EventPushRetry}},
 		{"pushing, backoff over", in(StatePushing, nil), inElapsed, token, StatePushing, []EventKind{EventPushRequested}},

@@ -143,15 +143,15 @@ type misses struct {
 	n         uint8
 }
 
-// missed notes that a pseudo-notification to dev has gone unacknowledged: the next try
-// is at the first heartbeat after, then at growing distances (contract §2).
-func (dev *device) missed(d *delivery, now int64) {
+// missed notes that a pseudo-notification to dev goes unacknowledged from a time on: the next
+// try is at the first heartbeat after it, then at growing distances (contract §2).
+func (dev *device) missed(d *delivery, from int64) {
 	p := dev.presence
 	if p == nil { // it begins again when the device is back
 		return
 	}
 	m := p.misses[d.seq]
-	m.notBefore = now
+	m.notBefore = from
 	if m.n > 0 {
 		m.notBefore += int64(min(5*time.Second<<(m.n-1), time.Minute))
 	}
@@ -161,6 +161,14 @@ func (dev *device) missed(d *delivery, now int64) {
 	}
 	p.misses[d.seq] = m
 	p.missed.Store(true)
+}
+
+// refused notes that dev has refused d, or its channel has, which no ack window waits for:
+// after the first try the next may come at once.
+func (dev *device) refused(d *delivery, now int64) {
+	if p := dev.presence; p != nil && p.misses[d.seq].n == 1 {
+		p.misses[d.seq] = misses{notBefore: now, n: 1}
+	}
 }
 
 // heard ends the count of misses: dev has said something of d.
