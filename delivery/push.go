@@ -370,6 +370,9 @@ func (c *Core) onPushResult(d *delivery, asked Registration, r PushResult) {
 	if held != nil && (held.Ended != nil || !held.SameAddress(&asked)) {
 		held = nil
 	}
+	if r.Outcome != PushRetry && r.Outcome != PushWithdrawn {
+		c.endProbe(dev, d) // the next may be another's, whatever has become of this one
+	}
 	if r.Outcome == PushAccepted {
 		c.pushAccepted(d, held)
 	}
@@ -446,7 +449,6 @@ func (c *Core) pushAccepted(d *delivery, held *Registration) {
 	c.seen(dev)
 	if held.Suspended != nil {
 		held.Suspended = nil
-		c.endProbe(dev, d)
 		c.putDevice(dev)
 		c.pushPossible(dev, func(r *Registration) bool { return r == held })
 	}
@@ -474,6 +476,9 @@ func (c *Core) endRegistration(dev *device, held *Registration, asked Registrati
 			since = held.Suspended.Since
 		}
 		held.Suspended = &Suspension{Since: since, Reason: r.Detail, Config: config, NextProbe: now.Add(probeInterval)}
+		if p := dev.probe; p != nil && c.registration(p) == held { // of an earlier suspension
+			dev.probe = nil
+		}
 		c.putDevice(dev)
 		return true
 	}

@@ -270,6 +270,87 @@ func TestProbeSucceeds(t *testing.T) {
 	})
 }
 
+// TestProbeThatSaysNothing: a probe whose answer says nothing of the registration, or of
+// another one, is over. The next notification has its turn a day later.
+func TestProbeThatSaysNothing(t *testing.T) {
+	suspended := delivery.PushResult{Outcome: delivery.PushTokenSuspended, Detail: "400 BadDeviceToken"}
+	month := new(30 * 24 * time.Hour)
+	// probed plays a day's suspension of a registration, up to its probe.
+	probed := func(w *world, script ...delivery.PushResult) {
+		w.known("phone", "aa")
+		w.apple.script = append([]delivery.PushResult{suspended}, script...)
+		w.accept(delivery.Request{TTL: month})
+		time.Sleep(24*time.Hour + time.Minute)
+		synctest.Wait()
+		if got := len(w.apple.asked); got != 2 {
+			w.Fatalf("%d pushes, want the first and its probe", got)
+		}
+	}
+	wantPushed := func(w *world, n *delivery.Notification) {
+		w.Helper()
+		if v, err := w.core.Get(context.Background(), n.ID); err != nil || !v.Deliveries[0].Pushed {
+			w.Errorf("not pushed: %v, %v", w.timeline(n), err)
+		}
+	}
+	for _, answer := range []delivery.PushResult{
+		{Outcome: delivery.PushRefused, Detail: "413 PayloadTooLarge"},
+		{Outcome: delivery.PushUnserved, Detail: "not configured"},
+	} {
+		inWorld(t, func(w *world) {
+			probed(w, answer, accepted)
+			n := w.accept(delivery.Request{TTL: month})
+			w.wantState(n, delivery.StateWaiting)
+			time.Sleep(25 * time.Hour)
+			wantPushed(w, n)
+		})
+	}
+	for name, meanwhile := range map[string]func(w *world){
+		"registered again":   func(w *world) { w.known("phone", "aa") },
+		"another registered": func(w *world) { w.known("phone", "bb") },
+		"removed, then a new": func(w *world) {
+			_ = w.core.RemoveRegistrations("phone", "a", delivery.ServerAPNs, "")
+			w.known("phone", "bb")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.known("phone", "aa")
+				w.apple.script = []delivery.PushResult{suspended}
+				w.accept(delivery.Request{TTL: month})
+				synctest.Wait()
+				w.apple.mu.Lock()
+				w.apple.hold = true
+				w.apple.mu.Unlock()
+				time.Sleep(24*time.Hour + time.Minute)
+				meanwhile(w)
+				// The first stays under way, or is retried, for as long as the test takes.
+				n := w.accept(delivery.Request{TTL: month, Urgency: delivery.UrgencyNormal})
+				settle()
+				w.apple.mu.Lock()
+				var of *heldPush
+				for i := range w.apple.held {
+					if w.apple.held[i].push.Seq == n.Seq {
+						of = &w.apple.held[i]
+					}
+				}
+				w.apple.hold = false
+				w.apple.script = nil
+				w.apple.mu.Unlock()
+				if of == nil {
+					t.Fatalf("not asked for: %v", w.timeline(n))
+				}
+				of.answer(suspended)
+				w.apple.mu.Lock()
+				w.apple.held = slices.DeleteFunc(w.apple.held, func(h heldPush) bool { return h.push.Seq == n.Seq })
+				w.apple.mu.Unlock()
+				w.wantState(n, delivery.StateWaiting)
+				time.Sleep(25 * time.Hour)
+				wantPushed(w, n)
+			})
+		})
+	}
+}
+
 // TestRefusedProbe: an acceptance that the store refuses does not stay the one that
 // tries a suspended registration.
 func TestRefusedProbe(t *testing.T) {
