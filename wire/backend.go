@@ -29,7 +29,7 @@ type Content struct {
 	Category    string          `json:"category,omitempty" maxLength:"128" doc:"Category of actions"`
 
 	Subtitle  string              `json:"subtitle,omitempty" doc:"Shown in the tip: at most 256 bytes"`
-	Thread    string              `json:"thread,omitempty" doc:"Shown as one conversation; the account if absent"`
+	Thread    string              `json:"thread,omitempty" maxLength:"128" doc:"Shown as one conversation; the account if absent"`
 	Link      string              `json:"link,omitempty" doc:"A URL or deep link that a tap opens: at most 2,048 bytes"`
 	Image     string              `json:"image,omitempty" doc:"An https URL of at most 2,048 bytes"`
 	Level     string              `json:"level,omitempty" enum:"passive,active,time-sensitive,critical" doc:"active if absent"`

@@ -19,8 +19,8 @@ type PushToken struct {
 
 // APNsToken is a device token of Apple's push service.
 type APNsToken struct {
-	Token       string `json:"token" doc:"Device token, hexadecimal" pattern:"^[0-9A-Fa-f]+$" maxLength:"200"`
-	Topic       string `json:"topic,omitempty" doc:"Bundle ID; the configured one if absent" maxLength:"255"`
+	Token       string `json:"token" doc:"Device token, hexadecimal" pattern:"^[0-9A-Fa-f]+$" maxLength:"256"`
+	Topic       string `json:"topic,omitempty" doc:"Bundle ID; the configured one if absent" maxLength:"155"`
 	Environment string `json:"environment,omitempty" enum:"production,sandbox" doc:"The configured one if absent"`
 	Kind        string `json:"kind,omitempty" doc:"alert if absent; voip, liveactivity:..., pushtotalk, location, widgets, complication" maxLength:"128"`
 }
@@ -37,7 +37,8 @@ type FCMToken struct {
 // WebPushSubscription is a browser's PushSubscription.toJSON() as it is. Members that
 // are not listed are ignored: a browser may add some.
 type WebPushSubscription struct {
-	Endpoint string `json:"endpoint" maxLength:"2048"`
+	_        struct{} `additionalProperties:"true"`
+	Endpoint string   `json:"endpoint" maxLength:"2048"`
 	Keys     struct {
 		P256dh string `json:"p256dh"`
 		Auth   string `json:"auth"`

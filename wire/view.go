@@ -174,7 +174,7 @@ type DeviceView struct {
 	Device        string             `json:"device"`
 	Account       string             `json:"account"`
 	APNs          *RegisteredAPNs    `json:"apns,omitempty" doc:"The alert registration with Apple, if it is in use"`
-	Registrations []RegistrationView `json:"registrations,omitempty" doc:"How notification servers reach the device, without tokens: at most one of each kind"`
+	Registrations []RegistrationView `json:"registrations" nullable:"false" doc:"How notification servers reach the device, without tokens: at most one of each kind"`
 	Via           string             `json:"via" enum:"mqtt,xmpp"`
 	App           string             `json:"app,omitempty" enum:"foreground,background" doc:"What the device says of its app; absent: it has never said"`
 	Channel       ChannelView        `json:"channel"`
@@ -236,7 +236,7 @@ type ChannelView struct {
 
 // NewDeviceView shows v.
 func NewDeviceView(v delivery.DeviceView) DeviceView {
-	d := DeviceView{Device: v.ID, Account: v.Account, Outstanding: v.Outstanding, Channel: ChannelView{State: "down"}, Via: cmp.Or(v.Via, delivery.ViaMQTT)}
+	d := DeviceView{Device: v.ID, Account: v.Account, Outstanding: v.Outstanding, Channel: ChannelView{State: "down"}, Via: cmp.Or(v.Via, delivery.ViaMQTT), Registrations: make([]RegistrationView, 0, len(v.Registrations))}
 	if t := v.Registration(delivery.KindAlert); t != nil && t.Ended == nil && t.Server == delivery.ServerAPNs {
 		d.APNs = &RegisteredAPNs{
 			APNsToken:    APNsToken{Token: t.Token, Topic: t.App, Environment: t.Environment},

@@ -42,7 +42,7 @@ func TestViews(t *testing.T) {
 		"device down": {wire.NewDeviceView(delivery.DeviceView{
 			Device: delivery.Device{ID: "phone", Account: "alice", Registrations: []delivery.Registration{{Server: "fcm", App: "p", Kind: delivery.KindAlert, Token: "secret", RegisteredAt: at, Suspended: &delivery.Suspension{Since: at, Reason: "SENDER_ID_MISMATCH", NextProbe: at}}, {Server: "apns", Kind: "voip", RegisteredAt: at, Ended: &delivery.Ending{At: at, Reason: "410 Unregistered"}}}}, Since: at,
 		}), `{"device":"phone","account":"alice","registrations":[{"server":"fcm","app":"p","kind":"alert","registered_at":"2026-11-23T05:30:00.001Z","suspended":{"since":"2026-11-23T05:30:00.001Z","reason":"SENDER_ID_MISMATCH","next_probe":"2026-11-23T05:30:00.001Z"}},{"server":"apns","kind":"voip","registered_at":"2026-11-23T05:30:00.001Z","ended":{"at":"2026-11-23T05:30:00.001Z","reason":"410 Unregistered"}}],"via":"mqtt","channel":{"state":"down","since":"2026-11-23T05:30:00.001Z"},"outstanding":0}`},
-		"device not in memory": {wire.NewDeviceView(delivery.DeviceView{Device: delivery.Device{ID: "phone", Account: "alice"}}), `{"device":"phone","account":"alice","via":"mqtt","channel":{"state":"down"},"outstanding":0}`},
+		"device not in memory": {wire.NewDeviceView(delivery.DeviceView{Device: delivery.Device{ID: "phone", Account: "alice"}}), `{"device":"phone","account":"alice","registrations":[],"via":"mqtt","channel":{"state":"down"},"outstanding":0}`},
 		"refused line":         {wire.BatchResult{Line: 3, Status: 422, Title: "Unprocessable Entity", Detail: "d"}, `{"line":3,"status":422,"title":"Unprocessable Entity","detail":"d"}`},
 	} {
 		text, err := json.Marshal(c.v)

@@ -35,7 +35,7 @@ type devicePut struct {
 	APNs    *wire.APNsToken           `json:"apns,omitempty" doc:"A registration with Apple; null removes all of Apple's"`
 	FCM     *wire.FCMToken            `json:"fcm,omitempty" doc:"A registration with Firebase; null removes all of Firebase's"`
 	WebPush *wire.WebPushSubscription `json:"webpush,omitempty" doc:"A browser's PushSubscription.toJSON() as it is; null removes all of Web Push"`
-	Kind    string                    `json:"kind,omitempty" doc:"With null: only the registration of this kind"`
+	Kind    string                    `json:"kind,omitempty" maxLength:"128" doc:"Of the registration, where its own member does not say it: alert if absent. With null: only the registration of this kind is removed"`
 }
 
 type deviceAnswer struct {

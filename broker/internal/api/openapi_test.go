@@ -66,6 +66,36 @@ func TestOpenAPIWithoutTokens(t *testing.T) {
 	}
 }
 
+// TestOpenAPIBounds: a client that checks a body by the document accepts what the server accepts.
+func TestOpenAPIBounds(t *testing.T) {
+	var doc struct {
+		Components struct {
+			Schemas map[string]struct {
+				AdditionalProperties bool
+				Properties           map[string]struct{ MaxLength int }
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(serve(t).do("GET", "/openapi.json", "").text), &doc); err != nil {
+		t.Fatal(err)
+	}
+	schemas := doc.Components.Schemas
+	if !schemas["WebPushSubscription"].AdditionalProperties {
+		t.Error("a browser's subscription has expirationTime, too")
+	}
+	for _, c := range []struct {
+		schema, property string
+		want             int
+	}{
+		{"APNsToken", "token", 256}, {"APNsToken", "topic", 155},
+		{"Notification", "thread", delivery.MaxName}, {"Notification", "sound", delivery.MaxName}, {"Notification", "category", delivery.MaxName},
+	} {
+		if got := schemas[c.schema].Properties[c.property].MaxLength; got != c.want {
+			t.Errorf("%s.%s: %d, want %d", c.schema, c.property, got, c.want)
+		}
+	}
+}
+
 func TestOpenAPI(t *testing.T) {
 	s := serve(t, withTokens, func(o *api.Options, _ *delivery.Options) { o.Overview = overview.New(overview.Options{}) })
 	r := s.do("GET", "/openapi.json", "")

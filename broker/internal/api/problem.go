@@ -49,6 +49,8 @@ const (
 	codeStopped             code = "stopped"
 	codeUnavailable         code = "unavailable"
 	codeNotReady            code = "not_ready"
+	codeUnknownTopic        code = "unknown_topic"
+	codeOverLimit           code = "over_limit"
 )
 
 // codes says what each code means, in the order of the HTTP statuses. The OpenAPI
@@ -64,6 +66,7 @@ func codes() []codeMeaning {
 		{codeUnknownDevice, 404, "the account has no such device"},
 		{codeUnknownNotification, 404, "no such notification, or its history is over"},
 		{codeNotConnected, 404, "the device is not connected"},
+		{codeUnknownTopic, 404, "only on the refusals topic: no such topic below the prefix"},
 		{codeMethodNotAllowed, 405, "the path takes other methods"},
 		{codeTimeout, 408, "the body did not arrive in time"},
 		{codeConflict, 409, "the id was used before, with another meaning"},
@@ -72,6 +75,7 @@ func codes() []codeMeaning {
 		{codeMediaType, 415, "the body has the wrong type"},
 		{codeInvalid, 422, "the request breaks rules: errors names each, with its location"},
 		{codeTooMuchOutstanding, 429, "every device addressed is full: try again after Retry-After"},
+		{codeOverLimit, 429, "only on the refusals topic: a limit of mqtt.limits; with status 403, one that does not pass by itself"},
 		{codeInternal, 500, "a fault of the server, which is in its log"},
 		{codeUnsupported, 501, "this server cannot do that with its configuration"},
 		{codeStoreUnavailable, 503, "the store takes no changes now: try again"},
