@@ -3,7 +3,6 @@ package broker
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -27,7 +26,7 @@ type certificates struct {
 	log     *slog.Logger
 	current atomic.Pointer[tls.Config]
 	revoked atomic.Pointer[revocations]
-	// onRevoked is called after a new list of revoked certificates.
+	// onRevoked is called after new lists of revoked certificates.
 	onRevoked func()
 	mu        sync.Mutex // one reload at a time
 }
@@ -85,11 +84,12 @@ func (c *certificates) read() error {
 			return fmt.Errorf("%s.client_ca_file: %s holds no certificate in PEM", c.section, c.files.clientCA)
 		}
 		if c.files.crl != "" {
-			if revoked, err = readCRL(c.files.crl, text); err != nil {
+			if revoked, err = readCRLs(c.files.crl, text); err != nil {
 				return fmt.Errorf("%s.crl_file: %w", c.section, err)
 			}
-			if time.Now().After(revoked.nextUpdate) && !revoked.nextUpdate.IsZero() {
-				c.log.Warn("list of revoked certificates is out of date, later revocations are unknown", "key", c.section+".crl_file", "next_update", revoked.nextUpdate)
+			for _, list := range revoked.outdated(time.Now()) {
+				c.log.Warn("list of revoked certificates is out of date, later revocations are unknown",
+					"key", c.section+".crl_file", "issuer", list.issuer, "next_update", list.nextUpdate)
 			}
 		}
 		// VerifyConnection, because nothing else is asked when a session is resumed.
@@ -114,59 +114,14 @@ func (c *certificates) expires() time.Time {
 }
 
 func (c *certificates) isRevoked(s *tls.ConnectionState) bool {
-	list := c.revoked.Load()
-	if list == nil || s == nil {
+	lists := c.revoked.Load()
+	if lists == nil || s == nil {
 		return false
 	}
 	for _, chain := range s.VerifiedChains {
-		if slices.ContainsFunc(chain, list.has) {
+		if slices.ContainsFunc(chain, lists.have) {
 			return true
 		}
 	}
 	return false
-}
-
-// revocations are the serial numbers that a CRL lists.
-type revocations struct {
-	issuer     string // raw
-	serials    map[string]struct{}
-	nextUpdate time.Time
-}
-
-func (r *revocations) has(c *x509.Certificate) bool {
-	if string(c.RawIssuer) != r.issuer {
-		return false
-	}
-	_, listed := r.serials[c.SerialNumber.String()]
-	return listed
-}
-
-// readCRL reads a CRL, in PEM or DER, that one of the CAs has signed.
-func readCRL(path string, caPEM []byte) (*revocations, error) {
-	content, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	if block, _ := pem.Decode(content); block != nil {
-		content = block.Bytes
-	}
-	list, err := x509.ParseRevocationList(content)
-	if err != nil {
-		return nil, fmt.Errorf("%s holds no CRL in PEM or DER: %w", path, err)
-	}
-	for rest := caPEM; ; {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			return nil, fmt.Errorf("%s is not signed by a CA of client_ca_file", path)
-		}
-		ca, err := x509.ParseCertificate(block.Bytes)
-		if err == nil && string(ca.RawSubject) == string(list.RawIssuer) && list.CheckSignatureFrom(ca) == nil {
-			break
-		}
-	}
-	r := &revocations{issuer: string(list.RawIssuer), serials: map[string]struct{}{}, nextUpdate: list.NextUpdate}
-	for _, e := range list.RevokedCertificateEntries {
-		r.serials[e.SerialNumber.String()] = struct{}{}
-	}
-	return r, nil
 }

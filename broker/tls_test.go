@@ -34,16 +34,26 @@ type authority struct {
 
 func newAuthority(t *testing.T) *authority {
 	t.Helper()
+	return newAuthorityNamed(t, "test CA", nil)
+}
+
+// newAuthorityNamed is a root, or an intermediate CA where parent is given.
+func newAuthorityNamed(t *testing.T, name string, parent *authority) *authority {
+	t.Helper()
 	a := &authority{T: t}
 	var err error
 	if a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SubjectKeyId: []byte{1},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SubjectKeyId: []byte(name),
 	}
-	a.cert = a.sign(template, a.key.Public(), template)
+	if parent != nil {
+		a.cert = parent.sign(template, a.key.Public(), parent.cert)
+	} else {
+		a.cert = a.sign(template, a.key.Public(), template)
+	}
 	return a
 }
 
@@ -75,6 +85,11 @@ func (a *authority) issue(serial int64, account, device string) tls.Certificate 
 
 func (a *authority) writeCRL(path string, serials ...int64) {
 	a.Helper()
+	writePEM(a.T, path, "X509 CRL", a.crl(serials...))
+}
+
+func (a *authority) crl(serials ...int64) (der []byte) {
+	a.Helper()
 	list := &x509.RevocationList{Number: big.NewInt(1), NextUpdate: time.Now().Add(time.Hour)}
 	for _, s := range serials {
 		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: big.NewInt(s), RevocationTime: time.Now()})
@@ -83,7 +98,7 @@ func (a *authority) writeCRL(path string, serials ...int64) {
 	if err != nil {
 		a.Fatal(err)
 	}
-	writePEM(a.T, path, "X509 CRL", der)
+	return der
 }
 
 // TestClientCertificates: a certificate names account and device; a revoked one loses

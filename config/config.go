@@ -118,8 +118,9 @@ type MQTTTLS struct {
 	// CAs (PEM) whose client certificates are asked for and verified; "" asks for
 	// none.
 	ClientCAFile string `key:"client_ca_file"`
-	// Revoked client certificates: a CRL (PEM or DER) signed by one of these CAs. It is
-	// read again when it changes, and connections of certificates that it lists end.
+	// Revoked client certificates: one or more CRLs in PEM, or one in DER, each signed by
+	// one of these CAs. The file is read again when it changes, and connections of
+	// certificates that it lists end.
 	CRLFile string `key:"crl_file"`
 }
 
