@@ -153,6 +153,11 @@ func (a *Auth) Bearer(ctx context.Context, token, remote string) (_ Identity, er
 	return id, err
 }
 
+// Reload reads the files of users and keys again, but for those of the keys that skip
+// reports. A file with a mistake, or one that cannot be read, is an error, and the
+// previous version stays in use. Changes of the files need no Reload: they are watched.
+func (a *Auth) Reload(skip func(key string) bool) error { return a.files.Reload(skip) }
+
 // Close stops watching files, writes the verifiers and closes idle connections. It
 // returns when all has stopped, and is safe to call twice.
 func (a *Auth) Close() error {

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"sync"
 	"sync/atomic"
 
 	"github.com/heartline-mqtt/heartline/internal/filewatch"
@@ -22,7 +21,7 @@ type watcher struct {
 	log *slog.Logger
 }
 
-func newWatcher(log *slog.Logger) *watcher { return &watcher{filewatch.New(), log} }
+func newWatcher(log *slog.Logger) *watcher { return &watcher{filewatch.New(log), log} }
 
 func (w *watcher) start() { w.Start() }
 
@@ -37,7 +36,6 @@ type watched[T any] struct {
 	log   *slog.Logger
 
 	current atomic.Pointer[T]
-	mu      sync.Mutex // one reload at a time
 	// onChange, if set, is called with the new content after a reload.
 	onChange func(T)
 }
@@ -45,7 +43,7 @@ type watched[T any] struct {
 // watch reads a file now, and again on every change once the watcher has started.
 func watch[T any](w *watcher, key, path string, secret bool, parse func([]byte) (T, error)) (*watched[T], error) {
 	f := &watched[T]{key: key, path: path, parse: parse, log: w.log}
-	w.Add(path, f.reload)
+	w.Add(key, f.reload, path)
 	v, err := f.read()
 	if err != nil {
 		return nil, err
@@ -59,19 +57,17 @@ func watch[T any](w *watcher, key, path string, secret bool, parse func([]byte) 
 
 func (w *watched[T]) get() *T { return w.current.Load() }
 
-func (w *watched[T]) reload() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (w *watched[T]) reload() error {
 	v, err := w.read()
 	if err != nil {
-		w.log.Error("reload failed, keeping the previous version", "key", w.key, "error", err)
-		return
+		return err
 	}
 	w.current.Store(&v)
 	w.log.Info("file reloaded", "key", w.key, "path", w.path)
 	if w.onChange != nil {
 		w.onChange(v)
 	}
+	return nil
 }
 
 func (w *watched[T]) read() (v T, err error) {

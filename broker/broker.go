@@ -69,7 +69,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Broker, error) {
 
 // NewReloadable is New for a broker that can reload its configuration.
 func NewReloadable(cfg *config.Config, log *slog.Logger, reloading Reloading) (_ *Broker, err error) {
-	b := &Broker{cfg: cfg, reloading: reloading, log: log, files: filewatch.New(), failed: make(chan error, 1)}
+	b := &Broker{cfg: cfg, reloading: reloading, log: log, files: filewatch.New(log), failed: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			_ = b.Close(context.Background()) // the first error is the one to report

@@ -64,7 +64,7 @@ func handshake(t *testing.T, crls []byte, cert tls.Certificate, cas ...*authorit
 	if err := os.WriteFile(files.crl, crls, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	certs, err := loadCertificates("mqtt.tls", files, filewatch.New(), slog.New(slog.DiscardHandler))
+	certs, err := loadCertificates("mqtt.tls", files, filewatch.New(slog.New(slog.DiscardHandler)), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

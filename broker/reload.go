@@ -22,7 +22,7 @@ type Reloading struct {
 
 // live lists the keys that take effect in a running broker; a pattern that ends in .* is
 // for a whole section. Users, tokens, key sets, revocation lists and certificates are not
-// among them: their files are watched.
+// among them: their files are watched, and a reload reads them again.
 func live() []string {
 	return []string{
 		"auth.acl", "mqtt.limits.*",
@@ -58,6 +58,10 @@ func (b *Broker) Reload(ctx context.Context) error {
 		}
 		return err
 	}
+	if err := b.reloadFiles(next); err != nil {
+		b.log.Error("reload refused, keeping the previous configuration", "error", err)
+		return err
+	}
 	webhooks, err := webhooksOf(next.Receipts)
 	servers, pushErr := newPushServers(next.Fallback, b.servers, b.log)
 	if err = errors.Join(err, pushErr); err == nil {
@@ -88,6 +92,17 @@ func (b *Broker) Reload(ctx context.Context) error {
 		b.log.Warn("these changes take effect at the next start", "keys", strings.Join(restart, " "))
 	}
 	return nil
+}
+
+// reloadFiles reads users, keys, revocation lists and certificates again. The watch takes up
+// their changes, too, but a reload must not be reported as done while one cannot be read.
+func (b *Broker) reloadFiles(next *config.Config) error {
+	changed := config.Changed(b.cfg, next)
+	// The next start reads the files that the configuration names instead.
+	replaced := func(key string) bool {
+		return slices.ContainsFunc(changed, func(c string) bool { return c == key || strings.HasPrefix(c, key+".") })
+	}
+	return errors.Join(b.auth.Reload(replaced), b.files.Reload(replaced))
 }
 
 // reloadPush asks again for the pushes that the former notification servers did not serve.

@@ -393,3 +393,55 @@ func cfgWithout(c *config.Config) *config.Config {
 	next.Receipts.Webhooks = nil
 	return &next
 }
+
+// TestReloadFiles: a reload takes up the files of users and certificates, also where nothing
+// but their content has changed, and is refused while one of them cannot be read.
+func TestReloadFiles(t *testing.T) {
+	dir := t.TempDir()
+	cfg := config.Default()
+	cfg.Store.Engine, cfg.DataDir = config.EngineMemory, filepath.Join(dir, "data")
+	cfg.Auth.Mode, cfg.Auth.File.Path = config.AuthFile, users(t, dir, "alice")
+	cfg.MQTT.TLS.Address = "127.0.0.1:0"
+	cfg.MQTT.TLS.CertFile, cfg.MQTT.TLS.KeyFile = certificate(t, dir)
+	b := runReloadable(t, cfg, slog.New(slog.DiscardHandler))
+	same := func(*config.Config) {}
+
+	before, err := os.Stat(cfg.Auth.File.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	users(t, dir, "carol")
+	if err := os.Chtimes(cfg.Auth.File.Path, before.ModTime(), before.ModTime()); err != nil {
+		t.Fatal(err)
+	}
+	b.mustChange(same)
+	b.raw("carol", "phone")
+
+	refused := func(key string) {
+		t.Helper()
+		if err := b.change(same); err == nil || !strings.Contains(err.Error(), key) {
+			t.Errorf("with a file that cannot be read: %v, want %s", err, key)
+		}
+	}
+	for _, c := range []struct{ key, path string }{{"auth.file.path", cfg.Auth.File.Path}, {"mqtt.tls.key_file", cfg.MQTT.TLS.KeyFile}} {
+		if err := os.Rename(c.path, c.path+".kept"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(c.path, 0o700); err != nil { // as root reads every file, this is one that nobody can
+			t.Fatal(err)
+		}
+		refused(c.key)
+		if err := errors.Join(os.Remove(c.path), os.Rename(c.path+".kept", c.path)); err != nil {
+			t.Fatal(err)
+		}
+		b.mustChange(same)
+	}
+	b.raw("carol", "phone")
+
+	// The running server needs a restart for another path, and the former file no longer.
+	other := filepath.Join(dir, "other.yaml")
+	if err := os.Rename(cfg.Auth.File.Path, other); err != nil {
+		t.Fatal(err)
+	}
+	b.mustChange(func(c *config.Config) { c.Auth.File.Path = other })
+}

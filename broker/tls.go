@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,16 +27,12 @@ type certificates struct {
 	revoked atomic.Pointer[revocations]
 	// onRevoked is called after new lists of revoked certificates.
 	onRevoked func()
-	mu        sync.Mutex // one reload at a time
 }
 
 func loadCertificates(section string, files tlsFiles, watcher *filewatch.Watcher, log *slog.Logger) (*certificates, error) {
 	c := &certificates{section: section, files: files, log: log}
-	for _, path := range []string{files.cert, files.key, files.clientCA, files.crl} {
-		if path != "" {
-			watcher.Add(path, c.reload)
-		}
-	}
+	paths := []string{files.cert, files.key, files.clientCA, files.crl}
+	watcher.Add(section, c.reload, slices.DeleteFunc(paths, func(path string) bool { return path == "" })...)
 	if err := c.read(); err != nil {
 		return nil, err
 	}
@@ -52,19 +47,16 @@ func (c *certificates) config() *tls.Config {
 	}
 }
 
-func (c *certificates) reload() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// reload fails between the changes of a certificate and of its key: they do not match.
+func (c *certificates) reload() error {
 	if err := c.read(); err != nil {
-		// A certificate and its key are two files: between their two changes they do
-		// not match. The second change brings us here again.
-		c.log.Error("reload failed, keeping the previous version", "key", c.section, "error", err)
-		return
+		return err
 	}
 	c.log.Info("certificates reloaded", "key", c.section)
 	if c.onRevoked != nil {
 		c.onRevoked()
 	}
+	return nil
 }
 
 func (c *certificates) read() error {

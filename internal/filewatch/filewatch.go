@@ -1,4 +1,4 @@
-// Package filewatch calls functions when files change.
+// Package filewatch reloads files when they change.
 //
 // It polls instead of asking the system for notifications: a poll sees files that are
 // replaced by rename, through a symbolic link (as Kubernetes mounts secrets) and on a
@@ -6,8 +6,11 @@
 package filewatch
 
 import (
+	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -15,42 +18,55 @@ import (
 // Every is the time between two looks at a file.
 const Every = time.Second
 
-// Watcher watches files. Make it with New. Stop returns when no function is running
-// any more; it is safe to call twice, at once, and on a Watcher that was never started.
+// share is how many times longer than a failed reload the wait for the next one is: a
+// large file with a mistake must not keep a processor busy.
+const share = 10
+
+// Watcher watches files. Make it with New. Stop returns when no reload by the Watcher
+// runs any more; it is safe to call twice, at once, and on a Watcher that was never started.
 type Watcher struct {
 	every time.Duration
+	log   *slog.Logger
 
 	mu      sync.Mutex
-	files   []*file
+	entries []*entry
 	started bool
 	stopped bool
 	done    chan struct{}
 	running sync.WaitGroup
+
+	reloads sync.Mutex // one at a time
 }
 
-type file struct {
-	path     string
-	onChange func()
-	at       stamp
+type entry struct {
+	key    string
+	paths  []string
+	reload func() error
+
+	// reloads is held for these.
+	at     []stamp
+	failed error         // of the last reload
+	wait   time.Duration // until the next attempt after a failure
 }
 
 // New returns a Watcher that looks every Every.
-func New() *Watcher { return NewEvery(Every) }
+func New(log *slog.Logger) *Watcher { return NewEvery(Every, log) }
 
 // NewEvery returns a Watcher with a period of its own, for tests.
-func NewEvery(every time.Duration) *Watcher {
-	return &Watcher{every: every, done: make(chan struct{})}
+func NewEvery(every time.Duration, log *slog.Logger) *Watcher {
+	return &Watcher{every: every, log: log, done: make(chan struct{})}
 }
 
-// Add calls onChange after each change of the file at path, its disappearance and
-// its return included. Call it before the content that was valid until now is read,
-// or a change in between goes unseen. onChange runs on the Watcher's goroutine, one
-// at a time.
-func (w *Watcher) Add(path string, onChange func()) {
-	f := &file{path: path, onChange: onChange, at: look(path)}
+// Add calls reload after each change of one of the files, disappearance and return
+// included. key names them in the log. While reload fails it is called again at every
+// look: a change of the owner or of the mode, which can make a file readable, leaves no
+// trace. Call Add before you read the content that is valid until then, or a change in
+// between goes unseen. Only one reload of a Watcher runs at a time.
+func (w *Watcher) Add(key string, reload func() error, paths ...string) {
+	e := &entry{key: key, paths: paths, reload: reload, at: look(paths)}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.files = append(w.files, f)
+	w.entries = append(w.entries, e)
 }
 
 // Start begins to watch. A second call does nothing.
@@ -88,17 +104,52 @@ func (w *Watcher) run() {
 	}
 }
 
-// Check looks at all files now. Only one Check may run at a time.
+// Check looks at all files now.
 func (w *Watcher) Check() {
-	w.mu.Lock()
-	files := append([]*file(nil), w.files...)
-	w.mu.Unlock()
-	for _, f := range files {
-		if at := look(f.path); !at.same(f.at) {
-			f.at = at
-			f.onChange()
+	w.reloads.Lock()
+	defer w.reloads.Unlock()
+	for _, e := range w.all() {
+		at := look(e.paths)
+		e.wait -= w.every
+		if changed := !slices.EqualFunc(at, e.at, stamp.same); changed || e.failed != nil && e.wait < w.every {
+			e.at = at
+			_ = w.reloadLocked(e) // it has logged it
 		}
 	}
+}
+
+// Reload reloads all files now, whether they have changed or not, but for the keys that
+// skip, unless it is nil, reports. It returns all errors, joined.
+func (w *Watcher) Reload(skip func(key string) bool) error {
+	w.reloads.Lock()
+	defer w.reloads.Unlock()
+	var errs []error
+	for _, e := range w.all() {
+		if skip == nil || !skip(e.key) {
+			e.at = look(e.paths)
+			errs = append(errs, w.reloadLocked(e))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (w *Watcher) all() []*entry {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.entries)
+}
+
+func (w *Watcher) reloadLocked(e *entry) error {
+	began := time.Now()
+	err := e.reload()
+	if err != nil {
+		e.wait = share * time.Since(began)
+		if e.failed == nil || e.failed.Error() != err.Error() { // not the same line every second
+			w.log.Error("reload failed, keeping the previous version", "key", e.key, "error", err)
+		}
+	}
+	e.failed = err
+	return err
 }
 
 // stamp tells two states of a file apart. A file that is replaced by rename has
@@ -116,10 +167,12 @@ func (s stamp) same(o stamp) bool {
 	return s.modified.Equal(o.modified) && s.size == o.size && os.SameFile(s.info, o.info)
 }
 
-func look(path string) stamp {
-	info, err := os.Stat(path)
-	if err != nil {
-		return stamp{}
+func look(paths []string) []stamp {
+	at := make([]stamp, len(paths))
+	for i, path := range paths {
+		if info, err := os.Stat(path); err == nil {
+			at[i] = stamp{info.ModTime(), info.Size(), info}
+		}
 	}
-	return stamp{info.ModTime(), info.Size(), info}
+	return at
 }
