@@ -37,6 +37,7 @@ var (
 // Bounds of credentials, far above honest use.
 const (
 	maxPassword = 1024
+	maxName     = 256 // of a user or token of a users file
 	maxToken    = 16 << 10
 )
 

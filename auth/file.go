@@ -215,8 +215,8 @@ func parseRole(name, absent string, accounts []string) (r role, err error) {
 }
 
 func validName(name string) error {
-	if name == "" || len(name) > 256 || !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
-		return fmt.Errorf("must be 1 to 256 bytes without control characters, got %q", clip(name))
+	if name == "" || len(name) > maxName || !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
+		return fmt.Errorf("must be 1 to %d bytes without control characters, got %q", maxName, clip(name))
 	}
 	return nil
 }
@@ -281,6 +281,9 @@ func (m *fileMode) close() error { return m.verifiers.close() }
 func (m *fileMode) connect(ctx context.Context, c Credentials) (Identity, error) {
 	if len(c.Password) > maxPassword {
 		return Identity{}, denied("a password of %d bytes", len(c.Password))
+	}
+	if len(c.Username) > maxName {
+		return Identity{}, denied("a username of %d bytes", len(c.Username))
 	}
 	all := m.file.get()
 	u, known := all.users[c.Username]

@@ -487,3 +487,19 @@ func TestLastEntryRevoked(t *testing.T) {
 		}
 	})
 }
+
+// TestLongUsername: a username that no users file can hold is refused without a hash.
+func TestLongUsername(t *testing.T) {
+	longest := strings.Repeat("n", 256)
+	a := newAuth(t, fileAuth(file(t, `users: [{name: `+longest+`, password_hash: "`+bcryptOf(t, "pw")+`"}]`)))
+	connect := func(name string) error {
+		_, err := a.Connect(t.Context(), auth.Credentials{Username: name, Password: []byte("pw")})
+		return err
+	}
+	if err := connect(longest); err != nil {
+		t.Error(err)
+	}
+	if err := connect(longest + "n"); !errors.Is(err, auth.ErrDenied) || !strings.Contains(err.Error(), "a username of 257 bytes") {
+		t.Error(err)
+	}
+}

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"crypto/sha256"
 	"net"
 	"net/netip"
 	"sync"
@@ -25,13 +26,20 @@ const (
 // nothing but the refusals that its owner gets.
 type throttle struct {
 	mu       sync.Mutex
-	failures map[string]*rate.Limiter
-	previous map[string]*rate.Limiter // the generation before: dropped when failures is full
+	failures map[failureKey]*rate.Limiter
+	previous map[failureKey]*rate.Limiter // the generation before: dropped when failures is full
 }
 
-func newThrottle() *throttle { return &throttle{failures: map[string]*rate.Limiter{}} }
+// failureKey is a hash: whoever has no credentials chooses the username, and how long it is.
+type failureKey [sha256.Size]byte
 
-func (t *throttle) limiterLocked(key string, create bool) *rate.Limiter {
+func addressFailures(address string) failureKey { return sha256.Sum256([]byte("a" + address)) }
+
+func usernameFailures(username string) failureKey { return sha256.Sum256([]byte("u" + username)) }
+
+func newThrottle() *throttle { return &throttle{failures: map[failureKey]*rate.Limiter{}} }
+
+func (t *throttle) limiterLocked(key failureKey, create bool) *rate.Limiter {
 	if l := t.failures[key]; l != nil {
 		return l
 	}
@@ -43,7 +51,7 @@ func (t *throttle) limiterLocked(key string, create bool) *rate.Limiter {
 		l = rate.NewLimiter(rate.Every(failureEvery), failureBurst)
 	}
 	if len(t.failures) >= maxFailures/2 {
-		t.previous, t.failures = t.failures, map[string]*rate.Limiter{}
+		t.previous, t.failures = t.failures, map[failureKey]*rate.Limiter{}
 	}
 	t.failures[key] = l
 	return l
@@ -54,7 +62,7 @@ func (t *throttle) onFailure(address, username string, now time.Time) time.Durat
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var delay time.Duration
-	for _, key := range []string{"a" + address, "u" + username} {
+	for _, key := range []failureKey{addressFailures(address), usernameFailures(username)} {
 		r := t.limiterLocked(key, true).ReserveN(now, 1)
 		d := r.DelayFrom(now)
 		if d > maxDelay {
@@ -71,7 +79,7 @@ func (t *throttle) onFailure(address, username string, now time.Time) time.Durat
 func (t *throttle) class(address, username string, now time.Time) class {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	a := t.limiterLocked("a"+address, false)
+	a := t.limiterLocked(addressFailures(address), false)
 	if a == nil {
 		return classClean
 	}
@@ -80,7 +88,7 @@ func (t *throttle) class(address, username string, now time.Time) class {
 		return classClean
 	}
 	guessed := false
-	if u := t.limiterLocked("u"+username, false); u != nil {
+	if u := t.limiterLocked(usernameFailures(username), false); u != nil {
 		n := u.TokensAt(now)
 		if n < 1 {
 			return classSuspectFor
