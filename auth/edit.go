@@ -265,10 +265,18 @@ func nameOf(n *yaml.Node) string {
 	return ""
 }
 
-// Check reads the files that a section of the configuration names, as New would, and
-// returns all mistakes of their content, joined. It fetches nothing.
+// Check reads the files and the secrets of a section of the configuration, as New would,
+// and returns all mistakes of their content, joined. It fetches nothing.
 func Check(cfg config.Auth) error {
 	var errs []error
+	secret := func(key string, given config.Secret, parse func(string) error) {
+		if given == "" {
+			return
+		}
+		if err := parse(given.Reveal()); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", key, err))
+		}
+	}
 	check := func(key, path string, parse func([]byte) error) {
 		if path == "" {
 			return
@@ -289,6 +297,16 @@ func Check(cfg config.Auth) error {
 	switch cfg.Mode {
 	case config.AuthFile:
 		check("auth.file.path", cfg.File.Path, CheckFile)
+	case config.AuthTLS:
+		check("auth.file.path", cfg.File.Path, func(content []byte) error { _, err := parsePeople(content); return err })
+	case config.AuthJWT:
+		check("auth.jwt.jwks_file", cfg.JWT.JWKSFile, keys(parseJWKS))
+		check("auth.jwt.public_key_file", cfg.JWT.PublicKeyFile, keys(parsePublicKey))
+		check("auth.jwt.secret_file", cfg.JWT.SecretFile, keys(parseSecret))
+		secret("auth.jwt.secret", cfg.JWT.Secret, func(text string) error { _, err := parseSecret([]byte(text)); return err })
+	}
+	if cfg.Mode == config.AuthFile || cfg.Mode == config.AuthTLS && cfg.File.Path != "" {
+		secret("auth.file.verifier_key", cfg.File.VerifierKey, func(text string) error { _, err := verifierKey(text); return err })
 		if path := cfg.File.VerifierKeyFile; path != "" {
 			if _, err := os.Stat(path); err == nil { // otherwise it will be made
 				if _, err := verifierKeyFile(path); err != nil {
@@ -296,12 +314,6 @@ func Check(cfg config.Auth) error {
 				}
 			}
 		}
-	case config.AuthTLS:
-		check("auth.file.path", cfg.File.Path, func(content []byte) error { _, err := parsePeople(content); return err })
-	case config.AuthJWT:
-		check("auth.jwt.jwks_file", cfg.JWT.JWKSFile, keys(parseJWKS))
-		check("auth.jwt.public_key_file", cfg.JWT.PublicKeyFile, keys(parsePublicKey))
-		check("auth.jwt.secret_file", cfg.JWT.SecretFile, keys(parseSecret))
 	}
 	return errors.Join(errs...)
 }

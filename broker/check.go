@@ -4,10 +4,36 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"os"
 
+	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/internal/credentials"
 )
+
+// Check reads the files and secrets that a configuration names, as New does, and returns all
+// mistakes of their content, joined. It connects to nobody.
+func Check(cfg *config.Config) error {
+	servers, pushErr := newPushServers(cfg.Fallback, pushServers{}, slog.New(slog.DiscardHandler))
+	_, webhookErr := webhooksOf(cfg.Receipts)
+	return errors.Join(auth.Check(cfg.Auth), checkTLS(cfg.MQTT.TLS), CheckNodes(cfg), pushErr, servers.discard(pushServers{}), webhookErr)
+}
+
+// checkTLS reads what no rule of package config does.
+func checkTLS(c config.MQTTTLS) error {
+	if c.Address == "" || c.CRLFile == "" {
+		return nil
+	}
+	cas, err := os.ReadFile(c.ClientCAFile)
+	if err == nil {
+		_, err = readCRLs(c.CRLFile, cas)
+	}
+	if err != nil {
+		return fmt.Errorf("mqtt.tls.crl_file: %w", err)
+	}
+	return nil
+}
 
 // CheckNodes returns why this version cannot be one of several nodes with a
 // configuration; nil: it can, or is to be the only one.
@@ -18,10 +44,9 @@ func CheckNodes(cfg *config.Config) error {
 	return nil
 }
 
-// CheckPush reads the credentials of the notification servers that are on, and returns
-// a line for each that says whose they are, without secrets. With online it asks
-// Google, too, whether they may be used; nothing is sent to anybody. Apple and the
-// browsers' push services offer no such question.
+// CheckPush returns a line for each credential for Google and for browsers that says whose
+// it is, without secrets. With online it asks Google, too, whether they may be used;
+// nothing is sent to anybody. Apple and the browsers' push services offer no such question.
 func CheckPush(ctx context.Context, cfg *config.Config, online bool) (lines []string, err error) {
 	if cfg.Fallback.FCM.Enabled {
 		pusher, err := newFCM(cfg.Fallback.FCM)

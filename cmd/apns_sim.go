@@ -64,8 +64,9 @@ fallback:
     key_file: %s
     key_id: %s
     team_id: %s
+    topic: %s
 # Control API: %s
-`, sim.URL(), ca, key, sim.Key().KeyID, sim.Key().TeamID, cmp.Or(sim.ControlURL(), "off"))
+`, sim.URL(), ca, key, sim.Key().KeyID, sim.Key().TeamID, append(*topics, simulatedTopic)[0], cmp.Or(sim.ControlURL(), "off"))
 		if *quiet {
 			<-ctx.Done()
 			return nil

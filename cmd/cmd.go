@@ -69,11 +69,9 @@ func (p *program) run(ctx context.Context) int {
 	if err == nil {
 		return exitOK
 	}
-	if findings, ok := errors.AsType[config.Errors](err); ok {
+	if mistakes := configMistakes(err); mistakes != nil {
 		p.say("the configuration is wrong:")
-		for _, f := range findings {
-			p.say("  " + f.String())
-		}
+		p.say("  " + strings.ReplaceAll(mistakes.Error(), "\n", "\n  "))
 		return exitUsage
 	}
 	text, suggested, _ := strings.Cut(err.Error(), "\n\nDid you mean this?\n")
@@ -86,6 +84,17 @@ func (p *program) run(ctx context.Context) int {
 		return exitUsage
 	}
 	return exitFailure
+}
+
+// configMistakes returns all mistakes in the configuration, a line each; nil: err is another one.
+func configMistakes(err error) error {
+	if findings, ok := errors.AsType[config.Errors](err); ok {
+		return findings
+	}
+	if content, ok := errors.AsType[configError](err); ok {
+		return content
+	}
+	return nil
 }
 
 // say writes one line for people; what a command is for goes to Stdout.
@@ -108,6 +117,9 @@ func (p *program) name() string {
 
 // usageError is a mistake in the command line that cobra cannot see.
 type usageError struct{ error }
+
+// configError is a mistake in a file or in a secret that the configuration names.
+type configError struct{ error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 

@@ -169,7 +169,7 @@ heartline:   store.engine: must be pebble, journal, postgres or memory, got bolt
 		t.Fatal(err)
 	}
 	check(t, command(t, []string{"HEARTLINE_STORE_POSTGRES_URL=postgres://h@localhost/h"}, "", "config", "check", "-c", nodes), 2, "",
-		"heartline: xmpp.registration_key_file: must name a file where cluster.address is set, with the same content on every node: each may have to check a push registration that another has signed\nheartline: see `heartline config check --help`\n")
+		"heartline: the configuration is wrong:\nheartline:   xmpp.registration_key_file: must name a file where cluster.address is set, with the same content on every node: each may have to check a push registration that another has signed\n")
 	check(t, command(t, nil, "", "config", "check", "-c", "missing.yaml"), 2, "", "heartline: the configuration is wrong:\nheartline:   missing.yaml: cannot be read: no such file or directory\n")
 }
 

@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/heartline-mqtt/heartline/auth"
 	"github.com/heartline-mqtt/heartline/broker"
 	"github.com/heartline-mqtt/heartline/config"
 )
@@ -83,6 +82,27 @@ func (s *configSource) source(beneath ...config.Flag) config.Source {
 	return src
 }
 
+// reload loads the configuration of a running server, and checks the files that it names.
+func (s *configSource) reload() (*config.Config, error) {
+	cfg, err := s.load()
+	if err != nil {
+		return nil, err
+	}
+	return cfg, broker.Check(cfg)
+}
+
+// loadChecked is reload for a command that ends at a mistake.
+func (s *configSource) loadChecked() (*config.Config, error) {
+	cfg, err := s.load()
+	if err != nil {
+		return nil, err
+	}
+	if err := broker.Check(cfg); err != nil {
+		return nil, configError{err}
+	}
+	return cfg, nil
+}
+
 func (p *program) configCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "config", Short: "Check or print the configuration", GroupID: groupServer,
@@ -108,24 +128,18 @@ is sent to anybody. Apple and the browsers' push services offer no such question
 	src := p.configSource(cmd)
 	online := cmd.Flags().Bool("online", false, "ask Google whether the credentials for FCM may be used")
 	cmd.RunE = p.action(func(ctx context.Context, _ []string) error {
-		cfg, err := src.load()
+		cfg, err := src.loadChecked()
 		if err != nil {
 			return err
 		}
-		if err := auth.Check(cfg.Auth); err != nil {
-			return usageError{err}
-		}
 		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
-		if err := broker.CheckNodes(cfg); err != nil {
-			return usageError{err}
-		}
 		lines, err := broker.CheckPush(ctx, cfg, *online)
 		for _, line := range lines {
 			fmt.Fprintln(p.Stdout, line)
 		}
 		if err != nil {
-			return usageError{err}
+			return configError{err}
 		}
 		from := src.file()
 		if from == "" {

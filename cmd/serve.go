@@ -14,8 +14,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/heartline-mqtt/heartline/auth"
-	"github.com/heartline-mqtt/heartline/broker"
 	"github.com/heartline-mqtt/heartline/config"
 )
 
@@ -54,24 +52,13 @@ wins over what --dev chooses; file and environment do not.`,
 		if *dev {
 			return p.serveDev(ctx, src)
 		}
-		cfg, err := src.load()
+		cfg, err := src.loadChecked()
 		if err != nil {
 			return err
 		}
-		return p.runServer(ctx, cfg, func() (*config.Config, error) { return p.reread(ctx, src) }, func(string, string) {})
+		return p.runServer(ctx, cfg, src.reload, func(string, string) {})
 	})
 	return cmd
-}
-
-// reread loads the configuration of a running server, and looks into the files that it
-// names.
-func (p *program) reread(ctx context.Context, src *configSource) (*config.Config, error) {
-	cfg, err := src.load()
-	if err != nil {
-		return nil, err
-	}
-	_, err = broker.CheckPush(ctx, cfg, false)
-	return cfg, errors.Join(auth.Check(cfg.Auth), broker.CheckNodes(cfg), err)
 }
 
 func (p *program) runServer(ctx context.Context, cfg *config.Config, load func() (*config.Config, error), ready func(mqtt, http string)) error {

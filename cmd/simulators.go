@@ -94,12 +94,15 @@ func (s *simulators) write(dir string) error {
 	return nil
 }
 
+// simulatedTopic is that of tokens that name none.
+const simulatedTopic = "com.example.app"
+
 // settings are the keys of a server that pushes to the simulators.
 func (s *simulators) settings() map[string]string {
 	return map[string]string{
 		"fallback.apns.enabled": "true", "fallback.apns.endpoint": s.apns.URL(), "fallback.apns.ca_file": s.ca,
 		"fallback.apns.key_file": s.apnsKey, "fallback.apns.key_id": s.apns.Key().KeyID, "fallback.apns.team_id": s.apns.Key().TeamID,
-		"fallback.apns.topic":  "com.example.app",
+		"fallback.apns.topic":  simulatedTopic,
 		"fallback.fcm.enabled": "true", "fallback.fcm.endpoint": s.fcm.URL(), "fallback.fcm.ca_file": s.ca, "fallback.fcm.service_account_file": s.account,
 		"fallback.webpush.enabled": "true", "fallback.webpush.ca_file": s.ca, "fallback.webpush.key_file": s.webpushKey,
 		"fallback.webpush.contact": "mailto:ops@example.com", "fallback.webpush.allow_private": `["127.0.0.0/8","::1/128"]`,
@@ -172,9 +175,10 @@ fallback:
     key_file: %s
     key_id: %s
     team_id: %s
+    topic: %[10]s
   fcm:
     enabled: true
-    endpoint: %s
+    endpoint: %[6]s
     ca_file: %[2]s
     service_account_file: %[7]s
   webpush:
@@ -184,7 +188,7 @@ fallback:
     allow_private: [127.0.0.0/8, "::1/128"]
     ca_file: %[2]s
 # Control API: http://%[9]s
-`, s.apns.URL(), s.ca, s.apnsKey, s.apns.Key().KeyID, s.apns.Key().TeamID, s.fcm.URL(), s.account, s.webpushKey, s.address)
+`, s.apns.URL(), s.ca, s.apnsKey, s.apns.Key().KeyID, s.apns.Key().TeamID, s.fcm.URL(), s.account, s.webpushKey, s.address, simulatedTopic)
 		<-ctx.Done()
 		return nil
 	})
