@@ -10,6 +10,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/heartline-mqtt/heartline/broker/internal/listener"
+	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/hooks/strict"
 )
 
@@ -68,7 +69,11 @@ func (b *Broker) bindMQTT() error {
 	if b.cfg.HTTP.Address != "" {
 		opts := b.listenerOptions("ws", nil)
 		opts.Address = b.cfg.HTTP.Address
-		opts.Origins = m.AllowedOrigins
+		for _, entry := range m.AllowedOrigins {
+			if pattern, ok := config.OriginPattern(entry); ok { // the configuration has been checked
+				opts.Origins = append(opts.Origins, pattern)
+			}
+		}
 		opts.TrustProxy = nil // the HTTP server does that
 		b.listeners.ws = listener.NewWebSocket(opts)
 		if err := b.server.AddListener(b.listeners.ws); err != nil {

@@ -80,9 +80,9 @@ type MQTT struct {
 	// Whether the MQTT listeners expect the PROXY protocol (version 1 or 2) from
 	// trusted_proxies. Connections from elsewhere are then closed.
 	ProxyProtocol bool `key:"proxy_protocol"`
-	// Web pages of other origins that may open /mqtt: https://app.example.org, or a
-	// host; "*" for any. A * stands for a part between two dots, at the beginning also
-	// for several.
+	// Web pages of other origins that may open /mqtt: https://app.example.org, or a host
+	// alone, with its port where a browser shows one; "*" for any. A * stands for a part
+	// between two dots, at the beginning also for several.
 	AllowedOrigins []string   `key:"allowed_origins"`
 	Limits         MQTTLimits `key:"limits"`
 	// What Heartline's own topics begin with: one or more topic levels.

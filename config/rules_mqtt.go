@@ -40,6 +40,14 @@ func mqttRules() []rule {
 		distinct("http.internal.address", "mqtt.tls.address", func(c c) (string, string) { return c.HTTP.Internal.Address, c.MQTT.TLS.Address }),
 		openOnLoopback("http.internal.address", func(c c) string { return c.HTTP.Internal.Address }),
 
+		{"mqtt.allowed_origins", nil, func(c c) (string, any) {
+			for _, entry := range c.MQTT.AllowedOrigins {
+				if _, ok := OriginPattern(entry); !ok {
+					return notOrigin, entry
+				}
+			}
+			return "", nil
+		}},
 		{"mqtt.topic_prefix", nil, func(c c) (string, any) { return topicPrefix(c.MQTT.TopicPrefix) }},
 		// Above 43,690 s one and a half keepalives do not fit the 16 bits that mochi
 		// counts them in.

@@ -73,6 +73,10 @@ func TestRules(t *testing.T) {
 		{func(c c) { c.DataDir, c.Store.Engine = "", "memory" }, ""},
 
 		{func(c c) { c.MQTT.Address = "" }, ""},
+		{func(c c) {
+			c.MQTT.AllowedOrigins = []string{"*", "https://app.example.org/", "http://[::1]:3000", "localhost:*"}
+		}, ""},
+		{func(c c) { c.MQTT.AllowedOrigins = []string{"*", "bogus origin"} }, "mqtt.allowed_origins: must be an origin as a browser sends it, as in https://app.example.org, or a host, with * for a part of it, without a path; \"*\" for any, got \"bogus origin\""},
 		{func(c c) { c.MQTT.Address = "localhost:0" }, ""},
 		{func(c c) { c.MQTT.Address = "[::1]:1883" }, ""},
 		{func(c c) { c.MQTT.Address = "127.1.2.3:1883" }, ""},

@@ -16,6 +16,9 @@ func Check(pattern string) error {
 	return nil
 }
 
+// brackets are those of an IPv6 address, and no class of characters.
+var brackets = strings.NewReplacer("[", `\[`, "]", `\]`)
+
 // Match reports whether host, with or without a port, fits pattern. A * stands for any
 // characters of one label, between two dots. At the beginning of the pattern it stands for
 // those of one label or more: ntfy.* must not fit ntfy.evil.example.
@@ -32,7 +35,7 @@ func Match(pattern, host string) bool {
 		return false
 	}
 	for i := range want {
-		if ok, err := path.Match(want[i], got[i]); !ok || err != nil {
+		if ok, err := path.Match(brackets.Replace(want[i]), got[i]); !ok || err != nil {
 			return false
 		}
 	}

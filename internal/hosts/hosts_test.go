@@ -18,6 +18,7 @@ func TestMatch(t *testing.T) {
 		"localhost:*":      {"localhost:8080": true, "localhost": false, "localhost:8080.evil.example": false},
 		"*:8080":           {"a.b:8080": true, "a.b": false},
 		"[::1]:8080":       {"[::1]:8080": true},
+		"[::1]:*":          {"[::1]:8080": true, "[::1]": false, "::8080": false},
 		"[a":               {"a": false},
 	} {
 		for host, fits := range want {

@@ -107,7 +107,7 @@ func TestWebSocket(t *testing.T) {
 }
 
 func TestWebSocketRefusals(t *testing.T) {
-	_, w, url := mounted(t, Options{Origins: []string{"*.example.com", "https://app.test", "shop.*", "https://pages.*"}})
+	_, w, url := mounted(t, Options{Origins: []string{"*.example.com", "https://app.test", "shop.*", "https://pages.*", "http://[::1]:3000"}})
 	upgrade := func(header ...string) *http.Request {
 		r, _ := http.NewRequest("GET", "http"+strings.TrimPrefix(url, "ws"), nil)
 		for _, h := range append([]string{"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="}, header...) {
@@ -134,6 +134,8 @@ func TestWebSocketRefusals(t *testing.T) {
 		"a * for one label":   {upgrade(mqttProtocol, "Origin: https://shop.test"), http.StatusSwitchingProtocols},
 		"for two labels":      {upgrade(mqttProtocol, "Origin: https://shop.evil.test"), http.StatusForbidden},
 		"for two, of https":   {upgrade(mqttProtocol, "Origin: https://pages.evil.test"), http.StatusForbidden},
+		"IPv6":                {upgrade(mqttProtocol, "Origin: http://[::1]:3000"), http.StatusSwitchingProtocols},
+		"other port":          {upgrade(mqttProtocol, "Origin: http://[::1]:3001"), http.StatusForbidden},
 		"same host":           {upgrade(mqttProtocol, "Origin: "+bare.URL.String()), http.StatusSwitchingProtocols},
 	} {
 		t.Run(name, func(t *testing.T) {
