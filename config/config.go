@@ -166,8 +166,10 @@ type HTTP struct {
 type HTTPInternal struct {
 	// Where the API, metrics and health are served as well. With it http.address
 	// serves /mqtt, the web pages, /healthz and /readyz alone and can be public. It
-	// asks for the same tokens, and /readyz tells all it knows.
+	// asks for the same tokens, and /readyz tells all it knows. It speaks plain HTTP.
 	Address string `key:"address"`
+	// Whether it may be on an address that is not loopback; see mqtt.insecure.
+	Insecure bool `key:"insecure"`
 }
 
 // HTTPTLS turns the HTTP listener into HTTPS.

@@ -23,6 +23,7 @@ func authRules() []rule {
 		openOnLoopback("mqtt.address", func(c c) string { return c.MQTT.Address }),
 		openOnLoopback("mqtt.tls.address", func(c c) string { return c.MQTT.TLS.Address }),
 		openOnLoopback("http.address", func(c c) string { return c.HTTP.Address }),
+		openOnLoopback("http.internal.address", func(c c) string { return c.HTTP.Internal.Address }),
 		needed("auth.file.path", "where auth.mode is file", mode(AuthFile), func(c c) string { return c.Auth.File.Path }),
 		readable("auth.file.path", mode(AuthFile), func(c c) string { return c.Auth.File.Path }),
 		{"auth.jwt", []string{"auth.mode", "auth.jwt.jwks_url", "auth.jwt.jwks_file", "auth.jwt.public_key_file", "auth.jwt.secret_file"}, func(c c) (string, any) {
@@ -70,6 +71,7 @@ func authRules() []rule {
 		secureListener("http.address", "http.insecure", func(c c) (string, bool) {
 			return c.HTTP.Address, c.HTTP.Insecure || c.HTTP.TLS.CertFile != ""
 		}),
+		plainListener("http.internal.address", "http.internal.insecure", "", func(c c) (string, bool) { return c.HTTP.Internal.Address, c.HTTP.Internal.Insecure }),
 		{"trusted_proxies", []string{"mqtt.proxy_protocol", "http.proxy_protocol"}, func(c c) (string, any) {
 			return unless(len(c.TrustedProxies) > 0 || !c.MQTT.ProxyProtocol && !c.HTTP.ProxyProtocol,
 				"must name the proxies where proxy_protocol is on: anybody could claim any address", nil)
@@ -97,12 +99,17 @@ func openOnLoopback(key string, get func(*Config) string) rule {
 
 // secureListener refuses plain text off this machine unless that is asked for.
 func secureListener(key, insecure string, get func(*Config) (address string, allowed bool)) rule {
+	return plainListener(key, insecure, " or speak TLS,", get)
+}
+
+// plainListener is secureListener where or says what else would do.
+func plainListener(key, insecure, or string, get func(*Config) (address string, allowed bool)) rule {
 	return rule{key, []string{"auth.mode", insecure}, func(c *Config) (string, any) {
 		a, allowed := get(c)
 		host, _, err := net.SplitHostPort(a)
 		// With auth.mode none it is refused anyway.
 		return unless(allowed || c.Auth.Mode == AuthNone || a == "" || err != nil || loopback.Host(host),
-			"must be a loopback address, or speak TLS, unless "+insecure+" is true: passwords and notifications cross the network for everybody to read", a)
+			"must be a loopback address,"+or+" unless "+insecure+" is true: passwords and notifications cross the network for everybody to read", a)
 	}}
 }
 

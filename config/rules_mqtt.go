@@ -38,7 +38,6 @@ func mqttRules() []rule {
 		distinct("http.internal.address", "http.address", func(c c) (string, string) { return c.HTTP.Internal.Address, c.HTTP.Address }),
 		distinct("http.internal.address", "mqtt.address", func(c c) (string, string) { return c.HTTP.Internal.Address, c.MQTT.Address }),
 		distinct("http.internal.address", "mqtt.tls.address", func(c c) (string, string) { return c.HTTP.Internal.Address, c.MQTT.TLS.Address }),
-		openOnLoopback("http.internal.address", func(c c) string { return c.HTTP.Internal.Address }),
 
 		{"mqtt.allowed_origins", nil, func(c c) (string, any) {
 			for _, entry := range c.MQTT.AllowedOrigins {

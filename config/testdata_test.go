@@ -100,7 +100,7 @@ http:
   web_terminal: true
   insecure: true
   proxy_protocol: true
-  internal: {address: "10.0.0.1:8081"}
+  internal: {address: "10.0.0.1:8081", insecure: true}
 trusted_proxies: [10.0.0.0/8, "::1"]
 auth:
   mode: jwt

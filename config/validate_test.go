@@ -146,6 +146,10 @@ func TestRules(t *testing.T) {
 		{func(c c) { file(c); c.HTTP.Address, c.HTTP.Insecure = "0.0.0.0:80", true }, ""},
 		{func(c c) { file(c); c.MQTT.Address = ":1883" }, "mqtt.address" + insecure("mqtt") + ":1883"},
 		{func(c c) { file(c); c.HTTP.Address = "0.0.0.0:80" }, "http.address" + insecure("http") + "0.0.0.0:80"},
+		{func(c c) { file(c); c.HTTP.Internal.Address = "10.0.0.1:9090" }, "http.internal.address: must be a loopback address, unless http.internal.insecure is true: passwords and notifications cross the network for everybody to read, got 10.0.0.1:9090"},
+		{func(c c) { file(c); c.HTTP.Internal.Address, c.HTTP.Insecure = ":9090", true }, "http.internal.address: must be a loopback address, unless http.internal.insecure is true: passwords and notifications cross the network for everybody to read, got :9090"},
+		{func(c c) { file(c); c.HTTP.Internal.Address, c.HTTP.Internal.Insecure = "10.0.0.1:9090", true }, ""},
+		{func(c c) { file(c); c.HTTP.Internal.Address = "127.0.0.1:9090" }, ""},
 		{func(c c) {
 			file(c)
 			c.HTTP.Address = "0.0.0.0:80"
