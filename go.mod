@@ -37,6 +37,7 @@ require (
 	github.com/fxamacker/cbor/v2 v2.10.0
 	github.com/jackc/pgx/v5 v5.12.0
 	golang.org/x/mod v0.41.0
+	software.sslmate.com/src/go-pkcs12 v0.7.4
 )
 
 require (

@@ -83,6 +83,7 @@ func owners() [][]string {
 	return [][]string{
 		{"github.com/mochi-mqtt/server", "hooks", "hooks/strict", "broker", "broker/internal/listener", "bench/...", "demo", "examples/plugin", "internal/rawmqtt", "integration", "integration/..."},
 		{"github.com/sideshow/apns2", "fallback/apns", "bench/storm"},
+		{"software.sslmate.com/src/go-pkcs12", "fallback/apns"},
 		{"github.com/cockroachdb/pebble", "store/journal", "store/pebblestore"},
 		{"github.com/jackc/pgx", "config", "store/pgstore"},
 		{"github.com/fxamacker/cbor", "cluster/relay"},

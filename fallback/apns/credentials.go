@@ -3,6 +3,7 @@ package apns
 import (
 	"bytes"
 	"cmp"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/tls"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/sideshow/apns2/certificate"
 	"github.com/sideshow/apns2/token"
+	"software.sslmate.com/src/go-pkcs12"
 
 	"github.com/heartline-mqtt/heartline/fallback"
 )
@@ -91,16 +93,45 @@ func loadCertificate(file, password string) (tls.Certificate, error) {
 		return tls.Certificate{}, err
 	}
 	var cert tls.Certificate
-	if bytes.Contains(b, []byte("-----BEGIN")) {
+	switch {
+	case bytes.Contains(b, []byte("-----BEGIN ENCRYPTED PRIVATE KEY")): // PKCS #8
+		return cert, errors.New("the private key is encrypted in a form that cannot be read: configure the .p12 file itself, or let `openssl pkey` write the key without a password")
+	case bytes.Contains(b, []byte("-----BEGIN")):
 		cert, err = certificate.FromPemBytes(b, password)
-	} else {
-		cert, err = certificate.FromP12Bytes(b, password)
+	default:
+		cert, err = fromPKCS12(b, password)
 	}
 	if err != nil {
 		return cert, err
 	}
 	if cert.Leaf == nil {
 		return cert, errors.New("the certificate cannot be parsed")
+	}
+	if key, ok := cert.PrivateKey.(crypto.Signer); !ok || !belongsTo(key, cert.Leaf) {
+		return cert, errors.New("the first certificate is not that of the private key")
+	}
+	return cert, nil
+}
+
+func belongsTo(key crypto.Signer, c *x509.Certificate) bool {
+	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return ok && public.Equal(c.PublicKey)
+}
+
+// fromPKCS12 reads a .p12 file, old (RC2, 3DES, SHA-1: macOS) or new (AES, SHA-256: OpenSSL 3).
+func fromPKCS12(content []byte, password string) (tls.Certificate, error) {
+	key, leaf, others, err := pkcs12.DecodeChain(content, password)
+	switch {
+	case errors.Is(err, pkcs12.ErrIncorrectPassword) && password == "":
+		return tls.Certificate{}, errors.New("the file has a password: set certificate_password_file")
+	case errors.Is(err, pkcs12.ErrIncorrectPassword):
+		return tls.Certificate{}, errors.New("the password is wrong")
+	case err != nil:
+		return tls.Certificate{}, fmt.Errorf("%w; `openssl pkcs12 -in FILE -out NEW.pem -nodes` (add -legacy for an old file) makes a .pem that can be read", err)
+	}
+	cert := tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
+	for _, c := range others {
+		cert.Certificate = append(cert.Certificate, c.Raw)
 	}
 	return cert, nil
 }

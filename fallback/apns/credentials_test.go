@@ -89,6 +89,60 @@ func TestCertificate(t *testing.T) {
 	}
 }
 
+// TestCertificateFiles: the files were made by OpenSSL 3, of one key pair, with the password
+// secret: openssl pkcs12 -export, with a CA's certificate in openssl3.p12, and with -legacy,
+// as macOS exports, in legacy.p12; encrypted.pem by openssl pkcs12 -in openssl3.p12.
+func TestCertificateFiles(t *testing.T) {
+	for _, c := range []struct {
+		file, password string
+		chain          int
+		want           string // of the error
+	}{
+		{"openssl3.p12", "secret", 2, ""},
+		{"legacy.p12", "secret", 1, ""},
+		{"nopassword.p12", "", 1, ""},
+		{"openssl3.p12", "guess", 0, "the password is wrong"},
+		{"legacy.p12", "guess", 0, "the password is wrong"},
+		{"openssl3.p12", "", 0, "set certificate_password_file"},
+		{"payload_plain.json", "", 0, "openssl pkcs12 -in"},
+		{"encrypted.pem", "secret", 0, "openssl pkey"},
+	} {
+		cert, err := loadCertificate(filepath.Join("testdata", c.file), c.password)
+		if c.want != "" {
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s with password %q: %v, want %s", c.file, c.password, err, c.want)
+			}
+			continue
+		}
+		if err != nil || len(cert.Certificate) != c.chain || certificateTopic(&cert) != "com.example.app" {
+			t.Errorf("%s with password %q: %d certificates, %v", c.file, c.password, len(cert.Certificate), err)
+		}
+	}
+}
+
+// TestCertificateOfAnotherKey is refused at the start: Apple would refuse each connection.
+func TestCertificateOfAnotherKey(t *testing.T) {
+	one, _ := clientCertificate(t, time.Now().Add(time.Hour))
+	two, _ := clientCertificate(t, time.Now().Add(time.Hour))
+	mixed := filepath.Join(t.TempDir(), "mixed.pem")
+	a, err := os.ReadFile(one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(two)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, _, _ := strings.Cut(string(a), "-----BEGIN PRIVATE")
+	_, key, _ := strings.Cut(string(b), "-----BEGIN PRIVATE")
+	if err := os.WriteFile(mixed, []byte(cert+"-----BEGIN PRIVATE"+key), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := loadCertificate(mixed, ""); err == nil || !strings.Contains(err.Error(), "not that of the private key") {
+		t.Error(err)
+	}
+}
+
 func TestUntrustedEndpoint(t *testing.T) {
 	sim := startSim(t, apnssim.Options{})
 	k := sim.Key()
