@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/heartline-mqtt/heartline/fallback/apnssim"
 	"github.com/heartline-mqtt/heartline/internal/credentials"
-	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 // fenced is a block of code of a page.
@@ -91,7 +89,7 @@ var ranBy = map[string]string{
 	"docs/clients.md jsx":            "not run: React Native needs a phone; TestJavaScriptPackage runs the package as Metro bundles it",
 	"docs/clients.md swift":          "not run: needs Xcode, for iOS's frameworks and CocoaMQTT",
 	"docs/clients.md kotlin":         "not run: needs a Kotlin compiler and Maven",
-	"docs/clients.md python":         "not run: needs paho-mqtt 2, which Debian 12 does not package; the page says which version it was run with",
+	"docs/clients.md python":         "TestClientsPagePython",
 	"docs/install.md sh":             "TestInstallPage",
 	"docs/install.md sh deb":         "not run: make package-test installs the .deb, as root in a Debian that systemd boots",
 	"docs/install.md ini deb":        "not run: make package-test runs the service with it",
@@ -340,118 +338,6 @@ func TestPushContentPage(t *testing.T) {
 			t.Errorf("Apple's server has %+v", got)
 		}
 	}
-}
-
-// TestClientsPagePayloads: a device gets the payloads that docs/clients.md shows: the notification
-// over the channel, Apple's push and the browser's.
-func TestClientsPagePayloads(t *testing.T) {
-	t.Parallel()
-	var page []string
-	for _, b := range blocks("", documents(t)["docs/clients.md"]) {
-		if b.language == "json" {
-			page = append(page, b.text)
-		}
-	}
-	if len(page) != 3 {
-		t.Fatalf("the page shows %d payloads", len(page))
-	}
-	sim, env := apple(t)
-	browsers, more := pushService(t)
-	s := serve(t, append(env, more...)...)
-	events := s.events("")
-	const content = `,"account":"alice","title":"Order 7","body":"It is ready","badge":3,"data":{}`
-
-	d := s.raw(5, "alice", "online")
-	defer d.Close()
-	s.notify(`{"devices":["online"],"sound":"default","category":"order"` + content + `}`)
-	samePayload(t, next(t, d).Payload, page[0])
-
-	s.register("alice", "phone", deviceToken(1))
-	events.until("pushed", s.notify(`{"devices":["phone"],"sound":"default","category":"order"`+content+`}`))
-	samePayload(t, sim.ReceivedFor(deviceToken(1))[0].Payload, page[1])
-
-	subscription, err := browsers.Subscribe("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	registration, err := json.Marshal(map[string]any{"webpush": subscription})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.must(http.MethodPut, "/v1/accounts/alice/devices/page", string(registration), nil)
-	events.until("pushed", s.notify(`{"devices":["page"],"collapse_key":"order"`+content+`}`))
-	samePayload(t, browsers.Received(subscription.Endpoint)[0].Message, page[2])
-}
-
-// samePayload compares JSON but for the ID, which the page makes up, and the times.
-func samePayload(t *testing.T, got []byte, want string) {
-	t.Helper()
-	plain := func(text string) (v any) {
-		text = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`).ReplaceAllString(moments.ReplaceAllString(text, "TIME"), "ID")
-		if err := json.Unmarshal([]byte(text), &v); err != nil {
-			t.Fatalf("%v: %s", err, text)
-		}
-		return v
-	}
-	if !reflect.DeepEqual(plain(string(got)), plain(want)) {
-		t.Errorf("it is\n%s\nthe page shows\n%s", got, want)
-	}
-}
-
-// paho is what the C example of docs/clients.md leaves to its reader: the IDs that were shown, and
-// a screen.
-const paho = `
-int shown(const char *topic, const char *id) {
-    static char last[256];
-    char key[256];
-    snprintf(key, sizeof key, "%s %s", topic, id);
-    if (strcmp(key, last) == 0) return 1;
-    strcpy(last, key);
-    return 0;
-}
-void show(const char *kind, const cJSON *body) {
-    char *json = cJSON_PrintUnformatted(body);
-    printf("%s %s\n", kind, json);
-    fflush(stdout);
-    free(json);
-}
-`
-
-// TestClientsPageC compiles and runs the example for Eclipse Paho of docs/clients.md.
-func TestClientsPageC(t *testing.T) {
-	t.Parallel()
-	gcc := tool(t, "gcc", "gcc libc6-dev")
-	for _, header := range []string{"MQTTAsync.h", "cjson/cJSON.h"} {
-		if _, err := os.Stat("/usr/include/" + header); err != nil {
-			testtool.LeaveOut(t, header+" is missing", "apt-get install libpaho-mqtt-dev libcjson-dev")
-		}
-	}
-	s := serve(t)
-	dir := t.TempDir()
-	for _, b := range blocks("", documents(t)["docs/clients.md"]) {
-		if b.language == "c" {
-			source := strings.Replace(b.text, "mqtt.example.com:1883", s.mqtt, 1) + paho
-			if err := os.WriteFile(filepath.Join(dir, "device.c"), []byte(source), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	compile := exec.CommandContext(t.Context(), gcc, "-Wall", "-Wextra", "-Werror", "-o", "device", "device.c", "-lpaho-mqtt3a", "-lcjson")
-	compile.Dir = dir
-	if out, err := compile.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	cmd := exec.Command(filepath.Join(dir, "device"))
-	cmd.Env = environ(t)
-	device := launch(t, cmd)
-	await(t, "the device", func() bool {
-		_, body := s.call(http.MethodGet, "/v1/accounts/alice/devices/phone", "")
-		return strings.Contains(string(body), `"state":"up"`)
-	})
-	events := s.events("")
-	id := s.notify(`{"account":"alice","title":"Order 7","ack":"displayed"}`)
-	device.stdout.until(t, `"title":"Order 7"`)
-	events.until("displayed", id)
 }
 
 // TestJavaScriptPack makes the package as docs/clients.md says, from the built client, and looks

@@ -151,6 +151,9 @@ func TestExampleFleet(t *testing.T) {
 	id := s.notify(`{"account":"truck-7","title":"New route","body":"via Ulm"}`)
 	truck.stdout.until(t, "New route: via Ulm")
 	events.until("received", id)
+	s.must("POST", "/v1/notifications/"+id+"/dismissal", "", nil)
+	truck.stdout.until(t, "taken back: "+id)
+	events.until("dismissed", id)
 
 	room, err := rawmqtt.Dial(s.mqtt, 5)
 	if err != nil {

@@ -50,7 +50,9 @@ func run(ctx context.Context, args []string) error {
 		ConnectUsername: truck, // its account
 		WillMessage:     &paho.WillMessage{Topic: position, Payload: []byte(`{"connected":false}`), Retain: true, QoS: 1},
 		OnConnectionUp: func(cm *autopaho.ConnectionManager, _ *paho.Connack) {
-			if _, err := cm.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: own + "notifications", QoS: 1}}}); err != nil {
+			if _, err := cm.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{
+				{Topic: own + "notifications", QoS: 1}, {Topic: own + "dismissals", QoS: 1},
+			}}); err != nil {
 				fmt.Println("not subscribed:", err)
 				return
 			}
@@ -65,7 +67,10 @@ func run(ctx context.Context, args []string) error {
 				if err := json.Unmarshal(p.Packet.Payload, &n); err != nil {
 					return true, fmt.Errorf("a notification: %w", err)
 				}
-				if !seen[n.ID] {
+				switch {
+				case p.Packet.Topic == own+"dismissals":
+					fmt.Println("taken back:", n.ID)
+				case !seen[n.ID]:
 					fmt.Printf("%s: %s\n", n.Title, n.Body)
 				}
 				seen[n.ID] = true
