@@ -58,6 +58,9 @@ func (w *world) restartOn(core xmpp.Core) {
 	w.Helper()
 	w.gate.Stop()
 	w.link.Ended()
+	if err := w.core.Flush(w.Context()); err != nil { // the registry is read once
+		w.Fatal(err)
+	}
 	w.gate = xmpp.New(core, w.opts)
 	w.gate.Start()
 	w.link = w.server.Accept()
