@@ -292,24 +292,30 @@ func (c *Core) onDismissalPushed(a dismissalAnswer) {
 		if held := dev.Registration(KindAlert); held != nil && held.Ended == nil && held.SameAddress(&asked) && c.endRegistration(dev, held, asked, *r) {
 			c.dismissalEvent(dev, x, pick(r.Outcome == PushTokenGone, EventTokenRemoved, EventTokenSuspended), r.Detail)
 		}
-	case PushRetry:
+	case PushRetry, PushWithdrawn:
 		if held := dev.Registration(KindAlert); held != nil && !held.SameAddress(&a.asked) && dev.presence == nil && slices.Contains(dev.dismissals, x) {
 			c.pushDismissal(dev, x, 1) // to the registration that took its place
 			return
 		}
-		if c.stopped || errors.Is(r.Err, context.Canceled) || a.attempt >= patience {
+		after, next := r.RetryAfter, a.attempt+1
+		switch {
+		case c.stopped:
+			return
+		case errors.Is(r.Err, errUntrusted): // nobody was asked
+			after, next = distrust(r.Err), a.attempt
+		case r.Outcome == PushWithdrawn || errors.Is(r.Err, context.Canceled) || a.attempt >= patience:
 			return
 		}
 		c.loops.Go(func() {
 			select {
-			case <-time.After(r.RetryAfter):
+			case <-time.After(after):
 			case <-c.quit:
 				return
 			}
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			if dev.dropped == "" && dev.presence == nil && slices.Contains(dev.dismissals, x) {
-				c.pushDismissal(dev, x, a.attempt+1)
+				c.pushDismissal(dev, x, next)
 			}
 		})
 	}

@@ -111,6 +111,44 @@ func TestPushNeedsTrust(t *testing.T) {
 	})
 }
 
+// The background push of a dismissal is not sent either, and is once there is trust again.
+func TestDismissalNeedsTrust(t *testing.T) {
+	opts := options()
+	var lapsed atomic.Bool
+	opts.Trusted = func() error {
+		if lapsed.Load() {
+			return errors.New("the lease has lapsed")
+		}
+		return nil
+	}
+	inWorldWith(t, opts, func(w *world) {
+		w.known("phone", "token")
+		w.accept(delivery.Request{ID: "n"})
+		settle()
+		w.apple.mu.Lock()
+		w.apple.asks, w.apple.asked = true, nil
+		w.apple.mu.Unlock()
+		lapsed.Store(true)
+		if err := w.core.Dismiss(context.Background(), "n"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		settle()
+		w.apple.mu.Lock()
+		if got := len(w.apple.asked); got != 0 {
+			t.Errorf("%d pushes were sent without trust", got)
+		}
+		w.apple.mu.Unlock()
+		lapsed.Store(false)
+		time.Sleep(time.Hour)
+		w.apple.mu.Lock()
+		defer w.apple.mu.Unlock()
+		if len(w.apple.asked) != 1 || w.apple.asked[0].Dismiss == nil {
+			t.Errorf("pushes with trust: %+v", w.apple.asked)
+		}
+	})
+}
+
 // Numbers of a shard keep its remainder, grow, and begin above the floor.
 func TestNumbersOfAShard(t *testing.T) {
 	testtool.Bubble(t, func(t *testing.T) {

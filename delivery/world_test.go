@@ -236,6 +236,7 @@ type apple struct {
 	mu     sync.Mutex
 	script []delivery.PushResult // answers in turn; the last one for ever
 	hold   bool
+	asks   bool // each push whether it is still wanted, as the router does
 	held   []heldPush
 	asked  []delivery.Push
 }
@@ -249,7 +250,7 @@ type heldPush struct {
 
 func (h heldPush) answer(r delivery.PushResult) {
 	if h.ctx.Err() != nil {
-		r = delivery.PushResult{Outcome: delivery.PushRetry, Err: h.ctx.Err()}
+		r = delivery.PushResult{Outcome: delivery.PushWithdrawn, Err: h.ctx.Err()}
 	}
 	h.done(r)
 }
@@ -257,8 +258,21 @@ func (h heldPush) answer(r delivery.PushResult) {
 func (a *apple) Push(ctx context.Context, p delivery.Push, done func(delivery.PushResult)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.asked = append(a.asked, p)
 	h := heldPush{ctx, p, done}
+	if a.asks { // not here: the core's mutex is held
+		go func() {
+			if _, err := p.Current(); err != nil {
+				h.answer(delivery.PushResult{Outcome: delivery.PushWithdrawn, Err: err})
+				return
+			}
+			a.mu.Lock()
+			a.asked = append(a.asked, p)
+			a.mu.Unlock()
+			h.answer(accepted)
+		}()
+		return
+	}
+	a.asked = append(a.asked, p)
 	if a.hold {
 		a.held = append(a.held, h)
 		return
