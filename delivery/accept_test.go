@@ -436,8 +436,34 @@ func TestCancelHeld(t *testing.T) {
 	})
 }
 
-// TestCrashBeforeHeldIsAssigned: the device is on the disk, and the notifications held for its account
-// not assigned to it yet.
+// TestEraseWhileHeldIsAccepted: nothing of the erased notification is left for the account's
+// next first device.
+func TestEraseWhileHeldIsAccepted(t *testing.T) {
+	opts := options()
+	opts.HoldUnknown = true
+	inWorldWith(t, opts, func(w *world) {
+		before := w.accept(delivery.Request{})
+		erased := make(chan error, 1)
+		meant := w.acceptWhile(func() { go func() { erased <- w.core.EraseAccount(context.Background(), "a") }() })
+		if err := <-erased; err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range []*delivery.Notification{before, meant} {
+			if _, err := w.core.Get(context.Background(), n.ID); !errors.Is(err, delivery.ErrUnknownNotification) {
+				t.Errorf("read after it was erased: %v", err)
+			}
+		}
+		after := w.accept(delivery.Request{})
+		phone := w.up("phone")
+		phone.wantIDs(false, after.ID)
+		if n := w.device("a", "phone").Outstanding; n != 1 {
+			t.Errorf("%d outstanding", n)
+		}
+	})
+}
+
+// TestCrashBeforeHeldIsAssigned: the device is on the disk, and a notification that was held
+// for its account is not assigned to it yet.
 func TestCrashBeforeHeldIsAssigned(t *testing.T) {
 	opts := options()
 	opts.HoldUnknown = true

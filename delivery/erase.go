@@ -19,9 +19,8 @@ func (c *Core) EraseAccount(ctx context.Context, accountName string) error {
 			c.drop(a.devices[0], "account erased")
 		}
 		if a.held != nil {
-			for len(a.held.queue) > 0 {
-				c.apply(c.slab.at(a.held.queue[0]), inCancel, situation{detail: "account erased"})
-			}
+			c.end(a.held, "account erased")
+			a.held = nil
 		}
 		return nil
 	})
