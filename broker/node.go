@@ -236,6 +236,7 @@ func (n *node) join(ctx context.Context) (cluster.Life, error) {
 	l := &life{Node: joined, n: n}
 	l.out, err = store.New(store.Options{
 		Open: joined.Open, History: n.cfg.Store.History, HousekeepingInterval: n.cfg.Store.Housekeeping, Unread: n.unread,
+		Now:        joined.DatabaseTime,
 		KeepsHouse: func() bool { return n.Serves(0) }, Doubt: doubtPatience, RetryMax: reconnectEvery, Logger: n.log,
 	})
 	if err != nil {

@@ -361,7 +361,10 @@ func (c *Core) run() {
 		case <-timer.C:
 		case <-c.kick:
 		case <-forget.C:
-			if trusted := c.wallTrusted(); trusted && c.opts.Neighbours == nil {
+			if !c.wallTrusted() {
+				continue
+			}
+			if c.opts.Neighbours == nil {
 				c.forgetDevices()
 			}
 			c.expireDismissals()

@@ -81,7 +81,7 @@ func (c *Core) leave(d *device) {
 }
 
 // wallSettles is how long the wall clock must go on after it was set by more than
-// that before devices are forgotten by it.
+// that before devices are forgotten and dismissals dropped by it.
 const wallSettles = time.Hour
 
 // forgetDevices drops the devices that have given no sign of life for too long.
@@ -123,14 +123,14 @@ func (c *Core) Forget(accountName, id string) error {
 }
 
 // wallTrusted notes the sign of life that a connection is, and reports whether the
-// wall clock may be used to forget devices: it has not been set far for a while.
+// wall clock may be used to forget devices and dismissals: it has not been set far for a while.
 func (c *Core) wallTrusted() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.clock.resync()
 	if step := c.clock.wallStep(); step.Abs() > wallSettles {
 		c.wallSetAt = c.clock.steady()
-		c.log.Warn("wall clock was set, forgetting no devices for an hour", "by", step.Round(time.Second).String())
+		c.log.Warn("wall clock was set, forgetting no devices and dismissals for an hour", "by", step.Round(time.Second).String())
 	}
 	if c.wallSetAt != 0 && c.clock.steady()-c.wallSetAt < int64(wallSettles) {
 		return false

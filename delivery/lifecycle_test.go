@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -201,6 +202,28 @@ func TestWallClockIsSet(t *testing.T) {
 		time.Sleep(2 * time.Hour)
 		if _, err := w.core.Device("a", "phone"); !errors.Is(err, delivery.ErrUnknownDevice) {
 			t.Errorf("never forgotten: %v", err)
+		}
+	})
+	inWorld(t, func(w *world) { // nor is a dismissal
+		time.Sleep(30 * time.Minute) // between two looks
+		phone := w.up("phone", acking)
+		w.accept(delivery.Request{ID: "n"})
+		settle()
+		phone.presence.Offline("gone")
+		if err := w.core.Dismiss(context.Background(), "n"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(72*time.Hour + 15*time.Minute)
+		w.core.SetWall(3 * time.Hour)
+		time.Sleep(45 * time.Minute)
+		phone = w.up("phone", dismissing)
+		if got := phone.dismissed(); !slices.Equal(got, []string{"n"}) {
+			t.Errorf("after a jump: dismissals %v", got)
+		}
+		phone.presence.Offline("gone")
+		time.Sleep(2 * time.Hour)
+		if got := w.up("phone", dismissing).dismissed(); len(got) > 0 {
+			t.Errorf("never dropped: dismissals %v", got)
 		}
 	})
 }

@@ -18,9 +18,45 @@ const pruneStep = 64
 // A round that is longer than HousekeepingInterval pauses for less.
 const prunePause = 2
 
+// wallSettles is how long the wall clock must go on after it was set by more than that
+// before notifications are pruned by it.
+const wallSettles = time.Hour
+
+// wallClock tells whether Options.Now was set: it does not go on as the monotonic clock does.
+type wallClock struct {
+	now   func() time.Time
+	began time.Time
+	ahead time.Duration // of the monotonic clock since then, at the last look
+	setAt time.Time     // when it was set far; zero: it was not
+}
+
+func newWallClock(now func() time.Time) *wallClock {
+	w := &wallClock{now: now, began: time.Now()}
+	w.step()
+	return w
+}
+
+// step returns how far the wall clock has been set forward (or back, below 0) since the
+// last call.
+func (w *wallClock) step() time.Duration {
+	ahead := w.now().Round(0).Sub(w.began.Round(0)) - time.Since(w.began) // Round(0): by the wall clock
+	step := ahead - w.ahead
+	w.ahead = ahead
+	return step
+}
+
+// settled reports whether the wall clock may be used to prune, and how far it was set, if it was.
+func (w *wallClock) settled() (ok bool, set time.Duration) {
+	if step := w.step(); step.Abs() > wallSettles {
+		w.setAt, set = time.Now(), step
+	}
+	return w.setAt.IsZero() || time.Since(w.setAt) >= wallSettles, set
+}
+
 // keepHouse is the housekeeper: it audits at the start and every AuditInterval, and
 // prunes every HousekeepingInterval, until the outbox is closed.
 func (o *Outbox) keepHouse() {
+	wall := newWallClock(o.opts.Now)
 	if o.keepsHouse() {
 		o.logged(o.audit())
 	}
@@ -31,8 +67,14 @@ func (o *Outbox) keepHouse() {
 	for {
 		select {
 		case <-prune.C:
+			settled, set := wall.settled()
 			if o.keepsHouse() { // nothing to be changed, or even seen, until then
-				o.logged(o.prune(prunePause))
+				if set != 0 {
+					o.opts.Logger.Warn("wall clock was set, removing no history for an hour", "by", set.Round(time.Second).String())
+				}
+				if settled {
+					o.logged(o.prune(prunePause))
+				}
 				if o.Stats().AuditedAt.IsZero() {
 					o.logged(o.audit())
 				}

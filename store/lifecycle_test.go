@@ -157,6 +157,46 @@ func TestRecentNotifications(t *testing.T) {
 	}
 }
 
+// TestWallClockIsSet: after a jump of the wall clock no history is removed by it for an hour.
+func TestWallClockIsSet(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
+		var step atomic.Int64
+		o, err := store.New(store.Options{
+			Open: memory.Open, History: 72 * time.Hour, AuditInterval: 1000 * time.Hour,
+			Now: func() time.Time { return time.Now().Add(time.Duration(step.Load())) },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		finished := finish(1)
+		finished.Finish[0].At = time.Now()
+		if err := errors.Join(commit(o, accept(1)), commit(o, finished)); err != nil {
+			t.Fatal(err)
+		}
+		there := func(when string, want bool) {
+			t.Helper()
+			synctest.Wait()
+			if _, err := o.Lookup("n-1"); (err == nil) != want {
+				t.Errorf("%s: %v, want it there: %v", when, err, want)
+			}
+		}
+		time.Sleep(10*time.Minute + time.Second)
+		there("before", true)
+		step.Store(int64(100 * time.Hour))
+		time.Sleep(time.Minute)
+		there("set forward", true)
+		time.Sleep(50 * time.Minute)
+		step.Store(0)
+		time.Sleep(time.Minute)
+		there("set back", true)
+		time.Sleep(72 * time.Hour)
+		there("when its time has come", false)
+		if err := o.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestPruningWaitsForReaders: what somebody still has to read stays, and what finished
 // within the history before it.
 func TestPruningWaitsForReaders(t *testing.T) {

@@ -113,11 +113,21 @@ func (n *Node) unavailable(what string, err error) error {
 	return unavailable(fmt.Sprintf("node %d: %s", n.member.ID, what), err)
 }
 
-// Now is the time of the database, as of the last Beat. It never goes back.
+// DatabaseTime is the time of the database, as of the last Beat. It goes back if the clock of
+// the database is set back.
+func (n *Node) DatabaseTime() time.Time {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.databaseTimeLocked()
+}
+
+func (n *Node) databaseTimeLocked() time.Time { return n.dbTime.Add(now().Sub(n.dbTimeAt)) }
+
+// Now is DatabaseTime, but it never goes back.
 func (n *Node) Now() time.Time {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	at := n.dbTime.Add(now().Sub(n.dbTimeAt))
+	at := n.databaseTimeLocked()
 	if at.Before(n.told) {
 		return n.told
 	}
