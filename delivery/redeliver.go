@@ -134,8 +134,13 @@ func (c *Core) fromRecord(r *Record, dev *device) *delivery {
 		deadline: c.clock.at(r.Deadline),
 	}
 	d.seq, d.urgency, d.expires = r.Seq, max(r.Urgency, UrgencyHigh), c.clock.at(r.ExpiresAt)
-	// The ack window depends on the TTL, and a Seq tells when it began.
-	d.setWindows(r.AckWindow, r.ExpiresAt.Sub(time.Unix(0, int64(r.Seq))), c.settings.Load().Windows)
+	// The ack window depends on the TTL, and a Seq tells when it began; one that is ahead does
+	// not.
+	ttl := r.ExpiresAt.Sub(time.Unix(0, int64(r.Seq)))
+	if ttl <= 0 {
+		ttl = time.Duration(d.expires - c.clock.steady())
+	}
+	d.setWindows(r.AckWindow, ttl, c.settings.Load().Windows)
 	grace := c.clock.steady() + int64(c.settings.Load().Windows.Ack)
 	if d.once { // its one attempt may have been made: that is not known
 		d.expires = max(d.expires, grace+int64(c.settings.Load().Windows.Fallback))

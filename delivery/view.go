@@ -129,12 +129,32 @@ func (f Filter) before() Seq {
 	case f.Until.After(time.Unix(0, math.MaxInt64)): // it has no UnixNano
 		return f.Before
 	case f.Until.After(time.Unix(0, 1)):
-		until = Seq(f.Until.UnixNano()) // a Seq is the time of acceptance
+		until = Seq(f.Until.UnixNano()) // a Seq is the time of acceptance, unless it is ahead
 	}
 	if f.Before == 0 {
 		return until
 	}
 	return min(f.Before, until)
+}
+
+// ahead reports whether the Seq of n is later than its acceptance: the clock had been set
+// back.
+func ahead(n *Notification) bool { return n.acceptedBySeq().Sub(n.AcceptedAt) > time.Minute }
+
+func (n *Notification) acceptedBySeq() time.Time { return time.Unix(0, int64(n.Seq)) }
+
+// listFrom is f.before, or f.Before where Seqs are ahead there: then they tell no times.
+func (c *Core) listFrom(f Filter) (from Seq, err error) {
+	if from = f.before(); from == f.Before {
+		return from, nil
+	}
+	err = c.out.List(f.Account, f.Before, func(n *Notification) bool {
+		if ahead(n) {
+			from = f.Before
+		}
+		return false
+	})
+	return from, err
 }
 
 // A page looks at scanBound notifications at most, and after scanLeast of them for scanTime at
@@ -156,12 +176,17 @@ func (c *Core) List(ctx context.Context, f Filter) (page []*View, next Seq, err 
 			f.Account = account
 		}
 	}
+	from, err := c.listFrom(f)
+	if err != nil {
+		return nil, 0, err
+	}
 	var failed error
 	var last Seq
 	seen := 0
 	begun := time.Now()
-	err = c.out.List(f.Account, f.before(), func(n *Notification) bool {
-		if !f.Since.IsZero() && n.AcceptedAt.Before(f.Since) {
+	err = c.out.List(f.Account, from, func(n *Notification) bool {
+		old := !f.Since.IsZero() && n.AcceptedAt.Before(f.Since)
+		if old && n.acceptedBySeq().Before(f.Since) {
 			next = 0
 			return false // the others are older
 		}
@@ -171,7 +196,7 @@ func (c *Core) List(ctx context.Context, f Filter) (page []*View, next Seq, err 
 		}
 		seen++
 		last = n.Seq
-		if f.Device != "" && !slices.Contains(n.Devices, f.Device) {
+		if old || !f.Until.IsZero() && !n.AcceptedAt.Before(f.Until) || f.Device != "" && !slices.Contains(n.Devices, f.Device) {
 			return true
 		}
 		v, err := c.listed(n)
