@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/fallback"
 	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 	"github.com/heartline-mqtt/heartline/hooks/persist"
 	"github.com/heartline-mqtt/heartline/store"
@@ -57,6 +58,33 @@ func TestReadyWhileMQTTStateStalls(t *testing.T) {
 	defer resp.Body.Close()
 	if body, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(body), "\nheartline_mqtt_state_stalled 1\n") {
 		t.Errorf("/metrics does not tell of it: %v", err)
+	}
+}
+
+// TestReadyNamesEachPushService: an app that speaks to several push services is ok only if
+// all of them are.
+func TestReadyNamesEachPushService(t *testing.T) {
+	t.Parallel()
+	web := fallback.App{Server: "webpush", Name: "BG12"}
+	google := fallback.AppStatus{App: web, Origin: "google", State: "paused", Cause: "403 BadJwtToken"}
+	apple := fallback.AppStatus{App: web, Origin: "apple", State: "resting"}
+	fine := fallback.AppStatus{App: web, Origin: "mozilla", State: "ok"}
+	const says = "paused at google: 403 BadJwtToken"
+	for _, c := range []struct {
+		want string
+		apps []fallback.AppStatus
+	}{
+		{"ok", []fallback.AppStatus{fine}},
+		{says, []fallback.AppStatus{google, fine}},
+		{says, []fallback.AppStatus{fine, google}},
+		{says + "; resting at apple", []fallback.AppStatus{fine, google, fine, apple, fine}},
+		{"open: timeout", []fallback.AppStatus{{App: web, State: "open", Cause: "timeout"}}},
+	} {
+		checks := map[string]string{}
+		pushReady(checks, c.apps)
+		if got := checks["push webpush/BG12"]; got != c.want || len(checks) != 1 {
+			t.Errorf("%v, want %q", checks, c.want)
+		}
 	}
 }
 
