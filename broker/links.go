@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/heartline-mqtt/heartline/broker/internal/overview"
 	"github.com/heartline-mqtt/heartline/cluster"
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -116,15 +117,15 @@ func (n *node) trusted() error {
 	return delivery.ErrUnavailable
 }
 
-// linkOf says for /readyz which node has the link of a component.
-func (n *node) linkOf(domain string) string {
+// linkReady tells which node has the link of a component, if it is not this one.
+func (n *node) linkReady(r *overview.Readiness, part, domain string) {
 	switch name := n.OwnerName(cluster.Partition(domain)); name {
 	case "":
-		return "held by no node at the moment"
+		r.Fault(part, "held by no node at the moment")
 	case n.name:
-		return "down: the lease of this node is not renewed"
+		r.Fault(part, "down: the lease of this node is not renewed")
 	default:
-		return "held by node " + name
+		r.Add(part, "held by node "+name)
 	}
 }
 

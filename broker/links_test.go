@@ -138,8 +138,12 @@ func TestXMPPOfNodes(t *testing.T) {
 		}
 	}
 	says := func(n *linkedNode) string {
-		checks, _ := n.Ready() // the error is of a node without its lease
-		return checks["xmpp "+name]
+		r := n.readiness() // its error is of a node without its lease
+		state := r.Checks["xmpp "+name]
+		if healthy := state == "up" || strings.HasPrefix(state, "held by node "); healthy == slices.Contains(r.Faults, "xmpp "+name) {
+			t.Errorf("the link is %q, the faults are %q", state, r.Faults)
+		}
+		return state
 	}
 	a, b := start("a"), start("b")
 	eventually("the balance", func() bool { return a.node.node.Status().Owned == 512 && b.node.node.Status().Owned == 512 })

@@ -162,7 +162,7 @@ func (h *Heartline) ReleaseClient(clientID string) bool { return h.endSession(""
 // API answers to localhost only. Close ends what the handler serves.
 func (h *Heartline) APIHandler(authorize func(*http.Request) error) http.Handler {
 	o := api.Options{
-		Core: h.core, Logger: h.log, Version: Version(), Ready: h.ready, Metrics: h.metrics, Receipts: h.receipts,
+		Core: h.core, Logger: h.log, Version: Version(), Ready: h.pluginReadiness, Metrics: h.metrics, Receipts: h.receipts,
 		Disconnect: h.disconnect, EndSession: h.endSession, Backup: h.outbox.Checkpoint,
 	}
 	if why := noBackup[h.engine]; why != "" {
@@ -235,18 +235,6 @@ func (h *Heartline) listenerOptions(id string) listener.Options {
 
 // MetricsHandler returns the metrics in Prometheus' text form. It asks for no token.
 func (h *Heartline) MetricsHandler() http.Handler { return h.metrics.Handler() }
-
-// ready is what /readyz asks in a plugin: the listeners are the host's.
-func (h *Heartline) ready() (map[string]string, error) {
-	if err := h.outbox.Ready(); err != nil {
-		return map[string]string{"store": err.Error()}, err
-	}
-	checks := map[string]string{"store": "up"}
-	h.authReady(checks)
-	h.xmppReady(checks)
-	h.nodeReady(checks)
-	return checks, nil
-}
 
 // Event is a line of a timeline, of the notification ID of Account.
 type Event struct {

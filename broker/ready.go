@@ -5,50 +5,59 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/heartline-mqtt/heartline/broker/internal/overview"
 	"github.com/heartline-mqtt/heartline/cluster"
 	"github.com/heartline-mqtt/heartline/fallback"
 )
 
 // authReady names an authentication service that gives no answers. The clients that are
 // connected stay, so that it makes nothing unready.
-func (h *Heartline) authReady(checks map[string]string) {
+func (h *Heartline) authReady(r *overview.Readiness) {
 	if since, err := h.auth.Outage(); err != nil {
-		checks["auth"] = fmt.Sprintf("failed since %s: %s", since.UTC().Format(time.RFC3339), err)
+		r.Fault("auth", fmt.Sprintf("failed since %s: %s", since.UTC().Format(time.RFC3339), err))
 	}
 }
 
 // nodeReady tells of the lease, the partitions and the relays to the other nodes. A lease
 // that has ended makes the store unready; a relay that is down makes nothing unready, since a
 // load balancer would take both of two nodes out.
-func (h *Heartline) nodeReady(checks map[string]string) {
+func (h *Heartline) nodeReady(r *overview.Readiness) {
 	if h.node == nil {
 		return
 	}
 	st := h.node.node.Status()
-	checks["lease"] = "renewed"
 	if l := h.node.lives.life.Load(); l == nil {
-		checks["lease"] = "none: this node joins again"
+		r.Fault("lease", "none: this node joins again")
 	} else if err := l.Trusted(); err != nil {
-		checks["lease"] = err.Error()
+		r.Fault("lease", err.Error())
+	} else {
+		r.Add("lease", "renewed")
 	}
-	if r := h.node.replication.Load(); r != nil { // the standby is not this node's to mend
-		checks["replication"] = r.String()
+	if standbys := h.node.replication.Load(); standbys != nil { // the standby is not this node's to mend
+		if standbys.Away() {
+			r.Fault("replication", standbys.String())
+		} else {
+			r.Add("replication", standbys.String())
+		}
 	}
-	checks["partitions"] = fmt.Sprintf("%d of %d are this node's", st.Owned, cluster.Parts)
+	owned := fmt.Sprintf("%d of %d are this node's", st.Owned, cluster.Parts)
 	if st.Unserved > 0 {
-		checks["partitions"] += fmt.Sprintf(", %d are nobody's", st.Unserved)
+		r.Fault("partitions", fmt.Sprintf("%s, %d are nobody's", owned, st.Unserved))
+	} else {
+		r.Add("partitions", owned)
 	}
 	for _, p := range st.Peers {
-		checks["relay "+p.Name] = "up"
-		if !p.Up {
-			checks["relay "+p.Name] = "down: requests for its accounts are held, then refused"
+		if p.Up {
+			r.Add("relay "+p.Name, "up")
+		} else {
+			r.Fault("relay "+p.Name, "down: requests for its accounts are held, then refused")
 		}
 	}
 }
 
 // pushReady tells of the apps. Pushes that stop make nothing unready. An app that speaks to
 // several push services is ok if all of them are; otherwise the check names those that are not.
-func pushReady(checks map[string]string, apps []fallback.AppStatus) {
+func pushReady(r *overview.Readiness, apps []fallback.AppStatus) {
 	for _, s := range apps {
 		part, state := "push "+s.App.String(), s.State
 		if s.Origin != "" && s.State != "ok" {
@@ -57,40 +66,71 @@ func pushReady(checks map[string]string, apps []fallback.AppStatus) {
 		if s.Cause != "" {
 			state += ": " + s.Cause
 		}
-		switch before := checks[part]; {
-		case before == "" || before == "ok":
-			checks[part] = state
+		before := r.Checks[part]
+		switch fault := before != "" && before != "ok"; {
+		case s.State == "ok" && !fault:
+			r.Add(part, state)
+		case s.State != "ok" && !fault:
+			r.Fault(part, state)
 		case s.State != "ok":
-			checks[part] = before + "; " + state
+			r.Add(part, before+"; "+state)
 		}
 	}
 }
 
 // Ready reports the state of each part, and an error while notifications are refused.
 func (b *Broker) Ready() (map[string]string, error) {
-	checks := map[string]string{"listeners": "up", "store": "up"}
+	r := b.readiness()
+	return r.Checks, r.Err
+}
+
+func (b *Broker) readiness() (r overview.Readiness) {
 	var errs []error
-	if !b.ready.Load() {
-		checks["listeners"] = "down"
+	if b.ready.Load() {
+		r.Add("listeners", "up")
+	} else {
+		r.Fault("listeners", "down")
 		errs = append(errs, errors.New("starting or stopping"))
 	}
 	if b.leaving.Load() {
 		errs = append(errs, errors.New("leaving: the other nodes take over"))
 	}
-	if err := b.outbox.Ready(); err != nil {
-		checks["store"] = err.Error()
+	if err := b.storeReady(&r); err != nil {
 		errs = append(errs, err)
 	}
 	if b.persist != nil {
 		if err := b.persist.Ready(); err != nil { // notifications are accepted all the same
-			checks["mqtt state"] = err.Error()
+			r.Fault("mqtt state", err.Error())
 		}
 	}
 	if b.router != nil {
-		pushReady(checks, b.router.Status())
+		pushReady(&r, b.router.Status())
 	}
-	b.authReady(checks)
-	b.xmppReady(checks)
-	b.nodeReady(checks)
-	return checks, errors.Join(errs...)
+	b.authReady(&r)
+	b.xmppReady(&r)
+	b.nodeReady(&r)
+	r.Err = errors.Join(errs...)
+	return r
+}
+
+// pluginReadiness is what /readyz asks in a plugin: the listeners are the host's.
+func (h *Heartline) pluginReadiness() (r overview.Readiness) {
+	if r.Err = h.storeReady(&r); r.Err != nil {
+		return r
+	}
+	h.authReady(&r)
+	h.xmppReady(&r)
+	h.nodeReady(&r)
+	return r
+}
+
+// storeReady returns an error while the store refuses notifications.
+func (h *Heartline) storeReady(r *overview.Readiness) error {
+	err := h.outbox.Ready()
+	if err != nil {
+		r.Fault("store", err.Error())
+	} else {
+		r.Add("store", "up")
+	}
+	return err
 }

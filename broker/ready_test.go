@@ -5,10 +5,12 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/heartline-mqtt/heartline/broker/internal/overview"
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/fallback"
 	"github.com/heartline-mqtt/heartline/hooks/ordinary"
@@ -80,10 +82,11 @@ func TestReadyNamesEachPushService(t *testing.T) {
 		{says + "; resting at apple", []fallback.AppStatus{fine, google, fine, apple, fine}},
 		{"open: timeout", []fallback.AppStatus{{App: web, State: "open", Cause: "timeout"}}},
 	} {
-		checks := map[string]string{}
-		pushReady(checks, c.apps)
-		if got := checks["push webpush/BG12"]; got != c.want || len(checks) != 1 {
-			t.Errorf("%v, want %q", checks, c.want)
+		var r overview.Readiness
+		pushReady(&r, c.apps)
+		const part = "push webpush/BG12"
+		if got := r.Checks[part]; got != c.want || len(r.Checks) != 1 || slices.Equal(r.Faults, []string{part}) == (got == "ok") {
+			t.Errorf("%+v, want %q", r, c.want)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/heartline-mqtt/heartline/broker/internal/overview"
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/internal/newcomers"
 	"github.com/heartline-mqtt/heartline/xmpp"
@@ -135,16 +136,16 @@ func (h *Heartline) xmppFigures(s scrape) {
 
 // xmppReady adds the links to the checks of /readyz. A link that is down refuses no
 // notification.
-func (h *Heartline) xmppReady(checks map[string]string) {
+func (h *Heartline) xmppReady(r *overview.Readiness) {
 	for _, g := range h.gates {
-		state := "up"
+		part := "xmpp " + g.Domain()
 		switch up, cause := g.Up(); {
 		case up:
-		case !g.Holds() && h.node != nil:
-			state = h.node.linkOf(g.Domain())
+			r.Add(part, "up")
+		case g.Holds() || h.node == nil:
+			r.Fault(part, "down: "+cause)
 		default:
-			state = "down: " + cause
+			h.node.linkReady(r, part, g.Domain())
 		}
-		checks["xmpp "+g.Domain()] = state
 	}
 }

@@ -194,6 +194,22 @@ func TestDashboard(t *testing.T) {
 	})
 }
 
+// TestDashboardOfTwoNodes: a healthy node has no fault. When one node is killed, the other's
+// dashboard names the relay to it.
+func TestDashboardOfTwoNodes(t *testing.T) {
+	_, onPostgres := database(t)
+	one, two := twoNodes(t, append(onPostgres, "HEARTLINE_CLUSTER_LEASE=1m")) // a node is known so long after its end
+	dashboardBuilt(t, one)
+	c := browse(t)
+	b := board{c.open(one.http + "/"), one}
+	b.until(`document.querySelector(".health .pill.good") && !document.querySelector(".health .notice")`)
+	if _, ready := one.call(http.MethodGet, "/readyz", ""); !strings.Contains(string(ready), `"lease":"renewed"`) || strings.Contains(string(ready), `"faults"`) {
+		t.Errorf("/readyz says %s", ready)
+	}
+	two.kill()
+	b.until(`document.querySelector(".health .pill.wait") && [...document.querySelectorAll(".health .notice")].some((n) => n.textContent.startsWith("relay b: down"))`)
+}
+
 // TestDashboardWebhooks: the overview shows how far a webhook is behind.
 func TestDashboardWebhooks(t *testing.T) {
 	v := newReceiver(t)

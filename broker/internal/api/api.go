@@ -76,9 +76,8 @@ type Options struct {
 	Internal bool
 	// Version is that of the program, in /healthz and in the OpenAPI document.
 	Version string
-	// Ready answers /readyz: the state of each part, and an error until the server is
-	// ready. nil: always ready.
-	Ready func() (map[string]string, error)
+	// Ready answers /readyz. nil: always ready.
+	Ready func() overview.Readiness
 	// Metrics count the requests; nil makes new ones.
 	Metrics *metrics.Metrics
 	// Reload takes up a changed configuration; nil: it cannot. The error may be a
@@ -105,7 +104,7 @@ type API struct {
 	log     *slog.Logger
 	seldom  seldom.Log // of what callers cause
 	version string
-	ready   func() (map[string]string, error)
+	ready   func() overview.Readiness
 	metrics *metrics.Metrics
 
 	mux   *http.ServeMux // the calls

@@ -6,12 +6,15 @@ import (
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/heartline-mqtt/heartline/broker/internal/overview"
 )
 
 type health struct {
 	Status  string            `json:"status" enum:"ok"`
 	Version string            `json:"version,omitempty"`
 	Checks  map[string]string `json:"checks,omitempty" doc:"The result of each check"`
+	Faults  []string          `json:"faults,omitempty" doc:"The checks whose result needs an operator"`
 }
 
 type healthAnswer struct {
@@ -45,22 +48,21 @@ func (a *API) registerHealth() {
 		Responses: map[string]*huma.Response{"200": answer[health](a, "Ready")},
 		Errors:    []int{http.StatusServiceUnavailable},
 	}, nil, func(w http.ResponseWriter, r *http.Request, _ *struct{}) error {
-		var checks map[string]string
-		var err error
+		var ready overview.Readiness
 		if a.ready != nil {
-			checks, err = a.ready()
+			ready = a.ready()
 		}
 		if !a.detailed(r) {
 			// Which apps are paused, and why, is nobody else's business.
-			checks = nil
-			if err != nil {
-				err = errors.New("a service's token shows why")
+			ready.Checks, ready.Faults = nil, nil
+			if ready.Err != nil {
+				ready.Err = errors.New("a service's token shows why")
 			}
 		}
-		if err == nil {
-			return writeJSON(w, http.StatusOK, health{Status: "ok", Checks: checks})
+		if ready.Err == nil {
+			return writeJSON(w, http.StatusOK, health{Status: "ok", Checks: ready.Checks, Faults: ready.Faults})
 		}
-		writeProblemWith(w, newProblem(http.StatusServiceUnavailable, codeNotReady, "not ready: %s", err), checks)
+		writeProblemWith(w, newProblem(http.StatusServiceUnavailable, codeNotReady, "not ready: %s", ready.Err), ready)
 		return nil
 	})
 

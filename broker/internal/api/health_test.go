@@ -9,24 +9,27 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/heartline-mqtt/heartline/broker/internal/api"
+	"github.com/heartline-mqtt/heartline/broker/internal/overview"
 	"github.com/heartline-mqtt/heartline/delivery"
 )
 
 func TestHealth(t *testing.T) {
 	var notReady error
 	s := serve(t, func(o *api.Options, _ *delivery.Options) {
-		o.Ready = func() (map[string]string, error) { return map[string]string{"store": "recovering"}, notReady }
+		o.Ready = func() overview.Readiness {
+			return overview.Readiness{Checks: map[string]string{"store": "recovering", "lease": "renewed"}, Faults: []string{"store"}, Err: notReady}
+		}
 	})
 	if r := s.do("GET", "/healthz", ""); r.StatusCode != 200 || r.text != `{"status":"ok","version":"1.2.3"}`+"\n" {
 		t.Error(r.text)
 	}
-	if r := s.do("GET", "/readyz", ""); r.StatusCode != 200 || r.text != `{"status":"ok","checks":{"store":"recovering"}}`+"\n" {
+	if r := s.do("GET", "/readyz", ""); r.StatusCode != 200 || r.text != `{"status":"ok","checks":{"lease":"renewed","store":"recovering"},"faults":["store"]}`+"\n" {
 		t.Error(r.text)
 	}
 	notReady = errors.New("the store is recovering")
 	r := s.do("GET", "/readyz", "")
 	s.wantProblem(r, 503, "not ready: the store is recovering")
-	if !strings.Contains(r.text, `"checks":{"store":"recovering"}`) {
+	if !strings.Contains(r.text, `"checks":{"lease":"renewed","store":"recovering"},"faults":["store"]`) {
 		t.Error(r.text)
 	}
 }

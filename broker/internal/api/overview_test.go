@@ -19,7 +19,7 @@ func withOverview(t *testing.T) (*service, *overview.Overview) {
 	s := serve(t, func(opts *api.Options, _ *delivery.Options) {
 		o = overview.New(overview.Options{
 			Gatherer: opts.Metrics.Gatherer(), Version: "1.2.3", Logger: slog.New(slog.DiscardHandler),
-			Ready: func() (map[string]string, error) { return map[string]string{"store": "up"}, nil },
+			Ready: func() overview.Readiness { return overview.Readiness{Checks: map[string]string{"store": "up"}} },
 			ID:    func(delivery.Seq) (string, error) { return "n1", nil },
 		})
 		opts.Overview = o

@@ -16,6 +16,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/heartline-mqtt/heartline/broker/internal/overview"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/internal/text"
 )
@@ -82,7 +83,7 @@ func codes() []codeMeaning {
 		{codeInDoubt, 503, "the store failed during the write, which may have taken effect: try again with the same id"},
 		{codeStopped, 503, "the server is shutting down: try again"},
 		{codeUnavailable, 503, "a limit is reached or a service is down: try again"},
-		{codeNotReady, 503, "only from /readyz: checks says why"},
+		{codeNotReady, 503, "only from /readyz: checks says why, faults names the checks that are faults"},
 	}
 }
 
@@ -114,14 +115,15 @@ func newProblem(status int, c code, format string, args ...any) *problem {
 func (p *problem) GetHeaders() http.Header { return p.headers }
 
 // MarshalJSON leaves the headers out.
-func (p *problem) MarshalJSON() ([]byte, error) { return p.marshal(nil) }
+func (p *problem) MarshalJSON() ([]byte, error) { return p.marshal(overview.Readiness{}) }
 
-func (p *problem) marshal(checks map[string]string) ([]byte, error) {
+func (p *problem) marshal(ready overview.Readiness) ([]byte, error) {
 	return json.Marshal(struct {
 		*huma.ErrorModel
 		Code   code              `json:"code"`
 		Checks map[string]string `json:"checks,omitempty"`
-	}{&p.ErrorModel, p.code, checks})
+		Faults []string          `json:"faults,omitempty"`
+	}{&p.ErrorModel, p.code, ready.Checks, ready.Faults})
 }
 
 // describeProblems adds code, which huma's error model lacks, to the schema of problems.
@@ -376,10 +378,10 @@ func sortFaults(faults []*fault, fields []string) {
 }
 
 // writeProblem answers with a problem. Nothing must have been answered before.
-func writeProblem(w http.ResponseWriter, p *problem) { writeProblemWith(w, p, nil) }
+func writeProblem(w http.ResponseWriter, p *problem) { writeProblemWith(w, p, overview.Readiness{}) }
 
-func writeProblemWith(w http.ResponseWriter, p *problem, checks map[string]string) {
-	body, err := p.marshal(checks)
+func writeProblemWith(w http.ResponseWriter, p *problem, ready overview.Readiness) {
+	body, err := p.marshal(ready)
 	if err != nil {
 		panic(err) // it is made of strings
 	}

@@ -2,7 +2,7 @@
 // hour in memory, and a stream of the present. It reads the same registry as
 // /metrics, so that the page and Prometheus show the same numbers.
 //
-// Read overview.go, then quantile.go. One goroutine samples, from Start to Stop. The
+// Read overview.go, then readiness.go and quantile.go. One goroutine samples, from Start to Stop. The
 // cost does not grow with the number of viewers: one text is made per tick for all of
 // them. The package imports delivery and wire.
 package overview
@@ -51,6 +51,7 @@ type Now struct {
 	Version   string             `json:"version"`
 	Ready     bool               `json:"ready"`
 	Checks    map[string]string  `json:"checks" doc:"The checks of /readyz"`
+	Faults    []string           `json:"faults,omitempty" doc:"The checks that are faults"`
 	Metrics   []Metric           `json:"metrics" doc:"Heartline's own lines of /metrics"`
 	Events    []wire.StreamEvent `json:"events,omitempty" doc:"Events since the last message, at most 20"`
 	Skipped   uint64             `json:"skipped,omitempty" doc:"How many events since the last message were left out"`
@@ -74,8 +75,8 @@ type Page struct {
 type Options struct {
 	Gatherer prometheus.Gatherer
 	Version  string
-	// Ready is the answer of /readyz: the state of each part, and an error until ready.
-	Ready func() (map[string]string, error)
+	// Ready is the answer of /readyz.
+	Ready func() Readiness
 	// ID returns the ID of a notification.
 	ID     func(delivery.Seq) (string, error)
 	Logger *slog.Logger
@@ -236,10 +237,10 @@ func (o *Overview) broadcast() {
 }
 
 func (o *Overview) now() Now {
-	checks, err := o.opts.Ready()
+	ready := o.opts.Ready()
 	n := Now{
 		Time: wire.FormatTime(time.Now()), StartedAt: wire.FormatTime(o.started),
-		Version: o.opts.Version, Ready: err == nil, Checks: checks, Metrics: []Metric{},
+		Version: o.opts.Version, Ready: ready.Err == nil, Checks: ready.Checks, Faults: ready.Faults, Metrics: []Metric{},
 	}
 	for _, f := range o.gather() {
 		for _, m := range f.GetMetric() {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -34,8 +35,10 @@ func newFixture() fixture {
 	r.MustRegister(f.events, f.acks, other)
 	f.Overview = New(Options{
 		Gatherer: r, Version: "1.2.3", Logger: slog.New(slog.DiscardHandler),
-		Ready: func() (map[string]string, error) {
-			return map[string]string{"store": "up"}, nil
+		Ready: func() (r Readiness) {
+			r.Add("store", "up")
+			r.Fault("auth", "failed")
+			return r
 		},
 		ID: func(s delivery.Seq) (string, error) {
 			if s == 7 {
@@ -103,7 +106,7 @@ func TestStream(t *testing.T) {
 		if len(n.Events) != eventsPerTick || n.Skipped != 5 || n.Events[0].ID != "seven" || n.Events[0].Event != "pushed" || n.Events[1].ID != "" {
 			t.Errorf("%d events, %d skipped, the first %+v", len(n.Events), n.Skipped, n.Events[0])
 		}
-		if !n.Ready || n.Checks["store"] != "up" || n.Version != "1.2.3" {
+		if !n.Ready || n.Checks["store"] != "up" || n.Checks["auth"] != "failed" || !slices.Equal(n.Faults, []string{"auth"}) || n.Version != "1.2.3" {
 			t.Errorf("%+v", n)
 		}
 		seen := map[string]bool{}

@@ -83,11 +83,11 @@ export function metric(n: Now, name: string, labels: Record<string, string> = {}
 }
 
 function drawHealth(n: Now): HTMLElement[] {
-  const bad = Object.entries(n.checks ?? {}).filter(([, state]) => state !== "up" && state !== "ok");
+  const bad = n.faults ?? [];
   return [
     n.ready ? bad.length ? pill("wait", "accepting, with faults") : pill("good", "healthy") : pill("bad", "not ready"),
     h("span", { class: "soft" }, ` ${n.version}, up ${span(Date.now() - new Date(n.started_at).getTime())}`),
-    ...bad.map(([part, state]) => h("p", { class: "notice bad" }, h("strong", {}, part), `: ${state}`)),
+    ...bad.map((part) => h("p", { class: "notice bad" }, h("strong", {}, part), `: ${n.checks?.[part] ?? ""}`)),
   ];
 }
 
@@ -135,7 +135,7 @@ function drawApps(n: Now): HTMLElement {
     const outcomes = (accepted: boolean) => n.metrics
       .filter((x) => x.name === "heartline_pushes_total" && appName(x) === appName(m) && (x.labels?.outcome === "accepted") === accepted)
       .reduce((all, x) => all + x.value, 0);
-    const why = Object.entries(n.checks ?? {}).find(([part]) => part.startsWith("push ") && Object.values(labels).every((l) => part.includes(l)))?.[1];
+    const why = n.checks?.[`push ${[labels.server, labels.app, labels.environment].filter(Boolean).join("/")}`];
     return [appName(m), m.value === 1 ? pill("good", "ok") : h("span", {}, pill("bad", "paused"), why ? ` ${why}` : ""),
       metric(n, "heartline_push_queue", labels), metric(n, "heartline_push_in_flight", labels), outcomes(true), outcomes(false)];
   }));

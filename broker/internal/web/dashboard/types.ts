@@ -3,7 +3,7 @@
 export interface Metric { name: string; labels?: Record<string, string>; value: number; p50?: number; p95?: number; p99?: number }
 export interface Happened { time: string; event: string; id?: string; account: string; device?: string; detail?: string }
 export interface Now {
-  time: string; started_at: string; version: string; ready: boolean; checks: Record<string, string> | null;
+  time: string; started_at: string; version: string; ready: boolean; checks: Record<string, string> | null; faults?: string[];
   metrics: Metric[]; events?: Happened[]; skipped?: number;
 }
 export interface Page extends Now { history: { interval: number; time: number[]; series: Record<string, number[]> } }
