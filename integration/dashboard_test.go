@@ -139,6 +139,7 @@ func TestDashboard(t *testing.T) {
 
 	t.Run("live", func(t *testing.T) {
 		s.notify(fmt.Sprintf(`{"account":%q,"title":"second","id":"second"}`, account))
+		b.until(`document.querySelector('[data-metric="heartline_deliveries_outstanding"] strong').textContent === "2"`)
 		b.until(`document.querySelector('[data-event="accepted"] strong').textContent === "2" && document.querySelector('.live a[href="#/notifications/second"]')`)
 	})
 

@@ -297,7 +297,7 @@ func (o *Overview) sample() {
 				values[label(m, "event")] = m.GetCounter().GetValue()
 			case "heartline_mqtt_clients":
 				values["clients"] += m.GetGauge().GetValue()
-			case "heartline_deliveries_unfinished":
+			case "heartline_deliveries_outstanding":
 				values["outstanding"] += m.GetGauge().GetValue()
 			case "heartline_push_queue":
 				values["push_queue"] += m.GetGauge().GetValue()

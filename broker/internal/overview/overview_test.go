@@ -23,6 +23,8 @@ type fixture struct {
 	*Overview
 	events *prometheus.CounterVec
 	acks   *prometheus.HistogramVec
+
+	outstanding prometheus.Gauge
 }
 
 func newFixture() fixture {
@@ -31,8 +33,9 @@ func newFixture() fixture {
 		events: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "heartline_events_total", Help: "events"}, []string{"event"}),
 		acks:   prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "heartline_ack_seconds", Help: "acks", Buckets: []float64{.1, 1, 10}}, []string{"ack"}),
 	}
+	f.outstanding = prometheus.NewGauge(prometheus.GaugeOpts{Name: "heartline_deliveries_outstanding", Help: "now"})
 	other := prometheus.NewCounter(prometheus.CounterOpts{Name: "go_threads_total", Help: "another's"})
-	r.MustRegister(f.events, f.acks, other)
+	r.MustRegister(f.events, f.acks, f.outstanding, other)
 	f.Overview = New(Options{
 		Gatherer: r, Version: "1.2.3", Logger: slog.New(slog.DiscardHandler),
 		Ready: func() (r Readiness) {
@@ -59,6 +62,7 @@ func TestHistory(t *testing.T) {
 		f.events.WithLabelValues("accepted").Add(3)
 		time.Sleep(tick*sampleTicks + time.Second)
 		f.events.WithLabelValues("accepted").Add(2)
+		f.outstanding.Set(2)
 		f.events.WithLabelValues("pushed").Inc() // this series begins late
 		for range 99 {
 			f.acks.WithLabelValues("received").Observe(.05)
@@ -69,7 +73,7 @@ func TestHistory(t *testing.T) {
 		if len(h.Time) != 3 || h.Time[2]-h.Time[1] != int64(h.Interval) {
 			t.Fatalf("times %v, interval %v", h.Time, h.Interval)
 		}
-		for name, want := range map[string][]float64{"accepted": {0, 3, 5}, "pushed": {0, 0, 1}} {
+		for name, want := range map[string][]float64{"accepted": {0, 3, 5}, "pushed": {0, 0, 1}, "outstanding": {0, 0, 2}} {
 			got := h.Series[name]
 			if len(got) != 3 || got[0] != want[0] || got[1] != want[1] || got[2] != want[2] {
 				t.Errorf("%s: %v, want %v", name, got, want)

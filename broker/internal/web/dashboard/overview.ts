@@ -58,7 +58,7 @@ export const overview: View = async (main, signal) => {
     times.push(t);
     for (const name of Object.keys(series)) series[name]!.push(series[name]!.at(-1) ?? 0);
     for (const m of n.metrics) {
-      const name = m.name === "heartline_events_total" ? m.labels?.event : ({ heartline_mqtt_clients: "clients", heartline_deliveries_unfinished: "outstanding" } as Record<string, string>)[m.name];
+      const name = m.name === "heartline_events_total" ? m.labels?.event : ({ heartline_mqtt_clients: "clients", heartline_deliveries_outstanding: "outstanding" } as Record<string, string>)[m.name];
       if (!name) continue;
       const s = series[name] ??= times.map(() => 0);
       s[times.length - 1] = m.value;
@@ -98,7 +98,7 @@ function drawTiles(n: Now): HTMLElement[] {
   const events = (event: string) => tile(inTiles[event] ?? event, metric(n, "heartline_events_total", { event }), "heartline_events_total", event);
   return [
     tile("connections", metric(n, "heartline_mqtt_clients"), "heartline_mqtt_clients"),
-    tile("outstanding", metric(n, "heartline_deliveries_unfinished"), "heartline_deliveries_unfinished"),
+    tile("outstanding", metric(n, "heartline_deliveries_outstanding"), "heartline_deliveries_outstanding"),
     events("accepted"), events("received"), events("displayed"), events("pushed"), events("expired"),
     tile("p99 to the ack", ack?.p99 === undefined ? "–" : span(ack.p99 * 1000), "heartline_ack_seconds"),
   ];
