@@ -53,8 +53,15 @@ type Now struct {
 	Checks    map[string]string  `json:"checks" doc:"The checks of /readyz"`
 	Faults    []string           `json:"faults,omitempty" doc:"The checks that are faults"`
 	Metrics   []Metric           `json:"metrics" doc:"Heartline's own lines of /metrics"`
+	Sample    Sample             `json:"sample" doc:"The newest sample of the history"`
 	Events    []wire.StreamEvent `json:"events,omitempty" doc:"Events since the last message, at most 20"`
 	Skipped   uint64             `json:"skipped,omitempty" doc:"How many events since the last message were left out"`
+}
+
+// Sample is the present of each series.
+type Sample struct {
+	Time   int64              `json:"time" doc:"Unix time; 0 before the first sample"`
+	Values map[string]float64 `json:"values" doc:"By name, as in the history"`
 }
 
 // History holds one value per sample. Counters are as they stood, and are 0 again
@@ -95,6 +102,7 @@ type Overview struct {
 	skipped uint64
 	times   []int64
 	series  map[string][]float64
+	newest  Sample   // its map is not written to any more
 	before  []bucket // of the acks, at the last sample
 	cancel  context.CancelFunc
 	done    chan struct{} // of the goroutine
@@ -105,7 +113,7 @@ var _ delivery.Observer = (*Overview)(nil)
 
 // New returns an Overview that does not sample yet.
 func New(o Options) *Overview {
-	return &Overview{opts: o, started: time.Now(), viewers: map[chan []byte]struct{}{}, series: map[string][]float64{}}
+	return &Overview{opts: o, started: time.Now(), viewers: map[chan []byte]struct{}{}, series: map[string][]float64{}, newest: Sample{Values: map[string]float64{}}}
 }
 
 // Start starts sampling. It does nothing after Stop, or when it was called before.
@@ -242,6 +250,9 @@ func (o *Overview) now() Now {
 		Time: wire.FormatTime(time.Now()), StartedAt: wire.FormatTime(o.started),
 		Version: o.opts.Version, Ready: ready.Err == nil, Checks: ready.Checks, Faults: ready.Faults, Metrics: []Metric{},
 	}
+	o.mu.Lock()
+	n.Sample = o.newest
+	o.mu.Unlock()
 	for _, f := range o.gather() {
 		for _, m := range f.GetMetric() {
 			n.Metrics = append(n.Metrics, newMetric(f, m))
@@ -315,13 +326,15 @@ func (o *Overview) sample() {
 		}
 	}
 	o.before = acks
-	o.times = last(append(o.times, time.Now().Unix()))
+	o.newest = Sample{Time: time.Now().Unix(), Values: values}
+	o.times = last(append(o.times, o.newest.Time))
 	for name, v := range values {
 		o.series[name] = append(o.series[name], v)
 	}
 	for name, s := range o.series {
 		if _, here := values[name]; !here { // such as an app that has been removed
-			s = append(s, s[len(s)-1])
+			values[name] = s[len(s)-1]
+			s = append(s, values[name])
 		}
 		for len(s) < len(o.times) { // it is new
 			s = append([]float64{0}, s...)

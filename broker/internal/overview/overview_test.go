@@ -79,6 +79,12 @@ func TestHistory(t *testing.T) {
 				t.Errorf("%s: %v, want %v", name, got, want)
 			}
 		}
+		newest := f.Page().Sample
+		for name, s := range h.Series {
+			if v, ok := newest.Values[name]; !ok || v != s[len(s)-1] || len(newest.Values) != len(h.Series) || newest.Time != h.Time[2] {
+				t.Errorf("%s: the newest sample is %+v, the history ends with %v", name, newest, s)
+			}
+		}
 		if p := h.Series["ack_p50"]; p[1] != -1 || p[2] <= 0 || p[2] > .1 {
 			t.Errorf("ack_p50: %v", p)
 		}

@@ -53,16 +53,9 @@ export const overview: View = async (main, signal) => {
     for (const e of n.events ?? []) live.prepend(happened(e));
     while (live.children.length > eventsShown) live.lastElementChild!.remove();
     if (n.events?.length) feed.textContent = n.skipped ? `${n.skipped} more in the last 2 s are not shown here.` : "";
-    const t = Math.floor(new Date(n.time).getTime() / 1000);
-    if (t - (times.at(-1) ?? 0) < interval) return;
-    times.push(t);
-    for (const name of Object.keys(series)) series[name]!.push(series[name]!.at(-1) ?? 0);
-    for (const m of n.metrics) {
-      const name = m.name === "heartline_events_total" ? m.labels?.event : ({ heartline_mqtt_clients: "clients", heartline_deliveries_outstanding: "outstanding" } as Record<string, string>)[m.name];
-      if (!name) continue;
-      const s = series[name] ??= times.map(() => 0);
-      s[times.length - 1] = m.value;
-    }
+    if (n.sample.time <= (times.at(-1) ?? 0)) return;
+    for (const [name, value] of Object.entries(n.sample.values)) (series[name] ??= times.map(() => 0)).push(value);
+    times.push(n.sample.time);
     if (times.length > 360) {
       times.shift();
       for (const s of Object.values(series)) s.shift();

@@ -4,6 +4,7 @@ export interface Metric { name: string; labels?: Record<string, string>; value: 
 export interface Happened { time: string; event: string; id?: string; account: string; device?: string; detail?: string }
 export interface Now {
   time: string; started_at: string; version: string; ready: boolean; checks: Record<string, string> | null; faults?: string[];
+  sample: { time: number; values: Record<string, number> };
   metrics: Metric[]; events?: Happened[]; skipped?: number;
 }
 export interface Page extends Now { history: { interval: number; time: number[]; series: Record<string, number[]> } }
