@@ -195,29 +195,6 @@ func TestDashboard(t *testing.T) {
 	})
 }
 
-// chart is what a chart of the overview says to a screen reader.
-func chart(title string) string {
-	return fmt.Sprintf(`(document.querySelector('.chart[aria-label^=%q]')?.ariaLabel ?? "")`, title+": ")
-}
-
-// TestDashboardCharts: the charts go on while the page is open.
-func TestDashboardCharts(t *testing.T) {
-	s := serve(t)
-	dashboardBuilt(t, s)
-	c := browse(t)
-	b := board{c.open(s.http + "/"), s}
-	const acks = "From acceptance to acknowledgement"
-	b.until(chart(acks) + `.includes(": p50 – ms, p99 – ms")`)
-	s.register("alice", "phone", "")
-	got := collect([]string{"live"})
-	quit := device(s, "alice", "phone", got.add)
-	defer quit()
-	s.notify(`{"id":"live","account":"alice","title":"x"}`)
-	got.wait(t)
-	b.until(`/: p50 [0-9.]+ ms, p99 [0-9.]+ ms$/.test(` + chart(acks) + `)`)
-	b.until(`/: connections 1 , outstanding 0 $/.test(` + chart("Connections and outstanding deliveries") + `)`)
-}
-
 // TestDashboardOfTwoNodes: a healthy node has no fault. When one node is killed, the other's
 // dashboard names the relay to it.
 func TestDashboardOfTwoNodes(t *testing.T) {

@@ -64,7 +64,10 @@ export function format(v: number | null): string {
   return Number.isInteger(v) ? String(v) : v.toFixed(v < 10 ? 2 : 0);
 }
 
-/** rates turns a counter into a number a second. A counter that falls began anew with the server. */
-export function rates(values: number[], interval: number): (number | null)[] {
-  return values.map((v, i) => (i === 0 ? null : Math.max(0, v - values[i - 1]!) / interval));
+/** rates turns a counter into a number a second. A counter that falls began again with the server. */
+export function rates(values: number[], times: number[]): (number | null)[] {
+  return values.map((v, i) => {
+    const seconds = i === 0 ? 0 : times[i]! - times[i - 1]!;
+    return seconds > 0 ? Math.max(0, v - values[i - 1]!) / seconds : null;
+  });
 }

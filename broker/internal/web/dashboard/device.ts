@@ -1,7 +1,8 @@
-import { act, get, level, Problem } from "./api";
+import { act, level, Problem } from "./api";
 import { announce, card, type Child, confirmed, facts, h, pill, table } from "./dom";
 import { toAccount } from "./links";
 import { channelPill, pages, showNotifications } from "./list";
+import { poll } from "./poll";
 import { ago, local, time } from "./time";
 import type { Device, NotificationList, Registration, View } from "./types";
 
@@ -39,17 +40,14 @@ export const device: View = async (main, signal, _params, account = "", id = "")
       h("button", { type: "button", class: "danger", click: forget }, "Forget")),
     problem,
     card("Its notifications", sent));
-  const first = get<Device>(path, signal);
   await Promise.all([
-    first.then((d) => top.replaceChildren(...draw(d))),
+    poll<Device>(main, signal, path, (d) => {
+      top.replaceChildren(...draw(d));
+      return 3000;
+    }),
     pages<NotificationList>(sent, `v1/notifications?limit=20&account=${level(account)}&device=${level(id)}`, signal, showNotifications,
       h("p", { class: "empty" }, "No notification for this device is in the history.")),
   ]);
-  for (;;) {
-    await new Promise((done) => setTimeout(done, 3000));
-    if (signal.aborted) return;
-    top.replaceChildren(...draw(await get<Device>(path, signal)));
-  }
 };
 
 function draw(d: Device): HTMLElement[] {

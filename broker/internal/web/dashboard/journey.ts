@@ -1,6 +1,7 @@
-import { act, get, level } from "./api";
+import { act, level } from "./api";
 import { announce, card, type Child, confirmed, facts, h, pill, s } from "./dom";
 import { toAccount, toDevice } from "./links";
+import { poll } from "./poll";
 import { local, localized, span, time } from "./time";
 import type { Delivery, Notification, TimelineEvent, View } from "./types";
 import { inWords, kindOfEvent, kindOfState, laneOf } from "./words";
@@ -12,8 +13,7 @@ export const journey: View = async (main, signal, _params, id = "") => {
   const box = h("div", { class: "journey" });
   main.append(box);
   let shown = "";
-  for (;;) {
-    const n = await get<Notification>(`v1/notifications/${level(id)}`, signal);
+  await poll<Notification>(main, signal, `v1/notifications/${level(id)}`, (n) => {
     const text = JSON.stringify(n);
     if (text !== shown) {
       const at = document.activeElement?.id;
@@ -22,10 +22,8 @@ export const journey: View = async (main, signal, _params, id = "") => {
       if (at) document.getElementById(at)?.focus();
       shown = text;
     }
-    const pause = final.has(n.state) ? 10_000 : 1000;
-    await new Promise((done) => setTimeout(done, pause));
-    if (signal.aborted) return;
-  }
+    return final.has(n.state) ? 10_000 : 1000;
+  });
 };
 
 function draw(n: Notification): HTMLElement[] {

@@ -1,10 +1,11 @@
-import { onSignIn, Problem, token } from "./api";
+import { onSignIn, passing, Problem, token } from "./api";
 import { find, h } from "./dom";
 import { device } from "./device";
 import { journey } from "./journey";
 import { account, devices, notifications, search } from "./lists";
 import { overview } from "./overview";
 import type { View } from "./types";
+import { sentence } from "./words";
 
 // The address after # is the page. Each part of it is percent-encoded by itself.
 const routes: [RegExp, View, string][] = [
@@ -56,9 +57,9 @@ function failed(main: HTMLElement, e: unknown): void {
   if (known && e.status === 401) return; // the sign-in is there
   main.append(h("div", { class: "notice bad", role: "alert" },
     h("h1", {}, known && e.status === 404 ? "Not found" : known && e.status === 403 ? "Not allowed" : "That did not work"),
-    h("p", {}, known ? e.message : String(e)),
+    h("p", {}, passing(e) ? `${sentence(e.message)} The page tries again.` : known ? e.message : String(e)),
     h("button", { type: "button", click: () => void show() }, "Try again")));
-  if (known && e.status === 0) {
+  if (passing(e)) {
     const { signal } = leave;
     setTimeout(() => { if (!signal.aborted) void show(); }, 3000);
   }

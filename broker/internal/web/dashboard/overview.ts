@@ -32,13 +32,13 @@ export const overview: View = async (main, signal) => {
     card("Latest notifications when this page was opened", latest.notifications.length ? notificationTable(latest.notifications)
       : h("p", { class: "empty" }, "No notification has been accepted yet. Send one: ", h("code", {}, "heartline send --account alice --title Hello"))));
 
-  const { interval, time: times, series } = page.history;
+  const { time: times, series } = page.history;
   const line = (name: string) => series[name] ?? times.map(() => 0);
   const draw = () => {
     rate.show(times, [
-      { label: "accepted", color: "--accent", values: rates(line("accepted"), interval) },
-      { label: "acknowledged", color: "--up", values: sum(rates(line("received"), interval), rates(line("displayed"), interval)) },
-      { label: "pushed", color: "--wait", values: rates(line("pushed"), interval) },
+      { label: "accepted", color: "--accent", values: rates(line("accepted"), times) },
+      { label: "acknowledged", color: "--up", values: sum(rates(line("received"), times), rates(line("displayed"), times)) },
+      { label: "pushed", color: "--wait", values: rates(line("pushed"), times) },
     ]);
     const millis = (name: string) => line(name).map((v) => (v < 0 ? null : v * 1000));
     latency.show(times, [{ label: "p50", color: "--up", values: millis("ack_p50") }, { label: "p99", color: "--wait", values: millis("ack_p99") }]);
@@ -64,8 +64,8 @@ export const overview: View = async (main, signal) => {
   };
   now(page);
   draw();
-  await stream("v1/overview/stream", signal, (data) => now(JSON.parse(data) as Now), (up) => {
-    if (!up && !signal.aborted) health.replaceChildren(pill("bad", "no connection"), h("span", {}, " Heartline does not answer; trying again."));
+  await stream("v1/overview/stream", signal, (data) => now(JSON.parse(data) as Now), () => {
+    health.replaceChildren(pill("bad", "no connection"), h("span", {}, " Heartline does not answer; trying again."));
   });
 };
 

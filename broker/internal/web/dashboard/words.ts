@@ -29,6 +29,9 @@ export const words: Record<string, string> = {
 
 export const inWords = (event: string) => words[event] ?? event;
 
+/** sentence ends a message of the API, which may end with a period or not. */
+export const sentence = (text: string) => (text.endsWith(".") ? text : `${text}.`);
+
 export type Lane = "channel" | "push" | "both";
 
 const push = new Set(["push_requested", "pushed", "push_failed", "push_retry", "token_removed", "token_suspended", "fallback_timeout"]);

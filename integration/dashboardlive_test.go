@@ -1,0 +1,142 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// between starts a proxy before a server and returns its URL. answer returns true for a
+// request that it has answered itself.
+func (s *server) between(answer func(http.ResponseWriter, *http.Request) bool) string {
+	s.t.Helper()
+	to, err := url.Parse(s.http)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(to)
+	proxy.ErrorLog = log.New(io.Discard, "", 0) // browsers end their streams
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !answer(w, r) {
+			proxy.ServeHTTP(w, r)
+		}
+	}))
+	s.t.Cleanup(func() {
+		front.CloseClientConnections()
+		front.Close()
+	})
+	return front.URL
+}
+
+// chart is what a chart of the overview says to a screen reader.
+func chart(title string) string {
+	return fmt.Sprintf(`(document.querySelector('.chart[aria-label^=%q]')?.ariaLabel ?? "")`, title+": ")
+}
+
+// TestDashboardCharts: the charts go on while the page is open.
+func TestDashboardCharts(t *testing.T) {
+	s := serve(t)
+	dashboardBuilt(t, s)
+	c := browse(t)
+	b := board{c.open(s.http + "/"), s}
+	const acks = "From acceptance to acknowledgement"
+	b.until(chart(acks) + `.includes(": p50 – ms, p99 – ms")`)
+	s.register("alice", "phone", "")
+	got := collect([]string{"live"})
+	quit := device(s, "alice", "phone", got.add)
+	defer quit()
+	s.notify(`{"id":"live","account":"alice","title":"x"}`)
+	got.wait(t)
+	b.until(`/: p50 [0-9.]+ ms, p99 [0-9.]+ ms$/.test(` + chart(acks) + `)`)
+	b.until(`/: connections 1 , outstanding 0 $/.test(` + chart("Connections and outstanding deliveries") + `)`)
+}
+
+// TestDashboardRates: samples can be further apart than usual, and a rate is of their time.
+func TestDashboardRates(t *testing.T) {
+	s := serve(t)
+	dashboardBuilt(t, s)
+	var page map[string]any
+	s.must(http.MethodGet, "/v1/overview", "", &page)
+	now := time.Now().Unix()
+	page["history"] = dict{"interval": 10, "time": []int64{now - 60, now - 50, now}, "series": dict{"accepted": []int{0, 10, 60}}}
+	page["sample"] = dict{"time": now, "values": dict{}}
+	text, err := json.Marshal(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	front := s.between(func(w http.ResponseWriter, r *http.Request) bool {
+		switch r.URL.Path {
+		case "/v1/overview":
+			_, _ = w.Write(text)
+		case "/v1/overview/stream":
+			_, _ = fmt.Fprintf(w, "data: %s\n\n", text)
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+		default:
+			return false
+		}
+		return true
+	})
+	b := board{browse(t).open(front + "/"), s}
+	b.until(chart("Notifications") + `.includes("accepted 1 /s")`)
+}
+
+// TestDashboardSaysWhatIsOld: a page of a server that does not answer any more does not look
+// current, and goes on by itself when the server does.
+func TestDashboardSaysWhatIsOld(t *testing.T) {
+	s := serve(t)
+	dashboardBuilt(t, s)
+	s.register("alice", "phone", "")
+	s.notify(`{"id":"n","account":"alice","title":"x"}`)
+	var refused atomic.Pointer[string] // the path whose next request is refused
+	front := s.between(func(w http.ResponseWriter, r *http.Request) bool {
+		path := refused.Load()
+		if path == nil || *path != r.URL.Path || !refused.CompareAndSwap(path, nil) {
+			return false
+		}
+		http.Error(w, "a proxy has no server", http.StatusServiceUnavailable)
+		return true
+	})
+	b := board{browse(t).open(front + "/"), s}
+	refuse := func(path string) {
+		refused.Store(&path)
+		await(t, "a request of "+path, func() bool { return refused.Load() == nil })
+	}
+
+	b.until(`document.querySelector(".health .pill.good")`)
+	s.signal(t, syscall.SIGSTOP)
+	b.until(`document.querySelector(".health .pill.bad")?.textContent === "no connection"`)
+	s.signal(t, syscall.SIGCONT)
+	b.until(`document.querySelector(".health .pill.good")`)
+
+	const journey, phone = "/v1/notifications/n", "/v1/accounts/alice/devices/phone"
+	for path, view := range map[string][2]string{journey: {"/notifications/n", ".timeline li"}, phone: {"/accounts/alice/devices/phone", ".facts"}} {
+		b.to(view[0], view[1])
+		refuse(path)
+		b.until(`document.querySelector("main > .notice .pill.bad")?.textContent === "no connection"`)
+		b.until(fmt.Sprintf(`document.querySelector(%q)`, view[1])) // it stays
+		b.until(`!document.querySelector("main > .notice")`)
+	}
+	s.signal(t, syscall.SIGSTOP)
+	b.until(`document.querySelector("main > .notice .pill.bad")`)
+	s.signal(t, syscall.SIGCONT)
+	b.until(`!document.querySelector("main > .notice")`)
+
+	for path, view := range map[string][2]string{journey: {"/notifications/n", ".timeline li"}, "/v1/devices": {"/devices", "main table"}} {
+		b.to("/nothing", "h1")
+		refused.Store(&path)
+		b.to(view[0], view[1])
+		if refused.Load() != nil {
+			t.Errorf("%s was not asked for", path)
+		}
+	}
+}
