@@ -140,3 +140,101 @@ func TestDashboardSaysWhatIsOld(t *testing.T) {
 		}
 	}
 }
+
+// TestDashboardSaysWhatFailed: an act that is refused says so where a person sees it.
+func TestDashboardSaysWhatFailed(t *testing.T) {
+	s := serve(t)
+	dashboardBuilt(t, s)
+	s.register("alice", "phone", "")
+	for i := range 21 { // the page of a device shows 20 at a time
+		s.notify(fmt.Sprintf(`{"id":"n%d","account":"alice","title":"x"}`, i))
+	}
+	var refuses atomic.Bool
+	front := s.between(func(w http.ResponseWriter, r *http.Request) bool {
+		if !refuses.Load() || r.Method == http.MethodGet && !r.URL.Query().Has("cursor") {
+			return false
+		}
+		w.Header().Set("Content-Type", "application/problem+json")
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = fmt.Fprintf(w, `{"status":503,"detail":"no room for %s"}`, r.Method)
+		return true
+	})
+	b := board{browse(t).open(front + "/dashboard/"), s}
+	says := func(what string) {
+		t.Helper()
+		b.until(fmt.Sprintf(`[...document.querySelectorAll("main .problem")].some((p) => p.checkVisibility() && p.innerText === %q)`, what))
+	}
+	silent := func() {
+		t.Helper()
+		b.until(`[...document.querySelectorAll("main .problem")].every((p) => p.innerText === "")`)
+	}
+	refuses.Store(true)
+
+	b.to("/notifications/n1", "#cancel")
+	b.click("#dismiss")
+	says("no room for POST")
+	b.click("#cancel")
+	b.until(`document.querySelector("dialog .danger")`)
+	b.click("dialog .danger")
+	says("no room for DELETE")
+	refuses.Store(false)
+	b.click("#dismiss")
+	silent()
+	refuses.Store(true)
+
+	b.to("/accounts/alice/devices/phone", ".pages .scroll")
+	b.eval(`document.querySelector(".pages button").focus()`, nil)
+	b.press("Enter")
+	says("no room for GET")
+	refuses.Store(false)
+	b.press("Enter")
+	b.until(`document.querySelectorAll(".pages .scroll").length === 2`)
+	silent()
+}
+
+// TestDashboardKeepsFocus: the pages draw new figures, and the focus and the selection stay.
+func TestDashboardKeepsFocus(t *testing.T) {
+	_, env := apple(t)
+	s := serve(t, env...)
+	dashboardBuilt(t, s)
+	s.register("alice", "phone", "")
+	b := board{browse(t).open(s.http + "/dashboard/"), s}
+	hold := func(focus, selection string) {
+		t.Helper()
+		b.eval(fmt.Sprintf(`window.held = document.querySelector(%q); held.focus(); getSelection().selectAllChildren(document.querySelector(%q)); window.selected = String(getSelection()); undefined`, focus, selection), nil)
+	}
+	holds := func() {
+		t.Helper()
+		var kept bool
+		b.eval(`held === document.activeElement && held.isConnected && selected.length > 1 && String(getSelection()) === selected`, &kept)
+		if !kept {
+			var now string
+			b.eval(`document.activeElement.outerHTML.slice(0, 200) + ", selected: " + getSelection() + ", before: " + selected`, &now)
+			t.Errorf("the focus or the selection is lost: %s", now)
+		}
+	}
+
+	b.until(`document.querySelector(".tiles strong")`)
+	hold(`[aria-label="Notification servers"]`, `[data-event="accepted"] span`)
+	for i := range 2 {
+		s.notify(fmt.Sprintf(`{"id":"n%d","account":"alice","title":"x"}`, i))
+		b.until(fmt.Sprintf(`document.querySelector('[data-event="accepted"] strong').textContent === "%d"`, i+1))
+		holds()
+	}
+
+	b.to("/accounts/alice/devices/phone", ".facts a")
+	hold(".facts a", ".facts dt")
+	quit := device(s, "alice", "phone", func(string) {})
+	b.until(`document.querySelector(".facts .pill").textContent === "up"`)
+	holds()
+	quit()
+	b.until(`document.querySelector(".facts .pill").textContent === "down"`)
+	holds()
+
+	s.notify(`{"id":"open","account":"alice","title":"x"}`)
+	b.to("/notifications/open", ".timeline li")
+	hold("#dismiss", ".facts dt")
+	s.must(http.MethodDelete, "/v1/notifications/open", "", nil)
+	b.until(`document.querySelector("#cancel").disabled`)
+	holds()
+}

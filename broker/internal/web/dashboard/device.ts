@@ -1,5 +1,5 @@
 import { act, level, Problem } from "./api";
-import { announce, card, type Child, confirmed, facts, h, pill, table } from "./dom";
+import { announce, card, type Child, confirmed, facts, h, pill, redraw, table } from "./dom";
 import { toAccount } from "./links";
 import { channelPill, pages, showNotifications } from "./list";
 import { poll } from "./poll";
@@ -42,7 +42,7 @@ export const device: View = async (main, signal, _params, account = "", id = "")
     card("Its notifications", sent));
   await Promise.all([
     poll<Device>(main, signal, path, (d) => {
-      top.replaceChildren(...draw(d));
+      redraw(top, ...draw(d));
       return 3000;
     }),
     pages<NotificationList>(sent, `v1/notifications?limit=20&account=${level(account)}&device=${level(id)}`, signal, showNotifications,

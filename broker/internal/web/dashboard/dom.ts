@@ -27,6 +27,37 @@ export function s(tag: string, props: Props = {}, ...children: Child[]): SVGElem
   return el;
 }
 
+/**
+ * redraw gives an element new content, and changes only what differs: the focus, the selection and
+ * the scroll positions stay. What stays keeps its listeners, so those of each drawing must do the same.
+ */
+export function redraw(box: Element, ...content: Child[]): void {
+  merge(box, h("div", {}, ...content));
+}
+
+function merge(into: Element, from: Element): void {
+  const before = [...into.childNodes], after = [...from.childNodes];
+  after.forEach((node, i) => {
+    const old = before[i];
+    if (!old) into.append(node);
+    else if (old.nodeName !== node.nodeName) old.replaceWith(node);
+    else if (old instanceof Element) {
+      copyAttributes(old, node as Element);
+      merge(old, node as Element);
+    } else if (old.nodeValue !== node.nodeValue) old.nodeValue = node.nodeValue;
+  });
+  for (const old of before.slice(after.length)) old.remove();
+}
+
+function copyAttributes(into: Element, from: Element): void {
+  for (const { name } of [...into.attributes]) if (!from.hasAttribute(name)) into.removeAttribute(name);
+  for (const { name, value } of from.attributes) {
+    if (into.getAttribute(name) === value) continue;
+    if (name === "style") (into as HTMLElement).style.cssText = value; // the policy forbids to set the attribute
+    else into.setAttribute(name, value);
+  }
+}
+
 /** find returns the element with an ID of the page. */
 export function find<T extends HTMLElement>(id: string): T {
   return document.getElementById(id) as T;

@@ -1,5 +1,5 @@
-import { act, level } from "./api";
-import { announce, card, type Child, confirmed, facts, h, pill, s } from "./dom";
+import { act, level, Problem } from "./api";
+import { announce, card, type Child, confirmed, facts, h, pill, redraw, s } from "./dom";
 import { toAccount, toDevice } from "./links";
 import { poll } from "./poll";
 import { local, localized, span, time } from "./time";
@@ -12,21 +12,29 @@ const final = new Set(["acked", "expired", "superseded", "cancelled"]);
 export const journey: View = async (main, signal, _params, id = "") => {
   const box = h("div", { class: "journey" });
   main.append(box);
-  let shown = "";
-  await poll<Notification>(main, signal, `v1/notifications/${level(id)}`, (n) => {
-    const text = JSON.stringify(n);
-    if (text !== shown) {
-      const at = document.activeElement?.id;
-      if (shown) announce(localized(n.verdict ?? n.state));
-      box.replaceChildren(...draw(n));
-      if (at) document.getElementById(at)?.focus();
-      shown = text;
-    }
+  const path = `v1/notifications/${level(id)}`;
+  let shown: Notification | undefined;
+  let problem = "";
+  const show = (n: Notification) => redraw(box, ...draw(n, problem, end));
+  const end = async (method: string, part: string) => {
+    if (method === "DELETE" && !await confirmed("Cancel this notification for all devices that have not acknowledged it?", "Cancel it")) return;
+    const said = (text: string) => {
+      problem = text;
+      if (shown) show(shown);
+    };
+    said("");
+    await act(method, path + part).catch((e: unknown) => said(e instanceof Problem ? e.message : String(e)));
+  };
+  await poll<Notification>(main, signal, path, (n) => {
+    const verdict = localized(n.verdict ?? n.state);
+    if (shown && verdict !== localized(shown.verdict ?? shown.state)) announce(verdict);
+    shown = n;
+    show(n);
     return final.has(n.state) ? 10_000 : 1000;
   });
 };
 
-function draw(n: Notification): HTMLElement[] {
+function draw(n: Notification, problem: string, end: (method: string, part: string) => Promise<void>): HTMLElement[] {
   const open = !final.has(n.state);
   return [
     h("h1", {}, h("span", { class: "soft" }, "Notification "), n.title || n.body || n.id),
@@ -43,20 +51,12 @@ function draw(n: Notification): HTMLElement[] {
         ...(n.extra ? [["Extra", h("code", {}, JSON.stringify(n.extra))] as [string, Child]] : []),
       ]),
       h("div", { class: "row" },
-        h("button", { type: "button", id: "cancel", disabled: !open, click: () => void end(n, "DELETE", "") }, "Cancel"),
-        h("button", { type: "button", id: "dismiss", click: () => void end(n, "POST", "/dismissal") }, "Take it off the screens"))),
+        h("button", { type: "button", id: "cancel", disabled: !open, click: () => void end("DELETE", "") }, "Cancel"),
+        h("button", { type: "button", id: "dismiss", click: () => void end("POST", "/dismissal") }, "Take it off the screens")),
+      h("p", { class: "problem", role: "alert" }, problem)),
     ...n.deliveries.map((d) => lane(n, d)),
     ...(n.deliveries.length ? [] : [card("Deliveries", h("p", { class: "empty" }, "The account has no device yet: the first one that registers gets it."))]),
   ];
-}
-
-async function end(n: Notification, method: string, path: string): Promise<void> {
-  if (method === "DELETE" && !await confirmed("Cancel this notification for all devices that have not acknowledged it?", "Cancel it")) return;
-  try {
-    await act(method, `v1/notifications/${level(n.id)}${path}`);
-  } catch (e) {
-    announce(String(e));
-  }
 }
 
 // lane draws the way to one device: a line for the channel, a line for the push

@@ -34,28 +34,29 @@ export function notificationTable(list: Notification[]): HTMLElement {
 /** pages shows the first page of a list, and a button for the next. */
 export async function pages<T extends { next?: string }>(box: HTMLElement, path: string, signal: AbortSignal, show: (page: T) => HTMLElement | null, empty: HTMLElement): Promise<void> {
   const none = h("p", { class: "soft" }, "None of the latest fits. There may be older ones.");
-  let any = false;
-  const more = async (cursor: string) => {
+  const problem = h("p", { class: "problem", role: "alert" });
+  const button = h("button", { type: "button", hidden: true, click: () => void further() }, "Show more");
+  let any = false, cursor = "", loading = false;
+  const more = async () => {
     const page = await get<T>(path + (cursor ? `${path.includes("?") ? "&" : "?"}cursor=${encodeURIComponent(cursor)}` : ""), signal);
     const shown = show(page);
     any ||= shown !== null;
     none.remove();
-    if (shown) box.append(shown);
-    else if (page.next) box.append(none); // the server looks at a part of the history at a time
-    if (!page.next) {
-      if (!any) box.append(empty);
-      return;
-    }
-    const button = h("button", {
-      type: "button",
-      click: () => {
-        button.disabled = true;
-        more(page.next!).then(() => button.remove(), (e: unknown) => { button.disabled = false; button.title = e instanceof Problem ? e.message : String(e); });
-      },
-    }, "Show more");
-    box.append(button);
+    if (shown) button.before(shown);
+    else if (page.next) button.before(none); // the server looks at a part of the history at a time
+    else if (!any) button.before(empty);
+    cursor = page.next ?? "";
+    button.hidden = !cursor;
   };
-  await more("");
+  const further = async () => {
+    if (loading) return;
+    loading = true;
+    problem.textContent = "";
+    await more().catch((e: unknown) => { problem.textContent = e instanceof Problem ? e.message : String(e); });
+    loading = false;
+  };
+  box.append(button, problem);
+  await more();
 }
 
 export const showNotifications = (p: NotificationList) => (p.notifications.length ? notificationTable(p.notifications) : null);

@@ -1,6 +1,6 @@
 import { get, stream } from "./api";
 import { Chart, rates } from "./chart";
-import { card, h, pill, table } from "./dom";
+import { card, h, pill, redraw, table } from "./dom";
 import { toAccount, toDevice, toNotification } from "./links";
 import { notificationTable } from "./list";
 import { span, time } from "./time";
@@ -43,13 +43,13 @@ export const overview: View = async (main, signal) => {
     const millis = (name: string) => line(name).map((v) => (v < 0 ? null : v * 1000));
     latency.show(times, [{ label: "p50", color: "--up", values: millis("ack_p50") }, { label: "p99", color: "--wait", values: millis("ack_p99") }]);
     clients.show(times, [{ label: "connections", color: "--up", values: line("clients") }, { label: "outstanding", color: "--accent", values: line("outstanding") }]);
-    funnel.replaceChildren(...drawFunnel(series));
+    redraw(funnel, ...drawFunnel(series));
   };
   const now = (n: Now) => {
-    health.replaceChildren(...drawHealth(n));
-    tiles.replaceChildren(...drawTiles(n));
-    apps.replaceChildren(drawApps(n));
-    webhooks.replaceChildren(drawWebhooks(n));
+    redraw(health, ...drawHealth(n));
+    redraw(tiles, ...drawTiles(n));
+    redraw(apps, drawApps(n));
+    redraw(webhooks, drawWebhooks(n));
     for (const e of n.events ?? []) live.prepend(happened(e));
     while (live.children.length > eventsShown) live.lastElementChild!.remove();
     if (n.events?.length) feed.textContent = n.skipped ? `${n.skipped} more in the last 2 s are not shown here.` : "";
@@ -65,7 +65,7 @@ export const overview: View = async (main, signal) => {
   now(page);
   draw();
   await stream("v1/overview/stream", signal, (data) => now(JSON.parse(data) as Now), () => {
-    health.replaceChildren(pill("bad", "no connection"), h("span", {}, " Heartline does not answer; trying again."));
+    redraw(health, pill("bad", "no connection"), h("span", {}, " Heartline does not answer; trying again."));
   });
 };
 
