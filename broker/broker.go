@@ -78,7 +78,7 @@ func NewReloadable(cfg *config.Config, log *slog.Logger, reloading Reloading) (_
 	b.server = mqtt.New(serverOptions(cfg, log))
 	b.metrics = metrics.New()
 	b.overview = overview.New(overview.Options{
-		Gatherer: b.metrics.Gatherer(), Version: Version(), Ready: b.readiness, ID: b.notificationID, Logger: log,
+		Gatherer: b.metrics.Gatherer(), Node: b.nodeName, Version: Version(), Ready: b.readiness, ID: b.notificationID, Logger: log,
 	})
 	b.hub = ordinary.New(b.hubOptions())
 	if b.Heartline, err = attach(b.server, cfg, attachment{log: log, observe: []delivery.Observer{b.metrics, b.overview}, pushed: b.metrics.Pushed, hub: b.hub}); err != nil {
@@ -95,6 +95,14 @@ func NewReloadable(cfg *config.Config, log *slog.Logger, reloading Reloading) (_
 		return nil, err
 	}
 	return b, nil
+}
+
+// nodeName returns "" without PostgreSQL.
+func (b *Broker) nodeName() string {
+	if b.node == nil {
+		return ""
+	}
+	return b.node.name
 }
 
 // notificationID names a notification for people.

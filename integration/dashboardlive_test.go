@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -75,8 +78,6 @@ func TestDashboardRates(t *testing.T) {
 	}
 	front := s.between(func(w http.ResponseWriter, r *http.Request) bool {
 		switch r.URL.Path {
-		case "/v1/overview":
-			_, _ = w.Write(text)
 		case "/v1/overview/stream":
 			_, _ = fmt.Fprintf(w, "data: %s\n\n", text)
 			w.(http.Flusher).Flush()
@@ -237,4 +238,55 @@ func TestDashboardKeepsFocus(t *testing.T) {
 	s.must(http.MethodDelete, "/v1/notifications/open", "", nil)
 	b.until(`document.querySelector("#cancel").disabled`)
 	holds()
+}
+
+// TestDashboardBehindABalancer: the figures are of one node at a time, and the page names it.
+func TestDashboardBehindABalancer(t *testing.T) {
+	_, onPostgres := database(t)
+	one, two := twoNodes(t, onPostgres)
+	dashboardBuilt(t, one)
+	one.register("alice", "phone", "")
+	for i := range 3 {
+		one.notify(fmt.Sprintf(`{"id":"n%d","account":"alice","title":"x"}`, i))
+	}
+	var ways []*httputil.ReverseProxy
+	for _, s := range []*server{one, two} {
+		to, err := url.Parse(s.http)
+		if err != nil {
+			t.Fatal(err)
+		}
+		way := httputil.NewSingleHostReverseProxy(to)
+		way.ErrorLog = log.New(io.Discard, "", 0) // of the streams that this test ends
+		ways = append(ways, way)
+	}
+	var turn atomic.Int32
+	var streams sync.Map // the ends of the streams
+	front := one.between(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasPrefix(r.URL.Path, "/v1/overview") {
+			return false
+		}
+		ctx, end := context.WithCancel(r.Context())
+		defer end()
+		n := turn.Add(1)
+		streams.Store(n, end)
+		ways[int(n)%len(ways)].ServeHTTP(w, r.WithContext(ctx))
+		return true
+	})
+	b := board{browse(t).open(front + "/"), one}
+	seen := map[string]string{}
+	for range 2 {
+		b.until(`document.querySelector(".health .pill.good")`)
+		name := strings.Fields(b.text(".health .soft"))[1] // Node a, …
+		accepted := `document.querySelector('[data-event="accepted"] strong').textContent`
+		b.until(`document.querySelector(".funnel .step strong").textContent === ` + accepted) // after the next sample
+		seen[name] = b.text(`.funnel .step strong`)
+		streams.Range(func(_, end any) bool {
+			end.(context.CancelFunc)()
+			return true
+		})
+		b.until(`document.querySelector(".health .pill.bad")`)
+	}
+	if a, b := seen["a,"], seen["b,"]; a+b != "03" && a+b != "30" {
+		t.Errorf("the nodes have accepted 0 and 3, the page has shown %v", seen)
+	}
 }

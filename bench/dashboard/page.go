@@ -30,7 +30,7 @@ const (
 )
 
 func overviewPage() page {
-	return page{open: []string{"/v1/overview", "/v1/notifications?limit=10"}, stream: "/v1/overview/stream"}
+	return page{open: []string{"/v1/notifications?limit=10"}, stream: "/v1/overview/stream"}
 }
 
 // journeyPage is of a notification that is not final: the page of a final one asks a tenth

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"time"
 
@@ -12,6 +13,12 @@ import (
 
 type overviewAnswer struct {
 	Body overview.Page
+}
+
+// overviewEvent is the data of an event of the stream.
+type overviewEvent struct {
+	overview.Now
+	History *overview.History `json:"history,omitempty" doc:"Only in the first event"`
 }
 
 func (a *API) registerOverview() {
@@ -32,11 +39,11 @@ func (a *API) registerOverview() {
 	raw(a, huma.Operation{
 		OperationID: "overview-stream", Method: http.MethodGet, Path: "/v1/overview/stream",
 		Summary: "The dashboard's figures as they change",
-		Description: "Server-sent events, one every 2 s, whose data is the present part of /v1/overview with at most 20 timeline events. " +
-			"/v1/events has all events.",
+		Description: "Server-sent events. The data of the first is that of /v1/overview. One every 2 s follows, whose data is the present part " +
+			"of /v1/overview with at most 20 timeline events. /v1/events has all events.",
 		Responses: map[string]*huma.Response{"200": {
 			Description: "The stream",
-			Content:     map[string]*huma.MediaType{"text/event-stream": {Schema: schemaOf[overview.Now](a)}},
+			Content:     map[string]*huma.MediaType{"text/event-stream": {Schema: schemaOf[overviewEvent](a)}},
 		}},
 		Errors: []int{http.StatusServiceUnavailable},
 	}, nil, a.overviewStream)
@@ -54,6 +61,10 @@ func (a *API) overviewStream(w http.ResponseWriter, r *http.Request, _ *struct{}
 	if err := mayActForAll(r.Context()); err != nil {
 		return err
 	}
+	first, err := json.Marshal(a.opts.Overview.Page())
+	if err != nil {
+		return err
+	}
 	done, err := a.openStream()
 	if err != nil {
 		return err
@@ -66,6 +77,7 @@ func (a *API) overviewStream(w http.ResponseWriter, r *http.Request, _ *struct{}
 	texts, end := a.opts.Overview.View()
 	defer end()
 	s.buf.WriteString(": connected\nretry: 2000\n\n")
+	s.overview(first)
 	if s.send() != nil {
 		return nil
 	}
@@ -76,9 +88,7 @@ func (a *API) overviewStream(w http.ResponseWriter, r *http.Request, _ *struct{}
 			if !open || who.Check(time.Now()) != nil {
 				return nil
 			}
-			s.buf.WriteString("event: overview\ndata: ")
-			s.buf.Write(text)
-			s.buf.WriteString("\n\n")
+			s.overview(text)
 		case <-a.closing:
 			return nil
 		case <-r.Context().Done():
@@ -88,4 +98,10 @@ func (a *API) overviewStream(w http.ResponseWriter, r *http.Request, _ *struct{}
 			return nil
 		}
 	}
+}
+
+func (s *stream) overview(text []byte) {
+	s.buf.WriteString("event: overview\ndata: ")
+	s.buf.Write(text)
+	s.buf.WriteString("\n\n")
 }

@@ -19,6 +19,7 @@ func withOverview(t *testing.T) (*service, *overview.Overview) {
 	s := serve(t, func(opts *api.Options, _ *delivery.Options) {
 		o = overview.New(overview.Options{
 			Gatherer: opts.Metrics.Gatherer(), Version: "1.2.3", Logger: slog.New(slog.DiscardHandler),
+			Node:  func() string { return "" },
 			Ready: func() overview.Readiness { return overview.Readiness{Checks: map[string]string{"store": "up"}} },
 			ID:    func(delivery.Seq) (string, error) { return "n1", nil },
 		})
@@ -74,7 +75,7 @@ func TestOverviewStream(t *testing.T) {
 	}
 	lines := bufio.NewScanner(r.Body)
 	lines.Buffer(nil, 1<<20)
-	next := func() (n overview.Now, open bool) {
+	next := func() (n overview.Page, open bool) {
 		for lines.Scan() {
 			if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
 				if err := json.Unmarshal([]byte(data), &n); err != nil {
@@ -85,8 +86,11 @@ func TestOverviewStream(t *testing.T) {
 		}
 		return n, false
 	}
-	if _, open := next(); !open {
-		t.Fatal("the stream ended")
+	if n, open := next(); !open || n.Version != "1.2.3" || n.History.Interval != 10 {
+		t.Fatalf("the stream begins with %+v, open: %v", n, open)
+	}
+	if n, open := next(); !open || n.Version != "1.2.3" || n.History.Interval != 0 {
+		t.Fatalf("the stream goes on with %+v, open: %v", n, open)
 	}
 	o.Observe("alice", delivery.Event{Kind: delivery.EventAccepted})
 	for {

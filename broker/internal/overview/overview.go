@@ -48,6 +48,7 @@ type Metric struct {
 type Now struct {
 	Time      string             `json:"time" format:"date-time"`
 	StartedAt string             `json:"started_at" format:"date-time"`
+	Node      string             `json:"node,omitempty" doc:"With PostgreSQL: the name of the node that has counted"`
 	Version   string             `json:"version"`
 	Ready     bool               `json:"ready"`
 	Checks    map[string]string  `json:"checks" doc:"The checks of /readyz"`
@@ -82,6 +83,8 @@ type Page struct {
 type Options struct {
 	Gatherer prometheus.Gatherer
 	Version  string
+	// Node returns the name of this node; "" means that it is alone.
+	Node func() string
 	// Ready is the answer of /readyz.
 	Ready func() Readiness
 	// ID returns the ID of a notification.
@@ -248,7 +251,7 @@ func (o *Overview) now() Now {
 	ready := o.opts.Ready()
 	n := Now{
 		Time: wire.FormatTime(time.Now()), StartedAt: wire.FormatTime(o.started),
-		Version: o.opts.Version, Ready: ready.Err == nil, Checks: ready.Checks, Faults: ready.Faults, Metrics: []Metric{},
+		Node: o.opts.Node(), Version: o.opts.Version, Ready: ready.Err == nil, Checks: ready.Checks, Faults: ready.Faults, Metrics: []Metric{},
 	}
 	o.mu.Lock()
 	n.Sample = o.newest

@@ -38,6 +38,7 @@ func newFixture() fixture {
 	r.MustRegister(f.events, f.acks, f.outstanding, other)
 	f.Overview = New(Options{
 		Gatherer: r, Version: "1.2.3", Logger: slog.New(slog.DiscardHandler),
+		Node: func() string { return "a" },
 		Ready: func() (r Readiness) {
 			r.Add("store", "up")
 			r.Fault("auth", "failed")
@@ -116,7 +117,7 @@ func TestStream(t *testing.T) {
 		if len(n.Events) != eventsPerTick || n.Skipped != 5 || n.Events[0].ID != "seven" || n.Events[0].Event != "pushed" || n.Events[1].ID != "" {
 			t.Errorf("%d events, %d skipped, the first %+v", len(n.Events), n.Skipped, n.Events[0])
 		}
-		if !n.Ready || n.Checks["store"] != "up" || n.Checks["auth"] != "failed" || !slices.Equal(n.Faults, []string{"auth"}) || n.Version != "1.2.3" {
+		if !n.Ready || n.Checks["store"] != "up" || n.Checks["auth"] != "failed" || !slices.Equal(n.Faults, []string{"auth"}) || n.Version != "1.2.3" || n.Node != "a" {
 			t.Errorf("%+v", n)
 		}
 		seen := map[string]bool{}

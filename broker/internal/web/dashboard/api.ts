@@ -98,10 +98,10 @@ export function act<T>(method: string, path: string, body?: unknown): Promise<T 
 
 /**
  * stream calls got with the data of every server-sent event until signal. It calls lost when the
- * connection ends or is silent, and connects again.
+ * connection ends or is silent, and connects again. It fails if the first connection brings nothing.
  */
 export async function stream(path: string, signal: AbortSignal, got: (data: string) => void, lost: () => void): Promise<void> {
-  while (!signal.aborted) {
+  for (let shown = false; !signal.aborted;) {
     try {
       await cutOff(silence, signal, async (s, alive) => {
         const r = await request("GET", path, s);
@@ -113,12 +113,16 @@ export async function stream(path: string, signal: AbortSignal, got: (data: stri
           alive();
           const parts = (rest + value).split("\n");
           rest = parts.pop() ?? "";
-          for (const line of parts) if (line.startsWith("data: ")) got(line.slice(6));
+          for (const line of parts) {
+            if (!line.startsWith("data: ")) continue;
+            got(line.slice(6));
+            shown = true;
+          }
         }
       });
     } catch (e) {
       if (signal.aborted) return;
-      if (!passing(e)) throw e;
+      if (!shown || !passing(e)) throw e;
     }
     lost();
     await pause(2000, signal);

@@ -4,14 +4,14 @@ import { card, h, pill, redraw, table } from "./dom";
 import { toAccount, toDevice, toNotification } from "./links";
 import { notificationTable } from "./list";
 import { span, time } from "./time";
-import type { Happened, Metric, NotificationList, Now, Page, View } from "./types";
+import type { Happened, Metric, NotificationList, Now, Overview, View } from "./types";
 import { inWords, kindOfEvent } from "./words";
 
 const eventsShown = 30;
 
 /** overview shows the whole server, live. */
 export const overview: View = async (main, signal) => {
-  const [page, latest] = await Promise.all([get<Page>("v1/overview", signal), get<NotificationList>("v1/notifications?limit=10", signal)]);
+  const latest = await get<NotificationList>("v1/notifications?limit=10", signal);
   const health = h("div", { class: "health" });
   const tiles = h("div", { class: "tiles" });
   const rate = new Chart("Notifications", "/s", signal);
@@ -22,7 +22,7 @@ export const overview: View = async (main, signal) => {
   const webhooks = h("div");
   const live = h("ol", { class: "live" });
   const feed = h("p", { class: "soft small" }, "Waiting for the first event.");
-  main.append(
+  const content = [
     h("h1", {}, "Overview"), health, tiles,
     h("div", { class: "grid" }, h("section", { class: "card" }, rate.element), h("section", { class: "card" }, latency.element),
       h("section", { class: "card" }, clients.element), card("The last hour", funnel)),
@@ -30,9 +30,11 @@ export const overview: View = async (main, signal) => {
     card("Webhooks", webhooks),
     card("Happening now", feed, live),
     card("Latest notifications when this page was opened", latest.notifications.length ? notificationTable(latest.notifications)
-      : h("p", { class: "empty" }, "No notification has been accepted yet. Send one: ", h("code", {}, "heartline send --account alice --title Hello"))));
+      : h("p", { class: "empty" }, "No notification has been accepted yet. Send one: ", h("code", {}, "heartline send --account alice --title Hello"))),
+  ];
 
-  const { time: times, series } = page.history;
+  // The figures are of one node. Each connection of the stream may be to another, and brings its history.
+  let times: number[] = [], series: Record<string, number[]> = {};
   const line = (name: string) => series[name] ?? times.map(() => 0);
   const draw = () => {
     rate.show(times, [
@@ -45,7 +47,9 @@ export const overview: View = async (main, signal) => {
     clients.show(times, [{ label: "connections", color: "--up", values: line("clients") }, { label: "outstanding", color: "--accent", values: line("outstanding") }]);
     redraw(funnel, ...drawFunnel(series));
   };
-  const now = (n: Now) => {
+  const now = (n: Overview) => {
+    if (!content[0]!.isConnected) main.append(...content);
+    if (n.history) ({ time: times, series } = n.history);
     redraw(health, ...drawHealth(n));
     redraw(tiles, ...drawTiles(n));
     redraw(apps, drawApps(n));
@@ -53,18 +57,18 @@ export const overview: View = async (main, signal) => {
     for (const e of n.events ?? []) live.prepend(happened(e));
     while (live.children.length > eventsShown) live.lastElementChild!.remove();
     if (n.events?.length) feed.textContent = n.skipped ? `${n.skipped} more in the last 2 s are not shown here.` : "";
-    if (n.sample.time <= (times.at(-1) ?? 0)) return;
-    for (const [name, value] of Object.entries(n.sample.values)) (series[name] ??= times.map(() => 0)).push(value);
-    times.push(n.sample.time);
+    const isNew = n.sample.time > (times.at(-1) ?? 0);
+    if (isNew) {
+      for (const [name, value] of Object.entries(n.sample.values)) (series[name] ??= times.map(() => 0)).push(value);
+      times.push(n.sample.time);
+    }
     if (times.length > 360) {
       times.shift();
       for (const s of Object.values(series)) s.shift();
     }
-    draw();
+    if (isNew || n.history) draw();
   };
-  now(page);
-  draw();
-  await stream("v1/overview/stream", signal, (data) => now(JSON.parse(data) as Now), () => {
+  await stream("v1/overview/stream", signal, (data) => now(JSON.parse(data) as Overview), () => {
     redraw(health, pill("bad", "no connection"), h("span", {}, " Heartline does not answer; trying again."));
   });
 };
@@ -79,7 +83,7 @@ function drawHealth(n: Now): HTMLElement[] {
   const bad = n.faults ?? [];
   return [
     n.ready ? bad.length ? pill("wait", "accepting, with faults") : pill("good", "healthy") : pill("bad", "not ready"),
-    h("span", { class: "soft" }, ` ${n.version}, up ${span(Date.now() - new Date(n.started_at).getTime())}`),
+    h("span", { class: "soft" }, n.node ? ` Node ${n.node}, ` : " ", `${n.version}, up ${span(Date.now() - new Date(n.started_at).getTime())}`),
     ...bad.map((part) => h("p", { class: "notice bad" }, h("strong", {}, part), `: ${n.checks?.[part] ?? ""}`)),
   ];
 }

@@ -3,11 +3,12 @@
 export interface Metric { name: string; labels?: Record<string, string>; value: number; p50?: number; p95?: number; p99?: number }
 export interface Happened { time: string; event: string; id?: string; account: string; device?: string; detail?: string }
 export interface Now {
-  time: string; started_at: string; version: string; ready: boolean; checks: Record<string, string> | null; faults?: string[];
+  time: string; started_at: string; node?: string; version: string; ready: boolean; checks: Record<string, string> | null; faults?: string[];
   sample: { time: number; values: Record<string, number> };
   metrics: Metric[]; events?: Happened[]; skipped?: number;
 }
-export interface Page extends Now { history: { interval: number; time: number[]; series: Record<string, number[]> } }
+/** Overview is the data of an event of the stream; the first has the history. */
+export interface Overview extends Now { history?: { time: number[]; series: Record<string, number[]> } }
 
 export interface Delivery { device: string; state: string; attempts: number; pushed: boolean; verdict?: string }
 export interface TimelineEvent { time: string; event: string; device?: string; attempt?: number; detail?: string }
