@@ -290,3 +290,25 @@ func TestDashboardBehindABalancer(t *testing.T) {
 		t.Errorf("the nodes have accepted 0 and 3, the page has shown %v", seen)
 	}
 }
+
+// TestDashboardWithoutDatabase: the overview says why notifications are refused, although the
+// database answers nothing.
+func TestDashboardWithoutDatabase(t *testing.T) {
+	pg, onPostgres := database(t)
+	s := serve(t, onPostgres...)
+	dashboardBuilt(t, s)
+	b := board{browse(t).open(s.http + "/"), s}
+	b.until(`document.querySelector(".health .pill.good")`)
+	locked := make(chan struct{})
+	go func() { // it ends with an error: the connection is closed
+		defer close(locked)
+		_, _ = pg.SQL("postgres", `DO $$ DECLARE t record; BEGIN FOR t IN SELECT schemaname, tablename FROM pg_tables WHERE schemaname = 'heartline' LOOP
+			EXECUTE format('LOCK TABLE %I.%I IN ACCESS EXCLUSIVE MODE', t.schemaname, t.tablename); END LOOP; END $$; SELECT pg_sleep(3600)`)
+	}()
+	b.until(`document.querySelector(".health .pill.bad")?.textContent === "not ready" && document.querySelector(".health").innerText.includes("lease")`)
+	if _, err := pg.SQL("postgres", `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()`); err != nil {
+		t.Fatal(err)
+	}
+	<-locked
+	b.until(`document.querySelector(".health .pill.good")`)
+}
