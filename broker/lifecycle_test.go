@@ -19,6 +19,16 @@ import (
 	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
 )
 
+// TestRepeatsOutlastTheKeepalive: a client that notices by its keepalive that it is cut off
+// sends what it has no PUBACK for again in time.
+func TestRepeatsOutlastTheKeepalive(t *testing.T) {
+	cfg := config.Default()
+	cfg.MQTT.MaxKeepalive = 12 * time.Hour
+	if got, least := deliveryOptions(cfg, false).RepeatWithin, cfg.MQTT.MaxKeepalive*3/2; got <= least {
+		t.Errorf("%v, want more than %v", got, least)
+	}
+}
+
 // TestStartAndClose: a second Start does nothing, and one during or after Close leaves
 // nothing running.
 func TestStartAndClose(t *testing.T) {
