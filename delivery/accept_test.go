@@ -232,9 +232,14 @@ func TestShortTTL(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.known("phone", "aa")
 		w.up("phone")
-		for _, ttl := range []time.Duration{3 * time.Second, time.Second, 50 * time.Millisecond} {
+		for ttl, window := range map[time.Duration]time.Duration{
+			3 * time.Second: 1500 * time.Millisecond, 2 * time.Second: 1500 * time.Millisecond,
+			time.Second: 500 * time.Millisecond, 50 * time.Millisecond: 25 * time.Millisecond,
+		} {
 			n := w.accept(delivery.Request{TTL: &ttl})
-			time.Sleep(ttl - ttl/10)
+			time.Sleep(window - time.Millisecond)
+			w.wantTimeline(n, "accepted, published")
+			time.Sleep(2 * time.Millisecond)
 			w.wantTimeline(n, "accepted, published, ack_timeout, push_requested, pushed")
 			time.Sleep(ttl)
 			w.wantState(n, delivery.StateExpired)

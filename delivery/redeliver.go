@@ -168,8 +168,11 @@ func (p *progress) setWindows(own *time.Duration, ttl time.Duration, configured 
 			p.window = milliseconds(window)
 		}
 	}
-	if ttl > 0 && ttl <= window { // half of it is left for a push
-		p.window = milliseconds(ttl / 2)
+	if ttl > 0 && ttl <= window { // the rest is left for a push
+		if window /= 2; window >= ttl {
+			window = ttl / 2
+		}
+		p.window = milliseconds(window)
 	}
 }
 
