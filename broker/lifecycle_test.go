@@ -20,7 +20,7 @@ import (
 )
 
 // TestRepeatsOutlastTheKeepalive: a client that notices by its keepalive that it is cut off
-// sends what it has no PUBACK for again in time.
+// repeats in time the publishes that have no PUBACK.
 func TestRepeatsOutlastTheKeepalive(t *testing.T) {
 	cfg := config.Default()
 	cfg.MQTT.MaxKeepalive = 12 * time.Hour
