@@ -309,7 +309,7 @@ func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt
 	if err != nil {
 		return err
 	}
-	n.Devices = make([]string, 0, len(targets))
+	n.Devices, n.Narrowed = make([]string, 0, len(targets)), len(targets) < len(a.devices)
 	for _, d := range targets {
 		n.Devices = append(n.Devices, d.ID)
 		d.reserved++

@@ -99,6 +99,7 @@ func TestRepeats(t *testing.T) {
 		}
 		w.accept(bare)
 		w.accept(full)
+		w.accept(delivery.Request{ID: "narrow", Devices: []string{"phone"}})
 		changed := func(r delivery.Request, change func(*delivery.Request)) delivery.Request { change(&r); return r }
 		for name, c := range map[string]struct {
 			r    delivery.Request
@@ -118,6 +119,8 @@ func TestRepeats(t *testing.T) {
 			"other data":      {changed(bare, func(r *delivery.Request) { r.Data = json.RawMessage(`{"a":1,"b":[2,1.50]}`) }), false},
 			"no data":         {changed(bare, func(r *delivery.Request) { r.Data = nil }), false},
 			"one device":      {changed(full, func(r *delivery.Request) { r.Devices = []string{"phone"} }), false},
+			"all devices":     {delivery.Request{ID: "narrow", Title: "t"}, false},
+			"that device":     {delivery.Request{ID: "narrow", Title: "t", Devices: []string{"phone"}}, true},
 			"no fallback":     {changed(full, func(r *delivery.Request) { r.NoFallback = true }), false},
 			"another account": {changed(full, func(r *delivery.Request) { r.Account = "b" }), false},
 			"a badge":         {changed(full, func(r *delivery.Request) { r.Badge = new(0) }), false},

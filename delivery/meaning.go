@@ -28,7 +28,7 @@ func (c *Core) sameMeaning(first, n *Notification, r Request) (bool, error) {
 		r.TTL != nil && first.ExpiresAt.Sub(first.AcceptedAt) != *r.TTL,
 		n.PushType == "" && r.AckWindow != nil && (first.AckWindow == nil && *r.AckWindow != c.settings.Load().Windows.Ack || first.AckWindow != nil && *first.AckWindow != *r.AckWindow):
 		return false, nil
-	case len(r.Devices) > 0 && !sameSet(r.Devices, first.Devices):
+	case len(r.Devices) > 0 && !sameSet(r.Devices, first.Devices), len(r.Devices) == 0 && first.Narrowed:
 		return false, nil
 	}
 	x, y := overlayOf(first), overlayOf(n)

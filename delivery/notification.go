@@ -67,6 +67,7 @@ type Notification struct {
 	PushType  string          // APNs: apns-push-type; "": alert. Any other is always pushed
 	Overlay   *Overlay        // what only one notification server knows
 	Mark      *RequestMark    // of a publish over MQTT without an id
+	Narrowed  bool            // to some of the devices that the account had
 }
 
 // RegistrationKind is the kind of registration that a push of n goes to.

@@ -41,8 +41,9 @@ func FuzzNotification(f *testing.F) {
 		Subtitle: "s", Thread: "t", Link: "https://example.com", Image: "https://example.com/i.png", Level: delivery.LevelCritical,
 		Localized: &delivery.Localized{TitleKey: "T", TitleArgs: []string{"", "1"}, SubtitleKey: "S", SubtitleArgs: []string{"2"}, BodyKey: "B", BodyArgs: []string{"3"}},
 		Extra:     json.RawMessage(`{"a":1}`), BadgeAuto: true, AckWindow: new(time.Duration), TTLZero: true, Kind: "voip", PushType: "voip",
-		Overlay: &delivery.Overlay{APNs: json.RawMessage(`{}`), FCM: json.RawMessage(`{"b":1}`), WebPush: json.RawMessage(`{}`)},
-		Mark:    &delivery.RequestMark{Client: "c", PacketID: 65535, Payload: 1 << 63},
+		Overlay:  &delivery.Overlay{APNs: json.RawMessage(`{}`), FCM: json.RawMessage(`{"b":1}`), WebPush: json.RawMessage(`{}`)},
+		Mark:     &delivery.RequestMark{Client: "c", PacketID: 65535, Payload: 1 << 63},
+		Narrowed: true,
 	}
 	if again := new(delivery.Notification); DecodeNotification(again, 7, AppendNotification(nil, n)) != nil || !reflect.DeepEqual(again, n) {
 		f.Errorf("wrote %+v, read %+v", n, again)

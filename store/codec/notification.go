@@ -37,6 +37,7 @@ const (
 	notificationPushType
 	notificationOverlay
 	notificationMark
+	notificationNarrowed
 )
 
 const (
@@ -111,7 +112,7 @@ func AppendNotification(b []byte, n *delivery.Notification) []byte {
 		}
 		b = appendMessage(b, notificationMark, s)
 	}
-	return b
+	return appendBool(b, notificationNarrowed, n.Narrowed)
 }
 
 func appendLocalized(b []byte, l *delivery.Localized) []byte {
@@ -246,6 +247,8 @@ func DecodeNotification(n *delivery.Notification, seq delivery.Seq, b []byte) er
 			n.Overlay, err = decodeOverlay(f.s)
 		case notificationMark:
 			n.Mark, err = decodeRequest(f.s)
+		case notificationNarrowed:
+			n.Narrowed = f.v != 0
 		}
 		if err != nil {
 			return err
