@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -193,21 +194,32 @@ func (c *Core) accept(r Request, n *Notification, done func(Receipt, error)) err
 
 // answerRepeat answers the repetition of a request as the first one was answered.
 func (c *Core) answerRepeat(n *Notification, done func(Receipt, error)) error {
+	receipt := Receipt{Notification: n, State: StateWaiting, Repeated: true, Deliveries: []DeliveryState{}}
+	if n.Held { // whatever device has come since
+		done(receipt, nil)
+		return nil
+	}
 	// A delivery to a full device ends at once, and that may not be in the store yet.
 	err := c.Flush(c.ctx)
 	if errors.Is(err, ErrStopped) {
 		return fmt.Errorf("notification %s was accepted, its deliveries are not read: %w", n.ID, err)
 	}
-	var states []DeliveryState
+	var timeline []Event
 	if err == nil {
-		states, err = c.out.Deliveries(n.Seq)
+		timeline, err = c.out.Timeline(n.Seq)
 	}
 	if err != nil {
-		return fmt.Errorf("%w: read the deliveries of notification %s: %w", ErrUnavailable, n.ID, err)
+		return fmt.Errorf("%w: read the timeline of notification %s: %w", ErrUnavailable, n.ID, err)
 	}
-	receipt := Receipt{Notification: n, State: StateCancelled, Repeated: true, Deliveries: make([]DeliveryState, 0, len(states))}
-	for _, d := range states {
-		receipt.add(d.Device, d.State == StateCancelled && d.Attempts == 0 && !d.Pushed)
+	full := map[string]bool{}
+	for _, e := range timeline {
+		if e.Kind == EventCancelled && strings.HasSuffix(e.Detail, fullDetail) {
+			full[e.Device] = true
+		}
+	}
+	receipt.State = StateCancelled
+	for _, device := range n.Devices {
+		receipt.add(device, full[device])
 	}
 	done(receipt, nil)
 	return nil
@@ -310,6 +322,7 @@ func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt
 		return err
 	}
 	n.Devices, n.Narrowed = make([]string, 0, len(targets)), len(targets) < len(a.devices)
+	n.Held = targets[0].ID == ""
 	for _, d := range targets {
 		n.Devices = append(n.Devices, d.ID)
 		d.reserved++

@@ -540,6 +540,79 @@ func TestRepeatNamesAFullDevice(t *testing.T) {
 	})
 }
 
+// TestRepeatSaysTheFirstAnswer: whatever has become of the deliveries since.
+func TestRepeatSaysTheFirstAnswer(t *testing.T) {
+	hold := options()
+	hold.HoldUnknown = true
+	crowded := options()
+	crowded.MaxOutstanding = 1
+	ctx := context.Background()
+	known := func(w *world) { w.known("phone", "") }
+	for name, c := range map[string]struct {
+		opts   delivery.Options
+		before func(w *world)
+		then   func(w *world) error
+	}{
+		"cancelled": {options(), known, func(w *world) error { return w.core.Cancel(ctx, "n") }},
+		"removed":   {options(), known, func(w *world) error { return w.core.ForgetDevice(ctx, "a", "phone") }},
+		"read elsewhere": {options(), func(w *world) { w.known("phone", ""); w.up("tablet", acking) }, func(w *world) error {
+			return w.core.AckByID("n", "tablet", "a", delivery.AckRead)
+		}},
+		"displaced":            {crowded, known, func(w *world) error { w.accept(delivery.Request{}); return nil }},
+		"held, then given":     {hold, func(*world) {}, func(w *world) error { w.known("phone", ""); return nil }},
+		"held, then cancelled": {hold, func(*world) {}, func(w *world) error { return w.core.Cancel(ctx, "n") }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorldWith(t, c.opts, func(w *world) {
+				c.before(w)
+				r := delivery.Request{ID: "n", Urgency: delivery.UrgencyNormal}
+				first, err := w.tryAccept(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := c.then(w); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+				for range 2 {
+					again, err := w.tryAccept(r)
+					if err != nil || !again.Repeated || again.State != first.State || !slices.Equal(again.Deliveries, first.Deliveries) {
+						t.Errorf("first %v %v, then %v %v, %v", first.State, first.Deliveries, again.State, again.Deliveries, err)
+					}
+					w.restart(c.opts)
+				}
+			})
+		})
+	}
+}
+
+// TestHeldGetsADeviceMeanwhile: while the acceptance is on its way into the store. The request has
+// one answer all the same.
+func TestHeldGetsADeviceMeanwhile(t *testing.T) {
+	opts := options()
+	opts.HoldUnknown = true
+	inWorldWith(t, opts, func(w *world) {
+		release := w.store.hold()
+		r := delivery.Request{ID: "n"}
+		answer := make(chan delivery.Receipt, 1)
+		go func() {
+			first, err := w.tryAccept(r)
+			if err != nil {
+				t.Error(err)
+			}
+			answer <- first
+		}()
+		settle()
+		w.up("phone", acking)
+		release()
+		first := <-answer
+		again, err := w.tryAccept(r)
+		if err != nil || again.State != first.State || !slices.Equal(again.Deliveries, first.Deliveries) {
+			t.Errorf("first %v %v, then %v %v, %v", first.State, first.Deliveries, again.State, again.Deliveries, err)
+		}
+	})
+}
+
 // TestLatePubackOfTTLZero adds a line to the timeline, once, and changes nothing else.
 func TestLatePubackOfTTLZero(t *testing.T) {
 	inWorld(t, func(w *world) {

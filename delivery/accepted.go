@@ -119,7 +119,8 @@ func (c *Core) refuse(ds []*delivery) {
 func (c *Core) receiptOf(r *commitResult) Receipt {
 	receipt := Receipt{Notification: r.notification, State: StateCancelled, Deliveries: make([]DeliveryState, 0, len(r.deliveries))}
 	for _, d := range r.deliveries {
-		receipt.add(c.dev(d).ID, d.state == StateCancelled)
+		// A held one may have got a device meanwhile: a repeat of the request does not know when.
+		receipt.add(pick(r.notification.Held, "", c.dev(d).ID), d.state == StateCancelled)
 	}
 	return receipt
 }
@@ -197,7 +198,7 @@ func (c *Core) begin(r *commitResult) {
 		}
 		switch {
 		case len(dev.queue) > c.settings.Load().MaxOutstanding:
-			c.apply(d, inCancel, situation{detail: fmt.Sprintf("the device has %d unfinished notifications (delivery.max_outstanding_per_device)", c.settings.Load().MaxOutstanding)})
+			c.apply(d, inCancel, situation{detail: fmt.Sprintf("the device has %d unfinished notifications %s", c.settings.Load().MaxOutstanding, fullDetail)})
 		case dev.presence != nil:
 			d.makeDue(dev)
 			c.feed(dev)
@@ -209,6 +210,10 @@ func (c *Core) begin(r *commitResult) {
 		}
 	}
 }
+
+// fullDetail ends the detail of a delivery that was cancelled because its device was full: it
+// is the one that the answer to the request shows as cancelled.
+const fullDetail = "(delivery.max_outstanding_per_device)"
 
 // displace ends the oldest normal delivery of a full device.
 func (c *Core) displace(dev *device) {

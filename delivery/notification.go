@@ -68,6 +68,7 @@ type Notification struct {
 	Overlay   *Overlay        // what only one notification server knows
 	Mark      *RequestMark    // of a publish over MQTT without an id
 	Narrowed  bool            // to some of the devices that the account had
+	Held      bool            // accepted for an account without devices
 }
 
 // RegistrationKind is the kind of registration that a push of n goes to.

@@ -93,7 +93,8 @@ func historyOf(n *NotificationView, device string) history {
 	h := history{way: "unasked"}
 	published, ended, refused := false, false, false
 	for _, e := range n.Timeline {
-		if e.Device != device {
+		held := e.Device == "" && e.Event == "waiting" // until the account had its first device, this one
+		if e.Device != device && !held {
 			continue
 		}
 		t := ParseTime(e.Time)

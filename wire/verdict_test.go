@@ -42,6 +42,18 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
+// TestVerdictOfAHeldOne: it waits since it was accepted, for the device that has come since.
+func TestVerdictOfAHeldOne(t *testing.T) {
+	at := time.Date(2026, 11, 23, 5, 30, 0, 0, time.UTC)
+	n := &wire.NotificationView{
+		Ack: "received", AcceptedAt: wire.FormatTime(at), Deliveries: []wire.DeliveryView{{Device: "phone", State: "waiting"}},
+		Timeline: []wire.TimelineEvent{{Time: wire.FormatTime(at), Event: "accepted"}, {Time: wire.FormatTime(at), Event: "waiting", Detail: "no push token"}},
+	}
+	if got, want := wire.Verdict(n, func(at time.Time) string { return at.Format("15:04:05") }), "Waiting for phone since 05:30:00 (no push token)"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
 // TestVerdictWithoutADevice: it was held for an account's first device.
 func TestVerdictWithoutADevice(t *testing.T) {
 	for state, want := range map[string]string{

@@ -38,6 +38,7 @@ const (
 	notificationOverlay
 	notificationMark
 	notificationNarrowed
+	notificationHeld
 )
 
 const (
@@ -112,7 +113,8 @@ func AppendNotification(b []byte, n *delivery.Notification) []byte {
 		}
 		b = appendMessage(b, notificationMark, s)
 	}
-	return appendBool(b, notificationNarrowed, n.Narrowed)
+	b = appendBool(b, notificationNarrowed, n.Narrowed)
+	return appendBool(b, notificationHeld, n.Held)
 }
 
 func appendLocalized(b []byte, l *delivery.Localized) []byte {
@@ -249,6 +251,8 @@ func DecodeNotification(n *delivery.Notification, seq delivery.Seq, b []byte) er
 			n.Mark, err = decodeRequest(f.s)
 		case notificationNarrowed:
 			n.Narrowed = f.v != 0
+		case notificationHeld:
+			n.Held = f.v != 0
 		}
 		if err != nil {
 			return err
