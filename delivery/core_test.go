@@ -626,7 +626,7 @@ func TestTokenGone(t *testing.T) {
 		want  string
 		kept  bool
 	}{
-		"after the registration":  {time.Hour, "accepted, push_requested, push_failed, waiting, token_removed", false},
+		"after the registration":  {time.Hour, "accepted, push_requested, push_failed, token_removed, waiting", false},
 		"before the registration": {-time.Hour, "accepted, push_requested, push_failed, waiting", true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -411,10 +411,11 @@ func (c *Core) onPushResult(d *delivery, asked Registration, r PushResult) {
 			c.apply(d, inPushRetry, situation{detail: detail})
 			break
 		}
-		c.apply(d, inPushRefused, situation{detail: detail, refused: RefusedRegistration})
+		refusal := situation{detail: detail, refused: RefusedRegistration}
 		if ended {
-			c.record(d, d.attempts, pick(r.Outcome == PushTokenGone, EventTokenRemoved, EventTokenSuspended), r.Detail)
+			refusal.ended = pick(r.Outcome == PushTokenGone, EventTokenRemoved, EventTokenSuspended)
 		}
+		c.apply(d, inPushRefused, refusal)
 	case PushUnserved:
 		if elsewhere {
 			c.apply(d, inPushRetry, situation{detail: r.Detail + ", another token is registered"})

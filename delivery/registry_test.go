@@ -219,7 +219,7 @@ func TestSlipSuspends(t *testing.T) {
 		w.known("phone", "aa")
 		w.apple.script = []delivery.PushResult{{Outcome: delivery.PushTokenSuspended, Detail: "400 BadDeviceToken"}}
 		n := w.accept(delivery.Request{TTL: new(30 * 24 * time.Hour)})
-		w.wantTimeline(n, "accepted, push_requested, push_failed, waiting, token_suspended")
+		w.wantTimeline(n, "accepted, push_requested, push_failed, token_suspended, waiting")
 		second := w.accept(delivery.Request{TTL: new(30 * 24 * time.Hour)})
 		w.wantTimeline(second, "accepted, waiting")
 		if got := w.tokens("a", "phone"); !slices.Equal(got, []string{"aa"}) {
@@ -396,7 +396,7 @@ func TestEndedIsRemembered(t *testing.T) {
 		if err := w.core.SetRegistration("phone", "a", apns("bb")); err != nil {
 			t.Fatal(err)
 		}
-		w.wantTimeline(n, "accepted, push_requested, push_failed, waiting, token_removed, push_requested, pushed")
+		w.wantTimeline(n, "accepted, push_requested, push_failed, token_removed, waiting, push_requested, pushed")
 	})
 }
 

@@ -36,6 +36,7 @@ type situation struct {
 	detail   string // for the timeline
 	after    time.Duration
 	refused  RefusedKind // with inPushRefused
+	ended    EventKind   // likewise: what it did to the registration; 0: nothing
 	windows  *Windows
 }
 
@@ -167,6 +168,7 @@ func transition(p progress, in input, s situation) (progress, step) {
 		}
 	case inPushRefused:
 		out.event(EventPushFailed, s.detail)
+		registrationEnded(s, &out)
 		p.refused, p.pushUnderway = max(s.refused, RefusedContent), false
 		if p.state == StatePushing {
 			wait(&p, s, "", &out)
@@ -296,6 +298,13 @@ func pushPossible(p *progress, s situation, out *step) {
 	}
 }
 
+// registrationEnded puts it into the timeline that a refusal ended or suspended the registration.
+func registrationEnded(s situation, out *step) {
+	if s.ended != 0 {
+		out.event(s.ended, s.detail)
+	}
+}
+
 func wait(p *progress, s situation, detail string, out *step) {
 	if p.once {
 		endOnce(p, s, out)
@@ -334,8 +343,11 @@ func afterFinal(p progress, in input, s situation, out step) (progress, step) {
 	case inPushAccepted: // the ack overtook the answer
 		out.event(EventPushed, s.detail)
 		p.pushAccepted, p.pushUnderway = true, false
-	case inPushRetry, inPushRefused:
+	case inPushRetry:
 		p.pushUnderway = false
+	case inPushRefused:
+		p.pushUnderway = false
+		registrationEnded(s, &out)
 	case inMessageSent:
 		if open {
 			out.event(EventMessageSent, "")

@@ -34,7 +34,7 @@ func TestWaitingIsPushedLater(t *testing.T) {
 	s.register("bob", "watch", deviceToken(2))
 	await(t, "the 410", func() bool {
 		n := s.notification("no-token")
-		return n.State == "waiting" && n.Timeline[len(n.Timeline)-1].Event == "token_removed"
+		return n.State == "waiting" && n.Timeline[len(n.Timeline)-2].Event == "token_removed"
 	})
 	s.register("bob", "watch", deviceToken(3))
 	await(t, "the push to the new token", func() bool { return s.notification("no-token").Deliveries[0].Pushed })

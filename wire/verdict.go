@@ -127,7 +127,8 @@ func historyOf(n *NotificationView, device string) history {
 			if ended { // an answer that the end has overtaken
 				break
 			}
-			h.last, h.detail, refused = t, e.Detail, e.Event == "push_failed"
+			h.last, h.detail = t, e.Detail
+			refused = e.Event == "push_failed" || e.Event == "token_removed" || e.Event == "token_suspended"
 			ended = e.Event == "expired" || e.Event == "superseded" || e.Event == "cancelled"
 		}
 	}
