@@ -535,8 +535,8 @@ func TestPushAtOnceWithoutRoom(t *testing.T) {
 		at, later    string // the timelines
 		acknowledged string
 	}{
-		{"ack_window 0", delivery.Request{AckWindow: new(time.Duration(0))}, "accepted, push_requested", "accepted, push_requested, published", "accepted, push_requested, published, pushed, received late"},
-		{"ttl 0", delivery.Request{TTL: new(time.Duration(0))}, "accepted, push_requested", "accepted, push_requested, published", "accepted, push_requested, published, pushed, received late"},
+		{"ack_window 0", delivery.Request{AckWindow: new(time.Duration(0))}, "accepted, push_requested", "accepted, push_requested, published", "accepted, push_requested, published, pushed, received"},
+		{"ttl 0", delivery.Request{TTL: new(time.Duration(0))}, "accepted, push_requested", "accepted, push_requested, published", "accepted, push_requested, published, pushed, received"},
 		{"without a push", delivery.Request{AckWindow: new(time.Duration(0)), NoFallback: true}, "accepted", "accepted, published", "accepted, published, received"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -16,6 +16,7 @@ type progress struct {
 	pushUnderway bool        // asked for and not answered yet; never stored
 	atOnce       bool        // ack_window 0: the first attempt asks for a push, too
 	ahead        bool        // its push did not wait for room on the channel; never stored
+	lapsed       bool        // a window has elapsed since the first publish; never stored
 	once         bool        // ttl 0: one attempt and no more
 	attempts     uint16
 	pushAttempts uint16
@@ -136,6 +137,7 @@ func transition(p progress, in input, s situation) (progress, step) {
 			break
 		}
 		out.event(EventNacked, s.detail)
+		p.lapsed = true
 		switch {
 		case p.state == StatePublished:
 			p.deadline = 0
@@ -231,8 +233,10 @@ func elapsed(p *progress, s situation, out *step) {
 		fallBack(p, s, out)
 	case StatePublished:
 		out.event(EventAckTimeout, "")
+		p.lapsed = true
 		fallBack(p, s, out)
-	case StatePushing: // the backoff is over
+	case StatePushing: // the backoff is over, or with a TTL of 0 the ack window
+		p.lapsed = p.lapsed || p.once
 		fallBack(p, s, out)
 	case StatePushed: // patent claim 4: look at the channel again
 		if p.once {
@@ -240,6 +244,7 @@ func elapsed(p *progress, s situation, out *step) {
 			return
 		}
 		out.event(EventFallbackTimeout, "")
+		p.lapsed = true
 		if s.up && s.room {
 			out.event(EventRedelivered, "")
 			if p.attempts == 0 {
@@ -372,8 +377,8 @@ func afterFinal(p progress, in input, s situation, out step) (progress, step) {
 }
 
 func ackDetail(p progress, s situation) string {
-	// Published and pushed at the same time: no window has elapsed yet.
-	both := (p.atOnce || p.once) && p.attempts == 1 && p.state == StatePushing
+	// Published and pushed at the same time: whatever the push has led to, no window has elapsed yet.
+	both := (p.atOnce || p.once) && p.attempts == 1 && !p.lapsed
 	if s.late || p.state != StatePublished && !both {
 		return "late"
 	}

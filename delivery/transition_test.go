@@ -147,6 +147,53 @@ func TestLateAckSaysSo(t *testing.T) {
 	}
 }
 
+// TestAckOfTheFirstPublishDuringAPush: it is late once a window has elapsed, and the server's answer ends
+// none.
+func TestAckOfTheFirstPublishDuringAPush(t *testing.T) {
+	up := situation{up: true, room: true, hasToken: true}
+	noRoom := situation{up: true, hasToken: true}
+	for _, c := range []struct {
+		name string
+		once bool // ttl 0; else ack_window 0
+		play func(j *journey)
+		late bool
+	}{
+		{"before the answer", false, func(*journey) {}, false},
+		{"accepted", false, func(j *journey) { j.do(inPushAccepted, up) }, false},
+		{"to be retried", false, func(j *journey) { j.do(inPushRetry, up) }, false},
+		{"refused", false, func(j *journey) { j.do(inPushRefused, up) }, false},
+		{"retried", false, func(j *journey) { j.do(inPushRetry, up); j.do(inElapsed, up) }, false},
+		{"after the fallback window", false, func(j *journey) { j.do(inPushAccepted, up); j.do(inElapsed, noRoom) }, true},
+		{"published again", false, func(j *journey) { j.do(inPushAccepted, up); j.do(inElapsed, up); j.do(inElapsed, up) }, true},
+		{"after a nack", false, func(j *journey) { j.do(inNacked, up) }, true},
+		{"ttl 0, before the answer", true, func(*journey) {}, false},
+		{"ttl 0, accepted", true, func(j *journey) { j.do(inPushAccepted, up) }, false},
+		{"ttl 0, after the ack window", true, func(j *journey) { j.now = j.deadline; j.do(inElapsed, up) }, true},
+	} {
+		for _, in := range []input{inReceived, inDisplayed} {
+			j := newJourney()
+			j.atOnce, j.once = !c.once, c.once
+			j.do(inOffer, up)
+			c.play(j)
+			j.do(in, up)
+			if last := j.events[len(j.events)-1]; j.state != StateAcked || last.Detail != pick(c.late, "late", "") {
+				t.Errorf("%s: state %v, last event %v %q", c.name, j.state, last.Kind, last.Detail)
+			}
+		}
+	}
+	// The device came while the push was under way, and let an ack window elapse.
+	j := newJourney()
+	j.atOnce = true
+	j.do(inNoChannel, up)
+	j.do(inOffer, up)
+	j.do(inElapsed, up)
+	j.do(inPushAccepted, up)
+	j.do(inReceived, up)
+	if last := j.events[len(j.events)-1]; last.Detail != "late" {
+		t.Errorf("after an ack window: %v %q", last.Kind, last.Detail)
+	}
+}
+
 func TestDisplayedIsAskedFor(t *testing.T) {
 	j := newJourney()
 	j.ack = AckDisplayed
