@@ -98,7 +98,7 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 		return nil, err
 	}
 	opts.CheckRegistration, opts.CompleteRegistration = checkRegistration, completeRegistration(h.router)
-	opts.AppConfig, opts.CheckContent = h.router.Fingerprint, h.router.CheckPayload
+	opts.AppConfig, opts.CheckContent = h.router.Fingerprint, checkContent(h.router)
 	if h.node == nil {
 		h.core = delivery.New(opts, h.outbox, h.router, with.log)
 	} else {

@@ -152,6 +152,23 @@ var formChecks = map[string]func(delivery.Registration) (delivery.Registration, 
 	delivery.ServerAPNs: apns.CheckForm, delivery.ServerFCM: fcm.CheckForm, delivery.ServerWebPush: webpush.CheckForm,
 }
 
+// contentChecks check what a notification says for one server alone. They need no
+// configuration: a server that is off may be on when the push is sent.
+var contentChecks = []func(*delivery.Notification) error{apns.CheckContent, fcm.CheckContent, webpush.CheckContent}
+
+// checkContent refuses content that no server could take, whichever are on, and content that is
+// too long for one that is.
+func checkContent(router *fallback.Router) func(*delivery.Notification) error {
+	return func(n *delivery.Notification) error {
+		for _, check := range contentChecks {
+			if err := check(n); err != nil {
+				return err
+			}
+		}
+		return router.CheckPayload(n)
+	}
+}
+
 func checkRegistration(r delivery.Registration) error {
 	check := formChecks[r.Server]
 	if check == nil {

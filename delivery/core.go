@@ -44,8 +44,8 @@ type Options struct {
 	// registration, without secrets. A different one lifts a suspension. Nil: it
 	// never changes.
 	AppConfig func(Registration) string
-	// CheckContent refuses content that a notification server cannot carry; nil
-	// accepts all.
+	// CheckContent refuses content that a notification server cannot carry, or may not be
+	// given; nil accepts all. It is called for a Notification without Fallback, too.
 	CheckContent func(*Notification) error
 	// RepeatWithin is how long after its acceptance a publish may come again (Request.Again).
 	// A client sends it again when it is back, and a client that is cut off notices that

@@ -29,7 +29,7 @@ func (c *Core) notification(r Request) (*Notification, error) {
 	if n.ID == "" {
 		n.ID = placeholderID // the one it gets tells its Seq, which it does not have yet
 	}
-	if c.opts.CheckContent != nil && n.Fallback {
+	if c.opts.CheckContent != nil {
 		if err := c.opts.CheckContent(n); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 		}

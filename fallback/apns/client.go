@@ -284,10 +284,7 @@ func (a *Client) Fits(n *delivery.Notification) error {
 	if 6*texts <= maxPayload-512 && n.Localized == nil && n.Extra == nil && n.Overlay == nil && n.PushType == "" {
 		return nil
 	}
-	if _, known := topicSuffixes[n.PushType]; !known && n.PushType != "" {
-		return &delivery.FieldError{Field: "apns.push_type", Rule: "must be one of Apple's push types, such as alert, background, voip, liveactivity, location, pushtotalk or widgets", Got: n.PushType}
-	}
-	if _, err := headers(n); err != nil {
+	if err := CheckContent(n); err != nil {
 		return err
 	}
 	if _, err := payload(n, maxPayload); err != nil {

@@ -88,6 +88,28 @@ func headers(n *delivery.Notification) (map[string]string, error) {
 	return h, nil
 }
 
+// protected are the members that a backend cannot set: they say which notification it is.
+var protected = []string{"heartline"}
+
+// CheckContent checks those parts of n that are for Apple alone: the push type, and what is put
+// over Heartline's request. It needs no configuration. The error is a *delivery.FieldError.
+func CheckContent(n *delivery.Notification) error {
+	if _, known := topicSuffixes[n.PushType]; !known && n.PushType != "" {
+		return &delivery.FieldError{Field: "apns.push_type", Rule: "must be one of Apple's push types, such as alert, background, voip, liveactivity, location, pushtotalk or widgets", Got: n.PushType}
+	}
+	if n.Overlay == nil || len(n.Overlay.APNs) == 0 {
+		return nil
+	}
+	if _, err := headers(n); err != nil {
+		return err
+	}
+	o, err := overlayOf(n)
+	if err != nil {
+		return err
+	}
+	return shared.Merge(shared.Object{}, o.Payload, "apns.payload", protected...)
+}
+
 // payload returns the body of n's request, of at most limit bytes: it shortens the
 // notification's body until it fits, then the title, never the ID. The error wraps
 // ErrTooLarge if the rest is too long, or is a *delivery.FieldError.
@@ -118,7 +140,7 @@ func payload(n *delivery.Notification, limit int) ([]byte, error) {
 			if err := json.Unmarshal(b, &all); err != nil {
 				return nil, 0, fmt.Errorf("put the overlay over the payload: %w", err)
 			}
-			if err := shared.Merge(all, o.Payload, "apns.payload", "heartline"); err != nil {
+			if err := shared.Merge(all, o.Payload, "apns.payload", protected...); err != nil {
 				return nil, 0, err
 			}
 			if b, err = shared.Marshal(all); err != nil {

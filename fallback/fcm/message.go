@@ -40,6 +40,34 @@ type overlay struct {
 // which notification it is.
 var protected = []string{"token", "fid", "topic", "condition", "name", "data.heartline", "android.notification.tag"}
 
+func overlayOf(n *delivery.Notification) (o overlay, err error) {
+	if n.Overlay == nil || len(n.Overlay.FCM) == 0 {
+		return o, nil
+	}
+	if err := json.Unmarshal(n.Overlay.FCM, &o); err != nil {
+		return o, &delivery.FieldError{Field: "fcm", Rule: "must be an object with payload"}
+	}
+	return o, nil
+}
+
+// CheckContent checks what n puts over Heartline's message. It needs no configuration. The
+// error is a *delivery.FieldError.
+func CheckContent(n *delivery.Notification) error {
+	if n.Overlay == nil || len(n.Overlay.FCM) == 0 {
+		return nil
+	}
+	o, err := overlayOf(n)
+	if err != nil {
+		return err
+	}
+	m := payload.Object{}
+	if err := payload.Merge(m, o.Payload, "fcm.payload", protected...); err != nil {
+		return err
+	}
+	_, err = counted(m)
+	return err
+}
+
 // background reports whether n shows nothing: it only wakes the app.
 func background(n *delivery.Notification) bool {
 	return n.Title == "" && n.Body == "" && n.Badge == nil && n.Sound == "" && n.Localized == nil
@@ -53,11 +81,9 @@ func background(n *delivery.Notification) bool {
 // without a word. The tag replaces on the screen instead.
 // https://firebase.google.com/docs/cloud-messaging/customize-messages/collapsible-message-types
 func (x *project) message(r *delivery.Registration, n *delivery.Notification, dismiss bool, now time.Time, limit int) ([]byte, error) {
-	var o overlay
-	if n.Overlay != nil && len(n.Overlay.FCM) > 0 {
-		if err := json.Unmarshal(n.Overlay.FCM, &o); err != nil {
-			return nil, &delivery.FieldError{Field: "fcm", Rule: "must be an object with payload"}
-		}
+	o, err := overlayOf(n)
+	if err != nil {
+		return nil, err
 	}
 	build := func(title, body string) ([]byte, int, error) {
 		identity := payload.Identity(n)

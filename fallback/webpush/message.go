@@ -80,7 +80,7 @@ func message(n *delivery.Notification, limit int) ([]byte, error) {
 			ours["localized"] = n.Localized
 		}
 		all := payload.Object{"web_push": 8030, "mutable": true, "notification": shown, "heartline": ours}
-		if err := payload.Merge(all, o.Payload, "webpush.payload", "heartline", "web_push", "notification.tag"); err != nil {
+		if err := payload.Merge(all, o.Payload, "webpush.payload", protected...); err != nil {
 			return nil, 0, err
 		}
 		b, err := payload.Marshal(all)
@@ -107,8 +107,12 @@ func allowsSilent(endpoint string) bool {
 	return service == serviceMozilla || service == serviceOther && !strings.HasSuffix(strings.ToLower(u.Hostname()), ".push.apple.com")
 }
 
-// fits refuses what no request can carry.
-func fits(n *delivery.Notification) error {
+// CheckContent checks what n puts over Heartline's request. It needs no configuration. The
+// error is a *delivery.FieldError.
+func CheckContent(n *delivery.Notification) error {
+	if n.Overlay == nil || len(n.Overlay.WebPush) == 0 {
+		return nil
+	}
 	o, err := overlayOf(n)
 	if err != nil {
 		return err
@@ -116,7 +120,15 @@ func fits(n *delivery.Notification) error {
 	if _, err := payload.Headers(o.Headers, "webpush.headers", settable...); err != nil {
 		return err
 	}
-	if _, err = message(n, maxPlain); err != nil {
+	return payload.Merge(payload.Object{}, o.Payload, "webpush.payload", protected...)
+}
+
+// fits refuses what no request can carry.
+func fits(n *delivery.Notification) error {
+	if err := CheckContent(n); err != nil {
+		return err
+	}
+	if _, err := message(n, maxPlain); err != nil {
 		return fmt.Errorf("web push: %w", err)
 	}
 	return nil
@@ -125,5 +137,9 @@ func fits(n *delivery.Notification) error {
 // settable are the header fields that a backend may set; the others carry credentials,
 // the encryption, or the delivery's identity.
 var settable = []string{"Urgency", "X-WNS-Cache-Policy", "X-WNS-Type"}
+
+// protected are the members that a backend cannot set: they say which notification it is, and that
+// it is one.
+var protected = []string{"heartline", "web_push", "notification.tag"}
 
 var errNothingToShow = fmt.Errorf("a browser must show something for each push: give the notification a title or a body (%w)", fallback.ErrUnsuited)
