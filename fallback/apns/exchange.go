@@ -192,9 +192,7 @@ func readAnswer(r io.Reader) (reason string, timestamp time.Time, err error) {
 		Reason    string          `json:"reason"`
 		Timestamp json.RawMessage `json:"timestamp"` // milliseconds since 1970; a string has been seen
 	}
-	if json.Unmarshal(b, &a) != nil {
-		return "", time.Time{}, nil // a proxy's page; the status says enough
-	}
+	_ = json.Unmarshal(b, &a) // of a proxy's page the status says enough
 	if ms, err := strconv.ParseInt(strings.Trim(string(a.Timestamp), `"`), 10, 64); err == nil && ms > 0 {
 		timestamp = time.UnixMilli(ms)
 	}

@@ -373,13 +373,12 @@ func (e *Engine) Scrub(ctx context.Context, before time.Time) (bool, error) {
 	}
 	var tables []string
 	for _, n := range days {
-		switch {
-		case n == erasedDevices:
+		if n == erasedDevices {
 			tables = append(tables, "device", "token")
-		default:
-			for _, t := range dayTables {
-				tables = append(tables, t+"_"+dayName(n))
-			}
+			continue
+		}
+		for _, t := range dayTables {
+			tables = append(tables, t+"_"+dayName(n))
 		}
 	}
 	if days[len(days)-1] != erasedDevices {
