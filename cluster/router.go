@@ -327,6 +327,11 @@ func (r *Router) RemoveRegistrations(id, account, server, kind string) error {
 	return r.account(context.Background(), account, func(o owner) error { return o.RemoveRegistrations(id, account, server, kind) })
 }
 
+// ReportsApp is Core.ReportsApp.
+func (r *Router) ReportsApp(id, account string) error {
+	return r.account(context.Background(), account, func(o owner) error { return o.ReportsApp(id, account) })
+}
+
 // SignOut is Core.SignOut. It ends the sessions that the device has at the other nodes; that
 // at this node is the caller's.
 func (r *Router) SignOut(ctx context.Context, id, account string) error {

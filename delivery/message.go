@@ -54,6 +54,18 @@ func (p *Presence) SetApp(state AppState) error {
 	return nil
 }
 
+// ReportsApp notes that a device without a channel has reported the state of its app. Until it
+// reports again on a channel that is up, it counts as in the background. A device that is not
+// known to the account stays so.
+func (c *Core) ReportsApp(id, accountName string) error {
+	return c.withDevice(id, accountName, func(a *account, d *device) error {
+		if d != nil && d.account == a && !d.ReportsApp {
+			c.setApp(d, AppBackground)
+		}
+		return nil
+	})
+}
+
 func (c *Core) setApp(dev *device, state AppState) {
 	dev.app = state
 	if !dev.ReportsApp {

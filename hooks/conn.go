@@ -60,6 +60,8 @@ type conn struct {
 	// presence is touched by the connection's read goroutine alone.
 	presence delivery.Up
 	app      delivery.AppState
+	// appUnsaid: it was reported while the channel was down.
+	appUnsaid bool
 
 	mu       sync.Mutex
 	open     map[uint16]delivery.Ref // our unacknowledged packets
@@ -297,7 +299,7 @@ func (c *conn) online(messages, dismissals bool) {
 		c.registrationFailed(err)
 		return
 	}
-	c.presence = p
+	c.presence, c.appUnsaid = p, false
 }
 
 // registrationFailed handles a device that the core does not take up. One that a

@@ -18,6 +18,7 @@ type Core interface {
 	Register(id, account string) error
 	SetRegistration(id, account string, r delivery.Registration) error
 	RemoveRegistrations(id, account, server, kind string) error
+	ReportsApp(id, account string) error
 	SignOut(ctx context.Context, id, account string) error
 	// Flush returns when the changes so far are in the store.
 	Flush(ctx context.Context) error

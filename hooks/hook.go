@@ -215,6 +215,7 @@ func (h *Hook) OnDisconnect(cl *mqtt.Client, err error, _ bool) {
 	c.outlet.close()
 	c.endEvents()
 	c.offline(whyLost(cl, err))
+	defer c.sayApp() // behind the session, which a successor waits for
 	if h.hub == nil {
 		return
 	}

@@ -104,7 +104,7 @@ func (h *Hook) onPublish(cl *mqtt.Client, pk *packets.Packet) error {
 	case kindAcks:
 		id, err = c.onAck(pk.Payload)
 	case kindState:
-		err = c.onAppState(pk.Payload)
+		err = c.onAppState(pk)
 	case kindPushToken:
 		err = c.onPushToken(pk.Payload)
 	case kindSignOut:
@@ -152,16 +152,31 @@ func (c *conn) onAck(payload []byte) (string, error) {
 	return id, err
 }
 
-func (c *conn) onAppState(payload []byte) error {
-	app, err := wire.ParseAppState(payload)
+func (c *conn) onAppState(pk *packets.Packet) error {
+	app, err := wire.ParseAppState(pk.Payload)
 	if err != nil {
 		return err
 	}
 	c.app = app // a channel that comes up later on this connection begins with it
-	if c.presence == nil {
+	if c.presence != nil {
+		return c.presence.SetApp(app)
+	}
+	c.appUnsaid = true
+	if pk.FixedHeader.Qos == 0 { // devices subscribe next, and the channel says it then
 		return nil
 	}
-	return c.presence.SetApp(app)
+	return c.hook.core.ReportsApp(c.client.ID, c.identity.Account)
+}
+
+// sayApp notes that the device has reported the state of its app, if no channel has said so: the
+// connection ends without one, and the device may have become known after the report.
+func (c *conn) sayApp() {
+	if !c.appUnsaid || c.isDevice() != nil {
+		return
+	}
+	if err := c.hook.core.ReportsApp(c.client.ID, c.identity.Account); err != nil && !errors.Is(err, delivery.ErrStopped) {
+		c.hook.logs.Warn(c.hook.log, "app state not recorded, the device may get messages in the background", "device", c.client.ID, "account", c.identity.Account, "error", err)
+	}
 }
 
 func (c *conn) onPushToken(payload []byte) error {

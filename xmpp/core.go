@@ -20,6 +20,7 @@ type Core interface {
 	ForgetAddress(id, account, address string) error
 	SetRegistration(id, account string, r delivery.Registration) error
 	RemoveRegistrations(id, account, server, kind string) error
+	ReportsApp(id, account string) error
 	SignOut(ctx context.Context, id, account string) error
 	Notification(seq delivery.Seq) (*delivery.Notification, error)
 	Data(seq delivery.Seq) (json.RawMessage, error)

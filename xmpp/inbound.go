@@ -265,7 +265,7 @@ func (g *Gate) onState(c *channel, state *element) error {
 	if p := c.presenceNow(); p != nil {
 		return p.SetApp(app)
 	}
-	return nil
+	return g.core.ReportsApp(c.device, c.account)
 }
 
 // onSignOut forgets the device. When the result comes, that is on the disk.

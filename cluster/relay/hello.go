@@ -13,17 +13,19 @@ import (
 // version numbers the frames and their meaning. A node speaks to nodes of minVersion and
 // above; a newer node uses only frames that both know.
 const (
-	version    = 5
+	version    = 6
 	minVersion = 1
 )
 
 // versionEnd has the ops disconnect and end session, versionTopics all frames and ops about
-// ordinary MQTT, versionWebhook the op webhook, versionKeepRoom the op keep room.
+// ordinary MQTT, versionWebhook the op webhook, versionKeepRoom the op keep room,
+// versionReportsApp the op reports app.
 const (
-	versionEnd      = 2
-	versionTopics   = 3
-	versionWebhook  = 4
-	versionKeepRoom = 5
+	versionEnd        = 2
+	versionTopics     = 3
+	versionWebhook    = 4
+	versionKeepRoom   = 5
+	versionReportsApp = 6
 )
 
 // helloPatience bounds the beginning of a stream.

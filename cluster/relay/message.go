@@ -71,16 +71,18 @@ const (
 	opTakeSession
 	opWebhook
 	opKeepRoom
+	opReportsApp // of an owner
 )
 
 var opNames = [...]string{
 	"", "online", "accept", "ack by ID", "register", "register via", "forget address", "set registration", "remove registrations",
 	"sign out", "release", "forget", "devices", "device", "put device", "forget device", "account of", "check owner", "get", "list",
 	"cancel", "dismiss", "erase", "erase account", "flush", "flush all", "disconnect", "end session", "take session", "webhook", "keep room",
+	"reports app",
 }
 
 // ofNode reports whether an op is for the node itself, not for an owner.
-func (o op) ofNode() bool { return o >= opFlushAll }
+func (o op) ofNode() bool { return o >= opFlushAll && o <= opKeepRoom }
 
 func (o op) String() string {
 	if int(o) < len(opNames) {

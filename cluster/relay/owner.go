@@ -21,6 +21,7 @@ type Owner interface {
 	ForgetAddress(id, account, address string) error
 	SetRegistration(id, account string, r delivery.Registration) error
 	RemoveRegistrations(id, account, server, kind string) error
+	ReportsApp(id, account string) error
 	SignOut(ctx context.Context, id, account string) error
 	Release(ctx context.Context, account, id, why string) error
 	Forget(account, id string) error
@@ -138,6 +139,15 @@ func (r *Remote) SetRegistration(id, account string, reg delivery.Registration) 
 // RemoveRegistrations implements Owner.
 func (r *Remote) RemoveRegistrations(id, account, server, kind string) error {
 	return r.tell(context.Background(), opRemoveRegistrations, arguments{Account: account, Device: id, Text: server, Kind: kind})
+}
+
+// ReportsApp implements Owner. A node of an older version is not asked: there it is noted once the
+// device is up.
+func (r *Remote) ReportsApp(id, account string) error {
+	if r.s.version.Load() < versionReportsApp {
+		return nil
+	}
+	return r.tell(context.Background(), opReportsApp, arguments{Account: account, Device: id})
 }
 
 // SignOut implements Owner.

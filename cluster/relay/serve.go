@@ -273,6 +273,8 @@ func (s *Session) serving(c *call) func(context.Context, Owner) (results, error)
 			}
 			return o.Flush(ctx)
 		})
+	case opReportsApp:
+		return only(func(_ context.Context, o Owner) error { return o.ReportsApp(c.Device, c.Account) })
 	case opSignOut:
 		return only(func(ctx context.Context, o Owner) error { return o.SignOut(ctx, c.Device, c.Account) })
 	case opRelease:

@@ -33,6 +33,7 @@ type fake struct {
 	accepted []string
 	ups      []*fakeUp
 	ends     []string
+	reports  []string
 	begun    []*Session
 	ended    []*Session
 	changed  chan struct{}          // closed at each change
@@ -100,6 +101,11 @@ func (o fakeOwner) Online(info delivery.OnlineInfo) (delivery.Up, error) {
 	up := &fakeUp{f: o.f, info: info}
 	o.f.change(func() { o.f.ups = append(o.f.ups, up) })
 	return up, nil
+}
+
+func (o fakeOwner) ReportsApp(id, account string) error {
+	o.f.change(func() { o.f.reports = append(o.f.reports, id+" of "+account) })
+	return nil
 }
 
 // fakeUp notes what the device's connection says.
@@ -377,6 +383,25 @@ func TestUnknownFrame(t *testing.T) {
 		}
 		if len(p.two.begun) != 1 {
 			t.Error("sessions:", len(p.two.begun))
+		}
+	})
+}
+
+// A node says that a device reports the state of its app. One of the version before is not asked.
+func TestReportsApp(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
+		p := newPair(nil)
+		p.begin()
+		defer p.close()
+		there := p.two.session()
+		for _, v := range []int64{version, versionKeepRoom} {
+			there.version.Store(v)
+			if err := there.Owner(1, 1).ReportsApp("phone", "ann"); err != nil {
+				t.Errorf("a node of version %d: %v", v, err)
+			}
+		}
+		if want := []string{"phone of ann"}; !slices.Equal(p.one.reports, want) {
+			t.Errorf("reported at one: %q", p.one.reports)
 		}
 	})
 }
