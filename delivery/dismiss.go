@@ -124,9 +124,15 @@ func (c *Core) addDismissal(dev *device, n *Notification) {
 	if dev.dismisses(n.Seq) {
 		return
 	}
-	if len(dev.dismissals) >= c.settings.Load().MaxOutstanding { // a device that does not ask for them keeps the newest
-		c.removeDismissal(dev, dev.dismissals[0])
+	full := len(dev.dismissals) >= c.settings.Load().MaxOutstanding
+	if full { // a device that does not ask for them keeps the newest
+		oldest := dev.dismissals[0]
+		if !dev.dropsDismissals {
+			c.log.Warn("dismissals dropped: the device does not take them, and has as many as are kept", "device", dev.ID, "account", dev.Account, "notification", oldest.ID, "limit", len(dev.dismissals))
+		}
+		c.removeDismissal(dev, oldest)
 	}
+	dev.dropsDismissals = full
 	x := &dismissal{Dismissal: Dismissal{Seq: Seq(c.clock.next()), Device: dev.ID, Of: n.Seq, ID: n.ID, CollapseKey: n.CollapseKey, BadgeAuto: n.BadgeAuto, At: time.Now()}}
 	dev.dismissals = append(dev.dismissals, x)
 	c.putDismissal(x)

@@ -3,7 +3,9 @@ package delivery_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -232,6 +234,48 @@ func TestDismissalPushEndsRegistration(t *testing.T) {
 		d, err := w.core.Device("a", "tablet")
 		if err != nil || len(d.Registrations) != 1 || d.Registrations[0].Ended == nil {
 			t.Errorf("registrations %+v, %v", d.Registrations, err)
+		}
+	})
+}
+
+// TestDismissalsOfAFullDevice: a device that takes none keeps the newest, and the log says so once.
+func TestDismissalsOfAFullDevice(t *testing.T) {
+	opts := options()
+	opts.MaxOutstanding = 2
+	inWorldWith(t, opts, func(w *world) {
+		w.stop()
+		var log strings.Builder
+		w.core = newCore(opts, w.store, w.apple, slog.New(slog.NewTextHandler(&log, nil)))
+		if err := w.core.Start(); err != nil {
+			t.Fatal(err)
+		}
+		phone := w.up("phone", acking)
+		dismiss := func(ids ...string) {
+			for _, id := range ids {
+				w.accept(delivery.Request{ID: id})
+				synctest.Wait()
+				if err := w.core.Dismiss(context.Background(), id); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		logged := func() int { return strings.Count(log.String(), "dismissals dropped") }
+		dismiss("n1", "n2")
+		if logged() != 0 {
+			t.Errorf("there was room: %s", log.String())
+		}
+		dismiss("n3", "n4")
+		if logged() != 1 || !strings.Contains(log.String(), "device=phone account=a notification=n1 limit=2") {
+			t.Errorf("log: %s", log.String())
+		}
+		phone.presence.SetSubscribed(false, true)
+		if got := phone.dismissed(); !slices.Equal(got, []string{"n3", "n4"}) {
+			t.Errorf("got the dismissals of %v", got)
+		}
+		phone.presence.SetSubscribed(false, false)
+		dismiss("n5", "n6", "n7")
+		if logged() != 2 {
+			t.Errorf("log: %s", log.String())
 		}
 	})
 }

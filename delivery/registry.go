@@ -32,7 +32,9 @@ type device struct {
 	lanes      []*pushLane
 	// dismissals are the notifications to take off its screen, in their order.
 	dismissals []*dismissal
-	dismissing int // pushes of dismissals that are not answered yet
+	// dropsDismissals: the latest one took the place of the oldest.
+	dropsDismissals bool
+	dismissing      int // pushes of dismissals that are not answered yet
 }
 
 // AppState is what a device has said of its app.
