@@ -152,8 +152,8 @@ var formChecks = map[string]func(delivery.Registration) (delivery.Registration, 
 	delivery.ServerAPNs: apns.CheckForm, delivery.ServerFCM: fcm.CheckForm, delivery.ServerWebPush: webpush.CheckForm,
 }
 
-// contentChecks check what a notification says for one server alone. They need no
-// configuration: a server that is off may be on when the push is sent.
+// contentChecks check the overlays of a notification. They need no configuration: a server that
+// is off may be on when the push is sent.
 var contentChecks = []func(*delivery.Notification) error{apns.CheckContent, fcm.CheckContent, webpush.CheckContent}
 
 // checkContent refuses content that no server could take, whichever are on, and content that is

@@ -91,8 +91,8 @@ func headers(n *delivery.Notification) (map[string]string, error) {
 // protected are the members that a backend cannot set: they say which notification it is.
 var protected = []string{"heartline"}
 
-// CheckContent checks those parts of n that are for Apple alone: the push type, and what is put
-// over Heartline's request. It needs no configuration. The error is a *delivery.FieldError.
+// CheckContent checks the push type of n and its overlay for Apple. It needs no configuration. The
+// error is a *delivery.FieldError.
 func CheckContent(n *delivery.Notification) error {
 	if _, known := topicSuffixes[n.PushType]; !known && n.PushType != "" {
 		return &delivery.FieldError{Field: "apns.push_type", Rule: "must be one of Apple's push types, such as alert, background, voip, liveactivity, location, pushtotalk or widgets", Got: n.PushType}

@@ -50,8 +50,8 @@ func overlayOf(n *delivery.Notification) (o overlay, err error) {
 	return o, nil
 }
 
-// CheckContent checks what n puts over Heartline's message. It needs no configuration. The
-// error is a *delivery.FieldError.
+// CheckContent checks the overlay of n for FCM. It needs no configuration. The error is a
+// *delivery.FieldError.
 func CheckContent(n *delivery.Notification) error {
 	if n.Overlay == nil || len(n.Overlay.FCM) == 0 {
 		return nil

@@ -107,8 +107,8 @@ func allowsSilent(endpoint string) bool {
 	return service == serviceMozilla || service == serviceOther && !strings.HasSuffix(strings.ToLower(u.Hostname()), ".push.apple.com")
 }
 
-// CheckContent checks what n puts over Heartline's request. It needs no configuration. The
-// error is a *delivery.FieldError.
+// CheckContent checks the overlay of n for browsers. It needs no configuration. The error is a
+// *delivery.FieldError.
 func CheckContent(n *delivery.Notification) error {
 	if n.Overlay == nil || len(n.Overlay.WebPush) == 0 {
 		return nil
