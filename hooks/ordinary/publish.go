@@ -74,17 +74,23 @@ func (h *Hub) give(t *target, m *Message, old *former) outcome {
 	if got < unfit {
 		return got
 	}
-	first, qos, was, g := t.session, min(m.QoS, t.qos), got, t.group
+	qos, g := min(m.QoS, t.qos), t.group
+	var full *Session // the first that had no room
+	if got == refused {
+		full = t.session
+	}
 	for n := g.size(); got >= unfit && n > 0; n-- {
 		next, ok := g.pickAgain(m, func(s *Session) bool { return h.mayRead(s, m.TopicName) })
 		if !ok {
 			break
 		}
 		*t = gather(nil, nil, m, next)[0]
-		got = h.offer(t, m, old)
+		if got = h.offer(t, m, old); got == refused && full == nil {
+			full = t.session
+		}
 	}
-	if got >= unfit && was == refused {
-		first.drop(qos)
+	if got >= unfit && full != nil {
+		full.drop(qos)
 	}
 	return got
 }

@@ -101,16 +101,22 @@ func (s *Session) drop(qos byte) {
 
 // fitsLocked reports whether a message is within the budget. One alone has no bound.
 func (s *Session) fitsLocked(m *Message, qos byte) bool {
+	held := s.bytes
+	if qos == 0 {
+		held = s.waiting // what is acknowledged late does not hold it up
+	}
+	return s.roomLocked(held, m.size())
+}
+
+// roomLocked reports whether a message of a size is within the budget, where the session holds
+// some bytes.
+func (s *Session) roomLocked(held, size int) bool {
 	b := s.hub.bounds.Load().Budget
 	bytes, messages := b.Bytes, b.Messages
 	if s.link != nil && !time.Now().Before(s.distrust) {
 		bytes, messages = readerFactor*bytes, min(readerFactor*messages, lastOrdinaryID-1)
 	}
-	held := s.bytes
-	if qos == 0 {
-		held = s.waiting // what is acknowledged late does not hold it up
-	}
-	return held == 0 || held+m.size() <= bytes && s.queue.len+s.pubrels.len < messages
+	return held == 0 || held+size <= bytes && s.queue.len+s.pubrels.len < messages
 }
 
 // dropExpiredLocked drops messages that expired before they were sent [MQTT-3.3.2-5]. It
@@ -217,7 +223,7 @@ func (s *Session) dropLocked(e *entry) {
 	if s.full.Load() && !s.overLocked() {
 		s.full.Store(false)
 	}
-	if s.refuses.Load() > 0 && !s.overLocked() {
+	if size := s.refuses.Load(); size > 0 && s.roomLocked(s.bytes, int(size)) {
 		s.refuses.Store(0)
 	}
 	if s.bytes <= b.Bytes/2 && s.queue.len <= b.Messages/2 {

@@ -3,7 +3,7 @@ package ordinary
 import "sync"
 
 // group is the members of a shared subscription (MQTT 5 §4.8.2). Its own lock lets
-// publishers deal while they hold the list for reading only.
+// publishers deal while they hold the list for reading only, or not at all.
 type group struct {
 	mu      sync.Mutex
 	members []subscriber
@@ -21,6 +21,8 @@ func (g *group) size() int {
 }
 
 func (g *group) set(s *Session, sub Subscription) (isNew bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	for i := range g.members {
 		if g.members[i].session == s {
 			g.members[i].sub = sub
@@ -32,6 +34,8 @@ func (g *group) set(s *Session, sub Subscription) (isNew bool) {
 }
 
 func (g *group) remove(s *Session) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	for i := range g.members {
 		if g.members[i].session == s {
 			g.members = append(g.members[:i], g.members[i+1:]...)
@@ -47,7 +51,7 @@ func (g *group) remove(s *Session) bool {
 // Ranks of a member whose turn a message may be.
 const (
 	excluded   = iota
-	crowded    // it takes the message only if messages that have expired make room
+	crowded    // it has had no room for a message as large, and none has become free
 	absent     // away, and has room
 	overloaded // connected and over its budget: publishers wait for it
 	ready      // connected, and has room

@@ -128,3 +128,55 @@ func TestSharedMissesNoOtherMember(t *testing.T) {
 		}
 	}
 }
+
+// TestSharedMembersComeAndGo: members of a group come and end while a full one refuses its
+// messages. The race detector looks.
+func TestSharedMembersComeAndGo(t *testing.T) {
+	t.Parallel()
+	h, _ := hubAt(Options{Bounds: Bounds{Budget: Budget{Bytes: 1 << 20, Messages: 1}}})
+	away(t, h, "full", 1)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for range 300 {
+			s, link := join(h, "passing")
+			subscribeTo(t, h, s, link, "$share/g/work", 1)
+			h.End("passing")
+		}
+	}()
+	for going := true; going; {
+		publishTo(t, h, "work", 1)
+		select {
+		case <-ended:
+			going = false
+		default:
+		}
+	}
+}
+
+// TestSharedReaderHasRoomAgain: a member that reads gets messages again as soon as it has room,
+// which is more than a member that is away has.
+func TestSharedReaderHasRoomAgain(t *testing.T) {
+	t.Parallel()
+	h, _ := hubAt(Options{Bounds: Bounds{Budget: Budget{Bytes: 1 << 20, Messages: 4}}})
+	var links [2]*testLink
+	var members [2]*Session
+	for i, id := range []string{"a", "b"} {
+		members[i], links[i] = join(h, id)
+		subscribeTo(t, h, members[i], links[i], "$share/g/work", 1)
+	}
+	for range 2*readerFactor*4 + 1 {
+		publishTo(t, h, "work", 1)
+	}
+	if n := h.Stats().Dropped; n != 1 {
+		t.Fatalf("%d are dropped, want 1: both members are full", n)
+	}
+	a := members[0]
+	filled(a, links[0])
+	id := a.queue.head.id
+	a.Acknowledge(links[0], id)
+	publishTo(t, h, "work", 1)
+	if n := h.Stats().Dropped; n != 1 {
+		t.Errorf("%d are dropped, though a member has room", n)
+	}
+}
