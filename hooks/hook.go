@@ -219,6 +219,9 @@ func (h *Hook) OnDisconnect(cl *mqtt.Client, err error, _ bool) {
 	if h.hub == nil {
 		return
 	}
+	if errors.Is(c.identity.Check(time.Now()), auth.ErrRemoved) {
+		c.session.EndService(c) // before its will is sent
+	}
 	c.leaveSession(c.bye && err == nil)
 	if same, ok := h.server.Clients.Get(cl.ID); ok && same == cl {
 		h.server.Clients.Delete(cl.ID) // the session is ours, and goes on without mochi's client

@@ -7,11 +7,12 @@
 // subscriptions), shared.go (who of a group gets a message), session.go (a session),
 // queue.go (messages until their acknowledgement), sending.go (their order on the
 // connection), acknowledge.go (acknowledgements in both directions), names.go and
-// retained.go (retained messages and their replay), removals.go (those that were removed), will.go, serve.go (a message for one
-// session), hub.go (the server's sessions and figures), publish.go (a message to its
-// receivers, and back-pressure), connect.go (sessions begin, are taken over and end),
-// subscribe.go, deadline.go (the work that time brings), state.go (a session as a value,
-// for a store or another server), nodes.go (several servers that share the topics).
+// retained.go (retained messages and their replay), removals.go (those that were removed),
+// will.go, serve.go (a message for one session), hub.go (the server's sessions and figures),
+// publish.go (a message to its receivers, and back-pressure), connect.go (sessions begin, are
+// taken over and end), subscribe.go, deadline.go (the work that time brings), state.go (a
+// session as a value, for a store or another server), nodes.go (several servers that share
+// the topics).
 //
 // A Session knows no connection but a Link. It never writes: it wakes its Link, and
 // the owner of the connection calls Fill for as many bytes as the connection takes

@@ -233,10 +233,11 @@ func (h *Hub) forward(m *Message) {
 // clockSlack is how much the times of two servers may differ.
 const clockSlack = 2 * time.Second
 
-// Release takes the session of a client out that connected at another server at a time, and ends
-// its connection here as a connection at this server would. clean: the client does not continue it
-// (Clean Start), so that it ends. ok: there was one that is to be continued there. A session of another account stays, and one whose client connected here
-// later by more than clockSlack: the other server has asked long ago.
+// Release takes the session of a client out that connected at another server at a time, and
+// ends its connection here as a connection at this server would. clean: the client does not
+// continue it (Clean Start), so that it ends. ok: there was one that is to be continued there.
+// A session of another account stays, and so does one whose client connected here later by
+// more than clockSlack: the other server has asked long ago.
 func (h *Hub) Release(id, account string, at time.Time, clean bool) (st State, ok bool) {
 	s := h.session(id)
 	if s == nil || s.Account != account || s.after(at.Add(clockSlack)) {

@@ -112,11 +112,15 @@ func (s *Session) beginReplaysLocked(asks []Ask, isNew []bool) (begun []*replay)
 // False: as of Answer.
 func (s *Session) Resume(link Link, packet []byte) bool {
 	s.mu.Lock()
-	if s.link == link {
-		s.held = false
+	here, ok := s.link == link, true
+	if here {
+		s.held, ok = false, s.answerLocked(packet)
 	}
 	s.mu.Unlock()
-	return s.Answer(link, packet...)
+	if here && ok {
+		link.Wake()
+	}
+	return ok
 }
 
 // Unsubscribe ends subscriptions and returns the reason codes. Nothing is sent until
