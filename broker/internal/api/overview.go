@@ -71,6 +71,7 @@ func (a *API) overviewStream(w http.ResponseWriter, r *http.Request, _ *struct{}
 	}
 	defer done()
 	s := a.beginStream(w)
+	defer s.arm() // the server writes the end of the answer
 	if r.Method == http.MethodHead {
 		return nil
 	}

@@ -57,8 +57,8 @@ export const overview: View = async (main, signal) => {
     for (const e of n.events ?? []) live.prepend(happened(e));
     while (live.children.length > eventsShown) live.lastElementChild!.remove();
     if (n.events?.length) feed.textContent = n.skipped ? `${n.skipped} more in the last 2 s are not shown here.` : "";
-    const isNew = n.sample.time > (times.at(-1) ?? 0);
-    if (isNew) {
+    const isNew = (n.sample?.time ?? 0) > (times.at(-1) ?? 0);
+    if (n.sample && isNew) {
       for (const [name, value] of Object.entries(n.sample.values)) (series[name] ??= times.map(() => 0)).push(value);
       times.push(n.sample.time);
     }

@@ -4,7 +4,7 @@ export interface Metric { name: string; labels?: Record<string, string>; value: 
 export interface Happened { time: string; event: string; id?: string; account: string; device?: string; detail?: string }
 export interface Now {
   time: string; started_at: string; node?: string; version: string; ready: boolean; checks: Record<string, string> | null; faults?: string[];
-  sample: { time: number; values: Record<string, number> };
+  sample?: { time: number; values: Record<string, number> };
   metrics: Metric[]; events?: Happened[]; skipped?: number;
 }
 /** Overview is the data of an event of the stream; the first has the history. */
