@@ -586,31 +586,45 @@ func TestRepeatSaysTheFirstAnswer(t *testing.T) {
 	}
 }
 
-// TestHeldGetsADeviceMeanwhile: while the acceptance is on its way into the store. The request has
-// one answer all the same.
-func TestHeldGetsADeviceMeanwhile(t *testing.T) {
-	opts := options()
-	opts.HoldUnknown = true
-	inWorldWith(t, opts, func(w *world) {
-		release := w.store.hold()
-		r := delivery.Request{ID: "n"}
-		answer := make(chan delivery.Receipt, 1)
-		go func() {
-			first, err := w.tryAccept(r)
-			if err != nil {
-				t.Error(err)
-			}
-			answer <- first
-		}()
-		settle()
-		w.up("phone", acking)
-		release()
-		first := <-answer
-		again, err := w.tryAccept(r)
-		if err != nil || again.State != first.State || !slices.Equal(again.Deliveries, first.Deliveries) {
-			t.Errorf("first %v %v, then %v %v, %v", first.State, first.Deliveries, again.State, again.Deliveries, err)
-		}
-	})
+// TestDeviceChangesMeanwhile: while the acceptance is on its way into the store, a held notification
+// gets a device, or a device leaves. The request has one answer all the same.
+func TestDeviceChangesMeanwhile(t *testing.T) {
+	hold := options()
+	hold.HoldUnknown = true
+	for name, c := range map[string]struct {
+		opts      delivery.Options
+		before    func(w *world)
+		meanwhile func(w *world)
+	}{
+		"comes":  {hold, func(*world) {}, func(w *world) { w.up("phone", acking) }},
+		"leaves": {options(), func(w *world) { w.known("phone", "") }, func(w *world) { go func() { _ = w.core.ForgetDevice(context.Background(), "a", "phone") }() }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorldWith(t, c.opts, func(w *world) {
+				c.before(w)
+				release := w.store.hold()
+				r := delivery.Request{ID: "n"}
+				answer := make(chan delivery.Receipt, 1)
+				go func() {
+					first, err := w.tryAccept(r)
+					if err != nil {
+						t.Error(err)
+					}
+					answer <- first
+				}()
+				settle()
+				c.meanwhile(w)
+				settle()
+				release()
+				first := <-answer
+				synctest.Wait()
+				again, err := w.tryAccept(r)
+				if err != nil || again.State != first.State || !slices.Equal(again.Deliveries, first.Deliveries) {
+					t.Errorf("first %v %v, then %v %v, %v", first.State, first.Deliveries, again.State, again.Deliveries, err)
+				}
+			})
+		})
+	}
 }
 
 // TestLatePubackOfTTLZero adds a line to the timeline, once, and changes nothing else.

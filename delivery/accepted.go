@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -119,8 +120,11 @@ func (c *Core) refuse(ds []*delivery) {
 func (c *Core) receiptOf(r *commitResult) Receipt {
 	receipt := Receipt{Notification: r.notification, State: StateCancelled, Deliveries: make([]DeliveryState, 0, len(r.deliveries))}
 	for _, d := range r.deliveries {
-		// A held one may have got a device meanwhile: a repeat of the request does not know when.
-		receipt.add(pick(r.notification.Held, "", c.dev(d).ID), d.state == StateCancelled)
+		id := c.dev(d).ID
+		// A repeat of the request knows of full devices only: not of one that has left meanwhile, nor
+		// of the one that a held notification has got.
+		left := slices.ContainsFunc(r.ended, func(e Event) bool { return e.Device == id })
+		receipt.add(pick(r.notification.Held, "", id), d.state == StateCancelled && !left)
 	}
 	return receipt
 }

@@ -403,9 +403,6 @@ func (c *Core) onPushResult(d *delivery, asked Registration, r PushResult) {
 		}
 		renewed := held != nil && held.RegisteredAt.After(asked.RegisteredAt)
 		ended := c.endRegistration(dev, held, asked, r)
-		if ended || renewed {
-			c.endProbe(dev, d)
-		}
 		detail := pick(ended, r.Detail, r.Detail+", but the token was registered after that")
 		if renewed && !ended { // during the request: a verdict on what it is now is still to come
 			c.apply(d, inPushRetry, situation{detail: detail})

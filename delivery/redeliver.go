@@ -130,7 +130,7 @@ func (c *Core) fromRecord(r *Record, dev *device) *delivery {
 		state: r.State, ack: r.Ack, message: r.Message, fallback: r.Fallback,
 		received: r.Received, pushAccepted: r.PushAccepted, refused: r.PushRefused,
 		attempts: uint16(r.Attempts), pushAttempts: uint16(r.PushAttempts),
-		once: r.TTLZero, kind: d.kind,
+		once: r.TTLZero, kind: d.kind, lapsed: r.Attempts > 0,
 		deadline: c.clock.at(r.Deadline),
 	}
 	d.seq, d.urgency, d.expires = r.Seq, max(r.Urgency, UrgencyHigh), c.clock.at(r.ExpiresAt)

@@ -377,8 +377,9 @@ func afterFinal(p progress, in input, s situation, out step) (progress, step) {
 }
 
 func ackDetail(p progress, s situation) string {
-	// Published and pushed at the same time: whatever the push has led to, no window has elapsed yet.
-	both := (p.atOnce || p.once) && p.attempts == 1 && !p.lapsed
+	// Published and pushed at the same time: no window has elapsed while the push is under way, or
+	// has just been accepted.
+	both := (p.atOnce || p.once) && p.attempts == 1 && !p.lapsed && p.state != StateWaiting
 	if s.late || p.state != StatePublished && !both {
 		return "late"
 	}

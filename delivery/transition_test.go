@@ -161,7 +161,7 @@ func TestAckOfTheFirstPublishDuringAPush(t *testing.T) {
 		{"before the answer", false, func(*journey) {}, false},
 		{"accepted", false, func(j *journey) { j.do(inPushAccepted, up) }, false},
 		{"to be retried", false, func(j *journey) { j.do(inPushRetry, up) }, false},
-		{"refused", false, func(j *journey) { j.do(inPushRefused, up) }, false},
+		{"refused", false, func(j *journey) { j.do(inPushRefused, up) }, true},
 		{"retried", false, func(j *journey) { j.do(inPushRetry, up); j.do(inElapsed, up) }, false},
 		{"after the fallback window", false, func(j *journey) { j.do(inPushAccepted, up); j.do(inElapsed, noRoom) }, true},
 		{"published again", false, func(j *journey) { j.do(inPushAccepted, up); j.do(inElapsed, up); j.do(inElapsed, up) }, true},
