@@ -204,7 +204,7 @@ func (d *DB) pruneRows(ctx context.Context, day int64, before time.Time, limit i
 // on at; 0: there are no more.
 func (d *DB) pruneFrom(ctx context.Context, from, to int64, before time.Time, limit int) (n int, next int64, err error) {
 	err = pgx.BeginTxFunc(ctx, d.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
-		rows, _ := tx.Query(ctx, d.sql.prunable, from, to, before.UnixNano(), rowsAtOnce)
+		rows, _ := tx.Query(ctx, d.sql.prunable, from, to, before.UnixNano(), min(rowsAtOnce, 4*limit))
 		contents, err := collectContents(rows)
 		if err != nil || len(contents) == 0 {
 			return err
