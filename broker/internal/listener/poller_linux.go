@@ -108,15 +108,22 @@ func (p *poller) loop() {
 	)
 	r := readings.Get().(*reading)
 	defer readings.Put(r)
-	// One closure for all waits: it would be an allocation each.
+	// One closure for all calls: it would be an allocation each.
+	look := func(fd uintptr) { n, err = unix.EpollWait(int(fd), events[:], 0) }
 	wait := func(fd uintptr) bool {
-		n, err = unix.EpollWait(int(fd), events[:], 0)
-		return n > 0 || err != nil || len(again) > 0
+		look(fd)
+		return n > 0 || err != nil
 	}
 	for {
 		n, err = 0, nil
-		if p.raw.Read(wait) != nil {
-			return // closed
+		var closed error
+		if len(again) > 0 { // not behind another loop, which may wait for long
+			closed = p.raw.Control(look)
+		} else {
+			closed = p.raw.Read(wait)
+		}
+		if closed != nil {
+			return
 		}
 		if err != nil && !errors.Is(err, syscall.EINTR) {
 			panic(fmt.Sprintf("epoll_wait: %v", err)) // no argument of ours can cause that

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -181,9 +182,11 @@ func TestPanicOfThePoller(t *testing.T) {
 }
 
 // TestPacketOverTurns: a packet that is read in one turn and handled in the next does not
-// leave the next one in the socket, although other connections are read between the turns.
+// leave the next one in the socket, although other connections are read between the turns,
+// also where several loops share them.
 func TestPacketOverTurns(t *testing.T) {
 	onlySessions(t)
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4)) // two loops
 	h := &hook{prompt: func(cl *mqtt.Client, b []byte) bool { return b[0] != 0xC0 || pong(cl, b) }}
 	_, l := ours(t, h, Options{})
 	var others sync.WaitGroup
