@@ -192,7 +192,7 @@ func (c *promptConn) handled(packet []byte) bool {
 // connection takes was on its way to it.
 func TestAnswersBehind(t *testing.T) {
 	if !*withPrompt {
-		t.Skip("TestSuiteWithPrompt runs it")
+		t.Skip("about connections whose packets are handled at once: TestSuiteWithPrompt runs it")
 	}
 	s := newSite(t)
 	watch := s.connect(5, rawmqtt.Connect{ID: "watch", Clean: true})
@@ -220,7 +220,7 @@ func TestAnswersBehind(t *testing.T) {
 // TestPrompt: which packets are handled at once, and which are left to mochi.
 func TestPrompt(t *testing.T) {
 	if !*withPrompt {
-		t.Skip("TestSuiteWithPrompt runs it")
+		t.Skip("about connections whose packets are handled at once: TestSuiteWithPrompt runs it")
 	}
 	s := newSite(t)
 	backend := s.connect(5, rawmqtt.Connect{ID: "backend"})
