@@ -92,6 +92,7 @@ type DB struct {
 	round   time.Time           // what the round of Prune that is not over was asked for
 	looked  map[int64]time.Time // when Prune last looked at a day
 	swept   map[int64]sweep
+	rowsFor time.Duration // how long a call of Prune passes over the rows of a day, about
 }
 
 // ErrURL is wrapped by the error of Open where Options.URL cannot be understood.
@@ -111,7 +112,7 @@ func Connect(ctx context.Context, opts Options) (*DB, error) {
 		// Not err itself: it quotes the URL, whose password it may not have recognized.
 		return nil, fmt.Errorf("%w: write it as postgres://user:password@host:5432/database?sslmode=verify-full", ErrURL)
 	}
-	d := &DB{opts: opts, config: pc.ConnConfig, sql: newStatements(opts.Schema), log: opts.Logger, days: map[int64]bool{}, looked: map[int64]time.Time{}, swept: map[int64]sweep{}}
+	d := &DB{opts: opts, config: pc.ConnConfig, sql: newStatements(opts.Schema), log: opts.Logger, days: map[int64]bool{}, looked: map[int64]time.Time{}, swept: map[int64]sweep{}, rowsFor: rowsFor}
 	if d.config.ConnectTimeout == 0 {
 		d.config.ConnectTimeout = connectTimeout
 		if others := len(d.hosts()) - 1; others > 0 { // they may all be dead, and a lease be renewed at the last

@@ -1,12 +1,12 @@
 // Package pgstore is the engine of the store on PostgreSQL, which several processes may
 // share: PostgreSQL is the store, and the only referee of who owns what.
 //
-// Read db.go (connecting, and what can be wrong with it), schema.go with schema/1.sql
-// (the tables), node.go (a life of a node: membership, lease, fence), join.go (waiting for
+// Read db.go (connecting, and what can be wrong with it), schema.go with schema/1.sql and
+// schema/added.sql (the tables), node.go (a life of a node: membership, lease, fence), join.go (waiting for
 // the end of another life), parts.go (who owns what), engine.go (sessions of the writer
 // lane), plan.go (a batch in columns), apply.go and registry.go (writing it), sql.go (every statement),
-// read.go, backlog.go, events.go, prune.go, days.go (partitions), mqttstate.go, status.go,
-// replication.go (standbys), errors.go, system_linux.go and system_other.go (the clock, and
+// read.go, backlog.go, events.go, prune.go, scrub.go (erased rows leave the disk), days.go (partitions),
+// mqttstate.go, status.go, replication.go (standbys), errors.go, system_linux.go and system_other.go (the clock, and
 // silent connections).
 //
 // # The fence

@@ -11,7 +11,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/heartline-mqtt/heartline/delivery"
-	"github.com/heartline-mqtt/heartline/store"
 )
 
 // lookEvery is how often Prune looks at whether a day is over. That reads the index of
@@ -174,15 +173,20 @@ func (d *DB) liveDays(ctx context.Context) (map[int64]bool, error) {
 	return live, err
 }
 
-// rowsAtOnce is how many notifications of a day are looked at in one statement.
-const rowsAtOnce = 1000
+const (
+	// rowsAtOnce is how many notifications of a day are looked at in one statement, at most.
+	rowsAtOnce = 1000
+	// rowsFor bounds a pass over a day that has more unfinished notifications than finished
+	// ones. The next round goes on.
+	rowsFor = 5 * time.Second
+)
 
 // pruneRows removes up to limit notifications of a day that are over. It passes over a day from its
-// begin to its end once in lookEvery.
+// begin to its end once in lookEvery, in several calls.
 func (d *DB) pruneRows(ctx context.Context, day int64, before time.Time, limit int) (n int, err error) {
-	at := max(day*dayWidth, d.swept[day].next)
-	for n < limit {
-		pruned, next, err := d.pruneFrom(ctx, at, (day+1)*dayWidth, before, limit-n)
+	at, began := max(day*dayWidth, d.swept[day].next), time.Now()
+	for look := 4 * limit; n < limit; look = min(4*look, rowsAtOnce) {
+		pruned, next, err := d.pruneFrom(ctx, at, (day+1)*dayWidth, before, limit-n, look)
 		switch {
 		case code(err) == codeSerialization: // somebody has changed one of them
 			return n, nil
@@ -193,18 +197,21 @@ func (d *DB) pruneRows(ctx context.Context, day int64, before time.Time, limit i
 			return n, nil
 		}
 		n, at = n+pruned, next
-	}
-	if d.opts.Slack >= 0 {
-		d.swept[day] = sweep{next: at}
+		if d.opts.Slack < 0 {
+			continue // all that are over, in each call
+		}
+		if d.swept[day] = (sweep{next: at}); time.Since(began) >= d.rowsFor {
+			break
+		}
 	}
 	return n, nil
 }
 
-// pruneFrom removes up to limit of the next notifications that are over, and returns the Seq to go
-// on at; 0: there are no more.
-func (d *DB) pruneFrom(ctx context.Context, from, to int64, before time.Time, limit int) (n int, next int64, err error) {
+// pruneFrom looks at the next notifications, removes up to limit of those that are over, and returns
+// the Seq to go on at; 0: there are no more.
+func (d *DB) pruneFrom(ctx context.Context, from, to int64, before time.Time, limit, look int) (n int, next int64, err error) {
 	err = pgx.BeginTxFunc(ctx, d.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
-		rows, _ := tx.Query(ctx, d.sql.prunable, from, to, before.UnixNano(), min(rowsAtOnce, 4*limit))
+		rows, _ := tx.Query(ctx, d.sql.prunable, from, to, before.UnixNano(), look)
 		contents, err := collectContents(rows)
 		if err != nil || len(contents) == 0 {
 			return err
@@ -335,62 +342,4 @@ func (d *DB) dropDetached(ctx context.Context) error {
 		}))
 	}
 	return errors.Join(errs...)
-}
-
-var _ store.Scrubber = (*Engine)(nil)
-
-// erasedDevices stands for the tables of devices, in place of a day.
-const erasedDevices = -1
-
-// erasedDays are the days whose tables lose rows that must leave the disk.
-func (p *plan) erasedDays() (days []int64) {
-	for _, s := range p.erase {
-		days = append(days, dayOf(int64(s)))
-	}
-	if len(p.removeDevices) > 0 {
-		days = append(days, erasedDevices)
-	}
-	slices.Sort(days)
-	return slices.Compact(days)
-}
-
-// scrubSlack is more than a write takes: an erasure that was noted before Scrub began may have
-// taken effect after it.
-const scrubSlack = time.Minute
-
-// Scrub implements store.Scrubber: it vacuums the tables that have lost rows by any node, so that
-// PostgreSQL gives their room to others. It does not reach the write-ahead log, backups,
-// and room that is not used again yet.
-func (e *Engine) Scrub(ctx context.Context, before time.Time) (bool, error) {
-	d := e.db
-	var now time.Time
-	var days []int64
-	if err := d.pool.QueryRow(ctx, d.sql.erasedBefore, before).Scan(&now, &days); err != nil {
-		return false, unavailable("look for what was erased", err)
-	}
-	if len(days) == 0 {
-		return false, nil
-	}
-	var tables []string
-	for _, n := range days {
-		if n == erasedDevices {
-			tables = append(tables, "device", "token")
-			continue
-		}
-		for _, t := range dayTables {
-			tables = append(tables, t+"_"+dayName(n))
-		}
-	}
-	if days[len(days)-1] != erasedDevices {
-		tables = append(tables, "given_id", "outstanding")
-	}
-	for _, t := range tables {
-		if _, err := d.pool.Exec(ctx, "VACUUM "+d.table(t), pgx.QueryExecModeSimpleProtocol); err != nil && code(err) != codeNoTable {
-			return false, unavailable("vacuum what was erased", err)
-		}
-	}
-	b := &pgx.Batch{}
-	b.Queue(d.sql.scrubbed, days, now.Add(-scrubSlack))
-	b.Queue(d.sql.scrubAgain, days)
-	return true, unavailable("note what was vacuumed", d.pool.SendBatch(ctx, b).Close())
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/store"
+	"github.com/heartline-mqtt/heartline/store/pgstore"
 )
 
 // The removal of a day goes on in the next round, wherever it was interrupted.
@@ -87,6 +88,30 @@ func TestPruneRows(t *testing.T) {
 	}
 	if left := count(t, "SELECT count(*) FROM "+o.Schema+".notification"); total != 6 || left != "2" {
 		t.Errorf("%d pruned, %s left", total, left)
+	}
+}
+
+// A day with many unfinished notifications is passed over in several calls, each of which goes on
+// where the one before has ended.
+func TestPruneRowsGoesOn(t *testing.T) {
+	o := fresh(t)
+	o.Slack = time.Hour
+	e := open(t, join(t, o))
+	defer e.Close()
+	pgstore.HurryPrune(e)
+	past := time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)
+	seq := delivery.Seq(past.UnixNano())
+	for range 12 {
+		if err := e.Apply(&delivery.Batch{Accept: []delivery.Acceptance{note(seq, fmt.Sprint("waits-", seq), "a")}, Sync: true}); err != nil {
+			t.Fatal(err)
+		}
+		seq += 1 << 20
+	}
+	finished(t, e, past, seq)
+	for call, want := range []int{0, 0, 0, 1, 0} {
+		if n, err := e.Prune(past.Add(7*24*time.Hour), 1); err != nil || n != want {
+			t.Errorf("call %d: %d pruned, want %d, error %v", call, n, want, err)
+		}
 	}
 }
 
