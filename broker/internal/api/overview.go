@@ -61,15 +61,15 @@ func (a *API) overviewStream(w http.ResponseWriter, r *http.Request, _ *struct{}
 	if err := mayActForAll(r.Context()); err != nil {
 		return err
 	}
-	first, err := json.Marshal(a.opts.Overview.Page())
-	if err != nil {
-		return err
-	}
 	done, err := a.openStream()
 	if err != nil {
 		return err
 	}
 	defer done()
+	first, err := json.Marshal(a.opts.Overview.Page())
+	if err != nil {
+		return err
+	}
 	s := a.beginStream(w)
 	defer s.arm() // the server writes the end of the answer
 	if r.Method == http.MethodHead {
