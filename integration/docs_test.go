@@ -341,7 +341,8 @@ func TestPushContentPage(t *testing.T) {
 }
 
 // TestJavaScriptPack makes the package as docs/clients.md says, from the built client, and looks
-// into it for each file that its package.json promises.
+// into it for each file that its package.json promises. It works on a copy: npm pack compiles
+// dist/ again, from which other tests run at the same time.
 func TestJavaScriptPack(t *testing.T) {
 	t.Parallel()
 	clientBuilt(t)
@@ -352,8 +353,33 @@ func TestJavaScriptPack(t *testing.T) {
 			command = strings.Replace(b.text, "make client\n", "", 1)
 		}
 	}
+	root := t.TempDir()
+	dir := filepath.Join(root, "clients", "js")
+	if err := os.CopyFS(filepath.Join(dir, "src"), os.DirFS(filepath.Join(clientPackage, "src"))); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(clientPackage, "[a-zA-Z]*.*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range append(files, filepath.Join(clientPackage, "LICENSE")) {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(name)), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	modules, err := filepath.Abs(filepath.Join(clientPackage, "node_modules"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(modules, filepath.Join(dir, "node_modules")); err != nil {
+		t.Fatal(err)
+	}
 	cmd := exec.CommandContext(t.Context(), "bash", "-ec", strings.Replace(command, "npm pack", "npm pack --silent --offline --pack-destination "+t.TempDir()+" --json", 1))
-	cmd.Dir, cmd.Env = "..", environ(t, "npm_config_cache="+t.TempDir())
+	cmd.Dir, cmd.Env = root, environ(t, "npm_config_cache="+t.TempDir())
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
