@@ -40,8 +40,8 @@ func TestDocsIndex(t *testing.T) {
 	}
 }
 
-// TestChangelogVersion: the program says the newest version of CHANGELOG.md. Changes after
-// it are under Unreleased.
+// TestChangelogVersion: the program and the JavaScript client have the newest version of
+// CHANGELOG.md. Changes after it are under Unreleased.
 func TestChangelogVersion(t *testing.T) {
 	page, err := os.ReadFile("../CHANGELOG.md")
 	if err != nil {
@@ -55,5 +55,12 @@ func TestChangelogVersion(t *testing.T) {
 	r := heartline(t, nil, "version")
 	if first, _, _ := strings.Cut(r.out, "\n"); strings.TrimSuffix(strings.Fields(first + " -")[1], "+dirty") != broker.Version() {
 		t.Errorf("heartline version says %q", r.out)
+	}
+	manifest, err := os.ReadFile(filepath.Join(clientPackage, "package.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := `"version": "` + broker.Version() + `"`; !strings.Contains(string(manifest), want) {
+		t.Errorf("the package.json of the JavaScript client has no %s", want)
 	}
 }
