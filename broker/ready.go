@@ -3,6 +3,8 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/broker/internal/overview"
@@ -55,25 +57,37 @@ func (h *Heartline) nodeReady(r *overview.Readiness) {
 	}
 }
 
-// pushReady tells of the apps. Pushes that stop make nothing unready. An app that speaks to
+// pushReady reports the apps. Pushes that stop make nothing unready. An app that speaks to
 // several push services is ok if all of them are; otherwise the check names those that are not.
+// A warning, such as a certificate that expires soon, follows the state, and needs an operator.
 func pushReady(r *overview.Readiness, apps []fallback.AppStatus) {
+	texts, names := map[string][]string{}, []string{}
 	for _, s := range apps {
-		part, state := "push "+s.App.String(), s.State
-		if s.Origin != "" && s.State != "ok" {
+		part := "push " + s.App.String()
+		if texts[part] == nil {
+			names, texts[part] = append(names, part), []string{}
+		}
+		state := s.State
+		if s.Origin != "" {
 			state += " at " + s.Origin
 		}
 		if s.Cause != "" {
 			state += ": " + s.Cause
 		}
-		before := r.Checks[part]
-		switch fault := before != "" && before != "ok"; {
-		case s.State == "ok" && !fault:
-			r.Add(part, state)
-		case s.State != "ok" && !fault:
-			r.Fault(part, state)
-		case s.State != "ok":
-			r.Add(part, before+"; "+state)
+		if s.State != "ok" {
+			texts[part] = append(texts[part], state)
+		}
+		for _, w := range s.Warnings {
+			if w != s.Cause && !slices.Contains(texts[part], w) {
+				texts[part] = append(texts[part], w)
+			}
+		}
+	}
+	for _, part := range names {
+		if faults := texts[part]; len(faults) > 0 {
+			r.Fault(part, strings.Join(faults, "; "))
+		} else {
+			r.Add(part, "ok")
 		}
 	}
 }
@@ -103,25 +117,25 @@ func (b *Broker) readiness() (r overview.Readiness) {
 			r.Fault("mqtt state", err.Error())
 		}
 	}
-	if b.router != nil {
-		pushReady(&r, b.router.Status())
-	}
-	b.authReady(&r)
-	b.xmppReady(&r)
-	b.nodeReady(&r)
+	b.serversReady(&r)
 	r.Err = errors.Join(errs...)
 	return r
 }
 
 // pluginReadiness is what /readyz asks in a plugin: the listeners are the host's.
 func (h *Heartline) pluginReadiness() (r overview.Readiness) {
-	if r.Err = h.storeReady(&r); r.Err != nil {
-		return r
-	}
-	h.authReady(&r)
-	h.xmppReady(&r)
-	h.nodeReady(&r)
+	r.Err = h.storeReady(&r)
+	h.serversReady(&r)
 	return r
+}
+
+// serversReady reports the parts that depend on other servers, none of which makes Heartline
+// unready.
+func (h *Heartline) serversReady(r *overview.Readiness) {
+	pushReady(r, h.router.Status())
+	h.authReady(r)
+	h.xmppReady(r)
+	h.nodeReady(r)
 }
 
 // storeReady returns an error while the store refuses notifications.

@@ -80,7 +80,9 @@ func TestReadyNamesEachPushService(t *testing.T) {
 		{says, []fallback.AppStatus{google, fine}},
 		{says, []fallback.AppStatus{fine, google}},
 		{says + "; resting at apple", []fallback.AppStatus{fine, google, fine, apple, fine}},
-		{"open: timeout", []fallback.AppStatus{{App: web, State: "open", Cause: "timeout"}}},
+		{"open: timeout", []fallback.AppStatus{{App: web, State: "open", Cause: "timeout", Warnings: []string{"timeout"}}}},
+		{"it expires; " + says, []fallback.AppStatus{{App: web, Origin: "mozilla", State: "ok", Warnings: []string{"it expires"}}, google}},
+		{"it expires; resting at apple", []fallback.AppStatus{{App: web, State: "ok", Warnings: []string{"it expires"}}, {App: web, Origin: "apple", State: "resting", Warnings: []string{"it expires"}}}},
 	} {
 		var r overview.Readiness
 		pushReady(&r, c.apps)
