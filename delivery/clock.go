@@ -81,6 +81,12 @@ func (c *clock) wall(steady int64) time.Time {
 	return time.Now().Add(time.Duration(steady - c.steady()))
 }
 
+// local is what wall is for this process: its monotonic reading outlives a step of the wall
+// clock.
+func (c *clock) local(steady int64) time.Time {
+	return time.Now().Add(time.Duration(steady - c.steady()))
+}
+
 // next returns a number of the shard above every one before it, near the wall clock in
 // nanoseconds: a Seq or an event's Number.
 func (c *clock) next() uint64 {

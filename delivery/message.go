@@ -27,7 +27,7 @@ func (c *Core) feedMessages(dev *device, p *Presence) {
 		}
 		c.apply(d, inMessageSent, situation{})
 		p.opened(d.seq, true)
-		if err := p.channel.Publish(Publication{Ref: Ref{Seq: d.seq, Attempt: d.attempts, Message: true, acker: p}, Redelivery: d.messageSent}); err != nil {
+		if err := p.channel.Publish(Publication{Ref: Ref{Seq: d.seq, Attempt: d.attempts, Message: true, acker: p}, ExpiresAt: c.clock.local(d.expires), Redelivery: d.messageSent}); err != nil {
 			p.closed(d.seq, true)
 			c.apply(d, inChannelLost, situation{})
 			return // tried again at the next ack, heartbeat or return

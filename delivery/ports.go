@@ -207,11 +207,12 @@ type Publication struct {
 	// Content is the notification where another node has sent it along; nil: it is read by Seq.
 	// Whoever does not send it at once drops it: it may be erased meanwhile.
 	Content     *Notification
-	Redelivery  bool   // not the first of its kind for this delivery
-	Pushed      bool   // a notification server has accepted a push for it
-	DismissedID string // of a Dismissal: the ID of the notification to take away
-	BadgeAuto   bool   // of a Dismissal: the notification was one with badge "auto"
-	Unread      int    // with badge "auto": the number to show
+	ExpiresAt   time.Time // with a monotonic reading; zero: the Content has it
+	Redelivery  bool      // not the first of its kind for this delivery
+	Pushed      bool      // a notification server has accepted a push for it
+	DismissedID string    // of a Dismissal: the ID of the notification to take away
+	BadgeAuto   bool      // of a Dismissal: the notification was one with badge "auto"
+	Unread      int       // with badge "auto": the number to show
 }
 
 // Pusher asks a notification server to notify a device. Package fallback
@@ -236,7 +237,9 @@ type Push struct {
 	Attempt      int          // 1 for the first
 	Urgency      Urgency
 	CollapseKey  string
-	ExpiresAt    time.Time
+	// ExpiresAt has a monotonic reading: what is left until then does not change with a step of
+	// the wall clock.
+	ExpiresAt time.Time
 	// Dismiss asks for a background push that takes this notification off the screen.
 	// It holds what such a push needs, and no text. nil: an ordinary push.
 	Dismiss *Notification

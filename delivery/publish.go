@@ -297,6 +297,7 @@ func (c *Core) publish(d *delivery) {
 	d.notDue(dev)
 	pub := Publication{
 		Ref:        Ref{Seq: d.seq, Attempt: d.attempts, acker: p},
+		ExpiresAt:  c.clock.local(d.expires),
 		Redelivery: d.attempts > 1,
 		Pushed:     d.pushAccepted,
 		Unread:     len(dev.Unread),

@@ -190,7 +190,7 @@ func (c *Core) push(d *delivery, r Registration, l *pushLane) {
 	dev, seq, attempt := c.dev(d), d.seq, d.pushAttempts
 	p := Push{
 		Seq: d.seq, Device: dev.ID, Account: dev.Account, Registration: r, Attempt: int(attempt),
-		Urgency: d.urgency, CollapseKey: c.slab.text(d.collapse), ExpiresAt: c.clock.wall(d.expires),
+		Urgency: d.urgency, CollapseKey: c.slab.text(d.collapse), ExpiresAt: c.clock.local(d.expires),
 		Current: func() (Registration, error) {
 			return c.currentTarget(dev, func() (Registration, error) {
 				if d.seq != seq { // asked after the answer

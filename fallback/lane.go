@@ -383,6 +383,13 @@ func (l *lane) push(ctx context.Context, q *queue, it *item) (receipt string, er
 			return "", &contentError{err: err}
 		}
 	}
+	if !it.push.ExpiresAt.IsZero() {
+		// A step of the wall clock does not change how long the push is worth showing.
+		if expires := time.Now().Add(time.Until(it.push.ExpiresAt)).Round(0); expires.Sub(n.ExpiresAt.Round(0)).Abs() >= time.Second {
+			moved := *n
+			moved.ExpiresAt, n = expires, &moved
+		}
+	}
 	if n.BadgeAuto {
 		counted, unread := *n, 0
 		if it.push.Unread != nil {

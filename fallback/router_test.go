@@ -485,6 +485,25 @@ func TestClose(t *testing.T) {
 	}
 }
 
+// TestExpiryAfterAStepOfTheWallClock: the request expires when the Core says, whatever the time
+// that was stored. The content, which others read, stays as it is.
+func TestExpiryAfterAStepOfTheWallClock(t *testing.T) {
+	stored := note("1")
+	want := stored.ExpiresAt.Add(-40 * time.Minute)
+	var got time.Time
+	p := fake("s", 1, func(_ context.Context, r Request) error {
+		got = r.Notification.ExpiresAt
+		return nil
+	})
+	r := newRouter(t, Options{Pushers: []Pusher{p}, Content: func(delivery.Seq) (*delivery.Notification, error) { return stored, nil }})
+	push := fakePush("s", "t")
+	push.ExpiresAt = want
+	before := stored.ExpiresAt
+	if res := do(t, r, push); res.Outcome != delivery.PushAccepted || got.Sub(want).Abs() > time.Second || stored.ExpiresAt != before {
+		t.Errorf("%+v; the request expires at %s, want %s; the content at %s", res, got, want, stored.ExpiresAt)
+	}
+}
+
 func TestContent(t *testing.T) {
 	p := fake("s", 1, func(_ context.Context, r Request) error {
 		if r.Notification.ID != "from the store" {

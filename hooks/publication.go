@@ -97,7 +97,11 @@ func (c *conn) prepare(p *publication, pub delivery.Publication, mayWait bool) e
 		}
 	}
 	p.id = n.ID
-	p.expiry = uint32(max(1, int64((time.Until(n.ExpiresAt)+time.Second-1)/time.Second)))
+	expires := pub.ExpiresAt
+	if expires.IsZero() {
+		expires = n.ExpiresAt
+	}
+	p.expiry = uint32(max(1, int64((time.Until(expires)+time.Second-1)/time.Second)))
 	if pub.Message {
 		data, err := c.hook.core.Data(pub.Seq)
 		if err != nil {

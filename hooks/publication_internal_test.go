@@ -67,6 +67,13 @@ func TestContentThatCameAlong(t *testing.T) {
 	if err := c.prepare(&p, pub, false); err != nil || p.id != "n-1" || !bytes.Contains(p.payload, []byte(`"Anna"`)) {
 		t.Errorf("got %q with the ID %q and the error %v", p.payload, p.id, err)
 	}
+	if p.expiry != 3600 {
+		t.Errorf("it expires after %d s, want an hour", p.expiry)
+	}
+	pub.ExpiresAt = time.Now().Add(time.Minute) // the wall clock was set back since it was accepted
+	if err := c.prepare(&p, pub, false); err != nil || p.expiry != 60 {
+		t.Errorf("it expires after %d s, want a minute; error %v", p.expiry, err)
+	}
 	if held := c.postpone(nil, &item{pub: pub}); held[0].pub.Content != nil {
 		t.Error("the content of a publication that waits is kept")
 	}

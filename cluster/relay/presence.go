@@ -116,8 +116,12 @@ func (s *Session) onPublish(p *publication) {
 		return
 	}
 	r := p.Ref.ref().For(u)
+	var expires time.Time
+	if p.Left > 0 {
+		expires = time.Now().Add(p.Left)
+	}
 	err := u.channel.Publish(delivery.Publication{
-		Ref: r, Content: p.content(), Redelivery: p.Redelivery, Pushed: p.Pushed, DismissedID: p.DismissedID, BadgeAuto: p.BadgeAuto, Unread: p.Unread,
+		Ref: r, Content: p.content(), ExpiresAt: expires, Redelivery: p.Redelivery, Pushed: p.Pushed, DismissedID: p.DismissedID, BadgeAuto: p.BadgeAuto, Unread: p.Unread,
 	})
 	if err != nil {
 		u.Nacked(r, "not queued: "+err.Error())
@@ -162,6 +166,9 @@ func (p *presence) Publish(pub delivery.Publication) error {
 	out := publication{
 		Presence: p.number, Ref: *refOf(pub.Ref), Redelivery: pub.Redelivery, Pushed: pub.Pushed,
 		DismissedID: pub.DismissedID, BadgeAuto: pub.BadgeAuto, Unread: pub.Unread,
+	}
+	if !pub.ExpiresAt.IsZero() {
+		out.Left = max(1, time.Until(pub.ExpiresAt))
 	}
 	if n := p.s.local.InMemory(pub.Seq); n != nil && !pub.Dismissal {
 		out.Content = codec.AppendNotification(nil, n)

@@ -459,7 +459,7 @@ func TestPresence(t *testing.T) {
 			t.Errorf("the owner heard of %+v, want %+v", got, sent)
 		}
 		publish := func(seq delivery.Seq) {
-			if err := remote.info.Channel.Publish(delivery.Publication{Ref: delivery.Ref{Seq: seq, Attempt: 3}, Pushed: true, Unread: 2}); err != nil {
+			if err := remote.info.Channel.Publish(delivery.Publication{Ref: delivery.Ref{Seq: seq, Attempt: 3}, ExpiresAt: time.Now().Add(time.Hour), Pushed: true, Unread: 2}); err != nil {
 				t.Error(err)
 			}
 			synctest.Wait()
@@ -470,6 +470,9 @@ func TestPresence(t *testing.T) {
 		p.one.memory = nil
 		if c := channel.got[0].Content; c == nil || c.ID != content.ID || c.Title != content.Title || c.Account != content.Account {
 			t.Errorf("the publication came with %+v, want what the owner has in memory: %+v", c, content)
+		}
+		if left := time.Until(channel.got[0].ExpiresAt); left <= 59*time.Minute || left > time.Hour {
+			t.Errorf("%s are left of the TTL, want an hour", left)
 		}
 		channel.got[0].Acked()
 		channel.got[0].Nacked("0x97 full")
