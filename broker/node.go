@@ -291,7 +291,8 @@ func (l *life) Core(o cluster.Ownership) *delivery.Core {
 	n := l.n
 	opts := n.opts
 	opts.Shard, opts.Floor = delivery.Shard{Index: o.Part, Of: cluster.Parts}, o.Floor
-	opts.Neighbours, opts.Now, opts.Trusted, opts.Observers = n.Neighbours(o.Part), l.Now, l.Trusted, n.observers
+	opts.Neighbours, opts.Now, opts.Wall = n.Neighbours(o.Part), l.Now, l.DatabaseTime
+	opts.Trusted, opts.Observers = l.Trusted, n.observers
 	c := delivery.New(opts, l.out.View(), n.pusher, n.log)
 	n.mu.Lock()
 	defer n.mu.Unlock()

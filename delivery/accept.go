@@ -292,13 +292,13 @@ func (c *Core) marked(account string, m RequestMark) (first *Notification, err e
 	looked := 0
 	err = c.out.List(account, 0, func(n *Notification) bool {
 		looked++
-		if reused && time.Since(n.AcceptedAt) > within {
+		if reused && c.clock.wallNow().Sub(n.AcceptedAt) > within {
 			return false // so are the others
 		}
 		switch {
 		case n.Mark == nil:
 		case *n.Mark == m:
-			if !reused || time.Since(n.AcceptedAt) > -within { // else: the clock was set back
+			if !reused || c.clock.wallNow().Sub(n.AcceptedAt) > -within { // else: the clock was set back
 				first = n
 			}
 			return false
@@ -331,7 +331,7 @@ func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt
 	if r.ID == "" {
 		n.ID = NewID(n.Seq)
 	}
-	n.AcceptedAt = time.Now()
+	n.AcceptedAt = c.clock.wallNow()
 	ttl := c.settings.Load().TTL
 	if r.TTL != nil {
 		ttl = *r.TTL
@@ -464,5 +464,5 @@ func (c *Core) retryAfter(d *device) time.Duration {
 	if gone.IsZero() { // not since the start
 		gone = d.SeenAt
 	}
-	return min(max(time.Since(gone)/10, minRetryAfter), maxRetryAfter)
+	return min(max(c.clock.wallNow().Sub(gone)/10, minRetryAfter), maxRetryAfter)
 }

@@ -3,7 +3,6 @@ package delivery
 import (
 	"fmt"
 	"slices"
-	"time"
 )
 
 // commitResult is an acceptance and the store's answer. One whose batch is in the store
@@ -154,7 +153,7 @@ func (c *Core) endUnderway(dev *device, why string) {
 			if c.dev(d) != dev || d.over {
 				continue
 			}
-			e := Event{Seq: d.seq, Number: c.clock.next(), Time: time.Now(), Kind: EventCancelled, Device: dev.ID, Detail: why}
+			e := Event{Seq: d.seq, Number: c.clock.next(), Time: c.clock.wallNow(), Kind: EventCancelled, Device: dev.ID, Detail: why}
 			d.state, d.over = StateCancelled, true
 			c.endProbe(dev, d)
 			r.ended = append(r.ended, e)

@@ -28,7 +28,7 @@ func (p *Presence) Acked(r Ref) {
 	case r.Dismissal:
 		c.onDismissalAcked(p.dev, r.Seq, false)
 	case was.ended && p.dev.dropped == "" && !c.stopped:
-		c.event(Event{Seq: r.Seq, Time: time.Now(), Kind: EventReceived, Device: p.dev.ID, Attempt: int(was.attempt), Detail: "late"}, p.dev.Account)
+		c.event(Event{Seq: r.Seq, Time: c.clock.wallNow(), Kind: EventReceived, Device: p.dev.ID, Attempt: int(was.attempt), Detail: "late"}, p.dev.Account)
 	}
 	// A late ack counts, even from a connection that has been taken over.
 	if d := c.delivery(p.dev, r.Seq); d != nil {
@@ -157,7 +157,7 @@ func (c *Core) onRead(seq Seq, id, deviceID string) error {
 	if c.stopped {
 		return ErrStopped
 	}
-	c.event(Event{Seq: seq, Time: time.Now(), Kind: EventRead, Device: deviceID, Attempt: attempt}, n.Account)
+	c.event(Event{Seq: seq, Time: c.clock.wallNow(), Kind: EventRead, Device: deviceID, Attempt: attempt}, n.Account)
 	c.pending.sync = true // a crash must not show it again elsewhere
 	for _, name := range n.Devices {
 		dev := c.devices[name]
@@ -240,7 +240,7 @@ func (c *Core) ackFinished(seq Seq, id, deviceID, accountName string, kind AckKi
 	defer c.mu.Unlock()
 	if !c.stopped {
 		c.event(Event{
-			Seq: seq, Time: time.Now(), Kind: pick(kind == AckReceived, EventReceived, EventDisplayed),
+			Seq: seq, Time: c.clock.wallNow(), Kind: pick(kind == AckReceived, EventReceived, EventDisplayed),
 			Device: deviceID, Attempt: attempt, Detail: pick(received, "", "late"),
 		}, n.Account)
 		c.settle()

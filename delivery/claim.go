@@ -3,7 +3,6 @@ package delivery
 import (
 	"fmt"
 	"slices"
-	"time"
 )
 
 // renewed lifts the suspension of r if the app's configuration has changed since.
@@ -126,7 +125,7 @@ func (c *Core) register(id, accountName string, r Registration, move bool) error
 		full.App, full.Environment = r.App, r.Environment
 		r = full
 	}
-	r.RegisteredAt, r.Suspended, r.Ended = time.Now(), nil, nil
+	r.RegisteredAt, r.Suspended, r.Ended = c.clock.wallNow(), nil, nil
 	return c.asDevice(id, accountName, move, func(d *device) error {
 		if other := c.holders[r.address()]; other != nil && other != d {
 			c.takeAway(other, r.address())

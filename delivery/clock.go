@@ -15,6 +15,7 @@ type clock struct {
 	offset    int64         // of the wall clock to the steady one; guarded by the core's mutex
 	shard     Shard
 	now       func() time.Time // that numbers are taken from
+	wallNow   func() time.Time // that the times in the store are taken from
 }
 
 func newClock(last uint64, opts *Options) *clock {
@@ -26,7 +27,11 @@ func newClock(last uint64, opts *Options) *clock {
 	if now == nil {
 		now = time.Now
 	}
-	c := &clock{start: time.Now(), boot: boot, bootStart: boot(), shard: opts.Shard, now: now}
+	wall := opts.Wall
+	if wall == nil {
+		wall = time.Now
+	}
+	c := &clock{start: time.Now(), boot: boot, bootStart: boot(), shard: opts.Shard, now: now, wallNow: wall}
 	c.last.Store(last)
 	c.offset = c.wallOffset()
 	return c
@@ -51,7 +56,7 @@ func (c *clock) resync() bool {
 	return true
 }
 
-func (c *clock) wallOffset() int64 { return time.Now().UnixNano() - c.steady() }
+func (c *clock) wallOffset() int64 { return c.wallNow().UnixNano() - c.steady() }
 
 // wallStep returns how far the wall clock has been set forward (or back, below 0)
 // since the last call.
@@ -70,7 +75,7 @@ func (c *clock) at(wall time.Time) int64 {
 	}
 	now := c.steady()
 	// Round(0) drops the monotonic reading: across runs only the wall counts.
-	return max(now, now+int64(wall.Round(0).Sub(time.Now().Round(0))))
+	return max(now, now+int64(wall.Round(0).Sub(c.wallNow().Round(0))))
 }
 
 // wall is the inverse of at, for the store.
@@ -78,7 +83,7 @@ func (c *clock) wall(steady int64) time.Time {
 	if steady == 0 {
 		return time.Time{}
 	}
-	return time.Now().Add(time.Duration(steady - c.steady()))
+	return c.wallNow().Add(time.Duration(steady - c.steady()))
 }
 
 // local is what wall is for this process: its monotonic reading outlives a step of the wall

@@ -60,6 +60,9 @@ type Options struct {
 	// Now is the clock that Seqs and event Numbers are taken from, one for all Cores of
 	// a store; nil: time.Now.
 	Now func() time.Time
+	// Wall is the clock of the times that are stored, and that stored times are compared
+	// with. It may be set back. Nil: time.Now.
+	Wall func() time.Time
 	// Observers get every event; nil: the Core makes its own. Several Cores may share
 	// one.
 	Observers *Observers
@@ -483,7 +486,7 @@ func (c *Core) around(d *delivery, s situation) situation {
 // record puts a line into the timeline and tells the observers.
 func (c *Core) record(d *delivery, attempt uint16, kind EventKind, detail string) {
 	dev := c.dev(d)
-	c.event(Event{Seq: d.seq, Time: time.Now(), Kind: kind, Device: dev.ID, Attempt: int(attempt), Detail: detail}, dev.Account)
+	c.event(Event{Seq: d.seq, Time: c.clock.wallNow(), Kind: kind, Device: dev.ID, Attempt: int(attempt), Detail: detail}, dev.Account)
 }
 
 func (c *Core) event(e Event, account string) {

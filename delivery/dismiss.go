@@ -133,7 +133,7 @@ func (c *Core) addDismissal(dev *device, n *Notification) {
 		c.removeDismissal(dev, oldest)
 	}
 	dev.dropsDismissals = full
-	x := &dismissal{Dismissal: Dismissal{Seq: Seq(c.clock.next()), Device: dev.ID, Of: n.Seq, ID: n.ID, CollapseKey: n.CollapseKey, BadgeAuto: n.BadgeAuto, At: time.Now()}}
+	x := &dismissal{Dismissal: Dismissal{Seq: Seq(c.clock.next()), Device: dev.ID, Of: n.Seq, ID: n.ID, CollapseKey: n.CollapseKey, BadgeAuto: n.BadgeAuto, At: c.clock.wallNow()}}
 	dev.dismissals = append(dev.dismissals, x)
 	c.putDismissal(x)
 	c.pending.sync = true
@@ -159,7 +159,7 @@ func (c *Core) removeDismissal(dev *device, x *dismissal) {
 
 // dismissalEvent adds a line to the timeline of the notification that x takes away.
 func (c *Core) dismissalEvent(dev *device, x *dismissal, kind EventKind, detail string) {
-	c.event(Event{Seq: x.Of, Time: time.Now(), Kind: kind, Device: dev.ID, Detail: detail}, dev.Account)
+	c.event(Event{Seq: x.Of, Time: c.clock.wallNow(), Kind: kind, Device: dev.ID, Detail: detail}, dev.Account)
 }
 
 // feedDismissals publishes the dismissals that were accepted before a Seq (0: all),
@@ -233,7 +233,7 @@ func (c *Core) pushDismissal(dev *device, x *dismissal, attempt int) {
 					return Registration{}, err
 				}
 				r := dev.Registration(KindAlert)
-				if dev.dropped != "" || dev.presence != nil || !slices.Contains(dev.dismissals, x) || !r.Usable(time.Now()) {
+				if dev.dropped != "" || dev.presence != nil || !slices.Contains(dev.dismissals, x) || !r.Usable(c.clock.wallNow()) {
 					return Registration{}, fmt.Errorf("%w: the dismissal needs no push", ErrPushNotWanted)
 				}
 				return r.Clone(), nil
@@ -375,7 +375,7 @@ func (c *Core) recoverDismissals(b Backlog) error {
 func (c *Core) expireDismissals() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	limit := time.Now().Add(-pick(c.opts.History > 0, c.opts.History, 72*time.Hour))
+	limit := c.clock.wallNow().Add(-pick(c.opts.History > 0, c.opts.History, 72*time.Hour))
 	for _, dev := range c.devices {
 		for len(dev.dismissals) > 0 && dev.dismissals[0].At.Before(limit) {
 			c.removeDismissal(dev, dev.dismissals[0])

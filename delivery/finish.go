@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"time"
 )
 
 // finish takes a delivery that is over out of memory, and its Record out of the
@@ -24,7 +23,7 @@ func (c *Core) finish(d *delivery) {
 	}
 	c.over = append(c.over, d)
 	c.pending.finished = append(c.pending.finished, Finish{
-		Key: Key{Seq: d.seq, Device: dev.ID}, At: time.Now(), State: d.state, Attempts: int(d.attempts), Pushed: d.pushAccepted,
+		Key: Key{Seq: d.seq, Device: dev.ID}, At: c.clock.wallNow(), State: d.state, Attempts: int(d.attempts), Pushed: d.pushAccepted,
 	})
 	c.touchPending()
 	if dev.idle() {

@@ -86,7 +86,7 @@ const wallSettles = time.Hour
 
 // forgetDevices drops the devices that have given no sign of life for too long.
 func (c *Core) forgetDevices() {
-	limit := time.Now().Add(-c.settings.Load().ForgetDeviceAfter)
+	limit := c.clock.wallNow().Add(-c.settings.Load().ForgetDeviceAfter)
 	var old []Device
 	err := c.out.Devices("", func(d *Device) bool {
 		if d.SeenAt.Before(limit) {
@@ -115,7 +115,7 @@ func (c *Core) forgetDevices() {
 func (c *Core) Forget(accountName, id string) error {
 	after := c.settings.Load().ForgetDeviceAfter
 	return c.withAccount(accountName, func(a *account) error {
-		if d := a.device(id); d != nil && d.presence == nil && time.Since(d.SeenAt) > after {
+		if d := a.device(id); d != nil && d.presence == nil && c.clock.wallNow().Sub(d.SeenAt) > after {
 			c.drop(d, "device not seen for "+after.String())
 		}
 		return nil

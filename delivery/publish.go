@@ -88,7 +88,7 @@ func (c *Core) Online(info OnlineInfo) (Up, error) {
 	if info.Connected.IsZero() {
 		info.Connected = time.Now()
 	}
-	p := &Presence{core: c, channel: info.Channel, info: info, since: time.Now(), messages: info.Messages, dismissals: info.Dismissals}
+	p := &Presence{core: c, channel: info.Channel, info: info, since: c.clock.wallNow(), messages: info.Messages, dismissals: info.Dismissals}
 	err := c.asDevice(info.Device, info.Account, false, func(d *device) error {
 		if info.Channel.Closed() {
 			return ErrChannelClosed
@@ -156,7 +156,7 @@ func (p *Presence) Offline(why string) {
 func (c *Core) lose(d *device, why string, replaced bool) {
 	c.up.Add(-1)
 	d.presence.gone = true
-	d.presence, d.since, d.due = nil, time.Now(), 0
+	d.presence, d.since, d.due = nil, c.clock.wallNow(), 0
 	c.seen(d) // it was here until now
 	if d.app == AppForeground {
 		d.app = AppBackground

@@ -30,7 +30,7 @@ func (c *Core) canPush(d *delivery) bool {
 	if r == nil || r.Suspended == nil || c.renewed(r) {
 		return r != nil && r.Ended == nil
 	}
-	return dev.probe == d || dev.probe == nil && r.Usable(time.Now())
+	return dev.probe == d || dev.probe == nil && r.Usable(c.clock.wallNow())
 }
 
 // whyNoPush is the reason that d's registration cannot be asked; "": it has none.
@@ -56,7 +56,7 @@ func (c *Core) probing(d *delivery) {
 	dev := c.dev(d)
 	if r := c.registration(d); r != nil && r.Suspended != nil && dev.probe == nil {
 		dev.probe = d
-		r.Suspended.NextProbe = time.Now().Add(probeInterval)
+		r.Suspended.NextProbe = c.clock.wallNow().Add(probeInterval)
 		c.putDevice(dev)
 	}
 }
@@ -463,7 +463,7 @@ func (c *Core) endRegistration(dev *device, held *Registration, asked Registrati
 	if held.RegisteredAt.After(since) {
 		return false
 	}
-	now := time.Now()
+	now := c.clock.wallNow()
 	if r.Outcome == PushTokenSuspended {
 		config := r.Config
 		if config == "" && c.opts.AppConfig != nil {

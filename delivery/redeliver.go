@@ -53,9 +53,9 @@ func (c *Core) recover(b Backlog) error {
 				// Accepted while the device was removed, and cut off before it was cancelled.
 				failed = nil
 				c.pending.finished = append(c.pending.finished, Finish{
-					Key: Key{Seq: r.Seq, Device: r.Device}, At: time.Now(), State: StateCancelled, Attempts: r.Attempts, Pushed: r.PushAccepted,
+					Key: Key{Seq: r.Seq, Device: r.Device}, At: c.clock.wallNow(), State: StateCancelled, Attempts: r.Attempts, Pushed: r.PushAccepted,
 				})
-				c.event(Event{Seq: r.Seq, Time: time.Now(), Kind: EventCancelled, Device: r.Device, Attempt: r.Attempts, Detail: "device removed"}, "")
+				c.event(Event{Seq: r.Seq, Time: c.clock.wallNow(), Kind: EventCancelled, Device: r.Device, Attempt: r.Attempts, Detail: "device removed"}, "")
 				return true
 			} else if failed != nil {
 				return false

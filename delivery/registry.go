@@ -302,7 +302,7 @@ func (c *Core) asOwnDevice(id, accountName string, move bool, fn func(*device) e
 func (c *Core) seen(d *device) { c.seenWithin(d, seenResolution) }
 
 func (c *Core) seenWithin(d *device, resolution time.Duration) {
-	if now := time.Now(); d.dropped == "" && now.Sub(d.SeenAt) >= resolution {
+	if now := c.clock.wallNow(); d.dropped == "" && now.Sub(d.SeenAt) >= resolution {
 		d.SeenAt = now
 		c.putDevice(d)
 	}
