@@ -237,7 +237,7 @@ type Push struct {
 	Attempt      int          // 1 for the first
 	Urgency      Urgency
 	CollapseKey  string
-	// ExpiresAt has a monotonic reading: what is left until then does not change with a step of
+	// ExpiresAt has a monotonic reading: the time left until then does not change with a step of
 	// the wall clock.
 	ExpiresAt time.Time
 	// Dismiss asks for a background push that takes this notification off the screen.

@@ -280,7 +280,7 @@ type publication struct {
 	BadgeAuto   bool   `cbor:"6,keyasint,omitempty"`
 	Unread      int    `cbor:"7,keyasint,omitempty"`
 	Content     []byte `cbor:"8,keyasint,omitempty"` // as the codec writes it; older nodes send none
-	// Left is what is left of the TTL, since the clocks of two nodes differ; 0: an older node sent it.
+	// Left is the rest of the TTL, since the clocks of two nodes differ; 0: an older node sent it.
 	Left time.Duration `cbor:"9,keyasint,omitempty"`
 }
 
