@@ -67,6 +67,15 @@ type bearer struct {
 
 func (p *providerToken) age(b bearer) time.Duration { return p.clock.steady() - b.steady }
 
+// fits reports whether b is of the time that the wall clock shows. The steady clock stands
+// still while some machines sleep, and the wall clock jumps: a token is judged by both. A wall
+// clock that was put back leaves a token from the future, which Apple refuses, however young
+// it is.
+func (p *providerToken) fits(b bearer) bool {
+	step := p.clock.wall().Sub(b.issued) - p.age(b)
+	return step.Abs() <= clockStepSize
+}
+
 // get returns the token to use now. It makes one if there is none or the current
 // one is due; concurrent callers wait for the one that makes it. The error, if
 // there is no usable token, is the signature's.
@@ -77,13 +86,12 @@ func (p *providerToken) get() (string, error) {
 		return p.makeLocked()
 	}
 	age := p.age(p.current)
-	// The steady clock stands still while some machines sleep, and the wall clock
-	// jumps: the token is judged by both. A wall clock that was put back leaves a
-	// token from the future, which Apple refuses, however young it is.
-	wallAge := p.clock.wall().Sub(p.current.issued)
-	step := wallAge - age
 	switch {
-	case step < -clockStepSize || step > clockStepSize:
+	case !p.fits(p.current):
+		if p.previous.value != "" && p.fits(p.previous) && p.age(p.previous) < tokenMaxAge {
+			p.current, p.previous = p.previous, p.current // the clock is what it was before a step
+			return p.current.value, nil
+		}
 		if p.stepped != 0 && p.clock.steady()-p.stepped < tokenMinAge {
 			return p.current.value, nil
 		}

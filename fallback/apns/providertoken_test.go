@@ -146,10 +146,18 @@ func TestProviderTokenClockSteps(t *testing.T) {
 		if mustGet(t, p) != second {
 			t.Errorf("step %v: replaced again", d)
 		}
+		c.step(-d) // a wrong time is mended
+		if mustGet(t, p) != first {
+			t.Errorf("step %v and back: not the token of before", d)
+		}
 		// A clock that flutters does not set off a storm of updates.
-		c.step(-d)
+		c.step(d)
 		if mustGet(t, p) != second {
-			t.Errorf("step %v: replaced again within 20 minutes", d)
+			t.Errorf("step %v, back and forth: a new token within 20 minutes", d)
+		}
+		c.step(d)
+		if mustGet(t, p) != second {
+			t.Errorf("step %v twice: a new token within 20 minutes", d)
 		}
 	}
 	p, c := newTestToken(t)

@@ -71,7 +71,7 @@ var answers = []answer{
 	{403, "BadEnvironmentKeyIdInToken", reactConfig, "the key is for the other environment"},
 	{403, "ExpiredProviderToken", reactNewToken, "the provider token was refused right after it was made: check this machine's clock"},
 	{403, "Forbidden", reactConfig, "the key or certificate may not do this"},
-	{403, "InvalidProviderToken", reactConfig, "check key_file, key_id and team_id: they must belong together; a revoked key ends so, too"},
+	{403, "InvalidProviderToken", reactConfig, "check key_file, key_id and team_id: they must belong together; Apple also refuses a revoked key, and a token from a machine whose clock is fast"},
 	{403, "MissingProviderToken", reactConfig, "set key_file, key_id and team_id, or certificate_file"},
 	{403, "UnrelatedKeyIdInToken", reactNewKeyConnection, "the key ID does not belong to this app's keys"},
 	{404, "BadPath", reactBug, ""},

@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -114,8 +113,8 @@ func (f *fleet) now(n *served) time.Time {
 }
 
 // The clock of one node is set by an hour, forth and back, under load: nothing is lost, nobody is
-// fenced off, the order stays. A TTL is counted by the clock of the owner that accepted: when
-// another node takes over, the end of a notification is off by as much as that clock, and no more.
+// fenced off, the order stays. A TTL is counted by the clock of the database, so it stays when
+// another node takes over.
 func TestNodeClock(t *testing.T) {
 	if !*full {
 		t.Skip("three processes and a PostgreSQL take minutes: make nodes runs them")
@@ -140,11 +139,14 @@ func TestNodeClock(t *testing.T) {
 	f.devices(60)
 	one := f.nodes[0]
 	var short []string // notifications for devices that are away, which live for half an hour
-	for i, by := range []time.Duration{time.Hour, 0, -time.Hour} {
-		stop := f.load()
-		f.until(300)
+	atOne := func(by time.Duration) {
 		set(by)
 		f.await("the new time at the node", func() bool { return (time.Until(f.now(one)) - by).Abs() < time.Minute })
+	}
+	for i, by := range []time.Duration{time.Hour, -time.Hour} {
+		stop := f.load()
+		f.until(300)
+		atOne(by)
 		for n := range 10 { // some of which it owns
 			account := fmt.Sprintf("away%d-%d", i, n)
 			if status, err := f.post(one, http.MethodPut, "/v1/accounts/"+account+"/devices/phone-"+account, "{}"); err != nil || status >= 300 {
@@ -159,9 +161,11 @@ func TestNodeClock(t *testing.T) {
 		f.keeps += 10
 		f.more(time.Now(), 4000) // for longer than a lease
 		stop()
-		f.judge("a node's clock set to "+by.String(), 0, 0)
-		t.Logf("a node's clock set to %v: nodes fenced off %v", by, f.takeovers())
+		atOne(0) // Apple refuses provider tokens of another time, so pushes wait until then
+		f.judge("a node's clock set to "+by.String()+" and back", 0, 0)
+		t.Logf("a node's clock set to %v and back: nodes fenced off %v", by, f.takeovers())
 	}
+	atOne(-time.Hour)
 	if n := f.takeovers(); n > 0 {
 		t.Errorf("%v nodes were fenced off that lived", n)
 	}
@@ -174,7 +178,6 @@ func TestNodeClock(t *testing.T) {
 	<-one.ended
 	took := f.takenOver(killed, f.others(one)...)
 	two := f.nodes[1]
-	var wrong []string
 	for _, id := range short {
 		body, err := f.get(two, "/v1/notifications/"+id)
 		if err != nil {
@@ -184,19 +187,14 @@ func TestNodeClock(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		left := time.Until(expires)
-		if body.State != "waiting" || left > 30*time.Minute || left < 20*time.Minute {
-			wrong = append(wrong, fmt.Sprintf("%s is %s and has %v left", id, body.State, left.Round(time.Second)))
-		}
-		if left > 90*time.Minute || left < -40*time.Minute || (body.State == "expired") != (left < 0) {
-			t.Errorf("%s with a TTL of 30 min is %s and has %v left: more than the clock was off", id, body.State, left.Round(time.Second))
+		if left := time.Until(expires); body.State != "waiting" || left > 30*time.Minute || left < 20*time.Minute {
+			t.Errorf("%s with a TTL of 30 min is %s and has %v left", id, body.State, left.Round(time.Second))
 		}
 	}
-	t.Logf("of %d notifications with a TTL of 30 min: %s", len(short), strings.Join(wrong, "; "))
-	set(0) // Apple refuses the pushes of a node whose provider token is an hour old from the start
+	set(0)
 	f.replace(one, f.start("one"))
 	f.balanced(3)
 	stop()
 	f.judge("owner killed, its clock an hour late", 15, 0)
-	t.Logf("owner killed, its clock an hour late: taken over after %v; notifications with a wrong end %d of %d", took, len(wrong), len(short))
+	t.Logf("owner killed, its clock an hour late: taken over after %v; %d notifications kept their TTL", took, len(short))
 }
