@@ -40,7 +40,7 @@ harm. With --erase its content and its timeline are erased, too.`,
 			query.Set("erase", "true")
 			done = "cancelled and erased"
 		}
-		return p.act(ctx, srv, http.MethodDelete, "/v1/notifications/"+url.PathEscape(args[0]), query, nil, args[0]+"  "+done)
+		return p.act(ctx, srv, http.MethodDelete, "/v1/notifications/"+segment(args[0]), query, nil, args[0]+"  "+done)
 	})
 	return cmd
 }
@@ -53,7 +53,7 @@ func (p *program) dismissCommand() *cobra.Command {
 	}
 	srv := p.callsServer(cmd)
 	cmd.RunE = p.action(func(ctx context.Context, args []string) error {
-		return p.act(ctx, srv, http.MethodPost, "/v1/notifications/"+url.PathEscape(args[0])+"/dismissal", nil, nil, args[0]+"  dismissed")
+		return p.act(ctx, srv, http.MethodPost, "/v1/notifications/"+segment(args[0])+"/dismissal", nil, nil, args[0]+"  dismissed")
 	})
 	return cmd
 }
@@ -116,13 +116,13 @@ func (p *program) devicesDisconnectCommand() *cobra.Command {
 	srv := p.callsServer(cmd)
 	cmd.GroupID = ""
 	cmd.RunE = p.action(func(ctx context.Context, args []string) error {
-		return p.act(ctx, srv, http.MethodPost, "/v1/devices/"+url.PathEscape(args[0])+"/disconnect", nil, nil, args[0]+"  disconnected")
+		return p.act(ctx, srv, http.MethodPost, "/v1/devices/"+segment(args[0])+"/disconnect", nil, nil, args[0]+"  disconnected")
 	})
 	return cmd
 }
 
 func devicePath(args []string) string {
-	return "/v1/accounts/" + url.PathEscape(args[0]) + "/devices/" + url.PathEscape(args[1])
+	return "/v1/accounts/" + segment(args[0]) + "/devices/" + segment(args[1])
 }
 
 // act makes a call whose answer says nothing, and prints done.

@@ -27,6 +27,7 @@ func TestActs(t *testing.T) {
 		{[]string{"devices", "put", "+49/ann", "phone"}, "", request{"PUT", "/v1/accounts/+49%2Fann/devices/phone", "", ""}, "phone  registered for +49/ann\n"},
 		{[]string{"devices", "put", "alice", "phone", "--registration", "@-"}, `{"apns":null}`, request{"PUT", "/v1/accounts/alice/devices/phone", "", `{"apns":null}`}, "phone  registered for alice\n"},
 		{[]string{"devices", "forget", "alice", "phone"}, "", request{"DELETE", "/v1/accounts/alice/devices/phone", "", ""}, "phone  forgotten\n"},
+		{[]string{"devices", "forget", "alice", ".."}, "", request{"DELETE", "/v1/accounts/alice/devices/%2E%2E", "", ""}, "..  forgotten\n"},
 		{[]string{"devices", "disconnect", "phone"}, "", request{"POST", "/v1/devices/phone/disconnect", "", ""}, "phone  disconnected\n"},
 	} {
 		a := serveAPI(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })

@@ -121,6 +121,15 @@ func (c *client) call(ctx context.Context, method, path string, query url.Values
 	return answer, nil
 }
 
+// segment is a name as one segment of a path. As "." or ".." it would be none, and the path that of
+// something else.
+func segment(name string) string {
+	if name == "." || name == ".." {
+		return strings.ReplaceAll(name, ".", "%2E")
+	}
+	return url.PathEscape(name)
+}
+
 // send returns the answer where it is one of success, and an error that people can
 // act on where it is not.
 func (c *client) send(ctx context.Context, method, path string, query url.Values, header http.Header, body io.Reader) (*http.Response, error) {

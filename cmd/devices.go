@@ -68,7 +68,7 @@ func (p *program) devicesCommand() *cobra.Command {
 func (c *client) devices(ctx context.Context, account string) ([]wire.DeviceView, []json.RawMessage, error) {
 	path := "/v1/devices"
 	if account != "" {
-		path = "/v1/accounts/" + url.PathEscape(account) + "/devices"
+		path = "/v1/accounts/" + segment(account) + "/devices"
 	}
 	var devices []wire.DeviceView
 	raws := []json.RawMessage{} // [] in JSON where there is none

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/url"
 	"strconv"
 	"time"
 
@@ -49,7 +48,7 @@ accepted, with the time (local) and the time since then. The last line is the ve
 
 func (c *client) notification(ctx context.Context, id string) (*wire.NotificationView, json.RawMessage, error) {
 	var n wire.NotificationView
-	raw, err := c.call(ctx, http.MethodGet, "/v1/notifications/"+url.PathEscape(id), nil, nil, &n)
+	raw, err := c.call(ctx, http.MethodGet, "/v1/notifications/"+segment(id), nil, nil, &n)
 	return &n, raw, err
 }
 

@@ -7,18 +7,10 @@ import (
 
 // ValidAccount tells whether name can be an account: any UTF-8 of 1 to 128 bytes
 // without control characters, but not "." or "..".
-func ValidAccount(name string) error {
-	if err := validName("account", name); err != nil {
-		return err
-	}
-	if name == "." || name == ".." {
-		return fieldErrorf("account", `must not be "." or ".."`, nil)
-	}
-	return nil
-}
+func ValidAccount(name string) error { return validName("account", name) }
 
 // ValidDevice tells whether id can be a device: a level of an MQTT topic name (MQTT
-// 5 §4.7.1) of 1 to 128 bytes without control characters.
+// 5 §4.7.1) of 1 to 128 bytes without control characters, but not "." or "..".
 func ValidDevice(id string) error {
 	if err := validName("device", id); err != nil {
 		return err
@@ -43,6 +35,10 @@ func validName(field, name string) error {
 	}
 	if len(name) > MaxName {
 		return fieldErrorf(field, fmt.Sprintf("at most %d bytes", MaxName), len(name))
+	}
+	// Most clients resolve these in a path: DELETE of such a device would erase its account.
+	if name == "." || name == ".." {
+		return fieldErrorf(field, `must not be "." or ".."`, nil)
 	}
 	for _, r := range name {
 		if r < 0x20 || r >= 0x7f && r < 0xa0 || r == 0xfffd {

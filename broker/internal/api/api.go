@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"path"
 	"reflect"
 	"runtime/debug"
 	"strings"
@@ -354,8 +355,13 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	r = oneSlash(r)
 	handler, pattern := a.mux.Handler(r)
-	if pattern == "" {
+	switch {
+	case crooked(r.URL.EscapedPath()):
+		a.refuseCrooked(w, r)
+		return
+	case pattern == "":
 		a.serveOther(w, r, handler)
 		return
 	}
@@ -373,6 +379,41 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	r = r.WithContext(context.WithValue(context.WithValue(r.Context(), callerKey{}, who), answerKey{}, sw))
 	a.mux.ServeHTTP(sw, r) // not handler: only this gives the path its values
+}
+
+// oneSlash takes "//v1/..." for "/v1/...": a client has put the path behind an address that ends in a
+// slash.
+func oneSlash(r *http.Request) *http.Request {
+	if !strings.HasPrefix(r.URL.Path, "//") || !strings.HasPrefix(strings.TrimLeft(r.URL.EscapedPath(), "/"), "v1/") {
+		return r
+	}
+	u, one := *r.URL, *r
+	u.Path = "/" + strings.TrimLeft(u.Path, "/")
+	if u.RawPath != "" {
+		u.RawPath = "/" + strings.TrimLeft(u.RawPath, "/")
+	}
+	one.URL = &u
+	return &one
+}
+
+// crooked reports whether a path leads to a call of the API only once empty segments, "." and
+// ".." are taken out. The mux would redirect it to the path without them: from a device named ".."
+// to its account, and with percent signs that are encoded twice to another name.
+func crooked(escaped string) bool {
+	clean := path.Clean("/" + escaped)
+	if strings.HasSuffix(escaped, "/") && clean != "/" {
+		clean += "/"
+	}
+	return clean != escaped && (strings.HasPrefix(clean, "/v1/") || strings.HasPrefix(escaped, "/v1/"))
+}
+
+func (a *API) refuseCrooked(w http.ResponseWriter, r *http.Request) {
+	if _, err := a.authorize(r, ""); err != nil {
+		writeProblem(w, a.problem(r.Context(), err))
+		return
+	}
+	writeProblem(w, newProblem(http.StatusNotFound, codeNotFound,
+		"there is nothing at %s: no segment may be empty, . or ..; a name that is . or .. is written as %%2E or %%2E%%2E", clip(r.URL.Path)))
 }
 
 // serveOther serves a request that matches no call of the API. unmatched is the mux's

@@ -13,6 +13,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/broker/internal/api"
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/wire"
 )
 
 func TestBrokenBodies(t *testing.T) {
@@ -194,6 +195,31 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 	if r := s.do("HEAD", "/healthz", ""); r.StatusCode != 200 || r.text != "" {
 		t.Error(r.StatusCode, r.text)
 	}
+}
+
+// TestCrookedPaths: no path is taken for another one. A client that follows a redirect would erase
+// the account of a device named "..", or call for another account.
+func TestCrookedPaths(t *testing.T) {
+	s := serve(t)
+	s.device("a+b", "phone")
+	for _, c := range []struct{ method, path string }{
+		{"DELETE", "/v1/accounts/a%2Bb/devices/.."},
+		{"DELETE", "/v1/accounts/a%2Bb/devices/phone/../.."},
+		{"DELETE", "/v1/accounts/a%2Bb/./devices/phone"},
+		{"PUT", "/v1/accounts//devices/phone"},
+		{"POST", "/v1//notifications"},
+		{"POST", "//v1//notifications"},
+		{"GET", "/v1/../healthz"},
+	} {
+		s.wantProblem(s.do(c.method, c.path, ""), 404, "there is nothing at")
+	}
+	var v wire.DeviceView
+	if s.want(s.do("PUT", "//v1/accounts/a%2Bb/devices/phone", ""), 200, &v); v.Account != "a+b" {
+		t.Error(v.Account)
+	}
+	s.wantProblem(s.do("DELETE", "/v1/accounts/a%2Bb/devices/%2E%2E", ""), 404, `account "a+b" has no device ".."`)
+	s.wantProblem(s.do("PUT", "/v1/accounts/a%2Bb/devices/%2E%2E", ""), 422, `path.device: must not be "." or ".."`)
+	s.want(s.do("DELETE", "/v1/accounts/a%2Bb/devices/phone", ""), 204, nil)
 }
 
 func TestUnknownPathWithoutPages(t *testing.T) {
