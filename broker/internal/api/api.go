@@ -160,6 +160,7 @@ func New(o Options) *API {
 		a.other.Handle(pattern, h)
 	}
 	a.huma = humago.New(a.mux, a.config())
+	a.huma.UseMiddleware(strictQuery)
 	a.acceptBody = newBodyReader(reflect.TypeFor[wire.Notification]())
 	a.ackBody = newBodyReader(reflect.TypeFor[ackPost]())
 	a.registerNotifications()

@@ -182,9 +182,21 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 		{"GET", "/v1/notifications?cursor=x", 422, "query.cursor: must be next of an earlier page", ""},
 		{"GET", "/v1/devices?cursor=%21", 422, "query.cursor: must be next of an earlier page", ""},
 		{"GET", "/v1/events?divice=x", 422, "query.divice: is not a parameter of this call", ""},
+		{"GET", "/v1/notifications?device=50%off", 422, `query: must be percent-encoded, with % as %25 and ; as %3B: invalid URL escape "%of"`, ""},
+		{"GET", "/v1/notifications?account=alice%", 422, `query: must be percent-encoded, with % as %25 and ; as %3B: invalid URL escape "%"`, ""},
+		{"GET", "/v1/notifications?account=alice&account=bob", 422, "query.account: must be given once, and is given 2 times", ""},
+		{"DELETE", "/v1/notifications/x?erase=true%", 422, "query: must be percent-encoded", ""},
+		{"DELETE", "/v1/notifications/x?erase=", 422, "query.erase: must be true or false", ""},
+		{"DELETE", "/v1/notifications/x?erase=false&erase=true", 422, "query.erase: must be given once", ""},
+		{"DELETE", "/v1/notifications/x?erase", 404, `there is no notification "x"`, ""},
+		{"GET", "/v1/notifications?cursor=&limit=", 200, "", ""},
 	} {
 		r := s.do(c.method, c.path, "")
-		s.wantProblem(r, c.status, c.detail)
+		if c.status == 200 {
+			s.want(r, 200, nil)
+		} else {
+			s.wantProblem(r, c.status, c.detail)
+		}
 		if r.Header.Get("Allow") != c.allow {
 			t.Errorf("%s %s: Allow %q", c.method, c.path, r.Header.Get("Allow"))
 		}
