@@ -189,10 +189,15 @@ func (c *conn) followEvents(ctx context.Context, from delivery.Place, known bool
 		}
 		var m *ordinary.Message
 		if e != nil {
-			if e.Seq != last.seq { // events of one notification follow one another
-				last.seq, last.id = e.Seq, ""
-				if n, err := c.hook.core.Notification(e.Seq); err == nil {
-					last.id = n.ID
+			for e.Seq != last.seq { // events of one notification follow one another
+				n, err := c.hook.core.Notification(e.Seq)
+				switch {
+				case err == nil:
+					last.seq, last.id = e.Seq, n.ID
+				case errors.Is(err, delivery.ErrNotFound): // its history is gone
+					last.seq, last.id = e.Seq, ""
+				case !pause(ctx, eventsRetry):
+					return ctx.Err()
 				}
 			}
 			var err error

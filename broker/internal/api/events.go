@@ -144,7 +144,11 @@ func (a *API) follow(r *http.Request, s *stream, in *eventQuery) (over bool) {
 		select {
 		case p, open := <-reader.C:
 			for more := open; more; {
-				a.addEvent(s, in, p)
+				if err := a.addEvent(s, in, p); err != nil {
+					a.log.Debug("event stream ended", "remote", r.RemoteAddr, "error", err)
+					_ = s.send() // what is before it
+					return false // its reader comes back
+				}
 				more = false
 				if s.buf.Len() < burst {
 					select {
@@ -248,44 +252,48 @@ func (a *API) catchUp(r *http.Request, s *stream, in *eventQuery) (*receipts.Rea
 func (a *API) readEvents(r *http.Request, s *stream, in *eventQuery, from delivery.EventReader) error {
 	who := callerOf(r.Context())
 	seen := 0
+	var unread error
 	next, err := delivery.ReadEvents(from, s.at, func(at delivery.Position, account string, e delivery.Event) bool {
-		a.addEvent(s, in, receipts.Event{At: at, AccountEvent: delivery.AccountEvent{Account: account, Event: e}})
+		unread = a.addEvent(s, in, receipts.Event{At: at, AccountEvent: delivery.AccountEvent{Account: account, Event: e}})
 		seen++
-		return s.buf.Len() < burst && seen < catchUpStep
+		return unread == nil && s.buf.Len() < burst && seen < catchUpStep
 	})
-	if err := errors.Join(err, s.send(), r.Context().Err(), who.Check(time.Now())); err != nil {
+	if err := errors.Join(err, unread, s.send(), r.Context().Err(), who.Check(time.Now())); err != nil {
 		return err
 	}
 	s.at = next
 	return nil
 }
 
-// addEvent writes an event into the buffer if the query asks for it.
-func (a *API) addEvent(s *stream, in *eventQuery, e receipts.Event) {
-	s.at.Advance(e.At)
-	if e.Time.Before(in.Since) || !in.Until.IsZero() && !e.Time.Before(in.Until) {
-		return
-	}
-	if in.Account != "" && e.Account != in.Account || in.Device != "" && e.Device != "" && e.Device != in.Device {
-		return
+// addEvent writes an event into the buffer if the query asks for it. The error says that its
+// notification cannot be read now.
+func (a *API) addEvent(s *stream, in *eventQuery, e receipts.Event) error {
+	if e.Time.Before(in.Since) || !in.Until.IsZero() && !e.Time.Before(in.Until) ||
+		in.Account != "" && e.Account != in.Account || in.Device != "" && e.Device != "" && e.Device != in.Device {
+		s.at.Advance(e.At)
+		return nil
 	}
 	n, err := a.ids.get(e.Seq, a.core.Notification)
-	if err != nil {
+	if errors.Is(err, delivery.ErrNotFound) { // its history is gone
 		a.log.Debug("event of a notification that is not found", "error", err)
+	} else if err != nil {
+		return err
 	}
+	s.at.Advance(e.At)
 	if in.ID != "" && n.id != in.ID {
-		return
+		return nil
 	}
 	// accepted is of the whole notification: a device hears of its own ones.
 	if in.Device != "" && e.Device == "" && !slices.Contains(n.devices, in.Device) {
-		return
+		return nil
 	}
 	text, err := json.Marshal(wire.NewStreamEvent(e.AccountEvent, n.id))
 	if err != nil {
 		a.seldom.Error(a.log, "event not sent", "error", err)
-		return
+		return nil
 	}
 	fmt.Fprintf(&s.buf, "id: %s\nevent: %s\ndata: %s\n\n", delivery.EventID(s.at...), e.Kind, text)
+	return nil
 }
 
 // openStream takes a slot for a stream. The caller calls done at its end.

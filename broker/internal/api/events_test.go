@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -149,6 +150,37 @@ func TestEventsAndFilters(t *testing.T) {
 	ofTablet.want("n1 alice accepted", "n1 alice waiting tablet", "n1 alice cancelled tablet")
 	ofPhone.want("n3 alice accepted", "n3 alice published phone", "n3 alice received phone")
 	ofOne.want("n3 alice accepted", "n3 alice published phone", "n3 alice received phone")
+}
+
+// sometimes is a core that cannot read notifications while it is told so.
+type sometimes struct {
+	api.Core
+	fails atomic.Bool
+}
+
+func (c *sometimes) Notification(seq delivery.Seq) (*delivery.Notification, error) {
+	if c.fails.Load() {
+		return nil, delivery.ErrUnavailable
+	}
+	return c.Core.Notification(seq)
+}
+
+// TestEventsWhileTheStoreFails: no event goes out without the ID of its notification.
+func TestEventsWhileTheStoreFails(t *testing.T) {
+	core := &sometimes{}
+	s := serve(t, func(o *api.Options, _ *delivery.Options) { o.Core = core })
+	core.Core = s.core
+	s.device("alice", "phone")
+	events := s.stream("")
+	s.want(s.do("POST", "/v1/notifications", `{"account":"alice","title":"x","id":"one"}`), 202, nil)
+	events.want("one alice accepted", "one alice waiting phone")
+	core.fails.Store(true)
+	s.want(s.do("POST", "/v1/notifications", `{"account":"alice","title":"x","id":"two"}`), 202, nil)
+	if text := events.next(); text != "" {
+		t.Fatalf("got %q, want the end of the stream", text)
+	}
+	core.fails.Store(false)
+	s.stream("?since=2000-01-01T00:00:00Z").want("one alice accepted", "one alice waiting phone", "two alice accepted", "two alice waiting phone")
 }
 
 func TestEventStreamBeats(t *testing.T) {
