@@ -31,9 +31,9 @@ func (k *worker) attempt(i *item) outcome {
 	k.mu.Lock()
 	s := k.sender
 	k.mu.Unlock()
-	m, err := k.message(i)
-	if errors.Is(err, delivery.ErrNotFound) {
-		return outcome{erased: true}
+	m, err := k.message(i, &s.hook)
+	if errors.Is(err, delivery.ErrNotFound) || errors.Is(err, errUnwanted) {
+		return outcome{dropped: true}
 	}
 	var body []byte
 	if err == nil {
@@ -47,10 +47,15 @@ func (k *worker) attempt(i *item) outcome {
 			return outcome{local: true, err: err}
 		}
 	}
-	return s.send(k.sendCtx, i.messageID(), body)
+	o := s.send(k.sendCtx, i.messageID(), body)
+	o.url = s.hook.URL
+	return o
 }
 
-func (k *worker) message(i *item) (message, error) {
+// errUnwanted: the configuration has changed since the event was read.
+var errUnwanted = errors.New("the webhook does not want this event any more")
+
+func (k *worker) message(i *item, hook *Webhook) (message, error) {
 	if i.kind == typeGap {
 		k.mu.Lock()
 		g := *k.rec.Gap
@@ -67,6 +72,9 @@ func (k *worker) message(i *item) (message, error) {
 			return message{}, err
 		}
 	}
+	if !hook.wants(e) {
+		return message{}, errUnwanted
+	}
 	n, err := k.r.core.Notification(e.Seq)
 	if err != nil {
 		return message{}, err
@@ -80,7 +88,7 @@ func (k *worker) answered(i *item, o outcome) {
 	i.sending = false
 	now := time.Now()
 	switch {
-	case o.erased:
+	case o.dropped:
 		k.finish(i, now)
 	case o.err == nil:
 		k.figures.delivered++
@@ -92,6 +100,8 @@ func (k *worker) answered(i *item, o outcome) {
 	case o.local:
 		k.log.Debug("event not sent, retrying", "event", i.messageID(), "error", o.err)
 		i.Due = now.Add(localRetry)
+		k.queue.schedule(i, now)
+	case o.url != k.sender.hook.URL: // a failure of the former receiver says nothing about this one
 		k.queue.schedule(i, now)
 	default:
 		k.refused(i, o, now)
@@ -136,7 +146,7 @@ func (k *worker) refused(i *item, o outcome, now time.Time) {
 	}
 	i.Error = o.err.Error()
 	if o.gone() {
-		k.rec.Disabled, k.unsaved = &disabling{At: now, Reason: o.err.Error()}, true
+		k.rec.Disabled, k.unsaved = &disabling{At: now, Reason: o.err.Error(), Of: hashURL(o.url)}, true
 		k.log.Error("webhook disabled: its receiver answered 410 Gone", "url", shownURL(k.sender.hook.URL), "to_enable", "heartline webhooks retry "+k.name)
 		i.Due = time.Time{}
 		k.queue.schedule(i, now)

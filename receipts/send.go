@@ -71,7 +71,8 @@ type outcome struct {
 	err        error  // nil: the receiver has it
 	excerpt    string // of an answer of failure; it may be about anybody, and is not kept
 	local      bool   // nothing was sent: the store could not be read, or the lease has run out
-	erased     bool   // nothing was sent: the event is not in the store any more
+	dropped    bool   // nothing was sent: the event is not in the store any more, or not wanted any more
+	url        string // that was asked
 }
 
 func (o outcome) gone() bool { return o.status == http.StatusGone }

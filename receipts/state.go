@@ -2,7 +2,9 @@ package receipts
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -66,6 +68,13 @@ func (r *record) UnmarshalJSON(b []byte) error {
 type disabling struct {
 	At     time.Time `json:"at"`
 	Reason string    `json:"reason"`
+	Of     string    `json:"of,omitempty"` // hash of the URL, which may hold a secret
+}
+
+// hashURL names a URL in a disabling.
+func hashURL(url string) string {
+	sum := sha256.Sum256([]byte(url))
+	return hex.EncodeToString(sum[:8])
 }
 
 // gap is a number of events that were dropped, before the receiver knows of it.

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/heartline-mqtt/heartline/delivery"
 )
 
 // Webhook is a backend's address for events, and the choice of them.
@@ -27,7 +29,7 @@ type Webhook struct {
 }
 
 // wants reports whether the webhook sends e.
-func (w *Webhook) wants(e *Event) bool {
+func (w *Webhook) wants(e *delivery.AccountEvent) bool {
 	if len(w.Events) > 0 && !slices.Contains(w.Events, e.Kind.String()) {
 		return false
 	}

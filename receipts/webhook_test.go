@@ -480,6 +480,78 @@ func TestReconfigure(t *testing.T) {
 	})
 }
 
+// TestFormerReceiverAnswersLate: what it says after the URL has changed is not about the new receiver.
+func TestFormerReceiverAnswersLate(t *testing.T) {
+	for code, header := range map[int]http.Header{410: nil, 503: {"Retry-After": {"86400"}}, 500: nil} {
+		inWorld(t, func(w *world) {
+			w.answers(func(m received) (int, http.Header, error) {
+				if m.host != "backend.example" {
+					return 204, nil, nil
+				}
+				time.Sleep(10 * time.Second)
+				return code, header, nil
+			})
+			n := w.notify("ann")
+			settle(time.Second)
+			w.hooks[0].URL = "https://moved.example/"
+			if err := w.r.Reconfigure(w.Context(), w.hooks, time.Hour); err != nil {
+				t.Fatal(err)
+			}
+			settle(10 * time.Second)
+			later := w.notify("bob")
+			settle(time.Second)
+			all, _ := w.deliveries()
+			if s := w.r.Statuses()[0]; s.State != receipts.StateOK || s.Failed != 0 || of(all, n) != "accepted" || of(all, later) != "accepted" {
+				t.Errorf("%d: %+v, %v", code, s, all)
+			}
+		})
+	}
+}
+
+// TestGoneAndMovedByARestart: a webhook with another URL is not disabled, as after a reload.
+func TestGoneAndMovedByARestart(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.answers(status(410))
+		n := w.notify("ann")
+		settle(time.Second)
+		w.stop()
+		w.hooks[0].URL = "https://moved.example/"
+		w.answers(nil)
+		w.start()
+		settle(time.Second)
+		all, _ := w.deliveries()
+		if s := w.r.Statuses()[0]; s.State != receipts.StateOK || of(all, n) != "accepted" {
+			t.Errorf("%+v, %v", s, all)
+		}
+		w.stop()
+		w.start()
+		settle(time.Second)
+		if s := w.r.Statuses()[0]; s.State != receipts.StateOK {
+			t.Errorf("after another restart: %+v", s)
+		}
+	})
+}
+
+// TestNarrowed: an event that waits is not sent once the configuration excludes it.
+func TestNarrowed(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.answers(status(500))
+		a, b := w.notify("ann"), w.notify("bob")
+		w.events(b, delivery.EventPublished, delivery.EventReceived)
+		settle(10 * time.Second)
+		w.hooks[0].Accounts, w.hooks[0].Events = []string{"bob"}, []string{"received"}
+		if err := w.r.Reconfigure(w.Context(), w.hooks, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		w.answers(nil)
+		settle(time.Minute)
+		all, _ := w.deliveries()
+		if s := w.r.Statuses()[0]; of(all, a) != "" || of(all, b) != "received" || s.Lag != 0 || s.Dropped != 0 {
+			t.Errorf("%+v, %v", s, all)
+		}
+	})
+}
+
 // TestAsideIsBounded: a receiver that refuses too much loses the oldest, and is told.
 func TestAsideIsBounded(t *testing.T) {
 	inWorld(t, func(w *world) {

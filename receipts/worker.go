@@ -147,6 +147,10 @@ func (r *Receipts) newWorker(w Webhook, own Tenure) (*worker, error) {
 		}
 	}
 	k.queueGap()
+	if d := k.rec.Disabled; d != nil && d.Of != "" && d.Of != hashURL(w.URL) { // that was another receiver
+		k.rec.Disabled, k.unsaved = nil, true
+		k.log.Info("webhook enabled")
+	}
 	if d := k.rec.Disabled; d != nil {
 		k.log.Warn("webhook is disabled and gets no events", "since", d.At, "reason", d.Reason, "to_enable", "heartline webhooks retry "+k.name)
 	}
@@ -219,7 +223,7 @@ func (k *worker) offer(batch []Event, at delivery.Place, live bool) error {
 	old := now.Add(-k.r.keep())
 	for n := range batch {
 		e := &batch[n]
-		if !k.sender.hook.wants(e) {
+		if !k.sender.hook.wants(&e.AccountEvent) {
 			continue
 		}
 		if e.Time.Before(old) {

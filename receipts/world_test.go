@@ -61,6 +61,7 @@ type world struct {
 // received is one request.
 type received struct {
 	id, kind, notification string
+	host                   string // that was asked
 	at                     time.Time
 	data                   map[string]any
 }
@@ -226,7 +227,7 @@ func (w *world) RoundTrip(r *http.Request) (*http.Response, error) {
 	if want := "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil)); r.Header.Get("webhook-signature") != want {
 		w.Errorf("signature %s, want %s", r.Header.Get("webhook-signature"), want)
 	}
-	m := received{id: r.Header.Get("webhook-id"), at: time.Now()}
+	m := received{id: r.Header.Get("webhook-id"), at: time.Now(), host: r.URL.Host}
 	var text struct {
 		Type, Timestamp string
 		Data            map[string]any
