@@ -100,6 +100,8 @@ func TestRepeats(t *testing.T) {
 		w.accept(bare)
 		w.accept(full)
 		w.accept(delivery.Request{ID: "narrow", Devices: []string{"phone"}})
+		own := delivery.Request{ID: "own", Title: "t", TTL: new(time.Hour), Ack: delivery.AckDisplayed, Urgency: delivery.UrgencyNormal, AckWindow: new(time.Minute)}
+		w.accept(own)
 		changed := func(r delivery.Request, change func(*delivery.Request)) delivery.Request { change(&r); return r }
 		for name, c := range map[string]struct {
 			r    delivery.Request
@@ -114,16 +116,21 @@ func TestRepeats(t *testing.T) {
 			"members in another order": {changed(bare, func(r *delivery.Request) {
 				r.Data, r.Extra = json.RawMessage(`{"b": [1.50, 2], "a": 1}`), json.RawMessage(`{"x":{"z":2,"y":1}}`)
 			}), true},
-			"another title":   {changed(bare, func(r *delivery.Request) { r.Title = "u" }), false},
-			"another TTL":     {changed(full, func(r *delivery.Request) { r.TTL = new(time.Hour) }), false},
-			"other data":      {changed(bare, func(r *delivery.Request) { r.Data = json.RawMessage(`{"a":1,"b":[2,1.50]}`) }), false},
-			"no data":         {changed(bare, func(r *delivery.Request) { r.Data = nil }), false},
-			"one device":      {changed(full, func(r *delivery.Request) { r.Devices = []string{"phone"} }), false},
-			"all devices":     {delivery.Request{ID: "narrow", Title: "t"}, false},
-			"that device":     {delivery.Request{ID: "narrow", Title: "t", Devices: []string{"phone"}}, true},
-			"no fallback":     {changed(full, func(r *delivery.Request) { r.NoFallback = true }), false},
-			"another account": {changed(full, func(r *delivery.Request) { r.Account = "b" }), false},
-			"a badge":         {changed(full, func(r *delivery.Request) { r.Badge = new(0) }), false},
+			"another title":     {changed(bare, func(r *delivery.Request) { r.Title = "u" }), false},
+			"another TTL":       {changed(full, func(r *delivery.Request) { r.TTL = new(time.Hour) }), false},
+			"other data":        {changed(bare, func(r *delivery.Request) { r.Data = json.RawMessage(`{"a":1,"b":[2,1.50]}`) }), false},
+			"no data":           {changed(bare, func(r *delivery.Request) { r.Data = nil }), false},
+			"one device":        {changed(full, func(r *delivery.Request) { r.Devices = []string{"phone"} }), false},
+			"all devices":       {delivery.Request{ID: "narrow", Title: "t"}, false},
+			"that device":       {delivery.Request{ID: "narrow", Title: "t", Devices: []string{"phone"}}, true},
+			"no fallback":       {changed(full, func(r *delivery.Request) { r.NoFallback = true }), false},
+			"values of its own": {own, true},
+			"no TTL":            {changed(own, func(r *delivery.Request) { r.TTL = nil }), false},
+			"no ack":            {changed(own, func(r *delivery.Request) { r.Ack = 0 }), false},
+			"no urgency":        {changed(own, func(r *delivery.Request) { r.Urgency = 0 }), false},
+			"no ack window":     {changed(own, func(r *delivery.Request) { r.AckWindow = nil }), false},
+			"another account":   {changed(full, func(r *delivery.Request) { r.Account = "b" }), false},
+			"a badge":           {changed(full, func(r *delivery.Request) { r.Badge = new(0) }), false},
 		} {
 			receipt, err := w.tryAccept(c.r)
 			if c.same && (err != nil || !receipt.Repeated) || !c.same && !errors.Is(err, delivery.ErrConflict) {

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"math"
 	"reflect"
@@ -12,8 +13,11 @@ import (
 
 // sameMeaning reports whether request r, of which n was made, means the same as the
 // stored notification first. A field left out equals the default that first got, so
-// that a changed default makes no conflict. JSON is compared by its meaning.
+// that a changed default makes no conflict. It does not equal a value that is no default. JSON
+// is compared by its meaning.
 func (c *Core) sameMeaning(first, n *Notification, r Request) (bool, error) {
+	settings := c.settings.Load()
+	ttl := first.ExpiresAt.Sub(first.AcceptedAt)
 	switch {
 	case first.Account != n.Account, first.Title != n.Title, first.Body != n.Body, first.Subtitle != n.Subtitle,
 		first.Sound != n.Sound, first.Category != n.Category, first.CollapseKey != n.CollapseKey,
@@ -23,10 +27,10 @@ func (c *Core) sameMeaning(first, n *Notification, r Request) (bool, error) {
 		!reflect.DeepEqual(first.Badge, n.Badge), !sameLocalized(first.Localized, n.Localized),
 		pick(first.Level == LevelActive, 0, first.Level) != n.Level:
 		return false, nil
-	case r.Ack != 0 && first.Ack != r.Ack,
-		r.Urgency != 0 && first.Urgency != r.Urgency,
-		r.TTL != nil && first.ExpiresAt.Sub(first.AcceptedAt) != *r.TTL,
-		n.PushType == "" && r.AckWindow != nil && (first.AckWindow == nil && *r.AckWindow != c.settings.Load().Windows.Ack || first.AckWindow != nil && *first.AckWindow != *r.AckWindow):
+	case first.Ack != n.Ack && (r.Ack != 0 || first.AckGiven),
+		max(first.Urgency, UrgencyHigh) != n.Urgency,
+		r.TTL != nil && ttl != *r.TTL, r.TTL == nil && first.TTLGiven && ttl != settings.TTL,
+		n.PushType == "" && *cmp.Or(first.AckWindow, &settings.Windows.Ack) != *cmp.Or(r.AckWindow, &settings.Windows.Ack):
 		return false, nil
 	case len(r.Devices) > 0 && !sameSet(r.Devices, first.Devices), len(r.Devices) == 0 && first.Narrowed:
 		return false, nil

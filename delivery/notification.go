@@ -69,6 +69,8 @@ type Notification struct {
 	Mark      *RequestMark    // of a publish over MQTT without an id
 	Narrowed  bool            // to some of the devices that the account had
 	Held      bool            // accepted for an account without devices
+	AckGiven  bool            // the request named Ack, which is no default
+	TTLGiven  bool            // likewise ExpiresAt
 }
 
 // RegistrationKind is the kind of registration that a push of n goes to.

@@ -21,7 +21,7 @@ func (c *Core) notification(r Request) (*Notification, error) {
 		Subtitle: r.Subtitle, Thread: r.Thread, Link: r.Link, Image: r.Image, Level: pick(r.Level == LevelActive, 0, r.Level),
 		Localized: r.Localized, Extra: r.Extra, BadgeAuto: r.BadgeAuto, AckWindow: r.AckWindow,
 		TTLZero: r.TTL != nil && *r.TTL == 0, Kind: pick(r.Kind == KindAlert, "", r.Kind), PushType: pick(r.PushType == KindAlert, "", r.PushType),
-		Overlay: r.Overlay, Mark: r.Mark,
+		Overlay: r.Overlay, Mark: r.Mark, AckGiven: r.Ack != 0, TTLGiven: r.TTL != nil,
 	}
 	if n.PushType != "" { // always pushed
 		n.AckWindow = new(time.Duration(0))

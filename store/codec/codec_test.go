@@ -43,7 +43,7 @@ func FuzzNotification(f *testing.F) {
 		Extra:     json.RawMessage(`{"a":1}`), BadgeAuto: true, AckWindow: new(time.Duration), TTLZero: true, Kind: "voip", PushType: "voip",
 		Overlay:  &delivery.Overlay{APNs: json.RawMessage(`{}`), FCM: json.RawMessage(`{"b":1}`), WebPush: json.RawMessage(`{}`)},
 		Mark:     &delivery.RequestMark{Client: "c", PacketID: 65535, Payload: 1 << 63},
-		Narrowed: true, Held: true,
+		Narrowed: true, Held: true, AckGiven: true, TTLGiven: true,
 	}
 	if again := new(delivery.Notification); DecodeNotification(again, 7, AppendNotification(nil, n)) != nil || !reflect.DeepEqual(again, n) {
 		f.Errorf("wrote %+v, read %+v", n, again)

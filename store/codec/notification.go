@@ -39,6 +39,8 @@ const (
 	notificationMark
 	notificationNarrowed
 	notificationHeld
+	notificationAckGiven
+	notificationTTLGiven
 )
 
 const (
@@ -114,7 +116,9 @@ func AppendNotification(b []byte, n *delivery.Notification) []byte {
 		b = appendMessage(b, notificationMark, s)
 	}
 	b = appendBool(b, notificationNarrowed, n.Narrowed)
-	return appendBool(b, notificationHeld, n.Held)
+	b = appendBool(b, notificationHeld, n.Held)
+	b = appendBool(b, notificationAckGiven, n.AckGiven)
+	return appendBool(b, notificationTTLGiven, n.TTLGiven)
 }
 
 func appendLocalized(b []byte, l *delivery.Localized) []byte {
@@ -253,6 +257,10 @@ func DecodeNotification(n *delivery.Notification, seq delivery.Seq, b []byte) er
 			n.Narrowed = f.v != 0
 		case notificationHeld:
 			n.Held = f.v != 0
+		case notificationAckGiven:
+			n.AckGiven = f.v != 0
+		case notificationTTLGiven:
+			n.TTLGiven = f.v != 0
 		}
 		if err != nil {
 			return err

@@ -314,7 +314,7 @@ func testContent(t *testing.T, e store.Engine) {
 	n.Localized = &delivery.Localized{TitleKey: "T", TitleArgs: []string{"", "1"}, BodyKey: "B"}
 	n.Extra, n.BadgeAuto, n.AckWindow, n.TTLZero, n.Kind, n.PushType = []byte(`{"a":1}`), true, &window, true, "voip", "voip"
 	n.Overlay = &delivery.Overlay{APNs: []byte(`{"x":1}`), WebPush: []byte(`{}`)}
-	n.Mark, n.Narrowed, n.Held = &delivery.RequestMark{Client: "c", PacketID: 7, Payload: 8}, true, true
+	n.Mark, n.Narrowed, n.Held, n.AckGiven, n.TTLGiven = &delivery.RequestMark{Client: "c", PacketID: 7, Payload: 8}, true, true, true, true
 	apply(t, e, accept(n))
 	equal(t, "notification", must[*delivery.Notification](t, "notification")(e.Notification(10)), n)
 	r := pending(n, "phone")
