@@ -200,7 +200,7 @@ func offer(p *progress, s situation, out *step) {
 		return
 	}
 	out.event(pick(p.attempts == 0, EventPublished, EventRedelivered), "")
-	p.attempts++
+	p.attempts = oneMore(p.attempts)
 	out.publish = true
 	if second && p.pushUnderway {
 		return
@@ -251,7 +251,7 @@ func elapsed(p *progress, s situation, out *step) {
 				out.events[out.n-1].kind = EventPublished
 			}
 			p.state, p.deadline, out.publish = StatePublished, s.now+ackWindow(p, s), true
-			p.attempts++
+			p.attempts = oneMore(p.attempts)
 			return
 		}
 		wait(p, s, pick(s.up, "in-flight window full", ""), out)
@@ -263,8 +263,12 @@ func mayPush(p *progress, s situation) bool {
 	return p.fallback && s.hasToken && !p.pushAccepted && p.refused == RefusedNot && !p.pushUnderway && p.pushAfter <= s.now
 }
 
+// oneMore is n+1, or the most that a counter holds: a device that comes back every 30 s for a month,
+// and never acknowledges, must not begin again as one that was never tried.
+func oneMore(n uint16) uint16 { return max(n, n+1) }
+
 func askForPush(p *progress, out *step) {
-	p.pushAttempts++
+	p.pushAttempts = oneMore(p.pushAttempts)
 	out.event(EventPushRequested, "")
 	p.state, p.deadline, p.pushUnderway, out.push = StatePushing, 0, true, true
 }

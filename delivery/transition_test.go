@@ -32,6 +32,27 @@ func newJourney() *journey {
 	return &journey{progress: progress{state: StatePending, ack: AckReceived, fallback: true}, now: second}
 }
 
+// TestMostAttempts: a delivery that was tried as often as its counters hold goes on as one that was
+// tried.
+func TestMostAttempts(t *testing.T) {
+	up := situation{up: true, room: true, hasToken: true}
+	j := newJourney()
+	j.state, j.attempts, j.pushAttempts = StateWaiting, 65534, 65535
+	for range 3 {
+		j.do(inOffer, up)
+		j.now += 3 * second
+		j.do(inElapsed, up)
+	}
+	if j.attempts != 65535 || j.pushAttempts != 65535 {
+		t.Errorf("%d attempts, %d pushes", j.attempts, j.pushAttempts)
+	}
+	for _, e := range j.events {
+		if e.Kind == EventPublished {
+			t.Errorf("published for the first time again: %+v", j.events)
+		}
+	}
+}
+
 // The table of contract §2, a row a transition.
 func TestTransitionTable(t *testing.T) {
 	token := situation{hasToken: true}
