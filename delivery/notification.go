@@ -112,6 +112,11 @@ type Localized struct {
 	BodyArgs     []string `json:"body_args,omitempty"`
 }
 
+// shows reports whether there is a text to show.
+func (l *Localized) shows() bool {
+	return l != nil && (l.TitleKey != "" || l.SubtitleKey != "" || l.BodyKey != "")
+}
+
 // Overlay is what a backend puts over the requests that Heartline makes, a JSON
 // object each; nil: nothing.
 type Overlay struct {

@@ -73,7 +73,7 @@ func checkRequest(r *Request) error {
 	}
 	atMost(MaxData, len(r.Data), "data")
 	fault(r.Data != nil && len(r.Data) <= MaxData && !json.Valid(r.Data), "data", "must be a JSON value", nil)
-	fault(r.Title == "" && r.Body == "" && r.Data == nil && r.Localized == nil, "title", "title, body or data must be given", nil)
+	fault(r.Title == "" && r.Body == "" && r.Data == nil && !r.Localized.shows(), "title", "title, body or data must be given", nil)
 	id("id", r.ID)
 	id("collapse_key", r.CollapseKey)
 	if r.TTL != nil {

@@ -77,6 +77,9 @@ func (c Content) Request(account string) (delivery.Request, error) {
 			errs = append(errs, err)
 		}
 	}
+	if c.Devices != nil && len(c.Devices) == 0 { // a backend that has found no device means none, not all
+		note(&delivery.FieldError{Field: "devices", Rule: "must not be empty: leave it out for all devices"})
+	}
 	r.TTL, err = parseDuration("ttl", c.TTL)
 	note(err)
 	r.Ack, err = ParseAckName("ack", c.Ack)
