@@ -54,7 +54,8 @@
 // auth.http.url is asked with POST and the JSON object {"client_id", "username",
 // "password", "remote"}, about a caller of the API with {"token", "remote"} and the
 // others empty. 200 lets in, optionally with {"account", "role", "accounts", "device",
-// "expires_at"}: the user name and device where they are absent. 401 and 403 refuse.
+// "expires_at"}: the user name and device where they are absent. 401 and 403 refuse, and so
+// does a 200 with a result other than "allow", "ok" or true, or with an ok of false.
 // Everything else, and no answer within auth.http.timeout, means "not now". Yes and no
 // are kept for auth.http.cache, and one question is asked once at a time.
 //

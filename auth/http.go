@@ -12,6 +12,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -62,6 +63,15 @@ type verdict struct {
 	Device string `json:"device"`
 	// Expires is when the connection must end.
 	Expires time.Time `json:"expires_at"`
+	// Result and OK are of services that were written for other brokers.
+	Result json.RawMessage `json:"result"`
+	OK     json.RawMessage `json:"ok"`
+}
+
+// refuses reports whether a 200 says no, as the services for EMQX ({"result":"deny"}), VerneMQ
+// ({"result":{"error":...}}) and mosquitto-go-auth ({"Ok":false}) do.
+func (v *verdict) refuses() bool {
+	return v.Result != nil && !slices.Contains([]string{`"allow"`, `"ok"`, "true"}, string(v.Result)) || string(v.OK) == "false"
 }
 
 // patterns are a list in JSON. null is an empty list and not no list, which would mean all accounts.
@@ -194,6 +204,9 @@ func (m *httpMode) ask(ctx context.Context, q question) (Identity, error) {
 		if err := json.Unmarshal(text, &v); err != nil {
 			return Identity{}, unavailable("the answer of auth.http.url is not the JSON that is expected")
 		}
+	}
+	if v.refuses() {
+		return Identity{}, denied("auth.http.url says 200 and no (result or ok in its answer)")
 	}
 	rights, err := parseRole(v.Role, roleDevice, v.Accounts)
 	if err != nil {
