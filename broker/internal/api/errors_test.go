@@ -191,6 +191,8 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 		{"DELETE", "/v1/notifications/x?erase=true%", 422, "query: must be percent-encoded", ""},
 		{"DELETE", "/v1/notifications/x?erase=", 422, "query.erase: must be true or false", ""},
 		{"DELETE", "/v1/notifications/x?erase=false&erase=true", 422, "query.erase: must be given once", ""},
+		{"POST", "/v1/webhooks/retry?name=backend&id=", 422, "query.id: must not be empty", ""},
+		{"POST", "/v1/webhooks/retry?name=backend&id=evt_1&id=evt_2", 404, `there is no webhook "backend"`, ""},
 		{"DELETE", "/v1/notifications/x?erase", 404, `there is no notification "x"`, ""},
 		{"GET", "/v1/notifications?cursor=&limit=", 200, "", ""},
 	} {

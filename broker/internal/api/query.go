@@ -3,6 +3,7 @@ package api
 import (
 	"fmt"
 	"net/url"
+	"slices"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -10,7 +11,7 @@ import (
 
 // strictQuery refuses a query that huma would read as another one. huma drops a value that is not
 // percent-encoded, and a filter that is dropped answers with everything; it takes the first of several
-// values, and an empty value for false.
+// values, and an empty value for false or for a list that is not given.
 func strictQuery(ctx huma.Context, next func(huma.Context)) {
 	if p := queryFault(ctx); p != nil {
 		noteProblem(ctx.Context(), p.code)
@@ -35,8 +36,13 @@ func queryFault(ctx huma.Context) *problem {
 		values := q[p.Name]
 		rule := ""
 		switch {
-		case p.In != "query" || len(values) == 0 || p.Schema.Type == huma.TypeArray:
+		case p.In != "query" || len(values) == 0:
 			continue
+		case p.Schema.Type == huma.TypeArray:
+			if !slices.Contains(values, "") {
+				continue
+			}
+			rule = "must not be empty"
 		case len(values) > 1:
 			rule = fmt.Sprintf("must be given once, and is given %d times", len(values))
 		case p.Schema.Type == huma.TypeBoolean && ctx.Query(p.Name) == "":
