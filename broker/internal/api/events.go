@@ -258,7 +258,13 @@ func (a *API) readEvents(r *http.Request, s *stream, in *eventQuery, from delive
 		seen++
 		return unread == nil && s.buf.Len() < burst && seen < catchUpStep
 	})
-	if err := errors.Join(err, unread, s.send(), r.Context().Err(), who.Check(time.Now())); err != nil {
+	var closing error
+	select {
+	case <-a.closing:
+		closing = delivery.ErrStopped
+	default:
+	}
+	if err := errors.Join(err, unread, s.send(), r.Context().Err(), who.Check(time.Now()), closing); err != nil {
 		return err
 	}
 	s.at = next

@@ -112,6 +112,19 @@ func TestEventsOfATime(t *testing.T) {
 	}
 }
 
+// TestHistoryEndsWithTheServer: a long history that a client reads holds up no stop.
+func TestHistoryEndsWithTheServer(t *testing.T) {
+	s := serve(t)
+	of := s.longAgo()
+	s.api.Close()
+	e := s.stream(span("", of(50), of(53)))
+	for text := e.next(); text != ""; text = e.next() {
+		if strings.Contains(text, "event: end") {
+			t.Error("read to its end")
+		}
+	}
+}
+
 // TestEventsSinceATimeGoOn: the history, and then what happens.
 func TestEventsSinceATimeGoOn(t *testing.T) {
 	s := serve(t)
