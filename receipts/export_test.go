@@ -29,3 +29,6 @@ func NewSlowTail(s Source, pause time.Duration) *Tail {
 
 // Signatures signs.
 var Signatures = signatures
+
+// RetryAfter reads the header of that name.
+var RetryAfter = retryAfter

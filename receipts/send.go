@@ -161,8 +161,8 @@ func signatures(secrets [][]byte, id string, at time.Time, body []byte) string {
 // can be read.
 func retryAfter(value string, now time.Time) time.Duration {
 	var d time.Duration
-	if n, err := strconv.ParseInt(value, 10, 32); err == nil {
-		d = time.Duration(n) * time.Second
+	if n, err := strconv.ParseInt(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) { // the limits of int64 then
+		d = time.Duration(min(max(n, 0), int64(maxRetryAfter/time.Second))) * time.Second
 	} else if at, err := http.ParseTime(value); err == nil {
 		d = at.Sub(now)
 	}

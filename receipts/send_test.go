@@ -36,6 +36,19 @@ func TestSignature(t *testing.T) {
 	}
 }
 
+func TestRetryAfterHeader(t *testing.T) {
+	now := time.Date(2026, 11, 27, 9, 30, 0, 0, time.UTC)
+	for value, want := range map[string]time.Duration{
+		"": 0, "soon": 0, "-5": 0, "0": 0, "90": 90 * time.Second, "86401": 24 * time.Hour, "2147483648": 24 * time.Hour,
+		"9223372036854775807": 24 * time.Hour, "99999999999999999999": 24 * time.Hour, "-99999999999999999999": 0,
+		"Fri, 27 Nov 2026 09:31:00 GMT": time.Minute, "Fri, 27 Nov 2026 09:29:00 GMT": 0, "Fri, 27 Nov 2099 09:31:00 GMT": 24 * time.Hour,
+	} {
+		if got := receipts.RetryAfter(value, now); got != want {
+			t.Errorf("%q: %s, want %s", value, got, want)
+		}
+	}
+}
+
 // TestAnswers: what a receiver can answer, and what an operator is told.
 func TestAnswers(t *testing.T) {
 	var followed atomic.Int32

@@ -1,11 +1,13 @@
 package receipts_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -480,7 +482,8 @@ func TestReconfigure(t *testing.T) {
 	})
 }
 
-// TestFormerReceiverAnswersLate: what it says after the URL has changed is not about the new receiver.
+// TestFormerReceiverAnswersLate: an answer that comes after the URL has changed is not about the new
+// receiver.
 func TestFormerReceiverAnswersLate(t *testing.T) {
 	for code, header := range map[int]http.Header{410: nil, 503: {"Retry-After": {"86400"}}, 500: nil} {
 		inWorld(t, func(w *world) {
@@ -528,6 +531,33 @@ func TestGoneAndMovedByARestart(t *testing.T) {
 		settle(time.Second)
 		if s := w.r.Statuses()[0]; s.State != receipts.StateOK {
 			t.Errorf("after another restart: %+v", s)
+		}
+	})
+}
+
+// TestClockWasAhead: a retry that was planned by a clock that was years ahead is made.
+func TestClockWasAhead(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.stop()
+		w.pause = 10 * time.Second
+		w.answers(status(400))
+		w.start()
+		n := w.notify("ann")
+		settle(time.Minute)
+		w.stop()
+		changed := 0
+		due := regexp.MustCompile(`"due":"[^"]*"`)
+		for k, v := range w.state.values {
+			if later := due.ReplaceAll(v, []byte(`"due":"2100-01-01T00:00:00Z"`)); !bytes.Equal(later, v) {
+				w.state.values[k] = later
+				changed++
+			}
+		}
+		w.answers(nil)
+		w.start()
+		settle(28 * time.Hour)
+		if all, _ := w.deliveries(); changed != 1 || of(all, n) != "accepted" {
+			t.Errorf("%d retries, %v", changed, all)
 		}
 	})
 }

@@ -40,6 +40,9 @@ var schedule = [...]time.Duration{
 	5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 5 * time.Hour, 10 * time.Hour, 14 * time.Hour, 20 * time.Hour, 24 * time.Hour,
 }
 
+// longestPause is more than the last of them and its random part.
+const longestPause = 27 * time.Hour
+
 // localRetry is the pause after the store could not be read.
 const localRetry = time.Second
 
@@ -140,6 +143,9 @@ func (r *Receipts) newWorker(w Webhook, own Tenure) (*worker, error) {
 	now := time.Now()
 	for _, at := range slices.SortedFunc(maps.Keys(items), comparePositions) {
 		d := items[at]
+		if most := now.Add(longestPause); d.Due.After(most) { // the wall clock was ahead then
+			d.Due = most
+		}
 		i := &item{at: at, kind: d.Kind.String(), deferred: d, chain: chainKey{seq: d.Seq}, aside: true, index: -1}
 		k.asides[at] = i
 		if i.Parked.IsZero() {
