@@ -128,24 +128,28 @@ func (h *Heartline) PutDevice(ctx context.Context, account, device string, r *de
 	if err != nil && !errors.Is(err, delivery.ErrNotFound) {
 		return err
 	}
-	if err := h.core.PutDevice(ctx, account, device, r); err != nil {
-		return err
-	}
-	if before != "" && before != account {
+	err = h.core.PutDevice(ctx, account, device, r)
+	if before != "" && before != account && (err == nil || unrecorded(ctx, err)) {
 		h.endSession(before, device) // the former account's
 	}
-	return nil
+	return err
+}
+
+// unrecorded reports whether a change of the registry that has failed can be in force all the same:
+// the store takes it later.
+func unrecorded(ctx context.Context, err error) bool {
+	return errors.Is(err, delivery.ErrUnavailable) || ctx.Err() != nil && errors.Is(err, context.Cause(ctx))
 }
 
 // ForgetDevice removes a device with its registrations, cancels its outstanding
 // deliveries, and ends its connection and session: another account can use it then. The error
 // wraps delivery.ErrUnknownDevice if the account has no such device.
 func (h *Heartline) ForgetDevice(ctx context.Context, account, device string) error {
-	if err := h.core.ForgetDevice(ctx, account, device); err != nil {
-		return err
+	err := h.core.ForgetDevice(ctx, account, device)
+	if err == nil || unrecorded(ctx, err) {
+		h.endSession(account, device)
 	}
-	h.endSession(account, device)
-	return nil
+	return err
 }
 
 // DisconnectDevice ends the connection of a client and leaves its session. It reports

@@ -140,6 +140,9 @@ func (a *API) forgetDevice(w http.ResponseWriter, r *http.Request, in *byDevice)
 			return err
 		}
 		if err := a.core.ForgetDevice(r.Context(), in.Account, in.Device); err != nil {
+			if unrecorded(r.Context(), err) {
+				a.opts.EndSession(in.Account, in.Device)
+			}
 			return unknownDevice(in, err)
 		}
 	} else {
@@ -170,15 +173,22 @@ func (a *API) eraseAccount(ctx context.Context, in *byAccount) (*struct{}, error
 	if err != nil {
 		return nil, err
 	}
-	if err := a.core.EraseAccount(ctx, in.Account); err != nil {
-		return nil, err
-	}
 	ids := make([]string, len(devices))
 	for i, d := range devices {
 		ids[i] = d.ID
 	}
-	a.opts.EndSession(in.Account, ids...)
-	return nil, nil
+	err = a.core.EraseAccount(ctx, in.Account)
+	if err == nil || unrecorded(ctx, err) {
+		a.opts.EndSession(in.Account, ids...)
+	}
+	return nil, err
+}
+
+// unrecorded reports whether a change of the registry that has failed can be in force all the same:
+// the store takes it later. The device is gone then, and a repetition of the call finds none: its
+// connection and session must end now.
+func unrecorded(ctx context.Context, err error) bool {
+	return errors.Is(err, delivery.ErrUnavailable) || ctx.Err() != nil && errors.Is(err, context.Cause(ctx))
 }
 
 func unknownDevice(d *byDevice, err error) error {
@@ -221,11 +231,12 @@ func (a *API) putDevice(w http.ResponseWriter, r *http.Request, in *byDevice) er
 	if err != nil && !errors.Is(err, delivery.ErrNotFound) {
 		return err
 	}
-	if err := a.put(r.Context(), in, token.Registration); err != nil {
-		return err
-	}
-	if before != "" && before != in.Account {
+	err = a.put(r.Context(), in, token.Registration)
+	if before != "" && before != in.Account && (err == nil || unrecorded(r.Context(), err) && mayActFor(r.Context(), before) == nil) {
 		a.opts.EndSession(before, in.Device) // the former account's
+	}
+	if err != nil {
+		return err
 	}
 	if token.Server != "" && token.Registration == nil {
 		if err := a.core.RemoveRegistrations(in.Device, in.Account, token.Server, token.Kind); err != nil {

@@ -221,6 +221,26 @@ func TestMovedDeviceLosesItsConnection(t *testing.T) {
 	}
 }
 
+// TestSessionsEndWhileTheStoreFails: a device that is removed, moved or erased is that at once, and
+// a repetition of the call would not find it.
+func TestSessionsEndWhileTheStoreFails(t *testing.T) {
+	var c connections
+	s := serve(t, func(o *api.Options, _ *delivery.Options) { o.EndSession = c.endSessions })
+	s.device("alice", "phone")
+	s.device("alice", "tablet")
+	s.device("bob", "watch")
+	s.store.engine.sick.Store(true)
+	for _, call := range []string{"DELETE /v1/accounts/alice/devices/phone", "PUT /v1/accounts/carol/devices/tablet", "DELETE /v1/accounts/bob"} {
+		method, path, _ := strings.Cut(call, " ")
+		s.wantProblem(s.do(method, path, ""), 503, "the store takes no changes now")
+	}
+	s.wantProblem(s.do("DELETE", "/v1/accounts/alice/devices/radio", ""), 404, `account "alice" has no device "radio"`)
+	if !slices.Equal(c.ended, []string{"session phone of alice", "session tablet of alice", "session watch of bob"}) {
+		t.Errorf("ended %v", c.ended)
+	}
+	s.store.engine.sick.Store(false)
+}
+
 // TestRegistrationsOfDevices: one of each kind, whichever server it is of; the view
 // shows no token but Apple's.
 func TestRegistrationsOfDevices(t *testing.T) {
