@@ -138,6 +138,9 @@ func (a *API) asDevice(r *http.Request, device string) (account string, err erro
 	who := callerOf(r.Context())
 	if who.basic != nil {
 		who.basic.ClientID = device
+		if holder, err := a.core.AccountOf(device); err == nil {
+			withColon(who.basic, holder)
+		}
 		if who.Identity, err = a.opts.Password(r.Context(), *who.basic); err != nil {
 			return "", a.denied(r, err, "the username or the password is wrong", `Basic realm="heartline", charset="UTF-8"`)
 		}
@@ -161,6 +164,14 @@ func (a *API) asDevice(r *http.Request, device string) (account string, err erro
 		return "", newProblem(http.StatusForbidden, codeNotYours, "device %q is not yours", clip(device))
 	}
 	return who.Account, nil
+}
+
+// withColon mends credentials whose username has a colon. HTTP Basic ends the username at the first
+// one (RFC 7617 §2), and accounts may have some.
+func withColon(c *auth.Credentials, account string) {
+	if password, ok := strings.CutPrefix(c.Username+":"+string(c.Password), account+":"); ok {
+		c.Username, c.Password = account, []byte(password)
+	}
 }
 
 func bearerToken(r *http.Request) (string, bool) {

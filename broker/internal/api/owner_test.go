@@ -3,6 +3,7 @@ package api_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"fmt"
 	"slices"
 	"strings"
@@ -98,6 +99,19 @@ func TestAcksOverHTTP(t *testing.T) {
 	}
 	s.wantProblem(s.do("POST", path, `{"device":"nobody","status":"received"}`, "Authorization", service), 404, `there is no device "nobody"`)
 	s.wantProblem(s.do("POST", "/v1/notifications/none/acks", `{"device":"phone","status":"received"}`, "Authorization", alice), 404, `there is no notification "none"`)
+}
+
+// TestUsernameWithAColon: HTTP Basic would end the username at the first colon.
+func TestUsernameWithAColon(t *testing.T) {
+	s := serve(t, withPasswords(&connections{}))
+	s.device("urn:carol", "phone")
+	s.want(s.do("POST", "/v1/notifications", `{"account":"urn:carol","title":"x","id":"n1"}`, "Authorization", "Bearer service"), 202, nil)
+	basic := func(text string) string { return "Basic " + base64.StdEncoding.EncodeToString([]byte(text)) }
+	const path, ack = "/v1/notifications/n1/acks", `{"device":"phone","status":"received"}`
+	s.wantProblem(s.do("POST", path, ack, "Authorization", basic("urn:carol:wrong")), 401, "the username or the password is wrong")
+	s.wantProblem(s.do("POST", path, ack, "Authorization", basic("urn:urn")), 403, `device "phone" is not yours`)
+	s.want(s.do("POST", path, ack, "Authorization", basic("urn:carol:urn:carol")), 204, nil)
+	s.want(s.do("DELETE", "/v1/accounts/urn:carol/devices/phone", "", "Authorization", basic("urn:carol:urn:carol")), 204, nil)
 }
 
 // TestSignOutOverHTTP: a device removes itself and nobody else's.
