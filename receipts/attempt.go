@@ -62,7 +62,7 @@ func (k *worker) message(i *item, hook *Webhook) (message, error) {
 		k.mu.Unlock()
 		return message{typeGap, wire.FormatTime(g.Until), gapData{
 			Dropped: g.Dropped, Since: wire.FormatTime(g.Since), Until: wire.FormatTime(g.Until),
-			Detail: "these events could not be delivered within receipts.retain and were dropped",
+			Detail: "these events were dropped: they were not delivered within receipts.retain, or too many were refused",
 		}}, nil
 	}
 	e := i.event

@@ -605,6 +605,10 @@ func TestAsideIsBounded(t *testing.T) {
 		if s.Deferred > maxAside || s.Dropped == 0 {
 			t.Errorf("%+v", s)
 		}
+		at := slices.IndexFunc(w.got, func(m received) bool { return m.kind == "gap" })
+		if at < 0 || !strings.Contains(fmt.Sprint(w.got[at].data["detail"]), "too many") {
+			t.Error("the receiver is not told why")
+		}
 	})
 }
 
