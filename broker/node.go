@@ -319,7 +319,7 @@ func (l *life) Members(ctx context.Context) ([]cluster.Member, error) {
 	all, err := l.n.db.Members(ctx)
 	members := make([]cluster.Member, len(all))
 	for i, m := range all {
-		members[i] = cluster.Member{ID: m.ID, Name: m.Name, Address: m.Address, Leaving: m.Leaving, Expires: m.Expires}
+		members[i] = cluster.Member{ID: m.ID, Name: m.Name, Address: m.Address, Leaving: m.Leaving, Expires: m.Expires, Patience: m.Patience(l.n.cfg.Cluster.Lease)}
 	}
 	return members, err
 }

@@ -16,6 +16,8 @@ const beats = 10
 type sighting struct {
 	expires time.Time
 	since   time.Time // when it first saw that
+	// patience is how long that must last before the life is taken for dead.
+	patience time.Duration
 }
 
 // renewAll renews the lease of a life until it ends, whatever else goes on.
@@ -78,10 +80,10 @@ func (n *Node) fenceOffDead(ctx context.Context) error {
 		alive[m.ID] = true
 		s := n.seen[m.ID]
 		if s == nil || !s.expires.Equal(m.Expires) {
-			n.seen[m.ID] = &sighting{expires: m.Expires, since: now}
+			n.seen[m.ID] = &sighting{expires: m.Expires, since: now, patience: max(m.Patience, n.opts.Lease)}
 			continue
 		}
-		if m.ID == n.life.ID() || !renewing || now.Sub(s.since) < n.opts.Lease || now.Sub(good) < n.opts.Lease {
+		if m.ID == n.life.ID() || !renewing || now.Sub(s.since) < s.patience || now.Sub(good) < n.opts.Lease {
 			continue
 		}
 		ok, err := n.life.FenceOff(ctx, m)

@@ -537,6 +537,32 @@ func TestTakeOver(t *testing.T) {
 	})
 }
 
+// A node whose lease is longer renews it less often. It is not taken for dead before its own lease
+// may have ended.
+func TestTakeOverFromALongerLease(t *testing.T) {
+	inCluster(t, func(t *testing.T, b *base) {
+		one, two := b.machine("one"), b.machine("two")
+		time.Sleep(12 * time.Second)
+		b.mu.Lock()
+		for _, m := range b.members {
+			if m.Name == "one" {
+				m.Patience = 4 * lease
+			}
+		}
+		b.mu.Unlock()
+		time.Sleep(lease) // two reads it
+		resume := one.pause()
+		time.Sleep(3 * lease)
+		b.want(map[string]int{"one": 6, "two": 6})
+		time.Sleep(2 * lease)
+		b.want(map[string]int{"two": parts})
+		resume()
+		time.Sleep(5 * time.Second) // it joins again
+		one.stop(t)
+		two.stop(t)
+	})
+}
+
 // Nobody is taken for dead because the database was away for longer than a lease, or
 // because its clock was set.
 func TestDatabaseAwayOrItsClockSet(t *testing.T) {

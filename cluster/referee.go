@@ -47,6 +47,9 @@ type Member struct {
 	Address string // of its relay
 	Leaving bool
 	Expires time.Time // end of its lease, by the clock of the database
+	// Patience is how long Expires must not change, from when it was read, before this life is
+	// taken for dead; 0: for a lease.
+	Patience time.Duration
 }
 
 // Ownership says who owns a partition.

@@ -26,6 +26,7 @@ func (e *OccupiedError) Error() string {
 func (d *DB) JoinWaiting(ctx context.Context) (*Node, error) {
 	seen := map[int64]Member{}
 	since := map[int64]time.Time{}
+	patience := map[int64]time.Duration{}
 	for {
 		n, err := d.Join(ctx)
 		var occupied *OccupiedError
@@ -38,9 +39,9 @@ func (d *DB) JoinWaiting(ctx context.Context) (*Node, error) {
 		case known && !before.Expires.Equal(o.Expires):
 			return nil, occupied
 		case !known:
-			seen[o.ID], since[o.ID] = o, now()
-			d.log.Info("another node uses the database, waiting for its lease to end", "node", o.Name, "life", o.ID, "lease", d.opts.Lease)
-		case now().Sub(since[o.ID]) >= d.opts.Lease:
+			seen[o.ID], since[o.ID], patience[o.ID] = o, now(), o.Patience(d.opts.Lease)
+			d.log.Info("another node uses the database, waiting for its lease to end", "node", o.Name, "life", o.ID, "lease", patience[o.ID])
+		case now().Sub(since[o.ID]) >= patience[o.ID]:
 			ok, err := d.FenceOff(ctx, o)
 			if err != nil {
 				return nil, err

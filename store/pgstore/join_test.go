@@ -89,3 +89,26 @@ func TestJoinAfterASilentNode(t *testing.T) {
 		t.Error("the silent node does not know that it has been taken over")
 	}
 }
+
+// A living process with a longer lease renews it less often than the lease of a second process lasts.
+// It is not taken for dead.
+func TestJoinBesideANodeOfALongerLease(t *testing.T) {
+	o := fresh(t)
+	o.Lease, o.Name = pgstore.MaxLease, "first"
+	first := join(t, o)
+	defer first.Close()
+	o.Lease, o.Name = 2*time.Second, "second"
+	db, err := pgstore.Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*o.Lease) // two leases of its own, and less than one of the first
+	defer cancel()
+	if _, err := db.JoinWaiting(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the second one: %v", err)
+	}
+	if err := first.Beat(t.Context()); err != nil {
+		t.Error("the first one:", err)
+	}
+}

@@ -25,6 +25,16 @@ type Member struct {
 	Left    time.Duration // until then, when it was read; negative: that long ago
 }
 
+// MaxLease is the longest lease that a node may have.
+const MaxLease = time.Minute
+
+// Patience is how long a lease must not have been renewed, from when it was read, before its node
+// is taken for dead: for a lease of the one who looks, or for what is left of it, as the node may have
+// a longer one and renew it less often. The clock of the database may have been set meanwhile.
+func (m Member) Patience(lease time.Duration) time.Duration {
+	return max(lease, min(m.Left, MaxLease))
+}
+
 // Node is one life of a node: a row of membership and the fence of its lane. Its lease
 // has to be renewed by Beat. All methods are safe for concurrent use.
 type Node struct {
