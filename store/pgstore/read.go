@@ -204,7 +204,8 @@ func (e *Engine) List(account string, before delivery.Seq, fn func(*delivery.Not
 		var notes []*delivery.Notification
 		var seq int64
 		var content []byte
-		err := each(e.db.ctx, e, sql, args, []any{&seq, &content}, func() error {
+		ctx, cancel := context.WithTimeout(e.db.ctx, readTimeout)
+		err := each(ctx, e, sql, args, []any{&seq, &content}, func() error {
 			n := new(delivery.Notification)
 			if err := codec.DecodeNotification(n, delivery.Seq(seq), content); err != nil {
 				return fmt.Errorf("notification %d: %w", seq, err)
@@ -212,6 +213,7 @@ func (e *Engine) List(account string, before delivery.Seq, fn func(*delivery.Not
 			notes = append(notes, n)
 			return nil
 		})
+		cancel()
 		if err != nil {
 			return unavailable("list notifications", err)
 		}
@@ -264,7 +266,9 @@ func (e *Engine) AccountDevices(account string) ([]delivery.Device, error) {
 // Devices implements delivery.Reader.
 func (e *Engine) Devices(after string, fn func(*delivery.Device) bool) error {
 	for {
-		out, err := e.entries(e.db.ctx, e.db.sql.devices, []byte(after), page)
+		ctx, cancel := context.WithTimeout(e.db.ctx, readTimeout)
+		out, err := e.entries(ctx, e.db.sql.devices, []byte(after), page)
+		cancel()
 		if err != nil {
 			return unavailable("read the registry", err)
 		}
