@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -34,6 +35,7 @@ const (
 	codeDuplicateTable  = "42P07"
 	codeDuplicateObject = "42710"
 	codeLockTimeout     = "55P03"
+	codeCanceled        = "57014"
 )
 
 func code(err error) string {
@@ -58,7 +60,17 @@ func connectionLost(err error) bool {
 	return c == codeNoStatement
 }
 
-// unavailable wraps an error of a read: one of the connection also as
+// passes reports whether the server may answer the same statement later: it takes no more
+// connections, lacks room, lets the user in no more, or has ended the statement by a timeout that the
+// operator has set.
+func passes(err error) bool {
+	if c := code(err); len(c) > 2 && slices.Contains([]string{"28", "3D", "40", "53", "55", "57"}, c[:2]) {
+		return true
+	}
+	return connectionLost(err)
+}
+
+// unavailable wraps an error of a read: one that passes also as
 // delivery.ErrUnavailable.
 func unavailable(what string, err error) error {
 	switch {
@@ -68,7 +80,7 @@ func unavailable(what string, err error) error {
 		return err
 	case errors.Is(err, pgx.ErrNoRows):
 		return fmt.Errorf("%s: %w", what, delivery.ErrNotFound)
-	case connectionLost(err):
+	case passes(err):
 		return fmt.Errorf("%s: %w: %w", what, delivery.ErrUnavailable, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
