@@ -2,7 +2,12 @@ package pgstore
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,6 +20,40 @@ var _ store.State = (*Engine)(nil)
 // scanTimeout bounds a scan. A database that no packet comes from holds it up no longer.
 const scanTimeout = 30 * time.Second
 
+// An index of PostgreSQL takes keys of some 2,700 bytes, and the name of a topic can be longer. An entry
+// with a longKey is stored under the begin of its key and a hash, and has its key in its value.
+// No key begins as longKey does.
+const (
+	longKey    = "\xff"
+	longestKey = 1024 // that is stored as it is, and of a longer one that begins it
+)
+
+// short is what a stored key has of a long one before the hash.
+func short(key string) string { return key[:min(len(key), longestKey)] }
+
+// storedEntry returns an entry as the table has it.
+func storedEntry(key string, value []byte) (storedKey, storedValue []byte) {
+	if len(key) <= longestKey {
+		return []byte(key), nonNilBytes(value)
+	}
+	sum := sha256.Sum256([]byte(key))
+	return append([]byte(longKey+short(key)), sum[:]...), append(append(keySize(key), key...), value...)
+}
+
+// keySize begins the value of an entry with a longKey.
+func keySize(key string) []byte { return binary.BigEndian.AppendUint32(nil, uint32(len(key))) }
+
+// cutLong returns the key and the value of an entry with a longKey.
+func cutLong(stored []byte) (key string, value []byte, err error) {
+	if len(stored) >= 4 {
+		if rest := stored[4:]; uint64(binary.BigEndian.Uint32(stored)) <= uint64(len(rest)) {
+			size := binary.BigEndian.Uint32(stored)
+			return string(rest[:size]), rest[size:], nil
+		}
+	}
+	return "", nil, errors.New("an entry of the MQTT state is damaged")
+}
+
 // ScanState implements store.State.
 func (e *Engine) ScanState(prefix string, fn func(key string, value []byte) error) error {
 	type entry struct {
@@ -25,13 +64,27 @@ func (e *Engine) ScanState(prefix string, fn func(key string, value []byte) erro
 	var key, value []byte
 	ctx, cancel := context.WithTimeout(e.db.ctx, scanTimeout)
 	defer cancel()
-	err := each(ctx, e, e.db.sql.scanState, []any{[]byte(prefix), successor([]byte(prefix))}, []any{&key, &value}, func() error {
-		all = append(all, entry{string(key), append([]byte(nil), value...)})
-		return nil
-	})
-	if err != nil {
-		return unavailable("scan MQTT state", err)
+	ranges := []string{prefix}
+	if prefix != "" { // else that is all
+		ranges = append(ranges, longKey+short(prefix))
 	}
+	for _, stored := range ranges {
+		err := each(ctx, e, e.db.sql.scanState, []any{[]byte(stored), successor([]byte(stored))}, []any{&key, &value}, func() error {
+			k, v := string(key), slices.Clone(value)
+			if strings.HasPrefix(k, longKey) {
+				var err error
+				if k, v, err = cutLong(v); err != nil || !strings.HasPrefix(k, prefix) {
+					return err
+				}
+			}
+			all = append(all, entry{k, v})
+			return nil
+		})
+		if err != nil {
+			return unavailable("scan MQTT state", err)
+		}
+	}
+	slices.SortStableFunc(all, func(x, y entry) int { return strings.Compare(x.key, y.key) })
 	for _, x := range all { // fn may take its time, and call other methods
 		if err := fn(x.key, x.value); err != nil {
 			return err
@@ -58,10 +111,16 @@ func (e *Engine) ApplyState(changes []store.StateChange) error {
 		switch {
 		case c.Remove && c.Prefix:
 			b.Queue(e.db.sql.removeStates, []byte(c.Key), successor([]byte(c.Key)))
-		case c.Remove:
+			long := []byte(longKey + short(c.Key))
+			b.Queue(e.db.sql.removeLongStates, long, successor(long), keySize(c.Key), []byte(c.Key))
+			continue
+		case len(c.Key) > longestKey: // an earlier version may have stored it as it is
 			b.Queue(e.db.sql.removeState, []byte(c.Key))
-		default:
-			b.Queue(e.db.sql.putState, []byte(c.Key), nonNilBytes(c.Value))
+		}
+		if key, value := storedEntry(c.Key, c.Value); c.Remove {
+			b.Queue(e.db.sql.removeState, key)
+		} else {
+			b.Queue(e.db.sql.putState, key, value)
 		}
 	}
 	ctx, cancel := context.WithTimeout(e.db.ctx, stateTimeout)

@@ -19,7 +19,7 @@ type statements struct {
 	makeStream, incarnation, join, joinFence, nodes, beat, lockDead, lockNode                                                           string
 	audit, lastOfNode, parts, claimParts, giveUpParts, raiseParts, setLeaving, holdNode                                                 string
 	removeNode, endFence, freeParts, trimTo, streams, trim, trimmed, prunable, stillOut, noteErased, erasedBefore, scrubbed, scrubAgain string
-	daysLive, dayBusy, dayCount, dayIDs, scanState, putState, removeState, removeStates                                                 string
+	daysLive, dayBusy, dayCount, dayIDs, scanState, putState, removeState, removeStates, removeLongStates, endHalves                    string
 }
 
 func newStatements(schema string) statements {
@@ -217,6 +217,13 @@ func newStatements(schema string) statements {
 			UPDATE {s}.meta
 			SET accepted = meta.accepted + s.a, finished = meta.finished + s.f, last = greatest(meta.last, s.l)
 			FROM (SELECT coalesce(sum(accepted), 0)::bigint AS a, coalesce(sum(finished), 0)::bigint AS f, coalesce(max(last), 0) AS l FROM f) s`),
+		// A session that waits for its client has sent a part of a write, if it holds the row of
+		// the fence: xmax of the row is its transaction.
+		endHalves: in(`
+			SELECT pg_terminate_backend(a.pid) FROM {s}.fence f
+			JOIN pg_locks l ON l.locktype = 'transactionid' AND l.granted AND l.transactionid = f.xmax
+			JOIN pg_stat_activity a ON a.pid = l.pid
+			WHERE f.node = $1 AND a.wait_event = 'ClientRead' AND a.pid <> pg_backend_pid() AND pg_has_role(a.usesysid, 'USAGE')`),
 		lastOfNode: in(`SELECT coalesce(max(f.last), 0) FROM (SELECT last FROM {s}.fence WHERE node = $1 FOR UPDATE) f`),
 		holdNode:   in(`SELECT 1 FROM {s}.node WHERE node = $1 FOR KEY SHARE`),
 		setLeaving: in(`UPDATE {s}.node SET leaving = true WHERE node = $1`),
@@ -270,7 +277,11 @@ func newStatements(schema string) statements {
 			VALUES ($1, $2)
 			ON CONFLICT (key) DO UPDATE
 			SET value = excluded.value`),
-		removeState:  in(`DELETE FROM {s}.mqtt_state WHERE key = $1`),
+		removeState: in(`DELETE FROM {s}.mqtt_state WHERE key = $1`),
+		removeLongStates: in(`
+			DELETE FROM {s}.mqtt_state
+			WHERE key >= $1 AND ($2::bytea IS NULL OR key < $2)
+			AND substring(value FROM 1 FOR 4) >= $3 AND substring(value FROM 5 FOR length($4::bytea)) = $4`),
 		removeStates: in(`DELETE FROM {s}.mqtt_state WHERE key >= $1 AND ($2::bytea IS NULL OR key < $2)`),
 	}
 }
