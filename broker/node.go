@@ -93,7 +93,14 @@ func postgresOptions(cfg *config.Config, log *slog.Logger) (o pgstore.Options, e
 			name = "heartline"
 		}
 	}
-	return pgstore.Options{URL: string(url), Schema: cfg.Store.Postgres.Schema, Name: name, Lease: cfg.Cluster.Lease, Logger: log}, nil
+	var reread func() (string, error)
+	if file := cfg.Store.Postgres.URLFile; file != "" {
+		reread = func() (string, error) {
+			url, err := config.ReadSecret("", file)
+			return string(url), err
+		}
+	}
+	return pgstore.Options{URL: string(url), Reread: reread, Schema: cfg.Store.Postgres.Schema, Name: name, Lease: cfg.Cluster.Lease, Logger: log}, nil
 }
 
 // openNode opens the database. The node joins with Start. hub routes ordinary messages; nil: they

@@ -25,6 +25,9 @@ type Options struct {
 	// URL is a PostgreSQL URL or a keyword/value string, with or without a password.
 	// It may name several hosts. It is never logged.
 	URL string
+	// Reread returns the URL as it is now. New connections take the user and the password from it;
+	// nil: from URL.
+	Reread func() (string, error)
 	// Schema holds all tables (default heartline).
 	Schema string
 	// Name tells this node from others, for people (default: "heartline").
@@ -122,7 +125,7 @@ func Connect(ctx context.Context, opts Options) (*DB, error) {
 	d.config.DialFunc = dialer(opts.Lease).DialContext
 	d.config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite // with several hosts: the primary
 	d.config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
-		if n.Severity == "WARNING" {
+		if n.SeverityUnlocalized == "WARNING" {
 			d.log.Warn("PostgreSQL warns", "message", n.Message, "detail", n.Detail)
 		}
 	}
@@ -131,11 +134,13 @@ func Connect(ctx context.Context, opts Options) (*DB, error) {
 	pc.MinConns = 0
 	pc.MaxConnIdleTime = 5 * time.Minute
 	pc.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "10000"
-	pc.ConnConfig.RuntimeParams["client_connection_check_interval"] = connectionCheck
+	d.settings(pc.ConnConfig)
 	pc.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
+		d.authenticate(c)
 		neverCancel(c)
 		return nil
 	}
+	pc.AfterConnect = keepCommits
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	if d.pool, err = pgxpool.NewWithConfig(ctx, pc); err != nil {
 		d.cancel()
@@ -175,16 +180,12 @@ func (d *DB) Place() string {
 
 func (d *DB) checkServer(ctx context.Context) error {
 	var version int
-	var standby bool
-	var encoding string
-	err := d.pool.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), current_setting('server_encoding')`).Scan(&version, &standby, &encoding)
+	err := d.pool.QueryRow(ctx, `SELECT current_setting('server_version_num')::int`).Scan(&version)
 	switch {
 	case err != nil:
 		return d.explain(err)
 	case version < minServer:
 		return fmt.Errorf("PostgreSQL at %s is version %d.%d: Heartline needs %d or newer", d.place(), version/10000, version%10000, minServer/10000)
-	case standby:
-		return fmt.Errorf("PostgreSQL at %s is a standby: name the primary in the URL, or all hosts and target_session_attrs=read-write", d.place())
 	}
 	return nil
 }
@@ -231,18 +232,71 @@ func (d *DB) Close() {
 // connection, while all of them wait for the same lock.
 const connectionCheck = "2000"
 
+// settings are those of every session, as far as the URL does not give them. What the database has for
+// the role is meant for other programs: a timeout would end the removal of old days and the reading of
+// a large backlog each time, and a stricter isolation fails writes of two nodes at once.
+//
+// The server notices within a lease and a half that a client is gone. Otherwise each connection of a
+// node whose network was cut stays open for two hours, until the server takes no more connections.
+func (d *DB) settings(c *pgx.ConnConfig) {
+	alive := keepAlive(d.opts.Lease)
+	for name, value := range map[string]string{
+		"statement_timeout": "0", "lock_timeout": "0", "default_transaction_isolation": "read committed",
+		"client_connection_check_interval": connectionCheck,
+		"tcp_keepalives_idle":              strconv.Itoa(int(alive.Idle / time.Second)),
+		"tcp_keepalives_interval":          strconv.Itoa(int(alive.Interval / time.Second)),
+		"tcp_keepalives_count":             strconv.Itoa(alive.Count),
+	} {
+		if _, given := c.RuntimeParams[name]; !given {
+			c.RuntimeParams[name] = value
+		}
+	}
+}
+
+// keepAlive notices within a lease and a half that the other side is gone.
+func keepAlive(lease time.Duration) net.KeepAliveConfig {
+	patience := max(lease, 2*time.Second)
+	return net.KeepAliveConfig{Enable: true, Idle: patience / 2, Interval: max(patience/8, time.Second), Count: 4}
+}
+
 // dial makes a connection of its own, such as a lane's.
 func (d *DB) dial(ctx context.Context, what string, params map[string]string) (*pgx.Conn, error) {
 	c := d.config.Copy()
 	d.name(c, what)
 	maps.Copy(c.RuntimeParams, params)
-	c.RuntimeParams["client_connection_check_interval"] = connectionCheck
+	d.settings(c)
+	d.authenticate(c)
 	neverCancel(c)
 	conn, err := pgx.ConnectConfig(ctx, c)
 	if err != nil {
 		return nil, d.explain(err)
 	}
 	return conn, nil
+}
+
+// keepCommits has the commits of a session kept where the role, or the database, wants them to return
+// before they are on the disk: a crash must not bring back a node that was fenced off.
+func keepCommits(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`)
+	return err
+}
+
+// authenticate has a connection use the present user and password: they may be renewed while
+// Heartline runs.
+func (d *DB) authenticate(c *pgx.ConnConfig) {
+	if d.opts.Reread == nil {
+		return
+	}
+	url, err := d.opts.Reread()
+	if err == nil {
+		var fresh *pgx.ConnConfig
+		if fresh, err = pgx.ParseConfig(url); err == nil {
+			c.User, c.Password = fresh.User, fresh.Password
+			return
+		}
+		err = ErrURL // not err: it quotes the URL
+	}
+	d.log.Warn("URL of PostgreSQL not read again, connecting with the former password", "error", err)
 }
 
 // neverCancel has a connection send no request to cancel what runs on it: the server would make
@@ -268,7 +322,7 @@ func neverCancel(c *pgx.ConnConfig) {
 func dialer(lease time.Duration) *net.Dialer {
 	patience := max(lease, 2*time.Second)
 	return &net.Dialer{
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: patience / 2, Interval: max(patience/8, time.Second), Count: 4},
+		KeepAliveConfig: keepAlive(lease),
 		Control: func(_, _ string, c syscall.RawConn) error {
 			return c.Control(func(fd uintptr) { limitSilence(fd, patience) })
 		},

@@ -115,6 +115,10 @@ func (d *DB) explain(err error) error {
 		return say("there is no host of that name: correct the URL of store.postgres.url_file")
 	case strings.Contains(err.Error(), "server refused TLS connection"), strings.Contains(err.Error(), "tls error"), strings.Contains(err.Error(), "x509:"):
 		return say("TLS fails: correct sslmode and sslrootcert in the URL, or the server's certificate")
+	case errors.Is(err, pgconn.ErrReadOnlyConnection):
+		return say("it takes no writes: name the primary in the URL, or all hosts; or default_transaction_read_only is set for user %q", user)
+	case strings.Contains(err.Error(), "unsupported startup parameter"):
+		return say("a connection pooler refuses settings that Heartline needs: name PostgreSQL itself in the URL of store.postgres.url_file")
 	case errors.Is(err, context.DeadlineExceeded):
 		return say("no answer within %v: start it, or correct the URL of store.postgres.url_file", connectTimeout)
 	case code(err) == "":
