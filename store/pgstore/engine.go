@@ -76,23 +76,17 @@ func (n *Node) Open(readOnly bool) (store.Engine, error) {
 }
 
 func (e *Engine) begin(ctx context.Context) error {
-	var timeline, commit string
-	if err := e.conn.QueryRow(ctx, timelineNow).Scan(&timeline); err != nil {
+	switch err := e.node.sameTimeline(ctx, e.conn); {
+	case errors.Is(err, errFailedOver):
+		return e.node.fence(err)
+	case err != nil:
 		return e.db.explain(err)
 	}
-	if timeline != e.node.timeline {
-		return e.node.fence(fmt.Errorf("the database has failed over (timeline %s, now %s): the process must start again and read it", e.node.timeline, timeline))
-	}
-	if err := e.conn.QueryRow(ctx, `SELECT current_setting('synchronous_commit')`).Scan(&commit); err != nil {
+	if err := keepCommits(ctx, e.conn); err != nil {
 		return e.db.explain(err)
 	}
-	if commit == "off" { // it would be for all that is accepted
-		if _, err := e.conn.Exec(ctx, `SET synchronous_commit = on`); err != nil {
-			return e.db.explain(err)
-		}
-	}
-	err := pgx.BeginFunc(ctx, e.conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL lock_timeout = %d", sessionTimeout.Milliseconds())); err != nil {
+	err := e.db.withoutHalves(ctx, e.node.member.ID, e.conn, sessionTimeout, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, setHalfPatience); err != nil {
 			return err
 		}
 		rows, _ := tx.Query(ctx, e.db.sql.newSession, e.node.member.ID)
@@ -106,6 +100,9 @@ func (e *Engine) begin(ctx context.Context) error {
 		}
 		if e.session[lane] == 0 { // the row is gone
 			return pgx.ErrNoRows
+		}
+		if _, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL lock_timeout = %d", sessionTimeout.Milliseconds())); err != nil {
+			return err
 		}
 		if err := tx.QueryRow(ctx, e.db.sql.newNumber, e.node.member.Stream, numberStep).Scan(&e.number); err != nil {
 			return err

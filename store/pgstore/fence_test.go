@@ -95,6 +95,23 @@ func TestFenced(t *testing.T) {
 	}
 }
 
+// A database that has failed over may lack that another node has taken over: a lease that is renewed
+// there does not count, also where the node writes nothing.
+func TestLeaseAfterAFailover(t *testing.T) {
+	n := join(t, fresh(t))
+	defer n.Close()
+	if err := n.Beat(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	pgstore.FailOver(n)
+	if err := n.Beat(t.Context()); !errors.Is(err, store.ErrFenced) {
+		t.Errorf("renewed: got error %v, want one that wraps ErrFenced", err)
+	}
+	if err := n.Trusted(); !errors.Is(err, store.ErrFenced) {
+		t.Errorf("trusted: got error %v, want one that wraps ErrFenced", err)
+	}
+}
+
 // A change of the MQTT state is under way while the engine is replaced: its session has ended, and
 // the node lives on.
 func TestStateOfTheFormerSession(t *testing.T) {

@@ -146,9 +146,10 @@ func (d *DB) Members(ctx context.Context) ([]Member, error) {
 
 // FenceOff ends the life of a node that has shown no sign of life since its lease was
 // seen to end at dead.Expires: from then on nothing that it writes takes effect. It
-// waits for a write of it that is under way. ok is false where the node lives.
+// waits for a write of it that is under way, unless only a part of that has arrived. ok is false
+// where the node lives.
 func (d *DB) FenceOff(ctx context.Context, dead Member) (ok bool, err error) {
-	err = pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
+	err = d.withoutHalves(ctx, dead.ID, d.pool, 0, func(tx pgx.Tx) error {
 		var one int
 		switch err := tx.QueryRow(ctx, d.sql.lockDead, dead.ID, dead.Expires).Scan(&one); {
 		case errors.Is(err, pgx.ErrNoRows):
@@ -162,9 +163,34 @@ func (d *DB) FenceOff(ctx context.Context, dead Member) (ok bool, err error) {
 	return ok && err == nil, unavailable(fmt.Sprintf("fence off node %d", dead.ID), err)
 }
 
+// halfPatience is how long a transaction waits for the fence of a node before it looks for sessions
+// that have sent only a part of a write.
+const halfPatience = 500 * time.Millisecond
+
+var setHalfPatience = fmt.Sprintf("SET LOCAL lock_timeout = %d", halfPatience.Milliseconds())
+
+// withoutHalves runs a transaction that waits for the fence of a node, under setHalfPatience. Of a
+// client that has vanished the server may have only a part of a write. It waits for the rest for
+// hours, and no timeout of PostgreSQL ends that wait before version 17: the session is ended here.
+// After patience, if that is not 0, it gives up.
+func (d *DB) withoutHalves(ctx context.Context, node int64, conn beginner, patience time.Duration, fn func(pgx.Tx) error) error {
+	for began := now(); ; {
+		err := pgx.BeginFunc(ctx, conn, fn)
+		if code(err) != codeLockTimeout || ctx.Err() != nil || patience > 0 && now().Sub(began) >= patience {
+			return err
+		}
+		if _, err := d.pool.Exec(ctx, d.sql.endHalves, node); err != nil {
+			return fmt.Errorf("end sessions with a part of a write: %w", err)
+		}
+	}
+}
+
 // end removes a life: its counters move to the totals, and its partitions become free.
 // Their next numbers are above all that the life has written, and above floor.
 func (d *DB) end(ctx context.Context, tx pgx.Tx, node, floor int64) error {
+	if _, err := tx.Exec(ctx, setHalfPatience); err != nil {
+		return err
+	}
 	var last int64 // locking the fence waits for a write that is under way
 	if err := tx.QueryRow(ctx, d.sql.lastOfNode, node).Scan(&last); err != nil {
 		return err
@@ -199,6 +225,8 @@ func (n *Node) Beat(ctx context.Context) error {
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return n.fenceLocked(errLeaseEnded)
+	case errors.Is(err, errFailedOver):
+		return n.fenceLocked(err)
 	case err != nil:
 		return fmt.Errorf("renew the lease of node %d: %w: %w", n.member.ID, delivery.ErrUnavailable, err)
 	}
@@ -213,12 +241,31 @@ func (n *Node) renewLocked(ctx context.Context) (at time.Time, err error) {
 		if n.conn, err = n.db.dial(ctx, fmt.Sprintf("node %d lease", n.member.ID), nil); err != nil {
 			return at, err
 		}
+		if err = n.sameTimeline(ctx, n.conn); err != nil {
+			n.hangUpLocked()
+			return at, err
+		}
 	}
 	if err = n.conn.QueryRow(ctx, n.db.sql.beat, n.member.ID, n.db.opts.Lease).Scan(&at); err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		n.hangUpLocked()
 		return at, bare{err}
 	}
 	return at, err
+}
+
+var errFailedOver = errors.New("the database has failed over")
+
+// sameTimeline reports an error that wraps errFailedOver if the database has failed over since the
+// node joined. The standby may lack that another node has taken over, so no lease counts any more.
+func (n *Node) sameTimeline(ctx context.Context, conn *pgx.Conn) error {
+	var timeline string
+	if err := conn.QueryRow(ctx, timelineNow).Scan(&timeline); err != nil {
+		return bare{err}
+	}
+	if timeline != n.timeline {
+		return fmt.Errorf("%w (timeline %s, now %s): the process must start again and read it", errFailedOver, n.timeline, timeline)
+	}
+	return nil
 }
 
 func (n *Node) hangUpLocked() {
@@ -271,7 +318,7 @@ func (n *Node) Trusted() error {
 // Leave ends the life, so that nobody waits for the end of its lease. The engines on it
 // are closed.
 func (n *Node) Leave(ctx context.Context) error {
-	err := pgx.BeginFunc(ctx, n.db.pool, func(tx pgx.Tx) error {
+	err := n.db.withoutHalves(ctx, n.member.ID, n.db.pool, 0, func(tx pgx.Tx) error {
 		var one int
 		switch err := tx.QueryRow(ctx, n.db.sql.lockNode, n.member.ID).Scan(&one); {
 		case errors.Is(err, pgx.ErrNoRows):
