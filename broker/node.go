@@ -433,6 +433,7 @@ const leavePatience = 5 * time.Second
 func (n *node) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), leavePatience)
 	defer cancel()
+	defer context.AfterFunc(ctx, n.db.Interrupt)() // a database that stands still must not hold the stop up
 	err := errors.Join(n.Stop(ctx), n.node.Stop(ctx))
 	if n.mesh != nil {
 		n.mesh.Close()

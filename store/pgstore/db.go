@@ -221,6 +221,9 @@ func (d *DB) prepare(ctx context.Context) error {
 	return d.makeDays(ctx, time.Now())
 }
 
+// Interrupt ends every read, and every Open of an engine. Later ones fail. It does not wait.
+func (d *DB) Interrupt() { d.cancel() }
+
 // Close ends every read. It is safe to call twice.
 func (d *DB) Close() {
 	d.cancel()
