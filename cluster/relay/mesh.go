@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -463,7 +464,7 @@ func (m *Mesh) accept(conn net.Conn) (*Session, error) {
 		_ = conn.Close()
 		return nil, err
 	}
-	s, begins, answer := m.greet(life, h)
+	s, begins, answer := m.greet(life, h, foreign(conn, h))
 	if err := writeHello(conn, answer); err != nil || s == nil {
 		_ = conn.Close()
 		if begins {
@@ -478,14 +479,14 @@ func (m *Mesh) accept(conn net.Conn) (*Session, error) {
 	return s, s.run(conn, r, h.Received)
 }
 
-// greet finds the Session that a stream is to carry.
-func (m *Mesh) greet(life int64, h *hello) (s *Session, begins bool, answer *hello) {
+// greet finds the Session that a stream is to carry. foreign is why it is no node's; "": it may be.
+func (m *Mesh) greet(life int64, h *hello, foreign string) (s *Session, begins bool, answer *hello) {
 	answer = &hello{Version: version, From: life, To: h.From, Name: m.opts.Name, Address: m.opts.Address, Session: h.Session, Equal: m.opts.Equal, Alike: m.opts.Alike}
 	if life == 0 || h.To != life {
 		answer.Refused = fmt.Sprintf("life %d is not that of node %s: it has ended", h.To, m.opts.Name)
 		return nil, false, answer
 	}
-	if answer.Refused = m.opts.refusal(h); answer.Refused != "" {
+	if answer.Refused = cmp.Or(foreign, m.opts.refusal(h)); answer.Refused != "" {
 		m.logRefused(h.Name, answer.Refused)
 		return nil, false, answer
 	}

@@ -50,3 +50,21 @@ func (c Credentials) Listener(l net.Listener) net.Listener {
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.load() },
 	})
 }
+
+// foreign says why the certificate that a stream has shown is not that of the node in its hello; "": it
+// is, or there is none. The authority may have signed others, such as those of devices. The node that
+// opens a stream has checked the other side's in the same way.
+func foreign(conn net.Conn, h *hello) string {
+	secure, ok := conn.(*tls.Conn)
+	if !ok {
+		return ""
+	}
+	host, _, err := net.SplitHostPort(h.Address)
+	if shown := secure.ConnectionState().PeerCertificates; err == nil && len(shown) > 0 {
+		err = shown[0].VerifyHostname(host)
+	}
+	if err != nil {
+		return fmt.Sprintf("the certificate of node %s is not for its address %q (cluster.advertise): %v", h.Name, h.Address, err)
+	}
+	return ""
+}

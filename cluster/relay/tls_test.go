@@ -16,15 +16,18 @@ func nodeOf(a *testtool.Authority) *Credentials {
 	return &Credentials{CertFile: cert, KeyFile: key, CAFile: a.File}
 }
 
-// Nodes with certificates of one authority work together over TCP, one with another's
-// does not.
+// Nodes with certificates of one authority work together over TCP. One with another's, or with one
+// that is not for its address, does not.
 func TestTLS(t *testing.T) {
 	good, other := testtool.NewAuthority(t), testtool.NewAuthority(t)
 	for _, tt := range []struct {
-		name string
-		two  *Credentials
-		ok   bool
-	}{{"same authority", nodeOf(good), true}, {"another", nodeOf(other), false}} {
+		name, address string
+		two           *Credentials
+		ok            bool
+	}{
+		{"same authority", "127.0.0.1:7883", nodeOf(good), true}, {"another", "127.0.0.1:7883", nodeOf(other), false},
+		{"another's certificate", "127.0.0.2:7883", nodeOf(good), false}, {"no address", "", nodeOf(good), false},
+	} {
 		t.Run(tt.name, func(t *testing.T) {
 			socket, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
@@ -37,7 +40,7 @@ func TestTLS(t *testing.T) {
 			defer a.Close()
 			a.Begin(1)
 			a.Serve(l)
-			b := NewMesh(Options{Name: "two", Local: two, Dial: tt.two.Dial, Patience: time.Minute, Beat: time.Second, Log: silent})
+			b := NewMesh(Options{Name: "two", Address: tt.address, Local: two, Dial: tt.two.Dial, Patience: time.Minute, Beat: time.Second, Log: silent})
 			defer b.Close()
 			b.Begin(2)
 			b.Update([]Member{{ID: 1, Name: "one", Address: l.Addr().String()}})
@@ -48,7 +51,7 @@ func TestTLS(t *testing.T) {
 					}
 				}
 				if len(b.Sessions()) > 0 {
-					t.Error("a node with another authority's certificate has a session")
+					t.Error("it has a session")
 				}
 				return
 			}
