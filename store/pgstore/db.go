@@ -215,6 +215,8 @@ func (d *DB) prepare(ctx context.Context) error {
 		}
 	} else if err := checkFormat(d.opts.Schema, found); err != nil {
 		return err
+	} else if err := d.checkOwner(ctx); err != nil {
+		return err
 	} else if err := d.addTables(ctx); err != nil {
 		return err
 	}

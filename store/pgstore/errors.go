@@ -104,7 +104,7 @@ func (d *DB) explain(err error) error {
 	case codeNoDatabase:
 		return say("there is no database %q: create it (createdb -O %s %s), or correct the URL", database, user, database)
 	case codeNoRights:
-		return say("user %q lacks a right that Heartline needs in schema %q: GRANT CREATE ON DATABASE %s TO %s, or let the owner of the schema run `heartline store migrate`", user, d.opts.Schema, database, user)
+		return say("user %q lacks a right that Heartline needs in schema %q: GRANT CREATE ON DATABASE %s TO %s if there is no such schema yet, or else make it the owner of the schema or a member of that role", user, d.opts.Schema, database, user)
 	case codeFull:
 		return say("it takes no more connections: raise max_connections, or close others")
 	case codeStarting:

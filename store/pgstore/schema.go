@@ -57,6 +57,24 @@ func checkFormat(schema string, found int) error {
 	return nil
 }
 
+// checkOwner refuses a role that may use the tables and not make new ones: it would work until the days
+// that have their tables are over.
+func (d *DB) checkOwner(ctx context.Context) error {
+	var owns bool
+	var owner string
+	if err := d.pool.QueryRow(ctx, `
+		SELECT pg_has_role(c.relowner, 'USAGE') AND has_schema_privilege(n.oid, 'CREATE'), pg_get_userbyid(c.relowner)
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE n.nspname = $1 AND c.relname = 'notification'`, d.opts.Schema).Scan(&owns, &owner); err != nil {
+		return d.explain(err)
+	}
+	if !owns {
+		user := d.pool.Config().ConnConfig.User
+		return fmt.Errorf("PostgreSQL at %s: user %q cannot make the tables of each day in schema %q, which has the owner %q: GRANT %s TO %s", d.place(), user, d.opts.Schema, owner, owner, user)
+	}
+	return nil
+}
+
 // Migrate makes the tables, or brings them to the format of this version, and returns
 // the format that it found. It is one transaction, and safe to run on several nodes at
 // once.

@@ -77,3 +77,29 @@ func TestReadOnlyRole(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A role that may only use the tables is refused at the start, and not once the days that have their
+// tables are over. A member of the owner's role is not.
+func TestRoleThatOwnsNoTables(t *testing.T) {
+	sql(t, "DROP SCHEMA IF EXISTS owned CASCADE; DROP ROLE IF EXISTS app; DROP ROLE IF EXISTS own; CREATE ROLE own LOGIN; CREATE ROLE app LOGIN; CREATE SCHEMA owned AUTHORIZATION own")
+	o := pgstore.Options{Schema: "owned", URL: postgres(t).URL("own", "postgres", "")}
+	db, err := pgstore.Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	sql(t, "GRANT USAGE ON SCHEMA owned TO app; GRANT ALL ON ALL TABLES IN SCHEMA owned TO app; GRANT ALL ON ALL SEQUENCES IN SCHEMA owned TO app")
+	o.URL = postgres(t).URL("app", "postgres", "")
+	if db, err := pgstore.Open(t.Context(), o); err == nil {
+		db.Close()
+		t.Error("opened")
+	} else if !strings.Contains(err.Error(), "GRANT own TO app") {
+		t.Error(err)
+	}
+	sql(t, "GRANT own TO app")
+	if db, err = pgstore.Open(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	sql(t, "DROP SCHEMA owned CASCADE; DROP ROLE app; DROP ROLE own")
+}
