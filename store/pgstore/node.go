@@ -28,9 +28,9 @@ type Member struct {
 // MaxLease is the longest lease that a node may have.
 const MaxLease = time.Minute
 
-// Patience is how long a lease must not have been renewed, from when it was read, before its node
-// is taken for dead: for a lease of the one who looks, or for what is left of it, as the node may have
-// a longer one and renew it less often. The clock of the database may have been set meanwhile.
+// Patience is how long a lease must stay unrenewed, from when it was read, before its node is taken for
+// dead: for a lease of the observer, or for the rest of this one, since the node may have a longer lease
+// and renew it less often. The clock of the database may have been set meanwhile.
 func (m Member) Patience(lease time.Duration) time.Duration {
 	return max(lease, min(m.Left, MaxLease))
 }
@@ -165,7 +165,7 @@ func (d *DB) FenceOff(ctx context.Context, dead Member) (ok bool, err error) {
 
 // halfPatience is how long a transaction waits for the fence of a node before it looks for sessions
 // that have sent only a part of a write.
-const halfPatience = 500 * time.Millisecond
+const halfPatience = 200 * time.Millisecond
 
 var setHalfPatience = fmt.Sprintf("SET LOCAL lock_timeout = %d", halfPatience.Milliseconds())
 

@@ -12,8 +12,8 @@ import (
 	"github.com/heartline-mqtt/heartline/store/pgstore"
 )
 
-// A node that stops does not wait for a database that stands still: neither for what it takes up, nor
-// for a session.
+// A node that stops does not wait for a database that stands still: not for a backlog, and not for a
+// session.
 func TestInterrupt(t *testing.T) {
 	o := fresh(t)
 	db, err := pgstore.Open(t.Context(), o)
