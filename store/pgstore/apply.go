@@ -31,6 +31,9 @@ func (e *Engine) Apply(b *delivery.Batch) error {
 	}
 	for try := 1; ; try++ {
 		err := e.apply(b)
+		if err == nil && e.local.Load() { // the next session waits for the standby
+			err = errLocal
+		}
 		if err == nil {
 			e.used = now()
 			return nil

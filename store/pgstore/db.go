@@ -264,9 +264,15 @@ func keepAlive(lease time.Duration) net.KeepAliveConfig {
 	return net.KeepAliveConfig{Enable: true, Idle: patience / 2, Interval: max(patience/8, time.Second), Count: 4}
 }
 
-// dial makes a connection of its own, such as a lane's.
-func (d *DB) dial(ctx context.Context, what string, params map[string]string) (*pgx.Conn, error) {
+// dial makes a connection of its own, such as a lane's. onNotice may be nil.
+func (d *DB) dial(ctx context.Context, what string, params map[string]string, onNotice func(*pgconn.Notice)) (*pgx.Conn, error) {
 	c := d.config.Copy()
+	if logged := c.OnNotice; onNotice != nil {
+		c.OnNotice = func(conn *pgconn.PgConn, n *pgconn.Notice) {
+			logged(conn, n)
+			onNotice(n)
+		}
+	}
 	d.name(c, what)
 	maps.Copy(c.RuntimeParams, params)
 	d.settings(c)

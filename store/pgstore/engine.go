@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/store"
@@ -26,6 +27,7 @@ type Engine struct {
 	session [lanes]int32
 	opened  uint64 // the highest number when it was opened
 	failed  atomic.Pointer[error]
+	local   atomic.Bool // a commit was made without the synchronous standby
 
 	mu   sync.Mutex // held by Apply
 	used time.Time  // the latest answer of the lane
@@ -63,11 +65,12 @@ func (n *Node) Open(readOnly bool) (store.Engine, error) {
 	}
 	ctx, cancel := context.WithTimeout(n.db.ctx, sessionTimeout+connectTimeout)
 	defer cancel()
-	conn, err := n.db.dial(ctx, fmt.Sprintf("node %d lane %d", n.member.ID, lane), laneSettings)
+	e := &Engine{node: n, db: n.db}
+	conn, err := n.db.dial(ctx, fmt.Sprintf("node %d lane %d", n.member.ID, lane), laneSettings, e.onNotice)
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{node: n, db: n.db, conn: conn}
+	e.conn = conn
 	if err := e.begin(ctx); err != nil {
 		hangUp(conn)
 		return nil, err
@@ -123,6 +126,15 @@ func (e *Engine) begin(ctx context.Context) error {
 	}
 	return nil
 }
+
+// onNotice notes that somebody has cancelled the wait of a commit for its synchronous standby.
+func (e *Engine) onNotice(n *pgconn.Notice) {
+	if n.Routine == "SyncRepWaitForLSN" { // its text is in the language of the server
+		e.local.Store(true)
+	}
+}
+
+var errLocal = errors.New("a commit was made without the synchronous standby, as its wait was cancelled")
 
 var errAbandoned = errors.New("given up, since a write did not return")
 

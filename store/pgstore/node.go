@@ -238,7 +238,7 @@ func (n *Node) Beat(ctx context.Context) error {
 // renewLocked renews the lease and returns the time of the database. beatMu is held.
 func (n *Node) renewLocked(ctx context.Context) (at time.Time, err error) {
 	if n.conn == nil {
-		if n.conn, err = n.db.dial(ctx, fmt.Sprintf("node %d lease", n.member.ID), nil); err != nil {
+		if n.conn, err = n.db.dial(ctx, fmt.Sprintf("node %d lease", n.member.ID), nil, nil); err != nil {
 			return at, err
 		}
 		if err = n.sameTimeline(ctx, n.conn); err != nil {

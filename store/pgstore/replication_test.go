@@ -1,12 +1,16 @@
 package pgstore_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/internal/testtool"
+	"github.com/heartline-mqtt/heartline/store"
 	"github.com/heartline-mqtt/heartline/store/pgstore"
 )
 
@@ -71,5 +75,54 @@ func TestReplication(t *testing.T) {
 	want("commits do not wait for it", both("none"))
 	if err := standby.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// Somebody cancels a commit that waits for the synchronous standby. PostgreSQL says that it has
+// committed. The engine does not, until the standby has it.
+func TestCancelledWaitForTheStandby(t *testing.T) {
+	pg := testtool.StartPostgres(t)
+	sql := func(text string) string {
+		t.Helper()
+		out, err := pg.SQL("postgres", text)
+		if err != nil {
+			t.Fatal(err, out)
+		}
+		return out
+	}
+	n := join(t, pgstore.Options{URL: pg.URL("admin", "postgres", ""), Lease: time.Hour})
+	defer n.Close()
+	e := open(t, n)
+	defer func() { _ = e.Close() }()
+	write := func(seq delivery.Seq) error {
+		return e.Apply(&delivery.Batch{Accept: []delivery.Acceptance{note(seq, fmt.Sprint("i", seq), "a")}, Sync: true})
+	}
+	if err := write(1); err != nil {
+		t.Fatal(err)
+	}
+	sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+	sql("SELECT pg_reload_conf()")
+	const waiting = " FROM pg_stat_activity WHERE application_name LIKE '% lane 0' AND wait_event = 'SyncRep'"
+	var cancelled atomic.Bool
+	result := make(chan error, 1)
+	go func() {
+		for seq := delivery.Seq(2); ; seq++ { // the reload takes a moment
+			if err := write(seq); err != nil || cancelled.Load() {
+				result <- err
+				return
+			}
+		}
+	}()
+	eventually(t, "a commit that waits", func() bool { return sql("SELECT count(*)"+waiting) == "1" })
+	cancelled.Store(true)
+	sql("SELECT pg_cancel_backend(pid)" + waiting)
+	if err := <-result; !errors.Is(err, store.ErrBroken) || errors.Is(err, store.ErrUnsent) {
+		t.Errorf("got error %v, want one that wraps ErrBroken", err)
+	}
+	sql("ALTER SYSTEM RESET synchronous_standby_names")
+	sql("SELECT pg_reload_conf()")
+	e = open(t, n)
+	if err := write(1 << 40); err != nil {
+		t.Error("after its return:", err)
 	}
 }
