@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/heartline-mqtt/heartline/store"
 )
@@ -27,13 +28,14 @@ func (p *plan) erasedDays() (days []int64) {
 	return slices.Compact(days)
 }
 
-// scrubSlack is more than a write takes: an erasure that was noted before Scrub began may have
-// taken effect after it.
-const scrubSlack = time.Minute
+// scrubFor is how long after an erasure the tables are vacuumed again and again. VACUUM leaves what
+// somebody's transaction can still read, such as that of a backup, and tells nobody. By then 24 h are
+// nearly over.
+const scrubFor = 22 * time.Hour
 
 // Scrub implements store.Scrubber: it vacuums the tables that have lost rows by any node, so that
-// PostgreSQL gives their room to others. It does not reach the write-ahead log, backups,
-// and room that is not used again yet.
+// PostgreSQL gives their room to others. It reports true once it does so for the last time. It does not
+// reach the write-ahead log, backups, and room that is not used again yet.
 func (e *Engine) Scrub(ctx context.Context, before time.Time) (bool, error) {
 	d := e.db
 	var now time.Time
@@ -62,8 +64,13 @@ func (e *Engine) Scrub(ctx context.Context, before time.Time) (bool, error) {
 			return false, unavailable("vacuum what was erased", err)
 		}
 	}
+	over := false
 	b := &pgx.Batch{}
-	b.Queue(d.sql.scrubbed, days, now.Add(-scrubSlack))
+	b.Queue(d.sql.scrubbed, days, now.Add(-scrubFor)).Exec(func(ct pgconn.CommandTag) error {
+		over = ct.RowsAffected() > 0
+		return nil
+	})
 	b.Queue(d.sql.scrubAgain, days)
-	return true, unavailable("note what was vacuumed", d.pool.SendBatch(ctx, b).Close())
+	err := d.pool.SendBatch(ctx, b).Close()
+	return over, unavailable("note what was vacuumed", err)
 }
