@@ -191,7 +191,7 @@ func (c *Core) PushPossible(server, app string) {
 	c.pushConfigs++
 	now := c.clock.steady()
 	match := func(r *Registration) bool {
-		return r.Server == server && (app == "" || r.App == app || r.App == "" && c.completed(*r).App == app)
+		return r.Server == server && (app == "" || r.App == app || c.completed(*r).App == app)
 	}
 	for _, d := range c.devices {
 		for i := range d.Registrations {

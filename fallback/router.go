@@ -355,8 +355,9 @@ func (r *Router) enqueueIn(set *servers, it *item) (answers []answer, ok bool) {
 	s := set.byName[reg.Server]
 	app := appOf(reg)
 	if s != nil && !slices.Contains(s.apps, app) {
-		// It leaves out what the configuration says, which may have changed since.
-		if full, err := s.pusher.Normalize(reg); err == nil && (reg.App == "" || reg.App == full.App) {
+		// It leaves out what the configuration says, which may have changed since, or names its
+		// app otherwise: a subscription by any part of its key.
+		if full, err := s.pusher.Normalize(reg); err == nil {
 			it.to, app = &full, appOf(full)
 		}
 	}

@@ -494,3 +494,31 @@ func TestNormalize(t *testing.T) {
 		}
 	}
 }
+
+// TestNamesOfAKey: a subscription names its application server key by its first characters,
+// from 8 to all of them, or not at all. Each is pushed to.
+func TestNamesOfAKey(t *testing.T) {
+	s := startService(t)
+	p := s.pusher(t, Config{AllowPrivate: loopback})
+	r, err := fallback.New(fallback.Options{
+		Pushers: []fallback.Pusher{p},
+		Content: func(delivery.Seq) (*delivery.Notification, error) { return note(), nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close(t.Context()) }()
+	public := p.PublicKey()
+	for i, app := range []string{"", public[:8], public[:appName], public[:20], public} {
+		to := subscription(t, fmt.Sprintf("%s/%d", s.URL, i))
+		to.App = app
+		if _, err := r.Complete(to); err != nil {
+			t.Errorf("%q is refused: %v", app, err)
+		}
+		result := make(chan delivery.PushResult, 1)
+		r.Push(t.Context(), delivery.Push{Device: "d", Account: "anna", Attempt: 1, Registration: to}, func(res delivery.PushResult) { result <- res })
+		if res := <-result; res.Outcome != delivery.PushAccepted {
+			t.Errorf("%q: %+v", app, res)
+		}
+	}
+}
