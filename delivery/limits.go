@@ -15,3 +15,7 @@ const (
 	MaxTTL       = 30 * 24 * time.Hour // ttl
 	MaxAckWindow = time.Hour           // ack_window
 )
+
+// MaxRegistrations is how many registrations a device has at most, those that have ended
+// included. Any number of kinds are live activities: the oldest makes room for a new one.
+const MaxRegistrations = 64

@@ -20,13 +20,16 @@ const KindAlert = "alert"
 // KindRule says which kinds there are (contract §1).
 const KindRule = "must be alert, voip, liveactivity: and a name, pushtotalk, location, widgets or complication"
 
+// liveActivity begins the kind of a live activity, which has a name.
+const liveActivity = "liveactivity:"
+
 // ValidKind reports whether a registration can be of a kind. All but KindAlert are Apple's.
 func ValidKind(kind string) bool {
 	switch kind {
 	case KindAlert, "voip", "pushtotalk", "location", "widgets", "complication":
 		return true
 	}
-	name, activity := strings.CutPrefix(kind, "liveactivity:")
+	name, activity := strings.CutPrefix(kind, liveActivity)
 	return activity && name != ""
 }
 
@@ -139,13 +142,38 @@ func (d *Device) Registration(kind string) *Registration {
 	return nil
 }
 
-// SetRegistration puts r in the place of the device's registration of its kind.
+// SetRegistration puts r in the place of the device's registration of its kind. One over
+// MaxRegistrations takes the place of a live activity: of the one that ended first, or, if
+// none has ended, of the one that was registered first.
 func (d *Device) SetRegistration(r Registration) {
 	if old := d.Registration(r.Kind); old != nil {
 		*old = r
 		return
 	}
+	for len(d.Registrations) >= MaxRegistrations {
+		oldest := -1
+		for i := range d.Registrations {
+			if x := &d.Registrations[i]; strings.HasPrefix(x.Kind, liveActivity) && (oldest < 0 || x.olderThan(&d.Registrations[oldest])) {
+				oldest = i
+			}
+		}
+		if oldest < 0 {
+			break
+		}
+		d.Registrations = slices.Delete(d.Registrations, oldest, oldest+1)
+	}
 	d.Registrations = append(d.Registrations, r)
+}
+
+// olderThan orders the registrations that make room: those that have ended come first.
+func (r *Registration) olderThan(o *Registration) bool {
+	switch {
+	case r.Ended != nil && o.Ended != nil:
+		return r.Ended.At.Before(o.Ended.At)
+	case r.Ended != nil || o.Ended != nil:
+		return r.Ended != nil
+	}
+	return r.RegisteredAt.Before(o.RegisteredAt)
 }
 
 // RemoveRegistrations removes every registration that match returns true for, and

@@ -716,3 +716,48 @@ func TestRetryWithAMendedConfiguration(t *testing.T) {
 		}
 	})
 }
+
+// TestRegistrationsAreBounded: an app registers each live activity under a name of its own, for
+// years. The oldest makes room, those that have ended first; the other kinds stay.
+func TestRegistrationsAreBounded(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("phone", "aa")
+		activity := func(i int) delivery.Registration {
+			r := apns(fmt.Sprintf("%04x", i))
+			r.Kind = fmt.Sprintf("liveactivity:order-%d", i)
+			return r
+		}
+		register := func(i int) {
+			t.Helper()
+			time.Sleep(time.Second)
+			if err := w.core.SetRegistration("phone", "a", activity(i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := 1; i < delivery.MaxRegistrations; i++ {
+			register(i)
+		}
+		w.apple.script = []delivery.PushResult{{Outcome: delivery.PushTokenGone, Detail: "410 Unregistered"}}
+		w.accept(delivery.Request{Kind: activity(7).Kind, PushType: "liveactivity"})
+		synctest.Wait()
+		for i := range 3 {
+			register(delivery.MaxRegistrations + i)
+		}
+		tokens := w.tokens("a", "phone")
+		if len(tokens) != delivery.MaxRegistrations {
+			t.Errorf("the device has %d registrations, want %d", len(tokens), delivery.MaxRegistrations)
+		}
+		for token, want := range map[string]bool{"aa": true, "0001": false, "0002": false, "0003": true, "0007": false, "0040": true, "0042": true} {
+			if slices.Contains(tokens, token) != want {
+				t.Errorf("token %s: %v, want %v", token, !want, want)
+			}
+		}
+		// A registration in the place of one of its kind needs no room.
+		if err := w.core.SetRegistration("phone", "a", apns("bb")); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.tokens("a", "phone"); len(got) != len(tokens) || !slices.Contains(got, "bb") || !slices.Contains(got, "0003") {
+			t.Errorf("the device has %v", got)
+		}
+	})
+}
