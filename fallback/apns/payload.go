@@ -79,7 +79,7 @@ func headers(n *delivery.Notification) (map[string]string, error) {
 	for name, value := range h {
 		number, err := strconv.ParseInt(value, 10, 64)
 		switch {
-		case err != nil || number < 0:
+		case err != nil || number < 0 || strconv.FormatInt(number, 10) != value: // Apple takes no +5 and no 05
 			return nil, &delivery.FieldError{Field: "apns.headers." + name, Rule: "must be a number", Got: value}
 		case name == "apns-priority" && !slices.Contains([]int64{1, 5, 10}, number):
 			return nil, &delivery.FieldError{Field: "apns.headers." + name, Rule: "must be 1, 5 or 10", Got: value}
@@ -136,8 +136,8 @@ func payload(n *delivery.Notification, limit int) ([]byte, error) {
 	build := func(title, body string) ([]byte, int, error) {
 		b := appendPayload(make([]byte, 0, 384+len(title)+len(body)), n, title, body)
 		if len(o.Payload) > 0 {
-			var all shared.Object
-			if err := json.Unmarshal(b, &all); err != nil {
+			all, err := shared.Decode(b)
+			if err != nil {
 				return nil, 0, fmt.Errorf("put the overlay over the payload: %w", err)
 			}
 			if err := shared.Merge(all, o.Payload, "apns.payload", protected...); err != nil {

@@ -116,6 +116,8 @@ func TestOverlay(t *testing.T) {
 		`{"headers":{"apns-collapse-id":"x"}}`:       "apns.headers",
 		`{"headers":{"apns-topic":"x"}}`:             "apns.headers",
 		`{"headers":{"apns-priority":"11"}}`:         "apns.headers.apns-priority",
+		`{"headers":{"APNs-Priority":"11"}}`:         "apns.headers.apns-priority",
+		`{"headers":{"apns-priority":"+5"}}`:         "apns.headers.apns-priority",
 		`{"headers":{"apns-expiration":"tomorrow"}}`: "apns.headers.apns-expiration",
 		`[]`: "apns",
 	} {
@@ -223,5 +225,16 @@ func TestRequestOfPushTypes(t *testing.T) {
 	r.Dismiss = true
 	if q := x.request(r); q.PushType != "background" || q.Priority != 5 || q.CollapseID != "" || q.ApnsID == shown.ApnsID || extraHeaders(r) != nil {
 		t.Errorf("a dismissal: %+v", q)
+	}
+}
+
+// TestNumbersBeneathAnOverlay: an overlay leaves the numbers of the rest as they are.
+func TestNumbersBeneathAnOverlay(t *testing.T) {
+	n := note("n")
+	n.Extra = json.RawMessage(`{"order":9007199254740993}`)
+	n.Overlay = &delivery.Overlay{APNs: json.RawMessage(`{"payload":{"room":1234567890123456789}}`)}
+	got, err := payload(n, maxPayload)
+	if err != nil || !bytes.Contains(got, []byte(`"order":9007199254740993`)) || !bytes.Contains(got, []byte(`"room":1234567890123456789`)) {
+		t.Errorf("got %s, %v", got, err)
 	}
 }

@@ -1,6 +1,7 @@
 package payload
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -19,8 +20,8 @@ func Merge(base Object, patch json.RawMessage, field string, protected ...string
 	if len(patch) == 0 {
 		return nil
 	}
-	var p Object
-	if err := json.Unmarshal(patch, &p); err != nil || p == nil {
+	p, err := Decode(patch)
+	if err != nil || p == nil {
 		return &delivery.FieldError{Field: field, Rule: "must be a JSON object"}
 	}
 	for _, path := range protected {
@@ -30,6 +31,15 @@ func Merge(base Object, patch json.RawMessage, field string, protected ...string
 	}
 	merge(base, p)
 	return nil
+}
+
+// Decode reads a JSON object. Its numbers keep all their digits: as a float64 an ID of 64
+// bits would become another one.
+func Decode(text []byte) (o Object, err error) {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	err = d.Decode(&o)
+	return o, err
 }
 
 // reaches reports whether p names path, or replaces something above it.
@@ -68,7 +78,8 @@ func merge(base, patch Object) {
 }
 
 // Headers reads a patch of header fields: an object of strings. It refuses the fields
-// that allowed does not name. Names are case-insensitive (RFC 9110 §5.1).
+// that allowed does not name. Names are case-insensitive (RFC 9110 §5.1): the result has
+// those of allowed.
 func Headers(patch json.RawMessage, field string, allowed ...string) (map[string]string, error) {
 	if len(patch) == 0 {
 		return nil, nil
@@ -77,13 +88,19 @@ func Headers(patch json.RawMessage, field string, allowed ...string) (map[string
 	if err := json.Unmarshal(patch, &h); err != nil {
 		return nil, &delivery.FieldError{Field: field, Rule: "must be an object of strings"}
 	}
+	named := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(h)) {
-		if !slices.ContainsFunc(allowed, func(a string) bool { return strings.EqualFold(a, name) }) {
+		i := slices.IndexFunc(allowed, func(a string) bool { return strings.EqualFold(a, name) })
+		if i < 0 {
 			return nil, &delivery.FieldError{Field: field, Rule: fmt.Sprintf("may set %s only", strings.Join(allowed, ", ")), Got: name}
 		}
+		if _, twice := named[allowed[i]]; twice {
+			return nil, &delivery.FieldError{Field: field + "." + name, Rule: "must be given once"}
+		}
+		named[allowed[i]] = h[name]
 		if strings.ContainsFunc(h[name], func(r rune) bool { return r < 0x20 || r > 0x7e }) || len(h[name]) > 256 {
 			return nil, &delivery.FieldError{Field: field + "." + name, Rule: "must be at most 256 printable ASCII characters"}
 		}
 	}
-	return h, nil
+	return named, nil
 }
