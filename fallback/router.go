@@ -484,6 +484,10 @@ func (r *Router) CheckPayload(n *delivery.Notification) error {
 	if !n.Fallback {
 		return nil
 	}
+	if n.BadgeAuto { // each push counts anew; this is the longest number
+		most, counted := delivery.MaxUnread, *n
+		counted.Badge, n = &most, &counted
+	}
 	for _, p := range r.servers.Load().pushers {
 		if err := p.Fits(n); err != nil {
 			return err

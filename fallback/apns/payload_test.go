@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/fallback"
+	"github.com/heartline-mqtt/heartline/fallback/apnssim"
 	shared "github.com/heartline-mqtt/heartline/fallback/payload"
 )
 
@@ -236,5 +238,28 @@ func TestNumbersBeneathAnOverlay(t *testing.T) {
 	got, err := payload(n, maxPayload)
 	if err != nil || !bytes.Contains(got, []byte(`"order":9007199254740993`)) || !bytes.Contains(got, []byte(`"room":1234567890123456789`)) {
 		t.Errorf("got %s, %v", got, err)
+	}
+}
+
+// TestFitsWithItsBadge: a number that is counted at the push needs room, too.
+func TestFitsWithItsBadge(t *testing.T) {
+	r := newRouter(t, fallback.Options{Pushers: []fallback.Pusher{apnsFor(t, startSim(t, apnssim.Options{}))}})
+	n := note("n")
+	n.Title, n.Body = "T", ""
+	fill := func(size int) {
+		n.Overlay = &delivery.Overlay{APNs: json.RawMessage(fmt.Sprintf(`{"payload":{"own":%q}}`, strings.Repeat("x", size)))}
+	}
+	fill(0)
+	empty, err := payload(n, maxPayload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill(maxPayload - len(empty))
+	if err := r.CheckPayload(n); err != nil {
+		t.Errorf("without a badge: %v", err)
+	}
+	n.BadgeAuto = true
+	if err := r.CheckPayload(n); !errors.Is(err, fallback.ErrTooLarge) {
+		t.Errorf("with a badge that is counted: %v, want ErrTooLarge", err)
 	}
 }
