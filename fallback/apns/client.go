@@ -443,9 +443,11 @@ func (a *Client) Push(ctx context.Context, r fallback.Request) (receipt string, 
 			pe.ConfigFault = true
 			pe.RetryAfter = max(pe.RetryAfter, tokenMinAge)
 		case reactShorter:
-			if short, err := payload(r.Notification, shortPayload); !again && err == nil && len(short) < len(body) {
-				body = short
-				continue
+			if !again && !r.Dismiss { // a dismissal has no text to shorten
+				if short, err := payload(r.Notification, shortPayload); err == nil && len(short) < len(body) {
+					body = short
+					continue
+				}
 			}
 			pe.Permanent = true
 		case reactGone:

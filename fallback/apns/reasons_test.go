@@ -264,3 +264,16 @@ func TestPushOfUnknownApp(t *testing.T) {
 		t.Errorf("%+v, %d requests", pe, len(s.Received()))
 	}
 }
+
+// TestDismissalTooLarge: no shorter form of a dismissal would still be one.
+func TestDismissalTooLarge(t *testing.T) {
+	s := startSim(t, apnssim.Options{})
+	a := apnsFor(t, s)
+	s.Script(apnssim.Script{Status: 413, Reason: "PayloadTooLarge", Times: 1})
+	n := note("n")
+	n.Title, n.Body, n.CollapseKey = "", "", strings.Repeat("k", 64)
+	_, err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Device: "phone", Registration: delivery.Registration{Token: deviceToken}, Notification: n, Dismiss: true, Attempt: 1})
+	if pe, ok := errors.AsType[*fallback.PushError](err); !ok || !pe.Permanent || len(s.Received()) != 1 {
+		t.Errorf("got %v after %d requests", err, len(s.Received()))
+	}
+}
