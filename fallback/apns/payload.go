@@ -21,12 +21,28 @@ const (
 	shortPayload = 1024
 )
 
-// background reports whether n shows nothing, so that it may only wake the app.
-// Apple takes a background push with the key content-available alone: one with a
-// badge or a sound is an alert without text.
+// background reports whether a push of n shows nothing, so that it may only wake the app: n
+// has nothing to show at Apple, or its backend asks for such a push. Apple takes a background
+// push with the key content-available alone: one with a badge or a sound is an alert without
+// text.
 func background(n *delivery.Notification) bool {
-	return n.Title == "" && n.Subtitle == "" && n.Body == "" && n.Localized == nil && n.Badge == nil && n.Sound == "" &&
-		(n.PushType == "" || n.PushType == pushTypeBackground)
+	if n.PushType != "" {
+		return n.PushType == pushTypeBackground
+	}
+	return n.Title == "" && n.Subtitle == "" && n.Body == "" && n.Localized == nil && n.Badge == nil && n.Sound == "" && !overlayShows(n)
+}
+
+// overlayShows reports whether the overlay brings something to show.
+func overlayShows(n *delivery.Notification) bool {
+	o, err := overlayOf(n)
+	if err != nil || len(o.Payload) == 0 {
+		return false
+	}
+	var p struct {
+		APS map[string]any `json:"aps"`
+	}
+	_ = json.Unmarshal(o.Payload, &p) // CheckContent has refused what is no object
+	return p.APS["alert"] != nil || p.APS["badge"] != nil || p.APS["sound"] != nil
 }
 
 // The push types that Heartline treats in a way of their own.
@@ -100,8 +116,12 @@ func CheckContent(n *delivery.Notification) error {
 	if n.Overlay == nil || len(n.Overlay.APNs) == 0 {
 		return nil
 	}
-	if _, err := headers(n); err != nil {
+	h, err := headers(n)
+	if err != nil {
 		return err
+	}
+	if h["apns-priority"] == "10" && background(n) {
+		return &delivery.FieldError{Field: "apns.headers.apns-priority", Rule: "must be 1 or 5 for a push that shows nothing: Apple refuses 10", Got: "10"}
 	}
 	o, err := overlayOf(n)
 	if err != nil {

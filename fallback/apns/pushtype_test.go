@@ -92,3 +92,41 @@ func TestTopicDisallowed(t *testing.T) {
 		t.Errorf("5 of 6 tokens are refused: the app is %s, want paused", got)
 	}
 }
+
+// TestSilentOrShown: a push is a background push where its backend asks for one, whatever the
+// notification's texts, and an alert where its text stands in the overlay alone.
+func TestSilentOrShown(t *testing.T) {
+	s := startSim(t, apnssim.Options{})
+	a := apnsFor(t, s)
+	for i, tt := range []struct {
+		pushType, title, overlay, want string
+	}{
+		{"background", "Title", "", "background 5"},
+		{"background", "", "", "background 5"},
+		{"", "", "", "background 5"},
+		{"", "", `{"payload":{"own":1}}`, "background 5"},
+		{"", "", `{"payload":{"aps":{"alert":null}}}`, "background 5"},
+		{"", "", `{"payload":{"aps":{"alert":{"title-loc-key":"T"}}}}`, "alert 10"},
+		{"", "", `{"payload":{"aps":{"badge":3}}}`, "alert 10"},
+		{"", "Title", `{"payload":{"aps":{"alert":{"subtitle":"s"}}}}`, "alert 10"},
+	} {
+		n := note("n")
+		n.PushType, n.Title, n.Body = tt.pushType, tt.title, ""
+		if tt.overlay != "" {
+			n.Overlay = &delivery.Overlay{APNs: []byte(tt.overlay)}
+		}
+		if err := a.Fits(n); err != nil {
+			t.Errorf("%+v: %v", tt, err)
+		}
+		_, err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Device: "phone", Registration: delivery.Registration{Token: hexToken(i)}, Notification: n, Attempt: 1})
+		got := s.ReceivedFor(hexToken(i))
+		if err != nil || len(got) != 1 || got[0].PushType+" "+got[0].Priority != tt.want {
+			t.Errorf("%+v: got %+v, %v", tt, got, err)
+		}
+	}
+	n := note("n")
+	n.PushType, n.Overlay = "background", &delivery.Overlay{APNs: []byte(`{"headers":{"apns-priority":"10"}}`)}
+	if fe, ok := errors.AsType[*delivery.FieldError](CheckContent(n)); !ok || fe.Field != "apns.headers.apns-priority" {
+		t.Errorf("a background push of priority 10: %v", CheckContent(n))
+	}
+}

@@ -28,8 +28,23 @@ func overlayOf(n *delivery.Notification) (o overlay, err error) {
 }
 
 // shows reports whether n has something to show: a browser must show a tip for each
-// push (userVisibleOnly), and takes the subscription away where a page does not.
-func shows(n *delivery.Notification) bool { return n.Title != "" || n.Body != "" }
+// push (userVisibleOnly), and takes the subscription away where a page does not. The
+// title may come from the overlay.
+func shows(n *delivery.Notification) bool {
+	if n.Title != "" || n.Body != "" {
+		return true
+	}
+	o, err := overlayOf(n)
+	if err != nil || len(o.Payload) == 0 {
+		return false
+	}
+	var p struct {
+		Notification struct {
+			Title string `json:"title"`
+		} `json:"notification"`
+	}
+	return json.Unmarshal(o.Payload, &p) == nil && p.Notification.Title != ""
+}
 
 // message is the plain text of a push: a declarative push message, which iOS and
 // macOS show without a worker (since 18.4) and which others hand to the worker.

@@ -120,6 +120,10 @@ func TestNothingToShow(t *testing.T) {
 		t.Errorf("got %v after %d requests", pe, s.calls.Load())
 	}
 	for _, endpoint := range []string{"https://fcm.googleapis.com/fcm/send/x", "https://web.push.apple.com/x", "https://other.push.apple.com/x", "https://x.notify.windows.com/w"} {
+	n.Overlay = &delivery.Overlay{WebPush: json.RawMessage(`{"payload":{"notification":{"title":"of the overlay"}}}`)}
+	if _, err := p.Push(t.Context(), request(p, subscription(t, s.URL+"/x"), n)); err != nil {
+		t.Errorf("a title that stands in the overlay: %v", err)
+	}
 		r := request(p, subscription(t, endpoint), note())
 		r.Dismiss = true
 		if _, err := p.Push(t.Context(), r); !errors.Is(err, errNothingToShow) {
