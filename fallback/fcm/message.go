@@ -3,6 +3,7 @@ package fcm
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -37,8 +38,9 @@ type overlay struct {
 }
 
 // protected are the members that a backend cannot set: they say which device, and
-// which notification it is.
-var protected = []string{"token", "fid", "topic", "condition", "name", "data.heartline", "android.notification.tag"}
+// which notification it is. data of android or webpush would take the place of data.
+// https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages
+var protected = []string{"token", "fid", "topic", "condition", "name", "data.heartline", "android.notification.tag", "android.data", "webpush.data"}
 
 func overlayOf(n *delivery.Notification) (o overlay, err error) {
 	if n.Overlay == nil || len(n.Overlay.FCM) == 0 {
@@ -85,9 +87,10 @@ func (x *project) message(r *delivery.Registration, n *delivery.Notification, di
 	if err != nil {
 		return nil, err
 	}
+	silent := dismiss || background(n) && !overlayShows(o)
 	build := func(title, body string) ([]byte, int, error) {
 		identity := payload.Identity(n)
-		android := payload.Object{"priority": priority(n, dismiss), "ttl": ttl(n, now)}
+		android := payload.Object{"priority": priority(n, silent), "ttl": ttl(n, now)}
 		switch {
 		case dismiss:
 			identity = payload.Dismissal(n)
@@ -105,6 +108,7 @@ func (x *project) message(r *delivery.Registration, n *delivery.Notification, di
 			if err := payload.Merge(m, o.Payload, "fcm.payload", protected...); err != nil {
 				return nil, 0, err
 			}
+			tag(m, n)
 		}
 		size, err := counted(m)
 		if err != nil {
@@ -119,6 +123,33 @@ func (x *project) message(r *delivery.Registration, n *delivery.Notification, di
 		return b, size, err
 	}
 	return payload.Fit(n.Title, n.Body, limit, build)
+}
+
+// overlayShows reports whether the overlay brings something that Android shows.
+func overlayShows(o overlay) bool {
+	var m struct {
+		Notification map[string]any `json:"notification"`
+		Android      struct {
+			Notification map[string]any `json:"notification"`
+		} `json:"android"`
+	}
+	_ = json.Unmarshal(o.Payload, &m) // there may be none; Merge refuses what is no object
+	return len(m.Notification) > 0 || len(m.Android.Notification) > 0
+}
+
+// tag gives a notification that comes from the overlay alone the tag by which a retry, or
+// a newer one, takes its place on the screen.
+func tag(m payload.Object, n *delivery.Notification) {
+	android, _ := m["android"].(payload.Object) // Merge leaves it an object
+	shown, _ := android["notification"].(payload.Object)
+	if shown == nil {
+		if m["notification"] == nil {
+			return
+		}
+		shown = payload.Object{}
+		android["notification"] = shown
+	}
+	shown["tag"] = payload.Tag(n)
 }
 
 // shown is android.notification.
@@ -136,7 +167,7 @@ func (x *project) shown(n *delivery.Notification, title, body string) payload.Ob
 	set("click_action", n.Category)
 	set("channel_id", x.channel)
 	if n.Badge != nil {
-		o["notification_count"] = *n.Badge
+		o["notification_count"] = min(*n.Badge, math.MaxInt32) // Google takes an int32
 	}
 	if l := n.Localized; l != nil {
 		set("title_loc_key", l.TitleKey)
@@ -183,8 +214,8 @@ func describe(o payload.Object, n *delivery.Notification, title, body string) {
 // priority is HIGH for what wakes a phone and shows something. Google lowers an app
 // that wakes phones for nothing.
 // https://firebase.google.com/docs/cloud-messaging/android-message-priority
-func priority(n *delivery.Notification, dismiss bool) string {
-	if dismiss || n.Urgency == delivery.UrgencyNormal || background(n) {
+func priority(n *delivery.Notification, silent bool) string {
+	if silent || n.Urgency == delivery.UrgencyNormal {
 		return "NORMAL"
 	}
 	return "HIGH"

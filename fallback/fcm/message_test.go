@@ -110,7 +110,9 @@ func TestProtected(t *testing.T) {
 		`{"payload":{"data":{"google.x":"x"}}}`:                "fcm.payload.data.google.x",
 		`{"payload":{"data":{"from":"x"}}}`:                    "fcm.payload.data.from",
 		`{"payload":{"data":{"own":1}}}`:                       "fcm.payload.data.own",
-		`[]`:                                                   "fcm",
+		`{"payload":{"android":{"data":{"own":"x"}}}}`:         "fcm.payload.android.data",
+		`{"payload":{"webpush":{"data":{"own":"x"}}}}`:         "fcm.payload.webpush.data",
+		`[]`: "fcm",
 	} {
 		n := full()
 		n.Overlay = &delivery.Overlay{FCM: json.RawMessage(overlay)}
@@ -144,5 +146,50 @@ func TestCheckForm(t *testing.T) {
 		if (err == nil) != tt.good || err != nil && strings.Contains(err.Error(), "secret") {
 			t.Errorf("%+v: %v", tt.r, err)
 		}
+	}
+}
+
+// TestShownByOverlay: a notification that comes from the overlay alone is shown like others:
+// at once, and under the tag by which a retry takes its place.
+func TestShownByOverlay(t *testing.T) {
+	for overlay, want := range map[string]string{
+		`{"android":{"notification":{"title":"T"}}}`:                       "HIGH under order",
+		`{"notification":{"title":"T"}}`:                                   "HIGH under order",
+		`{"notification":{"title":"T"},"android":{"priority":"NORMAL"}}`:   "NORMAL under order",
+		`{"data":{"own":"x"}}`:                                             "NORMAL under ",
+		`{"apns":{"payload":{"aps":{"alert":"x","content-available":1}}}}`: "NORMAL under ",
+	} {
+		for _, style := range []string{StyleNotification, StyleData} {
+			n := &delivery.Notification{ID: "a", Account: "b", CollapseKey: "order", HasMessage: true, Urgency: delivery.UrgencyHigh, AcceptedAt: accepted, ExpiresAt: accepted.Add(time.Hour)}
+			n.Overlay = &delivery.Overlay{FCM: json.RawMessage(`{"payload":` + overlay + `}`)}
+			b, err := (&project{style: style}).message(&delivery.Registration{Token: "t"}, n, false, accepted, maxPayload)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var m struct {
+				Message struct {
+					Android struct {
+						Priority     string
+						Notification struct{ Tag string }
+					}
+				}
+			}
+			if err := json.Unmarshal(b, &m); err != nil {
+				t.Fatal(err)
+			}
+			if got := m.Message.Android.Priority + " under " + m.Message.Android.Notification.Tag; got != want {
+				t.Errorf("%s, style %s: got %s, want %s: %s", overlay, style, got, want, b)
+			}
+		}
+	}
+}
+
+// TestLargestBadge: Google takes an int32.
+func TestLargestBadge(t *testing.T) {
+	n, badge := full(), 1<<40
+	n.Badge = &badge
+	b, err := (&project{style: StyleNotification}).message(&delivery.Registration{Token: "t"}, n, false, accepted, maxPayload)
+	if err != nil || !strings.Contains(string(b), `"notification_count":2147483647`) {
+		t.Errorf("got %s, %v", b, err)
 	}
 }
