@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -132,8 +133,12 @@ func CheckContent(n *delivery.Notification) error {
 	if err != nil {
 		return err
 	}
-	if _, err := payload.Headers(o.Headers, "webpush.headers", settable...); err != nil {
+	h, err := payload.Headers(o.Headers, "webpush.headers", settable...)
+	if err != nil {
 		return err
+	}
+	if u, set := h["Urgency"]; set && !slices.Contains(urgencies, u) {
+		return &delivery.FieldError{Field: "webpush.headers.Urgency", Rule: "must be one of " + strings.Join(urgencies, ", "), Got: u}
 	}
 	return payload.Merge(payload.Object{}, o.Payload, "webpush.payload", protected...)
 }
@@ -152,6 +157,9 @@ func fits(n *delivery.Notification) error {
 // settable are the header fields that a backend may set; the others carry credentials,
 // the encryption, or the delivery's identity.
 var settable = []string{"Urgency", "X-WNS-Cache-Policy", "X-WNS-Type"}
+
+// urgencies are those of RFC 8030 §5.3.
+var urgencies = []string{"very-low", "low", "normal", "high"}
 
 // protected are the members that a backend cannot set: they say which notification it is, and that
 // it is one.

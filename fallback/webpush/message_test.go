@@ -99,6 +99,7 @@ func TestProtected(t *testing.T) {
 		`{"headers":{"Topic":"x"}}`:                    "webpush.headers",
 		`{"headers":{"Urgency":"low\r\nTopic: x"}}`:    "webpush.headers.Urgency",
 		`{"headers":{"Urgency":1}}`:                    "webpush.headers",
+		`{"headers":{"urgency":"urgent"}}`:             "webpush.headers.Urgency",
 		`"x"`:                                          "webpush",
 	} {
 		n := full()
@@ -119,11 +120,11 @@ func TestNothingToShow(t *testing.T) {
 	if pe := refusal(t, p, subscription(t, s.URL+"/x"), n); verdict(pe) != "permanent" || s.calls.Load() != 0 {
 		t.Errorf("got %v after %d requests", pe, s.calls.Load())
 	}
-	for _, endpoint := range []string{"https://fcm.googleapis.com/fcm/send/x", "https://web.push.apple.com/x", "https://other.push.apple.com/x", "https://x.notify.windows.com/w"} {
 	n.Overlay = &delivery.Overlay{WebPush: json.RawMessage(`{"payload":{"notification":{"title":"of the overlay"}}}`)}
 	if _, err := p.Push(t.Context(), request(p, subscription(t, s.URL+"/x"), n)); err != nil {
 		t.Errorf("a title that stands in the overlay: %v", err)
 	}
+	for _, endpoint := range []string{"https://fcm.googleapis.com/fcm/send/x", "https://web.push.apple.com/x", "https://other.push.apple.com/x", "https://x.notify.windows.com/w"} {
 		r := request(p, subscription(t, endpoint), note())
 		r.Dismiss = true
 		if _, err := p.Push(t.Context(), r); !errors.Is(err, errNothingToShow) {

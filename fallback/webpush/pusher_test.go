@@ -177,6 +177,7 @@ func TestReactions(t *testing.T) {
 		{"media type", "", 415, nil, "", "permanent"},
 		{"throttled", "", 429, http.Header{"Retry-After": {"30"}}, "", "throttle 30s"},
 		{"throttled without a time", "", 429, nil, "", "throttle 0s"},
+		{"ntfy, without a subscriber", "", 507, nil, `{"code":50701,"http":507,"error":"cannot publish to UnifiedPush topic without previously active subscriber"}`, "throttle 0s"},
 		{"WNS throttles", serviceWindows, 406, wns, "", "throttle 15m0s"},
 		{"WNS throttles the app", serviceWindows, 406, http.Header{"X-Wns-Status": {"appthrottled"}, "Retry-After": {"900"}}, "", "busy 15m0s"},
 		{"not acceptable elsewhere", serviceMozilla, 406, nil, "", "permanent"},

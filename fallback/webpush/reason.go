@@ -88,7 +88,7 @@ func reaction(service string, status int, header http.Header, body []byte, now t
 		} else {
 			pe.Throttled = true
 		}
-	case http.StatusTooManyRequests:
+	case http.StatusTooManyRequests, http.StatusInsufficientStorage: // ntfy's 507: the endpoint has had no subscriber for long
 		pe.Throttled = true
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusMisdirectedRequest:
 	default:
