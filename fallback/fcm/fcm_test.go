@@ -228,6 +228,14 @@ func TestReactions(t *testing.T) {
 		{"sender mismatch, said in another status", 400, nil, coded(400, "INVALID_ARGUMENT", "SenderId mismatch", "SENDER_ID_MISMATCH"), "suspend"},
 		{"a proxy's 410", 410, nil, `<html>`, "permanent"},
 		{"rate of a device", 429, after("5"), coded(429, "RESOURCE_EXHAUSTED", "Device message rate exceeded", "QUOTA_EXCEEDED"), "throttle 5s"},
+		{"rate of a device, said by the quota", 429, after("5"), `{"error":{"code":429,"message":"Resource has been exhausted (e.g. check quota).","status":"RESOURCE_EXHAUSTED","details":[` +
+			`{"@type":"type.googleapis.com/google.firebase.fcm.v1.FcmError","errorCode":"QUOTA_EXCEEDED"},` +
+			`{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"subject":"device:1","description":"Device message rate exceeded"}]}]}}`, "throttle 5s"},
+		{"rate of the project, said by the quota", 429, nil, `{"error":{"code":429,"message":"Resource has been exhausted (e.g. check quota).","status":"RESOURCE_EXHAUSTED","details":[` +
+			`{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"subject":"project:1","description":"Message rate exceeded"}]}]}}`, "busy 1m0s"},
+		{"a device token that Apple does not take", 400, nil, `{"error":{"code":400,"message":"Request contains an invalid argument.","status":"INVALID_ARGUMENT","details":[` +
+			`{"@type":"type.googleapis.com/google.firebase.fcm.v1.FcmError","errorCode":"INVALID_ARGUMENT"},` +
+			`{"@type":"type.googleapis.com/google.firebase.fcm.v1.ApnsError","statusCode":400,"reason":"BadDeviceToken"}]}}`, "suspend"},
 		{"unavailable", 503, after("7"), coded(503, "UNAVAILABLE", "busy", "UNAVAILABLE"), "retry 7s"},
 		{"internal", 500, nil, coded(500, "INTERNAL", "oops", "INTERNAL"), "retry 0s"},
 		{"a proxy's 502", 502, nil, `<html>`, "retry 0s"},

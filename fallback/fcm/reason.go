@@ -33,6 +33,10 @@ type answer struct {
 			Violations []struct {
 				Field string `json:"field"`
 			} `json:"fieldViolations"`
+			Quotas []struct {
+				Subject     string `json:"subject"`
+				Description string `json:"description"`
+			} `json:"violations"` // of a QuotaFailure
 			RetryDelay string `json:"retryDelay"` // of a RetryInfo: "30s"
 		} `json:"details"`
 	} `json:"error"`
@@ -41,6 +45,7 @@ type answer struct {
 // The types of the details that are read.
 const (
 	fcmError  = "google.firebase.fcm.v1.FcmError"
+	apnsError = "google.firebase.fcm.v1.ApnsError" // Apple's answer for an iOS app of the project
 	retryInfo = "google.rpc.RetryInfo"
 )
 
@@ -50,12 +55,15 @@ const (
 func reaction(status int, header http.Header, body []byte, now time.Time) (pe *fallback.PushError, tooBig bool) {
 	var a answer
 	_ = json.Unmarshal(body, &a) // a proxy answers in HTML: the status decides
-	var code, reason, field string
+	var code, reason, field, apple string
+	quotas := a.Error.Message
 	after := backoff.RetryAfter(header.Get("Retry-After"), now)
 	for _, d := range a.Error.Details {
 		switch {
 		case strings.HasSuffix(d.Type, fcmError):
 			code = d.ErrorCode
+		case strings.HasSuffix(d.Type, apnsError):
+			apple = d.Reason
 		case d.Reason != "":
 			reason = d.Reason
 		case strings.HasSuffix(d.Type, retryInfo) && after == 0:
@@ -66,9 +74,12 @@ func reaction(status int, header http.Header, body []byte, now time.Time) (pe *f
 		for _, v := range d.Violations {
 			field = v.Field
 		}
+		for _, q := range d.Quotas {
+			quotas += " " + q.Subject + " " + q.Description
+		}
 	}
 	text := clean(a.Error.Message)
-	pe = &fallback.PushError{StatusCode: status, Reason: first(code, reason, a.Error.Status), RetryAfter: after}
+	pe = &fallback.PushError{StatusCode: status, Reason: first(code, reason, apple, a.Error.Status), RetryAfter: after}
 	pe.Reason = clean(pe.Reason)
 	switch {
 	case code == "UNREGISTERED":
@@ -79,6 +90,8 @@ func reaction(status int, header http.Header, body []byte, now time.Time) (pe *f
 		pe.Suspend, pe.NotToken, pe.Help = true, true, "the Firebase project has no valid APNs key or Web Push key for this device's platform"
 	case status == http.StatusBadRequest && (field == "message.token" || field == "message.fid" || strings.Contains(a.Error.Message, "registration token")):
 		pe.Suspend, pe.Help = true, "not a registration token"
+	case apple == "BadDeviceToken", apple == "DeviceTokenNotForTopic":
+		pe.Suspend, pe.Help = true, "Apple does not take the device token behind this registration ("+apple+")"
 	case status == http.StatusRequestEntityTooLarge, status == http.StatusBadRequest && strings.Contains(a.Error.Message, "too big"):
 		pe.Permanent, tooBig = true, true
 	case status == http.StatusUnauthorized:
@@ -87,7 +100,7 @@ func reaction(status int, header http.Header, body []byte, now time.Time) (pe *f
 		pe.ConfigFault, pe.Help = true, first(text, "the service account may not send messages in this project")
 	case status == http.StatusNotFound:
 		pe.ConfigFault, pe.Help = true, "check project_id of the service account file, and that the Firebase Cloud Messaging API is on"
-	case status == http.StatusTooManyRequests && strings.Contains(strings.ToLower(a.Error.Message), "device"):
+	case status == http.StatusTooManyRequests && strings.Contains(strings.ToLower(quotas), "device"):
 		pe.Throttled = true
 	case status == http.StatusTooManyRequests:
 		pe.Busy = true
