@@ -444,3 +444,33 @@ func TestCloseWaits(t *testing.T) {
 		t.Error("a push without a token was accepted")
 	}
 }
+
+// TestNoAnswerSaysWhy: the timeline, and what an operator sees of the lane, name the cause.
+func TestNoAnswerSaysWhy(t *testing.T) {
+	for _, withToken := range []bool{false, true} {
+		g := startGoogle(t)
+		p := g.pusher(t, nil, "")
+		if withToken {
+			if _, err := p.Push(t.Context(), request(p, note())); err != nil {
+				t.Fatal(err)
+			}
+		}
+		g.Close()
+		r, err := fallback.New(fallback.Options{Pushers: []fallback.Pusher{p}, Content: func(delivery.Seq) (*delivery.Notification, error) { return note(), nil }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		result := make(chan delivery.PushResult, 1)
+		r.Push(t.Context(), delivery.Push{Device: "phone", Attempt: 1, Registration: request(p, note()).Registration}, func(res delivery.PushResult) { result <- res })
+		want := "no answer: ask for an access token: "
+		if withToken {
+			want = "no answer: "
+		}
+		if res := <-result; res.Outcome != delivery.PushRetry || !strings.HasPrefix(res.Detail, want) || len(res.Detail) == len(want) || strings.Contains(res.Detail, "access token") == withToken {
+			t.Errorf("with an access token %v: %+v", withToken, res)
+		}
+		if err := r.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -148,12 +148,12 @@ func (a *access) exchange(ctx context.Context) (token string, life time.Duration
 	q.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	res, err := a.client.Do(q)
 	if err != nil {
-		return "", 0, &fallback.PushError{Reason: "oauth connection", Err: withoutURL(err)}
+		return "", 0, &fallback.PushError{Err: fmt.Errorf("ask for an access token: %w", withoutURL(err))}
 	}
 	defer func() { _ = res.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
-		return "", 0, &fallback.PushError{Reason: "oauth connection", Err: withoutURL(err)}
+		return "", 0, &fallback.PushError{Err: fmt.Errorf("ask for an access token: %w", withoutURL(err))}
 	}
 	var answer struct {
 		Token   string `json:"access_token"`

@@ -155,5 +155,5 @@ func connectionError(ctx context.Context, err error) *fallback.PushError {
 	if cause := context.Cause(ctx); cause != nil {
 		return &fallback.PushError{Reason: "timeout", Err: cause}
 	}
-	return &fallback.PushError{Reason: "connection", Err: withoutURL(err)}
+	return &fallback.PushError{Err: withoutURL(err)}
 }
