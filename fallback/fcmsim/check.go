@@ -19,11 +19,47 @@ type message struct {
 		Priority              string          `json:"priority"`
 		TTL                   string          `json:"ttl"`
 		Notification          json.RawMessage `json:"notification"`
+		FCMOptions            json.RawMessage `json:"fcm_options"`
 		DirectBootOK          bool            `json:"direct_boot_ok"`
 		BandwidthConstrained  bool            `json:"bandwidth_constrained_ok"`
 		RestrictedPackageName string          `json:"restricted_package_name"`
 	} `json:"android"`
+	APNs       json.RawMessage `json:"apns"`    // for an iOS app of the project
+	WebPush    json.RawMessage `json:"webpush"` // for a page of the project
 	FCMOptions json.RawMessage `json:"fcm_options"`
+}
+
+// shown is android.notification: Google refuses a member that it does not know, or of
+// another type.
+// https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages#androidnotification
+type shown struct {
+	Title                 string          `json:"title"`
+	Body                  string          `json:"body"`
+	Icon                  string          `json:"icon"`
+	Color                 string          `json:"color"`
+	Sound                 string          `json:"sound"`
+	Tag                   string          `json:"tag"`
+	ClickAction           string          `json:"click_action"`
+	BodyLocKey            string          `json:"body_loc_key"`
+	BodyLocArgs           []string        `json:"body_loc_args"`
+	TitleLocKey           string          `json:"title_loc_key"`
+	TitleLocArgs          []string        `json:"title_loc_args"`
+	ChannelID             string          `json:"channel_id"`
+	Ticker                string          `json:"ticker"`
+	Sticky                bool            `json:"sticky"`
+	EventTime             string          `json:"event_time"`
+	LocalOnly             bool            `json:"local_only"`
+	NotificationPriority  string          `json:"notification_priority"`
+	DefaultSound          bool            `json:"default_sound"`
+	DefaultVibrateTimings bool            `json:"default_vibrate_timings"`
+	DefaultLightSettings  bool            `json:"default_light_settings"`
+	VibrateTimings        []string        `json:"vibrate_timings"`
+	Visibility            string          `json:"visibility"`
+	NotificationCount     int32           `json:"notification_count"`
+	LightSettings         json.RawMessage `json:"light_settings"`
+	Image                 string          `json:"image"`
+	BypassProxy           bool            `json:"bypass_proxy_notification"`
+	Proxy                 string          `json:"proxy"`
 }
 
 const (

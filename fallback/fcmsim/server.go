@@ -279,11 +279,11 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusBadRequest, "INVALID_ARGUMENT", f.message, "INVALID_ARGUMENT", f.field)
 		return
 	}
-	var shown struct {
-		Tag string `json:"tag"`
-	}
+	var shown shown
 	if len(body.Message.Android.Notification) > 0 {
-		if err := json.Unmarshal(body.Message.Android.Notification, &shown); err != nil {
+		d := json.NewDecoder(bytes.NewReader(body.Message.Android.Notification))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&shown); err != nil {
 			refuse(http.StatusBadRequest, "INVALID_ARGUMENT", "Invalid value at 'message.android.notification'", "", "message.android.notification")
 			return
 		}

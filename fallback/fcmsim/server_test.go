@@ -90,9 +90,11 @@ func TestPushes(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	s, p := start(t, fcmsim.Options{}, "")
 	for overlay, want := range map[string]string{
-		`{"payload":{"android":{"ttl":"2419201s"}}}`: "INVALID_ARGUMENT",
-		`{"payload":{"android":{"priority":"MAX"}}}`: "INVALID_ARGUMENT",
-		`{"payload":{"android":{"made_up":1}}}`:      "INVALID_ARGUMENT",
+		`{"payload":{"android":{"ttl":"2419201s"}}}`:                                 "INVALID_ARGUMENT",
+		`{"payload":{"android":{"priority":"MAX"}}}`:                                 "INVALID_ARGUMENT",
+		`{"payload":{"android":{"made_up":1}}}`:                                      "INVALID_ARGUMENT",
+		`{"payload":{"android":{"notification":{"colour":"#ff6600"}}}}`:              "INVALID_ARGUMENT",
+		`{"payload":{"android":{"notification":{"notification_count":2147483648}}}}`: "INVALID_ARGUMENT",
 	} {
 		_, pe := push(t, p, phone, func(n *delivery.Notification) {
 			n.Overlay = &delivery.Overlay{FCM: json.RawMessage(overlay)}
@@ -100,6 +102,12 @@ func TestRefusals(t *testing.T) {
 		if pe == nil || pe.Reason != want || !pe.Permanent {
 			t.Errorf("%s: got %v", overlay, pe)
 		}
+	}
+	_, pe := push(t, p, phone, func(n *delivery.Notification) {
+		n.Overlay = &delivery.Overlay{FCM: json.RawMessage(`{"payload":{"apns":{"payload":{"aps":{"sound":"x"}}},"webpush":{"fcm_options":{"link":"https://a.example"}},"android":{"fcm_options":{"analytics_label":"x"},"notification":{"color":"#ff6600"}}}}`)}
+	})
+	if pe != nil {
+		t.Errorf("members that Google knows: %v", pe)
 	}
 	if err := s.Scripts.Add(simkit.Script{Status: 429, RetryAfter: "90", Times: 1}); err != nil {
 		t.Fatal(err)
