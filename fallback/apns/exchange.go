@@ -165,7 +165,7 @@ func (x *appClient) RoundTrip(q *http.Request) (*http.Response, error) {
 	e.conn = c
 	res, err := c.RoundTrip(q)
 	if err != nil {
-		x.pool.Release(c, false, false)
+		x.pool.Release(c, false, errors.Is(err, context.DeadlineExceeded))
 		return nil, err
 	}
 	if res.ContentLength != 0 || res.StatusCode != http.StatusOK {

@@ -3,6 +3,7 @@ package apns
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"sync"
@@ -416,5 +417,33 @@ func TestCloseEndsHangingRequests(t *testing.T) {
 	}
 	if res := <-c; res.Outcome != delivery.PushRetry {
 		t.Errorf("%+v", res)
+	}
+}
+
+// TestConnectionWithoutAnswers: a connection may answer PINGs and no request. It is replaced.
+func TestConnectionWithoutAnswers(t *testing.T) {
+	s := startSim(t, apnssim.Options{})
+	a := apnsFor(t, s)
+	send := func(id string, within time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), within)
+		defer cancel()
+		_, err := a.Push(ctx, fallback.Request{App: a.Apps()[0], Device: "phone", Registration: delivery.Registration{Token: deviceToken}, Notification: note(id), Attempt: 1})
+		return err
+	}
+	if err := send("first", time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	s.Script(apnssim.Script{Action: apnssim.ActionHang})
+	for i := range h2pool.MaxServerErrors {
+		if err := send(fmt.Sprint(i), 100*time.Millisecond); err == nil {
+			t.Error("a request that hangs is answered")
+		}
+	}
+	s.ClearScripts()
+	if err := send("last", time.Minute); err != nil {
+		t.Errorf("the next request: %v", err)
+	}
+	if got := s.Received(); got[len(got)-1].Connection == got[0].Connection {
+		t.Error("the connection without answers is still used")
 	}
 }

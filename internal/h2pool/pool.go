@@ -65,7 +65,8 @@ const (
 	DialTimeout = 5 * time.Second
 	// DialBurst dials may follow each other at once; then one every 5 s.
 	DialBurst = 20
-	// MaxServerErrors consecutive 5xx answers replace a connection.
+	// MaxServerErrors consecutive 5xx answers, or requests without an answer in time,
+	// replace a connection.
 	MaxServerErrors = 5
 
 	dialBackoffFirst = 250 * time.Millisecond
@@ -204,8 +205,9 @@ func (p *Pool) pickLocked() *Conn {
 }
 
 // Release returns a connection that Acquire gave. valid: the answer proves that the
-// connection may be used in full. serverError: the answer was a 5xx.
-func (p *Pool) Release(c *Conn, valid, serverError bool) {
+// connection may be used in full. failed: the answer was a 5xx, or none came in time; a
+// connection may answer PINGs, and no request.
+func (p *Pool) Release(c *Conn, valid, failed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	defer p.updateAllowedLocked()
@@ -217,7 +219,7 @@ func (p *Pool) Release(c *Conn, valid, serverError bool) {
 			c.proven = true
 			p.fails = 0
 		}
-	case serverError:
+	case failed:
 		if c.errors++; c.errors >= MaxServerErrors {
 			p.retireLocked(c)
 		}

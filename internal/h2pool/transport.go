@@ -25,6 +25,8 @@ type Transport struct {
 
 	mu    sync.Mutex
 	older map[string]time.Time // addresses without HTTP/2, and until when they are taken for such
+	// unanswered are the requests in a row that got no answer in time, by address.
+	unanswered map[string]int
 }
 
 const (
@@ -40,7 +42,7 @@ const (
 // NewTransport makes a Transport of base, which has DialContext, TLSClientConfig,
 // TLSHandshakeTimeout, Proxy and the limits, and is the Transport's own from then on.
 func NewTransport(base *http.Transport) *Transport {
-	t := &Transport{watched: base.Clone(), plain: base, older: map[string]time.Time{}}
+	t := &Transport{watched: base.Clone(), plain: base, older: map[string]time.Time{}, unanswered: map[string]int{}}
 	base.ForceAttemptHTTP2 = true
 	base.HTTP2 = &http.HTTP2Config{SendPingTimeout: proxiedPing, PingTimeout: DialTimeout}
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
@@ -105,8 +107,13 @@ func (t *Transport) RoundTrip(q *http.Request) (*http.Response, error) {
 	if q.URL.Scheme != "https" || t.proxied(q) || t.isOlder(address(q)) {
 		return t.plain.RoundTrip(q)
 	}
+	if t.stuck(address(q)) {
+		q = q.Clone(q.Context())
+		q.Close = true // the last request on its connection
+	}
 	res, err := t.watched.RoundTrip(q)
 	if !errors.Is(err, ErrNotHTTP2) {
+		t.note(address(q), err)
 		return res, err
 	}
 	if q.Body != nil { // it has been closed
@@ -137,6 +144,29 @@ func address(q *http.Request) string {
 		port = "443"
 	}
 	return net.JoinHostPort(q.URL.Hostname(), port)
+}
+
+// stuck reports whether the next request without an answer in time is the MaxServerErrors-th
+// in a row: its connection may answer PINGs, and no request, for as long as it lives.
+func (t *Transport) stuck(address string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.unanswered[address] >= MaxServerErrors-1
+}
+
+// note counts the requests without an answer in time.
+func (t *Transport) note(address string, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case err == nil:
+		delete(t.unanswered, address)
+	case errors.Is(err, context.DeadlineExceeded):
+		if len(t.unanswered) >= maxOlder {
+			clear(t.unanswered)
+		}
+		t.unanswered[address]++
+	}
 }
 
 func (t *Transport) remember(address string) {

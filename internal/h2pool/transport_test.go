@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // TestTransport: requests with a body reach servers with and without HTTP/2, over one
@@ -72,5 +73,50 @@ func TestTransportRefusesCertificate(t *testing.T) {
 	}
 	if !strings.Contains(err.Error(), "certificate") {
 		t.Error(err)
+	}
+}
+
+// TestTransportReplacesAStuckConnection: a connection may answer PINGs and no request. It
+// makes room for another after some requests without an answer in time.
+func TestTransportReplacesAStuckConnection(t *testing.T) {
+	var stuck atomic.Value // the address of the client's side
+	stuck.Store("")
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.RemoteAddr == stuck.Load() {
+			<-r.Context().Done()
+			return
+		}
+		stuck.CompareAndSwap("", r.RemoteAddr)
+	}))
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	defer s.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(s.Certificate())
+	client := &http.Client{Transport: NewTransport(&http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}})}
+	defer client.CloseIdleConnections()
+	post := func(within time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), within)
+		defer cancel()
+		q, err := http.NewRequestWithContext(ctx, http.MethodPost, s.URL, strings.NewReader("hello"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := client.Do(q)
+		if err == nil {
+			_ = res.Body.Close()
+		}
+		return err
+	}
+	if err := post(time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	for range MaxServerErrors {
+		if err := post(100 * time.Millisecond); err == nil {
+			t.Error("a stuck connection answers")
+		}
+	}
+	if err := post(20 * time.Second); err != nil {
+		t.Errorf("the next request: %v", err)
 	}
 }
