@@ -67,9 +67,9 @@ func newPushServers(c config.Fallback, before pushServers, log *slog.Logger) (pu
 		}
 		next.pushers[name] = p
 	}
-	add(delivery.ServerAPNs, c.APNs.Enabled, c.APNs, func() (fallback.Pusher, error) { return newAPNs(c.APNs, log) })
+	add(delivery.ServerAPNs, c.APNs.Enabled, c.APNs, func() (fallback.Pusher, error) { return newAPNs(c.APNs, before, log) })
 	add(delivery.ServerFCM, c.FCM.Enabled, c.FCM, func() (fallback.Pusher, error) { return newFCM(c.FCM) })
-	add(delivery.ServerWebPush, c.WebPush.Enabled, c.WebPush, func() (fallback.Pusher, error) { return newWebPush(c.WebPush) })
+	add(delivery.ServerWebPush, c.WebPush.Enabled, c.WebPush, func() (fallback.Pusher, error) { return newWebPush(c.WebPush, before) })
 	if len(errs) > 0 {
 		return pushServers{}, errors.Join(append(errs, next.discard(before))...)
 	}
@@ -202,9 +202,10 @@ func completeRegistration(router *fallback.Router) func(delivery.Registration) (
 	}
 }
 
-func newAPNs(c config.APNs, log *slog.Logger) (*apns.Client, error) {
+func newAPNs(c config.APNs, before pushServers, log *slog.Logger) (*apns.Client, error) {
+	former, _ := before.pushers[delivery.ServerAPNs].(*apns.Client)
 	apple := apns.Config{
-		DefaultEnvironment: c.Environment, Endpoint: c.Endpoint, CAFile: c.CAFile, Logger: log,
+		DefaultEnvironment: c.Environment, Endpoint: c.Endpoint, CAFile: c.CAFile, Former: former, Logger: log,
 	}
 	if c.KeyFile != "" || c.Key != "" || c.CertificateFile != "" {
 		app := apns.App{
@@ -306,12 +307,13 @@ func webPushApps(c config.WebPush) (apps []webpush.App, err error) {
 	return apps, err
 }
 
-func newWebPush(c config.WebPush) (*webpush.Pusher, error) {
+func newWebPush(c config.WebPush, before pushServers) (*webpush.Pusher, error) {
+	former, _ := before.pushers[delivery.ServerWebPush].(*webpush.Pusher)
 	roots, err := rootCAs("fallback.webpush.ca_file", c.CAFile)
 	if err != nil {
 		return nil, err
 	}
-	cfg := webpush.Config{Allow: c.Allow, MaxConcurrent: c.MaxConcurrent, RootCAs: roots}
+	cfg := webpush.Config{Allow: c.Allow, MaxConcurrent: c.MaxConcurrent, Former: former, RootCAs: roots}
 	for _, s := range c.AllowPrivate {
 		prefix, err := netip.ParsePrefix(s)
 		if err != nil {

@@ -50,6 +50,11 @@ type Config struct {
 	// is one until its streams are all in use.
 	MaxConnections int
 
+	// Former is the Client that this one replaces; nil: none. Its provider tokens are used
+	// further where key, key ID and team are the same: Apple refuses a new one within 20
+	// minutes.
+	Former *Client
+
 	Logger *slog.Logger // nil: none
 }
 
@@ -76,6 +81,7 @@ type App struct {
 type Client struct {
 	list       []fallback.App
 	apps       map[fallback.App]*appClient
+	tokens     map[string]*providerToken // by team and key ID: Apple counts updates by key
 	defaultEnv string
 	log        *slog.Logger
 }
@@ -103,7 +109,7 @@ type appClient struct {
 // New loads keys and certificates; it does not connect. All that is wrong
 // with cfg is in the error, each thing with the app it belongs to.
 func New(cfg Config) (*Client, error) {
-	a := &Client{apps: map[fallback.App]*appClient{}, defaultEnv: cmp.Or(cfg.DefaultEnvironment, EnvironmentProduction), log: cfg.Logger}
+	a := &Client{apps: map[fallback.App]*appClient{}, tokens: map[string]*providerToken{}, defaultEnv: cmp.Or(cfg.DefaultEnvironment, EnvironmentProduction), log: cfg.Logger}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
@@ -122,10 +128,9 @@ func New(cfg Config) (*Client, error) {
 			errs = append(errs, fmt.Errorf("apns: the endpoint must be like https://host:port, got %q", cfg.Endpoint))
 		}
 	}
-	tokens := map[string]*providerToken{} // Apple counts updates by key: one each
 	for i, c := range cfg.Apps {
 		what := fmt.Sprintf("apns app %d (%s)", i+1, cmp.Or(c.Topic, "no topic"))
-		pt, cert, err := c.credentials(tokens)
+		pt, cert, err := c.credentials(a.tokens, cfg.Former)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", what, err))
 			continue

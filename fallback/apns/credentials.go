@@ -41,7 +41,7 @@ func rootCAs(cfg Config) (*x509.CertPool, error) {
 	return roots, nil
 }
 
-func (c *App) credentials(tokens map[string]*providerToken) (*providerToken, *tls.Certificate, error) {
+func (c *App) credentials(tokens map[string]*providerToken, former *Client) (*providerToken, *tls.Certificate, error) {
 	hasKey := c.KeyFile != "" || len(c.KeyPEM) > 0
 	if hasKey == (c.CertificateFile != "") {
 		return nil, nil, errors.New("set either a key file with its key ID and team ID, or a certificate file")
@@ -78,7 +78,13 @@ func (c *App) credentials(tokens map[string]*providerToken) (*providerToken, *tl
 		}
 		return t, nil, nil
 	}
-	t := newProviderToken(key, c.KeyID, c.TeamID)
+	var t *providerToken
+	if former != nil {
+		t = former.tokens[id]
+	}
+	if t == nil || !t.key.Equal(key) {
+		t = newProviderToken(key, c.KeyID, c.TeamID)
+	}
 	tokens[id] = t
 	return t, nil, nil
 }

@@ -12,6 +12,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -278,5 +279,50 @@ func TestCertificateWarning(t *testing.T) {
 	}
 	if expiryWarning(time.Time{}, now) != "" {
 		t.Error("no certificate, no warning")
+	}
+}
+
+// TestProviderTokenOutlivesItsClient: a changed configuration makes another Client. Apple
+// counts the provider tokens of a key, and refuses a second one within 20 minutes.
+func TestProviderTokenOutlivesItsClient(t *testing.T) {
+	s := startSim(t, apnssim.Options{})
+	cfg := Config{Endpoint: s.URL(), CAPEM: s.CAPEM(), Apps: []App{{Topic: topic, KeyPEM: s.Key().PEM, KeyID: s.Key().KeyID, TeamID: s.Key().TeamID}}}
+	client := func(change func(*Config)) (c *Client, bearer string) {
+		t.Helper()
+		cfg := cfg
+		cfg.Apps = slices.Clone(cfg.Apps)
+		change(&cfg)
+		c, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		bearer, err = c.apps[c.list[0]].token.get()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c, bearer
+	}
+	first, bearer := client(func(*Config) {})
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	other, err := apnssim.NewKey(s.Key().KeyID, s.Key().TeamID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, row := range map[string]struct {
+		change func(*Config)
+		same   bool
+	}{
+		"another topic":  {func(c *Config) { c.Apps[0].Topic = "com.example.other" }, true},
+		"another key":    {func(c *Config) { c.Apps[0].KeyPEM = other.PEM }, false},
+		"another key ID": {func(c *Config) { c.Apps[0].KeyID = "OTHER" }, false},
+		"another team":   {func(c *Config) { c.Apps[0].TeamID = "OTHER" }, false},
+	} {
+		_, now := client(func(c *Config) { c.Former = first; row.change(c) })
+		if (now == bearer) != row.same {
+			t.Errorf("%s: the same provider token: %v, want %v", what, now == bearer, row.same)
+		}
 	}
 }

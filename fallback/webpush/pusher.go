@@ -44,6 +44,10 @@ type Config struct {
 	// MaxConcurrent bounds the requests under way to one push service; 100.
 	MaxConcurrent int
 
+	// Former is the Pusher that this one replaces; nil: none. Its VAPID tokens are used
+	// further where key and contact are the same: Apple asks for at most one new token an
+	// hour.
+	Former *Pusher
 	RootCAs *x509.CertPool   // nil: the system's
 	Now     func() time.Time // nil: time.Now
 }
@@ -100,7 +104,12 @@ func New(cfg Config) (*Pusher, error) {
 			errs = append(errs, fmt.Errorf("application server key %s is configured twice", name))
 			continue
 		}
-		p.apps[name] = &signer{key: app.Key, public: public, contact: app.Contact, now: p.now, tokens: map[string]signed{}}
+		p.apps[name] = newSigner(app, public, p.now)
+		if cfg.Former != nil {
+			if s := cfg.Former.apps[name]; s != nil && s.public == public && s.contact == app.Contact {
+				p.apps[name] = s
+			}
+		}
 		p.list = append(p.list, fallback.App{Server: delivery.ServerWebPush, Name: name})
 	}
 	for _, pattern := range cfg.Allow {

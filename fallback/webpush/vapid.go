@@ -31,6 +31,10 @@ type signer struct {
 	tokens map[string]signed // by origin
 }
 
+func newSigner(app App, public string, now func() time.Time) *signer {
+	return &signer{key: app.Key, public: public, contact: app.Contact, now: now, tokens: map[string]signed{}}
+}
+
 // signed is a token. Its time has no monotonic reading: a push service reads exp by the
 // wall clock, so a token is judged by that, which may have been set since.
 type signed struct {

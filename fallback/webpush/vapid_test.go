@@ -69,3 +69,33 @@ func TestRefusedTokenIsRenewed(t *testing.T) {
 		t.Error("a new token after an answer that does not refuse it")
 	}
 }
+
+// TestTokenOutlivesItsPusher: a changed configuration makes another Pusher. Apple asks for at
+// most one new token an hour.
+func TestTokenOutlivesItsPusher(t *testing.T) {
+	s := startService(t)
+	first := s.pusher(t, Config{})
+	app := App{Key: first.apps[first.list[0].Name].key, Contact: "mailto:ops@example.com"}
+	header := func(p *Pusher) string {
+		t.Helper()
+		h, err := p.apps[p.list[0].Name].authorization("https://push.example")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	before := header(first)
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for contact, same := range map[string]bool{app.Contact: true, "mailto:other@example.com": false} {
+		p, err := New(Config{Apps: []App{{Key: app.Key, Contact: contact}}, Allow: []string{"*.example"}, Former: first})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := header(p) == before; got != same {
+			t.Errorf("%s: the same token: %v, want %v", contact, got, same)
+		}
+		_ = p.Close()
+	}
+}
