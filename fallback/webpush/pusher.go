@@ -19,6 +19,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -43,11 +44,11 @@ type Config struct {
 	AllowPrivate []netip.Prefix
 	// MaxConcurrent bounds the requests under way to one push service; 100.
 	MaxConcurrent int
-
 	// Former is the Pusher that this one replaces; nil: none. Its VAPID tokens are used
 	// further where key and contact are the same: Apple asks for at most one new token an
 	// hour.
 	Former *Pusher
+
 	RootCAs *x509.CertPool   // nil: the system's
 	Now     func() time.Time // nil: time.Now
 }
@@ -66,6 +67,9 @@ type Pusher struct {
 	client  *http.Client
 	maximum int
 	now     func() time.Time
+
+	mu     sync.Mutex
+	madeBy map[string]fallback.App // endpoints whose subscription another key made than their registration says
 }
 
 var (
@@ -83,7 +87,7 @@ func New(cfg Config) (*Pusher, error) {
 		return nil, errors.New("fallback.webpush: no application server key")
 	}
 	p := &Pusher{
-		apps: map[string]*signer{}, guard: guard{allow: cfg.Allow, private: cfg.AllowPrivate},
+		apps: map[string]*signer{}, madeBy: map[string]fallback.App{}, guard: guard{allow: cfg.Allow, private: cfg.AllowPrivate},
 		maximum: cmp.Or(cfg.MaxConcurrent, 100), now: cfg.Now,
 	}
 	if p.now == nil {
@@ -210,23 +214,68 @@ func topic(n *delivery.Notification) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:24])
 }
 
-// Push implements fallback.Pusher. The receipt is the path of the message resource
-// (RFC 8030 §5, Location), without its host.
+// Push implements fallback.Pusher. The receipt is empty.
+//
+// A subscription that names no key may be older than a change of keys: it was made with one
+// that is not the first any more. A push service that refuses the key has not taken the push,
+// so the other keys are tried at once.
 func (p *Pusher) Push(ctx context.Context, r fallback.Request) (receipt string, err error) {
+	first, endpoint := r.App, r.Registration.Token
+	if app, known := p.maker(endpoint); known {
+		first = app
+	}
+	r.App = first
+	if err = p.push(ctx, r); !isOtherKey(err) {
+		return "", err
+	}
+	for _, app := range p.list {
+		if app == first {
+			continue
+		}
+		r.App = app
+		if again := p.push(ctx, r); !isOtherKey(again) {
+			if again == nil {
+				p.setMaker(endpoint, app)
+			}
+			return "", again
+		}
+	}
+	return "", err
+}
+
+// maker returns the app whose key an endpoint was found to be made with.
+func (p *Pusher) maker(endpoint string) (fallback.App, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	app, known := p.madeBy[endpoint]
+	return app, known
+}
+
+func (p *Pusher) setMaker(endpoint string, app fallback.App) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.madeBy) >= maxTokens {
+		clear(p.madeBy)
+	}
+	p.madeBy[endpoint] = app
+}
+
+// push pushes with the key of r.App.
+func (p *Pusher) push(ctx context.Context, r fallback.Request) error {
 	q, err := p.request(ctx, r, maxPlain)
 	if err != nil {
-		return "", err
+		return err
 	}
 	long := q.ContentLength
 	err = p.send(r.App, q)
 	if pe, ok := errors.AsType[*fallback.PushError](err); !ok || pe.StatusCode != http.StatusRequestEntityTooLarge {
-		return "", err
+		return err
 	}
 	// A distributor may take less than RFC 8030 asks for: once more, shorter.
 	if short, again := p.request(ctx, r, shortPlain); again == nil && short.ContentLength < long {
 		err = p.send(r.App, short)
 	}
-	return "", err
+	return err
 }
 
 // send makes one request. Its error is a *fallback.PushError.

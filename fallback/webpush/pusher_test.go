@@ -523,3 +523,41 @@ func TestNamesOfAKey(t *testing.T) {
 		}
 	}
 }
+
+// TestSubscriptionOfAFormerKey: where a new key comes first, and the former one after it, the
+// subscriptions that the former one made go on. They name no key.
+func TestSubscriptionOfAFormerKey(t *testing.T) {
+	s := startService(t)
+	former := s.pusher(t, Config{AllowPrivate: loopback})
+	next := s.pusher(t, Config{AllowPrivate: loopback})
+	s.answers(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasSuffix(r.Header.Get("Authorization"), ", k="+former.PublicKey()) {
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = io.WriteString(w, "the VAPID credentials in the authorization header do not correspond to the credentials used to create the subscriptions.")
+			return
+		}
+		w.WriteHeader(http.StatusCreated)
+	})
+	cfg := Config{AllowPrivate: loopback, RootCAs: x509.NewCertPool()}
+	cfg.RootCAs.AddCert(s.Certificate())
+	for _, p := range []*Pusher{next, former} {
+		cfg.Apps = append(cfg.Apps, App{Key: p.apps[p.list[0].Name].key, Contact: "mailto:ops@example.com"})
+	}
+	both, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = both.Close() })
+	to := subscription(t, s.URL+secretPath)
+	for i, requests := range []int32{2, 3, 4} { // the first push finds the key
+		if _, err := both.Push(t.Context(), request(both, to, note())); err != nil {
+			t.Errorf("push %d: %v", i+1, err)
+		}
+		if got := s.calls.Load(); int32(got) != requests {
+			t.Errorf("%d requests after push %d, want %d", got, i+1, requests)
+		}
+	}
+	if pe := refusal(t, next, to, note()); verdict(pe) != "suspend" {
+		t.Errorf("without the former key: %v", pe)
+	}
+}

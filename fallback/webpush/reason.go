@@ -2,6 +2,7 @@ package webpush
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"regexp"
 	"slices"
@@ -48,7 +49,9 @@ const (
 	reasonCutOff = "answer cut off"
 	// windowsRest is how long WNS asks to wait where it names no time.
 	windowsRest = 15 * time.Minute
-	checkKey    = "check fallback.webpush.key_file and contact"
+	// helpOtherKey marks the refusal of a subscription that another key made.
+	helpOtherKey = "the browser subscribed with another application server key"
+	checkKey     = "check fallback.webpush.key_file and contact"
 )
 
 // reaction turns an answer into what to do, nil for an accepted push. status and
@@ -68,7 +71,7 @@ func reaction(service string, status int, header http.Header, body []byte, now t
 	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired:
 		switch {
 		case boundToOtherKey(pe.Reason):
-			pe.Suspend, pe.Help = true, "the browser subscribed with another application server key"
+			pe.Suspend, pe.Help = true, helpOtherKey
 		case aboutCredentials(pe.Reason):
 			pe.ConfigFault, pe.Help = true, checkKey
 		case status == http.StatusBadRequest:
@@ -136,6 +139,12 @@ func boundToOtherKey(reason string) bool {
 		return true
 	}
 	return slices.ContainsFunc(otherKey, func(words string) bool { return strings.Contains(reason, words) })
+}
+
+// isOtherKey reports whether a push was refused because another key made the subscription.
+func isOtherKey(err error) bool {
+	pe, ok := errors.AsType[*fallback.PushError](err)
+	return ok && pe.Help == helpOtherKey
 }
 
 // aboutCredentials reports whether a reason is about the Authorization field, which is the
