@@ -406,6 +406,12 @@ func (p *Pusher) Fingerprint(app fallback.App) string {
 	if s == nil {
 		return ""
 	}
-	sum := sha256.Sum256(fmt.Append(nil, s.public, s.contact, p.guard.allow, p.guard.private))
+	names := fmt.Append(nil, s.public, s.contact, p.guard.allow, p.guard.private)
+	for _, other := range p.list {
+		if other != app { // it may have made the subscription
+			names = append(names, p.apps[other.Name].public...)
+		}
+	}
+	sum := sha256.Sum256(names)
 	return base64.RawURLEncoding.EncodeToString(sum[:12])
 }

@@ -560,4 +560,7 @@ func TestSubscriptionOfAFormerKey(t *testing.T) {
 	if pe := refusal(t, next, to, note()); verdict(pe) != "suspend" {
 		t.Errorf("without the former key: %v", pe)
 	}
+	if next.Fingerprint(next.list[0]) == both.Fingerprint(next.list[0]) {
+		t.Error("a suspension is not lifted when the former key is added")
+	}
 }
