@@ -412,6 +412,7 @@ func TestFaultsOfARequest(t *testing.T) {
 		_, err := w.core.Accept(context.Background(), delivery.Request{
 			Account: "..", Title: strings.Repeat("x", 3000), ID: "?", TTL: new(-time.Second), Badge: new(-1), Link: strings.Repeat("l", 3000),
 			Image: "http://x", Extra: json.RawMessage(`[1]`), AckWindow: new(2 * time.Hour), Subtitle: strings.Repeat("s", 257),
+			Kind: "liveactivity:" + strings.Repeat("x", delivery.MaxName),
 		})
 		var fields []string
 		for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {
@@ -421,7 +422,7 @@ func TestFaultsOfARequest(t *testing.T) {
 			}
 			fields = append(fields, f.Field)
 		}
-		if want := "[account title id ttl badge subtitle link image extra ack_window]"; fmt.Sprint(fields) != want {
+		if want := "[account title id ttl badge subtitle link image extra ack_window apns.kind]"; fmt.Sprint(fields) != want {
 			t.Errorf("fields %v, want %s", fields, want)
 		}
 		for _, account := range []string{"+4915112345", "ann+work@example.org", "a/b", "#", "ä"} {

@@ -6,7 +6,7 @@ import "time"
 const (
 	MaxText      = 2 << 10             // title and body together
 	MaxSubtitle  = 256                 // subtitle
-	MaxName      = 128                 // an account, a device; also sound, category and thread
+	MaxName      = 128                 // an account, a device; also sound, category, thread and apns.kind
 	MaxID        = 64                  // id, collapse_key
 	MaxLink      = 2 << 10             // link, image
 	MaxLocalized = 1 << 10             // localized, as JSON

@@ -105,6 +105,7 @@ func checkRequest(r *Request) error {
 	if r.AckWindow != nil {
 		fault(*r.AckWindow < 0 || *r.AckWindow > MaxAckWindow, "ack_window", "must be 0 to 1h", *r.AckWindow)
 	}
+	atMost(MaxName, len(r.Kind), "apns.kind")
 	if o := r.Overlay; o != nil {
 		fault(o.APNs != nil && !isObject(o.APNs), "apns", "must be a JSON object", nil)
 		fault(o.FCM != nil && !isObject(o.FCM), "fcm", "must be a JSON object", nil)
