@@ -233,12 +233,14 @@ func (p *Pusher) Push(ctx context.Context, r fallback.Request) (receipt string, 
 			continue
 		}
 		r.App = app
-		if again := p.push(ctx, r); !isOtherKey(again) {
-			if again == nil {
-				p.setMaker(endpoint, app)
-			}
-			return "", again
+		again := p.push(ctx, r)
+		if pe, ok := errors.AsType[*fallback.PushError](again); ok && (isOtherKey(again) || pe.ConfigFault || pe.Busy) {
+			continue // a fault of that key must not stop the pushes of the first
 		}
+		if again == nil {
+			p.setMaker(endpoint, app)
+		}
+		return "", again
 	}
 	return "", err
 }

@@ -560,6 +560,17 @@ func TestSubscriptionOfAFormerKey(t *testing.T) {
 	if pe := refusal(t, next, to, note()); verdict(pe) != "suspend" {
 		t.Errorf("without the former key: %v", pe)
 	}
+	s.answers(func(w http.ResponseWriter, r *http.Request) {
+		reason := "VapidPkHashMismatch"
+		if strings.HasSuffix(r.Header.Get("Authorization"), ", k="+former.PublicKey()) {
+			reason = "BadJwtToken"
+		}
+		w.WriteHeader(http.StatusForbidden)
+		_, _ = fmt.Fprintf(w, `{"reason":%q}`, reason)
+	})
+	if pe := refusal(t, both, subscription(t, s.URL+"/x"), note()); verdict(pe) != "suspend" {
+		t.Errorf("a fault of the former key: %v, want a suspension: it must not pause the other", pe)
+	}
 	if next.Fingerprint(next.list[0]) == both.Fingerprint(next.list[0]) {
 		t.Error("a suspension is not lifted when the former key is added")
 	}
