@@ -58,6 +58,9 @@ const (
 // header are those of RFC 8030 §5 to §8; each vendor has words of its own.
 func reaction(service string, status int, header http.Header, body []byte, now time.Time) error {
 	if status >= 200 && status < 300 { // 201; UnifiedPush distributors answer others
+		if why := droppedByWindows(service, header); why != "" {
+			return &fallback.PushError{StatusCode: status, Reason: why, Throttled: true, RetryAfter: max(windowsRest, backoff.RetryAfter(header.Get("Retry-After"), now))}
+		}
 		return nil
 	}
 	reason := reasonOf(body)
@@ -103,6 +106,21 @@ func reaction(service string, status int, header http.Header, body []byte, now t
 		}
 	}
 	return pe
+}
+
+// droppedByWindows returns why WNS has not taken a push although it answers 200 or 201; "":
+// it has.
+// https://learn.microsoft.com/windows/apps/design/shell/tiles-and-notifications/push-request-response-headers
+func droppedByWindows(service string, header http.Header) string {
+	if service != serviceWindows {
+		return ""
+	}
+	for _, name := range []string{"X-Wns-Status", "X-Wns-Notificationstatus"} {
+		if s := strings.ToLower(header.Get(name)); s == "dropped" || s == "channelthrottled" {
+			return s
+		}
+	}
+	return ""
 }
 
 // reasonDecides reports whether what to do depends on more than the status.
