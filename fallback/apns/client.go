@@ -414,6 +414,9 @@ func (a *Client) Push(ctx context.Context, r fallback.Request) (receipt string, 
 		if err := x.exchange(ctx, q, e); err != nil {
 			return "", connectionError(err)
 		}
+		if e.status == http.StatusOK && e.page {
+			return "", &fallback.PushError{StatusCode: e.status, Reason: "WebPage", ConfigFault: true, Help: "a proxy or a portal answers in Apple's place: check endpoint, and the network"}
+		}
 		if e.status == http.StatusOK {
 			return e.uniqueID, nil
 		}

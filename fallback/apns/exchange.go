@@ -68,6 +68,7 @@ type exchange struct {
 	reason     string
 	timestamp  time.Time
 	retryAfter time.Duration
+	page       bool   // the answer is a web page
 	cut        bool   // the rest of the answer, and with it the reason, was lost
 	uniqueID   string // apns-unique-id, for Apple's delivery log; sandbox only
 }
@@ -174,10 +175,11 @@ func (x *appClient) RoundTrip(q *http.Request) (*http.Response, error) {
 	}
 	_ = res.Body.Close() // what was not read is not wanted
 	e.status = res.StatusCode
+	e.page = strings.HasPrefix(strings.ToLower(res.Header.Get("Content-Type")), "text/html")
 	e.uniqueID = cleanReason(res.Header.Get("apns-unique-id"))
 	e.retryAfter = backoff.RetryAfter(res.Header.Get("Retry-After"), time.Now())
 	// 410, too, is only said to a valid provider token.
-	x.pool.Release(c, e.status == http.StatusOK || e.status == http.StatusGone, e.status >= 500)
+	x.pool.Release(c, e.status == http.StatusOK && !e.page || e.status == http.StatusGone, e.status >= 500)
 	res.Body = http.NoBody
 	return res, nil
 }

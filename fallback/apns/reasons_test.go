@@ -277,3 +277,30 @@ func TestDismissalTooLarge(t *testing.T) {
 		t.Errorf("got %v after %d requests", err, len(s.Received()))
 	}
 }
+
+// TestWebPage: a portal answers 200 to everything. That is no acceptance.
+func TestWebPage(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		_, _ = w.Write([]byte("<html>Sign in</html>"))
+	}))
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	defer s.Close()
+	k, err := apnssim.NewKey("ABC123DEFG", "DEF123GHIJ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := New(Config{
+		Apps: []App{{Topic: topic, KeyPEM: k.PEM, KeyID: k.KeyID, TeamID: k.TeamID}}, Endpoint: s.URL,
+		CAPEM: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = a.Close() }()
+	_, err = a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Registration: delivery.Registration{Token: deviceToken}, Notification: note("n")})
+	if pe, ok := errors.AsType[*fallback.PushError](err); !ok || !pe.ConfigFault {
+		t.Errorf("got %v, want a pause", err)
+	}
+}

@@ -239,6 +239,7 @@ func TestReactions(t *testing.T) {
 		{"unavailable", 503, after("7"), coded(503, "UNAVAILABLE", "busy", "UNAVAILABLE"), "retry 7s"},
 		{"internal", 500, nil, coded(500, "INTERNAL", "oops", "INTERNAL"), "retry 0s"},
 		{"a proxy's 502", 502, nil, `<html>`, "retry 0s"},
+		{"a portal's page", 200, http.Header{"Content-Type": {"text/html; charset=utf-8"}}, "<html>Sign in</html>", "pause"},
 		{"redirect", 302, http.Header{"Location": {"https://elsewhere.example/"}}, "", "pause"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

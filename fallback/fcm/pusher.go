@@ -251,6 +251,9 @@ func (p *Pusher) send(ctx context.Context, x *project, token string, body []byte
 	}
 	defer func() { _ = res.Body.Close() }()
 	text, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if res.StatusCode == http.StatusOK && strings.HasPrefix(strings.ToLower(res.Header.Get("Content-Type")), "text/html") {
+		return "", &fallback.PushError{StatusCode: res.StatusCode, Reason: "web page", ConfigFault: true, Help: "a proxy or a portal answers in Google's place: check endpoint, and the network"}, false
+	}
 	if res.StatusCode == http.StatusOK {
 		return messageName(text), nil, false // also without the rest of its answer
 	}
