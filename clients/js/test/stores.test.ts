@@ -94,6 +94,37 @@ test("a key-value store that fails has not kept it, and leaves nothing behind at
   assert.equal(disk.entries.size, 0);
 });
 
+test("a full key-value store drops its oldest items for a new one", async () => {
+  class Small extends Disk {
+    room = Infinity;
+    override async setItem(key: string, value: string) {
+      const size = [...this.entries].reduce((all, [k, v]) => all + (k === key ? 0 : v.length), value.length);
+      if (size > this.room) throw Object.assign(new Error("database or disk is full (code 13 SQLITE_FULL)"), { code: 13 });
+      await super.setItem(key, value);
+    }
+  }
+  const disk = new Small();
+  const s = keyValueStore(disk);
+  const ids = async (of: Store) => (await of.list("anna/phone")).map((i) => i.id);
+  for (let n = 0; n < 8; n++) await s.put(item(`n${n}`));
+  disk.room = [...disk.entries.values()].reduce((all, v) => all + v.length, 0);
+  await s.put(item("new"));
+  assert.deepEqual(await ids(s), ["n2", "n3", "n4", "n5", "n6", "n7", "new"]);
+  assert.deepEqual(await ids(keyValueStore(disk)), await ids(s));
+  await s.put(item("n3", { read: true })); // a change, too
+  assert.equal((await keyValueStore(disk).get("anna/phone", "n3"))?.read, true);
+  await s.forget("anna/phone");
+  assert.equal(disk.entries.size, 0);
+
+  // Another failure costs no item.
+  for (let n = 0; n < 8; n++) await s.put(item(`n${n}`));
+  const setItem = disk.setItem;
+  disk.setItem = () => Promise.reject(new Error("database is locked (code 5 SQLITE_BUSY)"));
+  await assert.rejects(s.put(item("new")), /locked/);
+  disk.setItem = setItem;
+  assert.equal((await ids(s)).length, 8);
+});
+
 test("a key-value store that cannot remove has kept the new, and removes the old later", async () => {
   const disk = new Disk();
   const s = keyValueStore(disk);

@@ -38,6 +38,10 @@ export class Memory {
     return dropped;
   }
 
+  drop(item: Item): void {
+    this.#owners.get(item.owner)?.delete(item.id);
+  }
+
   list(owner: string): Item[] {
     return [...this.#owners.get(owner)?.values() ?? []];
   }
@@ -76,9 +80,17 @@ export interface KeyValue {
   removeItem(key: string): Promise<void>;
 }
 
+// noRoom reports whether a write has failed because there is no room for it: AsyncStorage
+// takes 6 MB on Android ("database or disk is full"), localStorage 5 MB ("QuotaExceededError").
+function noRoom(err: unknown): boolean {
+  const { name = "", message = String(err) } = (err ?? {}) as Partial<Error>;
+  return /\b(full|space)\b|quota/i.test(`${name} ${message}`);
+}
+
 /**
  * A store over a key-value store: an entry for each item, and one for their order. One
- * program at a time uses it.
+ * program at a time uses it. If the key-value store is full, the oldest quarter of the
+ * items makes room.
  */
 export function keyValueStore(kv: KeyValue, prefix = "heartline"): Store {
   const memory = new Memory();
@@ -115,6 +127,25 @@ export function keyValueStore(kv: KeyValue, prefix = "heartline"): Store {
     return p;
   }
 
+  async function write(item: Item): Promise<void> {
+    const fresh = memory.get(item.owner, item.id) === undefined;
+    // The index first: an entry that no index names would stay for ever.
+    if (fresh) {
+      const ids = [...memory.list(item.owner).map((i) => i.id), item.id].slice(-keep);
+      await kv.setItem(indexOf(item.owner), JSON.stringify(ids));
+    }
+    await kv.setItem(keyOf(item.owner, item.id), JSON.stringify(item));
+  }
+
+  // makeRoom removes the oldest items. Their IDs stay in the index until the next write.
+  async function makeRoom(owner: string): Promise<void> {
+    const all = memory.list(owner);
+    for (const old of all.slice(0, Math.ceil(all.length / 4))) {
+      await kv.removeItem(keyOf(owner, old.id));
+      memory.drop(old);
+    }
+  }
+
   return {
     async get(owner, id) {
       await load(owner);
@@ -123,14 +154,12 @@ export function keyValueStore(kv: KeyValue, prefix = "heartline"): Store {
     put(item) {
       return once(item.owner, async () => {
         await load(item.owner);
-        const fresh = memory.get(item.owner, item.id) === undefined;
-        // The index first: an entry that no index names would stay for ever.
-        if (fresh) {
-          const ids = [...memory.list(item.owner).map((i) => i.id), item.id].slice(-keep);
-          await kv.setItem(indexOf(item.owner), JSON.stringify(ids));
-        }
+        await write(item).catch(async (err) => {
+          if (!noRoom(err)) throw err;
+          await makeRoom(item.owner).catch(() => { throw err; });
+          await write(item);
+        });
         const key = keyOf(item.owner, item.id);
-        await kv.setItem(key, JSON.stringify(item));
         stale.delete(key);
         memory.put(item).forEach((old) => stale.set(keyOf(old.owner, old.id), old.owner));
         await removeStale(item.owner).catch(() => undefined); // the item is kept: the next put tries again
