@@ -37,14 +37,47 @@ test("the channel's copy completes what a push has shown", async () => {
   assert.equal((await store.get(owner, "a"))?.pseudo?.has_message, true);
 });
 
-test("what could not be shown or recorded is not on record", async () => {
-  const { shown, calls, put, store } = start();
+test("what could not be shown is not on record", async () => {
+  const { shown, calls, put } = start();
   await assert.rejects(shown.show(owner, pseudo("a"), () => Promise.reject(new Error("no"))), /no/);
-  store.fail = true;
-  await assert.rejects(shown.show(owner, pseudo("a"), put("tip")), /disk/);
-  store.fail = false;
   assert.equal((await shown.show(owner, pseudo("a"), put("tip"))).first, true);
-  assert.deepEqual(calls, ["tip", "tip"]);
+  assert.deepEqual(calls, ["tip"]);
+});
+
+test("what was shown and could not be recorded is not shown again, and is recorded later", async () => {
+  const { shown, calls, put, store } = start();
+  const m = { id: "a", account: "anna", data: 7, accepted_at: "" };
+  let taken = 0;
+  const take = async () => { taken++; };
+  await shown.show(owner, pseudo("before"), put("page"));
+  store.fail = true;
+  for (let copy = 0; copy < 3; copy++) {
+    await assert.rejects(shown.show(owner, pseudo("a"), put("tip")), /disk/);
+    await assert.rejects(shown.message(owner, { ...m, id: "before" }, take), /disk/);
+  }
+  assert.deepEqual([calls, taken], [["page", "tip"], 1]);
+  store.fail = false;
+  const { item, first } = await shown.show(owner, pseudo("a", { redelivery: true }), put("tip"));
+  assert.deepEqual([first, item.shown], [false, "tip"]);
+  assert.equal(await shown.message(owner, { ...m, id: "before" }, take), undefined);
+  assert.deepEqual([calls, taken], [["page", "tip"], 1]);
+  assert.equal((await store.get(owner, "a"))?.shown, "tip");
+  assert.equal((await store.get(owner, "before"))?.taken, true);
+});
+
+test("nothing of a device is on record after its sign-out, also of a tip that is being shown", async () => {
+  const { shown, put, store } = start();
+  store.fail = true;
+  await assert.rejects(shown.show(owner, pseudo("unrecorded"), put("tip")));
+  store.fail = false;
+  let display!: () => void;
+  const displayed = new Promise<void>((resolve) => { display = resolve; });
+  const showing = shown.show(owner, pseudo("a"), async () => { await displayed; return "tip"; });
+  const forgotten = shown.forget(owner, async () => { for (const i of await store.list(owner)) store.items.delete(`${owner}|${i.id}`); });
+  display();
+  await Promise.all([showing, forgotten]);
+  assert.deepEqual(await store.list(owner), []);
+  assert.equal((await shown.show(owner, pseudo("unrecorded"), put("tip"))).first, true); // of the next user
 });
 
 test("of two with one tag the later accepted one stays, whatever their order", async () => {

@@ -74,10 +74,17 @@ export interface Outcome {
 // does not know the notification (any more), or another device got it. 0x99: invalid payload.
 const forGood = [0x87, 0x99];
 
+// One name for all of an owner's items: two pushes with one tag can come at once.
+const lockOf = (owner: string) => "heartline-shown " + owner;
+const keyOf = (owner: string, id: string) => `${owner}\n${id}`;
+
 export class Shown {
   readonly #store: ItemStore;
   readonly #lock: Lock;
   readonly #messages: boolean;
+  // What was shown or taken and could not be recorded: the next copy records it, and is not
+  // shown again. The oldest go first.
+  readonly #unrecorded = new Map<string, Item>();
 
   /** messages: the record keeps the messages, too. */
   constructor(store: ItemStore, lock: Lock, messages = false) {
@@ -89,7 +96,8 @@ export class Shown {
   /**
    * Calls put for an ID that was not shown before, and records how it was shown. The
    * record follows the tip: a crash in between shows it twice, under one tag; the other
-   * order would lose it. If put fails, nothing is recorded.
+   * order would lose it. If put fails, nothing is recorded. If the record fails, so does the
+   * call, and the calls for further copies fail without put until the store works again.
    */
   show(owner: string, p: Pseudo, put: () => Promise<How>): Promise<Outcome> {
     return this.#change(owner, p.id, async (item) => {
@@ -104,14 +112,14 @@ export class Shown {
       if (item.shown || item.dismissed) {
         // The channel's copy says more than the push did.
         const whole = { ...item, pseudo: { ...item.pseudo, ...p } };
-        await this.#store.put(whole);
+        await this.#record(whole);
         return outcome(whole, false);
       }
       const shown = newer ? "replaced" : await put();
       const noted: Item = { ...item, tag, accepted, pseudo: p, shown };
       // Nobody has seen a notification that is only in the list of a hidden page.
       if (shown === "blocked" && p.ack === "displayed") noted.owed ??= "displayed";
-      await this.#store.put(noted);
+      await this.#record(noted);
       return outcome(noted, true);
     });
   }
@@ -123,7 +131,7 @@ export class Shown {
       await put();
       const whole: Item = { ...item, taken: true };
       if (this.#messages) whole.message = m;
-      await this.#store.put(whole);
+      await this.#record(whole);
       return whole;
     });
   }
@@ -133,7 +141,7 @@ export class Shown {
     return this.#change(owner, id, async (item) => {
       if (item.read) return undefined;
       const opened: Item = { ...item, read: true, owed: "read" };
-      await this.#store.put(opened);
+      await this.#record(opened);
       return opened;
     });
   }
@@ -144,7 +152,7 @@ export class Shown {
       await put();
       const { owed: _, ...rest } = item;
       const gone: Item = { ...rest, dismissed: true };
-      await this.#store.put(gone);
+      await this.#record(gone);
       return gone;
     });
   }
@@ -167,13 +175,40 @@ export class Shown {
       await this.#change(owner, id, async (item) => {
         if (item.owed !== owed) return; // "read" has taken the place of "displayed"
         const { owed: _, ...rest } = item;
-        await this.#store.put(rest);
+        await this.#record(rest);
       });
     }
   }
 
+  /** Calls erase, which erases the items of a device, when none of them is being shown any more. */
+  forget(owner: string, erase: () => Promise<void>): Promise<void> {
+    return this.#lock(lockOf(owner), async () => {
+      for (const [key, item] of this.#unrecorded) if (item.owner === owner) this.#unrecorded.delete(key);
+      await erase();
+    });
+  }
+
   #change<T>(owner: string, id: string, fn: (item: Item) => Promise<T>): Promise<T> {
-    // One name for all of an owner's items: two pushes with one tag can come at once.
-    return this.#lock("heartline-shown " + owner, async () => fn(await this.#store.get(owner, id) ?? { owner, id, arrived: Date.now() }));
+    return this.#lock(lockOf(owner), async () => {
+      const unrecorded = this.#unrecorded.get(keyOf(owner, id));
+      // The worker or another page may have recorded something else of it meanwhile.
+      if (unrecorded) await this.#record({ ...await this.#store.get(owner, id), ...unrecorded });
+      return fn(await this.#store.get(owner, id) ?? { owner, id, arrived: Date.now() });
+    });
+  }
+
+  async #record(item: Item): Promise<void> {
+    const key = keyOf(item.owner, item.id);
+    try {
+      await this.#store.put(item);
+      this.#unrecorded.delete(key);
+    } catch (err) {
+      this.#unrecorded.set(key, item);
+      for (const oldest of this.#unrecorded.keys()) {
+        if (this.#unrecorded.size <= keep) break;
+        this.#unrecorded.delete(oldest);
+      }
+      throw err;
+    }
   }
 }
