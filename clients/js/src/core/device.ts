@@ -146,11 +146,15 @@ export class Device {
    * the server has it: without a connection, after the next one. Rejects if the server
    * refuses it, or if the device ends. Call it at each start of the app and whenever the
    * system has a new token. A later token for the same server and kind replaces an
-   * earlier one that was not sent yet.
+   * earlier one that was not sent yet, and a removal replaces all of its server.
    */
   register(token: PushToken): Promise<void> {
     const key = slot(token);
-    this.#pending.get(key)?.reject(new Error("replaced by a later registration"));
+    for (const [earlier, p] of this.#pending) {
+      if (earlier !== key && !(removesAll(token) && earlier.startsWith(serverOf(token) + " "))) continue;
+      this.#pending.delete(earlier); // the later one is sent in its own place
+      p.reject(new Error("replaced by a later registration"));
+    }
     return new Promise((resolve, reject) => {
       this.#pending.set(key, { token, resolve, reject });
       if (this.#link.ended) this.#drop();
@@ -185,7 +189,7 @@ export class Device {
       if (this.#status.kind !== "signed out") throw err;
     });
     this.#link.end({ kind: "signed out" });
-    await this.store.forget(this.owner);
+    await this.#shown.forget(this.owner, () => this.store.forget(this.owner));
   }
 
   /** Reconnects at once: the network is back. */
@@ -247,7 +251,10 @@ export class Device {
 
 // slot names the registration that a token is for: a device has one of a server and kind.
 function slot(t: PushToken): string {
-  const [[server, value] = ["", null]] = Object.entries(t) as [string, unknown][];
+  const value = Object.values(t)[0] as unknown;
   const kind = typeof value === "object" && value !== null && "kind" in value ? String(value.kind) : "alert";
-  return `${server} ${kind}`;
+  return `${serverOf(t)} ${kind}`;
 }
+
+const serverOf = (t: PushToken): string => Object.keys(t)[0] ?? "";
+const removesAll = (t: PushToken): boolean => Object.values(t)[0] === null;

@@ -6,13 +6,19 @@ import { topics, type AppState, type Dismissal, type Message, type Pseudo, type 
 /** The parts of an MQTT.js client that a link uses. */
 export interface MqttClient {
   readonly connected: boolean;
-  on(event: "connect" | "close", fn: () => void): unknown;
+  on(event: "connect" | "close" | "packetreceive", fn: () => void): unknown;
   on(event: "message", fn: (topic: string, payload: Uint8Array, packet: { retain?: boolean }) => void): unknown;
   on(event: "error", fn: (err: Error & { code?: unknown }) => void): unknown;
   on(event: "disconnect", fn: (packet: { reasonCode?: number; properties?: { reasonString?: string } }) => void): unknown;
   publish(topic: string, payload: string | Uint8Array, options: { qos: QoS; retain?: boolean }, done?: (err?: Error & { code?: unknown }, packet?: { properties?: { reasonString?: string } }) => void): unknown;
-  subscribe(filters: Record<string, { qos: QoS }>, done: (err: Error | null) => void): unknown;
+  subscribe(filters: Record<string, { qos: QoS }>, done: (err: Error | null, subscriptions?: unknown, suback?: Suback) => void): unknown;
   end(force?: boolean): unknown;
+  sendPing?(): void;
+}
+
+interface Suback {
+  granted?: unknown[]; // QoS or reason codes, in the order of the filters
+  properties?: { reasonString?: string };
 }
 
 /** MQTT.js's connect. */
@@ -91,6 +97,8 @@ const receiveMaximum = 64; // above the server's window of 16 deliveries and the
 const firstPause = 1000; // ms
 const longestPause = 60_000;
 const lasting = 10_000; // ms; the loss of a connection that lasted so long is no failure
+const probing = 5000; // ms; how long a ping of retryNow may stay unanswered
+const asking = 30_000; // ms; how long the password function may take
 
 const success = 0x00;
 const unspecifiedError = 0x80;
@@ -128,7 +136,10 @@ export class Link {
   readonly #own: Set<string>; // the topics that the server sends to
   #app: AppState;
   #client: MqttClient | undefined;
-  #timer: number | undefined;
+  #timer: number | undefined; // of the next attempt
+  #asking: number | undefined; // the end of the time for the password function
+  #probe: number | undefined; // the end of the time for an answer to a ping
+  #handling = 0; // publishes that are being shown: nothing else is read meanwhile
   #fails = 0;
   #since = 0;
   #up = false;
@@ -179,11 +190,29 @@ export class Link {
     });
   }
 
-  // retryNow reconnects at once: the network is back, or somebody opens the app.
+  // retryNow reconnects at once: the network is back, or somebody opens the app. A connection
+  // that is there may be dead without anybody having noticed: it has to answer a ping.
   retryNow(): void {
-    if (this.#timer === undefined) return;
-    this.#o.timers.stop(this.#timer);
-    void this.#connect();
+    if (this.#timer !== undefined) {
+      this.#o.timers.stop(this.#timer);
+      void this.#connect();
+      return;
+    }
+    const client = this.#client;
+    if (!this.up || this.#probe !== undefined || !client?.sendPing) return;
+    client.sendPing();
+    this.#probe = this.#o.timers.after(probing, () => {
+      this.#probe = undefined;
+      if (this.#handling > 0) return; // the answer may be behind it
+      this.#why = "no answer to a ping";
+      this.#lost(client);
+      this.retryNow();
+    });
+  }
+
+  #stopProbe(): void {
+    if (this.#probe !== undefined) this.#o.timers.stop(this.#probe);
+    this.#probe = undefined;
   }
 
   end(s: Status): void {
@@ -191,6 +220,8 @@ export class Link {
     this.#ended = true;
     this.#up = false;
     if (this.#timer !== undefined) this.#o.timers.stop(this.#timer);
+    if (this.#asking !== undefined) this.#o.timers.stop(this.#asking);
+    this.#stopProbe();
     this.#client?.end(s.kind !== "closed");
     this.#abandon();
     this.#o.status(s);
@@ -204,13 +235,14 @@ export class Link {
     const { timers, will } = this.#o;
     let password: string | undefined;
     try {
-      password = typeof this.#o.password === "function" ? await this.#o.password() : this.#o.password;
+      password = typeof this.#o.password === "function" ? await this.#ask(this.#o.password) : this.#o.password;
     } catch (err) {
       if (!this.#ended) this.#pause(`no password: ${errorText(err)}`);
       return;
     }
     if (this.#ended) return;
-    const client = this.#o.connect(this.#o.url, {
+    let client: MqttClient;
+    const options = {
       protocolVersion: 5,
       clientId: this.#o.device,
       username: this.#o.account,
@@ -224,8 +256,16 @@ export class Link {
       queueQoSZero: false,
       timerVariant: { set: (fn: () => void, ms?: number) => timers.every(ms ?? 0, () => fn()), clear: (id?: number) => { if (id !== undefined) timers.stop(id); } },
       customHandleAcks: (topic: string, payload: Uint8Array, _: unknown, done: (code: number) => void) => void this.#arrived(client, topic, payload, done),
-    });
+    };
+    try {
+      client = this.#o.connect(this.#o.url, options);
+    } catch (err) { // no URL, no protocol that MQTT.js knows, ws: in a page of https:
+      await undefined; // the caller has its Device before its status changes
+      this.end({ kind: "refused", why: `no connection can be made: ${errorText(err)}` });
+      return;
+    }
     this.#client = client;
+    client.on("packetreceive", () => { if (client === this.#client) this.#stopProbe(); });
     client.on("connect", () => this.#connected(client));
     client.on("message", (topic, payload, packet) => {
       if (!this.#own.has(topic)) this.#o.receive({ topic, payload, retain: packet.retain === true });
@@ -243,17 +283,35 @@ export class Link {
     client.on("close", () => this.#lost(client));
   }
 
+  // #ask bounds the time for the password: a function that never answers would keep the device
+  // from any further attempt.
+  async #ask(password: () => string | Promise<string>): Promise<string> {
+    const { timers } = this.#o;
+    const late = new Promise<never>((_, reject) => {
+      this.#asking = timers.after(asking, () => reject(new Error(`the function has not answered within ${asking / 1000} s`)));
+    });
+    const timer = this.#asking;
+    try {
+      return await Promise.race([password(), late]);
+    } finally {
+      if (timer !== undefined) timers.stop(timer);
+    }
+  }
+
   #connected(client: MqttClient): void {
     this.#since = Date.now();
     // Before the subscription: the channel comes up with the right state.
     this.#publishState(client);
     const filters = Object.fromEntries([...[...this.#own].map((t) => [t, { qos: 1 as QoS }] as const), ...Object.entries(this.#o.subscribe).map(([t, qos]) => [t, { qos }] as const)]);
-    client.subscribe(filters, (err) => {
+    client.subscribe(filters, (err, _, suback) => {
       if (this.#ended || client !== this.#client || !client.connected) return;
-      if (err) {
+      const refused = Object.keys(filters).filter((_, i) => Number(suback?.granted?.[i] ?? 0) >= 0x80);
+      if (err && !(refused.length > 0 && refused.every((t) => !this.#own.has(t)))) {
         this.end({ kind: "refused", why: err.message });
         return;
       }
+      // It costs no notification.
+      if (refused.length > 0) platform.console.error("subscription refused:", refused.join(", "), suback?.properties?.reasonString ?? err?.message);
       this.#up = true;
       this.#o.status({ kind: "up" });
     });
@@ -262,6 +320,7 @@ export class Link {
   #lost(client: MqttClient): void {
     if (this.#ended || client !== this.#client || this.#timer !== undefined) return;
     client.end(true); // nothing more comes from this one
+    this.#stopProbe();
     this.#abandon();
     if (this.#up && Date.now() - this.#since >= lasting) this.#fails = 0;
     this.#pause(this.#why || "connection lost");
@@ -290,6 +349,7 @@ export class Link {
   // #arrived handles one PUBLISH; done sends the PUBACK, and the next is handled
   // after that.
   async #arrived(client: MqttClient, topic: string, payload: Uint8Array, done: (code: number) => void): Promise<void> {
+    this.#handling++;
     try {
       switch (topic) {
         case this.#topics.notifications: {
@@ -312,6 +372,8 @@ export class Link {
     } catch (err) {
       platform.console.error("not shown, and refused:", topic, err);
       done(unspecifiedError);
+    } finally {
+      this.#handling--;
     }
   }
 }
