@@ -95,10 +95,11 @@ func (g *Gate) runCommand(node, account string, form *element) ([]formField, err
 		return nil, err
 	}
 	defer known()
-	if err := g.core.RegisterVia(device, account, delivery.ViaXMPP); err != nil {
+	// In this order: a registration that is refused makes no device known.
+	if err := g.core.SetRegistration(device, account, r); err != nil {
 		return nil, err
 	}
-	if err := g.core.SetRegistration(device, account, r); err != nil {
+	if err := g.core.RegisterVia(device, account, delivery.ViaXMPP); err != nil {
 		return nil, err
 	}
 	if err := g.core.Flush(ctx); err != nil {

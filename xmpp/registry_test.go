@@ -119,6 +119,42 @@ func TestDeviceLimit(t *testing.T) {
 	}
 }
 
+// TestRefusedRegistration: a registration that is refused makes no device. A notification that
+// waits for the account's first device waits on.
+func TestRefusedRegistration(t *testing.T) {
+	w := newWorld(t, func(_ *xmpp.Options, o *delivery.Options) {
+		o.HoldUnknown = true
+		o.CheckRegistration = func(r delivery.Registration) error {
+			if r.Token != token {
+				return &delivery.FieldError{Field: "token", Rule: "must be hexadecimal"}
+			}
+			return nil
+		}
+	})
+	if _, err := w.core.Accept(t.Context(), delivery.Request{Account: ann, ID: "held", Title: "Held"}); err != nil {
+		t.Fatal(err)
+	}
+	w.link.Sendf("<iq type='set' from='%s' to='"+domain+"' id='r'><command xmlns='http://jabber.org/protocol/commands' node='register-push-apns'><x xmlns='jabber:x:data'><field var='token'><value>no token</value></field><field var='device-id'><value>other</value></field></x></command></iq>", phone)
+	if s := w.link.Next(); s.Type != "error" || !strings.Contains(s.Raw, "bad-request") {
+		t.Errorf("%+v", s)
+	}
+	if devices, err := w.core.Devices(ann); err == nil && len(devices) > 0 {
+		t.Errorf("the registry has %+v", devices)
+	}
+	w.link.Announce(phone, domain, "phone")
+	if s, body := w.next("notification"); body["id"] != "held" {
+		t.Errorf("%+v", s)
+	}
+	node, _ := w.register(phone, "phone")
+	if view, err := w.core.Device(ann, node); err != nil || node != xmpp.DeviceID(ann, "phone") || view.Via != delivery.ViaXMPP || len(view.Registrations) != 1 {
+		t.Errorf("%+v, %v", view, err)
+	}
+	node, _ = w.register(phone, "tablet") // before it has been announced
+	if view, err := w.core.Device(ann, node); err != nil || view.Via != delivery.ViaXMPP {
+		t.Errorf("%+v, %v", view, err)
+	}
+}
+
 // TestChangedSecret: the operator changes the component's secret at the server and in the
 // file, and restarts nothing.
 func TestChangedSecret(t *testing.T) {
