@@ -55,6 +55,8 @@ func shows(n *delivery.Notification) bool {
 //	 "notification":{"title":…,"body":…,"tag":…,"navigate":…,"app_badge":…,…},
 //	 "heartline":{"id":…,"account":…,"has_message":…,"accepted_at":…}}
 //
+// A browser that reads the message itself gives its worker the notification alone. Where the tag
+// is not the ID, the notification's data has ID and acceptance, too.
 // The text stands once. Body, then title are shortened until it fits limit; the error then
 // wraps fallback.ErrTooLarge.
 func message(n *delivery.Notification, limit int) ([]byte, error) {
@@ -94,6 +96,9 @@ func message(n *delivery.Notification, limit int) ([]byte, error) {
 		}
 		if n.Localized != nil {
 			ours["localized"] = n.Localized
+		}
+		if shown["tag"] != n.ID {
+			shown["data"] = payload.Object{"heartline": payload.Object{"id": n.ID, "accepted_at": ours["accepted_at"]}}
 		}
 		all := payload.Object{"web_push": 8030, "mutable": true, "notification": shown, "heartline": ours}
 		if err := payload.Merge(all, o.Payload, "webpush.payload", protected...); err != nil {

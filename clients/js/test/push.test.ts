@@ -25,6 +25,13 @@ test("a browser that reads the declarative message itself", () => {
   assert.deepEqual(options, { body: "is ready", tag: "order-7", silent: false, requireInteraction: false });
 });
 
+// It gives the worker the notification alone, without what stands next to it.
+test("a browser that reads the declarative message itself, of a notification with a tag of its own", () => {
+  const { title, body, tag, data } = JSON.parse(full).notification;
+  const { pseudo } = readPush(undefined, { title, body, tag, data, link: "https://shop.example/orders/7" });
+  assert.deepEqual([pseudo.id, pseudo.tag, pseudo.accepted_at, pseudo.link], ["order-7", "order", "2026-11-25T09:30:00.120Z", "https://shop.example/orders/7"]);
+});
+
 for (const data of [undefined, "", "hello", "null", "7", "[]", `{"notification":7,"heartline":"x"}`, `{"notification":{"title":7,"app_badge":-1,"tag":{}}}`]) {
   test(`something is shown of ${data}`, () => {
     const { pseudo, options, badge } = readPush(data);
@@ -42,6 +49,8 @@ test("only web links are opened", () => {
 test("a push that takes a notification off the screen", () => {
   const { dismissal } = readPush(`{"heartline":{"account":"anna","dismiss":true,"id":"order-7","tag":"order"}}`);
   assert.deepEqual(dismissal, { id: "order-7", tag: "order" });
+  const counted = readPush(`{"heartline":{"account":"anna","badge":2,"dismiss":true,"id":"order-7","tag":"order"}}`);
+  assert.deepEqual([counted.dismissal, counted.badge], [{ id: "order-7", tag: "order", badge: 2 }, 2]);
   assert.equal(readPush(full).dismissal, undefined);
 });
 

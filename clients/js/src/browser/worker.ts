@@ -16,15 +16,24 @@ export interface WorkerOptions {
   page?(scope: string, device: Registered | undefined): string;
 }
 
+// What a browser has read of a declarative push message.
+type Declared = Omit<Proposed, "link"> & { navigate?: string };
+
 /** Adds the listeners that a service worker needs to show pushes and to open tips. Call it in the worker's first turn. */
 export function servePushes(worker: ServiceWorkerGlobalScope, options: WorkerOptions): void {
   const { store } = options;
   const shown = new Shown(store, browserLock);
 
   worker.addEventListener("push", (e) => {
-    const proposed = (e as PushEvent & { notification?: Proposed | null }).notification ?? undefined;
-    e.waitUntil(onPush(e.data?.text(), proposed));
+    e.waitUntil(onPush(e.data?.text(), proposedBy((e as PushEvent & { notification?: Declared | null }).notification)));
   });
+
+  // The server names the root where a notification has no link.
+  function proposedBy(n: Declared | null | undefined): Proposed | undefined {
+    if (!n) return undefined;
+    const { title, body, tag, data, navigate = "" } = n;
+    return { title, body, tag, data, link: navigate === new URL("/", worker.registration.scope).href ? "" : navigate };
+  }
 
   async function onPush(data: string | undefined, proposed: Proposed | undefined): Promise<void> {
     const push = readPush(data, proposed);
@@ -43,6 +52,7 @@ export function servePushes(worker: ServiceWorkerGlobalScope, options: WorkerOpt
         }
       });
       await tell({ kind: "shown", owner, id });
+      if (push.badge !== undefined) await setBadge(push.badge);
       return;
     }
     if (!push.pseudo.id) { // of another sender

@@ -10,11 +10,14 @@ export interface Push {
 }
 
 // Proposed is the notification that a browser hands to the worker where it has read
-// the declarative message itself (PushEvent.notification).
+// the declarative message itself (PushEvent.notification). The worker gets nothing else of
+// the message.
 export interface Proposed {
   title: string;
   body: string;
   tag: string;
+  data?: unknown; // has the ID of a notification whose tag is another
+  link?: string;
 }
 
 type Fields = Record<string, unknown>;
@@ -30,11 +33,12 @@ export function readPush(data: string | undefined, proposed?: Proposed): Push {
   } catch {
     // not JSON: shown as text below
   }
-  const n = fields(message["notification"]), ours = fields(message["heartline"]);
+  const n = fields(message["notification"]);
+  const ours = { ...fields(fields(proposed?.data)["heartline"]), ...fields(message["heartline"]) };
   const title = text(n["title"]) || proposed?.title || "Notification";
   const body = text(n["body"]) || (proposed?.body ?? (message["notification"] ? "" : (data ?? "")));
   const tag = text(n["tag"]) || proposed?.tag || text(ours["tag"]) || text(ours["id"]);
-  const link = text(ours["link"]);
+  const link = text(ours["link"]) || (proposed?.link ?? "");
   const pseudo: Pseudo = {
     id: text(ours["id"]) || tag,
     account: text(ours["account"]),
@@ -52,12 +56,14 @@ export function readPush(data: string | undefined, proposed?: Proposed): Push {
     if (text(ours[name])) pseudo[name] = text(ours[name]);
   }
   if (typeof ours["extra"] === "object" && ours["extra"] !== null) pseudo.extra = ours["extra"] as Record<string, unknown>;
-  const badge = Number(n["app_badge"] ?? Number.NaN);
+  const dismissed = ours["dismiss"] === true && pseudo.id !== "";
+  const count = Number((dismissed ? ours["badge"] : n["app_badge"]) ?? Number.NaN);
+  const badge = Number.isInteger(count) && count >= 0 ? { badge: count } : {};
   const image = text(n["image"]);
   return {
     pseudo,
-    ...(ours["dismiss"] === true && pseudo.id ? { dismissal: { id: pseudo.id, tag } } : {}),
-    ...(Number.isInteger(badge) && badge >= 0 ? { badge } : {}),
+    ...(dismissed ? { dismissal: { id: pseudo.id, tag, ...badge } } : {}),
+    ...badge,
     options: { body, tag, silent: n["silent"] === true, requireInteraction: n["requireInteraction"] === true, ...(image ? { image } : {}) },
   };
 }
