@@ -26,6 +26,9 @@ const receiveMaximum = 64
 // answerTimeout is how long the server may take to answer one packet.
 const answerTimeout = 10 * time.Second
 
+// ackHandled is how long a PUBACK that has arrived may take to be handled.
+const ackHandled = time.Second
+
 func (t *Terminal) connectionConfig() autopaho.ClientConfig {
 	return autopaho.ClientConfig{
 		ServerUrls:            []*url.URL{t.server},
@@ -109,12 +112,19 @@ func (t *Terminal) lost() bool {
 	if t.isUp {
 		t.isUp, t.up = false, make(chan struct{})
 	}
-	err := t.err
-	if err == nil && t.signingOut {
-		t.mu.Unlock()
-		return false // SignOut says how it ended
-	}
+	err, signingOut := t.err, t.signingOut
 	t.mu.Unlock()
+	if err == nil && signingOut != nil {
+		// Either the server has ended the connection after its PUBACK, which is being handled
+		// now, or the sign-out is sent again over the next connection.
+		late := time.NewTimer(ackHandled)
+		select {
+		case <-signingOut:
+		case <-late.C:
+		}
+		late.Stop()
+		err = t.Err()
+	}
 	if err == nil {
 		t.tell(Status{Err: errors.New("connection lost")})
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.golang/autopaho"
+	"github.com/eclipse/paho.golang/paho"
 	"github.com/eclipse/paho.golang/paho/session/state"
 
 	"github.com/heartline-mqtt/heartline/delivery"
@@ -144,8 +145,8 @@ type Terminal struct {
 	connected  bool          // the last of them is there
 	up         chan struct{} // closed while the channel is up
 	isUp       bool
-	signingOut bool
-	err        error // why it ended
+	signingOut chan struct{} // closed when the sign-out is acknowledged or has failed
+	err        error         // why it ended
 }
 
 // Open starts a Terminal. It does not wait for a connection: WaitUp does. An error
@@ -215,7 +216,9 @@ func (t *Terminal) Foreground() bool {
 func (t *Terminal) RegisterPushToken(ctx context.Context, token *wire.APNsToken) error {
 	t.tokens.Lock()
 	defer t.tokens.Unlock()
-	return t.insist(ctx, "the push token", t.topics.pushToken(), wire.PushToken{Server: delivery.ServerAPNs, Registration: token.Registered()})
+	return t.insist(ctx, "the push token", func() (*paho.PublishResponse, error) {
+		return t.publish(ctx, t.topics.pushToken(), 1, wire.PushToken{Server: delivery.ServerAPNs, Registration: token.Registered()})
+	})
 }
 
 // Read says that the user has seen a notification on this device: the server takes it
@@ -223,16 +226,18 @@ func (t *Terminal) RegisterPushToken(ctx context.Context, token *wire.APNsToken)
 // across lost connections; the errors are those of RegisterPushToken. It must not be
 // called from a Display: its answer comes on the connection that the Display holds up.
 func (t *Terminal) Read(ctx context.Context, id string) error {
-	return t.insist(ctx, "read", t.topics.acks(), wire.Ack{ID: id, Status: "read"})
+	return t.insist(ctx, "read", func() (*paho.PublishResponse, error) {
+		return t.publish(ctx, t.topics.acks(), 1, wire.Ack{ID: id, Status: "read"})
+	})
 }
 
 // insist publishes until the server has acknowledged or refused it.
-func (t *Terminal) insist(ctx context.Context, what, topicName string, body any) error {
+func (t *Terminal) insist(ctx context.Context, what string, publish func() (*paho.PublishResponse, error)) error {
 	for {
 		if err := t.WaitUp(ctx); err != nil {
 			return err
 		}
-		answer, err := t.publish(ctx, topicName, 1, body)
+		answer, err := publish()
 		if answer != nil && answer.ReasonCode >= 0x80 {
 			reason := ""
 			if answer.Properties != nil {
@@ -254,31 +259,26 @@ func (t *Terminal) insist(ctx context.Context, what, topicName string, body any)
 
 // SignOut says that the user leaves this device: the server forgets it with its push
 // tokens, cancels its outstanding notifications and ends the connection and its session.
-// Only then another account can use the device's ID. The Terminal ends (ErrSignedOut).
-// An app that cannot reach the server signs out over HTTP, or later: device IDs that
+// Only then another account can use the device's ID. The Terminal ends (ErrSignedOut). It
+// returns when the server has it, across lost connections; after an error of ctx the Terminal
+// goes on. An app that cannot reach the server signs out over HTTP, or later: device IDs that
 // hold the account and the installation keep it from locking the next user out.
 func (t *Terminal) SignOut(ctx context.Context) error {
-	if err := t.WaitUp(ctx); err != nil {
-		return err
-	}
-	t.mu.Lock()
-	t.signingOut = true // the server ends the connection: it is not to be made again
-	t.mu.Unlock()
-	answer, err := t.publish(ctx, t.topics.signOut(), 1, struct{}{})
-	if answer != nil && answer.ReasonCode >= 0x80 {
-		reason := ""
-		if answer.Properties != nil {
-			reason = answer.Properties.ReasonString
-		}
-		err = refusal("the sign-out", answer.ReasonCode, reason)
-	}
-	if err != nil {
+	err := t.insist(ctx, "the sign-out", func() (*paho.PublishResponse, error) {
+		published := make(chan struct{})
+		defer close(published)
 		t.mu.Lock()
-		t.signingOut = false
+		t.signingOut = published // the server ends the connection: it is not to be made again
 		t.mu.Unlock()
+		answer, err := t.publish(ctx, t.topics.signOut(), 1, struct{}{})
+		if err == nil && answer.ReasonCode < 0x80 {
+			t.end(ErrSignedOut)
+		}
+		return answer, err
+	})
+	if err != nil {
 		return fmt.Errorf("sign out device %s: %w", t.opts.Device, err)
 	}
-	t.end(ErrSignedOut)
 	return nil
 }
 

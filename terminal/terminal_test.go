@@ -1,16 +1,19 @@
 package terminal
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -516,6 +519,60 @@ func TestSignOut(t *testing.T) {
 	}
 	expect(t, "the end", term.Done())
 	if err := term.Err(); !errors.Is(err, ErrSignedOut) {
+		t.Errorf("ended with %v", err)
+	}
+	if _, err := s.Core().Device("alice", "phone"); !errors.Is(err, delivery.ErrUnknownDevice) {
+		t.Errorf("the device is still there: %v", err)
+	}
+}
+
+// TestSignOutAcrossLostConnection: the connection is lost while the server handles the sign-out.
+// The terminal connects again, and signs out.
+func TestSignOutAcrossLostConnection(t *testing.T) {
+	s := serve(t, nil)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	var lost atomic.Bool
+	go func() { // a proxy that cuts the first connection with a sign-out
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			up, err := net.Dial("tcp", s.MQTTAddr())
+			if err != nil {
+				_ = conn.Close()
+				return
+			}
+			go func() {
+				_, _ = io.Copy(conn, up)
+				_ = conn.Close()
+			}()
+			go func() {
+				defer func() { _ = conn.Close(); _ = up.Close() }()
+				for buf := make([]byte, 4096); ; {
+					n, err := conn.Read(buf)
+					if err != nil || bytes.Contains(buf[:n], []byte("/sign-out")) && lost.CompareAndSwap(false, true) {
+						return
+					}
+					if _, err := up.Write(buf[:n]); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	term, _ := open(t, s, Options{Server: "mqtt://" + l.Addr().String()})
+	ctx, cancel := context.WithTimeout(t.Context(), 3*within)
+	defer cancel()
+	if err := term.SignOut(ctx); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "the end", term.Done())
+	if err := term.Err(); !errors.Is(err, ErrSignedOut) || !lost.Load() {
 		t.Errorf("ended with %v", err)
 	}
 	if _, err := s.Core().Device("alice", "phone"); !errors.Is(err, delivery.ErrUnknownDevice) {
