@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,7 +36,9 @@ type Seen struct {
 	order []string // oldest first
 	file  *os.File // nil: in memory alone
 	path  string
-	lines int // in the file
+	lines int   // in the file
+	size  int64 // of its whole lines
+	torn  bool  // there may be more in it
 }
 
 // NewSeen returns an empty set in memory of at most limit entries; 0 is
@@ -62,11 +65,8 @@ func OpenSeen(path string, limit int) (*Seen, error) {
 	if s.file, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600); err != nil {
 		return nil, fmt.Errorf("open the list of shown notifications: %w", err)
 	}
-	// A line that a crash has cut off is written over.
-	if err = s.file.Truncate(int64(len(text))); err == nil {
-		_, err = s.file.Seek(0, 2)
-	}
-	if err != nil {
+	s.size = int64(len(text))
+	if err = s.mend(); err != nil { // a line that a crash has cut off
 		return nil, errors.Join(fmt.Errorf("open the list of shown notifications: %w", err), s.file.Close())
 	}
 	return s, nil
@@ -117,12 +117,38 @@ func (s *Seen) Add(kind SeenKind, id string) error {
 	if s.lines >= 2*s.limit {
 		return s.rewrite()
 	}
-	// No sync: what a power loss takes away is shown once more, under the same ID.
-	if _, err := s.file.WriteString(entry + "\n"); err != nil {
+	if err := s.append(entry + "\n"); err != nil {
 		return fmt.Errorf("record a shown notification: %w", err)
 	}
 	s.lines++
 	return nil
+}
+
+// append writes a line. No sync: what a power loss takes away is shown once more, under the
+// same ID. The part of a line that a full disk has taken must not stay: the next line would
+// be glued to it.
+func (s *Seen) append(line string) error {
+	if s.torn {
+		if err := s.mend(); err != nil {
+			return err
+		}
+	}
+	if _, err := s.file.WriteString(line); err != nil {
+		s.torn = true
+		return errors.Join(err, s.mend())
+	}
+	s.size += int64(len(line))
+	return nil
+}
+
+// mend cuts the file behind its whole lines.
+func (s *Seen) mend() error {
+	err := s.file.Truncate(s.size)
+	if err == nil {
+		_, err = s.file.Seek(s.size, io.SeekStart)
+	}
+	s.torn = err != nil
+	return err
 }
 
 // Close closes the file, if there is one. It is safe to call twice.
@@ -164,9 +190,10 @@ func (s *Seen) rewrite() (err error) {
 	if err != nil {
 		return err
 	}
-	w := bufio.NewWriter(f)
+	w, size := bufio.NewWriter(f), int64(0)
 	for _, entry := range s.order {
-		_, _ = w.WriteString(entry + "\n") // Flush has the error
+		n, _ := w.WriteString(entry + "\n") // Flush has the error
+		size += int64(n)
 	}
 	if err = w.Flush(); err == nil {
 		err = os.Rename(f.Name(), s.path)
@@ -175,6 +202,6 @@ func (s *Seen) rewrite() (err error) {
 		return errors.Join(err, f.Close(), os.Remove(f.Name()))
 	}
 	err = s.file.Close()
-	s.file, s.lines = f, len(s.order)
+	s.file, s.lines, s.size, s.torn = f, len(s.order), size, false
 	return err
 }

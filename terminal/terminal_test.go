@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,6 +25,8 @@ import (
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/fallback/apnssim"
+	"github.com/heartline-mqtt/heartline/internal/smalldisk"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
@@ -505,6 +508,46 @@ func TestSeenIsKept(t *testing.T) {
 	}
 	if _, err := OpenSeen(path, 3); err == nil || !strings.Contains(err.Error(), "line 2") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestSeenOnAFullDisk: a line that the disk has taken in part damages no later one.
+func TestSeenOnAFullDisk(t *testing.T) {
+	dir, free, err := smalldisk.New(3 * os.Getpagesize())
+	if err != nil {
+		testtool.LeaveOut(t, "no disk of a chosen size: "+err.Error(), "run it as root on Linux 5.2 or newer")
+	}
+	defer free()
+	ballast := filepath.Join(dir, "ballast")
+	if err := os.WriteFile(ballast, make([]byte, os.Getpagesize()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "seen")
+	s, err := OpenSeen(path, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := func(n int) string { return fmt.Sprintf("notification-%d", n) }
+	n := 0
+	for err == nil && n < 10_000 {
+		n++
+		err = s.Add(SeenNotification, id(n))
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("after %d: %v", n, err)
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Add(SeenNotification, "after"), s.Add(SeenMessage, "after"), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = OpenSeen(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	if !s.Has(SeenNotification, id(n-1)) || s.Has(SeenNotification, id(n)) || !s.Has(SeenNotification, "after") || !s.Has(SeenMessage, "after") {
+		t.Error("the file has lost what was recorded")
 	}
 }
 
