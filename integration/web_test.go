@@ -333,6 +333,36 @@ func TestSiteDataCleared(t *testing.T) {
 	}
 }
 
+// TestClockSetBack: a browser has a full record from a time when its clock was ahead. New
+// notifications stay on record, and in their order.
+func TestClockSetBack(t *testing.T) {
+	s := serveTerminal(t)
+	d := webTerminal(browse(t), s, s.http, "clock")
+	const items = `new Promise((resolve, reject) => {
+		const r = indexedDB.open("heartline-terminal");
+		r.onerror = () => reject(r.error);
+		r.onsuccess = () => { const t = r.result.transaction("items", "readwrite"); t.onabort = () => reject(t.error); use(t.objectStore("items"), resolve, t); };
+	})`
+	d.eval(`(() => { const use = (items, resolve, t) => {
+		const ahead = Date.now() + 86400_000;
+		for (let n = 0; n < 2000; n++) items.put({ owner: "clock/web-clock", id: "old" + n, arrived: ahead + n });
+		t.oncomplete = () => resolve();
+	}; return `+items+`; })()`, nil)
+	var want []string
+	for _, title := range []string{"One", "Two", "Three"} {
+		id := s.notify(`{"account":"clock","title":"` + title + `"}`)
+		d.chip(id)
+		want = append(want, id)
+	}
+	var got []string
+	d.eval(`(() => { const use = (items, resolve) => {
+		items.index("order").getAll(IDBKeyRange.bound(["clock/web-clock"], ["clock/web-clock", []])).onsuccess = (e) => resolve(e.target.result.slice(-4).map((i) => i.id));
+	}; return `+items+`; })()`, &got)
+	if want = append([]string{"old1999"}, want...); !slices.Equal(got, want) {
+		t.Errorf("the newest on record are %q, want %q", got, want)
+	}
+}
+
 // accessible looks at the page as a screen reader does.
 func accessible(t *testing.T, d *webDevice) {
 	t.Helper()

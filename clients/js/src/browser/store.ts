@@ -1,6 +1,6 @@
 // The record of a browser in IndexedDB, shared by all its pages and the service worker.
 import type { Registered } from "../core/registration.js";
-import { keep, type Lock, type Store } from "../core/shown.js";
+import { keep, type Item, type Lock, type Store } from "../core/shown.js";
 
 const result = <T>(r: IDBRequest<T>): Promise<T> =>
   new Promise((resolve, reject) => {
@@ -66,8 +66,15 @@ export function indexedDBStore(name = "heartline"): Store {
     async put(item) {
       const t = await write("items");
       const ended = done(t);
+      ended.catch(() => undefined); // an earlier error may be thrown first
       const items = t.objectStore("items");
-      items.put(item);
+      const [known, last] = await Promise.all([
+        result(items.get([item.owner, item.id]) as IDBRequest<Item | undefined>),
+        result(items.index("order").openKeyCursor(ofOwner(item.owner), "prev")),
+      ]);
+      // A clock that was set back must not make the newest item the oldest, which goes first.
+      const newest = (last?.key as [string, number] | undefined)?.[1] ?? 0;
+      items.put({ ...item, arrived: known?.arrived ?? Math.max(item.arrived, newest + 1) });
       const count = await result(items.count(ofOwner(item.owner)));
       if (count > keep) {
         let excess = count - keep;
