@@ -264,4 +264,14 @@ func TestDashboardSignIn(t *testing.T) {
 	}
 	b.click("#sign-out")
 	b.until(`document.activeElement?.id === "token"`)
+
+	// A browser that blocks the data of the site: the page keeps the token.
+	b = board{c.open(s.http+"/dashboard/", `Object.defineProperty(window, "sessionStorage", { get() { throw new DOMException("denied", "SecurityError"); } })`), s}
+	b.until(`document.activeElement?.id === "token"`)
+	b.do("Input.insertText", dict{"text": token})
+	b.press("Enter")
+	b.until(`document.querySelector(".tiles strong")`)
+	b.to("/devices", ".empty")
+	b.click("#sign-out")
+	b.until(`document.activeElement?.id === "token"`)
 }

@@ -4,10 +4,26 @@
 const key = "heartline-token";
 const base = new URL("../", location.href);
 
+// A browser that blocks the data of this site refuses its storage: then the page keeps the token.
+let kept = "";
+const storage = (): Storage | undefined => {
+  try {
+    return sessionStorage;
+  } catch {
+    return undefined;
+  }
+};
+
 export const token = {
-  get: () => sessionStorage.getItem(key) ?? "",
-  set: (value: string) => sessionStorage.setItem(key, value),
-  remove: () => sessionStorage.removeItem(key),
+  get: () => storage()?.getItem(key) ?? kept,
+  set: (value: string) => {
+    kept = value;
+    storage()?.setItem(key, value);
+  },
+  remove: () => {
+    kept = "";
+    storage()?.removeItem(key);
+  },
 };
 
 /** Problem is an error that the API explains (RFC 9457). */
