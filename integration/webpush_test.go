@@ -329,6 +329,17 @@ func TestTipOpensItsPage(t *testing.T) {
 	d.visit(anna)
 	tip()
 	want("focus "+anna, "anna's page is open by its address")
+
+	// A notification that the app has made itself is the app's.
+	d.eval(`navigator.serviceWorker.ready.then((r) => r.showNotification("The app's own", { data: { url: "/news" } }))`, nil)
+	if got := d.clicked(t); len(got) != 0 {
+		t.Errorf("the app's own notification: the worker does %q", got)
+	}
+	var left int
+	d.eval(`navigator.serviceWorker.ready.then((r) => r.getNotifications()).then((all) => all.length)`, &left)
+	if left != 1 {
+		t.Error("the app's own notification is closed")
+	}
 }
 
 // TestServiceWorker: what the service worker does with a push, in Chromium.

@@ -105,16 +105,20 @@ export function servePushes(worker: ServiceWorkerGlobalScope, options: WorkerOpt
   // foreground: the message follows, and the other devices of the account take the
   // notification off their screens.
   worker.addEventListener("notificationclick", (e) => {
+    const tip = e.notification.data as Partial<TipData> | null;
+    if (typeof tip?.owner !== "string" || typeof tip.id !== "string" || typeof tip.page !== "string") return; // the app's own
     e.notification.close();
-    e.waitUntil(onOpen(e.notification.data as TipData));
+    e.waitUntil(onOpen(tip as TipData));
   });
 
   async function onOpen(tip: TipData): Promise<void> {
     const { owner, id } = tip;
     // First: a browser lets a worker open a page only right after the click.
     const front = bringToFront(tip).catch((err) => console.warn("the page stays where it is:", err));
-    await shown.read(owner, id); // the page sends it, now or at its next connection
-    await tell({ kind: "opened", owner, id });
+    if (id) { // otherwise a push of another sender
+      await shown.read(owner, id); // the page sends it, now or at its next connection
+      await tell({ kind: "opened", owner, id });
+    }
     await front;
   }
 
