@@ -125,6 +125,24 @@ test("a full key-value store drops its oldest items for a new one", async () => 
   assert.equal((await ids(s)).length, 8);
 });
 
+test("a damaged entry of a key-value store costs no other, and no notification", async (t) => {
+  const said = t.mock.method(console, "error", () => {});
+  const disk = new Disk();
+  let s = keyValueStore(disk);
+  for (const id of ["a", "b", "c"]) await s.put(item(id));
+  await s.setRegistered(registered);
+  disk.entries.set("heartline/anna/phone/b", `{"owner":"anna/ph`);
+  disk.entries.set("heartline-registered", "");
+  s = keyValueStore(disk);
+  assert.deepEqual((await s.list("anna/phone")).map((i) => i.id), ["a", "c"]);
+  assert.equal(await s.registered(), undefined);
+  assert.match(String(said.mock.calls[0]?.arguments), /heartline\/anna\/phone\/b is damaged/);
+  disk.entries.set("heartline/anna/phone", "[");
+  s = keyValueStore(disk);
+  await s.put(item("d"));
+  assert.deepEqual((await keyValueStore(disk).list("anna/phone")).map((i) => i.id), ["d"]);
+});
+
 test("a key-value store that cannot remove has kept the new, and removes the old later", async () => {
   const disk = new Disk();
   const s = keyValueStore(disk);

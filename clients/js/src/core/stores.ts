@@ -1,5 +1,6 @@
 // Stores that need no platform: in memory, and over a key-value store such as React
 // Native's AsyncStorage.
+import { platform } from "./platform.js";
 import type { Registered } from "./registration.js";
 import { keep, type Item, type Lock, type Store } from "./shown.js";
 
@@ -109,11 +110,22 @@ export function keyValueStore(kv: KeyValue, prefix = "heartline"): Store {
     }
   }
 
+  // An entry that cannot be parsed counts as missing: each notification would be refused for it.
+  async function read<T>(key: string): Promise<T | undefined> {
+    const text = await kv.getItem(key);
+    try {
+      return text === null ? undefined : (JSON.parse(text) as T);
+    } catch (err) {
+      platform.console.error(`the entry ${key} is damaged, and left out:`, err);
+      return undefined;
+    }
+  }
+
   async function readAll(owner: string): Promise<void> {
-    const ids = JSON.parse(await kv.getItem(indexOf(owner)) ?? "[]") as string[];
-    for (const id of ids) {
-      const text = await kv.getItem(keyOf(owner, id));
-      if (text !== null) memory.put(JSON.parse(text) as Item); // null: it was never written
+    const ids = await read<unknown>(indexOf(owner));
+    for (const id of Array.isArray(ids) ? ids as string[] : []) {
+      const item = await read<Item>(keyOf(owner, id));
+      if (item) memory.put(item); // otherwise it was never written
     }
   }
 
@@ -174,8 +186,7 @@ export function keyValueStore(kv: KeyValue, prefix = "heartline"): Store {
       return memory.list(owner);
     },
     async registered() {
-      const text = await kv.getItem(registeredKey);
-      return text === null ? undefined : (JSON.parse(text) as Registered);
+      return read<Registered>(registeredKey);
     },
     async setRegistered(r) {
       if (r) await kv.setItem(registeredKey, JSON.stringify(r));
