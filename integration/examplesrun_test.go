@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -24,9 +25,13 @@ func TestExampleChat(t *testing.T) {
 	t.Parallel()
 	clientBuilt(t)
 	s := serve(t)
-	backend := exec.Command("node", "../examples/chat/backend.mjs")
-	backend.Env = environ(t, "HEARTLINE_SERVER="+s.http, "PORT=0")
-	_, address, _ := strings.Cut(launch(t, backend).stdout.until(t, "chat backend on "), " on ")
+	backend := func(heartline string) (address string) {
+		cmd := exec.Command("node", "../examples/chat/backend.mjs")
+		cmd.Env = environ(t, "HEARTLINE_SERVER="+heartline, "PORT=0")
+		_, address, _ = strings.Cut(launch(t, cmd).stdout.until(t, "chat backend on "), " on ")
+		return strings.TrimSpace(address)
+	}
+	address, lost := backend(s.http), backend("http://127.0.0.1:1")
 	device := func(account, id string) (*process, func(string)) {
 		cmd := exec.Command("node", "../examples/chat/chat.mjs", account, id)
 		cmd.Env = environ(t, "HEARTLINE_SERVER="+s.http, "CHAT_BACKEND="+address, "CHAT_STORE="+filepath.Join(t.TempDir(), "shown"))
@@ -54,6 +59,31 @@ func TestExampleChat(t *testing.T) {
 	ben.stdout.until(t, "anna: at noon")
 	typeBen("nobody: hello")
 	ben.stdout.until(t, "(not sent: ")
+
+	// A character comes in two pieces.
+	text := `{"from":"carl","to":"anna","text":"süß"}`
+	half := strings.Index(text, "ü") + 1
+	conn, err := net.Dial("tcp", strings.TrimPrefix(address, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprintf(conn, "POST /messages HTTP/1.1\r\nHost: chat\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n%x\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n",
+		half, text[:half], len(text)-half, text[half:]); err != nil {
+		t.Fatal(err)
+	}
+	phone.stdout.until(t, "carl: süß")
+
+	// What the sender has done wrong is told from what he has not.
+	for body, want := range map[string]int{text: http.StatusBadGateway, `{"from":"carl"}`: http.StatusBadRequest, "null": http.StatusBadRequest, "{": http.StatusBadRequest} {
+		answer, err := http.Post(lost+"/messages", "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _ = answer.Body.Close(); answer.StatusCode != want {
+			t.Errorf("%s: %d, want %d", body, answer.StatusCode, want)
+		}
+	}
 }
 
 // failOnce is a proxy to a server that fails the first of the same requests: with an error
@@ -169,8 +199,23 @@ func TestExampleFleet(t *testing.T) {
 	if pk := receive(t, room); !pk.FixedHeader.Retain || !strings.Contains(string(pk.Payload), `"connected":true`) {
 		t.Errorf("the last position: %s, retained %v", pk.Payload, pk.FixedHeader.Retain)
 	}
+	connected := func(is string) {
+		t.Helper()
+		for last := ""; !strings.Contains(last, `"connected":`+is); {
+			last = string(receive(t, room).Payload)
+		}
+	}
 	truck.signal(t, syscall.SIGKILL)
-	for gone := false; !gone; {
-		gone = strings.Contains(string(receive(t, room).Payload), `"connected":false`)
+	connected("false")
+
+	// A truck that ends by itself has no will any more.
+	cmd = exec.Command(program, "truck-7")
+	cmd.Env = environ(t, "MQTT_SERVER=mqtt://"+s.mqtt)
+	truck = launch(t, cmd)
+	connected("true")
+	truck.signal(t, syscall.SIGTERM)
+	connected("false")
+	if code := truck.wait(t); code != 0 {
+		t.Errorf("exit code %d: %s", code, truck.stderr)
 	}
 }

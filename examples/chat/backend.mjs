@@ -19,20 +19,28 @@ async function send({ from, to, text }) {
   return { status: response.status, body: await response.text() };
 }
 
+// read returns a message, or says what is wrong with it.
+function read(body) {
+  const message = JSON.parse(body);
+  for (const name of ["from", "to", "text"]) if (typeof message?.[name] !== "string" || message[name] === "") throw new Error(name + " is missing");
+  return message;
+}
+
 const server = createServer(async (request, response) => {
   if (request.method !== "POST" || request.url !== "/messages") {
     response.writeHead(404).end("POST /messages\n");
     return;
   }
+  let status = 400;
   try {
     let body = "";
-    for await (const chunk of request) body += chunk;
-    const message = JSON.parse(body);
-    for (const name of ["from", "to", "text"]) if (typeof message[name] !== "string" || message[name] === "") throw new TypeError(name + " is missing");
+    for await (const chunk of request.setEncoding("utf8")) body += chunk; // a character may come in two chunks
+    const message = read(body);
+    status = 502; // what fails now is not the sender's fault
     const answer = await send(message);
     response.writeHead(answer.status, { "Content-Type": "application/json" }).end(answer.body);
   } catch (err) {
-    response.writeHead(err instanceof TypeError || err instanceof SyntaxError ? 400 : 502).end(err.message + "\n");
+    response.writeHead(status).end(err.message + "\n");
   }
 });
 server.listen(Number(process.env.PORT ?? 8090), "127.0.0.1", () => console.log(`chat backend on http://127.0.0.1:${server.address().port}`));

@@ -35,8 +35,12 @@ for await (const line of input) {
     for (const id of unread) await device.read(id);
     unread.clear();
   } else if (to) {
-    const response = await fetch(backend + "/messages", { method: "POST", body: JSON.stringify({ from: account, to, text }) });
-    if (response.status >= 300) console.log(`(not sent: ${(await response.text()).trim()})`);
+    try {
+      const response = await fetch(backend + "/messages", { method: "POST", body: JSON.stringify({ from: account, to, text }) });
+      if (response.status >= 300) throw new Error((await response.text()).trim());
+    } catch (err) {
+      console.log(`(not sent: ${err.message})`);
+    }
   } else console.log("(NAME: TEXT to write, read to say that you have read)");
 }
 device.close();

@@ -45,10 +45,11 @@ func run(ctx context.Context, args []string) error {
 	position, own := "fleet/"+truck+"/position", "heartline/devices/"+truck+"/"
 	seen := map[string]bool{} // on the disk in a real truck: docs/clients.md
 
-	cm, err := autopaho.NewConnection(ctx, autopaho.ClientConfig{
+	// The connection outlives ctx: the end is published on it.
+	cm, err := autopaho.NewConnection(context.WithoutCancel(ctx), autopaho.ClientConfig{
 		ServerUrls: []*url.URL{server}, KeepAlive: 30, SessionExpiryInterval: 24 * 60 * 60,
 		ConnectUsername: truck, // its account
-		WillMessage:     &paho.WillMessage{Topic: position, Payload: []byte(`{"connected":false}`), Retain: true, QoS: 1},
+		WillMessage:     &paho.WillMessage{Topic: position, Payload: gone, Retain: true, QoS: 1},
 		OnConnectionUp: func(cm *autopaho.ConnectionManager, _ *paho.Connack) {
 			if _, err := cm.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{
 				{Topic: own + "notifications", QoS: 1}, {Topic: own + "dismissals", QoS: 1},
@@ -84,8 +85,15 @@ func run(ctx context.Context, args []string) error {
 	drive(ctx, cm, position)
 	end, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
+	// A client that disconnects has no will any more.
+	if _, err := cm.Publish(end, &paho.Publish{Topic: position, QoS: 1, Retain: true, Payload: gone}); err != nil {
+		fmt.Println("the end is not published:", err)
+	}
 	return cm.Disconnect(end)
 }
+
+// gone is the last position of a truck that is not connected.
+var gone = []byte(`{"connected":false}`)
 
 // drive publishes the position each second, until the end. Nothing is queued while the
 // connection is lost: the next position says more.
