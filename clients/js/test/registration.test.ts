@@ -67,3 +67,32 @@ test("the worker subscribes again", async () => {
   assert.equal((await r.changed())?.endpoint, "https://push.example/2");
   assert.equal(records.current?.endpoint, "https://push.example/2");
 });
+
+test("pushes that are stopped while the browser subscribes again stay stopped", async () => {
+  for (const again of ["renew", "changed"] as const) {
+    const { browser, records, told, tell, r } = start();
+    await r.enable(who, tell);
+    await browser.current?.unsubscribe(); // the browser has dropped it
+    let answer!: () => void;
+    const asked = new Promise<void>((resolve) => { answer = resolve; });
+    const subscribe = browser.subscribe.bind(browser);
+    let subscribing!: () => void;
+    const begun = new Promise<void>((resolve) => { subscribing = resolve; });
+    browser.subscribe = async (o) => { subscribing(); await asked; return subscribe(o); };
+    const renewed = again === "renew" ? r.renew(who.owner, key, tell) : r.changed();
+    await begun;
+    await r.disable(tell);
+    answer();
+    assert.ok(!await renewed);
+    assert.deepEqual([records.current, browser.current, told.at(-1)], [undefined, undefined, { webpush: null }]);
+  }
+});
+
+test("a subscription that another device has taken over meanwhile is its own", async () => {
+  const { browser, records, told, tell, r } = start();
+  await r.enable(who, tell);
+  const getSubscription = browser.getSubscription.bind(browser);
+  browser.getSubscription = async () => { records.current = { ...who, owner: "ben/browser", endpoint: "x" }; return getSubscription(); };
+  assert.equal(await r.renew(who.owner, key, tell), false);
+  assert.deepEqual([records.current?.owner, browser.current?.endpoint, told.length], ["ben/browser", "https://push.example/1", 1]);
+});

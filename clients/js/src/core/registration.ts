@@ -86,8 +86,22 @@ export class Registrar {
   async renew(owner: string, key: string, tell: (t: PushToken) => Promise<void>): Promise<boolean> {
     const r = await this.#records.registered();
     if (r?.owner !== owner) return false;
-    await this.enable({ ...r, key }, tell);
-    return true;
+    const s = await this.#subscribeAgain(r, key);
+    if (s) await tell({ webpush: s.toJSON() });
+    return s !== undefined;
+  }
+
+  // #subscribeAgain subscribes for the device on record. The browser may take its time: if the
+  // pushes are stopped meanwhile, or are another device's now, it returns undefined.
+  async #subscribeAgain(r: Registered, key: string): Promise<Subscription | undefined> {
+    const s = await subscribe(this.#manager, key, this.#wait);
+    const now = await this.#records.registered();
+    if (now?.owner !== r.owner) {
+      if (!now) await s.unsubscribe();
+      return undefined;
+    }
+    await this.#records.setRegistered({ ...r, key, endpoint: s.endpoint });
+    return s;
   }
 
   // disable ends the subscription. If tell fails, the server learns it from the push
@@ -104,9 +118,7 @@ export class Registrar {
   async changed(): Promise<Registered | undefined> {
     const r = await this.#records.registered();
     if (!r) return undefined;
-    const s = await subscribe(this.#manager, r.key, this.#wait);
-    const renewed = { ...r, endpoint: s.endpoint };
-    await this.#records.setRegistered(renewed);
-    return renewed;
+    const s = await this.#subscribeAgain(r, r.key);
+    return s && { ...r, endpoint: s.endpoint };
   }
 }
