@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Device, type MqttClient, type Options, type Status } from "../src/core/index.js";
+import { badName, Device, type MqttClient, type Options, type Status } from "../src/core/index.js";
 import type { Timers } from "../src/core/platform.js";
 
 // Clock is timers that a test moves on, and a connect that always fails.
@@ -230,6 +230,13 @@ test("registrations are sent in the order of their calls, and a removal replaces
   assert.deepEqual(w.brokers[0]!.sent.filter((s) => s.startsWith("push-token")), [`push-token {"apns":null}`, `push-token {"fcm":{"token":"dd"}}`]);
   assert.deepEqual(results, Array(3).fill("replaced by a later registration"));
   w.device.close();
+});
+
+test("an account may be a telephone number or an address, a device ID is a level of a topic", () => {
+  for (const name of ["+4915112345678", "ann@example.org", "a/b#c", "Zoë 🐝"]) assert.equal(badName("account", name), "");
+  for (const name of ["", ".", "..", "a\nb", "\u0085", "é".repeat(65)]) assert.notEqual(badName("account", name), "", name);
+  for (const name of ["+49", "a/b", "a#b", "a\u007fb"]) assert.notEqual(badName("device", name), "", name);
+  assert.equal(badName("device", "alice-7f3a"), "");
 });
 
 test("closed while it asks for its password", async () => {

@@ -54,11 +54,16 @@ export interface Options {
 /** owner is the name of a device in a store. */
 export const ownerOf = (account: string, device: string): string => `${account}/${device}`;
 
-/** Says what is wrong with an account or device ID; "" if nothing is. */
+/**
+ * Says what is wrong with an account (what is "account") or a device ID; "" if nothing is. A
+ * device ID is a level of a topic; an account may be a telephone number or an address.
+ */
 export function badName(what: string, name: string): string {
   if (name === "") return `The ${what} is empty.`;
   if (utf8Length(name) > 128) return `The ${what} is longer than 128 bytes.`;
-  return /[/+#\u0000-\u001f\u007f-\u009f]/.test(name) ? `The ${what} may not hold /, + or #.` : "";
+  if (/[\u0000-\u001f\u007f-\u009f]/.test(name)) return `The ${what} may not hold control characters.`;
+  if (what === "account") return name === "." || name === ".." ? `The account may not be "${name}".` : "";
+  return /[/+#]/.test(name) ? `The ${what} may not hold /, + or #.` : "";
 }
 
 // React Native has no TextEncoder before 0.74.
