@@ -149,7 +149,7 @@ func New(o Options) *Hub {
 		sessions: map[string]*Session{}, accounts: map[string]int{},
 	}
 	h.Reconfigure(o.Bounds)
-	h.order.Store(uint64(o.Now().UnixNano())) // after all that a store has kept
+	h.order.Store(uint64(o.Now().UnixNano())) // after what a store keeps, if the clock is right; see orderAfter
 	return h
 }
 

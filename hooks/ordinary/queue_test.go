@@ -84,3 +84,22 @@ func TestIdentifiersAfterImport(t *testing.T) {
 		t.Error("each session begins with the first identifier again")
 	}
 }
+
+// TestOrderAfterTheClockIsSetBack: messages queued after a start follow those that a store has
+// kept, also where the clock was ahead when those were queued. A store sorts by Order.
+func TestOrderAfterTheClockIsSetBack(t *testing.T) {
+	t.Parallel()
+	const id = "c"
+	h, c := hubAt(Options{})
+	kept := uint64(c.now.Add(24 * time.Hour).UnixNano())
+	h.Import(State{
+		Header:        Header{ID: id, Account: id, Version: 5, Expiry: 1000, Gone: c.now.Unix()},
+		Subscriptions: map[string]Subscription{"t/#": {QoS: 1}},
+		Outgoing:      []Outgoing{{PacketID: 7, Order: kept, QoS: 1, Message: &Message{TopicName: "t/before", QoS: 1}}},
+	})
+	publishTo(t, h, "t/after", 1)
+	st, ok := h.Export(id)
+	if !ok || len(st.Outgoing) != 2 || st.Outgoing[0].Message.TopicName != "t/before" {
+		t.Errorf("exported %v, %+v", ok, st.Outgoing)
+	}
+}

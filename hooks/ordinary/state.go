@@ -86,6 +86,7 @@ func (h *Hub) Import(st State) {
 		if o.Order == 0 {
 			o.Order = h.order.Add(1)
 		}
+		h.orderAfter(o.Order)
 		e := &entry{msg: o.Message, identifiers: o.Identifiers, order: o.Order, id: o.PacketID, qos: o.QoS, retain: o.Retain, sent: o.Sent}
 		if s.byID[e.id] != nil {
 			continue
@@ -114,6 +115,17 @@ func (h *Hub) Import(st State) {
 	h.accounts[s.Account]++
 	h.deadlines.set(s, s.gone+int64(s.expiry)) // nobody has found the session yet
 	h.mu.Unlock()
+}
+
+// orderAfter has messages that come from now on follow one that a store has kept. Their order
+// begins with the time, and the clock may have been set back since.
+func (h *Hub) orderAfter(order uint64) {
+	for {
+		now := h.order.Load()
+		if now >= order || h.order.CompareAndSwap(now, order) {
+			return
+		}
+	}
 }
 
 // ImportRetained takes a retained message in that the disk has; its content stays
