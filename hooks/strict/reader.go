@@ -39,6 +39,9 @@ func (r *Reader) SetSource(src io.Reader) { r.src = src }
 // the end.
 func (r *Reader) Pending() bool { return len(r.out) > 0 || r.err != nil }
 
+// Missing is how many bytes of the packet under way are still to come, as far as can be told.
+func (r *Reader) Missing() int { return max(r.payload, r.need-len(r.held)) }
+
 // Read implements io.Reader. Bytes that come with a read error of src are
 // checked and passed on before the error.
 func (r *Reader) Read(p []byte) (int, error) {

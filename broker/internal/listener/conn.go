@@ -36,6 +36,8 @@ type Conn struct {
 	base   *sender
 	stream net.Conn // carries the MQTT: base, or the TLS or WebSocket over it
 	in     strict.Reader
+	// span is how long the reader waits for a packet, in ns; 0: it does not say, or for ever.
+	span atomic.Int64
 
 	given   atomic.Bool // to mochi
 	closed  atomic.Bool
@@ -268,12 +270,42 @@ func (c *Conn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
 
 // SetReadDeadline implements net.Conn.
 func (c *Conn) SetReadDeadline(t time.Time) error {
+	var span time.Duration
+	if !t.IsZero() {
+		span = time.Until(t)
+	}
+	c.span.Store(int64(span))
+	return c.readUntil(t)
+}
+
+func (c *Conn) readUntil(t time.Time) error {
 	err := c.stream.SetReadDeadline(t)
 	if c.closed.Load() {
 		_ = c.stream.SetReadDeadline(past) // Close may have come first
 		return net.ErrClosed
 	}
 	return err
+}
+
+// largeRest is how much of a packet must be missing for its bytes to count as a sign of life. A
+// client can send nothing else before the packet is complete, and on a slow link that takes
+// longer than its keepalive.
+const largeRest = 1000
+
+// progresses reports whether n bytes that have just come are a part of a packet of which much
+// is missing.
+func (c *Conn) progresses(n int) bool { return n > 0 && c.in.Missing()-n >= largeRest }
+
+// arriving is what the client sends, on a connection that has a goroutine.
+type arriving Conn
+
+func (a *arriving) Read(p []byte) (int, error) {
+	c := (*Conn)(a)
+	n, err := c.stream.Read(p)
+	if span := time.Duration(c.span.Load()); span > 0 && c.progresses(n) {
+		_ = c.readUntil(time.Now().Add(span)) // the next read has the error
+	}
+	return n, err
 }
 
 // SetWriteDeadline does nothing: no write waits.

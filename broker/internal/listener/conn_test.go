@@ -529,3 +529,53 @@ func TestSilentClient(t *testing.T) {
 		t.Errorf("the hook hears %v, want a timeout", err)
 	}
 }
+
+// slowly sends a CONNECT with a keepalive of two seconds, and then a PUBLISH that takes twice
+// as long as that allows. It reports whether the PUBLISH was answered.
+func slowly(t *testing.T, c *client, payload int) bool {
+	t.Helper()
+	connect := connectPacket(t.Name(), true) // another than that of a test at the same time
+	connect[11] = 2                          // seconds
+	c.send(connect...)
+	if p, err := c.packet(patience); err != nil || p[0] != 0x20 || p[3] != 0 {
+		t.Fatalf("CONNACK %x, %v", p, err)
+	}
+	b := packet(0x32, append(append(text("t"), 0, 1, 0), make([]byte, payload)...)...)
+	const steps = 12
+	piece := payload / (steps + 1)
+	for range steps {
+		if _, err := c.Write(b[:piece]); err != nil {
+			return false
+		}
+		b = b[piece:]
+		time.Sleep(500 * time.Millisecond)
+	}
+	_, _ = c.Write(b)
+	p, err := c.packet(patience)
+	return err == nil && p[0] == 0x40
+}
+
+// TestLargePacketOnASlowLink: a client whose large packet is arriving is not silent. One that
+// sends a small packet as slowly is: nobody's link needs that long for it.
+func TestLargePacketOnASlowLink(t *testing.T) {
+	t.Parallel()
+	_, l := ours(t, nil, Options{})
+	_, _, url := mounted(t, Options{})
+	for name, dialed := range map[string]func(*testing.T) *client{
+		"TCP":       func(t *testing.T) *client { return dial(t, l.Address(), true) },
+		"WebSocket": func(t *testing.T) *client { c, _ := dialWS(t, url, nil, "mqtt"); return c },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if !slowly(t, dialed(t), 200_000) {
+				t.Error("a large packet was cut off")
+			}
+		})
+	}
+	t.Run("small", func(t *testing.T) {
+		t.Parallel()
+		if slowly(t, dial(t, l.Address(), true), 500) {
+			t.Error("a small packet may take for ever")
+		}
+	})
+}

@@ -180,7 +180,7 @@ func (l *Listener) prepareTCP(c *Conn) error {
 			return err
 		}
 	}
-	c.in.Init(c.stream, &l.options.Strict)
+	c.in.Init((*arriving)(c), &l.options.Strict)
 	return nil
 }
 
@@ -193,7 +193,7 @@ func (l *Listener) prepareTLS(c *Conn) error {
 	err := l.handshake(c)
 	switch {
 	case err == nil:
-		c.in.Init(c.stream, &l.options.Strict)
+		c.in.Init((*arriving)(c), &l.options.Strict)
 		return nil
 	case c.closed.Load():
 	case timedOut(err):

@@ -320,6 +320,9 @@ func (c *Conn) packet(b []byte) error {
 
 // alive notes that the client has been heard of.
 func (c *Conn) alive() {
+	if c.turns.session.client == nil {
+		return // its CONNECT has not been handled
+	}
 	if k := c.turns.session.keepalive(); k > 0 {
 		c.turns.due.Store(uptime() + int64(k))
 	}
@@ -335,9 +338,13 @@ func uptime() int64 { return int64(time.Since(started)) }
 type source Conn
 
 func (s *source) Read(p []byte) (int, error) {
-	n, err := s.stream.Read(p)
+	c := (*Conn)(s)
+	n, err := c.stream.Read(p)
 	if errors.Is(err, errNothing) {
 		err = nil
+	}
+	if c.progresses(n) {
+		c.alive()
 	}
 	return n, err
 }

@@ -129,7 +129,7 @@ func (w *WebSocket) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	go w.run(c, func(c *Conn) error {
 		c.tls = r.TLS
 		c.stream = &wsStream{sender: c.base, ws: ws, stats: &w.stats}
-		c.in.Init(c.stream, &w.options.Strict)
+		c.in.Init((*arriving)(c), &w.options.Strict)
 		return nil
 	})
 }
