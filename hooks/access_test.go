@@ -100,6 +100,13 @@ func TestAccessOfWill(t *testing.T) {
 			t.Errorf("version %d: CONNACK 0x%02x %v", version, pk.ReasonCode, err)
 		}
 		s.connect(version, rawmqtt.Connect{ID: "b", Clean: true, WillTopic: "open", WillPayload: "x"})
+		for _, topicName := range []string{"$share/g/t", "$share", "$SYS/broker/x", "$sys"} { // as a PUBLISH to them
+			c := dial(t, s.address, version)
+			if pk, err := c.Connect(rawmqtt.Connect{ID: "c", Clean: true, Keepalive: 60, WillTopic: topicName, WillPayload: "x"}); err != nil || pk.ReasonCode != want {
+				t.Errorf("version %d, will to %s: CONNACK 0x%02x %v", version, topicName, pk.ReasonCode, err)
+			}
+		}
+		s.connect(version, rawmqtt.Connect{ID: "d", Clean: true, WillTopic: "$SYSTEM/x", WillPayload: "x"}) // none of ours
 	}
 }
 

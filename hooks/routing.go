@@ -526,8 +526,8 @@ func (c *conn) refusesWill() string {
 	if c.will == nil || c.bridgeState(c.will.TopicName) {
 		return ""
 	}
-	if !mqtt.IsValidFilter(c.will.TopicName, true) {
-		return "the will is for one of the server's own topics" // [MQTT-4.7.2-1]
+	if reserved(c.will.TopicName) {
+		return "the will is for one of the server's own topics, or below $share" // [MQTT-4.7.2-1]
 	}
 	return ""
 }
