@@ -42,7 +42,7 @@ func stateOf(st *ordinary.State) *relay.SessionState {
 		})
 	}
 	for _, o := range st.Outgoing {
-		y := relay.Outgoing{PacketID: o.PacketID, QoS: o.QoS, Retain: o.Retain, Sent: o.Sent, Identifiers: o.Identifiers}
+		y := relay.Outgoing{PacketID: o.PacketID, QoS: o.QoS, Retain: o.Retain, Sent: o.Sent, Identifiers: o.Identifiers, Share: o.Share}
 		if o.Message != nil {
 			y.Message = relayMessage(o.Message)
 		}
@@ -62,7 +62,7 @@ func sessionOf(client, account string, x *relay.SessionState) ordinary.State {
 		}
 	}
 	for _, o := range x.Outgoing {
-		y := ordinary.Outgoing{PacketID: o.PacketID, QoS: o.QoS, Retain: o.Retain, Sent: o.Sent, Identifiers: o.Identifiers}
+		y := ordinary.Outgoing{PacketID: o.PacketID, QoS: o.QoS, Retain: o.Retain, Sent: o.Sent, Identifiers: o.Identifiers, Share: o.Share}
 		if o.Message != nil {
 			y.Message = ordinaryMessage(o.Message)
 		}

@@ -21,7 +21,7 @@ func TestSessionOverTheWire(t *testing.T) {
 		Header:        ordinary.Header{ID: "id", Account: "account", Service: true, Version: 5, Expiry: 4, Gone: 5},
 		Subscriptions: map[string]ordinary.Subscription{"f": {QoS: 1, NoLocal: true, RetainAsPublished: true, RetainHandling: 2, Identifier: 6}},
 		Outgoing: []ordinary.Outgoing{
-			{PacketID: 7, QoS: 1, Retain: true, Sent: true, Identifiers: []int{8, 9}, Message: &m},
+			{PacketID: 7, QoS: 1, Retain: true, Sent: true, Identifiers: []int{8, 9}, Share: "$share/g/t", Message: &m},
 			{PacketID: 8},
 		},
 		Incoming: []uint16{10},

@@ -79,6 +79,7 @@ type Outgoing struct {
 	Sent        bool     `cbor:"4,keyasint,omitempty"`
 	Identifiers []int    `cbor:"5,keyasint,omitempty"`
 	Message     *Message `cbor:"6,keyasint,omitempty"` // nil: a PUBREL is to be acknowledged
+	Share       string   `cbor:"7,keyasint,omitempty"` // the shared subscription that it was dealt to
 }
 
 // Encode returns the message as Session.Message sends it.

@@ -186,7 +186,8 @@ func (h *Hub) Connection(id string) Link {
 	return s.link
 }
 
-// end ends a session with all that it has; its will is published [MQTT-3.1.2-8].
+// end ends a session with all that it has; its will is published [MQTT-3.1.2-8]. Messages of
+// shared subscriptions go to other members.
 func (h *Hub) end(s *Session) {
 	s.subMu.Lock()
 	s.mu.Lock()
@@ -203,6 +204,7 @@ func (h *Hub) end(s *Session) {
 	}
 	s.detachLocked()
 	s.kept = false
+	left := s.leftLocked()
 	h.counters.inflight.Add(-int64(len(s.byID)))
 	s.queue, s.pubrels, s.unsent, s.byID, s.bytes, s.served, s.incoming = entries{}, entries{}, nil, nil, 0, 0, nil
 	s.endReplaysLocked(func(*replay) bool { return true })
@@ -222,6 +224,7 @@ func (h *Hub) end(s *Session) {
 		h.counters.online.Add(-1)
 		link.Close()
 	}
+	h.dealAgain(left)
 	h.publishWill(s, w)
 }
 

@@ -249,7 +249,11 @@ func (h *Hub) Release(id, account string, at time.Time, clean bool) (st State, o
 		return State{}, false
 	}
 	h.leave(s, math.MaxUint64)
-	st, ok = h.Export(id)
+	if st, ok = h.Export(id); ok {
+		s.mu.Lock()
+		s.moved = true
+		s.mu.Unlock()
+	}
 	h.forget(s)
 	if st.Gone == 0 {
 		st.Gone = now

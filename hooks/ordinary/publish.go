@@ -85,6 +85,7 @@ func (h *Hub) give(t *target, m *Message, old *former) outcome {
 			break
 		}
 		*t = gather(nil, nil, m, next)[0]
+		t.group = g
 		if got = h.offer(t, m, old); got == refused && full == nil {
 			full = t.session
 		}

@@ -50,7 +50,11 @@ func (s *Session) offer(t *target, m *Message, old former) outcome {
 			r.visit(m.TopicName)
 		}
 	}
-	s.pushLocked(&entry{msg: m, qos: qos, retain: m.Retain && t.asPublished, identifiers: t.identifiers})
+	e := &entry{msg: m, qos: qos, retain: m.Retain && t.asPublished, identifiers: t.identifiers}
+	if t.group != nil {
+		e.share = t.group.filter
+	}
+	s.pushLocked(e)
 	over := s.overLocked() && (qos > 0 || s.waiting > s.hub.bounds.Load().Budget.Bytes)
 	if over != s.full.Load() {
 		s.full.Store(over)

@@ -84,6 +84,7 @@ type Session struct {
 	begun         time.Time // when the last one began, in the time of all servers
 	ended         bool
 	ending        bool // it is to be ended, and nobody takes it up
+	moved         bool // another server has it with its messages
 
 	held    bool    // nothing is sent: a SUBACK is to go first
 	control []byte  // packets that go before any message, encoded
@@ -129,6 +130,7 @@ type entry struct {
 	previous, next *entry
 	msg            *Message // nil: released
 	identifiers    []int
+	share          string // the shared subscription that it was dealt to, as a filter; "": none
 	order          uint64 // over all sessions, so that a store keeps it
 	epoch          uint64 // connection that it was last sent on
 	id             uint16

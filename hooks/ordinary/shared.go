@@ -1,13 +1,68 @@
 package ordinary
 
-import "sync"
+import (
+	"runtime"
+	"sync"
+)
 
 // group is the members of a shared subscription (MQTT 5 §4.8.2). Its own lock lets
 // publishers deal while they hold the list for reading only, or not at all.
 type group struct {
+	filter  string // of the shared subscription
 	mu      sync.Mutex
 	members []subscriber
 	next    int // who is dealt to next
+}
+
+// leftLocked returns the messages of shared subscriptions that a session leaves when it ends, for
+// other members: all of QoS 1, and of QoS 2 those that its client cannot have [MQTT-4.8.2-5].
+func (s *Session) leftLocked() (left []*entry) {
+	if s.moved {
+		return nil
+	}
+	for e := s.queue.head; e != nil; e = e.next {
+		if e.share != "" && (e.qos == 1 || e.qos == 2 && !e.sent) {
+			left = append(left, e)
+		}
+	}
+	return left
+}
+
+// dealAgain gives messages that a session has left to other members of their groups (MQTT 5
+// §4.8.2). Where a group has no member any more, they end with the session.
+func (h *Hub) dealAgain(left []*entry) {
+	now := h.opts.Now().Unix()
+	for i, e := range left {
+		if i%turnOf == turnOf-1 {
+			runtime.Gosched()
+		}
+		if !e.msg.expired(now) {
+			h.dealOne(e)
+		}
+	}
+}
+
+func (h *Hub) dealOne(e *entry) {
+	m := e.msg
+	if m.Retain { // a later one may be retained: a replay that is under way must not leave that out
+		live := *m
+		live.Retain = false
+		m = &live
+	}
+	l := h.topicLock(m.TopicName)
+	l.Lock()
+	defer l.Unlock()
+	g := h.index.group(e.share)
+	if g == nil {
+		return
+	}
+	one, ok := g.pick(m, func(s *Session) bool { return h.mayRead(s, m.TopicName) })
+	if !ok {
+		return
+	}
+	t := gather(nil, nil, m, one)[0]
+	t.group = g
+	h.give(&t, m, &former{known: true})
 }
 
 // size is how many members there are; of no group: none.

@@ -180,3 +180,66 @@ func TestSharedReaderHasRoomAgain(t *testing.T) {
 		t.Errorf("%d are dropped, though a member has room", n)
 	}
 }
+
+// TestSharedOfAnEndedSession: what a member has not acknowledged when its session ends goes to
+// another member, whether the client was connected, away, or asks for a new session. A message of
+// QoS 2 that the client may have does not [MQTT-4.8.2-5], nor do its own messages.
+func TestSharedOfAnEndedSession(t *testing.T) {
+	t.Parallel()
+	retained := func(topicName string, qos byte) *Message {
+		return &Message{TopicName: topicName, QoS: qos, Payload: []byte(topicName), Retain: true}
+	}
+	for name, end := range map[string]func(h *Hub, c *clock, s *Session, link Link){
+		"connection lost": func(h *Hub, _ *clock, s *Session, link Link) { h.Disconnect(s, link, Bye{}) },
+		"expiry": func(h *Hub, c *clock, s *Session, link Link) {
+			h.Disconnect(s, link, Bye{Kept: true, Expiry: 10})
+			c.now = c.now.Add(time.Minute)
+			h.Elapse()
+		},
+		"clean start": func(h *Hub, _ *clock, _ *Session, _ Link) { join(h, "a") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h, c := hubAt(Options{})
+			a, link := join(h, "a", keptFor(100), func(a *Arrival) { a.Peer.ReceiveMaximum = 2 })
+			subscribeTo(t, h, a, link, "$share/g/+", 2)
+			subscribeTo(t, h, a, link, "own", 1)
+			publishTo(t, h, "sent2", 2)
+			publishTo(t, h, "sent1", 1)
+			filled(a, link)
+			for _, m := range []*Message{retained("waits2", 2), retained("waits1", 1), {TopicName: "own", QoS: 1}, {TopicName: "late", QoS: 1, Payload: []byte("x"), Expiry: c.now.Unix()}} {
+				if _, err := h.Publish(m); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b, linkB := join(h, "b")
+			subscribeTo(t, h, b, linkB, "$share/g/+", 1)
+			end(h, c, a, link)
+			got := filled(b, linkB)
+			for topicName, want := range map[string]bool{"sent2": false, "sent1": true, "waits2": true, "waits1": true, "late": false} {
+				if n := strings.Count(got, "\x00"+string(rune(len(topicName)))+topicName); n != 1 && want || n > 0 && !want {
+					t.Errorf("%s came %d times", topicName, n)
+				}
+			}
+			if n := strings.Count(got, "own"); n != 1 { // as one of the group's
+				t.Errorf("own came %d times", n)
+			}
+		})
+	}
+}
+
+// TestSharedOfAMovedSession: a session that moves to another server takes its group's messages
+// along.
+func TestSharedOfAMovedSession(t *testing.T) {
+	t.Parallel()
+	w := newNetwork(t, 2)
+	a, link := join(w.hubs[0], "a", keptFor(100))
+	subscribeTo(t, w.hubs[0], a, link, "$share/g/work", 1)
+	publishTo(t, w.hubs[0], "work", 1)
+	b, linkB := join(w.hubs[0], "b")
+	subscribeTo(t, w.hubs[0], b, linkB, "$share/g/work", 1)
+	st, ok := w.hubs[0].Release("a", "a", w.hubs[0].sharedNow(), false)
+	if got := filled(b, linkB); !ok || len(st.Outgoing) != 1 || got != "" {
+		t.Errorf("released %v with %d messages, the other member got %q", ok, len(st.Outgoing), got)
+	}
+}

@@ -33,6 +33,7 @@ type Outgoing struct {
 	Retain      bool
 	Sent        bool // at least once: it is a duplicate from now on
 	Identifiers []int
+	Share       string   // the shared subscription that it was dealt to, as a filter; "": none
 	Message     *Message // nil: the client has it, and a PUBREL is to be acknowledged
 }
 
@@ -41,7 +42,7 @@ func (s *Session) headerLocked() Header {
 }
 
 func (e *entry) outgoing() Outgoing {
-	return Outgoing{PacketID: e.id, Order: e.order, QoS: e.qos, Retain: e.retain, Sent: e.sent, Identifiers: e.identifiers, Message: e.msg}
+	return Outgoing{PacketID: e.id, Order: e.order, QoS: e.qos, Retain: e.retain, Sent: e.sent, Identifiers: e.identifiers, Share: e.share, Message: e.msg}
 }
 
 // Export returns a session as a value; false: there is none, or it does not outlive its
@@ -87,7 +88,7 @@ func (h *Hub) Import(st State) {
 			o.Order = h.order.Add(1)
 		}
 		h.orderAfter(o.Order)
-		e := &entry{msg: o.Message, identifiers: o.Identifiers, order: o.Order, id: o.PacketID, qos: o.QoS, retain: o.Retain, sent: o.Sent}
+		e := &entry{msg: o.Message, identifiers: o.Identifiers, share: o.Share, order: o.Order, id: o.PacketID, qos: o.QoS, retain: o.Retain, sent: o.Sent}
 		if s.byID[e.id] != nil {
 			continue
 		}

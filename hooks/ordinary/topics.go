@@ -99,22 +99,41 @@ func (x *index) add(filter string, s *Session, sub Subscription) (isNew, first b
 	if first = n.here == nil; first {
 		n.here = &subscribers{}
 	}
-	return n.here.set(group, s, sub), first
+	return n.here.set(group, filter, s, sub), first
 }
 
 // has reports whether a filter, without its group, has subscribers.
 func (x *index) has(filter string) bool {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
+	return x.findLocked(filter) != nil
+}
+
+// group returns the members of a shared subscription, nil if there are none.
+func (x *index) group(filter string) *group {
+	share, inner := SplitShare(filter)
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	l := x.findLocked(inner)
+	if l == nil {
+		return nil
+	}
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.groups[share]
+}
+
+// findLocked returns the subscribers of a filter, nil if there are none.
+func (x *index) findLocked(filter string) *subscribers {
 	n := &x.root
 	for more := true; more; {
 		var level string
 		level, filter, more = strings.Cut(filter, "/")
 		if n = n.child(level); n == nil {
-			return false
+			return nil
 		}
 	}
-	return n.here != nil
+	return n.here
 }
 
 // remove ends a subscription and reports whether there was one, and whether it was the last
@@ -215,7 +234,7 @@ type subscriber struct {
 	sub     Subscription
 }
 
-func (l *subscribers) set(share string, s *Session, sub Subscription) (isNew bool) {
+func (l *subscribers) set(share, filter string, s *Session, sub Subscription) (isNew bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if share != "" {
@@ -224,7 +243,7 @@ func (l *subscribers) set(share string, s *Session, sub Subscription) (isNew boo
 		}
 		g := l.groups[share]
 		if g == nil {
-			g = &group{}
+			g = &group{filter: filter}
 			l.groups[share] = g
 		}
 		return g.set(s, sub)

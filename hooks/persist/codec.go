@@ -108,6 +108,7 @@ type message struct {
 	Correlate   []byte         `json:"cd,omitempty"`
 	Subscribed  []int          `json:"si,omitempty"`
 	User        []userProperty `json:"up,omitempty"`
+	Share       string         `json:"sh,omitempty"`
 }
 
 type userProperty struct {
@@ -176,7 +177,7 @@ func encodeOutgoing(o *ordinary.Outgoing) ([]byte, error) {
 	if o.Message != nil {
 		h, payload = headerOf(o.Message), o.Message.Payload
 	}
-	h.PacketID, h.QoS, h.Retain, h.Sent, h.Subscribed = o.PacketID, o.QoS, o.Retain, o.Sent, o.Identifiers
+	h.PacketID, h.QoS, h.Retain, h.Sent, h.Subscribed, h.Share = o.PacketID, o.QoS, o.Retain, o.Sent, o.Identifiers, o.Share
 	h.Order = binary.BigEndian.AppendUint64(nil, o.Order)
 	return encode(&h, payload)
 }
@@ -202,7 +203,7 @@ func decodeMessage(b []byte) (h message, m *ordinary.Message, err error) {
 
 // outgoing is a message in flight as it was stored; ok is false for anything else.
 func (h *message) outgoing(m *ordinary.Message, id uint16) (o ordinary.Outgoing, ok bool) {
-	o = ordinary.Outgoing{PacketID: id, QoS: h.QoS, Retain: h.Retain, Sent: h.Sent, Identifiers: h.Subscribed}
+	o = ordinary.Outgoing{PacketID: id, QoS: h.QoS, Retain: h.Retain, Sent: h.Sent, Identifiers: h.Subscribed, Share: h.Share}
 	if len(h.Order) == 8 {
 		o.Order = binary.BigEndian.Uint64(h.Order)
 	}

@@ -212,7 +212,9 @@ func TestSessionIsKept(t *testing.T) {
 		Peer: ordinary.Peer{Version: 5, ReceiveMaximum: 2},
 	}
 	c, _ := hub.Connect(arrival)
-	hub.Subscribe(c, l, []ordinary.Ask{{Filter: "x/#", Subscription: ordinary.Subscription{QoS: 2, NoLocal: true, Identifier: 3}}}, false)
+	hub.Subscribe(c, l, []ordinary.Ask{
+		{Filter: "x/#", Subscription: ordinary.Subscription{QoS: 2, NoLocal: true, Identifier: 3}}, {Filter: "$share/g/work", Subscription: ordinary.Subscription{QoS: 1}},
+	}, false)
 	c.Resume(l, nil)
 	c.Begin(l, 7)
 	c.Begin(l, 8)
@@ -226,11 +228,14 @@ func TestSessionIsKept(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if _, err := hub.Publish(&ordinary.Message{TopicName: "work", Payload: []byte("x"), QoS: 1}); err != nil {
+		t.Fatal(err)
+	}
 	c.Fill(l, nil, 1<<20) // two of them, then the window is full
 	c.Received(l, 1)
 	hub.Disconnect(c, l, ordinary.Bye{Kept: true, Expiry: 100})
 	want, ok := hub.Export("phone")
-	if !ok || len(want.Outgoing) != 3 || len(want.Incoming) != 1 {
+	if !ok || len(want.Outgoing) != 4 || len(want.Incoming) != 1 || want.Outgoing[2].Share != "$share/g/work" {
 		t.Fatalf("exported %+v", want)
 	}
 	keeper.Stop()
