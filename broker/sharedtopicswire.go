@@ -41,6 +41,9 @@ func stateOf(st *ordinary.State) *relay.SessionState {
 			Filter: filter, QoS: s.QoS, NoLocal: s.NoLocal, RetainAsPublished: s.RetainAsPublished, RetainHandling: s.RetainHandling, Identifier: s.Identifier,
 		})
 	}
+	for _, r := range st.Replays {
+		x.Replays = append(x.Replays, relay.Replay{Filter: r.Filter, After: []byte(r.After)})
+	}
 	for _, o := range st.Outgoing {
 		y := relay.Outgoing{PacketID: o.PacketID, QoS: o.QoS, Retain: o.Retain, Sent: o.Sent, Identifiers: o.Identifiers, Share: o.Share}
 		if o.Message != nil {
@@ -60,6 +63,9 @@ func sessionOf(client, account string, x *relay.SessionState) ordinary.State {
 		st.Subscriptions[s.Filter] = ordinary.Subscription{
 			QoS: s.QoS, NoLocal: s.NoLocal, RetainAsPublished: s.RetainAsPublished, RetainHandling: s.RetainHandling, Identifier: s.Identifier,
 		}
+	}
+	for _, r := range x.Replays {
+		st.Replays = append(st.Replays, ordinary.Replay{Filter: r.Filter, After: string(r.After)})
 	}
 	for _, o := range x.Outgoing {
 		y := ordinary.Outgoing{PacketID: o.PacketID, QoS: o.QoS, Retain: o.Retain, Sent: o.Sent, Identifiers: o.Identifiers, Share: o.Share}

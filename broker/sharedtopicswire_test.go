@@ -25,11 +25,12 @@ func TestSessionOverTheWire(t *testing.T) {
 			{PacketID: 8},
 		},
 		Incoming: []uint16{10},
+		Replays:  []ordinary.Replay{{Filter: "f", After: "a\x00b"}},
 	}
-	for _, v := range []reflect.Value{reflect.ValueOf(m), reflect.ValueOf(m.Properties), reflect.ValueOf(st.Header), reflect.ValueOf(st.Subscriptions["f"]), reflect.ValueOf(st.Outgoing[0])} {
+	for _, v := range []reflect.Value{reflect.ValueOf(m), reflect.ValueOf(m.Properties), reflect.ValueOf(st), reflect.ValueOf(st.Header), reflect.ValueOf(st.Subscriptions["f"]), reflect.ValueOf(st.Outgoing[0])} {
 		for i := range v.NumField() {
 			switch name := v.Type().Field(i).Name; {
-			case name == "Order" || name == "relayed": // each node's own
+			case name == "Order" || name == "relayed" || name == "replaying": // each node's own
 			case name == "Quiet": // no session has such a message
 			case v.Field(i).IsZero():
 				t.Errorf("%s of %s is not tried", name, v.Type())

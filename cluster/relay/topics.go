@@ -59,6 +59,13 @@ type SessionState struct {
 	Subscriptions []Subscription `cbor:"5,keyasint,omitempty"`
 	Outgoing      []Outgoing     `cbor:"6,keyasint,omitempty"` // in their order
 	Incoming      []uint16       `cbor:"7,keyasint,omitempty"`
+	Replays       []Replay       `cbor:"8,keyasint,omitempty"` // of retained messages, that are not over
+}
+
+// Replay is how far the retained messages for a subscription have come.
+type Replay struct {
+	Filter string `cbor:"1,keyasint"`
+	After  []byte `cbor:"2,keyasint,omitempty"` // place in the order of topics
 }
 
 // Subscription is one of a SessionState.

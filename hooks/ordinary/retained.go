@@ -380,7 +380,10 @@ func (s *Session) endReplayLocked(r *replay) {
 	if len(s.replays) == 0 || s.replays[0] != r {
 		return
 	}
-	s.hub.replaying.Add(-1)
+	s.replayingLocked(r.filter, false)
+	if s.kept {
+		s.hub.opts.Journal.Subscription(s.Account, s.ID, r.filter)
+	}
 	s.replays[0] = nil
 	if s.replays = s.replays[1:]; len(s.replays) == 0 {
 		s.replays = nil
@@ -392,7 +395,7 @@ func (s *Session) endReplaysLocked(match func(*replay) bool) {
 	kept := s.replays[:0]
 	for _, r := range s.replays {
 		if match(r) {
-			s.hub.replaying.Add(-1)
+			s.replayingLocked(r.filter, false)
 			continue
 		}
 		kept = append(kept, r)

@@ -12,6 +12,7 @@ import (
 type State struct {
 	Header
 	Subscriptions map[string]Subscription // by filter
+	Replays       []Replay                // of retained messages for new subscriptions, that are not over
 	Outgoing      []Outgoing              // in their order
 	Incoming      []uint16                // QoS 2 from the client between PUBLISH and PUBREL
 }
@@ -23,6 +24,12 @@ type Header struct {
 	Version     byte   // of MQTT, at the last connection
 	Expiry      uint32 // seconds that it lives without a connection
 	Gone        int64  // since when it has none, Unix seconds; 0: it has one
+}
+
+// Replay is how far the retained messages for a subscription have come.
+type Replay struct {
+	Filter string
+	After  string // the place of the last one in the order of topics, as of NextRetained; "": before all
 }
 
 // Outgoing is a message of QoS 1 or 2 that the client has not acknowledged.
@@ -59,6 +66,9 @@ func (h *Hub) Export(id string) (State, bool) {
 	}
 	st := State{Header: s.headerLocked(), Subscriptions: make(map[string]Subscription, len(s.subscriptions))}
 	maps.Copy(st.Subscriptions, s.subscriptions)
+	for _, r := range s.replays {
+		st.Replays = append(st.Replays, Replay{r.filter, r.after})
+	}
 	for _, e := range s.byID {
 		st.Outgoing = append(st.Outgoing, e.outgoing())
 	}
@@ -82,6 +92,11 @@ func (h *Hub) Import(st State) {
 		s.subscriptions[f] = sub
 		s.filterCost += filterCost(f)
 		h.subscribe(f, s, sub)
+	}
+	for _, r := range st.Replays {
+		if sub, ok := s.subscriptions[r.Filter]; ok {
+			s.beginReplayLocked(r.Filter, sub).after = r.After
+		}
 	}
 	for _, o := range st.Outgoing {
 		if o.Order == 0 {
@@ -156,16 +171,23 @@ func (h *Hub) SavedSession(id string) (Header, bool) {
 	return s.headerLocked(), s.kept
 }
 
-// SavedSubscription is SavedSession for a subscription.
-func (h *Hub) SavedSubscription(id, filter string) (Subscription, bool) {
+// SavedSubscription is SavedSession for a subscription and its replay, nil for none.
+func (h *Hub) SavedSubscription(id, filter string) (sub Subscription, replay *Replay, ok bool) {
 	s := h.session(id)
 	if s == nil {
-		return Subscription{}, false
+		return sub, nil, false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sub, ok := s.subscriptions[filter]
-	return sub, ok && s.kept
+	if sub, ok = s.subscriptions[filter]; sub.replaying {
+		replay = &Replay{Filter: filter}
+		// The others have not begun. While the client is connected, a store does not have all that
+		// comes before.
+		if first := s.replays[0]; first.filter == filter && s.link == nil {
+			replay.After = first.after
+		}
+	}
+	return sub, replay, ok && s.kept
 }
 
 // SavedOutgoing is SavedSession for a message to the client.

@@ -32,7 +32,7 @@ func (h *Hub) Subscribe(s *Session, link Link, asks []Ask, exempt bool) (codes [
 		if codes[i] = a.Code; a.Code >= 0x80 {
 			continue
 		}
-		_, had := s.subscriptions[a.Filter]
+		old, had := s.subscriptions[a.Filter]
 		if !had && !exempt && !s.mayAddLocked(a.Filter) {
 			a.Code, codes[i] = overQuota, overQuota
 			h.counters.overSubscriptions.Add(1)
@@ -43,6 +43,7 @@ func (h *Hub) Subscribe(s *Session, link Link, asks []Ask, exempt bool) (codes [
 			s.filterCost += filterCost(a.Filter)
 		}
 		a.Filter = strings.Clone(a.Filter) // not a part of the packet: subscriptions and replays outlive it
+		a.replaying = old.replaying
 		s.subscriptions[a.Filter] = a.Subscription
 		if s.kept {
 			h.opts.Journal.Subscription(s.Account, s.ID, a.Filter)
@@ -101,11 +102,31 @@ func (s *Session) beginReplaysLocked(asks []Ask, isNew []bool) (begun []*replay)
 		if at, ok := wanted[a.Filter]; !ok || at != i {
 			continue
 		}
-		r := &replay{filter: a.Filter, levels: strings.Split(a.Filter, "/"), sub: a.Subscription, held: true}
-		s.replays, begun = append(s.replays, r), append(begun, r)
-		s.hub.replaying.Add(1)
+		r := s.beginReplayLocked(a.Filter, a.Subscription)
+		r.held = true
+		begun = append(begun, r)
 	}
 	return begun
+}
+
+func (s *Session) beginReplayLocked(filter string, sub Subscription) *replay {
+	r := &replay{filter: filter, levels: strings.Split(filter, "/"), sub: sub}
+	s.replays = append(s.replays, r)
+	s.replayingLocked(filter, true)
+	return r
+}
+
+// replayingLocked notes that the replay for a subscription begins or ends.
+func (s *Session) replayingLocked(filter string, begins bool) {
+	if begins {
+		s.hub.replaying.Add(1)
+	} else {
+		s.hub.replaying.Add(-1)
+	}
+	if sub, ok := s.subscriptions[filter]; ok {
+		sub.replaying = begins
+		s.subscriptions[filter] = sub
+	}
 }
 
 // Resume sends the answer to a SUBSCRIBE or an UNSUBSCRIBE, and the messages held for it.

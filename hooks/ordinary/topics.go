@@ -12,6 +12,8 @@ type Subscription struct {
 	RetainAsPublished bool
 	RetainHandling    byte
 	Identifier        int // 0: none
+
+	replaying bool // a session's own: its replay is not over
 }
 
 // Levels is how many levels a topic name or filter has.

@@ -52,6 +52,11 @@ func (h *Hub) Disconnect(s *Session, link Link, bye Bye) {
 		s.kept = true
 		s.journalLocked()
 	}
+	if bye.Kept { // where they have come to
+		for _, r := range s.replays {
+			h.opts.Journal.Subscription(s.Account, s.ID, r.filter)
+		}
+	}
 	var due *Will
 	if w := s.will; w != nil && bye.Kept {
 		if delay := w.delay(s.expiry); delay > 0 {

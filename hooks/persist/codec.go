@@ -85,6 +85,9 @@ type subscription struct {
 	RetainHandling    byte `json:"h,omitempty"`
 	RetainAsPublished bool `json:"p,omitempty"`
 	NoLocal           bool `json:"n,omitempty"`
+	// Retained messages are still to come: those after a place in the order of topics.
+	Replaying bool   `json:"r,omitempty"`
+	After     string `json:"a,omitempty"`
 }
 
 // message is a message, retained or on its way to a client, all of it but its payload.

@@ -1,6 +1,7 @@
 package persist_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -342,5 +343,67 @@ func TestAccountsTakeTurns(t *testing.T) {
 	}
 	if others != 20 {
 		t.Errorf("%d of alice's 20 changes are in the first write after the one that hung, behind bob's 3 MB", others)
+	}
+}
+
+// drain reads what there is for a client, retained messages included, acknowledges it, and
+// returns the topics.
+func drain(t *testing.T, c *ordinary.Session, l *link) (topics []string) {
+	t.Helper()
+	b, _ := c.Fill(l, nil, 1<<20)
+	for len(b) > 0 {
+		size, n := binary.Uvarint(b[1:])
+		pk := packets.Packet{ProtocolVersion: 5, FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: b[0] >> 1 & 3, Retain: b[0]&1 > 0}}
+		end := 1 + n + int(size)
+		if err := pk.PublishDecode(b[1+n : end]); err != nil {
+			t.Fatal(err)
+		}
+		c.Acknowledge(l, pk.PacketID)
+		topics = append(topics, pk.TopicName)
+		b = b[end:]
+	}
+	return topics
+}
+
+// TestReplayGoesOn: a new subscription gets all retained messages, each once, also where its
+// client goes away and the server starts again before they have all been sent.
+func TestReplayGoesOn(t *testing.T) {
+	s := &testStore{all: map[string][]byte{}}
+	hub, keeper := start(t, s)
+	const many = 300
+	for i := range many {
+		retain(t, hub, fmt.Sprintf("r/%03d", i), strings.Repeat("x", 1000))
+	}
+	arrival := ordinary.Arrival{ID: "phone", Account: "alice", Kept: true, Expiry: 100, Peer: ordinary.Peer{Version: 5, ReceiveMaximum: 1000}}
+	var got []string
+	for i := range 3 {
+		l := &link{}
+		arrival.Link = l
+		c, present := hub.Connect(arrival)
+		if present != (i > 0) {
+			t.Fatalf("connection %d: session present %v", i, present)
+		}
+		if i == 0 {
+			hub.Subscribe(c, l, []ordinary.Ask{{Filter: "r/#", Subscription: ordinary.Subscription{QoS: 1}}, {Filter: "none/+"}}, false)
+			c.Resume(l, nil)
+		}
+		for c.Feed(l) {
+			got = append(got, drain(t, c, l)...)
+			if i < 2 {
+				break
+			}
+		}
+		hub.Disconnect(c, l, ordinary.Bye{Kept: true, Expiry: 100})
+		if i < 2 && len(got) >= many {
+			t.Fatal("all came at once: the test needs more")
+		}
+		keeper.Stop()
+		hub, keeper = start(t, s)
+	}
+	if unique := len(slices.Compact(slices.Sorted(slices.Values(got)))); len(got) != many || unique != many {
+		t.Errorf("%d messages of %d topics, want %d", len(got), unique, many)
+	}
+	if st, _ := hub.Export("phone"); len(st.Replays) > 0 {
+		t.Errorf("not over: %v", st.Replays)
 	}
 }

@@ -100,6 +100,9 @@ func (h *Keeper) restoreSubscriptions(sessions map[string]*ordinary.State) error
 				QoS: s.QoS, Identifier: s.Identifier, RetainHandling: s.RetainHandling,
 				RetainAsPublished: s.RetainAsPublished, NoLocal: s.NoLocal,
 			}
+			if s.Replaying {
+				of.Replays = append(of.Replays, ordinary.Replay{Filter: m.name, After: s.After})
+			}
 		}
 		return nil
 	})

@@ -222,11 +222,17 @@ func (w *batch) value(m mark) (value []byte, there bool, err error) {
 		value, err = encode(&session{Username: []byte(s.Account), Service: s.Service, Version: s.Version, Expiry: s.Expiry, Gone: s.Gone}, nil)
 		return value, true, err
 	case kindSubscription:
-		sub, ok := hub.SavedSubscription(m.client, m.name)
+		sub, replay, ok := hub.SavedSubscription(m.client, m.name)
 		if !ok {
 			return nil, false, nil
 		}
-		value, err = encode(&subscription{sub.QoS, sub.Identifier, sub.RetainHandling, sub.RetainAsPublished, sub.NoLocal}, nil)
+		s := subscription{
+			QoS: sub.QoS, Identifier: sub.Identifier, RetainHandling: sub.RetainHandling, RetainAsPublished: sub.RetainAsPublished, NoLocal: sub.NoLocal,
+		}
+		if replay != nil {
+			s.Replaying, s.After = true, replay.After
+		}
+		value, err = encode(&s, nil)
 		return value, true, err
 	case kindInflight:
 		o, ok := hub.SavedOutgoing(m.client, m.id)
