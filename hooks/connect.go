@@ -132,7 +132,8 @@ func (c *conn) overLimits() string {
 		return "the will's topic has too many levels (mqtt.limits.topic_levels)"
 	}
 	if h.opts.Authenticate != nil {
-		if err := h.hub.Room(c.client.ID, c.identity.Account); err != nil {
+		kept, _ := h.outlives(c.client)
+		if err := h.hub.Room(c.client.ID, c.identity.Account, kept); err != nil {
 			return err.Error()
 		}
 	}

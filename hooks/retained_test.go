@@ -30,6 +30,7 @@ func (*slowDisk) Subscription(string, string, string) {}
 func (*slowDisk) Outgoing(string, string, uint16)     {}
 func (*slowDisk) Incoming(string, string, uint16)     {}
 func (*slowDisk) Retained(string, string)             {}
+func (*slowDisk) Behind(string) bool                  { return false }
 
 // TestReplayHoldsUpNobodyElse: a retained message that has to be read from the disk holds up
 // its own connection alone.

@@ -38,7 +38,7 @@ func (c *conn) subscribe(pk *packets.Packet) {
 		return // taken over
 	}
 	if reason == "" && slices.Contains(codes, packets.ErrQuotaExceeded.Code) {
-		reason = "too many subscriptions, or too long ones (mqtt.limits.subscriptions)"
+		reason = "too many subscriptions, or too long ones (mqtt.limits.subscriptions), or too many changes of the account wait for the disk"
 	}
 	if reason != "" {
 		h.limited(c, "subscription refused", reason)

@@ -15,8 +15,17 @@ type Arrival struct {
 	Will        *Will
 }
 
-// Room returns a *LimitError where the account may not have a session more.
-func (h *Hub) Room(id, account string) error {
+// errBehind refuses additions of an account. Changes and removals cost no more marks than it has
+// entries.
+var errBehind = &LimitError{Key: "mqtt.persistence", Reason: "too many changes of the account wait for the disk"}
+
+// Room returns a *LimitError where the account may not have a session more. kept: it is to
+// outlive its connection.
+func (h *Hub) Room(id, account string, kept bool) error {
+	if kept && h.session(id) == nil && h.opts.Journal.Behind(account) {
+		h.counters.overSessions.Add(1)
+		return errBehind
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if limit := h.bounds.Load().Limits.Sessions; limit > 0 && h.accounts[account] >= limit && h.sessions[id] == nil {

@@ -39,6 +39,9 @@ type Journal interface {
 	Outgoing(account, id string, packetID uint16)
 	Incoming(account, id string, packetID uint16)
 	Retained(account, topicName string)
+	// Behind reports whether so much of an account's waits to be kept that nothing is to be
+	// added.
+	Behind(account string) bool
 }
 
 type noJournal struct{}
@@ -48,6 +51,7 @@ func (noJournal) Subscription(string, string, string) {}
 func (noJournal) Outgoing(string, string, uint16)     {}
 func (noJournal) Incoming(string, string, uint16)     {}
 func (noJournal) Retained(string, string)             {}
+func (noJournal) Behind(string) bool                  { return false }
 
 // Options configure a Hub. Every zero value is a default.
 type Options struct {

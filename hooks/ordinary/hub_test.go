@@ -130,11 +130,11 @@ func TestLimits(t *testing.T) {
 	}
 
 	join(h, "bob-2", account)
-	wantKey(h.Room("bob-3", "bob"), "mqtt.limits.sessions")
-	if err := h.Room("bob-2", "bob"); err != nil {
+	wantKey(h.Room("bob-3", "bob", false), "mqtt.limits.sessions")
+	if err := h.Room("bob-2", "bob", false); err != nil {
 		t.Errorf("a session that is there: %v", err)
 	}
-	if err := h.Room("carol-1", "carol"); err != nil {
+	if err := h.Room("carol-1", "carol", false); err != nil {
 		t.Errorf("another account: %v", err)
 	}
 	if st := h.Stats(); st.RefusedSessions != 1 {

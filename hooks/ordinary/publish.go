@@ -110,6 +110,10 @@ func (h *Hub) admit(m *Message) error {
 	if !m.Retain || m.relayed {
 		return nil
 	}
+	if m.Account != "" && len(m.Payload) > 0 && !h.retained.has(m.TopicName) && h.opts.Journal.Behind(m.Account) {
+		h.counters.overRetained.Add(1)
+		return errBehind
+	}
 	err := h.retained.admit(m, h.bounds.Load().Limits.RetainedBytes, h.opts.Room)
 	if err != nil {
 		h.counters.overRetained.Add(1)

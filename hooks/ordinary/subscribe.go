@@ -77,6 +77,9 @@ func filterCost(filter string) int { return len(filter) + 16*(1+strings.Count(fi
 
 // mayAddLocked reports whether the limits allow one more subscription.
 func (s *Session) mayAddLocked(filter string) bool {
+	if s.kept && s.hub.opts.Journal.Behind(s.Account) {
+		return false
+	}
 	limit := s.hub.bounds.Load().Limits.Subscriptions
 	return limit <= 0 || len(s.subscriptions) < limit && s.filterCost+filterCost(filter) <= max(minFilterBudget, 256*limit)
 }

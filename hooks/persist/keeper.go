@@ -208,6 +208,18 @@ func (h *Keeper) Retained(account, topicName string) {
 	h.mark(account, mark{kind: kindRetained, name: topicName})
 }
 
+// maxBehind bounds what the marks of an account take of the memory, in bytes, before it may add
+// nothing more: a client can come up with names faster than any disk takes them.
+const maxBehind = 64 << 20
+
+// Behind implements ordinary.Journal.
+func (h *Keeper) Behind(account string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	a := h.marks.accounts[account]
+	return a != nil && a.bytes > maxBehind
+}
+
 // markOf marks something of a client whose identifier can be a part of a key.
 func (h *Keeper) markOf(account string, m mark) {
 	if strings.IndexByte(m.client, 0) < 0 {

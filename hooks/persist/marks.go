@@ -16,7 +16,13 @@ type accountMarks struct {
 	queue   []mark
 	set     map[mark]struct{}
 	share   int // what is left of the turn, in bytes
+	bytes   int // about the memory that the marks take
 }
+
+// markOverhead is about the memory that a mark takes in addition to its names.
+const markOverhead = 200
+
+func (k *mark) size() int { return markOverhead + len(k.client) + len(k.name) }
 
 // turnBytes is how much of one account is written before the next one has its turn.
 const turnBytes = 64 << 10
@@ -33,6 +39,7 @@ func (m *marks) add(account string, k mark) {
 	}
 	a.set[k] = struct{}{}
 	a.queue = append(a.queue, k)
+	a.bytes += k.size()
 	m.count++
 }
 
@@ -46,6 +53,7 @@ func (m *marks) next() (account string, k mark, ok bool) {
 	a.queue[0] = mark{} // the array lives on
 	a.queue = a.queue[1:]
 	delete(a.set, k)
+	a.bytes -= k.size()
 	m.count--
 	if len(a.queue) == 0 {
 		delete(m.accounts, a.account)

@@ -407,3 +407,61 @@ func TestReplayGoesOn(t *testing.T) {
 		t.Errorf("not over: %v", st.Replays)
 	}
 }
+
+// TestChangesThatWaitAreBounded: an account that comes up with names faster than the disk takes
+// them may add nothing more after a while. It can still change and remove its own things, others
+// are not concerned, and all goes on when the disk does.
+func TestChangesThatWaitAreBounded(t *testing.T) {
+	hang := make(chan struct{})
+	s := &testStore{all: map[string][]byte{}, hang: hang}
+	hub, _ := start(t, s)
+	publish := func(account, topicName, payload string) error {
+		_, err := hub.Publish(&ordinary.Message{TopicName: topicName, Payload: []byte(payload), Retain: true, Account: account})
+		return err
+	}
+	const long, enough = 60_000, 2000 // about twice the bound
+	name := func(i int) string { return fmt.Sprintf("%06d", i) + strings.Repeat("n", long) }
+	if err := publish("mallory", "hers", "x"); err != nil {
+		t.Fatal(err)
+	}
+	added := 0
+	for ; added < enough; added++ {
+		if publish("mallory", name(added), "x") != nil {
+			break
+		}
+		if err := publish("mallory", name(added), ""); err != nil {
+			t.Fatal("a removal:", err)
+		}
+	}
+	if added == enough {
+		t.Errorf("%d names of %d bytes wait, and one more may come", added, long)
+	}
+	l := &link{}
+	c, _ := hub.Connect(ordinary.Arrival{ID: "her phone", Account: "mallory", Kept: true, Expiry: 100, Link: l, Peer: ordinary.Peer{Version: 5, ReceiveMaximum: 10}})
+	if codes, _ := hub.Subscribe(c, l, []ordinary.Ask{{Filter: "f"}}, false); codes[0] != 0x97 {
+		t.Errorf("a subscription more: 0x%02x", codes[0])
+	}
+	for _, room := range []struct {
+		id, account string
+		kept, want  bool
+	}{
+		{"another of hers", "mallory", true, false}, {"another of hers", "mallory", false, true}, {"her phone", "mallory", true, true},
+		{"his phone", "bob", true, true},
+	} {
+		if err := hub.Room(room.id, room.account, room.kept); (err == nil) != room.want {
+			t.Errorf("a session %+v: %v", room, err)
+		}
+	}
+	if err := errors.Join(publish("mallory", "hers", "y"), publish("mallory", "hers", ""), publish("bob", "his", "x")); err != nil {
+		t.Error(err)
+	}
+	s.mu.Lock()
+	s.hang = nil
+	s.mu.Unlock()
+	close(hang)
+	for end := time.Now().Add(time.Minute); publish("mallory", "new", "x") != nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("never again")
+		}
+	}
+}
