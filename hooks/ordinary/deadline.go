@@ -3,6 +3,8 @@ package ordinary
 import (
 	"container/heap"
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -12,14 +14,53 @@ import (
 func (h *Hub) Run(ctx context.Context) {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
+	began, beganWall := time.Now(), h.opts.Now().Round(0) // Round(0): by the wall clock
+	var ahead time.Duration                               // of the wall clock, of the monotonic one since then
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
+			now := h.opts.Now().Round(0).Sub(beganWall) - time.Since(began)
+			if step := now - ahead; step.Abs() > wallStep {
+				h.wallSet(step)
+			}
+			ahead = now
 			h.Elapse()
 		}
 	}
+}
+
+// wallStep is by how much the wall clock must be set for sessions and wills to be moved with it.
+const wallStep = 5 * time.Second
+
+// wallSet moves the deadlines of clients that are away after the wall clock was set: a session
+// lives, and a will waits, for as long as it was to.
+func (h *Hub) wallSet(step time.Duration) {
+	h.opts.Logger.Warn("wall clock was set, sessions and wills last as long as before", "by", step.Round(time.Second).String())
+	seconds := int64(step.Round(time.Second) / time.Second)
+	h.mu.Lock()
+	all := slices.Collect(maps.Values(h.sessions))
+	h.mu.Unlock()
+	for _, s := range all {
+		h.moveDeadline(s, seconds)
+	}
+}
+
+func (h *Hub) moveDeadline(s *Session, seconds int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone == 0 || s.ended || s.ending {
+		return
+	}
+	s.gone += seconds
+	at := s.endsLocked()
+	if s.willAt > 0 {
+		s.willAt += seconds
+		at = min(at, s.willAt)
+	}
+	h.deadlines.set(s, at)
+	h.opts.Journal.Session(s.Account, s.ID)
 }
 
 // Elapse does the work due now.

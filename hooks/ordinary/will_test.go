@@ -1,10 +1,15 @@
 package ordinary
 
 import (
+	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 // withWill has a client of account bob publish `online` to status/x, retained, and leave a
@@ -165,4 +170,38 @@ func TestEndService(t *testing.T) {
 	if s, _ := join(h, "c", keptFor(9), asService); !s.Service() {
 		t.Error("it is no service again")
 	}
+}
+
+// TestWallClockIsSet: neither a will nor the end of a session comes early or late because the
+// wall clock was set meanwhile.
+func TestWallClockIsSet(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
+		var ahead atomic.Int64
+		h := New(Options{Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }})
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go h.Run(ctx)
+		watch, watchLink := join(h, "watch")
+		subscribeTo(t, h, watch, watchLink, "will", 0)
+		s, link := join(h, "c", keptFor(100), func(a *Arrival) {
+			a.Will = &Will{Message: Message{TopicName: "will", Payload: []byte("gone")}, Delay: 50}
+		})
+		h.Disconnect(s, link, Bye{Kept: true, Expiry: 100})
+		for _, step := range []struct {
+			sleep   time.Duration
+			set     time.Duration // the clock, before that
+			will    bool          // has come meanwhile
+			session bool          // is there after it
+		}{{10, 0, false, true}, {35, 24 * 365, false, true}, {15, 0, true, true}, {35, -48 * 365, false, true}, {10, 0, false, false}} {
+			ahead.Add(int64(step.set * time.Hour))
+			time.Sleep(step.sleep * time.Second)
+			synctest.Wait()
+			if got := strings.Contains(filled(watch, watchLink), "gone"); got != step.will {
+				t.Errorf("%+v: the will came: %v", step, got)
+			}
+			if _, ok := h.Holder("c"); ok != step.session {
+				t.Errorf("%+v: the session is there: %v", step, ok)
+			}
+		}
+	})
 }
