@@ -197,7 +197,10 @@ func (n *topicNode) poke() {
 }
 
 const (
-	filtersAtOnce = 1000
+	// filtersAtOnce and filterBytesAtOnce bound one frame: a filter can have 64 KB, and a frame that is
+	// larger than a relay's queue is never sent.
+	filtersAtOnce     = 1000
+	filterBytesAtOnce = 1 << 20
 	// fullPause is the pause where too much waits to be sent to a node.
 	fullPause = 50 * time.Millisecond
 )
@@ -250,11 +253,16 @@ func (n *topicNode) tell() {
 }
 
 // sendKnown sends a retained message, or a removal, from before the Session, and reports whether
-// it fits.
+// it fits now. One that can never fit stays at this node.
 func (n *topicNode) sendKnown(m *ordinary.Message) bool {
 	x := relayMessage(m)
 	x.Known = true
-	return n.s.Message(x.Encode()) == nil
+	encoded := x.Encode()
+	if relay.TooLarge(encoded) {
+		n.t.dropped.Add(1)
+		return true
+	}
+	return n.s.Message(encoded) == nil
 }
 
 // take returns changes that the node does not know of; nil: it knows all.
@@ -265,10 +273,12 @@ func (n *topicNode) take() *relay.Filters {
 		return nil
 	}
 	f := &relay.Filters{}
+	bytes := 0
 	for filter, wanted := range n.changes {
-		if len(f.Wanted)+len(f.Gone) == filtersAtOnce {
+		if len(f.Wanted)+len(f.Gone) == filtersAtOnce || bytes >= filterBytesAtOnce {
 			break
 		}
+		bytes += len(filter)
 		if delete(n.changes, filter); wanted {
 			f.Wanted = append(f.Wanted, filter)
 		} else {

@@ -98,6 +98,9 @@ func (s *Session) shares() bool { return s.m.opts.Topics != nil && s.version.Loa
 // Ended is closed when the Session ends.
 func (s *Session) Ended() <-chan struct{} { return s.ctx.Done() }
 
+// TooLarge reports whether an encoded message is more than a Session ever takes.
+func TooLarge(encoded []byte) bool { return headSize+len(encoded) > maxQueued }
+
 // Filters sends changes. The error says that too much waits to be sent.
 func (s *Session) Filters(f *Filters) error { return s.send(kindFilters, f, maxQueued) }
 
