@@ -314,13 +314,13 @@ func (c *conn) drainQueue(mayWait bool) {
 		c.awaitsPlace = len(held) > 0
 		again = false
 		if c.hasRoom() {
-			messages, mustWait := c.fill(buf, flushAt, mayWait)
+			messages, moved, mustWait := c.fill(buf, flushAt, mayWait)
 			if mustWait {
 				c.outlet.restore(held, true)
 				c.drainByWorker()
 				return
 			}
-			if again = buf.Len() > 0; !again {
+			if again = moved || buf.Len() > 0; buf.Len() == 0 {
 				continue
 			}
 			if err := c.write(buf.Bytes()); err != nil {
@@ -344,19 +344,21 @@ func (c *conn) drainByWorker() {
 }
 
 // fill appends what the session has to send, up to limit bytes, and returns the number
-// of messages. mustWait: retained messages are next, which may have to be read from the
-// disk.
-func (c *conn) fill(buf *bytes.Buffer, limit int, mayWait bool) (messages int, mustWait bool) {
+// of messages. moved: a replay has moved on, though it may have passed topics alone of which
+// the client gets nothing. mustWait: retained messages are next, which may have to be read
+// from the disk.
+func (c *conn) fill(buf *bytes.Buffer, limit int, mayWait bool) (messages int, moved, mustWait bool) {
 	b, messages := c.session.Fill(c, buf.AvailableBuffer(), limit)
 	switch {
 	case buf.Len()+len(b) > 0 || limit == 0: // that goes first
 	case !mayWait:
 		mustWait = c.session.Feeds(c)
 	case c.session.Feed(c):
+		moved = true
 		b, messages = c.session.Fill(c, b, limit)
 	}
 	buf.Write(b)
-	return messages, mustWait
+	return messages, moved, mustWait
 }
 
 // postpone keeps a publication that has no place in the client's Receive Maximum, or

@@ -8,6 +8,7 @@ import (
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"github.com/heartline-mqtt/heartline/hooks"
 	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
 )
@@ -61,5 +62,37 @@ func TestReplayHoldsUpNobodyElse(t *testing.T) {
 	goOn()
 	if pk := next(t, reader); pk.TopicName != "kept" || !pk.FixedHeader.Retain {
 		t.Errorf("got %+v, want the retained message", pk)
+	}
+}
+
+// TestReplayGoesOnWhereNothingIsSent: a client gets the retained message that comes after many
+// topics that it may not read, and after many filters without one. It says nothing meanwhile:
+// no packet of its own gets the replay going again.
+func TestReplayGoesOnWhereNothingIsSent(t *testing.T) {
+	s := newSite(t, withRules(hooks.AccessRule{TopicFilter: "closed/#"}))
+	const many = 600
+	for i := range many {
+		retain(t, s, fmt.Sprintf("closed/%d", i))
+	}
+	retain(t, s, "open")
+	filters := make([]string, many, many+1)
+	for i := range filters {
+		filters[i] = fmt.Sprint("none/", i)
+	}
+	for name, filters := range map[string][]string{"topics": {"#"}, "filters": append(filters, "open")} {
+		c := s.connect(5, rawmqtt.Connect{ID: name, Clean: true})
+		if _, err := c.Subscribe(1, 0, filters...); err != nil {
+			t.Fatal(err)
+		}
+		if pk := next(t, c); pk.TopicName != "open" || !pk.FixedHeader.Retain {
+			t.Errorf("%s: got %+v, want the retained message", name, pk)
+		}
+	}
+}
+
+func retain(t *testing.T, s *site, topicName string) {
+	t.Helper()
+	if _, err := s.hub.Publish(&ordinary.Message{TopicName: topicName, Payload: []byte("x"), Retain: true}); err != nil {
+		t.Fatal(err)
 	}
 }
