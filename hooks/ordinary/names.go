@@ -82,9 +82,17 @@ func (n *names) ceil(key string) (string, bool) {
 	return "", false
 }
 
+// looksAtOnce bounds the keys that one search looks at before it lets others have the lock.
+const looksAtOnce = 1000
+
+// allTopics are the levels of a filter for which two looks do: one may be at a topic of $SYS.
+var allTopics = []string{"#"}
+
 // next returns the first key after a key that a filter, given by its levels, matches.
-// It skips what cannot match: it looks at no more keys than it has to.
-func (n *names) next(filter []string, after string) (string, bool) {
+// It skips what cannot match: it looks at no more keys than it has to, and at no more than
+// looks, which it lessens by those. Where these do not do, found is false, and the search goes
+// on after key; "": there is none.
+func (n *names) next(filter []string, after string, looks *int) (key string, found bool) {
 	from := after + "\x00" // its first successor: a level of no characters below it
 	if after == "" {
 		from = ""
@@ -94,12 +102,15 @@ func (n *names) next(filter []string, after string) (string, bool) {
 		if !ok {
 			return "", false
 		}
+		*looks--
 		seek, match := compare(filter, key)
-		if match {
+		switch {
+		case match:
 			return key, true
-		}
-		if seek == "" {
+		case seek == "":
 			return "", false
+		case *looks <= 0:
+			return key, false
 		}
 		from = seek
 	}

@@ -165,7 +165,8 @@ func (h *Hub) Learn(m *Message) {
 // topics, and its place, for a server that has just joined; "" is before all. A nil message: of
 // that topic there is none any more. at "": it was the last.
 func (h *Hub) NextRetained(after string) (m *Message, at string) {
-	key, ok := h.retained.next([]string{"#"}, after)
+	looks := looksAtOnce
+	key, ok := h.retained.next(allTopics, after, &looks)
 	if !ok {
 		return nil, ""
 	}

@@ -232,11 +232,11 @@ func (r *retained) written(m *Message) {
 	}
 }
 
-// next returns the first topic after a key that a filter matches.
-func (r *retained) next(filter []string, after string) (key string, ok bool) {
+// next returns the first topic after a key that a filter matches; see names.next.
+func (r *retained) next(filter []string, after string, looks *int) (key string, found bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.names.next(filter, after)
+	return r.names.next(filter, after, looks)
 }
 
 // figures are how many messages clients have had retained, and their bytes.
@@ -252,9 +252,9 @@ func (r *retained) expire(now int64, most int) (topics []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.removed.expire(now*int64(time.Second)-int64(removedFor), most)
-	all := []string{"#"}
 	for range most {
-		key, ok := r.names.next(all, r.swept)
+		looks := looksAtOnce
+		key, ok := r.names.next(allTopics, r.swept, &looks)
 		if !ok {
 			r.swept = ""
 			return topics
@@ -318,7 +318,8 @@ const feedMost = 128
 // Fill then. Not even a client that acknowledges nothing gets more queued than its budget.
 func (s *Session) Feed(link Link) bool {
 	for n := range feedMost {
-		r, key, due := s.upcoming(link)
+		looks := looksAtOnce
+		r, key, due := s.upcoming(link, &looks)
 		if !due {
 			return n > 0
 		}
@@ -330,19 +331,20 @@ func (s *Session) Feed(link Link) bool {
 }
 
 // Feeds reports whether Feed has something to do. It ends replays that have nothing to
-// come, and reads no message.
+// come, if it finds that out soon, and reads no message: others wait for the caller.
 func (s *Session) Feeds(link Link) bool {
-	for range feedMost {
-		if _, key, due := s.upcoming(link); !due || key != "" {
+	for looks := looksAtOnce; looks > 0; looks-- { // one is the price of a replay that has nothing
+		if _, key, due := s.upcoming(link, &looks); !due || key != "" {
 			return due
 		}
 	}
 	return true
 }
 
-// upcoming returns the next topic of the replay that may go on now, as its key; "": there
-// was none, and the replay has ended. due is false where no replay may go on.
-func (s *Session) upcoming(link Link) (r *replay, key string, due bool) {
+// upcoming returns the next topic of the replay that may go on now, as its key; "": it has not
+// been found with so many looks, or there was none and the replay has ended. due is false where
+// no replay may go on.
+func (s *Session) upcoming(link Link, looks *int) (r *replay, key string, due bool) {
 	if s.hub == nil {
 		return nil, "", false
 	}
@@ -350,14 +352,19 @@ func (s *Session) upcoming(link Link) (r *replay, key string, due bool) {
 	if r == nil {
 		return nil, "", false
 	}
-	key, ok := s.hub.retained.next(r.levels, after)
-	if !ok {
-		s.mu.Lock()
-		s.endReplayLocked(r)
-		s.mu.Unlock()
-		return nil, "", true
+	key, found := s.hub.retained.next(r.levels, after, looks)
+	if found {
+		return r, key, true
 	}
-	return r, key, true
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case key == "":
+		s.endReplayLocked(r)
+	case len(s.replays) > 0 && s.replays[0] == r:
+		r.after = key
+	}
+	return nil, "", true
 }
 
 // feeding returns the replay that may go on now.

@@ -130,3 +130,33 @@ type anyDisk struct{}
 func (anyDisk) Load(topicName string) (*Message, error) {
 	return &Message{TopicName: topicName, Payload: []byte("x"), Retain: true}, nil
 }
+
+// TestSearchesAreShort: where many topics are to be looked at and none matches, the caller that
+// others wait for looks at a few of them, and no look is made twice.
+func TestSearchesAreShort(t *testing.T) {
+	t.Parallel()
+	h, _ := hubAt(Options{})
+	const many = 20 * looksAtOnce
+	for i := range many {
+		retain(t, h, fmt.Sprintf("t/%d/x", i), "x")
+	}
+	s, link := join(h, "c")
+	subscribeTo(t, h, s, link, "t/+/y", 1)
+	subscribeTo(t, h, s, link, "t/7/x", 1)
+	if !s.Feeds(link) || len(s.replays) != 2 || s.replays[0].after == "" {
+		t.Fatalf("%d replays are left after one short search, the first behind %q", len(s.replays), s.replays[0].after)
+	}
+	steps := 0
+	for ; len(s.replays) == 2; steps++ {
+		looks := looksAtOnce
+		s.upcoming(link, &looks)
+	}
+	if most := 3 * many / looksAtOnce; steps < 10 || steps > most {
+		t.Errorf("%d steps, want %d at most", steps, most)
+	}
+	for s.Feed(link) {
+	}
+	if got := filled(s, link); !strings.Contains(got, "t/7/x") {
+		t.Errorf("got %q", got)
+	}
+}
