@@ -92,7 +92,7 @@ func (h *Hub) Connect(a Arrival) (s *Session, present bool) {
 	s.will, s.willAt = a.Will, 0
 	s.attachLocked(a.Link, a.Peer)
 	s.begun = h.sharedNow()
-	if s.kept && !was { // nothing of it is stored yet
+	if s.kept != was { // nothing of it is stored yet, or nothing is to be any more
 		s.journalLocked()
 	}
 	h.deadlines.set(s, 0)
