@@ -75,6 +75,34 @@ func TestAccessToOrdinaryTopics(t *testing.T) {
 	}
 }
 
+// TestRefusalsInOrder: publishes are acknowledged in their order, whether they are taken or not
+// [MQTT-4.6.0-2] [MQTT-4.6.0-3].
+func TestRefusalsInOrder(t *testing.T) {
+	s := newSite(t, withRules(hooks.AccessRule{TopicFilter: "secret"}))
+	for _, version := range []byte{4, 5} {
+		for _, qos := range []byte{1, 2} {
+			c := s.connect(version, rawmqtt.Connect{ID: fmt.Sprint(version, qos), Clean: true})
+			const many = 500
+			var out bytes.Buffer
+			for id := range uint16(many) {
+				pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: qos}, ProtocolVersion: version, PacketID: id + 1, TopicName: "open"}
+				if id%2 == 0 {
+					pk.TopicName = "secret"
+				}
+				must(t, pk.PublishEncode(&out))
+			}
+			_, err := c.Conn.Write(out.Bytes())
+			must(t, err)
+			for id := range uint16(many) {
+				if pk := next(t, c); pk.PacketID != id+1 {
+					t.Errorf("version %d, QoS %d: %d is acknowledged in the place of %d", version, qos, pk.PacketID, id+1)
+					break
+				}
+			}
+		}
+	}
+}
+
 // TestAccessByAlias: a topic alias does not lead past the rules. mochi asks about
 // the empty name.
 func TestAccessByAlias(t *testing.T) {

@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"strings"
@@ -279,10 +280,24 @@ func (c *conn) refuse(pk *packets.Packet, r refusal) error {
 // device that trusts a sign-out which did not happen still gets its former user's pushes.
 func (c *conn) refuseOwn(pk *packets.Packet, id string, r refusal) error {
 	r.temporary = r.temporary && pk.FixedHeader.Qos > 0
-	if it := c.refusalItem(&ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos}, pk.TopicName, id, r); !it.empty() {
+	switch it := c.refusalItem(&ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos}, pk.TopicName, id, r); {
+	case it.empty():
+	case it.ack != nil && c.hook.hub != nil:
+		c.answerAck(it.ack)
+	default:
 		_ = c.send(it) // the connection is gone: nobody waits for the answer
 	}
 	return errReject
+}
+
+// answerAck queues an acknowledgement behind those of the publishes before it [MQTT-4.6.0-2]:
+// the session has them.
+func (c *conn) answerAck(a *ack) {
+	var buf bytes.Buffer
+	c.encodeAck(&buf, a)
+	if !c.session.Answer(c, buf.Bytes()...) {
+		c.client.Stop(errAnswers)
+	}
 }
 
 // refuseNotification is refuse for a backend's publish. What may be accepted later
