@@ -19,9 +19,13 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxFileSize is far above any configuration. A larger file, named by mistake, is not
-// read into memory.
-const maxFileSize = 1 << 20
+// Sizes far above those of any configuration, and of any file that one names: users, key
+// sets and revocation lists grow with the people. A larger file, named by mistake, is not read
+// into memory.
+const (
+	maxFileSize      = 1 << 20
+	maxNamedFileSize = 64 << 20
+)
 
 // readFile puts a file into viper, less the parts that have a finding.
 func (l *loader) readFile(path string) {
@@ -33,7 +37,7 @@ func (l *loader) readFile(path string) {
 		at("is of no known format: its name must end in .yaml, .yml, .toml or .json")
 		return
 	}
-	text, err := readAll(path)
+	text, err := readAll(path, maxFileSize)
 	if err != nil {
 		at("cannot be read: " + reason(err))
 		return
@@ -41,7 +45,7 @@ func (l *loader) readFile(path string) {
 	l.readText(path, format, text)
 }
 
-func readAll(path string) ([]byte, error) {
+func readAll(path string, most int64) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -56,12 +60,12 @@ func readAll(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
+	text, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err := errors.Join(err, f.Close()); err != nil {
 		return nil, err
 	}
-	if len(text) > maxFileSize {
-		return nil, fmt.Errorf("it is larger than %s", ByteSize(maxFileSize))
+	if int64(len(text)) > most {
+		return nil, fmt.Errorf("it is larger than %s", ByteSize(most))
 	}
 	return text, nil
 }

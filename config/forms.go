@@ -143,7 +143,7 @@ func readable(key string, when func(*Config) bool, get func(*Config) string) rul
 
 // readNamed reads a file that a key names.
 func readNamed(path string) (content []byte, broken string) {
-	content, err := readAll(path)
+	content, err := readAll(path, maxNamedFileSize)
 	if err == nil {
 		return content, ""
 	}

@@ -394,6 +394,26 @@ func TestUnreadableFile(t *testing.T) {
 	}
 }
 
+// TestLargeNamedFiles: users, key sets and revocation lists grow with the people, and so does
+// a file of them beyond the size of any configuration.
+func TestLargeNamedFiles(t *testing.T) {
+	inFiles(t)
+	users := write(t, "users.yaml", strings.Repeat("# a user of many\n", 1<<20/8))
+	c := load(t, config.Source{Environ: []string{"HEARTLINE_AUTH_MODE=file", "HEARTLINE_AUTH_FILE_PATH=" + users}})
+	if c.Auth.File.Path != users {
+		t.Errorf("got %q", c.Auth.File.Path)
+	}
+	huge := write(t, "huge.yaml", "")
+	if err := os.Truncate(huge, 64<<20+1); err != nil {
+		t.Fatal(err)
+	}
+	want := "auth.file.path: must name a file that can be read (it is larger than 64MiB), got " + huge
+	got := findings(t, config.Source{Environ: []string{"HEARTLINE_AUTH_MODE=file", "HEARTLINE_AUTH_FILE_PATH=" + huge}})
+	if len(got) != 1 || !strings.HasPrefix(got[0], want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestParseByteSize(t *testing.T) {
 	for text, want := range map[string]config.ByteSize{
 		"0": 0, "0B": 0, "100B": 100, "1kB": 1000, "1KB": 1000, "1KiB": 1024, "3 MiB": 3 << 20, "10MB": 10_000_000,
