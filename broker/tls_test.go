@@ -214,7 +214,7 @@ func TestClientCertificates(t *testing.T) {
 	if err := os.WriteFile(cfg.MQTT.TLS.CertFile, []byte("broken"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(1500 * time.Millisecond) // nothing may happen
+	time.Sleep(2500 * time.Millisecond) // nothing may happen
 	if _, code := connect(&bob, "", "bob-phone"); code != 0 {
 		t.Errorf("with a broken file: %d", code)
 	}

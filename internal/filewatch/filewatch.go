@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// Every is the time between two looks at a file.
+// Every is the time between two looks at a file; a quarter of it while one changes.
 const Every = time.Second
 
 // share is how many times longer than a failed reload the wait for the next one is: a
@@ -38,15 +38,20 @@ type Watcher struct {
 	reloads sync.Mutex // one at a time
 }
 
+// patience is how many looks a file that changes all the time is waited for.
+const patience = 10
+
 type entry struct {
 	key    string
 	paths  []string
 	reload func() error
 
 	// reloads is held for these.
-	at     []stamp
-	failed error         // of the last reload
-	wait   time.Duration // until the next attempt after a failure
+	at       []stamp       // of the content that was taken up
+	seen     []stamp       // at the last look
+	restless int           // looks in a row that have seen a change
+	failed   error         // of the last reload
+	wait     time.Duration // until the next attempt after a failure
 }
 
 // New returns a Watcher that looks every Every.
@@ -58,12 +63,14 @@ func NewEvery(every time.Duration, log *slog.Logger) *Watcher {
 }
 
 // Add calls reload after each change of one of the files, disappearance and return
-// included. key names them in the log. While reload fails it is called again at every
-// look: a change of the owner or of the mode, which can make a file readable, leaves no
-// trace. Call Add before you read the content that is valid until then, or a change in
+// included, as soon as two looks have found the files the same: half a list of users or of
+// revoked certificates may have no mistake, and the other half would be shut out or let in.
+// key names them in the log. While reload fails it is called again at every look: a change of
+// the owner or of the mode, which can make a file readable, leaves no trace. Call Add before you read the content that is valid until then, or a change in
 // between goes unseen. Only one reload of a Watcher runs at a time.
 func (w *Watcher) Add(key string, reload func() error, paths ...string) {
-	e := &entry{key: key, paths: paths, reload: reload, at: look(paths)}
+	at := look(paths)
+	e := &entry{key: key, paths: paths, reload: reload, at: at, seen: at}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.entries = append(w.entries, e)
@@ -92,30 +99,45 @@ func (w *Watcher) Stop() {
 }
 
 func (w *Watcher) run() {
-	t := time.NewTicker(w.every)
+	t := time.NewTimer(w.every)
 	defer t.Stop()
-	for {
+	for pause := w.every; ; t.Reset(pause) {
 		select {
 		case <-w.done:
 			return
 		case <-t.C:
 		}
-		w.Check()
+		if restless := w.check(pause); restless {
+			pause = w.every / 4
+		} else {
+			pause = w.every
+		}
 	}
 }
 
 // Check looks at all files now.
-func (w *Watcher) Check() {
+func (w *Watcher) Check() { w.check(w.every) }
+
+// check looks at all files, after a pause. It reports whether one of them has changed and is
+// not taken up yet.
+func (w *Watcher) check(pause time.Duration) (restless bool) {
 	w.reloads.Lock()
 	defer w.reloads.Unlock()
 	for _, e := range w.all() {
 		at := look(e.paths)
-		e.wait -= w.every
+		e.wait -= pause
+		if slices.EqualFunc(at, e.seen, stamp.same) {
+			e.restless = 0
+		} else if e.seen, e.restless = at, e.restless+1; e.restless < patience {
+			restless = true
+			continue
+		}
 		if changed := !slices.EqualFunc(at, e.at, stamp.same); changed || e.failed != nil && e.wait < w.every {
-			e.at = at
+			e.at, e.restless = at, 0
 			_ = w.reloadLocked(e) // it has logged it
 		}
 	}
+	return restless
 }
 
 // Reload reloads all files now, whether they have changed or not, but for the keys that

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -58,12 +59,46 @@ func TestAChangeIsNoticedHoweverItIsMade(t *testing.T) {
 			t.Errorf("before %s: a change was reported without one", c.name)
 		}
 		c.change()
+		if w.Check(); n != before {
+			t.Errorf("%s: taken up at once, perhaps in the middle of a write", c.name)
+		}
 		w.Check()
 		if n != before+1 {
 			t.Errorf("%s: %d calls", c.name, n-before)
 		}
 	}
 	w.Stop()
+}
+
+// TestHalfAFile: a file that is written in pieces is taken up when it is whole. One that is
+// never left alone is taken up all the same, now and then.
+func TestHalfAFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	write(t, path, "one")
+	var taken []string
+	w := filewatch.New(slog.New(slog.DiscardHandler))
+	w.Add("key", func() error {
+		text, err := os.ReadFile(path)
+		taken = append(taken, string(text))
+		return err
+	}, path)
+	for _, part := range []string{"t", "tw", "two"} {
+		write(t, path, part)
+		w.Check()
+	}
+	w.Check()
+	w.Check()
+	if !slices.Equal(taken, []string{"two"}) {
+		t.Errorf("took up %q", taken)
+	}
+	taken = nil
+	for i := range 40 {
+		write(t, path, strings.Repeat("x", 4+i))
+		w.Check()
+	}
+	if len(taken) != 4 {
+		t.Errorf("took up %d of 40 changes, want 4", len(taken))
+	}
 }
 
 // TestAFailedReloadIsRepeated: what makes a file readable again, such as another owner,
@@ -84,6 +119,7 @@ func TestAFailedReloadIsRepeated(t *testing.T) {
 	}
 	write(t, path, "longer")
 	fault = errors.New("permission denied")
+	w.Check() // finds the change
 	for range 3 {
 		w.Check()
 	}
@@ -103,6 +139,7 @@ func TestAFailedReloadIsRepeated(t *testing.T) {
 	logged(2)
 	write(t, path, "longest of all")
 	fault = errors.New("line 3 is broken")
+	w.Check()
 	w.Check()
 	logged(3)
 }
