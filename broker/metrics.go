@@ -31,7 +31,7 @@ func (f figures) Collect(ch chan<- prometheus.Metric) {
 	f.b.xmppFigures(s)
 	f.b.receiptsFigures(s)
 	if f.b.node != nil {
-		clusterFigures(s, f.b.node.node.Status())
+		clusterFigures(s, f.b.node.node.Status(), f.b.cfg.Cluster.Lease)
 		replicationFigures(s, f.b.node.replication.Load())
 		if t := f.b.node.topics; t != nil {
 			topicsFigures(s, t)
@@ -39,10 +39,11 @@ func (f figures) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-func clusterFigures(s scrape, st cluster.Status) {
+func clusterFigures(s scrape, st cluster.Status, lease time.Duration) {
 	s.gauge("cluster_partitions", "Partitions of the accounts that this node serves, of 1,024.", float64(st.Owned))
 	s.gauge("cluster_partitions_unserved", "Partitions that no node serves, as far as this one knows: their requests are held.", float64(st.Unserved))
 	s.gauge("cluster_lease_age_seconds", "Time since this node renewed its lease.", time.Since(st.Renewed).Seconds())
+	s.gauge("cluster_lease_seconds", "Length of the lease, cluster.lease. A node renews it ten times as often.", lease.Seconds())
 	s.counter("cluster_takeovers_total", "Nodes that had stopped renewing their leases and that this one has fenced off.", float64(st.Takeovers))
 	s.counter("cluster_fenced_total", "Times that this node was fenced off by another and joined again.", float64(st.Abandoned))
 	s.counter("cluster_devices_moved_total", "Devices asked to connect to another node, because this one did not reach the owner of their account.", float64(st.Moved))

@@ -61,7 +61,7 @@ type clusterCollector struct{}
 
 func (clusterCollector) Describe(chan<- *prometheus.Desc) {}
 func (clusterCollector) Collect(ch chan<- prometheus.Metric) {
-	clusterFigures(scrape{ch}, cluster.Status{})
+	clusterFigures(scrape{ch}, cluster.Status{}, 0)
 }
 
 // A node that was never fenced off says so: an alert asks for the increase from 0.

@@ -51,7 +51,7 @@ func TestAlertRules(t *testing.T) {
 	_, metrics := s.call(http.MethodGet, "/metrics", "")
 	// These show themselves only when there is something to count.
 	optional := []string{"heartline_push_certificate_expiry_timestamp_seconds", "heartline_tls_certificate_expiry_timestamp_seconds", "heartline_xmpp_link_up",
-		"heartline_cluster_lease_age_seconds", "heartline_cluster_fenced_total", "heartline_cluster_partitions_unserved", "heartline_cluster_relay_up"}
+		"heartline_cluster_lease_age_seconds", "heartline_cluster_lease_seconds", "heartline_cluster_fenced_total", "heartline_cluster_partitions_unserved", "heartline_cluster_relay_up"}
 	var code strings.Builder
 	sources(t, func(path, text string) {
 		if !strings.HasSuffix(path, "_test.go") {
@@ -127,6 +127,49 @@ func TestAlertsAtTheFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	promtool(t, "test", map[string]any{"rule_files": []string{path}, "evaluation_interval": "1m", "tests": tests})
+}
+
+// TestAlertsFire: a server that is down, a disk that is full to the last byte and a lease that
+// is not renewed fire; a longer lease does not, and neither does what is not Heartline's.
+func TestAlertsFire(t *testing.T) {
+	type m = map[string]any
+	annotations := map[string]map[string]string{}
+	for _, r := range alertRules(t) {
+		annotations[r.Alert] = r.Annotations
+	}
+	series := func(name, values string) m { return m{"series": name, "values": values} }
+	fires := func(name, instance string) m {
+		texts := map[string]string{}
+		for key, text := range annotations[name] {
+			texts[key] = strings.ReplaceAll(text, "{{ $labels.instance }}", instance)
+		}
+		return m{"exp_labels": m{"job": "h", "instance": instance}, "exp_annotations": texts}
+	}
+	at := func(name, time string, expected ...m) m {
+		return m{"alertname": name, "eval_time": time, "exp_alerts": expected}
+	}
+	const where = `{job="h",instance="a:8080"}`
+	path, err := filepath.Abs(alertFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	promtool(t, "test", m{"rule_files": []string{path}, "evaluation_interval": "15s", "tests": []m{
+		{"interval": "15s", "input_series": []m{
+			series("up"+where, "1x4 0x20"),
+			series(`heartline_build_info{job="h",instance="a:8080",version="0.1.0",go="go1.26"}`, "1x4 stale"),
+			series(`up{job="h",instance="other:9100"}`, "0x30"),
+		}, "alert_rule_test": []m{at("HeartlineDown", "1m"), at("HeartlineDown", "4m", fires("HeartlineDown", "a:8080"))}},
+		{"interval": "1m", "input_series": []m{
+			series("heartline_store_free_bytes"+where, "9000000000x2 1000000x2 0x30"),
+			series(`heartline_store_free_bytes{job="h",instance="database:8080"}`, "0x40"),
+		}, "alert_rule_test": []m{at("HeartlineDiskFillsUp", "2m"), at("HeartlineDiskFillsUp", "30m", fires("HeartlineDiskFillsUp", "a:8080"))}},
+		{"interval": "15s", "input_series": []m{
+			series("heartline_cluster_lease_seconds"+where, "5x60"),
+			series("heartline_cluster_lease_age_seconds"+where, "0.4x8 3x8"),
+			series(`heartline_cluster_lease_seconds{job="h",instance="b:8080"}`, "60x60"), // renewed every 6 s
+			series(`heartline_cluster_lease_age_seconds{job="h",instance="b:8080"}`, "5.5x60"),
+		}, "alert_rule_test": []m{at("HeartlineLeaseNotRenewed", "2m"), at("HeartlineLeaseNotRenewed", "3m30s", fires("HeartlineLeaseNotRenewed", "a:8080"))}},
+	}})
 }
 
 // TestGrafanaDashboard: its queries are valid and name metrics that exist.
