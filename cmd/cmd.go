@@ -52,11 +52,12 @@ type program struct {
 
 	// lookEvery is how often a followed notification is asked for where no stream
 	// of events says when there is something new.
-	lookEvery time.Duration
+	lookEvery   time.Duration
+	logPatience time.Duration // how long a record of a server's log may take
 }
 
 func newProgram(io IO) *program {
-	return &program{IO: io, serve: runBroker, local: time.Local, lookEvery: time.Second}
+	return &program{IO: io, serve: runBroker, local: time.Local, lookEvery: time.Second, logPatience: logPatience}
 }
 
 func (p *program) run(ctx context.Context) int {

@@ -63,7 +63,9 @@ wins over what --dev chooses; file and environment do not.`,
 
 func (p *program) runServer(ctx context.Context, cfg *config.Config, load func() (*config.Config, error), ready func(mqtt, http string)) error {
 	defer heapFloor()()
-	log, level := newLogger(p.Stderr, cfg.Log)
+	out := newLogWriter(p.Stderr, p.logPatience, func(w io.Writer) slog.Handler { return logHandler(w, cfg.Log, nil) })
+	defer out.close()
+	log, level := newLogger(out, cfg.Log)
 	ctx, stop := context.WithCancel(ctx)
 	var background sync.WaitGroup
 	defer background.Wait()
@@ -95,11 +97,15 @@ func newLogger(w io.Writer, cfg config.Log) (*slog.Logger, *slog.LevelVar) {
 	if err := level.UnmarshalText([]byte(cfg.Level)); err != nil {
 		level.Set(slog.LevelInfo) // not reached: the configuration has been checked
 	}
+	return slog.New(logHandler(w, cfg, level)), level
+}
+
+func logHandler(w io.Writer, cfg config.Log, level slog.Leveler) slog.Handler {
 	opts := &slog.HandlerOptions{Level: level}
 	if cfg.Format == config.FormatJSON {
-		return slog.New(slog.NewJSONHandler(w, opts)), level
+		return slog.NewJSONHandler(w, opts)
 	}
-	return slog.New(slog.NewTextHandler(w, opts)), level
+	return slog.NewTextHandler(w, opts)
 }
 
 // devControl is where the simulator of --dev is scripted, if the port is free.
