@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"sync"
 	"syscall"
@@ -40,8 +41,9 @@ func (p *program) serveCommand() *cobra.Command {
 
 With --dev everything is on one machine and for one run: loopback addresses, clients are
 not authenticated, simulators stand in for Apple, Google and the browsers' push services,
-the web terminal is on, and the data is deleted at the end. A flag of this command still
-wins over what --dev chooses; file and environment do not.`,
+the web terminal is on, and the data is deleted at the end, which is also the end of its
+terminal (SIGHUP). A flag of this command still wins over what --dev chooses; file and
+environment do not.`,
 		Example: `  heartline serve --dev
   heartline serve --config /etc/heartline.yaml`,
 		Args: cobra.NoArgs,
@@ -72,8 +74,19 @@ func (p *program) runServer(ctx context.Context, cfg *config.Config, load func()
 	defer stop()
 	background.Go(func() { new(trimmer).run(ctx) })
 	var hangups <-chan os.Signal
-	if p.Reload != nil {
+	switch {
+	case p.Reload == nil:
+	case load != nil:
 		hangups = p.Reload()
+	case !signal.Ignored(syscall.SIGHUP): // its terminal is gone, and no nohup keeps it
+		closed := p.Reload()
+		background.Go(func() {
+			select {
+			case <-closed:
+				stop()
+			case <-ctx.Done():
+			}
+		})
 	}
 	tell := func(state string) {
 		if err := p.notifySystemd(state); err != nil {
@@ -130,7 +143,7 @@ func (p *program) serveDev(ctx context.Context, src *configSource) (err error) {
 
 	values := map[string]string{
 		"data_dir":     filepath.Join(dir, "data"),
-		"mqtt.address": "127.0.0.1:1883", "mqtt.tls.address": "", "mqtt.tls.cert_file": "", "mqtt.tls.key_file": "", "mqtt.tls.client_ca_file": "",
+		"mqtt.address": "127.0.0.1:1883", "mqtt.tls.address": "", "mqtt.tls.cert_file": "", "mqtt.tls.key_file": "", "mqtt.tls.client_ca_file": "", "mqtt.tls.crl_file": "",
 		"http.address": "127.0.0.1:8080", "http.tls.cert_file": "", "http.tls.key_file": "", "http.web_terminal": "true",
 		"mqtt.proxy_protocol": "false", "http.proxy_protocol": "false", "http.internal.address": "",
 		"auth.mode": config.AuthNone,

@@ -70,7 +70,7 @@ func TestServeDev(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "heartline.yaml")
 	if err := os.WriteFile(file, []byte(`
 data_dir: /var/lib/heartline
-mqtt: {address: "0.0.0.0:1883"}
+mqtt: {address: "0.0.0.0:1883", tls: {address: "0.0.0.0:8883", cert_file: missing, key_file: missing, client_ca_file: missing, crl_file: missing}}
 auth: {mode: jwt}
 delivery: {ack_window: 1s}
 store: {engine: postgres, postgres: {url_file: missing}}
@@ -122,6 +122,34 @@ fallback: {apns: {key_file: missing.p8, certificate_file: missing.p12, apps: [{t
 	} {
 		if !strings.Contains(banner, part) {
 			t.Errorf("no %q in:\n%s", part, banner)
+		}
+	}
+}
+
+// TestHangup: a server for trying out ends with its terminal, and deletes its data. Another
+// server reloads its configuration.
+func TestHangup(t *testing.T) {
+	for _, args := range [][]string{{"serve", "--dev"}, {"serve"}} {
+		hangups := make(chan os.Signal, 1)
+		dir := make(chan string, 1)
+		s := start(t, func(p *program) {
+			p.Reload = func() <-chan os.Signal { return hangups }
+			p.serve = func(ctx context.Context, c *config.Config, opts ServeOptions) error {
+				dir <- filepath.Dir(c.DataDir)
+				select {
+				case <-opts.Hangups:
+				case <-ctx.Done():
+				}
+				return nil
+			}
+		}, nil, args...)
+		data := expect(t, "the start", dir)
+		hangups <- syscall.SIGHUP
+		if code := expect(t, "the end", s.code); code != 0 {
+			t.Errorf("%v: exit code %d: %s", args, code, s.errs)
+		}
+		if _, err := os.Stat(data); len(args) > 1 && !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is still there: %v", data, err)
 		}
 	}
 }
