@@ -54,10 +54,11 @@ type program struct {
 	// of events says when there is something new.
 	lookEvery   time.Duration
 	logPatience time.Duration // how long a record of a server's log may take
+	longerEvery time.Duration // between requests for more time to start or to stop
 }
 
 func newProgram(io IO) *program {
-	return &program{IO: io, serve: runBroker, local: time.Local, lookEvery: time.Second, logPatience: logPatience}
+	return &program{IO: io, serve: runBroker, local: time.Local, lookEvery: time.Second, logPatience: logPatience, longerEvery: longerEvery}
 }
 
 func (p *program) run(ctx context.Context) int {

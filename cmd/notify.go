@@ -2,7 +2,10 @@ package cmd
 
 import (
 	"fmt"
+	"math"
 	"net"
+	"os"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -11,7 +14,52 @@ import (
 const (
 	notifyReady    = "READY=1"
 	notifyStopping = "STOPPING=1"
+	notifyAlive    = "WATCHDOG=1"
+	// notifyLonger asks for 60 s from now, beyond TimeoutStartSec= and TimeoutStopSec=.
+	notifyLonger = "EXTEND_TIMEOUT_USEC=60000000"
+
+	notifySocket = "NOTIFY_SOCKET"
+	longerEvery  = 20 * time.Second
 )
+
+// keepNotified answers the watchdog, and asks for more time while the server starts or stops: a
+// large store may take longer to open than the unit allows, and to be killed then would
+// begin it all again. up reports whether the server is up. It returns when served is closed.
+func (p *program) keepNotified(tell func(state string), up func() bool, served <-chan struct{}) {
+	longer := time.NewTicker(p.longerEvery)
+	defer longer.Stop()
+	var alive <-chan time.Time
+	if every := p.watchdogEvery(); every > 0 {
+		t := time.NewTicker(every)
+		defer t.Stop()
+		alive = t.C
+	}
+	for {
+		select {
+		case <-alive:
+			tell(notifyAlive)
+		case <-longer.C:
+			if !up() {
+				tell(notifyLonger)
+			}
+		case <-served:
+			return
+		}
+	}
+}
+
+// watchdogEvery returns how often a unit with WatchdogSec= has to hear that the process runs,
+// which is half of that time: systemd kills it otherwise. 0: never.
+func (p *program) watchdogEvery() time.Duration {
+	if pid := p.getenv("WATCHDOG_PID"); pid != "" && pid != strconv.Itoa(os.Getpid()) {
+		return 0 // meant for another process
+	}
+	micros, err := strconv.ParseInt(p.getenv("WATCHDOG_USEC"), 10, 64)
+	if err != nil || micros <= 0 || micros > math.MaxInt64/1000 {
+		return 0
+	}
+	return time.Duration(micros) * time.Microsecond / 2
+}
 
 // notifySystemd tells the service manager how far the server is. Outside a unit with
 // Type=notify, NOTIFY_SOCKET is not set and nothing is sent.
@@ -19,7 +67,7 @@ const (
 // The protocol is one datagram. go-systemd's daemon package reads the process
 // environment, and a program gets its environment from its caller.
 func (p *program) notifySystemd(state string) error {
-	address := p.getenv("NOTIFY_SOCKET")
+	address := p.getenv(notifySocket)
 	if address == "" {
 		return nil
 	}

@@ -3,9 +3,12 @@ package cmd
 import (
 	"context"
 	"net"
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/heartline-mqtt/heartline/config"
 )
@@ -46,6 +49,58 @@ func TestServeNotifies(t *testing.T) {
 	}
 	if code := expect(t, "the end", s.code); code != 0 {
 		t.Errorf("exit code %d: %s", code, s.errs)
+	}
+}
+
+// TestKeepNotified: systemd hears that the server takes longer to start and to stop, and a unit
+// with WatchdogSec= hears from it until it has stopped.
+func TestKeepNotified(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = socket.Close() }()
+	recovered, stopped := make(chan struct{}), make(chan struct{})
+	s := start(t, func(p *program) {
+		p.longerEvery = time.Millisecond
+		p.serve = func(ctx context.Context, _ *config.Config, opts ServeOptions) error {
+			<-recovered
+			opts.Ready("127.0.0.1:1", "")
+			<-ctx.Done()
+			<-stopped
+			return nil
+		}
+	}, []string{"NOTIFY_SOCKET=" + path, "WATCHDOG_USEC=2000", "WATCHDOG_PID=" + strconv.Itoa(os.Getpid())}, "serve")
+	until := func(want string) {
+		t.Helper()
+		buf := make([]byte, 64)
+		for {
+			n, err := socket.Read(buf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(buf[:n]) == want {
+				return
+			}
+		}
+	}
+	until("EXTEND_TIMEOUT_USEC=60000000")
+	close(recovered)
+	until("READY=1")
+	until("WATCHDOG=1")
+	s.cancel()
+	until("STOPPING=1")
+	until("EXTEND_TIMEOUT_USEC=60000000")
+	until("WATCHDOG=1")
+	close(stopped)
+	if code := expect(t, "the end", s.code); code != 0 {
+		t.Errorf("exit code %d: %s", code, s.errs)
+	}
+	for _, environ := range [][]string{nil, {"WATCHDOG_USEC=2000", "WATCHDOG_PID=1"}, {"WATCHDOG_USEC=18446744073709551615"}, {"WATCHDOG_USEC=0"}, {"WATCHDOG_USEC=soon"}} {
+		if every := newProgram(IO{Environ: environ}).watchdogEvery(); every != 0 {
+			t.Errorf("%q: every %s, want never", environ, every)
+		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -94,8 +95,17 @@ func (p *program) runServer(ctx context.Context, cfg *config.Config, load func()
 		}
 	}
 	background.Go(func() { <-ctx.Done(); tell(notifyStopping) })
+	var up atomic.Bool
+	if p.getenv(notifySocket) != "" {
+		served := make(chan struct{})
+		defer close(served) // not ctx: it goes on while the server stops
+		background.Go(func() {
+			p.keepNotified(tell, func() bool { return up.Load() && ctx.Err() == nil }, served)
+		})
+	}
 	err := p.serve(ctx, cfg, ServeOptions{Log: log, Level: level, Load: load, Hangups: hangups, Ready: func(mqtt, http string) {
 		ready(mqtt, http)
+		up.Store(true)
 		tell(notifyReady)
 	}})
 	if errors.Is(err, syscall.EADDRINUSE) {
