@@ -174,6 +174,11 @@ type refusal struct {
 	retryAfter string
 }
 
+// final reports whether the same call would be refused again.
+func (r *refusal) final() bool {
+	return r.Status/100 == 4 && r.Status != http.StatusRequestTimeout && r.Status != http.StatusTooManyRequests
+}
+
 func problemOf(resp *http.Response) error {
 	r := &refusal{retryAfter: resp.Header.Get("Retry-After")}
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // what came is all there is to show

@@ -29,9 +29,9 @@ func TestSend(t *testing.T) {
 		{[]string{"--data", "@" + file}, "", `{"account":"alice","data":{"from":"a file"}}`},
 		{[]string{"--data", "@-"}, `"typed"`, `{"account":"alice","data":"typed"}`},
 		{
-			[]string{"--title", "T", "--body", "B", "--data", "{}", "--id", "n-1", "--collapse-key", "k", "--ttl", "1h", "--ack", "displayed", "--urgency", "normal", "--no-fallback", "--device", "phone", "--device", "tablet", "--badge", "0", "--sound", "ping", "--category", "order"},
+			[]string{"--title", "T", "--body", "B", "--data", "{}", "--id", "n-1", "--collapse-key", "k", "--ttl", "1h", "--ack", "displayed", "--urgency", "normal", "--no-fallback", "--device", "phone", "--device", "tablet,\"old\"", "--badge", "0", "--sound", "ping", "--category", "order"},
 			"",
-			`{"account":"alice","title":"T","body":"B","data":{},"id":"n-1","collapse_key":"k","ttl":"1h","ack":"displayed","urgency":"normal","fallback":false,"devices":["phone","tablet"],"badge":0,"sound":"ping","category":"order"}`,
+			`{"account":"alice","title":"T","body":"B","data":{},"id":"n-1","collapse_key":"k","ttl":"1h","ack":"displayed","urgency":"normal","fallback":false,"devices":["phone","tablet,\"old\""],"badge":0,"sound":"ping","category":"order"}`,
 		},
 	} {
 		a := serveAPI(t, answer(202, accepted))
@@ -291,6 +291,26 @@ func TestWatchJSON(t *testing.T) {
 	}
 	s.cancel()
 	expect(t, "the end", s.code)
+}
+
+// TestWatchRevoked: a watch whose token has been revoked ends. Each attempt would count as a
+// failed login of its address.
+func TestWatchRevoked(t *testing.T) {
+	var streams atomic.Int32
+	a := serveAPI(t, func(w http.ResponseWriter, r *http.Request) {
+		switch streams.Add(1) {
+		case 1:
+			fmt.Fprint(w, "data: {\"event\":\"published\"}\n\n")
+		case 2: // a proxy, while the server starts again
+			answer(503, `{"detail":"starting"}`)(w, r)
+		default:
+			answer(401, `{"detail":"unknown token"}`)(w, r)
+		}
+	})
+	s := start(t, nil, a.environ(), "watch", "--json")
+	if code := expect(t, "the end", s.code); code != 1 || !strings.Contains(s.errs.String(), "unknown token (HTTP 401)") || streams.Load() != 3 {
+		t.Errorf("exit code %d after %d streams: %s", code, streams.Load(), s.errs)
+	}
 }
 
 // A watch that could not begin is a failure, and not tried for ever.

@@ -48,7 +48,7 @@ if none has (expired, superseded, cancelled).`,
 	f.StringVar(&n.Category, "category", "", "category of actions")
 	badge := f.Int("badge", 0, "number on the app's icon")
 	noFallback := f.Bool("no-fallback", false, "over the channel only, never a push")
-	f.StringSliceVar(&n.Devices, "device", nil, "only to this `device` of the account; may be repeated")
+	f.StringArrayVar(&n.Devices, "device", nil, "only to this `device` of the account; may be repeated")
 	wait := f.Bool("wait", false, "follow it until every delivery is final")
 	asJSON := f.Bool("json", false, "the server's answer as it came; with --wait the last one")
 	_ = cmd.MarkFlagRequired("account") // it exists

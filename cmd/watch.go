@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"time"
@@ -58,7 +59,8 @@ const (
 )
 
 // watch follows the stream until ctx ends. A stream that could not be opened even
-// once is an error; one that was lost is opened again.
+// once is an error, and so is one that the server refuses, as after the token was revoked;
+// one that was lost is opened again.
 func (p *program) watch(ctx context.Context, c *client, query url.Values, show func([]byte) error) error {
 	var lastID string
 	var opened bool
@@ -78,6 +80,9 @@ func (p *program) watch(ctx context.Context, c *client, query url.Values, show f
 			return nil //nolint:nilerr // to be interrupted is how a watch ends
 		}
 		if printing != nil || !opened {
+			return lost
+		}
+		if r, refused := errors.AsType[*refusal](lost); refused && r.final() {
 			return lost
 		}
 		p.say(fmt.Sprintf("the connection is lost (%v), trying again in %s", lost, pause))
