@@ -124,7 +124,7 @@ func (p proxies) clientOf(r *http.Request) (client netip.Addr, ok bool) {
 	}
 	list := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for _, hop := range slices.Backward(list) {
-		a, err := netip.ParseAddr(strings.TrimSpace(hop))
+		a, err := hopAddress(strings.TrimSpace(hop))
 		if err != nil {
 			return client, ok
 		}
@@ -134,4 +134,16 @@ func (p proxies) clientOf(r *http.Request) (client netip.Addr, ok bool) {
 		}
 	}
 	return client, ok
+}
+
+// hopAddress parses an entry of X-Forwarded-For. Some proxies write the port, too (Azure's),
+// or an IPv6 address in brackets.
+func hopAddress(hop string) (netip.Addr, error) {
+	if ap, err := netip.ParseAddrPort(hop); err == nil {
+		return ap.Addr(), nil
+	}
+	if inner, ok := strings.CutPrefix(hop, "["); ok {
+		hop = strings.TrimSuffix(inner, "]")
+	}
+	return netip.ParseAddr(hop)
 }
