@@ -52,10 +52,10 @@ func TestEveryKeyIsInTheExampleWithAComment(t *testing.T) {
 func TestTextThatYAMLWouldMisread(t *testing.T) {
 	for _, s := range []string{"no", "null", "1e3", "0x1F", "~", "- a", "a: b", "a #b", "'", `"`, `\`, " a ", "2024-01-01", "é", "\u2028", "&a", "*a", "!a", "%a", "@a", "{}", "[]", "<<", "=", strings.Repeat("long words ", 40)} {
 		c := config.Default()
-		c.DataDir = s
+		c.Fallback.FCM.Channel = s
 		again := load(t, config.Source{File: write(t, "a.yaml", string(c.YAML()))})
-		if again.DataDir != s {
-			t.Errorf("%q is printed so that it reads %q", s, again.DataDir)
+		if again.Fallback.FCM.Channel != s {
+			t.Errorf("%q is printed so that it reads %q", s, again.Fallback.FCM.Channel)
 		}
 	}
 }

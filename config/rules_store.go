@@ -37,6 +37,10 @@ func storeRules() []rule {
 		{"data_dir", []string{"store.engine"}, func(c c) (string, any) {
 			return unless(c.DataDir != "" || c.Store.Engine == EngineMemory, "must name a directory (only store.engine memory does without)", c.DataDir)
 		}},
+		{"data_dir", nil, func(c c) (string, any) {
+			return unless(!strings.HasPrefix(c.DataDir, "~") && !strings.HasPrefix(c.DataDir, "$"),
+				"must be written out, as only a shell replaces ~ and $ at its beginning; for a directory of that name write ./ before it", c.DataDir)
+		}},
 		word("store.engine", func(c c) string { return c.Store.Engine }, EnginePebble, EngineJournal, EnginePostgres, EngineMemory),
 		span("store.housekeeping", func(c c) time.Duration { return c.Store.Housekeeping }, time.Second, time.Hour),
 		span("store.history", func(c c) time.Duration { return c.Store.History }, 0, 8760*time.Hour),

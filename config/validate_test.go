@@ -21,6 +21,7 @@ func TestRules(t *testing.T) {
 		notLoopback = `: must be a loopback address (127.0.0.1, ::1, localhost) where auth.mode is none: set auth.mode to file, jwt, http or tls to listen on others, got `
 		notID       = `: must be the 10 letters and digits that Apple shows next to the key, got `
 		notKey      = `: must be the token signing key that Apple hands out, a PEM file that ends in .p8`
+		notShell    = `data_dir: must be written out, as only a shell replaces ~ and $ at its beginning; for a directory of that name write ./ before it, got `
 		notPrefix   = `mqtt.topic_prefix: must be one or more topic levels without wildcards, as in heartline or acme/push, of at most 128 bytes, got `
 		missing     = `: must name a file that can be read (no such file or directory), got missing`
 		noAccount   = `: has type ""; must be service_account: make one in the Firebase console: Project settings, Service accounts, Generate new private key`
@@ -69,6 +70,8 @@ func TestRules(t *testing.T) {
 		want string // "" where nothing is broken
 	}{
 		{func(c c) {}, ""},
+		{func(c c) { c.DataDir = "~/heartline" }, notShell + "~/heartline"},
+		{func(c c) { c.DataDir = "$HOME/heartline" }, notShell + "$HOME/heartline"},
 		{func(c c) { c.DataDir = "" }, `data_dir: must name a directory (only store.engine memory does without), got ""`},
 		{func(c c) { c.DataDir, c.Store.Engine = "", "memory" }, ""},
 
