@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/pem"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/heartline-mqtt/heartline/internal/filewatch"
 )
@@ -83,6 +85,41 @@ func caFile(cas ...*authority) (text []byte) {
 		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})...)
 	}
 	return text
+}
+
+// TestCertificatesRunOut: an expired certificate is in the log, and the metrics have the time at
+// which the first list of revoked certificates is out of date.
+func TestCertificatesRunOut(t *testing.T) {
+	ca := newAuthorityNamed(t, "one", nil)
+	soon := time.Now().Add(time.Minute).Truncate(time.Second)
+	for _, c := range []struct {
+		name   string
+		end    time.Time // of the certificate
+		warned bool
+	}{{"valid", time.Now().Add(time.Hour), false}, {"expired", time.Now().Add(-time.Minute), true}} {
+		dir := t.TempDir()
+		files := tlsFiles{clientCA: filepath.Join(dir, "ca.pem"), crl: filepath.Join(dir, "crl.pem")}
+		files.cert, files.key = certificateUntil(t, dir, c.end)
+		var lists []byte
+		for _, der := range [][]byte{ca.crl(10), ca.crlUntil(soon), ca.crl(11)} {
+			lists = append(lists, pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der})...)
+		}
+		if err := errors.Join(os.WriteFile(files.clientCA, caFile(ca), 0o600), os.WriteFile(files.crl, lists, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		var log bytes.Buffer
+		logger := slog.New(slog.NewTextHandler(&log, nil))
+		certs, err := loadCertificates("mqtt.tls", files, filewatch.New(logger), logger)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := certs.revocationsEnd(); !got.Equal(soon) {
+			t.Errorf("%s: the lists end at %s, want %s", c.name, got, soon)
+		}
+		if got := strings.Contains(log.String(), `msg="certificate is not valid now, clients refuse it" key=mqtt.tls.cert_file`); got != c.warned {
+			t.Errorf("%s: %s", c.name, &log)
+		}
+	}
 }
 
 // TestBrokenRevocationLists: a list that cannot be read, or that nobody vouches for, makes

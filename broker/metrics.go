@@ -221,6 +221,9 @@ func (b *Broker) authFigures(s scrape) {
 		if expires := c.expires(); !expires.IsZero() {
 			s.gauge("tls_certificate_expiry_timestamp_seconds", "When the certificate of a TLS listener expires, in Unix time.", float64(expires.Unix()), "listener", c.section)
 		}
+		if end := c.revocationsEnd(); !end.IsZero() {
+			s.gauge("tls_revocations_expiry_timestamp_seconds", "When the first of a TLS listener's lists of revoked certificates is out of date, in Unix time.", float64(end.Unix()), "listener", c.section)
+		}
 	}
 }
 

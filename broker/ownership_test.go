@@ -63,11 +63,16 @@ func writePEM(t *testing.T, path, kind string, der []byte) {
 // certificate writes a self-signed certificate for 127.0.0.1.
 func certificate(t *testing.T, dir string) (certFile, keyFile string) {
 	t.Helper()
+	return certificateUntil(t, dir, time.Now().Add(time.Hour))
+}
+
+func certificateUntil(t *testing.T, dir string, end time.Time) (certFile, keyFile string) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: end, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)

@@ -92,6 +92,10 @@ func (c *certificates) read() error {
 			return nil
 		}
 	}
+	if now := time.Now(); now.After(cert.Leaf.NotAfter) || now.Before(cert.Leaf.NotBefore) {
+		c.log.Warn("certificate is not valid now, clients refuse it",
+			"key", c.section+".cert_file", "not_before", cert.Leaf.NotBefore, "not_after", cert.Leaf.NotAfter)
+	}
 	c.revoked.Store(revoked)
 	c.current.Store(next)
 	return nil
@@ -103,6 +107,21 @@ func (c *certificates) expires() time.Time {
 		return cfg.Certificates[0].Leaf.NotAfter
 	}
 	return time.Time{}
+}
+
+// revocationsEnd returns when the first list of revoked certificates is out of date; zero:
+// there is none, or none says.
+func (c *certificates) revocationsEnd() (end time.Time) {
+	lists := c.revoked.Load()
+	if lists == nil {
+		return end
+	}
+	for _, list := range lists.lists {
+		if next := list.nextUpdate; !next.IsZero() && (end.IsZero() || next.Before(end)) {
+			end = next
+		}
+	}
+	return end
 }
 
 func (c *certificates) isRevoked(s *tls.ConnectionState) bool {

@@ -90,7 +90,12 @@ func (a *authority) writeCRL(path string, serials ...int64) {
 
 func (a *authority) crl(serials ...int64) (der []byte) {
 	a.Helper()
-	list := &x509.RevocationList{Number: big.NewInt(1), NextUpdate: time.Now().Add(time.Hour)}
+	return a.crlUntil(time.Now().Add(time.Hour), serials...)
+}
+
+func (a *authority) crlUntil(end time.Time, serials ...int64) (der []byte) {
+	a.Helper()
+	list := &x509.RevocationList{Number: big.NewInt(1), NextUpdate: end}
 	for _, s := range serials {
 		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: big.NewInt(s), RevocationTime: time.Now()})
 	}

@@ -81,7 +81,7 @@ func (w *logWriter) kickLocked() {
 	}
 }
 
-// run writes the records one by one. Nobody could be told of an error.
+// run writes the records one by one. There is no place to report an error.
 func (w *logWriter) run() {
 	defer close(w.ended)
 	for range w.wake {
@@ -126,7 +126,7 @@ func (w *logWriter) done(r logRecord) {
 	close(r.written)
 }
 
-// close writes what waits, unless its reader still takes nothing.
+// close writes the queued records, unless the reader still takes nothing.
 func (w *logWriter) close() {
 	w.mu.Lock()
 	w.closed = true

@@ -50,7 +50,7 @@ func TestAlertRules(t *testing.T) {
 	s.register("alice", "phone", deviceToken(1))
 	_, metrics := s.call(http.MethodGet, "/metrics", "")
 	// These show themselves only when there is something to count.
-	optional := []string{"heartline_push_certificate_expiry_timestamp_seconds", "heartline_tls_certificate_expiry_timestamp_seconds", "heartline_xmpp_link_up",
+	optional := []string{"heartline_push_certificate_expiry_timestamp_seconds", "heartline_tls_certificate_expiry_timestamp_seconds", "heartline_tls_revocations_expiry_timestamp_seconds", "heartline_xmpp_link_up",
 		"heartline_cluster_lease_age_seconds", "heartline_cluster_lease_seconds", "heartline_cluster_fenced_total", "heartline_cluster_partitions_unserved", "heartline_cluster_relay_up"}
 	var code strings.Builder
 	sources(t, func(path, text string) {
@@ -129,8 +129,8 @@ func TestAlertsAtTheFirst(t *testing.T) {
 	promtool(t, "test", map[string]any{"rule_files": []string{path}, "evaluation_interval": "1m", "tests": tests})
 }
 
-// TestAlertsFire: a server that is down, a disk that is full to the last byte and a lease that
-// is not renewed fire; a longer lease does not, and neither does what is not Heartline's.
+// TestAlertsFire: the alerts fire for a server that is down, a disk that is full to the last byte
+// and a lease that is not renewed, but not for a longer lease or for another program's target.
 func TestAlertsFire(t *testing.T) {
 	type m = map[string]any
 	annotations := map[string]map[string]string{}
