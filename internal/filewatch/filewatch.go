@@ -66,8 +66,9 @@ func NewEvery(every time.Duration, log *slog.Logger) *Watcher {
 // included, as soon as two looks have found the files the same: half a list of users or of
 // revoked certificates may have no mistake, and the other half would be shut out or let in.
 // key names them in the log. While reload fails it is called again at every look: a change of
-// the owner or of the mode, which can make a file readable, leaves no trace. Call Add before you read the content that is valid until then, or a change in
-// between goes unseen. Only one reload of a Watcher runs at a time.
+// the owner or of the mode, which can make a file readable, leaves no trace. Call Add before you
+// read the content that is valid until then, or a change in between goes unseen. Only one reload
+// of a Watcher runs at a time.
 func (w *Watcher) Add(key string, reload func() error, paths ...string) {
 	at := look(paths)
 	e := &entry{key: key, paths: paths, reload: reload, at: at, seen: at}
