@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/heartline-mqtt/heartline/broker"
 	"github.com/heartline-mqtt/heartline/config"
 )
 
@@ -171,6 +172,8 @@ configuration.`,
 		SilenceErrors: true, // run tells them, a line each
 		SilenceUsage:  true,
 	}
+	root.Version = broker.Version() // what packagers and habit ask for; the command says more
+	root.SetVersionTemplate("heartline {{.Version}}\n")
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddGroup(
 		&cobra.Group{ID: groupServer, Title: "Running a server:"},

@@ -135,6 +135,7 @@ func TestVersion(t *testing.T) {
 	if got.code != 0 || !strings.HasPrefix(got.stdout, "heartline "+broker.Version()) || !strings.Contains(got.stdout, "go1.") {
 		t.Errorf("got %+v", got)
 	}
+	check(t, command(t, nil, "", "--version"), 0, "heartline "+broker.Version()+"\n", "")
 	if got := command(t, nil, "", "version", "--json"); got.code != 0 || !strings.Contains(got.stdout, `"go": "go1.`) {
 		t.Errorf("got %+v", got)
 	}
