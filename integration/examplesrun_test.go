@@ -74,7 +74,7 @@ func TestExampleChat(t *testing.T) {
 	}
 	phone.stdout.until(t, "carl: süß")
 
-	// What the sender has done wrong is told from what he has not.
+	// A fault of the sender has another status than one of Heartline.
 	for body, want := range map[string]int{text: http.StatusBadGateway, `{"from":"carl"}`: http.StatusBadRequest, "null": http.StatusBadRequest, "{": http.StatusBadRequest} {
 		answer, err := http.Post(lost+"/messages", "application/json", strings.NewReader(body))
 		if err != nil {

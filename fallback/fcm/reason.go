@@ -56,7 +56,7 @@ func reaction(status int, header http.Header, body []byte, now time.Time) (pe *f
 	var a answer
 	_ = json.Unmarshal(body, &a) // a proxy answers in HTML: the status decides
 	var code, reason, field, apple string
-	quotas := a.Error.Message
+	quotas := []string{a.Error.Message}
 	after := backoff.RetryAfter(header.Get("Retry-After"), now)
 	for _, d := range a.Error.Details {
 		switch {
@@ -75,7 +75,7 @@ func reaction(status int, header http.Header, body []byte, now time.Time) (pe *f
 			field = v.Field
 		}
 		for _, q := range d.Quotas {
-			quotas += " " + q.Subject + " " + q.Description
+			quotas = append(quotas, q.Subject, q.Description)
 		}
 	}
 	text := clean(a.Error.Message)
@@ -100,7 +100,7 @@ func reaction(status int, header http.Header, body []byte, now time.Time) (pe *f
 		pe.ConfigFault, pe.Help = true, first(text, "the service account may not send messages in this project")
 	case status == http.StatusNotFound:
 		pe.ConfigFault, pe.Help = true, "check project_id of the service account file, and that the Firebase Cloud Messaging API is on"
-	case status == http.StatusTooManyRequests && strings.Contains(strings.ToLower(quotas), "device"):
+	case status == http.StatusTooManyRequests && strings.Contains(strings.ToLower(strings.Join(quotas, " ")), "device"):
 		pe.Throttled = true
 	case status == http.StatusTooManyRequests:
 		pe.Busy = true

@@ -188,13 +188,13 @@ func TestWallClockIsSet(t *testing.T) {
 		})
 		h.Disconnect(s, link, Bye{Kept: true, Expiry: 100})
 		for _, step := range []struct {
-			sleep   time.Duration
-			set     time.Duration // the clock, before that
-			will    bool          // has come meanwhile
-			session bool          // is there after it
+			seconds int
+			hours   int  // by which the clock is set before that
+			will    bool // has come meanwhile
+			session bool // is there after it
 		}{{10, 0, false, true}, {35, 24 * 365, false, true}, {15, 0, true, true}, {35, -48 * 365, false, true}, {10, 0, false, false}} {
-			ahead.Add(int64(step.set * time.Hour))
-			time.Sleep(step.sleep * time.Second)
+			ahead.Add(int64(time.Duration(step.hours) * time.Hour))
+			time.Sleep(time.Duration(step.seconds) * time.Second)
 			synctest.Wait()
 			if got := strings.Contains(filled(watch, watchLink), "gone"); got != step.will {
 				t.Errorf("%+v: the will came: %v", step, got)

@@ -12,7 +12,7 @@ import (
 // randomName is a name that no index can compress.
 func randomName(begin string, length int) string {
 	b := []byte(begin)
-	random := rand.New(rand.NewPCG(1, uint64(length))) //nolint:gosec // a test
+	random := rand.New(rand.NewPCG(1, uint64(length)))
 	for len(b) < length {
 		b = append(b, byte('a'+random.IntN(26)))
 	}

@@ -34,7 +34,7 @@ func queryFault(ctx huma.Context) *problem {
 	var faults []*fault
 	for _, p := range ctx.Operation().Parameters {
 		values := q[p.Name]
-		rule := ""
+		var rule string
 		switch {
 		case p.In != "query" || len(values) == 0:
 			continue
