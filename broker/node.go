@@ -370,7 +370,7 @@ func ownerships(parts []pgstore.Part, err error) ([]cluster.Ownership, error) {
 
 // Start joins and serves the node's first share of the partitions.
 func (n *node) Start() error {
-	ctx, cancel := context.WithTimeout(context.Background(), connectPatience+n.cfg.Cluster.Lease)
+	ctx, cancel := context.WithTimeout(context.Background(), connectPatience+pgstore.MaxLease)
 	defer cancel()
 	if err := n.node.Start(ctx); err != nil {
 		return fmt.Errorf("store.postgres: %w", err)

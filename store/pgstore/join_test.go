@@ -1,8 +1,10 @@
 package pgstore_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -110,5 +112,24 @@ func TestJoinBesideANodeOfALongerLease(t *testing.T) {
 	}
 	if err := first.Beat(t.Context()); err != nil {
 		t.Error("the first one:", err)
+	}
+}
+
+// The clock of the database was set back while the node before was dead. Its lease seems to last for
+// long; the next node waits no longer than otherwise.
+func TestJoinAfterTheClockWasSetBack(t *testing.T) {
+	o := fresh(t)
+	o.Lease, o.Name = 2*time.Second, "silent"
+	silent := join(t, o)
+	defer silent.Close()
+	sql(t, "UPDATE "+o.Schema+".node SET expires = expires + interval '1 hour'")
+	o.Name = "successor"
+	var log bytes.Buffer
+	o.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	if _, err := joinWaiting(t, o); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(log.String(), "waiting for its lease to end") || !strings.Contains(log.String(), "lease=2s") {
+		t.Error("it waited for longer:", log.String())
 	}
 }

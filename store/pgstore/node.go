@@ -30,9 +30,12 @@ const MaxLease = time.Minute
 
 // Patience is how long a lease must stay unrenewed, from when it was read, before its node is taken for
 // dead: for a lease of the observer, or for the rest of this one, since the node may have a longer lease
-// and renew it less often. The clock of the database may have been set meanwhile.
+// and renew it less often. If more than MaxLease is left of it, the clock of the database was set.
 func (m Member) Patience(lease time.Duration) time.Duration {
-	return max(lease, min(m.Left, MaxLease))
+	if m.Left > MaxLease {
+		return lease
+	}
+	return max(lease, m.Left)
 }
 
 // Node is one life of a node: a row of membership and the fence of its lane. Its lease
