@@ -74,7 +74,7 @@ func (h *Hub) give(t *target, m *Message, old *former) outcome {
 	if got < unfit {
 		return got
 	}
-	qos, g := min(m.QoS, t.qos), t.group
+	qos, g, deals := min(m.QoS, t.qos), t.group, t.deals
 	var full *Session // the first that had no room
 	if got == refused {
 		full = t.session
@@ -85,7 +85,7 @@ func (h *Hub) give(t *target, m *Message, old *former) outcome {
 			break
 		}
 		*t = gather(nil, nil, m, next)[0]
-		t.group = g
+		t.group, t.deals = g, deals
 		if got = h.offer(t, m, old); got == refused && full == nil {
 			full = t.session
 		}

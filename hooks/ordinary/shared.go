@@ -14,6 +14,10 @@ type group struct {
 	next    int // who is dealt to next
 }
 
+// maxDeals is how often a message is dealt again. One at which workers fail must not go through all
+// of them, and where all of them go at the same time, their messages need not go round.
+const maxDeals = 4
+
 // leftLocked returns the messages of shared subscriptions that a session leaves when it ends, for
 // other members: all of QoS 1, and of QoS 2 those that its client cannot have [MQTT-4.8.2-5].
 func (s *Session) leftLocked() (left []*entry) {
@@ -21,7 +25,11 @@ func (s *Session) leftLocked() (left []*entry) {
 		return nil
 	}
 	for e := s.queue.head; e != nil; e = e.next {
-		if e.share != "" && (e.qos == 1 || e.qos == 2 && !e.sent) {
+		switch {
+		case e.share == "" || e.qos == 0 || e.qos == 2 && e.sent:
+		case e.deals >= maxDeals:
+			s.hub.counters.dropped.Add(1)
+		default:
 			left = append(left, e)
 		}
 	}
@@ -61,7 +69,7 @@ func (h *Hub) dealOne(e *entry) {
 		return
 	}
 	t := gather(nil, nil, m, one)[0]
-	t.group = g
+	t.group, t.deals = g, e.deals+1
 	h.give(&t, m, &former{known: true})
 }
 

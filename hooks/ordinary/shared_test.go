@@ -1,6 +1,7 @@
 package ordinary
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -241,5 +242,29 @@ func TestSharedOfAMovedSession(t *testing.T) {
 	st, ok := w.hubs[0].Release("a", "a", w.hubs[0].sharedNow(), false)
 	if got := filled(b, linkB); !ok || len(st.Outgoing) != 1 || got != "" {
 		t.Errorf("released %v with %d messages, the other member got %q", ok, len(st.Outgoing), got)
+	}
+}
+
+// TestSharedGoesRoundNotForEver: a message whose receivers end one after the other is dealt again
+// some times, and then dropped and counted.
+func TestSharedGoesRoundNotForEver(t *testing.T) {
+	t.Parallel()
+	h, _ := hubAt(Options{})
+	member := func(i int) (*Session, Link) {
+		s, link := join(h, fmt.Sprint("m", i))
+		subscribeTo(t, h, s, link, "$share/g/work", 1)
+		return s, link
+	}
+	s, link := member(0)
+	publishTo(t, h, "work", 1)
+	got := 0
+	for i := 1; i < 10; i++ {
+		got += strings.Count(filled(s, link), "work")
+		next, nextLink := member(i)
+		h.Disconnect(s, link, Bye{})
+		s, link = next, nextLink
+	}
+	if st := h.Stats(); got != 1+maxDeals || st.Dropped != 1 {
+		t.Errorf("%d members got the message, want %d; %d are dropped", got, 1+maxDeals, st.Dropped)
 	}
 }

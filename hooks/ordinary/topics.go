@@ -302,6 +302,7 @@ type target struct {
 	asPublished bool
 	identifiers []int
 	group       *group // that it is dealt to; nil: none
+	deals       int    // how often the message was dealt again
 }
 
 // collect adds the subscribers of l that get m. allowed says whether a member of a
