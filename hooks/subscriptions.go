@@ -16,11 +16,12 @@ import (
 func (c *conn) subscribe(pk *packets.Packet) {
 	h := c.hook
 	asks := make([]ordinary.Ask, len(pk.Filters))
-	reason := ""
+	reason, ours := "", false
 	for i := range pk.Filters {
 		f := &pk.Filters[i]
 		a := &asks[i]
 		a.Filter = f.Filter
+		ours = ours || h.topics.concerns(f.Filter)
 		a.Subscription = ordinary.Subscription{
 			QoS: min(f.Qos, h.server.Options.Capabilities.MaximumQos), NoLocal: f.NoLocal, RetainAsPublished: f.RetainAsPublished,
 			RetainHandling: f.RetainHandling, Identifier: f.Identifier,
@@ -43,14 +44,19 @@ func (c *conn) subscribe(pk *packets.Packet) {
 	if reason != "" {
 		h.limited(c, "subscription refused", reason)
 	}
-	c.answerFilters(packets.Suback, pk.PacketID, codes, reason)
+	c.answerFilters(packets.Suback, pk.PacketID, codes, reason, ours)
 }
 
 // answerFilters sends a SUBACK or an UNSUBACK when the device's channel knows of the
-// change, and before what the channel sends because of it.
-func (c *conn) answerFilters(packet byte, id uint16, codes []byte, reason string) {
-	c.outlet.cork()
-	c.subscriptionsChanged()
+// change, and before what the channel sends because of it. ours: some of the filters concern
+// topics of ours. With others alone it does not go over all subscriptions: a service may have
+// many, and ask for one at a time.
+func (c *conn) answerFilters(packet byte, id uint16, codes []byte, reason string, ours bool) {
+	if ours {
+		c.outlet.cork()
+		defer c.uncork()
+		c.subscriptionsChanged()
+	}
 	answer := c.filterAnswer(packet, id, codes, reason)
 	switch limit := c.peer.MaximumPacketSize; {
 	case limit > 0 && len(answer) > limit: // [MQTT-3.1.2-24]: nothing can answer it
@@ -58,7 +64,6 @@ func (c *conn) answerFilters(packet byte, id uint16, codes []byte, reason string
 	case !c.session.Resume(c, answer):
 		c.client.Stop(errAnswers)
 	}
-	c.uncork()
 }
 
 // refusesFilter says why a filter is not granted.
@@ -128,12 +133,13 @@ func (h *Hook) mayRead(s *ordinary.Session, topicName string) bool {
 }
 
 func (c *conn) unsubscribe(pk *packets.Packet) {
-	filters := make([]string, len(pk.Filters))
+	filters, ours := make([]string, len(pk.Filters)), false
 	for i := range pk.Filters {
 		filters[i] = pk.Filters[i].Filter
+		ours = ours || c.hook.topics.concerns(filters[i])
 	}
 	if codes, ok := c.hook.hub.Unsubscribe(c.session, c, filters); ok {
-		c.answerFilters(packets.Unsuback, pk.PacketID, codes, "")
+		c.answerFilters(packets.Unsuback, pk.PacketID, codes, "", ours)
 	}
 }
 

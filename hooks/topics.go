@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 	"github.com/heartline-mqtt/heartline/wire"
 )
 
@@ -105,9 +106,16 @@ func (t topics) coversOwn(filter, id string) bool {
 	return t.covers(filter, id, kindNotifications) || t.covers(filter, id, kindMessages) || t.covers(filter, id, kindDismissals)
 }
 
+// concerns is overlaps for a filter of a SUBSCRIBE, which may be a shared one.
+func (t topics) concerns(filter string) bool {
+	_, inner := ordinary.SplitShare(filter)
+	return t.overlaps(inner)
+}
+
 // overlaps reports whether a filter could match a topic below the prefix.
 func (t topics) overlaps(filter string) bool {
-	levels, own := strings.Split(filter, "/"), strings.Split(t.prefix, "/")
+	own := strings.Split(t.prefix, "/")
+	levels := strings.SplitN(filter, "/", len(own)+1) // of what follows, the first level is enough
 	for i, l := range levels {
 		if l == "#" {
 			return i > 0 || t.prefix[0] != '$' // [MQTT-4.7.2-1]
