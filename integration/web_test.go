@@ -363,6 +363,34 @@ func TestClockSetBack(t *testing.T) {
 	}
 }
 
+// TestTipsWithoutWorker: where a browser has no service workers, as in a private window, the
+// page shows the tips itself, and takes them away again.
+func TestTipsWithoutWorker(t *testing.T) {
+	s := serveTerminal(t)
+	c := browse(t)
+	c.call("", "Browser.grantPermissions", dict{"origin": s.http, "permissions": []string{"notifications"}}, nil)
+	d := openTerminal(c, s, s.http, "private", `
+		delete Navigator.prototype.serviceWorker;
+		window.taken = [];
+		const close = Notification.prototype.close;
+		Notification.prototype.close = function () { window.taken.push(this.title); return close.call(this); };`)
+	d.click("#toggle")
+	d.up()
+	d.hide()
+	first := s.notify(`{"account":"private","title":"First","collapse_key":"order","fallback":false}`)
+	second := s.notify(`{"account":"private","title":"Second","collapse_key":"order","fallback":false}`)
+	other := s.notify(`{"account":"private","title":"Other","fallback":false}`)
+	for _, id := range []string{first, second, other} {
+		if got := d.chip(id); got != "tip" {
+			t.Errorf("it is shown as %q", got)
+		}
+	}
+	for _, id := range []string{first, second, other} { // the second one has taken the place of the first
+		s.must(http.MethodPost, "/v1/notifications/"+id+"/dismissal", "", nil)
+	}
+	d.until(`JSON.stringify(window.taken) === '["Second","Other"]'`)
+}
+
 // accessible looks at the page as a screen reader does.
 func accessible(t *testing.T, d *webDevice) {
 	t.Helper()

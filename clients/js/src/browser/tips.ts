@@ -30,6 +30,7 @@ export class Tips {
   readonly #register: (() => Promise<ServiceWorkerRegistration>) | undefined;
   readonly #loaded = location.href;
   #registration: Promise<ServiceWorkerRegistration> | undefined;
+  readonly #own = new Map<string, Notification>(); // by tag: where there is no worker
 
   /**
    * Registers the service worker that shows the tips, where there may be one. onNews is
@@ -70,13 +71,15 @@ export class Tips {
     }
     const tip = new Notification(title, options);
     tip.onclick = () => { window.focus(); tip.close(); };
+    this.#own.set(tip.tag, tip); // in the place of the one that it replaces
+    tip.onclose = () => { if (this.#own.get(tip.tag) === tip) this.#own.delete(tip.tag); };
     return true;
   }
 
   /** Takes tips off the screen: that of a notification, or all of a device. */
   async close(owner: string, id?: string): Promise<void> {
     const shown = (await (await this.worker())?.getNotifications()) ?? [];
-    for (const tip of shown) {
+    for (const tip of [...shown, ...this.#own.values()]) {
       const data: Partial<TipData> | null = tip.data;
       if (data?.owner === owner && (id === undefined || data.id === id)) tip.close();
     }
