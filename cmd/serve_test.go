@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -129,6 +130,9 @@ fallback: {apns: {key_file: missing.p8, certificate_file: missing.p12, apps: [{t
 // TestHangup: a server for trying out ends with its terminal, and deletes its data. Another
 // server reloads its configuration.
 func TestHangup(t *testing.T) {
+	heard := make(chan os.Signal, 1)
+	signal.Notify(heard, syscall.SIGHUP) // the tests may run under nohup
+	defer signal.Stop(heard)
 	for _, args := range [][]string{{"serve", "--dev"}, {"serve"}} {
 		hangups := make(chan os.Signal, 1)
 		dir := make(chan string, 1)
