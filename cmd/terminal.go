@@ -48,8 +48,9 @@ notifications that ask for it; --ack displayed sends it for all of them, --ack
 received for none, as a device does that receives and shows nothing; --ack read sends
 "read" for all of them, which takes each off the account's other devices.
 
-A connection that is lost is made again. It ends with an error where none could be
-made at first, and where another client connects as the same device.`,
+A connection that is lost is made again. The command ends with an error where none
+could be made at first, where another client connects as the same device, and where
+the output cannot be written: what was not printed is not acknowledged.`,
 		Example: `  heartline terminal --account alice --device phone
   heartline terminal --account alice --device phone --background --json
   heartline terminal --account alice --device phone --server mqtts://mqtt.example.com --password-file alice.password`,
@@ -150,7 +151,8 @@ func trust(caFile string) (*tls.Config, error) {
 func (p *program) playDevice(ctx context.Context, o terminal.Options, register **wire.APNsToken, asJSON bool) error {
 	keys, restore := p.keys()
 	defer restore()
-	s := &deviceScreen{p: p, asJSON: asJSON, first: make(chan error, 1), server: o.Server}
+	s := &deviceScreen{p: p, asJSON: asJSON, first: make(chan error, 1), broken: make(chan error, 1), over: make(chan struct{}), server: o.Server}
+	defer close(s.over)
 	o.Display, o.Status = s, s.status
 	o.Logger, _ = newLogger(p.Stderr, config.Log{Level: "warn"})
 	t, err := terminal.Open(o)
@@ -159,17 +161,24 @@ func (p *program) playDevice(ctx context.Context, o terminal.Options, register *
 	}
 	var reads sync.WaitGroup
 	defer reads.Wait() // they end when the terminal is closed
+	closing := 10 * time.Second
 	defer func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), closing)
 		defer cancel()
 		_ = t.Close(ctx) // the process is about to end
 	}()
+	broken := func(err error) error {
+		closing = time.Second // the screen holds up what is not printed
+		return err
+	}
 
 	select {
 	case <-ctx.Done():
 		return nil
 	case <-t.Done():
 		return t.Err()
+	case err := <-s.broken:
+		return broken(err)
 	case err := <-s.first:
 		if err != nil {
 			return p.brokerError(o.Server, err)
@@ -197,6 +206,8 @@ func (p *program) playDevice(ctx context.Context, o terminal.Options, register *
 			return nil
 		case <-t.Done():
 			return t.Err()
+		case err := <-s.broken:
+			return broken(err)
 		case sig := <-signals:
 			foreground = sig == toForeground
 		case key := <-keys:
@@ -307,7 +318,9 @@ type deviceScreen struct {
 	p      *program
 	asJSON bool
 	server string
-	first  chan error // how the first attempt went
+	first  chan error    // how the first attempt went
+	broken chan error    // why nothing more can be printed
+	over   chan struct{} // closed when the connection is
 
 	out    sync.Mutex // a line at a time
 	mu     sync.Mutex
@@ -327,22 +340,39 @@ type deviceEvent struct {
 	Detail       string          `json:"detail,omitempty"`
 }
 
-// print writes an event as JSON, or line for people; "" is of no interest to them.
-func (s *deviceScreen) print(e deviceEvent, line string) {
+// print writes an event as JSON, or line for people; "" is of no interest to them. It reports
+// whether that could be written; the command ends otherwise.
+func (s *deviceScreen) print(e deviceEvent, line string) bool {
 	s.out.Lock()
 	defer s.out.Unlock()
 	now := time.Now()
+	var text bytes.Buffer
 	if s.asJSON {
 		e.Time = wire.FormatTime(now)
-		var text bytes.Buffer
 		enc := json.NewEncoder(&text)
 		enc.SetEscapeHTML(false)
 		_ = enc.Encode(e) // types of ours, and data that was JSON
-		_, _ = s.p.Stdout.Write(text.Bytes())
-		return
+	} else if line != "" {
+		fmt.Fprintf(&text, "%s  %-7s  %s\n", s.p.clock(now), e.Event, plain(line))
 	}
-	if line != "" {
-		fmt.Fprintf(s.p.Stdout, "%s  %-7s  %s\n", s.p.clock(now), e.Event, plain(line))
+	if text.Len() == 0 {
+		return true
+	}
+	_, err := s.p.Stdout.Write(text.Bytes())
+	if err != nil {
+		select {
+		case s.broken <- fmt.Errorf("write to the standard output: %w", err):
+		default: // it ends already
+		}
+	}
+	return err == nil
+}
+
+// show prints an event that is acknowledged when show returns. An event that cannot be printed
+// is not acknowledged: show returns after the end of the connection.
+func (s *deviceScreen) show(e deviceEvent, line string) {
+	if !s.print(e, line) {
+		<-s.over
 	}
 }
 
@@ -360,7 +390,7 @@ func (s *deviceScreen) notification(event string, n wire.Pseudo) {
 	s.mu.Lock()
 	s.last = n.ID
 	s.mu.Unlock()
-	s.print(deviceEvent{Event: event, Notification: &n}, n.ID+"  "+text)
+	s.show(deviceEvent{Event: event, Notification: &n}, n.ID+"  "+text)
 }
 
 // newest is the ID of the newest notification shown, "" for none.
@@ -376,7 +406,7 @@ func (s *deviceScreen) Dismiss(d wire.Dismissal) {
 		s.last = ""
 	}
 	s.mu.Unlock()
-	s.print(deviceEvent{Event: "dismiss", Dismissal: &d}, d.ID+"  taken off the screen")
+	s.show(deviceEvent{Event: "dismiss", Dismissal: &d}, d.ID+"  taken off the screen")
 }
 
 // longMessage is how much of a message a line shows.
@@ -387,7 +417,7 @@ func (s *deviceScreen) Message(m wire.Message) {
 	if len(text) > longMessage {
 		text = strings.ToValidUTF8(text[:longMessage], "") + fmt.Sprintf("… (%d bytes; --json shows all)", len(text))
 	}
-	s.print(deviceEvent{Event: "message", Message: &m}, m.ID+"  "+text)
+	s.show(deviceEvent{Event: "message", Message: &m}, m.ID+"  "+text)
 }
 
 func (s *deviceScreen) app(foreground bool) {

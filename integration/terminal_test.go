@@ -267,6 +267,42 @@ func (d *pahoDevice) hear() (topicName, payload string) {
 
 func (d *pahoDevice) leave() { d.client.Disconnect(250) }
 
+// TestTerminalOnAFullDisk: what the command cannot print it does not acknowledge.
+func TestTerminalOnAFullDisk(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		testtool.LeaveOut(t, err.Error(), "Linux")
+	}
+	defer full.Close()
+	s := serve(t)
+	var said strings.Builder
+	cmd := exec.Command(binary, "terminal", "--account", "alice", "--device", "phone", "--background", "--server", "mqtt://"+s.mqtt)
+	cmd.Env, cmd.Stdout, cmd.Stderr = environ(t), full, &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	late := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+	defer late.Stop()
+	await(t, "the device", func() bool {
+		_, body := s.call(http.MethodGet, "/v1/accounts/alice/devices/phone", "")
+		return strings.Contains(string(body), `"state":"up"`)
+	})
+	id := s.notify(`{"account":"alice","title":"Order 7","fallback":false}`)
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 1 || !strings.Contains(said.String(), "write to the standard output") {
+		t.Errorf("%v: %s", err, said.String())
+	}
+	if s.notification(id).State == "acked" {
+		t.Error("it is acknowledged")
+	}
+	got := s.play("--background")
+	for tip := got.line(""); tip.Notification.ID != id; tip = got.line("") { // it may come before "up"
+		if tip.Event == "tip" {
+			t.Fatalf("%+v", tip)
+		}
+	}
+}
+
 // TestContract plays the wire contract of a device with client libraries that
 // nobody here wrote.
 func TestContract(t *testing.T) {
