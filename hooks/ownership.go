@@ -221,8 +221,11 @@ func (h *Hook) endSession(cl *mqtt.Client, code packets.Code) {
 	h.server.Clients.Delete(cl.ID)
 }
 
-// expireWithConnection makes mochi drop the session when the connection ends.
+// expireWithConnection has the session end with the connection, in mochi too.
 func (c *conn) expireWithConnection() {
+	if c.hook.hub != nil {
+		c.hook.hub.EndWithConnection(c.client.ID, c)
+	}
 	if c.client.Properties.ProtocolVersion == 5 {
 		c.client.Properties.Props.SessionExpiryInterval, c.client.Properties.Props.SessionExpiryIntervalFlag = 0, true
 	} else {

@@ -128,6 +128,18 @@ func (s *Session) continues(now int64) bool {
 	return s.endsLocked() > now
 }
 
+// EndWithConnection has the session of a client end with its connection link. No other
+// connection takes it up from now on, as one that comes before link is closed would.
+func (h *Hub) EndWithConnection(id string, link Link) {
+	s := h.session(id)
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ending = s.ending || s.link == link
+}
+
 // leave ends the earlier connection of a session that goes on, or moves. A will without
 // delay is published; one with a delay is not, as the client is back [MQTT-3.1.3-9]. No will
 // waits longer than its session. A session that is to be ended keeps its will, and one that

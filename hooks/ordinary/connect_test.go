@@ -72,6 +72,28 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
+// TestEndWithConnection: a session that is to end with its connection is taken up neither here
+// nor at another server, also before the connection is closed.
+func TestEndWithConnection(t *testing.T) {
+	t.Parallel()
+	h, clock := hubAt(Options{})
+	_, link := join(h, "c", keptFor(60))
+	h.EndWithConnection("c", &testLink{}) // not its connection
+	h.EndWithConnection("nobody", link)
+	if s := h.session("c"); !s.continues(clock.now.Unix()) {
+		t.Error("the session ends with another connection")
+	}
+	h.EndWithConnection("c", link)
+	if _, ok := h.Release("c", "c", clock.now, false); ok {
+		t.Error("it moves to another server")
+	}
+	_, link = join(h, "c", keptFor(60))
+	h.EndWithConnection("c", link)
+	if _, present := h.Connect(Arrival{ID: "c", Account: "c", Link: &testLink{}, Kept: true, Expiry: 60, Peer: Peer{ReceiveMaximum: 100}}); present {
+		t.Error("it is taken up")
+	}
+}
+
 // TestCleanStartElsewhere: the delayed will of a client that is away is sent once it begins a
 // session at another server (MQTT 5 §3.1.3.2.2). One that it continues there takes the will along.
 func TestCleanStartElsewhere(t *testing.T) {
