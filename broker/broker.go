@@ -8,6 +8,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -212,7 +213,11 @@ func (b *Broker) Start() error {
 	if b.web != nil && !web.Built() {
 		b.log.Info("this binary was built without its web pages: / says how to have them (make build)")
 	}
-	b.log.Info("heartline is ready", "mqtt", b.MQTTAddr(), "mqtt_tls", b.TLSAddr(), "http", b.HTTPAddr(), "data_dir", b.cfg.DataDir)
+	dir := b.cfg.DataDir // a relative one leads elsewhere from another working directory
+	if abs, err := filepath.Abs(dir); err == nil && dir != "" {
+		dir = abs
+	}
+	b.log.Info("heartline is ready", "mqtt", b.MQTTAddr(), "mqtt_tls", b.TLSAddr(), "http", b.HTTPAddr(), "data_dir", dir)
 	return nil
 }
 

@@ -71,13 +71,6 @@ func (s *Store) open() error {
 		if err := s.create(); err != nil {
 			return err
 		}
-		// A relative data_dir leads elsewhere from another working directory, and so to an
-		// empty store where its operator expects a full one.
-		dir := s.dir
-		if abs, err := filepath.Abs(dir); err == nil {
-			dir = abs
-		}
-		s.opts.Logger.Info("a new store is made, there was none", "dir", dir)
 	}
 	// First without changing anything: opened for writing, Pebble deletes files that it
 	// does not know. After damage, the missing data may be in those files.

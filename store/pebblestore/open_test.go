@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -365,23 +364,6 @@ func testCrashWhileMaking(t *testing.T, journal bool) {
 	s = open(t, dir, pebblestore.Options{Journal: journal})
 	apply(t, s, accept(1))
 	closeStore(t, s)
-}
-
-// TestNewStoreIsTold: a data_dir that leads to another place than its operator expects is empty.
-func TestNewStoreIsTold(t *testing.T) {
-	t.Chdir(t.TempDir())
-	here, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var log bytes.Buffer
-	logger := slog.New(slog.NewTextHandler(&log, nil))
-	for range 2 {
-		closeStore(t, open(t, "data", pebblestore.Options{Logger: logger}))
-	}
-	if line := `msg="a new store is made, there was none" dir=` + filepath.Join(here, "data"); strings.Count(log.String(), line) != 1 {
-		t.Errorf("the log is %q, want %q once", &log, line)
-	}
 }
 
 func TestReadOnlyChangesNothing(t *testing.T) { both(t, testReadOnlyChangesNothing) }
