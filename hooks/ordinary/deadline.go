@@ -14,16 +14,16 @@ import (
 func (h *Hub) Run(ctx context.Context) {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
-	began, beganWall := time.Now(), h.opts.Now().Round(0) // Round(0): by the wall clock
-	var ahead time.Duration                               // of the wall clock, of the monotonic one since then
+	ahead := h.wallAhead()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			now := h.opts.Now().Round(0).Sub(beganWall) - time.Since(began)
+			now := h.wallAhead()
 			if step := now - ahead; step.Abs() > wallStep {
-				h.wallSet(step)
+				h.opts.Logger.Warn("wall clock was set, sessions and wills last as long as before", "by", step.Round(time.Second).String())
+				h.wallSet(now)
 			}
 			ahead = now
 			h.Elapse()
@@ -34,26 +34,32 @@ func (h *Hub) Run(ctx context.Context) {
 // wallStep is by how much the wall clock must be set for sessions and wills to be moved with it.
 const wallStep = 5 * time.Second
 
+// wallAhead is by how much the wall clock has gone further than the monotonic one since New.
+func (h *Hub) wallAhead() time.Duration {
+	return h.opts.Now().Round(0).Sub(h.beganWall) - time.Since(h.began) // Round(0): by the wall clock
+}
+
 // wallSet moves the deadlines of clients that are away after the wall clock was set: a session
-// lives, and a will waits, for as long as it was to.
-func (h *Hub) wallSet(step time.Duration) {
-	h.opts.Logger.Warn("wall clock was set, sessions and wills last as long as before", "by", step.Round(time.Second).String())
-	seconds := int64(step.Round(time.Second) / time.Second)
+// lives, and a will waits, for as long as it was to. ahead is wallAhead since then.
+func (h *Hub) wallSet(ahead time.Duration) {
 	h.mu.Lock()
 	all := slices.Collect(maps.Values(h.sessions))
 	h.mu.Unlock()
 	for _, s := range all {
-		h.moveDeadline(s, seconds)
+		h.moveDeadline(s, ahead)
 	}
 }
 
-func (h *Hub) moveDeadline(s *Session, seconds int64) {
+func (h *Hub) moveDeadline(s *Session, ahead time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gone == 0 || s.ended || s.ending {
+	step := ahead - s.wallAhead
+	if s.gone == 0 || s.ended || s.ending || step.Abs() <= wallStep { // the last: it ended after the clock was set
 		return
 	}
-	s.gone += seconds
+	seconds := int64(step.Round(time.Second) / time.Second)
+	// Not after now: a store has the time by a clock that was right, and this one was not at the start.
+	s.gone, s.wallAhead = min(s.gone+seconds, h.opts.Now().Add(time.Second-1).Unix()), ahead
 	at := s.endsLocked()
 	if s.willAt > 0 {
 		s.willAt += seconds

@@ -94,6 +94,8 @@ type Hub struct {
 	replaying atomic.Int64 // replays that are under way
 	order     atomic.Uint64
 
+	began, beganWall time.Time // the same; the latter by the wall clock alone
+
 	seed   maphash.Seed
 	topics [topicLocks]sync.Mutex
 
@@ -150,7 +152,7 @@ func New(o Options) *Hub {
 	}
 	h := &Hub{
 		opts: o, seed: maphash.MakeSeed(), retained: newRetained(o.Disk, o.CacheBytes),
-		sessions: map[string]*Session{}, accounts: map[string]int{},
+		sessions: map[string]*Session{}, accounts: map[string]int{}, began: time.Now(), beganWall: o.Now().Round(0),
 	}
 	h.Reconfigure(o.Bounds)
 	h.order.Store(uint64(o.Now().UnixNano())) // after what a store keeps, if the clock is right; see orderAfter

@@ -122,6 +122,8 @@ type Session struct {
 	will   *Will
 	willAt int64 // when a delayed will is due, Unix seconds; 0: none waits
 
+	wallAhead time.Duration // the Hub's at gone
+
 	due deadline // deadlines.mu
 }
 

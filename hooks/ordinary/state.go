@@ -83,7 +83,7 @@ func (h *Hub) Export(id string) (State, bool) {
 // Import takes a session in whose client is away. The Hub has none of that identifier.
 func (h *Hub) Import(st State) {
 	s := newSession(h, st.ID, st.Account)
-	s.kept, s.expiry, s.gone = true, st.Expiry, st.Gone
+	s.kept, s.expiry, s.gone, s.wallAhead = true, st.Expiry, st.Gone, h.wallAhead()
 	s.service.Store(st.Service)
 	s.peer.Version = st.Version
 	// Not the first one: the client may hold low identifiers of messages that a crash lost.

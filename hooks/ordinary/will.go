@@ -37,7 +37,7 @@ type Bye struct {
 // nothing for a connection whose session another one has taken over.
 func (h *Hub) Disconnect(s *Session, link Link, bye Bye) {
 	// Rounded up: a will must not come before its delay is over, nor a session end early.
-	now := h.opts.Now().Add(time.Second - 1).Unix()
+	now, ahead := h.opts.Now().Add(time.Second-1).Unix(), h.wallAhead()
 	s.mu.Lock()
 	if s.link != link || s.ended {
 		s.mu.Unlock()
@@ -47,7 +47,7 @@ func (h *Hub) Disconnect(s *Session, link Link, bye Bye) {
 	if bye.Clean {
 		s.will = nil
 	}
-	s.expiry, s.gone, s.ending = bye.Expiry, now, !bye.Kept
+	s.expiry, s.gone, s.wallAhead, s.ending = bye.Expiry, now, ahead, !bye.Kept
 	if bye.Kept && !s.kept {
 		s.kept = true
 		s.journalLocked()

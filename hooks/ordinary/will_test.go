@@ -205,3 +205,49 @@ func TestWallClockIsSet(t *testing.T) {
 		}
 	})
 }
+
+// TestWallClockIsSetRight: a session that a store has kept, and whose server starts with a clock that
+// is behind, lives no longer than from the time at which that is set. Neither a session nor a will
+// whose client leaves just after the clock was set moves with it.
+func TestWallClockIsSetRight(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
+		const behind, back = 400 * 24 * time.Hour, -time.Hour
+		var ahead atomic.Int64
+		h := New(Options{Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }})
+		h.Import(State{Header: Header{ID: "kept", Account: "kept", Version: 5, Expiry: 100, Gone: time.Now().Add(behind - 10*time.Second).Unix()}})
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go h.Run(ctx)
+		watch, watchLink := join(h, "watch")
+		subscribeTo(t, h, watch, watchLink, "will", 0)
+		s, link := join(h, "late", keptFor(100), func(a *Arrival) {
+			a.Will = &Will{Message: Message{TopicName: "will", Payload: []byte("gone")}, Delay: 50}
+		})
+		there := func(id string, want bool) {
+			t.Helper()
+			if _, ok := h.Holder(id); ok != want {
+				t.Errorf("session %s is there: %v", id, ok)
+			}
+		}
+		time.Sleep(500 * time.Millisecond) // the clock is looked at once a second
+		ahead.Add(int64(behind))
+		time.Sleep(50 * time.Second)
+		there("kept", true)
+		time.Sleep(60 * time.Second)
+		there("kept", false)
+		ahead.Add(int64(back))
+		h.Disconnect(s, link, Bye{Kept: true, Expiry: 100})
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		there("late", true)
+		if strings.Contains(filled(watch, watchLink), "gone") {
+			t.Error("the will came early")
+		}
+		time.Sleep(100 * time.Second)
+		synctest.Wait()
+		there("late", false)
+		if !strings.Contains(filled(watch, watchLink), "gone") {
+			t.Error("the will did not come")
+		}
+	})
+}
