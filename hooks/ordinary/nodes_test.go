@@ -217,3 +217,21 @@ func TestSessionMoves(t *testing.T) {
 		t.Errorf("%d sessions at the former node", n)
 	}
 }
+
+// TestPublishDuringImport: a message that is published while a session comes from another server
+// follows the messages that the session had there. Publishers find the session when it is whole.
+func TestPublishDuringImport(t *testing.T) {
+	t.Parallel()
+	h, _ := hubAt(Options{})
+	h.Share(Sharing{Now: h.opts.Now, Wanted: func(string, bool) { publishTo(t, h, "t/after", 1) }})
+	h.Import(State{
+		Header:        Header{ID: "c", Account: "c", Version: 5, Expiry: 1000, Gone: h.opts.Now().Unix()},
+		Subscriptions: map[string]Subscription{"t/#": {QoS: 1}},
+		Outgoing:      []Outgoing{{PacketID: 7, QoS: 1, Message: &Message{TopicName: "t/before", QoS: 1}}},
+	})
+	s, link := join(h, "c", keptFor(1000), func(a *Arrival) { a.Clean = false })
+	got := filled(s, link)
+	if before, after := strings.Index(got, "t/before"), strings.Index(got, "t/after"); before < 0 || after < before {
+		t.Errorf("got %q", got)
+	}
+}

@@ -83,6 +83,8 @@ func (h *Hub) Export(id string) (State, bool) {
 // Import takes a session in whose client is away. The Hub has none of that identifier.
 func (h *Hub) Import(st State) {
 	s := newSession(h, st.ID, st.Account)
+	s.subMu.Lock() // a SUBSCRIBE, and the end of the session, come after this
+	defer s.subMu.Unlock()
 	s.kept, s.expiry, s.gone, s.wallAhead = true, st.Expiry, st.Gone, h.wallAhead()
 	s.service.Store(st.Service)
 	s.peer.Version = st.Version
@@ -91,7 +93,6 @@ func (h *Hub) Import(st State) {
 	for f, sub := range st.Subscriptions {
 		s.subscriptions[f] = sub
 		s.filterCost += filterCost(f)
-		h.subscribe(f, s, sub)
 	}
 	for _, r := range st.Replays {
 		if sub, ok := s.subscriptions[r.Filter]; ok {
@@ -131,6 +132,9 @@ func (h *Hub) Import(st State) {
 	h.accounts[s.Account]++
 	h.deadlines.set(s, s.gone+int64(s.expiry)) // nobody has found the session yet
 	h.mu.Unlock()
+	for f, sub := range st.Subscriptions { // last: publishers find the session, with all that comes before
+		h.subscribe(f, s, sub)
+	}
 }
 
 // orderAfter has messages that come from now on follow one that a store has kept. Their order
