@@ -361,7 +361,7 @@ func (s *Session) upcoming(link Link, looks *int) (r *replay, key string, due bo
 	switch {
 	case key == "":
 		s.endReplayLocked(r)
-	case len(s.replays) > 0 && s.replays[0] == r:
+	case len(s.replays) > 0 && s.replays[0] == r && r.after == after: // else a later connection is ahead
 		r.after = key
 	}
 	return nil, "", true

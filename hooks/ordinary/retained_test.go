@@ -160,3 +160,24 @@ func TestSearchesAreShort(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// TestReplayThatHasBegunIsFirst: a store keeps where the first replay has come to. The one that has
+// begun is the first again after a start, in whatever order the store has them.
+func TestReplayThatHasBegunIsFirst(t *testing.T) {
+	t.Parallel()
+	h, c := hubAt(Options{})
+	h.Import(State{
+		Header:        Header{ID: "c", Account: "c", Version: 5, Expiry: 1000, Gone: c.now.Unix()},
+		Subscriptions: map[string]Subscription{"a/#": {QoS: 1}, "z/#": {QoS: 1}},
+		Replays:       []Replay{{Filter: "a/#"}, {Filter: "z/#", After: keyOf("z/5")}},
+	})
+	for range 2 { // before and after a connection
+		for filter, want := range map[string]string{"a/#": "", "z/#": keyOf("z/5")} {
+			if _, r, ok := h.SavedSubscription("c", filter); !ok || r == nil || r.After != want {
+				t.Errorf("%s: %v, replay %+v", filter, ok, r)
+			}
+		}
+		s, link := join(h, "c", keptFor(1000), func(a *Arrival) { a.Clean = false })
+		h.Disconnect(s, link, Bye{Kept: true, Expiry: 1000})
+	}
+}

@@ -94,6 +94,8 @@ func (h *Hub) Import(st State) {
 		s.subscriptions[f] = sub
 		s.filterCost += filterCost(f)
 	}
+	// One that has begun goes on first: only of the first is the place kept.
+	slices.SortStableFunc(st.Replays, func(a, b Replay) int { return cmp.Compare(min(1, len(b.After)), min(1, len(a.After))) })
 	for _, r := range st.Replays {
 		if sub, ok := s.subscriptions[r.Filter]; ok {
 			s.beginReplayLocked(r.Filter, sub).after = r.After

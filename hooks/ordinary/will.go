@@ -52,10 +52,8 @@ func (h *Hub) Disconnect(s *Session, link Link, bye Bye) {
 		s.kept = true
 		s.journalLocked()
 	}
-	if bye.Kept { // where they have come to
-		for _, r := range s.replays {
-			h.opts.Journal.Subscription(s.Account, s.ID, r.filter)
-		}
+	if bye.Kept && len(s.replays) > 0 { // where it has come to; the others have not begun
+		h.opts.Journal.Subscription(s.Account, s.ID, s.replays[0].filter)
 	}
 	var due *Will
 	if w := s.will; w != nil && bye.Kept {
