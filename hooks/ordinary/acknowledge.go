@@ -63,7 +63,7 @@ func (s *Session) Received(link Link, id uint16) bool {
 	}
 	if !e.released {
 		s.leaveQueueLocked(e)
-		e.released, e.msg, e.identifiers = true, nil, nil
+		e.released, e.msg, e.identifiers, e.dealt = true, nil, nil, nil
 		e.order = s.hub.order.Add(1) // PUBRELs go in the order of the PUBRECs [MQTT-4.6.0-3]
 		s.pubrels.push(e)
 		s.changedLocked(id)

@@ -52,7 +52,7 @@ func (s *Session) offer(t *target, m *Message, old former) outcome {
 	}
 	e := &entry{msg: m, qos: qos, retain: m.Retain && t.asPublished, identifiers: t.identifiers}
 	if t.group != nil {
-		e.share, e.deals = t.group.filter, t.deals
+		e.dealt = t.group.dealtAgain(t.deals)
 	}
 	s.pushLocked(e)
 	over := s.overLocked() && (qos > 0 || s.waiting > s.hub.bounds.Load().Budget.Bytes)

@@ -132,8 +132,7 @@ type entry struct {
 	previous, next *entry
 	msg            *Message // nil: released
 	identifiers    []int
-	share          string // the shared subscription that it was dealt to, as a filter; "": none
-	deals          int    // how often it was dealt again
+	dealt          *dealt // by a shared subscription; nil: by none
 	order          uint64 // over all sessions, so that a store keeps it
 	epoch          uint64 // connection that it was last sent on
 	id             uint16

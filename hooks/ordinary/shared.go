@@ -8,10 +8,37 @@ import (
 // group is the members of a shared subscription (MQTT 5 §4.8.2). Its own lock lets
 // publishers deal while they hold the list for reading only, or not at all.
 type group struct {
-	filter  string // of the shared subscription
+	dealt   dealt // of messages that are dealt for the first time
 	mu      sync.Mutex
 	members []subscriber
 	next    int // who is dealt to next
+}
+
+// dealt says by which shared subscription a message came to a session. Messages have it in common, so
+// that one costs no more memory than another that is not shared.
+type dealt struct {
+	filter string
+	again  byte // how often it was dealt again
+}
+
+// maxKeptFilter bounds the filters that go into a store, or to another server, with each message. A
+// filter can have 64 KB, and its messages a few bytes.
+const maxKeptFilter = 256
+
+// kept is the filter as a store keeps it with a message; "": none.
+func (d *dealt) kept() string {
+	if d == nil || len(d.filter) > maxKeptFilter {
+		return ""
+	}
+	return d.filter
+}
+
+// dealtAgain is group.dealt of a message that was dealt again some times.
+func (g *group) dealtAgain(times byte) *dealt {
+	if times == 0 {
+		return &g.dealt
+	}
+	return &dealt{g.dealt.filter, times}
 }
 
 // maxDeals is how often a message is dealt again. One at which workers fail must not go through all
@@ -26,8 +53,8 @@ func (s *Session) leftLocked() (left []*entry) {
 	}
 	for e := s.queue.head; e != nil; e = e.next {
 		switch {
-		case e.share == "" || e.qos == 0 || e.qos == 2 && e.sent:
-		case e.deals >= maxDeals:
+		case e.dealt == nil || e.qos == 0 || e.qos == 2 && e.sent:
+		case e.dealt.again >= maxDeals:
 			s.hub.counters.dropped.Add(1)
 		default:
 			left = append(left, e)
@@ -60,7 +87,7 @@ func (h *Hub) dealOne(e *entry) {
 	l := h.topicLock(m.TopicName)
 	l.Lock()
 	defer l.Unlock()
-	g := h.index.group(e.share)
+	g := h.index.group(e.dealt.filter)
 	if g == nil {
 		return
 	}
@@ -69,7 +96,7 @@ func (h *Hub) dealOne(e *entry) {
 		return
 	}
 	t := gather(nil, nil, m, one)[0]
-	t.group, t.deals = g, e.deals+1
+	t.group, t.deals = g, e.dealt.again+1
 	h.give(&t, m, &former{known: true})
 }
 

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
@@ -266,5 +267,45 @@ func TestSharedGoesRoundNotForEver(t *testing.T) {
 	}
 	if st := h.Stats(); got != 1+maxDeals || st.Dropped != 1 {
 		t.Errorf("%d members got the message, want %d; %d are dropped", got, 1+maxDeals, st.Dropped)
+	}
+}
+
+// TestSharedFilterIsKeptOnce: a long filter does not go into the store with each message. The
+// messages go to other members all the same. Many messages have one copy of a filter in the memory.
+func TestSharedFilterIsKeptOnce(t *testing.T) {
+	t.Parallel()
+	if size := unsafe.Sizeof(entry{}); size > 80 { // the next size that the runtime has is 96
+		t.Errorf("a queued message takes %d bytes in addition to its content", size)
+	}
+	for name, tt := range map[string]struct {
+		group string
+		kept  bool
+	}{"short": {"g", true}, "long": {strings.Repeat("g", 60_000), false}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h, c := hubAt(Options{})
+			filter := "$share/" + tt.group + "/work"
+			a, link := join(h, "a", keptFor(100))
+			subscribeTo(t, h, a, link, filter, 1)
+			publishTo(t, h, "work", 1)
+			publishTo(t, h, "work", 1)
+			st, ok := h.Export("a")
+			if !ok || len(st.Outgoing) != 2 || (st.Outgoing[0].Share == filter) != tt.kept || !tt.kept && st.Outgoing[0].Share != "" {
+				t.Errorf("exported %v with %d messages", ok, len(st.Outgoing))
+			}
+			b, linkB := join(h, "b")
+			subscribeTo(t, h, b, linkB, filter, 1)
+			h.Disconnect(a, link, Bye{})
+			if n := strings.Count(filled(b, linkB), "work"); n != 2 {
+				t.Errorf("the other member got %d of 2", n)
+			}
+			other, _ := hubAt(Options{})
+			st.Gone = c.now.Unix()
+			other.Import(st)
+			s := other.session("a")
+			if first := s.queue.head; tt.kept != (first.dealt != nil) || first.dealt != first.next.dealt {
+				t.Errorf("imported with %+v and %+v", first.dealt, first.next.dealt)
+			}
+		})
 	}
 }

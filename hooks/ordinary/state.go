@@ -40,7 +40,7 @@ type Outgoing struct {
 	Retain      bool
 	Sent        bool // at least once: it is a duplicate from now on
 	Identifiers []int
-	Share       string   // the shared subscription that it was dealt to, as a filter; "": none
+	Share       string   // the shared subscription that it was dealt to, as a filter; "": none, or one with a long filter
 	Message     *Message // nil: the client has it, and a PUBREL is to be acknowledged
 }
 
@@ -49,7 +49,7 @@ func (s *Session) headerLocked() Header {
 }
 
 func (e *entry) outgoing() Outgoing {
-	return Outgoing{PacketID: e.id, Order: e.order, QoS: e.qos, Retain: e.retain, Sent: e.sent, Identifiers: e.identifiers, Share: e.share, Message: e.msg}
+	return Outgoing{PacketID: e.id, Order: e.order, QoS: e.qos, Retain: e.retain, Sent: e.sent, Identifiers: e.identifiers, Share: e.dealt.kept(), Message: e.msg}
 }
 
 // Export returns a session as a value; false: there is none, or it does not outlive its
@@ -101,14 +101,21 @@ func (h *Hub) Import(st State) {
 			s.beginReplayLocked(r.Filter, sub).after = r.After
 		}
 	}
+	shared := map[string]*dealt{}
 	for _, o := range st.Outgoing {
 		if o.Order == 0 {
 			o.Order = h.order.Add(1)
 		}
 		h.orderAfter(o.Order)
-		e := &entry{msg: o.Message, identifiers: o.Identifiers, share: o.Share, order: o.Order, id: o.PacketID, qos: o.QoS, retain: o.Retain, sent: o.Sent}
+		e := &entry{msg: o.Message, identifiers: o.Identifiers, order: o.Order, id: o.PacketID, qos: o.QoS, retain: o.Retain, sent: o.Sent}
 		if s.byID[e.id] != nil {
 			continue
+		}
+		if o.Share != "" {
+			if shared[o.Share] == nil {
+				shared[o.Share] = &dealt{filter: o.Share}
+			}
+			e.dealt = shared[o.Share]
 		}
 		s.byID[e.id] = e
 		h.counters.inflight.Add(1)

@@ -245,7 +245,7 @@ func (l *subscribers) set(share, filter string, s *Session, sub Subscription) (i
 		}
 		g := l.groups[share]
 		if g == nil {
-			g = &group{filter: filter}
+			g = &group{dealt: dealt{filter: filter}}
 			l.groups[share] = g
 		}
 		return g.set(s, sub)
@@ -300,9 +300,9 @@ type target struct {
 	session     *Session
 	qos         byte
 	asPublished bool
+	deals       byte // how often the message was dealt again
 	identifiers []int
 	group       *group // that it is dealt to; nil: none
-	deals       int    // how often the message was dealt again
 }
 
 // collect adds the subscribers of l that get m. allowed says whether a member of a
