@@ -189,14 +189,19 @@ func (c *conn) followEvents(ctx context.Context, from delivery.Place, known bool
 		}
 		var m *ordinary.Message
 		if e != nil {
-			for e.Seq != last.seq { // events of one notification follow one another
+			for first := true; e.Seq != last.seq; first = false { // events of one notification follow one another
 				n, err := c.hook.core.Notification(e.Seq)
 				switch {
 				case err == nil:
 					last.seq, last.id = e.Seq, n.ID
+					continue
 				case errors.Is(err, delivery.ErrNotFound): // its history is gone
 					last.seq, last.id = e.Seq, ""
-				case !pause(ctx, eventsRetry):
+					continue
+				case first:
+					c.hook.logs.Warn(c.hook.log, "events held back: their notification cannot be read, retrying", "client", c.client.ID, "error", err)
+				}
+				if !pause(ctx, eventsRetry) {
 					return ctx.Err()
 				}
 			}
