@@ -145,9 +145,10 @@ func (o *Outbox) written(g *group, synced bool) {
 	o.unsyncedBytes += g.bytes
 }
 
-// replay applies to a new engine what the one before it may have lost.
-func (o *Outbox) replay(e Engine) error {
-	for rest := o.unsynced; len(rest) > 0; {
+// replay applies to a new engine what the one before it may have lost, and then the commits in
+// flight that took effect: a repetition of those before them would undo these.
+func (o *Outbox) replay(e Engine, inFlight []*commit) error {
+	for rest := slices.Concat(o.unsynced, inFlight); len(rest) > 0; {
 		g := &group{}
 		for len(rest) > 0 && len(g.commits) < o.opts.MaxGroup && g.admits(rest[0].batch) {
 			g.add(rest[0])
@@ -345,10 +346,15 @@ func (o *Outbox) reopen(g *group) bool {
 			}
 			e, err := o.opts.Open(false)
 			if err == nil {
-				if err = o.settle(g, e, true); err == nil {
-					err = o.replay(e)
+				var took []*commit
+				if took, err = o.settle(g, e); err == nil {
+					err = o.replay(e, took)
 				}
 				if err == nil {
+					if took != nil { // not before: a caller may use its batch again once it is notified
+						o.tell(g, nil)
+						*g = group{}
+					}
 					o.engine.Store(newHandle(e))
 					o.opts.Logger.Info("store reopened")
 					return true
@@ -365,7 +371,7 @@ func (o *Outbox) reopen(g *group) bool {
 		}
 		if o.engine.Load() == nil {
 			if e, err := o.opts.Open(true); err == nil && e != nil {
-				if err := o.settle(g, e, false); err != nil {
+				if _, err := o.settle(g, e); err != nil {
 					o.reopenFailed(err, &last)
 				}
 				o.engine.Store(newHandle(e))
@@ -394,25 +400,19 @@ func (o *Outbox) reopenFailed(err error, last *string) {
 
 // settle finds out in e whether g took effect before its engine was abandoned.
 // Where it did not, it never will: its acceptances are refused, and the rest
-// stays in g. Where it did, all of it did; its callers are told once it is on the
-// disk for certain, which an engine opened for writing has seen to.
-func (o *Outbox) settle(g *group, e Engine, writable bool) error {
+// stays in g. Where it did, all of it did, and is returned. An engine opened for writing has
+// it on the disk.
+func (o *Outbox) settle(g *group, e Engine) (took []*commit, err error) {
 	seq, accepts := g.accept()
 	if !accepts {
-		return nil
+		return nil, nil
 	}
-	_, err := e.Notification(seq)
-	switch {
+	switch _, err := e.Notification(seq); {
 	case errors.Is(err, delivery.ErrNotFound):
 		o.refuseAll(g.split(), o.cause())
+		return nil, nil
 	case err != nil:
-		return fmt.Errorf("check the write that was in flight: %w", err)
-	case writable:
-		// The callers are notified, but the group must still be replayed behind the
-		// groups before it, which would otherwise undo it.
-		o.written(g, false)
-		o.tell(g, nil)
-		*g = group{}
+		return nil, fmt.Errorf("check the write that was in flight: %w", err)
 	}
-	return nil
+	return g.commits, nil
 }

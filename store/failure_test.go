@@ -302,6 +302,35 @@ func TestLostUnsynced(t *testing.T) {
 	})
 }
 
+// TestNotifiedAfterTheReplay: the caller of a write that took effect in an engine that broke uses
+// its batch again once it is notified. The engine that is opened next has it by then.
+func TestNotifiedAfterTheReplay(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, d *disk, o *store.Outbox) {
+		if err := errors.Join(commit(o, accept(1)), commit(o, finish(99))); err != nil {
+			t.Fatal(err)
+		}
+		b := accept(2)
+		replayed := 0
+		d.on(func(_ *delivery.Batch, write func() error) error {
+			d.on(func(b *delivery.Batch, write func() error) error {
+				time.Sleep(time.Millisecond) // whoever is notified already goes on
+				replayed += len(b.Accept)
+				return write()
+			})
+			return errors.Join(write(), store.ErrBroken)
+		})
+		done := make(chan error, 1)
+		o.Commit(b, func(err error) {
+			*b = delivery.Batch{}
+			done <- err
+		})
+		if err := <-done; err != nil || replayed != 1 {
+			t.Errorf("error %v; the next engine got %d acceptances, want 1", err, replayed)
+		}
+		there(t, o, 2, true)
+	})
+}
+
 // TestHang: a write that does not return turns Ready off and is abandoned. Waiting
 // commits are refused. Callers of in-flight commits are notified when the outcome is known.
 func TestHang(t *testing.T) {
