@@ -153,6 +153,7 @@ func (d *DB) Members(ctx context.Context) ([]Member, error) {
 // where the node lives.
 func (d *DB) FenceOff(ctx context.Context, dead Member) (ok bool, err error) {
 	err = d.withoutHalves(ctx, dead.ID, d.pool, 0, func(tx pgx.Tx) error {
+		ok = false // the node may have renewed its lease since the attempt before
 		var one int
 		switch err := tx.QueryRow(ctx, d.sql.lockDead, dead.ID, dead.Expires).Scan(&one); {
 		case errors.Is(err, pgx.ErrNoRows):
@@ -175,14 +176,14 @@ var setHalfPatience = fmt.Sprintf("SET LOCAL lock_timeout = %d", halfPatience.Mi
 // withoutHalves runs a transaction that waits for the fence of a node, under setHalfPatience. Of a
 // client that has vanished the server may have only a part of a write. It waits for the rest for
 // hours, and no timeout of PostgreSQL ends that wait before version 17: the session is ended here.
-// After patience, if that is not 0, it gives up.
+// Where the role may end no sessions, the wait goes on. After patience, if that is not 0, it gives up.
 func (d *DB) withoutHalves(ctx context.Context, node int64, conn beginner, patience time.Duration, fn func(pgx.Tx) error) error {
 	for began := now(); ; {
 		err := pgx.BeginFunc(ctx, conn, fn)
 		if code(err) != codeLockTimeout || ctx.Err() != nil || patience > 0 && now().Sub(began) >= patience {
 			return err
 		}
-		if _, err := d.pool.Exec(ctx, d.sql.endHalves, node); err != nil {
+		if _, err := d.pool.Exec(ctx, d.sql.endHalves, node); err != nil && code(err) != codeNoRights {
 			return fmt.Errorf("end sessions with a part of a write: %w", err)
 		}
 	}
