@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -77,20 +76,15 @@ func (r *backlogRows) each(fn func(k delivery.Key, value []byte) error) error {
 // namesAtOnce is how many devices are looked up in one statement.
 const namesAtOnce = 10000
 
-// backlogTimeout bounds the reading of a backlog: a database that stands still must not keep a node from
-// stopping.
-const backlogTimeout = time.Minute
-
-// Backlog reads the backlog of some partitions.
+// Backlog reads the backlog of some partitions. It has no time limit: one that takes long would be begun
+// again from the start, for ever. DB.Interrupt ends it.
 func (e *Engine) Backlog(parts []uint16) (delivery.Backlog, error) {
 	b := &Backlog{records: map[int16]*backlogRows{}, dismissals: map[int16]*backlogRows{}, accounts: map[int16]map[string][]delivery.Device{}}
 	wanted := make([]int16, len(parts))
 	for i, p := range parts {
 		wanted[i] = int16(p)
 	}
-	ctx, cancel := context.WithTimeout(e.db.ctx, backlogTimeout)
-	defer cancel()
-	if err := e.readBacklog(ctx, b, wanted); code(err) == codeCanceled { // by a timeout: fewer partitions take less
+	if err := e.readBacklog(e.db.ctx, b, wanted); code(err) == codeCanceled { // by a timeout: fewer partitions take less
 		return nil, fmt.Errorf("read unfinished deliveries: %w", err)
 	} else if err != nil {
 		return nil, unavailable("read unfinished deliveries", err)
