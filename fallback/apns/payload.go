@@ -24,12 +24,12 @@ const (
 // background reports whether a push of n shows nothing, so that it may only wake the app: n
 // has nothing to show at Apple, or its backend asks for such a push. Apple takes a background
 // push with the key content-available alone: one with a badge or a sound is an alert without
-// text.
+// text. A badge that the server counts is not in n yet when it is accepted.
 func background(n *delivery.Notification) bool {
 	if n.PushType != "" {
 		return n.PushType == pushTypeBackground
 	}
-	return n.Title == "" && n.Subtitle == "" && n.Body == "" && n.Localized == nil && n.Badge == nil && n.Sound == "" && !overlayShows(n)
+	return n.Title == "" && n.Subtitle == "" && n.Body == "" && n.Localized == nil && n.Badge == nil && !n.BadgeAuto && n.Sound == "" && !overlayShows(n)
 }
 
 // overlayShows reports whether the overlay brings something to show.

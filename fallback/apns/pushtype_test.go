@@ -129,4 +129,8 @@ func TestSilentOrShown(t *testing.T) {
 	if fe, ok := errors.AsType[*delivery.FieldError](CheckContent(n)); !ok || fe.Field != "apns.headers.apns-priority" {
 		t.Errorf("a background push of priority 10: %v", CheckContent(n))
 	}
+	n.PushType, n.Title, n.Body, n.BadgeAuto = "", "", "", true
+	if err := CheckContent(n); err != nil {
+		t.Errorf("a push of priority 10 that shows a badge: %v", err)
+	}
 }
