@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -218,31 +219,48 @@ func topic(n *delivery.Notification) string {
 //
 // A subscription that names no key may be older than a change of keys: it was made with one
 // that is not the first any more. A push service that refuses the key has not taken the push,
-// so the other keys are tried at once.
+// so the other keys are tried at once. What is wrong with one of these stops no push that the
+// registration's own key makes.
 func (p *Pusher) Push(ctx context.Context, r fallback.Request) (receipt string, err error) {
-	first, endpoint := r.App, r.Registration.Token
-	if app, known := p.maker(endpoint); known {
-		first = app
-	}
-	r.App = first
-	if err = p.push(ctx, r); !isOtherKey(err) {
-		return "", err
-	}
-	for _, app := range p.list {
-		if app == first {
-			continue
-		}
+	own, endpoint := r.App, r.Registration.Token
+	for _, app := range p.keys(own, endpoint) {
 		r.App = app
-		again := p.push(ctx, r)
-		if pe, ok := errors.AsType[*fallback.PushError](again); ok && (isOtherKey(again) || pe.ConfigFault || pe.Busy) {
-			continue // a fault of that key must not stop the pushes of the first
+		answer := p.push(ctx, r)
+		if app == own {
+			if err = answer; isOtherKey(answer) {
+				continue
+			}
+			return "", answer
 		}
-		if again == nil {
+		if pe, ok := errors.AsType[*fallback.PushError](answer); ok {
+			switch {
+			case isOtherKey(answer), pe.ConfigFault:
+				continue
+			case pe.Busy: // it may have made the subscription, which waits alone
+				pe.Busy, pe.Throttled = false, true
+			}
+		}
+		if answer == nil {
 			p.setMaker(endpoint, app)
 		}
-		return "", again
+		return "", answer
 	}
 	return "", err
+}
+
+// keys returns the apps in the order in which their keys are tried: the one that is known to have made
+// the subscription, its own, the others.
+func (p *Pusher) keys(own fallback.App, endpoint string) []fallback.App {
+	keys := make([]fallback.App, 0, len(p.list)+1)
+	if app, known := p.maker(endpoint); known {
+		keys = append(keys, app)
+	}
+	for _, app := range append([]fallback.App{own}, p.list...) {
+		if !slices.Contains(keys, app) {
+			keys = append(keys, app)
+		}
+	}
+	return keys
 }
 
 // maker returns the app whose key an endpoint was found to be made with.

@@ -572,8 +572,24 @@ func TestSubscriptionOfAFormerKey(t *testing.T) {
 		w.WriteHeader(http.StatusForbidden)
 		_, _ = fmt.Fprintf(w, `{"reason":%q}`, reason)
 	})
-	if pe := refusal(t, both, subscription(t, s.URL+"/x"), note()); verdict(pe) != "suspend" {
-		t.Errorf("a fault of the former key: %v, want a suspension: it must not pause the other", pe)
+	for what, to := range map[string]delivery.Registration{"a new one": subscription(t, s.URL+"/x"), "one that it has made": to} {
+		if pe := refusal(t, both, to, note()); verdict(pe) != "suspend" {
+			t.Errorf("a fault of the former key, %s: %v, want a suspension: it must not pause the other", what, pe)
+		}
+	}
+	s.answers(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.Header.Get("Authorization"), ", k="+former.PublicKey()) {
+			w.Header().Set("X-WNS-Status", "appthrottled")
+			w.WriteHeader(http.StatusNotAcceptable)
+			return
+		}
+		w.Header().Set("X-WNS-Error-Description", "JWT Authentication Failed, the public key does not match that of the channel Url")
+		w.WriteHeader(http.StatusUnauthorized)
+	})
+	for what, to := range map[string]delivery.Registration{"a new one": subscription(t, s.URL+"/y"), "one that it has made": to} {
+		if pe := refusal(t, both, to, note()); verdict(pe) != "throttle 15m0s" {
+			t.Errorf("the former key is throttled, %s: %v, want that this subscription waits", what, pe)
+		}
 	}
 	if next.Fingerprint(next.list[0]) == both.Fingerprint(next.list[0]) {
 		t.Error("a suspension is not lifted when the former key is added")
