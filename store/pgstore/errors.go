@@ -36,6 +36,7 @@ const (
 	codeDuplicateObject = "42710"
 	codeLockTimeout     = "55P03"
 	codeCanceled        = "57014"
+	codeNoSetting       = "42704"
 )
 
 func code(err error) string {
@@ -107,6 +108,8 @@ func (d *DB) explain(err error) error {
 		return say("user %q lacks a right that Heartline needs in schema %q: GRANT CREATE ON DATABASE %s TO %s if there is no such schema yet, or else make it the owner of the schema or a member of that role", user, d.opts.Schema, database, user)
 	case codeFull:
 		return say("it takes no more connections: raise max_connections, or close others")
+	case codeNoSetting: // it looks at the settings before it tells its version
+		return say("it does not know a setting: it is older than version %d, or the URL of store.postgres.url_file has a setting that no version knows", minServer/10000)
 	case codeStarting:
 		return say("it is starting up or shutting down: wait")
 	}

@@ -66,6 +66,18 @@ func TestRenewedCredentials(t *testing.T) {
 	}
 }
 
+// A server that is too old refuses the settings of the first session, as any server does one that it does
+// not know. The message says both.
+func TestUnknownSetting(t *testing.T) {
+	o := pgstore.Options{URL: postgres(t).URL("admin", "postgres", "&no_such_setting=1")}
+	if db, err := pgstore.Connect(t.Context(), o); err == nil {
+		db.Close()
+		t.Error("connected")
+	} else if text := err.Error(); !strings.Contains(text, "older than version 14") || !strings.Contains(text, "no_such_setting") {
+		t.Error(err)
+	}
+}
+
 // A role that may not write is told so.
 func TestReadOnlyRole(t *testing.T) {
 	o := pgstore.Options{URL: postgres(t).URL("reader", "postgres", "")}
