@@ -415,6 +415,7 @@ func (a *Client) Push(ctx context.Context, r fallback.Request) (receipt string, 
 			return "", connectionError(err)
 		}
 		if e.status == http.StatusOK && e.page {
+			x.pool.Retire(e.conn) // it is not Apple's, for as long as it lasts
 			return "", &fallback.PushError{StatusCode: e.status, Reason: "WebPage", ConfigFault: true, Help: "a proxy or a portal answers in Apple's place: check endpoint, and the network"}
 		}
 		if e.status == http.StatusOK {

@@ -278,9 +278,14 @@ func TestDismissalTooLarge(t *testing.T) {
 	}
 }
 
-// TestWebPage: a portal answers 200 to everything. That is no acceptance.
+// TestWebPage: a portal answers 200 to everything on a connection. That is no acceptance, and the next
+// push is made on another connection.
 func TestWebPage(t *testing.T) {
-	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	var portal atomic.Value // the client's address of the first connection
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if portal.CompareAndSwap(nil, r.RemoteAddr); portal.Load() != r.RemoteAddr {
+			return
+		}
 		w.Header().Set("Content-Type", "text/html")
 		_, _ = w.Write([]byte("<html>Sign in</html>"))
 	}))
@@ -299,8 +304,15 @@ func TestWebPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = a.Close() }()
-	_, err = a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Registration: delivery.Registration{Token: deviceToken}, Notification: note("n")})
+	push := func() error {
+		_, err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Registration: delivery.Registration{Token: deviceToken}, Notification: note("n")})
+		return err
+	}
+	err = push()
 	if pe, ok := errors.AsType[*fallback.PushError](err); !ok || !pe.ConfigFault {
 		t.Errorf("got %v, want a pause", err)
+	}
+	if err := push(); err != nil {
+		t.Errorf("the next push: %v", err)
 	}
 }
