@@ -219,8 +219,8 @@ func topic(n *delivery.Notification) string {
 //
 // A subscription that names no key may be older than a change of keys: it was made with one
 // that is not the first any more. A push service that refuses the key has not taken the push,
-// so the other keys are tried at once. What is wrong with one of these stops no push that the
-// registration's own key makes.
+// so the other keys are tried at once. A fault of one of these stops no push that the registration's
+// own key makes.
 func (p *Pusher) Push(ctx context.Context, r fallback.Request) (receipt string, err error) {
 	own, endpoint := r.App, r.Registration.Token
 	for _, app := range p.keys(own, endpoint) {
