@@ -252,7 +252,8 @@ func (d *DB) settings(c *pgx.ConnConfig) {
 		"tcp_keepalives_interval":          strconv.Itoa(int(alive.Interval / time.Second)),
 		"tcp_keepalives_count":             strconv.Itoa(alive.Count),
 	} {
-		if _, given := c.RuntimeParams[name]; !given {
+		_, given := c.RuntimeParams[name]
+		if !given && !strings.Contains(c.RuntimeParams["options"], name) { // options=-c name=value
 			c.RuntimeParams[name] = value
 		}
 	}

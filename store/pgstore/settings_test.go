@@ -17,8 +17,9 @@ func TestSettingsOfTheRole(t *testing.T) {
 	sql(t, "DROP ROLE IF EXISTS "+role+"; CREATE ROLE "+role+" SUPERUSER LOGIN; ALTER ROLE "+role+" SET statement_timeout = '2s'; "+
 		"ALTER ROLE "+role+" SET lock_timeout = '1s'; ALTER ROLE "+role+" SET default_transaction_isolation = 'serializable'; ALTER ROLE "+role+" SET synchronous_commit = off")
 	for url, want := range map[string][]string{
-		postgres(t).URL(role, "postgres", ""):                        {"0", "0", "read committed", "on", "2", "1", "4"},
-		postgres(t).URL(role, "postgres", "&statement_timeout=3000"): {"3s", "0", "read committed", "on", "2", "1", "4"},
+		postgres(t).URL(role, "postgres", ""):                                  {"0", "0", "read committed", "on", "2", "1", "4"},
+		postgres(t).URL(role, "postgres", "&statement_timeout=3000"):           {"3s", "0", "read committed", "on", "2", "1", "4"},
+		postgres(t).URL(role, "postgres", "&options=-c%20lock_timeout%3D4000"): {"0", "4s", "read committed", "on", "2", "1", "4"},
 	} {
 		o.URL = url
 		db, err := pgstore.Open(t.Context(), o)
