@@ -107,7 +107,7 @@ func (t *Transport) RoundTrip(q *http.Request) (*http.Response, error) {
 	if q.URL.Scheme != "https" || t.proxied(q) || t.isOlder(address(q)) {
 		return t.plain.RoundTrip(q)
 	}
-	if t.stuck(address(q)) {
+	if t.takeStuck(address(q)) {
 		q = q.Clone(q.Context())
 		q.Close = true // the last request on its connection
 	}
@@ -146,12 +146,17 @@ func address(q *http.Request) string {
 	return net.JoinHostPort(q.URL.Hostname(), port)
 }
 
-// stuck reports whether the next request without an answer in time is the MaxServerErrors-th
-// in a row: its connection may answer PINGs, and no request, for as long as it lives.
-func (t *Transport) stuck(address string) bool {
+// takeStuck reports whether the next request without an answer in time is the MaxServerErrors-th
+// in a row: its connection may answer PINGs, and no request, for as long as it lives. The count
+// begins again with that request. Otherwise each request to a slow server would take a connection.
+func (t *Transport) takeStuck(address string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.unanswered[address] >= MaxServerErrors-1
+	if t.unanswered[address] < MaxServerErrors-1 {
+		return false
+	}
+	t.unanswered[address] = -1 // that of this request
+	return true
 }
 
 // note counts the requests without an answer in time.

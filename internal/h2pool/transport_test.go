@@ -120,3 +120,38 @@ func TestTransportReplacesAStuckConnection(t *testing.T) {
 		t.Errorf("the next request: %v", err)
 	}
 }
+
+// TestTransportToAServerThatAnswersNothing: a new connection does not help, so not every request
+// gets one.
+func TestTransportToAServerThatAnswersNothing(t *testing.T) {
+	var opened atomic.Int32
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	s.EnableHTTP2 = true
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			opened.Add(1)
+		}
+	}
+	s.StartTLS()
+	defer s.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(s.Certificate())
+	client := &http.Client{Transport: NewTransport(&http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}})}
+	defer client.CloseIdleConnections()
+	const requests = 4 * MaxServerErrors
+	for range requests {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		q, err := http.NewRequestWithContext(ctx, http.MethodPost, s.URL, strings.NewReader("hello"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res, err := client.Do(q); err == nil {
+			_ = res.Body.Close()
+			t.Error("got an answer")
+		}
+		cancel()
+	}
+	if n := opened.Load(); n > requests/2 {
+		t.Errorf("%d connections for %d requests", n, requests)
+	}
+}
