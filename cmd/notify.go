@@ -20,12 +20,15 @@ const (
 
 	notifySocket = "NOTIFY_SOCKET"
 	longerEvery  = 20 * time.Second
+	// stopPatience is longer than any stop takes beyond cluster.drain.
+	stopPatience = time.Minute
 )
 
 // keepNotified answers the watchdog, and asks for more time while the server starts or stops: a
 // large store may take longer to open than the unit allows, and to be killed then would
-// begin it all again. up reports whether the server is up. It returns when served is closed.
-func (p *program) keepNotified(tell func(state string), up func() bool, served <-chan struct{}) {
+// begin it all again. up reports whether the server is up. A stop that lasts longer than stopWithin
+// hangs, and is systemd's to end. keepNotified returns when served is closed.
+func (p *program) keepNotified(tell func(state string), up func() bool, stopping, served <-chan struct{}, stopWithin time.Duration) {
 	longer := time.NewTicker(p.longerEvery)
 	defer longer.Stop()
 	var alive <-chan time.Time
@@ -34,8 +37,13 @@ func (p *program) keepNotified(tell func(state string), up func() bool, served <
 		defer t.Stop()
 		alive = t.C
 	}
+	var hangs <-chan time.Time
 	for {
 		select {
+		case <-stopping:
+			stopping, hangs = nil, time.After(stopWithin)
+		case <-hangs:
+			longer.Stop()
 		case <-alive:
 			tell(notifyAlive)
 		case <-longer.C:

@@ -7,10 +7,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/config"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 // TestServeNotifies: systemd hears READY=1 once the listeners are up and STOPPING=1 when
@@ -102,6 +105,29 @@ func TestKeepNotified(t *testing.T) {
 			t.Errorf("%q: every %s, want never", environ, every)
 		}
 	}
+}
+
+// TestStopThatHangs: systemd ends a stop that takes longer than any should.
+func TestStopThatHangs(t *testing.T) {
+	testtool.Bubble(t, func(*testing.T) {
+		p := newProgram(IO{})
+		stopping, served := make(chan struct{}), make(chan struct{})
+		asked := 0
+		var done sync.WaitGroup
+		done.Go(func() {
+			p.keepNotified(func(string) { asked++ }, func() bool { return false }, stopping, served, 50*time.Second)
+		})
+		time.Sleep(10*time.Minute + time.Second)
+		synctest.Wait()
+		start := asked
+		close(stopping)
+		time.Sleep(10 * time.Minute)
+		close(served)
+		done.Wait()
+		if start != 30 || asked-start != 2 {
+			t.Errorf("asked %d times for more time to start, and %d times to stop", start, asked-start)
+		}
+	})
 }
 
 // TestServeWithoutServiceManager: a socket that is gone is a warning, and the server goes on.

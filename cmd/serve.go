@@ -100,7 +100,7 @@ func (p *program) runServer(ctx context.Context, cfg *config.Config, load func()
 		served := make(chan struct{})
 		defer close(served) // not ctx: it goes on while the server stops
 		background.Go(func() {
-			p.keepNotified(tell, func() bool { return up.Load() && ctx.Err() == nil }, served)
+			p.keepNotified(tell, func() bool { return up.Load() && ctx.Err() == nil }, ctx.Done(), served, cfg.Cluster.Drain+stopPatience)
 		})
 	}
 	err := p.serve(ctx, cfg, ServeOptions{Log: log, Level: level, Load: load, Hangups: hangups, Ready: func(mqtt, http string) {
