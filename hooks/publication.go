@@ -101,7 +101,11 @@ func (c *conn) prepare(p *publication, pub delivery.Publication, mayWait bool) e
 	if expires.IsZero() {
 		expires = n.ExpiresAt
 	}
-	p.expiry = uint32(max(1, int64((time.Until(expires)+time.Second-1)/time.Second)))
+	left := time.Until(expires)
+	if n.TTLZero { // for now: the time until expires is that of the ack and of a push
+		left = 0
+	}
+	p.expiry = uint32(max(1, int64((left+time.Second-1)/time.Second)))
 	if pub.Message {
 		data, err := c.hook.core.Data(pub.Seq)
 		if err != nil {

@@ -74,6 +74,10 @@ func TestContentThatCameAlong(t *testing.T) {
 	if err := c.prepare(&p, pub, false); err != nil || p.expiry != 60 {
 		t.Errorf("it expires after %d s, want a minute; error %v", p.expiry, err)
 	}
+	pub.Content.TTLZero = true
+	if err := c.prepare(&p, pub, false); err != nil || p.expiry != 1 {
+		t.Errorf("with a TTL of 0 it expires after %d s, want a second; error %v", p.expiry, err)
+	}
 	if held := c.postpone(nil, &item{pub: pub}); held[0].pub.Content != nil {
 		t.Error("the content of a publication that waits is kept")
 	}
