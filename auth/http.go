@@ -71,7 +71,7 @@ type verdict struct {
 // refuses reports whether a 200 says no, as the services for EMQX ({"result":"deny"}), VerneMQ
 // ({"result":{"error":...}}) and mosquitto-go-auth ({"Ok":false}) do.
 func (v *verdict) refuses() bool {
-	return v.Result != nil && !slices.Contains([]string{`"allow"`, `"ok"`, "true"}, string(v.Result)) || string(v.OK) == "false"
+	return v.Result != nil && string(v.Result) != "null" && !slices.Contains([]string{`"allow"`, `"ok"`, "true"}, string(v.Result)) || string(v.OK) == "false"
 }
 
 // patterns are a list in JSON. null is an empty list and not no list, which would mean all accounts.

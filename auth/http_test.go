@@ -64,6 +64,7 @@ func TestHTTP(t *testing.T) {
 		"EMQX allows":    {says(200, `{"result":"allow","is_superuser":false}`), "yes", "alice", false},
 		"EMQX denies":    {says(200, `{"result":"deny"}`), "denied: auth.http.url says 200 and no (result or ok in its answer)", "", false},
 		"EMQX ignores":   {says(200, `{"result":"ignore"}`), "denied: auth.http.url says 200 and no (result or ok in its answer)", "", false},
+		"null result":    {says(200, `{"result":null,"ok":null}`), "yes", "alice", false},
 		"VerneMQ allows": {says(200, `{"result": "ok"}`), "yes", "alice", false},
 		"VerneMQ denies": {says(200, `{"result": {"error":"not_allowed"}}`), "denied: auth.http.url says 200 and no (result or ok in its answer)", "", false},
 		"go-auth allows": {says(200, `{"Ok":true,"Error":""}`), "yes", "alice", false},
