@@ -484,7 +484,7 @@ func (r *Router) CheckPayload(n *delivery.Notification) error {
 	if !n.Fallback {
 		return nil
 	}
-	if n.BadgeAuto { // each push counts anew; this is the longest number
+	if n.BadgeAuto { // counted at each push; this is the longest number
 		most, counted := delivery.MaxUnread, *n
 		counted.Badge, n = &most, &counted
 	}
