@@ -17,6 +17,8 @@ var (
 	// ErrUnknownNotification: no such notification, or its history is gone. It
 	// wraps ErrNotFound.
 	ErrUnknownNotification error = &subError{"unknown notification", ErrNotFound}
+	// ErrDamaged: the store holds it, and cannot make it out, now or later.
+	ErrDamaged = errors.New("damaged value")
 	// ErrConflict: the ID was used before for other content.
 	ErrConflict = errors.New("id already used with other content")
 	// ErrTooMuchOutstanding: every addressed device has as many unfinished

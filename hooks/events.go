@@ -198,6 +198,10 @@ func (c *conn) followEvents(ctx context.Context, from delivery.Place, known bool
 				case errors.Is(err, delivery.ErrNotFound): // its history is gone
 					last.seq, last.id = e.Seq, ""
 					continue
+				case errors.Is(err, delivery.ErrDamaged): // to wait for it would hold up all that follow
+					last.seq, last.id = e.Seq, ""
+					c.hook.logs.Error(c.hook.log, "event sent without the ID of its notification, which is damaged", "error", err)
+					continue
 				case first:
 					c.hook.logs.Warn(c.hook.log, "events held back: their notification cannot be read, retrying", "client", c.client.ID, "error", err)
 				}

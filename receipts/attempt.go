@@ -76,7 +76,11 @@ func (k *worker) message(i *item, hook *Webhook) (message, error) {
 		return message{}, errUnwanted
 	}
 	n, err := k.r.core.Notification(e.Seq)
-	if err != nil {
+	switch {
+	case errors.Is(err, delivery.ErrDamaged): // to wait for it would hold up all that follow
+		k.r.seldom.Error(k.log, "event sent without the ID of its notification, which is damaged", "error", err)
+		n = new(delivery.Notification)
+	case err != nil:
 		return message{}, err
 	}
 	return message{i.kind, wire.FormatTime(e.Time), wire.NewStreamEvent(*e, n.ID)}, nil

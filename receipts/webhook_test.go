@@ -562,6 +562,19 @@ func TestClockWasAhead(t *testing.T) {
 	})
 }
 
+// TestDamagedNotification: its events go out without its ID, and do not hold up the others.
+func TestDamagedNotification(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.damaged.Store(true)
+		w.notify("ann")
+		settle(10 * time.Second)
+		w.damaged.Store(false)
+		if all, _ := w.deliveries(); len(w.got) != 1 || w.got[0].data["account"] != "ann" || w.got[0].data["id"] != nil || w.r.Statuses()[0].Lag != 0 {
+			t.Errorf("%+v, %v", w.r.Statuses()[0], all)
+		}
+	})
+}
+
 // TestNarrowed: an event that waits is not sent once the configuration excludes it.
 func TestNarrowed(t *testing.T) {
 	inWorld(t, func(w *world) {

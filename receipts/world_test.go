@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,12 +51,26 @@ type world struct {
 	hooks  []receipts.Webhook
 	pause  time.Duration
 
-	number uint64
+	number  uint64
+	damaged atomic.Bool // no notification can be made out
 
 	mu     sync.Mutex
 	answer func(m received) (int, http.Header, error)
 	got    []received // taken with 2xx
 	asked  []received
+}
+
+// reading is a Core that cannot make out a notification while damaged is set.
+type reading struct {
+	*delivery.Core
+	damaged *atomic.Bool
+}
+
+func (r reading) Notification(seq delivery.Seq) (*delivery.Notification, error) {
+	if r.damaged.Load() {
+		return nil, delivery.ErrDamaged
+	}
+	return r.Core.Notification(seq)
 }
 
 // received is one request.
@@ -151,7 +166,7 @@ func (w *world) start() {
 	w.tail = receipts.NewSlowTail(w.core, w.pause)
 	var err error
 	w.r, err = receipts.New(receipts.Options{
-		Core: w.core, State: w.state, Tail: w.tail, Hold: w.hold, Retain: 7 * 24 * time.Hour, Agent: "test", Logger: slog.New(slog.DiscardHandler),
+		Core: reading{w.core, &w.damaged}, State: w.state, Tail: w.tail, Hold: w.hold, Retain: 7 * 24 * time.Hour, Agent: "test", Logger: slog.New(slog.DiscardHandler),
 	}.WithTransport(w).WithMaxAside(maxAside), w.hooks)
 	if err != nil {
 		w.Fatal(err)

@@ -1,12 +1,13 @@
 package codec
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/heartline-mqtt/heartline/delivery"
 )
 
 // Values are written in the protobuf wire format by hand: no reflection and no
@@ -15,7 +16,7 @@ import (
 // stored: append, never renumber.
 
 // ErrDamaged is wrapped by every decoding error.
-var ErrDamaged = errors.New("damaged value")
+var ErrDamaged = delivery.ErrDamaged
 
 func appendUint(b []byte, num protowire.Number, v uint64) []byte {
 	if v == 0 {

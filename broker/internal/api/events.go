@@ -280,9 +280,12 @@ func (a *API) addEvent(s *stream, in *eventQuery, e receipts.Event) error {
 		return nil
 	}
 	n, err := a.ids.get(e.Seq, a.core.Notification)
-	if errors.Is(err, delivery.ErrNotFound) { // its history is gone
+	switch {
+	case errors.Is(err, delivery.ErrNotFound): // its history is gone
 		a.log.Debug("event of a notification that is not found", "error", err)
-	} else if err != nil {
+	case errors.Is(err, delivery.ErrDamaged): // to wait for it would hold up all that follow
+		a.seldom.Error(a.log, "event sent without the ID of its notification, which is damaged", "error", err)
+	case err != nil:
 		return err
 	}
 	s.at.Advance(e.At)

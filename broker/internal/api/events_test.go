@@ -152,15 +152,18 @@ func TestEventsAndFilters(t *testing.T) {
 	ofOne.want("n3 alice accepted", "n3 alice published phone", "n3 alice received phone")
 }
 
-// sometimes is a core that cannot read notifications while it is told so.
+// sometimes is a core that cannot read notifications while it is told so, and never a damaged one.
 type sometimes struct {
 	api.Core
-	fails atomic.Bool
+	fails, damaged atomic.Bool
 }
 
 func (c *sometimes) Notification(seq delivery.Seq) (*delivery.Notification, error) {
-	if c.fails.Load() {
+	switch {
+	case c.fails.Load():
 		return nil, delivery.ErrUnavailable
+	case c.damaged.Load():
+		return nil, delivery.ErrDamaged
 	}
 	return c.Core.Notification(seq)
 }
@@ -181,6 +184,21 @@ func TestEventsWhileTheStoreFails(t *testing.T) {
 	}
 	core.fails.Store(false)
 	s.stream("?since=2000-01-01T00:00:00Z").want("one alice accepted", "one alice waiting phone", "two alice accepted", "two alice waiting phone")
+}
+
+// TestEventOfADamagedNotification does not hold up the others.
+func TestEventOfADamagedNotification(t *testing.T) {
+	core := &sometimes{}
+	s := serve(t, func(o *api.Options, _ *delivery.Options) { o.Core = core })
+	core.Core = s.core
+	s.device("alice", "phone")
+	events := s.stream("")
+	core.damaged.Store(true)
+	s.want(s.do("POST", "/v1/notifications", `{"account":"alice","title":"x","id":"one"}`), 202, nil)
+	events.want("alice accepted", "alice waiting phone")
+	core.damaged.Store(false)
+	s.want(s.do("POST", "/v1/notifications", `{"account":"alice","title":"x","id":"two"}`), 202, nil)
+	events.want("two alice accepted", "two alice waiting phone")
 }
 
 func TestEventStreamBeats(t *testing.T) {
