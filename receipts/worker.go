@@ -143,7 +143,9 @@ func (r *Receipts) newWorker(w Webhook, own Tenure) (*worker, error) {
 	now := time.Now()
 	for _, at := range slices.SortedFunc(maps.Keys(items), comparePositions) {
 		d := items[at]
-		if most := now.Add(longestPause); d.Due.After(most) { // the wall clock was ahead then
+		// The wall clock was ahead then. Or it is behind now, as on a machine that starts without a
+		// clock of its own: Round drops the monotonic reading, so that the retry is due once it is set.
+		if most := now.Round(0).Add(longestPause); d.Due.After(most) {
 			d.Due = most
 		}
 		i := &item{at: at, kind: d.Kind.String(), deferred: d, chain: chainKey{seq: d.Seq}, aside: true, index: -1}
