@@ -32,6 +32,9 @@ func newReceipts(cfg *config.Config, h *Heartline, hold *receipts.Hold) (*receip
 	opts := receipts.Options{
 		Core: h.core, State: state, Tail: h.tail, Hold: hold, Retain: retain(cfg), Agent: "Heartline/" + Version(), Logger: h.log,
 	}
+	if h.node != nil {
+		opts.Now = h.node.now
+	}
 	if h.shares() {
 		opts.Part, opts.Node, opts.Relay = cluster.Partition, h.node.OwnerName, h.node.relayOrder
 	}

@@ -266,12 +266,12 @@ func (r *Receipts) others() (all []Status) {
 		} else if found {
 			end, err := r.core.EventsEnd()
 			if err == nil && !rec.At.Covers(end) {
-				s.Lag = max(time.Since(rec.Time), 0)
+				s.Lag = r.lag(rec.Time)
 			}
 			for _, d := range items {
 				if d.Parked.IsZero() {
 					s.Deferred++
-					s.Lag = max(s.Lag, time.Since(d.Time))
+					s.Lag = max(s.Lag, r.lag(d.Time))
 				} else {
 					s.Parked++
 				}
@@ -309,7 +309,7 @@ func (r *Receipts) storedOldest() (at time.Time, ok bool) {
 			see(d.Time)
 		}
 	}
-	return latest(at, time.Now().Add(-r.keep())), ok // older ones are dropped
+	return latest(at, r.keptSince()), ok // older ones are dropped
 }
 
 // storedItems reads the parked events of a webhook that another node sends.

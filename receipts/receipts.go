@@ -53,6 +53,8 @@ type Options struct {
 	Relay func(ctx context.Context, part uint16, o Order) (Outcome, error)
 	// Retain is how long an event is kept for a webhook that does not take it.
 	Retain time.Duration
+	// Now is the clock of the events' times; nil: time.Now.
+	Now func() time.Time
 	// Agent is the User-Agent of the requests.
 	Agent  string
 	Logger *slog.Logger
@@ -94,6 +96,9 @@ func New(o Options, webhooks []Webhook) (*Receipts, error) {
 		r.state = &volatile{}
 	}
 	r.retain.Store(int64(o.Retain))
+	if r.opts.Now == nil {
+		r.opts.Now = time.Now
+	}
 	if r.shared() {
 		r.configured, r.tenures = webhooks, map[uint16]*tenure{}
 	} else if err := r.reconcile(context.Background(), webhooks); err != nil {
@@ -228,6 +233,12 @@ func (r *Receipts) worker(name string) *worker {
 }
 
 func (r *Receipts) keep() time.Duration { return time.Duration(r.retain.Load()) }
+
+// keptSince is the time of the oldest events that are not dropped.
+func (r *Receipts) keptSince() time.Time { return r.opts.Now().Add(-r.keep()) }
+
+// lag is how long ago an event happened.
+func (r *Receipts) lag(at time.Time) time.Duration { return max(r.opts.Now().Sub(at), 0) }
 
 func (r *Receipts) oldest() (at time.Time, ok bool) {
 	if r.shared() {

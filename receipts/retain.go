@@ -36,7 +36,7 @@ func (k *worker) dropped(at time.Time, number uint64) {
 
 // dropOld drops events that are older than receipts.retain allows. mu is held.
 func (k *worker) dropOld(now time.Time) {
-	before := now.Add(-k.r.keep())
+	before := k.r.keptSince()
 	drop := func(i *item) {
 		if !i.sending && !i.finished && i.Time.Before(before) {
 			k.dropped(i.Time, i.at.Number)

@@ -90,7 +90,7 @@ func (k *worker) status() Status {
 		}
 	}
 	if at, behind := k.oldestLocked(func(i *item) bool { return i.Parked.IsZero() }); behind {
-		s.Lag = max(time.Since(at), 0)
+		s.Lag = k.r.lag(at)
 	}
 	return s
 }

@@ -562,6 +562,20 @@ func TestClockWasAhead(t *testing.T) {
 	})
 }
 
+// TestClockOfTheStore: an event is as old as the clock says that it was stored by.
+func TestClockOfTheStore(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.stop()
+		w.clock = func() time.Time { return time.Now().Add(8 * 24 * time.Hour) }
+		w.start()
+		n := w.notify("ann")
+		settle(time.Second)
+		if all, _ := w.deliveries(); of(all, n) != "" || w.r.Statuses()[0].Dropped != 1 {
+			t.Errorf("%+v, %v", w.r.Statuses()[0], all)
+		}
+	})
+}
+
 // TestDamagedNotification: its events go out without its ID, and do not hold up the others.
 func TestDamagedNotification(t *testing.T) {
 	inWorld(t, func(w *world) {

@@ -125,7 +125,7 @@ func (r *Receipts) newWorker(w Webhook, own Tenure) (*worker, error) {
 		if k.rec.At, err = r.core.EventsEnd(); err != nil {
 			return nil, err
 		}
-		k.rec.Time = time.Now()
+		k.rec.Time = r.opts.Now()
 		// On the disk before the first event that it is to send.
 		if err := own.State.ApplyState([]store.StateChange{put(recordKey(k.name), &k.rec)}); err != nil {
 			return nil, err
@@ -228,7 +228,7 @@ func (k *worker) offer(batch []Event, at delivery.Place, live bool) error {
 		}
 	}
 	now := time.Now()
-	old := now.Add(-k.r.keep())
+	old := k.r.keptSince()
 	for n := range batch {
 		e := &batch[n]
 		if !k.sender.hook.wants(&e.AccountEvent) {

@@ -51,6 +51,7 @@ type world struct {
 	hooks  []receipts.Webhook
 	pause  time.Duration
 
+	clock   func() time.Time // of the events, where it is not time.Now
 	number  uint64
 	damaged atomic.Bool // no notification can be made out
 
@@ -166,7 +167,7 @@ func (w *world) start() {
 	w.tail = receipts.NewSlowTail(w.core, w.pause)
 	var err error
 	w.r, err = receipts.New(receipts.Options{
-		Core: reading{w.core, &w.damaged}, State: w.state, Tail: w.tail, Hold: w.hold, Retain: 7 * 24 * time.Hour, Agent: "test", Logger: slog.New(slog.DiscardHandler),
+		Core: reading{w.core, &w.damaged}, Now: w.clock, State: w.state, Tail: w.tail, Hold: w.hold, Retain: 7 * 24 * time.Hour, Agent: "test", Logger: slog.New(slog.DiscardHandler),
 	}.WithTransport(w).WithMaxAside(maxAside), w.hooks)
 	if err != nil {
 		w.Fatal(err)
