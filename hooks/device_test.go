@@ -96,6 +96,7 @@ func newSite(t *testing.T, change ...func(*hooks.Options)) *site {
 type testStore struct {
 	delivery.Outbox
 	unreadable atomic.Bool
+	damaged    atomic.Bool                   // no notification can be made out
 	tried      chan struct{}                 // to read it meanwhile
 	slow       atomic.Pointer[chan struct{}] // what holds up the next look for a device
 	held       chan struct{}                 // one is held up
@@ -159,6 +160,9 @@ func (s *testStore) readable() error {
 func (s *testStore) Notification(seq delivery.Seq) (*delivery.Notification, error) {
 	if err := s.readable(); err != nil {
 		return nil, err
+	}
+	if s.damaged.Load() {
+		return nil, delivery.ErrDamaged
 	}
 	n, err := s.Outbox.Notification(seq)
 	if c := s.cold.Load(); c != nil && err == nil && n.Account == c.account {

@@ -29,7 +29,7 @@ func (s eventsOf) Follow(ctx context.Context, _ delivery.Place, fn func(*deliver
 }
 
 // TestEventWaitsForItsNotification: an event whose notification cannot be read at the moment is sent
-// later, with its ID. One whose notification is gone is sent without.
+// later, with its ID. One whose notification is gone or damaged is sent without.
 func TestEventWaitsForItsNotification(t *testing.T) {
 	events := make(eventsOf)
 	s := newSite(t, func(o *hooks.Options) { o.Events = events })
@@ -49,6 +49,11 @@ func TestEventWaitsForItsNotification(t *testing.T) {
 		t.Errorf("got %s", pk.Payload)
 	}
 	events <- delivery.AccountEvent{Account: "alice", Event: delivery.Event{Seq: seq + 1000, Kind: delivery.EventAccepted}}
+	if pk := next(t, c); !strings.HasSuffix(pk.TopicName, "/events") || strings.Contains(string(pk.Payload), `"n-1"`) {
+		t.Errorf("got %s", pk.Payload)
+	}
+	s.store.damaged.Store(true)
+	events <- delivery.AccountEvent{Account: "alice", Event: delivery.Event{Seq: seq, Kind: delivery.EventAccepted}}
 	if pk := next(t, c); !strings.HasSuffix(pk.TopicName, "/events") || strings.Contains(string(pk.Payload), `"n-1"`) {
 		t.Errorf("got %s", pk.Payload)
 	}
