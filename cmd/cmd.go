@@ -81,7 +81,7 @@ func (p *program) run(ctx context.Context) int {
 	if commands := strings.Fields(suggested); len(commands) > 0 {
 		text += "; did you mean " + strings.Join(commands, " or ") + "?"
 	}
-	p.say(text)
+	p.sayAtTheEnd(text)
 	if _, usage := errors.AsType[usageError](err); usage || !p.started {
 		p.say(fmt.Sprintf("see `%s --help`", cmd.CommandPath()))
 		return exitUsage
@@ -104,6 +104,22 @@ func configMistakes(err error) error {
 func (p *program) say(text string) {
 	for line := range strings.SplitSeq(strings.TrimRight(text, "\n"), "\n") {
 		fmt.Fprintln(p.Stderr, "heartline: "+line)
+	}
+}
+
+// sayAtTheEnd is say, but a reader that takes nothing does not keep the process from its end: a
+// server that has failed must be started again.
+func (p *program) sayAtTheEnd(text string) {
+	said := make(chan struct{})
+	go func() { // it ends with the process, if not before
+		p.say(text)
+		close(said)
+	}()
+	late := time.NewTimer(p.logPatience)
+	defer late.Stop()
+	select {
+	case <-said:
+	case <-late.C:
 	}
 }
 

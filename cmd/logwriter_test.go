@@ -3,6 +3,7 @@ package cmd
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"strconv"
@@ -54,6 +55,25 @@ func TestLogReaderHangs(t *testing.T) {
 	}
 	if code := expect(t, "the end", s.code); code != 0 {
 		t.Errorf("exit code %d", code)
+	}
+}
+
+// TestLogReaderHangsAtTheEnd: a server that fails while nobody reads its log ends.
+func TestLogReaderHangsAtTheEnd(t *testing.T) {
+	reader, writer := io.Pipe()
+	s := start(t, func(p *program) {
+		p.Stderr = writer
+		p.logPatience = time.Millisecond
+		p.serve = func(_ context.Context, _ *config.Config, opts ServeOptions) error {
+			opts.Log.Info("nobody reads this")
+			return errors.New("the listener failed")
+		}
+	}, nil, "serve")
+	if code := expect(t, "the end", s.code); code != exitFailure {
+		t.Errorf("exit code %d", code)
+	}
+	if err := reader.Close(); err != nil { // the writes end
+		t.Fatal(err)
 	}
 }
 
