@@ -166,6 +166,17 @@ func TestMachinesCutOff(t *testing.T) {
 			fmt.Sprintf("HEARTLINE_STORE_POSTGRES_URL=postgres://admin@%s254:%d/postgres?sslmode=disable", databaseIP, pg.Port),
 		}
 	}
+	for _, h := range hosts { // its interfaces need a moment
+		f.await("a way to the database", func() bool {
+			return h.inside(func() error {
+				c, err := net.DialTimeout("tcp", fmt.Sprintf("%s254:%d", databaseIP, pg.Port), time.Second)
+				if err != nil {
+					return err
+				}
+				return c.Close()
+			}) == nil
+		})
+	}
 	f.begin(names...)
 	f.devices(60)
 	all := func(fn func(host)) func() {

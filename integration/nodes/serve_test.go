@@ -125,7 +125,8 @@ func newFleetOn(t *testing.T, pg *testtool.Postgres, url string) *fleet {
 	f.env = append(os.Environ(), "NODE_SERVES=1", "HEARTLINE_STORE_ENGINE=postgres", "HEARTLINE_STORE_POSTGRES_URL="+url, "HEARTLINE_CLUSTER_ADDRESS=127.0.0.1:0",
 		"HEARTLINE_FALLBACK_APNS_ENABLED=true", "HEARTLINE_FALLBACK_APNS_ENDPOINT="+f.sim.URL(), "HEARTLINE_FALLBACK_APNS_CA_FILE="+ca,
 		"HEARTLINE_FALLBACK_APNS_KEY="+string(key.PEM), "HEARTLINE_FALLBACK_APNS_TEAM_ID="+key.TeamID,
-		"HEARTLINE_FALLBACK_APNS_TOPIC=com.example.app")
+		"HEARTLINE_FALLBACK_APNS_TOPIC=com.example.app",
+		"HEARTLINE_DELIVERY_MAX_OUTSTANDING_PER_DEVICE=100000") // devices are away for minutes of load
 	return f
 }
 
