@@ -1,7 +1,6 @@
 package nodes
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -98,21 +97,29 @@ func (h host) down(network string) {
 }
 func (h host) up(network string) { h.s.ip("-n", h.namespace(), "link", "set", "dev", network, "up") }
 
-// inside calls fn on a thread of the namespace: sockets that it makes are the machine's.
+// inside calls fn on a thread of the namespace: sockets that it makes are the machine's. The thread
+// must not end: a process that it has started, such as the database, would end with it (Pdeathsig).
 func (h host) inside(fn func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with the goroutine
-		space, err := os.Open("/run/netns/" + h.namespace())
-		if err == nil {
-			err = errors.Join(unix.Setns(int(space.Fd()), unix.CLONE_NEWNET), space.Close())
-		}
-		if err == nil {
-			err = fn()
-		}
-		done <- err
-	}()
-	return <-done
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	defer home.Close() //nolint:errcheck // it was read
+	space, err := os.Open("/run/netns/" + h.namespace())
+	if err != nil {
+		return err
+	}
+	defer space.Close() //nolint:errcheck // it was read
+	if err := unix.Setns(int(space.Fd()), unix.CLONE_NEWNET); err != nil {
+		return err
+	}
+	err = fn()
+	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
+		panic(back) // other goroutines would have this thread
+	}
+	return err
 }
 
 // reach returns an address of this machine for one on the loopback of the other.
@@ -165,17 +172,6 @@ func TestMachinesCutOff(t *testing.T) {
 			"HEARTLINE_CLUSTER_ADDRESS=" + ip + ":7883", "HEARTLINE_CLUSTER_TLS_CERT_FILE=" + cert, "HEARTLINE_CLUSTER_TLS_KEY_FILE=" + key, "HEARTLINE_CLUSTER_TLS_CA_FILE=" + authority.File,
 			fmt.Sprintf("HEARTLINE_STORE_POSTGRES_URL=postgres://admin@%s254:%d/postgres?sslmode=disable", databaseIP, pg.Port),
 		}
-	}
-	for _, h := range hosts { // its interfaces need a moment
-		f.await("a way to the database", func() bool {
-			return h.inside(func() error {
-				c, err := net.DialTimeout("tcp", fmt.Sprintf("%s254:%d", databaseIP, pg.Port), time.Second)
-				if err != nil {
-					return err
-				}
-				return c.Close()
-			}) == nil
-		})
 	}
 	f.begin(names...)
 	f.devices(60)
