@@ -42,10 +42,12 @@ func TestOneProcessor(t *testing.T) {
 	}
 }
 
-// onOneProcessor calls start, whose process inherits that it may use one processor.
+// onOneProcessor calls start, whose process inherits that it may use one processor. The thread
+// must not end: PostgreSQL, if this thread has started it, would end with it (Pdeathsig).
 func onOneProcessor(t *testing.T, start func()) {
 	t.Helper()
-	runtime.LockOSThread() // and leaves it so: the thread ends with the test's goroutine
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	var all, one unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &all); err != nil {
 		t.Fatal(err)
@@ -59,5 +61,10 @@ func onOneProcessor(t *testing.T, start func()) {
 	if err := unix.SchedSetaffinity(0, &one); err != nil {
 		t.Fatal(err)
 	}
+	defer func() {
+		if err := unix.SchedSetaffinity(0, &all); err != nil {
+			t.Error(err)
+		}
+	}()
 	start()
 }
