@@ -106,12 +106,12 @@ func (h host) inside(fn func() error) error {
 	if err != nil {
 		return err
 	}
-	defer home.Close() //nolint:errcheck // it was read
+	defer home.Close()
 	space, err := os.Open("/run/netns/" + h.namespace())
 	if err != nil {
 		return err
 	}
-	defer space.Close() //nolint:errcheck // it was read
+	defer space.Close()
 	if err := unix.Setns(int(space.Fd()), unix.CLONE_NEWNET); err != nil {
 		return err
 	}
