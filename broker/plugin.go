@@ -129,16 +129,10 @@ func (h *Heartline) PutDevice(ctx context.Context, account, device string, r *de
 		return err
 	}
 	err = h.core.PutDevice(ctx, account, device, r)
-	if before != "" && before != account && (err == nil || unrecorded(ctx, err)) {
+	if before != "" && before != account && (err == nil || delivery.Unrecorded(ctx, err)) {
 		h.endSession(before, device) // the former account's
 	}
 	return err
-}
-
-// unrecorded reports whether a change of the registry that has failed can be in force all the same:
-// the store takes it later.
-func unrecorded(ctx context.Context, err error) bool {
-	return errors.Is(err, delivery.ErrUnavailable) || ctx.Err() != nil && errors.Is(err, context.Cause(ctx))
 }
 
 // ForgetDevice removes a device with its registrations, cancels its outstanding
@@ -146,7 +140,7 @@ func unrecorded(ctx context.Context, err error) bool {
 // wraps delivery.ErrUnknownDevice if the account has no such device.
 func (h *Heartline) ForgetDevice(ctx context.Context, account, device string) error {
 	err := h.core.ForgetDevice(ctx, account, device)
-	if err == nil || unrecorded(ctx, err) {
+	if err == nil || delivery.Unrecorded(ctx, err) {
 		h.endSession(account, device)
 	}
 	return err

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"context"
 	"errors"
 	"fmt"
 )
@@ -86,4 +87,11 @@ func fieldErrorf(field, rule string, got any) *FieldError {
 		e.Got = fmt.Sprint(v)
 	}
 	return e
+}
+
+// Unrecorded reports whether a change of the registry that has failed with err, under ctx, can be in
+// force all the same: the store takes it later. A device is gone then, and a repetition of the call
+// finds none, so its connection and session must end now.
+func Unrecorded(ctx context.Context, err error) bool {
+	return errors.Is(err, ErrUnavailable) || ctx.Err() != nil && errors.Is(err, context.Cause(ctx))
 }

@@ -140,7 +140,7 @@ func (a *API) forgetDevice(w http.ResponseWriter, r *http.Request, in *byDevice)
 			return err
 		}
 		if err := a.core.ForgetDevice(r.Context(), in.Account, in.Device); err != nil {
-			if unrecorded(r.Context(), err) {
+			if delivery.Unrecorded(r.Context(), err) {
 				a.opts.EndSession(in.Account, in.Device)
 			}
 			return unknownDevice(in, err)
@@ -178,17 +178,10 @@ func (a *API) eraseAccount(ctx context.Context, in *byAccount) (*struct{}, error
 		ids[i] = d.ID
 	}
 	err = a.core.EraseAccount(ctx, in.Account)
-	if err == nil || unrecorded(ctx, err) {
+	if err == nil || delivery.Unrecorded(ctx, err) {
 		a.opts.EndSession(in.Account, ids...)
 	}
 	return nil, err
-}
-
-// unrecorded reports whether a change of the registry that has failed can be in force all the same:
-// the store takes it later. The device is gone then, and a repetition of the call finds none: its
-// connection and session must end now.
-func unrecorded(ctx context.Context, err error) bool {
-	return errors.Is(err, delivery.ErrUnavailable) || ctx.Err() != nil && errors.Is(err, context.Cause(ctx))
 }
 
 func unknownDevice(d *byDevice, err error) error {
@@ -232,7 +225,7 @@ func (a *API) putDevice(w http.ResponseWriter, r *http.Request, in *byDevice) er
 		return err
 	}
 	err = a.put(r.Context(), in, token.Registration)
-	if before != "" && before != in.Account && (err == nil || unrecorded(r.Context(), err) && mayActFor(r.Context(), before) == nil) {
+	if before != "" && before != in.Account && (err == nil || delivery.Unrecorded(r.Context(), err) && mayActFor(r.Context(), before) == nil) {
 		a.opts.EndSession(before, in.Device) // the former account's
 	}
 	if err != nil {
