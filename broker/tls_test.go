@@ -124,7 +124,8 @@ func TestClientCertificates(t *testing.T) {
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	b, err := New(cfg, slog.New(slog.DiscardHandler))
+	refused := &signalOf{text: "reload failed", seen: make(chan struct{}, 1)}
+	b, err := New(cfg, slog.New(slog.NewTextHandler(refused, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,13 +217,37 @@ func TestClientCertificates(t *testing.T) {
 			t.Fatal("the new certificate is not in use")
 		}
 	}
+	select {
+	case <-refused.seen: // the new certificate without its key
+	default:
+	}
 	if err := os.WriteFile(cfg.MQTT.TLS.CertFile, []byte("broken"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(2500 * time.Millisecond) // nothing may happen
+	select {
+	case <-refused.seen:
+	case <-time.After(2 * time.Minute):
+		t.Fatal("the broken file was not looked at")
+	}
 	if _, code := connect(&bob, "", "bob-phone"); code != 0 {
 		t.Errorf("with a broken file: %d", code)
 	}
+}
+
+// signalOf is a log that says when a record with a text has come.
+type signalOf struct {
+	text string
+	seen chan struct{} // has room for one
+}
+
+func (s *signalOf) Write(record []byte) (int, error) {
+	if strings.Contains(string(record), s.text) {
+		select {
+		case s.seen <- struct{}{}:
+		default:
+		}
+	}
+	return len(record), nil
 }
 
 // TestForwardedAddress: only trusted proxies are believed, and of the list only what

@@ -130,20 +130,12 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// TestAnswerCutOff: a 200 is an acceptance, also without the rest of the answer. A refusal is no
-// verdict without its reason.
-func TestAnswerCutOff(t *testing.T) {
-	var status atomic.Int32
-	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Length", "100")
-		w.Header().Set("Retry-After", "7")
-		w.WriteHeader(int(status.Load()))
-		w.(http.Flusher).Flush()
-		panic(http.ErrAbortHandler)
-	}))
+// clientOf starts a server that stands in Apple's place, and returns a client of it.
+func clientOf(t *testing.T, s *httptest.Server) *Client {
+	t.Helper()
 	s.EnableHTTP2 = true
 	s.StartTLS()
-	defer s.Close()
+	t.Cleanup(s.Close)
 	k, err := apnssim.NewKey("ABC123DEFG", "DEF123GHIJ")
 	if err != nil {
 		t.Fatal(err)
@@ -155,7 +147,22 @@ func TestAnswerCutOff(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = a.Close() }()
+	t.Cleanup(func() { _ = a.Close() })
+	return a
+}
+
+// TestAnswerCutOff: a 200 is an acceptance, also without the rest of the answer. A refusal is no
+// verdict without its reason.
+func TestAnswerCutOff(t *testing.T) {
+	var status atomic.Int32
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		w.Header().Set("Retry-After", "7")
+		w.WriteHeader(int(status.Load()))
+		w.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	}))
+	a := clientOf(t, s)
 	push := func(code int32) error {
 		status.Store(code)
 		_, err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Registration: delivery.Registration{Token: deviceToken}, Notification: note("n")})
@@ -289,26 +296,12 @@ func TestWebPage(t *testing.T) {
 		w.Header().Set("Content-Type", "text/html")
 		_, _ = w.Write([]byte("<html>Sign in</html>"))
 	}))
-	s.EnableHTTP2 = true
-	s.StartTLS()
-	defer s.Close()
-	k, err := apnssim.NewKey("ABC123DEFG", "DEF123GHIJ")
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := New(Config{
-		Apps: []App{{Topic: topic, KeyPEM: k.PEM, KeyID: k.KeyID, TeamID: k.TeamID}}, Endpoint: s.URL,
-		CAPEM: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = a.Close() }()
+	a := clientOf(t, s)
 	push := func() error {
 		_, err := a.Push(t.Context(), fallback.Request{App: a.Apps()[0], Registration: delivery.Registration{Token: deviceToken}, Notification: note("n")})
 		return err
 	}
-	err = push()
+	err := push()
 	if pe, ok := errors.AsType[*fallback.PushError](err); !ok || !pe.ConfigFault {
 		t.Errorf("got %v, want a pause", err)
 	}

@@ -76,6 +76,16 @@ func TestTransportRefusesCertificate(t *testing.T) {
 	}
 }
 
+// clientOf returns a client of a server that has begun.
+func clientOf(t *testing.T, s *httptest.Server) *http.Client {
+	t.Helper()
+	roots := x509.NewCertPool()
+	roots.AddCert(s.Certificate())
+	client := &http.Client{Transport: NewTransport(&http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}})}
+	t.Cleanup(client.CloseIdleConnections)
+	return client
+}
+
 // TestTransportReplacesAStuckConnection: a connection may answer PINGs and no request. It
 // makes room for another after some requests without an answer in time.
 func TestTransportReplacesAStuckConnection(t *testing.T) {
@@ -91,10 +101,7 @@ func TestTransportReplacesAStuckConnection(t *testing.T) {
 	s.EnableHTTP2 = true
 	s.StartTLS()
 	defer s.Close()
-	roots := x509.NewCertPool()
-	roots.AddCert(s.Certificate())
-	client := &http.Client{Transport: NewTransport(&http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}})}
-	defer client.CloseIdleConnections()
+	client := clientOf(t, s)
 	post := func(within time.Duration) error {
 		ctx, cancel := context.WithTimeout(t.Context(), within)
 		defer cancel()
@@ -134,10 +141,7 @@ func TestTransportToAServerThatAnswersNothing(t *testing.T) {
 	}
 	s.StartTLS()
 	defer s.Close()
-	roots := x509.NewCertPool()
-	roots.AddCert(s.Certificate())
-	client := &http.Client{Transport: NewTransport(&http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}})}
-	defer client.CloseIdleConnections()
+	client := clientOf(t, s)
 	const requests = 4 * MaxServerErrors
 	for range requests {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
