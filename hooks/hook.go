@@ -207,11 +207,11 @@ func (h *Hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 // take-over: it speaks of this connection alone. mochi calls it at start for
 // every stored session, too: those have no conn.
 func (h *Hook) OnDisconnect(cl *mqtt.Client, err error, _ bool) {
-	c := h.conn(cl)
-	if c == nil {
+	v, ok := h.conns.LoadAndDelete(cl) // once: Lost may call this as well
+	if !ok {
 		return
 	}
-	h.conns.Delete(cl)
+	c := v.(*conn)
 	c.outlet.close()
 	c.endEvents()
 	c.offline(whyLost(cl, err))

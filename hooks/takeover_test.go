@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -125,7 +126,11 @@ func TestLost(t *testing.T) {
 	s.notify(delivery.Request{Account: "anna"})
 	next(t, c)
 	cl, _ := s.server.Clients.Get("phone")
-	s.hook.Lost(cl.Net.Conn)
+	var calls sync.WaitGroup // mochi's own goroutine ends the connection, too
+	for range 4 {
+		calls.Go(func() { s.hook.Lost(cl.Net.Conn) })
+	}
+	calls.Wait()
 	if e := s.until(events, delivery.EventChannelLost); !strings.Contains(e.Detail, "a fault of the server") {
 		t.Errorf("detail %q", e.Detail)
 	}
