@@ -14,6 +14,7 @@ import (
 	"github.com/heartline-mqtt/heartline/fallback"
 	"github.com/heartline-mqtt/heartline/fallback/apnssim"
 	"github.com/heartline-mqtt/heartline/internal/h2pool"
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 // sender pushes as the core would: again after RetryAfter, until each push is
@@ -424,23 +425,28 @@ func TestCloseEndsHangingRequests(t *testing.T) {
 func TestConnectionWithoutAnswers(t *testing.T) {
 	s := startSim(t, apnssim.Options{})
 	a := apnsFor(t, s)
-	send := func(id string, within time.Duration) error {
-		ctx, cancel := context.WithTimeout(t.Context(), within)
-		defer cancel()
+	send := func(ctx context.Context, id string) error {
 		_, err := a.Push(ctx, fallback.Request{App: a.Apps()[0], Device: "phone", Registration: delivery.Registration{Token: deviceToken}, Notification: note(id), Attempt: 1})
 		return err
 	}
-	if err := send("first", time.Minute); err != nil {
+	if err := send(t.Context(), "first"); err != nil {
 		t.Fatal(err)
 	}
 	s.Script(apnssim.Script{Action: apnssim.ActionHang})
 	for i := range h2pool.MaxServerErrors {
-		if err := send(fmt.Sprint(i), 100*time.Millisecond); err == nil {
+		ctx, pass := testtool.Deadline()
+		sent := make(chan error, 1)
+		go func() { sent <- send(ctx, fmt.Sprint(i)) }()
+		if _, err := s.Wait(t.Context(), i+2); err != nil {
+			t.Fatal(err)
+		}
+		pass()
+		if <-sent == nil {
 			t.Error("a request that hangs is answered")
 		}
 	}
 	s.ClearScripts()
-	if err := send("last", time.Minute); err != nil {
+	if err := send(t.Context(), "last"); err != nil {
 		t.Errorf("the next request: %v", err)
 	}
 	if got := s.Received(); got[len(got)-1].Connection == got[0].Connection {

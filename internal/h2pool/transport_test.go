@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
 	"log"
 	"net"
@@ -13,6 +14,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/heartline-mqtt/heartline/internal/testtool"
 )
 
 // TestTransport: requests with a body reach servers with and without HTTP/2, over one
@@ -86,44 +89,64 @@ func clientOf(t *testing.T, s *httptest.Server) *http.Client {
 	return client
 }
 
+// stuck is a server whose requests come in on arrived. It answers those for which answers is
+// true, and no other.
+func stuck(t *testing.T, answers func(*http.Request) bool, arrived chan<- struct{}) *httptest.Server {
+	t.Helper()
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		arrived <- struct{}{}
+		if !answers(r) {
+			<-r.Context().Done()
+		}
+	}))
+	s.EnableHTTP2 = true
+	t.Cleanup(s.Close)
+	return s
+}
+
+func post(ctx context.Context, t *testing.T, client *http.Client, url string) error {
+	t.Helper()
+	q, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader("hello"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := client.Do(q)
+	if err == nil {
+		_ = res.Body.Close()
+	}
+	return err
+}
+
+// inVain posts until the deadline, which passes when the request has arrived.
+func inVain(t *testing.T, client *http.Client, url string, arrived <-chan struct{}) {
+	t.Helper()
+	ctx, pass := testtool.Deadline()
+	go func() { <-arrived; pass() }()
+	if err := post(ctx, t, client, url); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a request without an answer: %v", err)
+	}
+}
+
 // TestTransportReplacesAStuckConnection: a connection may answer PINGs and no request. It
 // makes room for another after some requests without an answer in time.
 func TestTransportReplacesAStuckConnection(t *testing.T) {
-	var stuck atomic.Value // the address of the client's side
-	stuck.Store("")
-	s := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		if r.RemoteAddr == stuck.Load() {
-			<-r.Context().Done()
-			return
-		}
-		stuck.CompareAndSwap("", r.RemoteAddr)
-	}))
-	s.EnableHTTP2 = true
+	var first atomic.Value // the address of the client's side
+	arrived := make(chan struct{}, 1)
+	s := stuck(t, func(r *http.Request) bool {
+		return first.CompareAndSwap(nil, r.RemoteAddr) || r.RemoteAddr != first.Load()
+	}, arrived)
 	s.StartTLS()
-	defer s.Close()
 	client := clientOf(t, s)
-	post := func(within time.Duration) error {
-		ctx, cancel := context.WithTimeout(t.Context(), within)
-		defer cancel()
-		q, err := http.NewRequestWithContext(ctx, http.MethodPost, s.URL, strings.NewReader("hello"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		res, err := client.Do(q)
-		if err == nil {
-			_ = res.Body.Close()
-		}
-		return err
-	}
-	if err := post(time.Minute); err != nil {
+	if err := post(t.Context(), t, client, s.URL); err != nil {
 		t.Fatal(err)
 	}
+	<-arrived
 	for range MaxServerErrors {
-		if err := post(100 * time.Millisecond); err == nil {
-			t.Error("a stuck connection answers")
-		}
+		inVain(t, client, s.URL, arrived)
 	}
-	if err := post(20 * time.Second); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := post(ctx, t, client, s.URL); err != nil {
 		t.Errorf("the next request: %v", err)
 	}
 }
@@ -132,28 +155,18 @@ func TestTransportReplacesAStuckConnection(t *testing.T) {
 // gets one.
 func TestTransportToAServerThatAnswersNothing(t *testing.T) {
 	var opened atomic.Int32
-	s := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
-	s.EnableHTTP2 = true
+	arrived := make(chan struct{}, 1)
+	s := stuck(t, func(*http.Request) bool { return false }, arrived)
 	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateNew {
 			opened.Add(1)
 		}
 	}
 	s.StartTLS()
-	defer s.Close()
 	client := clientOf(t, s)
 	const requests = 4 * MaxServerErrors
 	for range requests {
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-		q, err := http.NewRequestWithContext(ctx, http.MethodPost, s.URL, strings.NewReader("hello"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if res, err := client.Do(q); err == nil {
-			_ = res.Body.Close()
-			t.Error("got an answer")
-		}
-		cancel()
+		inVain(t, client, s.URL, arrived)
 	}
 	if n := opened.Load(); n > requests/2 {
 		t.Errorf("%d connections for %d requests", n, requests)
