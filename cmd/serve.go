@@ -65,7 +65,6 @@ environment do not.`,
 }
 
 func (p *program) runServer(ctx context.Context, cfg *config.Config, load func() (*config.Config, error), ready func(mqtt, http string)) error {
-	defer heapFloor()()
 	out := newLogWriter(p.Stderr, p.logPatience, func(w io.Writer) slog.Handler { return logHandler(w, cfg.Log, nil) })
 	defer out.close()
 	log, level := newLogger(out, cfg.Log)
@@ -73,6 +72,8 @@ func (p *program) runServer(ctx context.Context, cfg *config.Config, load func()
 	var background sync.WaitGroup
 	defer background.Wait()
 	defer stop()
+	limitMemory(ctx, log)
+	defer heapFloor()()
 	background.Go(func() { new(trimmer).run(ctx) })
 	var hangups <-chan os.Signal
 	switch {

@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// Deadline returns a context whose deadline is exceeded when pass is called, so that a test
-// decides what comes before.
+// Deadline returns a context whose deadline is exceeded when pass is called: on a busy machine
+// no real one leaves enough time for the events before it.
 func Deadline() (ctx context.Context, pass func()) {
 	d := &deadline{Context: context.Background(), passed: make(chan struct{})}
 	return d, sync.OnceFunc(func() { close(d.passed) })
