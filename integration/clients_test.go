@@ -100,7 +100,7 @@ func TestJavaScriptPage(t *testing.T) {
 	clientBuilt(t)
 	blocks, dir := javaScript(t), t.TempDir()
 	sim, env := pushService(t)
-	s := serve(t, append(env, "HEARTLINE_DELIVERY_ACK_WINDOW=2s")...)
+	s := serve(t, append(env, "HEARTLINE_DELIVERY_ACK_WINDOW=1m")...)
 	mux := http.NewServeMux()
 	mux.Handle("/", http.FileServer(http.Dir(dir)))
 	mux.Handle("/mqtt", &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {

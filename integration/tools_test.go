@@ -109,7 +109,7 @@ func TestClientsOfOthers(t *testing.T) {
 	sim, env := apple(t)
 	for i, version := range []string{"mqttv311", "mqttv5"} {
 		t.Run(version, func(t *testing.T) {
-			s := serve(t, env...)
+			s := serve(t, append(env, "HEARTLINE_DELIVERY_ACK_WINDOW=1m", "HEARTLINE_DELIVERY_FALLBACK_WINDOW=1m")...)
 			token := deviceToken(i + 1)
 			phone := s.subscribe(version, "alice", "phone")
 

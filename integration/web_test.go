@@ -160,26 +160,6 @@ func TestWebTerminal(t *testing.T) {
 				t.Error(d.chip(id))
 			}
 		},
-		// The ack waits for the tip; the copy that comes meanwhile is no second one.
-		"copies": func(t *testing.T, d *webDevice) {
-			events := s.events("?account=" + d.account)
-			d.eval("void (held = new Promise((r) => { window.release = r; }))", nil)
-			d.hide()
-			id := s.notify(`{"account":"copies","title":"Once","fallback":false}`)
-			events.until("waiting", id)
-			if slices.Contains(kinds(s.notification(id)), "received") {
-				t.Error("acknowledged before it was shown")
-			}
-			d.show() // a heartbeat: it is tried again
-			events.until("redelivered", id)
-			d.eval("release()", nil)
-			events.until("received", id)
-			next := s.notify(`{"account":"copies","title":"Twice"}`)
-			if got := d.chip(next); got != "page" { // after the copy
-				t.Error(got)
-			}
-			d.wantTips(id)
-		},
 		"offline": func(t *testing.T, d *webDevice) {
 			events := s.events("?account=" + d.account)
 			d.click("#toggle")
@@ -300,6 +280,32 @@ func TestWebTerminal(t *testing.T) {
 		d.chip(id)
 		d.screenshot("back")
 	})
+}
+
+// TestCopies: the ack of the web terminal waits for the tip, and the copy that comes meanwhile makes
+// no second one.
+func TestCopies(t *testing.T) {
+	s := serveTerminal(t, "HEARTLINE_DELIVERY_ACK_WINDOW=2s")
+	c := browse(t)
+	c.call("", "Browser.grantPermissions", dict{"origin": s.http, "permissions": []string{"notifications"}}, nil)
+	d := webTerminal(c, s, s.http, "copies")
+	events := s.events("?account=" + d.account)
+	d.eval("void (held = new Promise((r) => { window.release = r; }))", nil)
+	d.hide()
+	id := s.notify(`{"account":"copies","title":"Once","fallback":false}`)
+	events.until("waiting", id)
+	if slices.Contains(kinds(s.notification(id)), "received") {
+		t.Error("acknowledged before it was shown")
+	}
+	d.show() // a heartbeat: it is tried again
+	events.until("redelivered", id)
+	d.eval("release()", nil)
+	events.until("received", id)
+	next := s.notify(`{"account":"copies","title":"Twice"}`)
+	if got := d.chip(next); got != "page" { // after the copy
+		t.Error(got)
+	}
+	d.wantTips(id)
 }
 
 // TestSiteDataCleared: the user clears the site's data while the page is open. The page goes

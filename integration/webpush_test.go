@@ -49,7 +49,7 @@ func pushService(t *testing.T) (*webpushsim.Server, []string) {
 // serveTerminal starts a server with the web terminal, or leaves the test out.
 func serveTerminal(t *testing.T, env ...string) *server {
 	t.Helper()
-	s := serve(t, append(env, "HEARTLINE_HTTP_WEB_TERMINAL=true", "HEARTLINE_DELIVERY_ACK_WINDOW=2s")...)
+	s := serve(t, append([]string{"HEARTLINE_HTTP_WEB_TERMINAL=true", "HEARTLINE_DELIVERY_ACK_WINDOW=1m"}, env...)...)
 	if status, page := s.call(http.MethodGet, "/terminal/", ""); status != http.StatusOK {
 		t.Fatalf("the web terminal: %d", status)
 	} else if strings.Contains(string(page), "make web") {

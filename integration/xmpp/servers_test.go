@@ -115,6 +115,8 @@ func newWorld(t *testing.T, kind string, edits ...any) *world {
 		t.Fatal(err)
 	}
 	w.cfg.XMPP.Components = []config.XMPPComponent{{Domain: w.server.Component, Address: w.server.ComponentAddress, SecretFile: secret, Hosts: []string{w.server.Host}}}
+	// Longer than a busy machine needs for an ack, and shorter than what the servers wait for.
+	w.cfg.Delivery.AckWindow, w.cfg.Delivery.FallbackWindow = 15*time.Second, time.Minute
 	w.cfg.XMPP.Reconnect = config.Retry{Initial: 50 * time.Millisecond, Max: time.Second}
 	for _, e := range edits {
 		if edit, ok := e.(func(*config.Config)); ok {

@@ -124,7 +124,7 @@ func TestHalfOpenWithoutPush(t *testing.T) {
 		w := newWorld(t, kind, func(config string) string {
 			config = strings.Replace(config, "resend_on_timeout: if_offline", "resend_on_timeout: if_offline, ack_timeout: 5, resume_timeout: 3", 1)
 			return strings.Replace(config, "VirtualHost", "smacks_max_ack_delay = 5\nVirtualHost", 1)
-		})
+		}, func(c *config.Config) { c.Delivery.AckWindow = 3 * time.Second })
 		p := w.phone(false)
 		p.announce()
 		p.HalfOpen()
