@@ -181,6 +181,11 @@ func readFile(vf vfs.FS, name string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := io.ReadAll(io.LimitReader(f, limit))
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	b := make([]byte, min(info.Size(), limit))
+	_, err = io.ReadFull(f, b)
 	return b, errors.Join(err, f.Close())
 }

@@ -2,6 +2,8 @@ package pebblestore_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
 	"sync/atomic"
 	"syscall"
@@ -9,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/store"
@@ -181,5 +184,81 @@ func BenchmarkPrune(b *testing.B) {
 			b.Fatalf("pruned %d, %d left (error %v)", n, left, err)
 		}
 		left -= n
+	}
+}
+
+// BenchmarkReplay opens a store after a kill. "waiting" has a gigabyte of journal and nothing of it
+// in tables, since the disk was full; its segments are larger than by default. "under load" is the
+// default store with a million notifications. Run it with -benchtime=1x.
+func BenchmarkReplay(b *testing.B) {
+	full := newFaulty(vfs.Default)
+	b.Run("waiting", func(b *testing.B) {
+		benchmarkReplay(b, pebblestore.Options{Journal: true, MemTableBytes: 512 << 20, FS: full}, func(all int64) bool {
+			full.on(failing(syscall.ENOSPC, errorfs.OpCreate)(".sst"))
+			return all >= 1<<30
+		})
+	})
+	b.Run("under load", func(b *testing.B) {
+		written := 0
+		benchmarkReplay(b, pebblestore.Options{Journal: true}, func(int64) bool {
+			written++
+			return written == 20
+		})
+	})
+}
+
+// benchmarkReplay kills the store once `enough` is true, which gets the bytes of the journal after
+// every 64 Ki notifications.
+func benchmarkReplay(b *testing.B, o pebblestore.Options, enough func(all int64) bool) {
+	killed := filepath.Join(b.TempDir(), "killed")
+	s, err := pebblestore.Open(killed, o)
+	if err != nil {
+		b.Fatal(err)
+	}
+	n, bytes := 0, int64(0)
+	for all := int64(0); !enough(all); {
+		for range 1 << 10 {
+			var accepts, finishes delivery.Batch
+			for range 64 {
+				n++
+				a, f := journey(delivery.Seq(3*n), fmt.Sprintf("device-%05d", n%10000))
+				accepts.Merge(a)
+				finishes.Merge(f)
+			}
+			for _, m := range []*delivery.Batch{&accepts, &finishes} {
+				m.Sync = false
+				if err := s.Apply(m); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+		all = 0
+		for _, name := range glob(b, killed, "journal/j*.log") {
+			info, err := os.Stat(name)
+			if err != nil {
+				b.Fatal(err)
+			}
+			all += info.Size()
+		}
+		bytes = all
+	}
+	s.Abandon()
+	_ = s.Close()
+	for b.Loop() {
+		dir := filepath.Join(b.TempDir(), "data")
+		if err := os.CopyFS(dir, os.DirFS(killed)); err != nil {
+			b.Fatal(err)
+		}
+		began := time.Now()
+		s, err := pebblestore.Open(dir, pebblestore.Options{Journal: true})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(time.Since(began).Seconds(), "s/open")
+		b.ReportMetric(float64(n), "notifications")
+		b.ReportMetric(float64(bytes)/(1<<20), "MiB")
+		if err := s.Close(); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

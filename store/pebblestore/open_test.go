@@ -69,7 +69,7 @@ func filled(t *testing.T, journal bool) (dir string) {
 	return dir
 }
 
-func glob(t *testing.T, dir, pattern string) []string {
+func glob(t testing.TB, dir, pattern string) []string {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(dir, pattern))
 	if err != nil || len(names) == 0 {
