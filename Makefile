@@ -81,9 +81,9 @@ bench-outstanding:
 bench-receipts:
 	$(GO) run ./bench/receipts
 
-## bench-storm: pushes for offline devices beside a bare apns2 loop
+## bench-storm: pushes for offline devices beside a bare apns2 loop; ARGS, such as -engine journal, is for the program
 bench-storm:
-	$(GO) run ./bench/storm
+	$(GO) run ./bench/storm $(ARGS)
 
 ## bench-services: pushes to 50 push services of which 15 are dead, slow or refuse, beside the same without those
 bench-services:

@@ -27,6 +27,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/heartline-mqtt/heartline/broker"
+	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
 )
 
@@ -42,6 +43,7 @@ func main() {
 	role := flag.String("role", "", "for the program's own use")
 	n := flag.Int("n", 50_000, "notifications in all")
 	rounds := flag.Int("rounds", 5, "rounds they are divided into")
+	engine := flag.String("engine", config.Default().Store.Engine, "store.engine")
 	profiles := flag.String("profiles", "", "directory for cpu, mutex and block profiles of the storms alone")
 	flag.Parse()
 	var err error
@@ -51,7 +53,7 @@ func main() {
 	case "devices":
 		err = beDevices(flag.Arg(0))
 	default:
-		err = run(*n, *rounds, *profiles)
+		err = run(*engine, *n, *rounds, *profiles)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "storm:", err)
@@ -73,7 +75,7 @@ type rig struct {
 	sent     map[delivery.Seq]time.Time // published, and not acknowledged yet
 }
 
-func run(n, rounds int, profiles string) error {
+func run(engine string, n, rounds int, profiles string) error {
 	dir, err := os.MkdirTemp("", "heartline-storm-")
 	if err != nil {
 		return err
@@ -89,7 +91,7 @@ func run(n, rounds int, profiles string) error {
 	if err != nil {
 		return err
 	}
-	cfg.Delivery.MaxOutstandingPerDevice = n
+	cfg.Store.Engine, cfg.Delivery.MaxOutstandingPerDevice = engine, n
 	if r.broker, err = broker.New(cfg, slog.New(slog.DiscardHandler)); err != nil {
 		return err
 	}
