@@ -19,7 +19,9 @@ import (
 // AUTOMEMLIMIT another share, or none if it is "off".
 func limitMemory(ctx context.Context, log *slog.Logger) {
 	limit, err := memlimit.Set(memlimit.WithRefreshInterval(ctx, time.Minute))
-	switch {
+	switch _, asked := os.LookupEnv("AUTOMEMLIMIT"); {
+	case err != nil && asked:
+		log.Warn("no memory limit for the garbage collector", "error", err)
 	case err != nil:
 		log.Debug("memory limit of the control group unknown", "error", err)
 	case limit < math.MaxInt64:

@@ -1,10 +1,27 @@
 package cmd
 
 import (
+	"bytes"
+	"log/slog"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"testing"
 )
+
+// TestBadMemoryShare: a share of the memory that cannot be read is not passed over in silence.
+func TestBadMemoryShare(t *testing.T) {
+	t.Setenv("AUTOMEMLIMIT", "most")
+	before := debug.SetMemoryLimit(-1)
+	var log bytes.Buffer
+	limitMemory(t.Context(), slog.New(slog.NewTextHandler(&log, nil)))
+	if s := log.String(); !strings.Contains(s, "level=WARN") || !strings.Contains(s, "AUTOMEMLIMIT: most") {
+		t.Errorf("logged %q", s)
+	}
+	if got := debug.SetMemoryLimit(-1); got != before {
+		t.Errorf("the limit is %d, and was %d", got, before)
+	}
+}
 
 func TestHeapFloor(t *testing.T) {
 	next := func() uint64 { // the heap at which the collector runs next
