@@ -3,7 +3,6 @@ package integration
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -29,15 +28,7 @@ func TestMemoryLimit(t *testing.T) {
 			cmd.Env = environ(t, c.env)
 			s.process = launch(t, cmd)
 			s.awaitReady()
-			r, err := http.Get(s.http + "/metrics")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer r.Body.Close()
-			metrics, err := io.ReadAll(r.Body)
-			if err != nil {
-				t.Fatal(err)
-			}
+			_, metrics := s.call(http.MethodGet, "/metrics", "")
 			if want := "\ngo_gc_gomemlimit_bytes " + c.want; !strings.Contains(string(metrics), want) {
 				t.Errorf("the metrics lack %q:\n%s", want, metrics)
 			}

@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"io"
 	"net/http"
 	"os/exec"
 	"path/filepath"
@@ -25,15 +24,7 @@ func TestOneProcessor(t *testing.T) {
 			cmd.Env = environ(t, c.env)
 			onOneProcessor(t, func() { s.process = launch(t, cmd) })
 			s.awaitReady()
-			r, err := http.Get(s.http + "/metrics")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer r.Body.Close()
-			metrics, err := io.ReadAll(r.Body)
-			if err != nil {
-				t.Fatal(err)
-			}
+			_, metrics := s.call(http.MethodGet, "/metrics", "")
 			if want := "\ngo_sched_gomaxprocs_threads " + c.want + "\n"; !strings.Contains(string(metrics), want) {
 				t.Errorf("the metrics lack %q:\n%s", want, metrics)
 			}
