@@ -215,8 +215,8 @@ func benchmarkReplay(b *testing.B, o pebblestore.Options, enough func(all int64)
 	if err != nil {
 		b.Fatal(err)
 	}
-	n, bytes := 0, int64(0)
-	for all := int64(0); !enough(all); {
+	n, all := 0, int64(0)
+	for !enough(all) {
 		for range 1 << 10 {
 			var accepts, finishes delivery.Batch
 			for range 64 {
@@ -240,7 +240,6 @@ func benchmarkReplay(b *testing.B, o pebblestore.Options, enough func(all int64)
 			}
 			all += info.Size()
 		}
-		bytes = all
 	}
 	s.Abandon()
 	_ = s.Close()
@@ -256,7 +255,7 @@ func benchmarkReplay(b *testing.B, o pebblestore.Options, enough func(all int64)
 		}
 		b.ReportMetric(time.Since(began).Seconds(), "s/open")
 		b.ReportMetric(float64(n), "notifications")
-		b.ReportMetric(float64(bytes)/(1<<20), "MiB")
+		b.ReportMetric(float64(all)/(1<<20), "MiB")
 		if err := s.Close(); err != nil {
 			b.Fatal(err)
 		}
