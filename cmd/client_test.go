@@ -317,4 +317,10 @@ func TestWatchRevoked(t *testing.T) {
 func TestWatchRefused(t *testing.T) {
 	a := serveAPI(t, answer(403, `{"detail":"role device may not"}`))
 	check(t, command(t, a.environ(), "", "watch"), 1, "", "heartline: role device may not (HTTP 403)\n")
+
+	// An empty filter, as of a variable that is not set, is sent: the server refuses it.
+	check(t, command(t, a.environ(), "", "watch", "--account", "", "--device", "phone"), 1, "", "heartline: role device may not (HTTP 403)\n")
+	if got := a.requests()[1].uri; got != "/v1/events?account=&device=phone" {
+		t.Errorf("asked for %s", got)
+	}
 }

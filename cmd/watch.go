@@ -36,7 +36,8 @@ and a line on standard error says so.`,
 		}
 		query := url.Values{}
 		for _, f := range filters {
-			if v, _ := cmd.Flags().GetString(f); v != "" {
+			if cmd.Flags().Changed(f) { // the server refuses an empty one
+				v, _ := cmd.Flags().GetString(f)
 				query.Set(f, v)
 			}
 		}

@@ -194,6 +194,12 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 		{"POST", "/v1/webhooks/retry?name=backend&id=", 422, "query.id: must not be empty", ""},
 		{"POST", "/v1/webhooks/retry?name=backend&id=evt_1&id=evt_2", 404, `there is no webhook "backend"`, ""},
 		{"DELETE", "/v1/notifications/x?erase", 404, `there is no notification "x"`, ""},
+		{"GET", "/v1/notifications?account=", 422, "query.account: must not be empty", ""},
+		{"GET", "/v1/notifications?account", 422, "query.account: must not be empty", ""},
+		{"GET", "/v1/notifications?account=alice&device=", 422, "query.device: must not be empty", ""},
+		{"GET", "/v1/events?account=", 422, "query.account: must not be empty", ""},
+		{"GET", "/v1/events?device=", 422, "query.device: must not be empty", ""},
+		{"GET", "/v1/events?id=", 422, "query.id: must not be empty", ""},
 		{"GET", "/v1/notifications?cursor=&limit=", 200, "", ""},
 	} {
 		r := s.do(c.method, c.path, "")

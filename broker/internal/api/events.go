@@ -28,9 +28,9 @@ const catchUpStep = 4096
 const disorder = time.Second
 
 type eventQuery struct {
-	Account string    `query:"account" doc:"Only this account"`
-	Device  string    `query:"device" doc:"Only this device"`
-	ID      string    `query:"id" doc:"Only this notification"`
+	Account string    `query:"account" minLength:"1" doc:"Only this account"`
+	Device  string    `query:"device" minLength:"1" doc:"Only this device"`
+	ID      string    `query:"id" minLength:"1" doc:"Only this notification"`
 	Since   time.Time `query:"since" doc:"Begin with the events of this time, which the history may hold, and not with the next one"`
 	Until   time.Time `query:"until" doc:"End before the events of this time, past or to come, with an event named end"`
 }

@@ -31,8 +31,8 @@ type ackPost struct {
 }
 
 type notificationQuery struct {
-	Account string    `query:"account" doc:"Only this account"`
-	Device  string    `query:"device" doc:"Only deliveries to this device"`
+	Account string    `query:"account" minLength:"1" doc:"Only this account"`
+	Device  string    `query:"device" minLength:"1" doc:"Only deliveries to this device"`
 	State   string    `query:"state" enum:"pending,published,pushing,pushed,waiting,acked,expired,superseded,cancelled" doc:"Only this state"`
 	Since   time.Time `query:"since" doc:"Only those accepted at this time or later"`
 	Until   time.Time `query:"until" doc:"Only those accepted before this time"`

@@ -11,7 +11,7 @@ import (
 
 // strictQuery refuses a query that huma would read as another one. huma drops a value that is not
 // percent-encoded, and a filter that is dropped answers with everything; it takes the first of several
-// values, and an empty value for false or for a list that is not given.
+// values, and an empty value for false or for a filter or list that is not given.
 func strictQuery(ctx huma.Context, next func(huma.Context)) {
 	if p := queryFault(ctx); p != nil {
 		noteProblem(ctx.Context(), p.code)
@@ -47,6 +47,8 @@ func queryFault(ctx huma.Context) *problem {
 			rule = fmt.Sprintf("must be given once, and is given %d times", len(values))
 		case p.Schema.Type == huma.TypeBoolean && ctx.Query(p.Name) == "":
 			rule = "must be true or false"
+		case p.Schema.MinLength != nil && values[0] == "":
+			rule = "must not be empty"
 		default:
 			continue
 		}
