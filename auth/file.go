@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"runtime"
 	"slices"
@@ -107,7 +108,29 @@ func readFileText(content []byte) (text fileText, err error) {
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return text, errors.New("must be one YAML document")
 	}
-	return text, nil
+	return text, noNulls(content)
+}
+
+// noNulls refuses keys without a value. YAML takes them for keys that are left out, so that a service
+// whose last pattern of accounts is removed would act for all of them.
+func noNulls(content []byte) error {
+	var text struct{ Users, Tokens []map[string]yaml.Node }
+	if err := yaml.Unmarshal(content, &text); err != nil {
+		return withoutValues(err)
+	}
+	var errs []error
+	refuse := func(list string, entries []map[string]yaml.Node) {
+		for i, e := range entries {
+			for _, key := range slices.Sorted(maps.Keys(e)) {
+				if value := e[key]; value.ShortTag() == "!!null" {
+					errs = append(errs, fmt.Errorf("%s[%d].%s: must have a value: leave it out for its default", list, i, key))
+				}
+			}
+		}
+	}
+	refuse("users", text.Users)
+	refuse("tokens", text.Tokens)
+	return errors.Join(errs...)
 }
 
 // parsePeople parses the file. Its error holds all mistakes, a line each; none of it

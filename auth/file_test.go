@@ -115,6 +115,10 @@ func TestFileErrorsAreAllTold(t *testing.T) {
 		{"users: [{nme: alice}]\ntoken: []", "line 1: there is no field nme\nline 2: there is no field token"},
 		{"users: 7", "line 1: is not of the kind that is expected here"},
 		{"users: [", "yaml: line 1: did not find expected node content"},
+		{"users:\n  - {name: shop, role: service, password_hash: x, accounts: &none }\ntokens:\n  - {name: a, expires: ~}\n  - {name: b, role: null, accounts: *none}\n", `users[0].accounts: must have a value: leave it out for its default
+tokens[0].expires: must have a value: leave it out for its default
+tokens[1].accounts: must have a value: leave it out for its default
+tokens[1].role: must have a value: leave it out for its default`},
 		{`
 users:
   - {name: "", password_hash: plain}
