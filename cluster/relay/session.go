@@ -21,6 +21,7 @@ const (
 	largeAnswer = 1 << 20  // bytes; above, an answer that does not fit is refused
 	maxCalls    = 4096     // that wait for their answers
 	confirmStep = 64       // frames that may arrive before that is confirmed
+	confirmSize = 1 << 20  // bytes of them, likewise: large frames fill the peer's queue before there are so many
 	flushAt     = 64 << 10 // bytes gathered for one write
 )
 
@@ -47,23 +48,24 @@ type Session struct {
 	// version is the other node's; 0: its hello has not come.
 	version atomic.Int64
 
-	mu        sync.Mutex
-	kept      [][]byte // sent or to be sent, and not confirmed yet
-	sent      int      // how many of kept this stream has been given
-	base      uint64   // the number of the frame before kept[0]
-	keptBytes int
-	received  uint64 // the number of the last frame that was handled
-	confirmed uint64 // what the other side has been told of that
-	doubted   uint64 // a frame that made no sense on the last stream
-	stream    *stream
-	lost      time.Time // when the last stream ended
-	ended     bool
-	calls     map[uint64]func(*answer)
-	order     []uint64 // of calls, oldest first; answered ones are still in
-	lastID    uint64
-	ups       map[uint64]*Up       // of devices here, by presence
-	presences map[uint64]*presence // of devices there, likewise
-	byDevice  map[string]*presence // the last of each device
+	mu          sync.Mutex
+	kept        [][]byte // sent or to be sent, and not confirmed yet
+	sent        int      // how many of kept this stream has been given
+	base        uint64   // the number of the frame before kept[0]
+	keptBytes   int
+	received    uint64 // the number of the last frame that was handled
+	confirmed   uint64 // what the other side has been told of that
+	unconfirmed int    // bytes of the frames since
+	doubted     uint64 // a frame that made no sense on the last stream
+	stream      *stream
+	lost        time.Time // when the last stream ended
+	ended       bool
+	calls       map[uint64]func(*answer)
+	order       []uint64 // of calls, oldest first; answered ones are still in
+	lastID      uint64
+	ups         map[uint64]*Up       // of devices here, by presence
+	presences   map[uint64]*presence // of devices there, likewise
+	byDevice    map[string]*presence // the last of each device
 
 	wake    chan struct{}
 	waiting sync.WaitGroup  // for calls that read the store
@@ -247,7 +249,7 @@ func (s *Session) run(conn net.Conn, r *bufio.Reader, received uint64) error {
 	}
 	s.confirmLocked(received)
 	s.sent = 0
-	s.confirmed = s.received // hello has told it
+	s.confirmed, s.unconfirmed = s.received, 0 // hello has told it
 	s.stream = st
 	s.mu.Unlock()
 	s.poke()
@@ -318,9 +320,9 @@ func (s *Session) write(st *stream) error {
 			s.sent += len(batch)
 		}
 		received := s.received
-		confirm := received > s.confirmed && (due || len(batch) > 0 || received-s.confirmed >= confirmStep) || due
+		confirm := due || received > s.confirmed && len(batch) > 0 || s.toConfirmLocked()
 		if confirm {
-			s.confirmed = received
+			s.confirmed, s.unconfirmed = received, 0
 		}
 		s.mu.Unlock()
 		due = false
@@ -393,12 +395,18 @@ func (s *Session) read(st *stream, r *bufio.Reader) error {
 		}
 		s.mu.Lock()
 		s.received = f.number
-		enough := s.received-s.confirmed >= confirmStep
-		s.mu.Unlock()
-		if enough {
+		s.unconfirmed += headSize + len(f.body)
+		if s.toConfirmLocked() {
 			s.poke()
 		}
+		s.mu.Unlock()
 	}
+}
+
+// toConfirmLocked reports whether so much has arrived that it is confirmed, although there is nothing
+// to send.
+func (s *Session) toConfirmLocked() bool {
+	return s.received-s.confirmed >= confirmStep || s.unconfirmed >= confirmSize
 }
 
 // missedBeats is how many signs of life may be missing, or how many beats a frameStep may take, before

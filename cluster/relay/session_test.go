@@ -596,6 +596,23 @@ func TestSlowPeer(t *testing.T) {
 	})
 }
 
+// TestLargeFrames: large frames are confirmed before they fill the queue, also where the peer has
+// nothing to send.
+func TestLargeFrames(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
+		p := newPair(nil) // without signs of life
+		p.begin()
+		defer p.close()
+		channel := &presence{s: p.one.session(), number: 1}
+		for i := range 40 {
+			if err := channel.Publish(delivery.Publication{DismissedID: strings.Repeat("x", 1<<20)}); err != nil {
+				t.Fatalf("publication %d: %v", i, err)
+			}
+			synctest.Wait() // it has arrived
+		}
+	})
+}
+
 // TestReceiptThatDoesNotFit: the peer does not learn that nothing was accepted.
 func TestReceiptThatDoesNotFit(t *testing.T) {
 	testtool.Bubble(t, func(t *testing.T) {
