@@ -230,6 +230,24 @@ func TestWebTerminal(t *testing.T) {
 			d.up()
 			other.until(`document.querySelector("#channel").dataset.kind === "elsewhere"`)
 		},
+		// The app's state is published while the socket closes: the browser logs no error.
+		"closing": func(t *testing.T, d *webDevice) {
+			d.click("#toggle")
+			d.eval(`void (WebSocket = class extends WebSocket { constructor(...of) { super(...of); window.socket = this; } })`, nil)
+			d.click("#toggle")
+			d.up()
+			d.eval(`{
+				const closing = socket;
+				window.replaced = () => socket !== closing;
+				closing.close();
+				Object.defineProperty(document, "visibilityState", { value: "hidden", configurable: true });
+				document.dispatchEvent(new Event("visibilitychange"));
+				delete document.visibilityState;
+				document.dispatchEvent(new Event("visibilitychange"));
+			}`, nil)
+			d.until("replaced()")
+			d.up()
+		},
 		// An address, from a link in a mail, say, takes a device over from nobody.
 		"asks": func(t *testing.T, d *webDevice) {
 			other := openTerminal(c, s, s.http, d.account)
