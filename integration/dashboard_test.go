@@ -101,6 +101,7 @@ func dashboardBuilt(t *testing.T, s *server) {
 }
 
 func TestDashboard(t *testing.T) {
+	t.Parallel()
 	_, env := apple(t)
 	s := serve(t, append(env, "HEARTLINE_DELIVERY_FALLBACK_WINDOW=200ms")...)
 	dashboardBuilt(t, s)
@@ -198,6 +199,7 @@ func TestDashboard(t *testing.T) {
 // TestDashboardOfTwoNodes: a healthy node has no fault. When one node is killed, the other's
 // dashboard names the relay to it.
 func TestDashboardOfTwoNodes(t *testing.T) {
+	t.Parallel()
 	_, onPostgres := database(t)
 	one, two := twoNodes(t, append(onPostgres, "HEARTLINE_CLUSTER_LEASE=1m")) // a node is known so long after its end
 	dashboardBuilt(t, one)

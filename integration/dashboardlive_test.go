@@ -47,6 +47,7 @@ func chart(title string) string {
 
 // TestDashboardCharts: the charts go on while the page is open.
 func TestDashboardCharts(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	dashboardBuilt(t, s)
 	c := browse(t)
@@ -94,6 +95,7 @@ func TestDashboardRates(t *testing.T) {
 // TestDashboardSaysWhatIsOld: a page of a server that does not answer any more does not look
 // current, and goes on by itself when the server does.
 func TestDashboardSaysWhatIsOld(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	dashboardBuilt(t, s)
 	s.register("alice", "phone", "")
@@ -195,6 +197,7 @@ func TestDashboardSaysWhatFailed(t *testing.T) {
 
 // TestDashboardKeepsFocus: the pages draw new figures, and the focus and the selection stay.
 func TestDashboardKeepsFocus(t *testing.T) {
+	t.Parallel()
 	_, env := apple(t)
 	s := serve(t, env...)
 	dashboardBuilt(t, s)
@@ -242,6 +245,7 @@ func TestDashboardKeepsFocus(t *testing.T) {
 
 // TestDashboardBehindABalancer: the figures are of one node at a time, and the page names it.
 func TestDashboardBehindABalancer(t *testing.T) {
+	t.Parallel()
 	_, onPostgres := database(t)
 	one, two := twoNodes(t, onPostgres)
 	dashboardBuilt(t, one)
@@ -296,6 +300,7 @@ func TestDashboardBehindABalancer(t *testing.T) {
 // TestDashboardWithoutDatabase: the overview says why notifications are refused, although the
 // database answers nothing.
 func TestDashboardWithoutDatabase(t *testing.T) {
+	t.Parallel()
 	pg, onPostgres := database(t)
 	s := serve(t, onPostgres...)
 	dashboardBuilt(t, s)

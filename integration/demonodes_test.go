@@ -56,6 +56,7 @@ func nothingLeft(t *testing.T, p *process, dir string) {
 // TestDemoNodes: the demo starts its own PostgreSQL, kills a node in mid-delivery, loses
 // nothing and leaves nothing.
 func TestDemoNodes(t *testing.T) {
+	t.Parallel()
 	testtool.NeedPostgres(t)
 	p, dir := demoNodes(t)
 	if code := p.wait(t); code != 0 {

@@ -201,6 +201,7 @@ func (c *collector) wait(t *testing.T) {
 // TestKillDuringAccepts: whatever was answered for is delivered after a kill -9 at
 // any moment, each device's in the order in which one backend had asked for it.
 func TestKillDuringAccepts(t *testing.T) {
+	t.Parallel()
 	for _, engine := range []string{config.EnginePebble, config.EngineJournal} {
 		t.Run(engine, func(t *testing.T) { killDuringAccepts(t, engine) })
 	}
@@ -287,6 +288,7 @@ func checkOrder(t *testing.T, ids []string) {
 // between Apple's answer and its record the same push is asked for again, under
 // the same apns-id.
 func TestKillDuringPushes(t *testing.T) {
+	t.Parallel()
 	rounds := 3
 	if heavy {
 		rounds = 40

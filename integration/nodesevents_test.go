@@ -95,6 +95,7 @@ func (o *told) follow(ctx context.Context, t *testing.T, ready func(), servers .
 // TestEventsOfTwoNodes: readers at either node, over HTTP and MQTT, are told everything
 // of both, once and in order, also while one is killed.
 func TestEventsOfTwoNodes(t *testing.T) {
+	t.Parallel()
 	_, onPostgres := database(t)
 	a, b := twoNodes(t, onPostgres)
 	const accounts = 12 // some of them are each node's

@@ -64,6 +64,7 @@ func TestWebhookCallsAtAnyNode(t *testing.T) {
 // accounts. Where a node is killed, paused or stopped, or gets some back, the other goes on in
 // the middle: nothing is lost, the events of each notification come in their order, and a repeated one has its webhook-id.
 func TestWebhooksOfTwoNodes(t *testing.T) {
+	t.Parallel()
 	_, onPostgres := database(t)
 	secret := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(secret, []byte(credentials.NewWebhookSecret()+"\n"), 0o600); err != nil {

@@ -26,6 +26,7 @@ func database(t *testing.T) (*testtool.Postgres, []string) {
 // was accepted outlives kill -9 of the server and of the database, and is delivered once
 // the device is there.
 func TestPostgres(t *testing.T) {
+	t.Parallel()
 	pg, onPostgres := database(t)
 	sim, env := apple(t)
 	s := serve(t, append(env, onPostgres...)...)

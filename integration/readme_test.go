@@ -90,6 +90,7 @@ type terminal struct {
 // What differs is the ports, because the usual ones may be taken, and where the
 // source comes from: a clone of this tree.
 func TestReadme(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"curl", "make", "git"} {
 		tool(t, name, name)
 	}
