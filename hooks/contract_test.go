@@ -143,7 +143,8 @@ func TestRefusedSignOut(t *testing.T) {
 
 // TestRegistryIsOnTheDisk: the PUBACK of a push token, of its removal and of a sign-out
 // follows the disk. While the store fails an MQTT 5 client is told, and the connection of a
-// 3.1.1 client ends without the PUBACK, which could only say yes.
+// 3.1.1 client ends without the PUBACK, which could only say yes. A sign-out ends the connection
+// and the session in any case, and never with the reason of one that is done.
 func TestRegistryIsOnTheDisk(t *testing.T) {
 	for _, version := range []byte{4, 5} {
 		for name, publish := range map[string][2]string{
@@ -187,6 +188,21 @@ func TestRegistryIsOnTheDisk(t *testing.T) {
 						if fault == nil || version == 5 {
 							t.Error(err)
 						}
+					}
+					if name != "sign-out" || fault == nil {
+						return
+					}
+					if version == 5 {
+						if pk := next(t, c); pk.FixedHeader.Type != packets.Disconnect || pk.ReasonCode != packets.ErrServerBusy.Code {
+							t.Errorf("got %+v, want a DISCONNECT", pk)
+						}
+						if pk, err := c.Read(10 * time.Second); err == nil {
+							t.Errorf("the connection goes on: %+v", pk)
+						}
+					}
+					pk, err := dial(t, s.address, version).Connect(rawmqtt.Connect{ID: "phone", Username: "bob", SessionExpiry: 3600, Keepalive: 60})
+					if err != nil || pk.ReasonCode != 0 || pk.SessionPresent {
+						t.Errorf("bob: CONNACK 0x%02x, session %v, %v", pk.ReasonCode, pk.SessionPresent, err)
 					}
 				})
 			}

@@ -204,24 +204,31 @@ func (c *conn) onPushToken(payload []byte) error {
 const diskPatience = 5 * time.Second
 
 // onSignOut forgets the device. After the PUBACK the connection and its session end,
-// and another account may use the device.
+// and another account may use the device. If the store has not recorded it, the device is
+// forgotten too: the connection ends with a refusal, and the client signs out again.
 func (c *conn) onSignOut(pk *packets.Packet) error {
 	if err := wire.Decode(pk.Payload, new(struct{})); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(c.hook.ctx, diskPatience)
 	defer cancel()
-	if err := c.hook.core.SignOut(ctx, c.client.ID, c.identity.Account); err != nil {
+	err := c.hook.core.SignOut(ctx, c.client.ID, c.identity.Account)
+	if err != nil && !delivery.Unrecorded(ctx, err) {
 		return err
 	}
-	c.hook.log.Info("device signed out", "device", c.client.ID, "account", c.identity.Account)
 	c.signedOut.Store(true) // what the client has sent after this is not a device's
 	c.offline("signed out")
 	c.expireWithConnection()
-	if pk.FixedHeader.Qos > 0 {
-		_ = c.send(item{ack: &ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos}}) // the connection ends in any case
+	reply, stop := item{ack: &ack{packetID: pk.PacketID, qos: pk.FixedHeader.Qos}}, errSignedOut
+	if err != nil {
+		reply, stop = c.refusalItem(reply.ack, pk.TopicName, "", refusalFor(err)), packets.ErrServerBusy
+	} else {
+		c.hook.log.Info("device signed out", "device", c.client.ID, "account", c.identity.Account)
 	}
-	_ = c.send(item{stop: errSignedOut})
+	if pk.FixedHeader.Qos > 0 {
+		_ = c.send(reply) // the connection ends in any case
+	}
+	_ = c.send(item{stop: stop})
 	return nil
 }
 

@@ -154,6 +154,9 @@ func (a *API) forgetDevice(w http.ResponseWriter, r *http.Request, in *byDevice)
 			return newProblem(http.StatusForbidden, codeNotYours, "account %q is not yours", clip(in.Account))
 		}
 		if err := a.core.SignOut(r.Context(), in.Device, account); err != nil {
+			if delivery.Unrecorded(r.Context(), err) {
+				a.opts.EndSession(in.Account, in.Device)
+			}
 			return err
 		}
 	}

@@ -239,17 +239,21 @@ func TestMovedDeviceLosesItsConnection(t *testing.T) {
 // a repetition of the call would not find it.
 func TestSessionsEndWhileTheStoreFails(t *testing.T) {
 	var c connections
-	s := serve(t, func(o *api.Options, _ *delivery.Options) { o.EndSession = c.endSessions })
+	s := serve(t, withPasswords(&c))
+	const service, dave = "Bearer service", "Basic ZGF2ZTpkYXZl"
 	s.device("alice", "phone")
 	s.device("alice", "tablet")
 	s.device("bob", "watch")
+	s.device("dave", "car")
 	s.store.engine.sick.Store(true)
-	for _, call := range []string{"DELETE /v1/accounts/alice/devices/phone", "PUT /v1/accounts/carol/devices/tablet", "DELETE /v1/accounts/bob"} {
-		method, path, _ := strings.Cut(call, " ")
-		s.wantProblem(s.do(method, path, ""), 503, "the store takes no changes now")
+	for _, call := range [][3]string{
+		{"DELETE", "/v1/accounts/alice/devices/phone", service}, {"PUT", "/v1/accounts/carol/devices/tablet", service},
+		{"DELETE", "/v1/accounts/bob", service}, {"DELETE", "/v1/accounts/dave/devices/car", dave},
+	} {
+		s.wantProblem(s.do(call[0], call[1], "", "Authorization", call[2]), 503, "the store takes no changes now")
 	}
-	s.wantProblem(s.do("DELETE", "/v1/accounts/alice/devices/radio", ""), 404, `account "alice" has no device "radio"`)
-	if !slices.Equal(c.ended, []string{"session phone of alice", "session tablet of alice", "session watch of bob"}) {
+	s.wantProblem(s.do("DELETE", "/v1/accounts/alice/devices/radio", "", "Authorization", service), 404, `account "alice" has no device "radio"`)
+	if !slices.Equal(c.ended, []string{"session phone of alice", "session tablet of alice", "session watch of bob", "session car of dave"}) {
 		t.Errorf("ended %v", c.ended)
 	}
 	s.store.engine.sick.Store(false)
