@@ -155,6 +155,12 @@ func (p *program) playDevice(ctx context.Context, o terminal.Options, register *
 	defer close(s.over)
 	o.Display, o.Status = s, s.status
 	o.Logger, _ = newLogger(p.Stderr, config.Log{Level: "warn"})
+	signals := make(chan os.Signal, 16)
+	toForeground, toBackground := appSignals()
+	if toForeground != nil { // before it says that it is up, so that no signal ends it
+		signal.Notify(signals, toForeground, toBackground)
+		defer signal.Stop(signals)
+	}
 	t, err := terminal.Open(o)
 	if err != nil {
 		return usageError{err}
@@ -193,12 +199,6 @@ func (p *program) playDevice(ctx context.Context, o terminal.Options, register *
 	}
 	s.ready(o, keys != nil)
 
-	signals := make(chan os.Signal, 1)
-	toForeground, toBackground := appSignals()
-	if toForeground != nil {
-		signal.Notify(signals, toForeground, toBackground)
-		defer signal.Stop(signals)
-	}
 	for {
 		var foreground bool
 		select {
@@ -228,8 +228,8 @@ func (p *program) playDevice(ctx context.Context, o terminal.Options, register *
 			}
 		}
 		if foreground != t.Foreground() {
+			s.app(foreground) // before the messages that this brings
 			t.SetForeground(foreground)
-			s.app(foreground)
 		}
 	}
 }
