@@ -22,7 +22,7 @@ import (
 // TestBackup: a backup that is made under load, restored as the operating page says,
 // holds every notification that was accepted before it began, and loses no delivery.
 func TestBackup(t *testing.T) {
-	s := serve(t)
+	s := serve(t, "HEARTLINE_DELIVERY_MAX_OUTSTANDING_PER_DEVICE=1000000")
 	for i := range 4 {
 		s.register("offline", fmt.Sprintf("away-%d", i), "")
 	}

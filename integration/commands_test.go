@@ -62,7 +62,7 @@ func TestConfigPrint(t *testing.T) {
 
 // TestCommands: the commands that ask a server, on a real one.
 func TestCommands(t *testing.T) {
-	s := serve(t)
+	s := serve(t, "HEARTLINE_DELIVERY_MAX_OUTSTANDING_PER_DEVICE=1000000")
 	watch := exec.Command(binary, "watch", "--json")
 	watch.Env = environ(t, "HEARTLINE_SERVER="+s.http)
 	w := launch(t, watch)
@@ -81,6 +81,10 @@ func TestCommands(t *testing.T) {
 	}
 	quit := device(s, "alice", "phone", func(string) {})
 	defer quit()
+	await(t, "alice's phone", func() bool {
+		_, body := s.call("GET", "/v1/accounts/alice/devices/phone", "")
+		return strings.Contains(string(body), `"state":"up"`)
+	})
 	r := s.heartline("send", "--account", "alice", "--title", "One", "--id", "one", "--wait")
 	if r.code != 0 || !strings.HasPrefix(r.out, "one  to alice\n") || !inOrder(r.out, "accepted", "published", "received") {
 		t.Errorf("send --wait: %+v", r)

@@ -299,7 +299,7 @@ func TestOperatingPageCommands(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "admin.token"), []byte("unused\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	figures := regexp.MustCompile(`\d+(\.\d+)?( [kM]?B)?`)
+	figures := regexp.MustCompile(`(\d+m)?\d+(\.\d+)?( [kM]?B|m?s\b)?`)
 	page := documents(t)["docs/operating.md"]
 	for _, b := range blocks("docs/operating.md", page) {
 		if b.language != "console" {

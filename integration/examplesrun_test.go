@@ -144,7 +144,7 @@ func TestExampleAlarm(t *testing.T) {
 		_, body := s.call("GET", "/v1/accounts/ben/devices/ben-phone", "")
 		return strings.Contains(string(body), `"state":"up"`)
 	})
-	p := alarm("anna", "ben", "--after", "0.5", "--name", "cold")
+	p := alarm("anna", "ben", "--after", "5", "--name", "cold")
 	p.stdout.until(t, "anna is notified")
 	p.stdout.until(t, "ben has seen it")
 	if code := p.wait(t); code != 0 {

@@ -2,7 +2,6 @@ package integration
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -14,13 +13,7 @@ import (
 func twoNodes(t *testing.T, env []string) (a, b *server) {
 	t.Helper()
 	node := func(name string) *server {
-		l, err := net.Listen("tcp", "127.0.0.1:0") // a port that is free now
-		if err != nil {
-			t.Fatal(err)
-		}
-		address := l.Addr().String()
-		_ = l.Close()
-		s := serve(t, append(slices.Clone(env), "HEARTLINE_CLUSTER_ADDRESS="+address, "HEARTLINE_CLUSTER_NAME="+name)...)
+		s := serve(t, append(slices.Clone(env), "HEARTLINE_CLUSTER_ADDRESS=127.0.0.1:0", "HEARTLINE_CLUSTER_NAME="+name)...)
 		s.several = true
 		return s
 	}

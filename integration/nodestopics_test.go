@@ -129,18 +129,21 @@ func TestTopicsOfTwoNodes(t *testing.T) {
 	// Retained messages: set at one node and removed at the other.
 	writer.publish("lamp", "on", 1, true)
 	writer.publish("door", "open", 1, true)
-	late := connectPlain(t, b, rawmqtt.Connect{ID: "late", Clean: true})
+	// A connection for each attempt: what the one before was sent does not come before its SUBACK.
 	await(t, "the retained message at the other node", func() bool {
+		late := connectPlain(t, b, rawmqtt.Connect{ID: "late", Clean: true})
+		defer late.Close()
 		late.subscribe(0, "lamp")
 		pk, err := late.Read(100 * time.Millisecond)
 		return err == nil && pk.FixedHeader.Type == packets.Publish && string(pk.Payload) == "on" && pk.FixedHeader.Retain
 	})
-	late.publish("lamp", "", 1, true)
+	connectPlain(t, b, rawmqtt.Connect{ID: "remover", Clean: true}).publish("lamp", "", 1, true)
 	a.kill()
 	a.start()
 	await(t, "both nodes", func() bool { return bothOwn(t, onPostgres) })
-	again := connectPlain(t, a, rawmqtt.Connect{ID: "again", Clean: true})
 	await(t, "the retained message at a node that has started again", func() bool {
+		again := connectPlain(t, a, rawmqtt.Connect{ID: "again", Clean: true})
+		defer again.Close()
 		again.subscribe(0, "lamp", "door")
 		pk, err := again.Read(100 * time.Millisecond)
 		if err == nil && pk.TopicName == "lamp" {
@@ -151,6 +154,7 @@ func TestTopicsOfTwoNodes(t *testing.T) {
 
 	// A client that goes from node to node.
 	roaming := rawmqtt.Connect{ID: "roaming", SessionExpiry: 3600, WillTopic: "wills", WillPayload: "gone"}
+	again := connectPlain(t, a, rawmqtt.Connect{ID: "again", Clean: true})
 	first := connectPlain(t, a, roaming)
 	first.subscribe(1, "mail/#")
 	for i := range 5 { // none is acknowledged

@@ -55,7 +55,7 @@ func unnameable(t *testing.T, tree fs.FS) (found []string) {
 		switch name := d.Name(); {
 		case err != nil:
 			return err
-		case d.IsDir() && (name == "internal" || name == "testdata" || name == "node_modules" || name == "integration" || name == "cmd" || name == "bench" || name == ".git"):
+		case d.IsDir() && (name == "internal" || name == "testdata" || name == "node_modules" || name == "build" || name == "integration" || name == "cmd" || name == "bench" || name == ".git"):
 			return fs.SkipDir
 		case d.IsDir() || filepath.Ext(name) != ".go" || strings.HasSuffix(name, "_test.go"):
 			return nil

@@ -107,7 +107,7 @@ func TestReadme(t *testing.T) {
 	}
 	r := &reader{t: t, dir: t.TempDir(), terminals: map[string]*terminal{}}
 	home := t.TempDir()
-	r.env = append(environ(t), "HOME="+home, "GIT_TERMINAL_PROMPT=0", "GIT_CONFIG_NOSYSTEM=1",
+	r.env = append(environ(t), "HEARTLINE_DELIVERY_FALLBACK_WINDOW=1m", "HOME="+home, "GIT_TERMINAL_PROMPT=0", "GIT_CONFIG_NOSYSTEM=1",
 		"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=url."+upstream(t)+".insteadOf", "GIT_CONFIG_VALUE_0=https://github.com/heartline-mqtt/heartline")
 	// Modules and objects that are there already are used.
 	for _, name := range []string{"GOCACHE", "GOMODCACHE", "GOPROXY", "GOSUMDB", "GOTOOLCHAIN"} {

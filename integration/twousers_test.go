@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +13,8 @@ import (
 	"github.com/heartline-mqtt/heartline/internal/rawmqtt"
 	"github.com/heartline-mqtt/heartline/wire"
 )
+
+var inFlight = regexp.MustCompile(`(?m)^heartline_push_in_flight\{.*\} [1-9]`)
 
 // TestTwoUsersOfOnePhone: alice signs out of a phone while pushes wait for her, and bob
 // signs in with the same phone and the same push token. Nothing of alice's reaches the
@@ -68,6 +72,10 @@ func TestTwoUsersOfOnePhone(t *testing.T) {
 			await(t, "a refused push", func() bool { return len(sim.ReceivedFor(token)) > 0 })
 			way.signOut(t, s, "alice")
 			signedOut := time.Now()
+			await(t, "the end of the requests that were under way", func() bool { // they still get the script's answer
+				_, metrics := s.call(http.MethodGet, "/metrics", "")
+				return strings.Contains(string(metrics), "\nheartline_push_in_flight{") && !inFlight.Match(metrics)
+			})
 			sim.ClearScripts()
 			way.signIn(t, s, "bob")
 			his := s.notify(`{"account":"bob","title":"for bob"}`)
