@@ -228,7 +228,7 @@ func (p *page) until(condition string) {
 	p.t.Helper()
 	for deadline := time.Now().Add(patience); ; {
 		var holds bool
-		p.eval("Boolean("+condition+")", &holds)
+		p.eval("(async () => Boolean(await ("+condition+")))()", &holds)
 		if holds {
 			return
 		}
