@@ -44,7 +44,7 @@ exit code is 0 only if nothing was lost.`,
 		case *nodes:
 			return p.demoNodes(ctx, *url)
 		case *xmpp:
-			return demo.RunXMPP(ctx, p.Stdout)
+			return demo.RunXMPP(ctx, p.Stdout, nil)
 		}
 		return demo.Run(ctx, p.Stdout)
 	})

@@ -325,7 +325,8 @@ func TestDemo(t *testing.T) {
 		leaveOut(t, xmppkit.Prosody)
 	}
 	var out strings.Builder
-	if err := demo.RunXMPP(t.Context(), &out); err != nil {
+	busy := func(d *config.Delivery) { d.AckWindow, d.FallbackWindow = 8*time.Second, 15*time.Second }
+	if err := demo.RunXMPP(t.Context(), &out, busy); err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
 	for _, kind := range []string{xmppkit.Ejabberd, xmppkit.Prosody} {

@@ -108,8 +108,10 @@ func TestHibernationEnds(t *testing.T) {
 		}, func(c *config.Config) { c.Delivery.AckWindow = time.Minute })
 		p := w.phone(false)
 		p.announce()
-		p.Kill()
+		p.HalfOpen() // the IQ goes to the session while there is one
 		id := p.notify("")
+		w.until(id, "published")
+		p.Kill()
 		w.until(id, "waiting")
 		p.down()
 		w.want(id, "accepted", "published", "nacked", "waiting")

@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -85,11 +86,18 @@ type Options struct {
 	Edit  func(config string) string // changes the documented configuration; nil leaves it
 }
 
+// given are the ports that freeAddress has returned. Their servers may not listen yet, or not now.
+var given sync.Map
+
 // freeAddress returns an address that nobody listens at. The system gives no port of this range
 // to others, so that it is still free when the server has started.
 func freeAddress(ctx context.Context) (string, error) {
 	for tries := 0; ; tries++ {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", fmt.Sprint("127.0.0.1:", 12_000+rand.N(20_000)))
+		port := 12_000 + rand.N(20_000)
+		if _, taken := given.LoadOrStore(port, nil); taken {
+			continue
+		}
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", fmt.Sprint("127.0.0.1:", port))
 		if err == nil {
 			return l.Addr().String(), l.Close()
 		}
