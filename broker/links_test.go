@@ -114,8 +114,8 @@ func TestXMPPOfNodes(t *testing.T) {
 		cfg.DataDir, cfg.MQTT.Address, cfg.HTTP.Address = filepath.Join(dir, node), "", ""
 		cfg.Store.Engine = config.EnginePostgres
 		cfg.Store.Postgres.URL = config.Secret(strings.Replace(pg.URL("admin", "postgres", ""), fmt.Sprint(":", pg.Port), ":"+fmt.Sprint(db.socket.Addr().(*net.TCPAddr).Port), 1))
-		cfg.Cluster.Address, cfg.Cluster.Name, cfg.Cluster.Lease = "127.0.0.1:0", node, 2*time.Second
-		cfg.Delivery.AckWindow = time.Minute // a busy machine pushes nothing
+		cfg.Cluster.Address, cfg.Cluster.Name, cfg.Cluster.Lease = "127.0.0.1:0", node, 10*time.Second // a beat that is late on a busy machine ends no trust
+		cfg.Delivery.AckWindow = time.Minute                                                           // a busy machine pushes nothing
 		cfg.XMPP.Components = []config.XMPPComponent{{Domain: name, Address: server.Addr(), SecretFile: secret, Hosts: []string{host}}}
 		cfg.XMPP.RegistrationKeyFile, cfg.XMPP.PingInterval = key, time.Hour
 		cfg.XMPP.Reconnect = config.Retry{Initial: time.Millisecond, Max: 10 * time.Millisecond}

@@ -14,7 +14,6 @@ import (
 // TestDeviceLimitOfTwoNodes: devices of an account that come at once at two nodes find room for as
 // many as the account may have, and not as many at each.
 func TestDeviceLimitOfTwoNodes(t *testing.T) {
-	t.Parallel()
 	pg := testtool.StartPostgres(t)
 	url := pg.URL("admin", "postgres", "")
 	nodes := []*member{joined(t, url, "one"), joined(t, url, "two")}

@@ -181,10 +181,14 @@ func (c *promptConn) handled(packet []byte) bool {
 		return false
 	}
 	prompt := c.site.hook.Prompt(c.client)
-	if prompt == nil || !prompt(packet) {
+	if prompt == nil {
 		return false
 	}
-	prompted.Add(1)
+	prompted.Add(1) // before the answer
+	if !prompt(packet) {
+		prompted.Add(-1)
+		return false
+	}
 	return true
 }
 

@@ -200,11 +200,11 @@ func TestWallClockIsSet(t *testing.T) {
 // TestPruningWaitsForReaders: what somebody still has to read stays, and what finished
 // within the history before it.
 func TestPruningWaitsForReaders(t *testing.T) {
-	now := start
-	oldest, unread := start, true
+	var passed, oldest atomic.Int64 // since the start; the housekeeper reads the time, too
+	after := func(n *atomic.Int64) time.Time { return start.Add(time.Duration(n.Load())) }
 	o := newOutbox(t, store.Options{
-		Open: memory.Open, History: time.Hour, Now: func() time.Time { return now },
-		Unread: func() (time.Time, bool) { return oldest, unread },
+		Open: memory.Open, History: time.Hour, Now: func() time.Time { return after(&passed) },
+		Unread: func() (time.Time, bool) { return after(&oldest), true },
 	})
 	if err := errors.Join(commit(o, accept(1)), commit(o, finish(1))); err != nil {
 		t.Fatal(err)
@@ -215,13 +215,13 @@ func TestPruningWaitsForReaders(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := o.Notification(1); (err == nil) != want {
-			t.Errorf("at %v, unread from %v (%v): %v, want it there: %v", now, oldest, unread, err, want)
+			t.Errorf("at %v, unread from %v: %v, want it there: %v", after(&passed), after(&oldest), err, want)
 		}
 	}
-	now = start.Add(30 * time.Hour)
+	passed.Store(int64(30 * time.Hour))
 	there(true)
-	oldest = start.Add(time.Hour)
+	oldest.Store(int64(time.Hour))
 	there(true) // it may have later events
-	oldest = start.Add(time.Hour + 1)
+	oldest.Store(int64(time.Hour + 1))
 	there(false)
 }

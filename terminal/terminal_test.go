@@ -394,7 +394,8 @@ func TestRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	passwords := make(chan string, 10)
+	passwords, over := make(chan string), make(chan struct{})
+	defer close(over)
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -403,7 +404,14 @@ func TestRefused(t *testing.T) {
 			}
 			var b [256]byte
 			n, _ := c.Read(b[:])
-			passwords <- string(b[n-1 : n]) // the payload ends with it
+			if n == 0 { // given up
+				_ = c.Close()
+				continue
+			}
+			select {
+			case passwords <- string(b[n-1 : n]): // the payload ends with it
+			case <-over:
+			}
 			_, _ = c.Write([]byte{packets.Connack << 4, 3, 0, 0x86, 0})
 			_ = c.Close()
 		}

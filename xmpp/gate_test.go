@@ -861,7 +861,7 @@ func TestHostileSender(t *testing.T) {
 // TestDeafServer: a server that answers no ping is dialed again.
 func TestDeafServer(t *testing.T) {
 	w := newWorld(t, func(o *xmpp.Options, _ *delivery.Options) {
-		o.PingInterval, o.PingTimeout = 20*time.Millisecond, 200*time.Millisecond
+		o.PingInterval, o.PingTimeout = 20*time.Millisecond, 5*time.Second
 	})
 	s := w.link.Next()
 	if s.To != host || s.Child("ping").XMLName.Local == "" {

@@ -70,7 +70,7 @@ func TestOrderAtApple(t *testing.T) {
 func TestNewestOfACollapseKeyIsShown(t *testing.T) {
 	sim := startSim(t, apnssim.Options{})
 	r := newRouter(t, fast(apnsFor(t, sim)))
-	sim.Script(apnssim.Script{Times: 1}, apnssim.Script{Times: 1, Delay: 100 * time.Millisecond})
+	sim.Script(apnssim.Script{Times: 1}, apnssim.Script{Times: 1, Delay: 2 * time.Second})
 	do(t, r, pushTo(hexToken(1), "first")) // all streams are granted
 	done := make(chan delivery.PushResult, 3)
 	for i, title := range []string{"Door open", "Door ajar", "Door closed"} {
@@ -138,7 +138,7 @@ func TestNoPushAfterSignOut(t *testing.T) {
 func TestMovedRegistration(t *testing.T) {
 	sim := startSim(t, apnssim.Options{})
 	r := newRouter(t, fallback.Options{Pushers: []fallback.Pusher{apnsFor(t, sim)}})
-	sim.Script(apnssim.Script{Delay: 10 * time.Millisecond})
+	sim.Script(apnssim.Script{Times: 1}, apnssim.Script{Times: 1, Delay: 2 * time.Second}) // while it moves
 	var moved atomic.Bool
 	var done sync.WaitGroup
 	for i := range 10 {

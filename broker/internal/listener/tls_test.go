@@ -87,7 +87,7 @@ func TestTLS(t *testing.T) {
 	})
 	t.Run("handshake that never comes", func(t *testing.T) {
 		o := options()
-		o.HandshakeTimeout = 100 * time.Millisecond
+		o.HandshakeTimeout = 3 * time.Second // it binds the good client, too
 		_, l := ours(t, nil, o)
 		silent := dial(t, l.Address(), false)
 		half := dial(t, l.Address(), false)
@@ -100,7 +100,7 @@ func TestTLS(t *testing.T) {
 	})
 	t.Run("CONNECT that never comes", func(t *testing.T) {
 		o := options()
-		o.ConnectTimeout = 300 * time.Millisecond
+		o.ConnectTimeout = 3 * time.Second // the handshake counts
 		_, l := ours(t, nil, o)
 		if !dialTLS(t, l.Address()).gone(patience) {
 			t.Error("still open")

@@ -79,16 +79,16 @@ func TestHandshakes(t *testing.T) {
 	})
 	t.Run("the time in the queue is not the client's", func(t *testing.T) {
 		o := options()
-		o.HandshakeTimeout, o.ConnectTimeout = 500*time.Millisecond, 500*time.Millisecond
+		o.HandshakeTimeout, o.ConnectTimeout = 3*time.Second, 3*time.Second
 		_, l := ours(t, nil, o)
 		n := l.turnstile.takeAll()
 		dialled := make(chan error, 1)
 		go func() {
 			conn, err := tls.Dial("tcp", l.Address(), client)
+			defer func() { dialled <- err }()
 			if err == nil {
 				newClient(t, conn, true).connect("id")
 			}
-			dialled <- err
 		}()
 		eventually(t, "the handshake waits", func() bool { return l.turnstile.waiting() == 1 })
 		<-time.After(2 * o.HandshakeTimeout) // its time would be over
