@@ -153,6 +153,23 @@ func (p *process) signal(t testing.TB, s os.Signal) {
 	if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		t.Fatalf("signal %s: %v", s, err)
 	}
+	if s == syscall.SIGSTOP { // a thread may go on for a moment
+		await(t, "the process to stand still", p.stopped)
+	}
+}
+
+// stopped reports whether all threads of the process are stopped. It takes that for granted where
+// there is no /proc.
+func (p *process) stopped() bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
+	for _, file := range threads {
+		stat, err := os.ReadFile(file)
+		_, state, _ := strings.Cut(string(stat), ") ")
+		if err == nil && !strings.HasPrefix(state, "T") && !strings.HasPrefix(state, "Z") { // Z: it has ended
+			return false
+		}
+	}
+	return true
 }
 
 // wait returns the exit code; -1 is a death by signal.

@@ -37,9 +37,7 @@ func TestLoop(t *testing.T) {
 
 		// Inactive: the phone is in the pocket (XEP-0352). IQs pass all the same.
 		inactive.announce()
-		if err := inactive.Send("<inactive xmlns='urn:xmpp:csi:0'/>"); err != nil {
-			w.t.Fatal(err)
-		}
+		inactive.putAway()
 		id = inactive.notify("")
 		w.until(id, "received")
 		w.want(id, "accepted", "published", "received")

@@ -313,6 +313,16 @@ func (p *phone) chat(from *phone, text string) {
 // without the module answers the ping with an error, which will do.
 func (p *phone) sync() { _, _ = p.IQ("get", p.w.server.Host, "<ping xmlns='urn:xmpp:ping'/>") }
 
+// putAway is the end of the use of the client (XEP-0352). Prosody holds up what it was writing
+// when it learns of that, an IQ too, so that it must have taken it.
+func (p *phone) putAway() {
+	p.w.t.Helper()
+	if err := p.Send("<inactive xmlns='urn:xmpp:csi:0'/>"); err != nil {
+		p.w.t.Fatal(err)
+	}
+	p.sync()
+}
+
 // eachKind runs a test for both servers. Such tests wait most of the time, so they run
 // in parallel, as many as the machine has processors.
 func eachKind(t *testing.T, test func(*testing.T, string)) {

@@ -28,9 +28,7 @@ func TestStanzaTable(t *testing.T) {
 
 		// Online and inactive (XEP-0352): the IQ passes.
 		inactive.announce()
-		if err := inactive.Send("<inactive xmlns='urn:xmpp:csi:0'/>"); err != nil {
-			w.t.Fatal(err)
-		}
+		inactive.putAway()
 		id := inactive.notify("")
 		w.until(id, "received")
 
