@@ -317,7 +317,7 @@ func (c *Core) marked(account string, m RequestMark) (first *Notification, err e
 // the order of the commits is the order of acceptance. On an error done is not
 // called.
 func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt, error)) error {
-	targets, err := c.targets(a, n, r.Devices)
+	targets, full, err := c.targets(a, n, r.Devices)
 	if err != nil {
 		return err
 	}
@@ -355,7 +355,7 @@ func (c *Core) enqueue(a *account, r Request, n *Notification, done func(Receipt
 			c.beginOffline(d, n, b)
 		}
 	}
-	result.account, result.notification, result.deliveries = a, n, deliveries
+	result.account, result.notification, result.deliveries, result.full = a, n, deliveries, full
 	result.claimed, result.done = r.ID != "", done
 	result.depart()
 	c.out.Commit(b, result.whenDone)
@@ -393,42 +393,48 @@ func (c *Core) beginOffline(d *delivery, n *Notification, b *Batch) {
 
 // targets picks the devices that a notification goes to. A device that is full is
 // named too as long as another is not: a dead device holds only its own queue.
-func (c *Core) targets(a *account, n *Notification, names []string) ([]*device, error) {
-	wanted := a.devices
+func (c *Core) targets(a *account, n *Notification, names []string) (wanted, full []*device, err error) {
+	wanted = a.devices
 	switch {
 	case len(a.devices) == 0 && c.opts.HoldUnknown && len(names) == 0:
 		wanted = []*device{a.heldFor()}
 	case len(a.devices) == 0:
-		return nil, fmt.Errorf("%w: account %s has no device; a device is registered by its first subscription to its notifications topic, its first push token, or PUT /v1/accounts/{account}/devices/{device}", ErrUnknownAccount, a.name)
+		return nil, nil, fmt.Errorf("%w: account %s has no device; a device is registered by its first subscription to its notifications topic, its first push token, or PUT /v1/accounts/{account}/devices/{device}", ErrUnknownAccount, a.name)
 	}
 	if len(names) > 0 {
 		wanted = nil
 		for _, name := range names {
 			d := a.device(name)
 			if d == nil {
-				return nil, fmt.Errorf("%w: account %s has no device %s", ErrUnknownDevice, a.name, name)
+				return nil, nil, fmt.Errorf("%w: account %s has no device %s", ErrUnknownDevice, a.name, name)
 			}
 			if !slices.Contains(wanted, d) {
 				wanted = append(wanted, d)
 			}
 		}
 	}
-	retry := time.Duration(0)
 	for _, d := range wanted {
-		if c.hasRoom(d, n) {
-			return slices.Clone(wanted), nil
-		}
-		if away := c.retryAfter(d); retry == 0 || away < retry {
-			retry = away
+		if !c.hasRoom(d, n) {
+			full = append(full, d)
 		}
 	}
-	return nil, &FullError{Limit: c.settings.Load().MaxOutstanding, RetryAfter: retry}
+	if len(full) < len(wanted) {
+		return slices.Clone(wanted), full, nil
+	}
+	retry := c.retryAfter(full[0])
+	for _, d := range full[1:] {
+		retry = min(retry, c.retryAfter(d))
+	}
+	return nil, nil, &FullError{Limit: c.settings.Load().MaxOutstanding, RetryAfter: retry}
 }
 
 // hasRoom reports whether d may have one delivery more: it is not full, n replaces
-// one by its collapse key, or n is urgent and one that is not can be displaced.
+// one by its collapse key, or n is urgent and one that is not can be displaced. The limit
+// may have been lowered below the length of the queue. The queue need not shrink to the limit
+// then: n takes the place of one delivery, and no other has to end for it.
 func (c *Core) hasRoom(d *device, n *Notification) bool {
-	over := len(d.queue) + d.reserved - c.settings.Load().MaxOutstanding
+	limit := c.settings.Load().MaxOutstanding
+	over := min(len(d.queue), limit) + d.reserved - limit
 	if over < 0 {
 		return true
 	}

@@ -64,6 +64,99 @@ func TestFullDevice(t *testing.T) {
 	})
 }
 
+// TestLimitLowered: a device for which more is waiting than a lowered limit allows loses nothing
+// but what gives its place to a newer notification.
+func TestLimitLowered(t *testing.T) {
+	lowered := options()
+	lowered.MaxOutstanding = 2
+	for name, lower := range map[string]func(w *world){
+		"reload":  func(w *world) { w.core.Reconfigure(lowered.Settings()) },
+		"restart": func(w *world) { w.restart(lowered) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.known("phone", "")
+				chat := w.accept(delivery.Request{Urgency: delivery.UrgencyNormal})
+				news := w.accept(delivery.Request{Urgency: delivery.UrgencyNormal, CollapseKey: "news"})
+				alarm := w.accept(delivery.Request{CollapseKey: "alarm"})
+				last := w.accept(delivery.Request{Urgency: delivery.UrgencyNormal})
+				lower(w)
+				newer := w.accept(delivery.Request{Urgency: delivery.UrgencyNormal, CollapseKey: "news"})
+				again := w.accept(delivery.Request{CollapseKey: "alarm"})
+				w.wantState(news, delivery.StateSuperseded)
+				w.wantState(alarm, delivery.StateSuperseded)
+				for _, n := range []*delivery.Notification{chat, last, newer, again} {
+					w.wantState(n, delivery.StateWaiting)
+				}
+				// Each urgent one takes the place of the oldest that is not, and of no other.
+				normal := []*delivery.Notification{chat, last, newer}
+				for i := range normal {
+					w.wantState(w.accept(delivery.Request{}), delivery.StateWaiting)
+					for j, n := range normal {
+						w.wantState(n, pick(j <= i, delivery.StateCancelled, delivery.StateWaiting))
+					}
+				}
+				for _, r := range []delivery.Request{{}, {Urgency: delivery.UrgencyNormal}, {CollapseKey: "other"}} {
+					if _, err := w.tryAccept(r); !errors.Is(err, delivery.ErrTooMuchOutstanding) {
+						t.Errorf("%+v: %v", r, err)
+					}
+				}
+				w.wantState(again, delivery.StateWaiting)
+				if n := w.device("a", "phone").Outstanding; n != 4 {
+					t.Errorf("%d outstanding, want 4", n)
+				}
+			})
+		})
+	}
+}
+
+// TestAdmittedStays: a notification that was admitted is not cancelled for a limit, whatever
+// happens while its acceptance is on its way into the store.
+func TestAdmittedStays(t *testing.T) {
+	opts := options()
+	opts.MaxOutstanding = 2
+	inWorldWith(t, opts, func(w *world) { // the limit is lowered
+		w.known("phone", "")
+		w.accept(delivery.Request{})
+		lowered := opts.Settings()
+		lowered.MaxOutstanding = 1
+		w.wantState(w.acceptWhile(func() { w.core.Reconfigure(lowered) }), delivery.StateWaiting)
+	})
+	inWorldWith(t, opts, func(w *world) { // another takes the place of the one that it replaces
+		w.known("phone", "")
+		old := w.accept(delivery.Request{Urgency: delivery.UrgencyNormal, CollapseKey: "k"})
+		w.accept(delivery.Request{})
+		release := w.store.hold()
+		receipts := make(chan delivery.Receipt, 2)
+		for _, r := range []delivery.Request{{Account: "a", Title: "t"}, {Account: "a", Title: "t", Urgency: delivery.UrgencyNormal, CollapseKey: "k"}} {
+			w.core.AcceptAsync(r, func(r delivery.Receipt, err error) {
+				if err != nil {
+					t.Error(err)
+				}
+				receipts <- r
+			})
+			settle()
+		}
+		release()
+		for range 2 {
+			r := <-receipts
+			if r.State != delivery.StatePending {
+				t.Errorf("answered with state %v", r.State)
+			}
+			w.wantState(r.Notification, delivery.StateWaiting)
+		}
+		w.wantState(old, delivery.StateCancelled)
+	})
+}
+
+// pick returns one of two states.
+func pick(cond bool, yes, no delivery.State) delivery.State {
+	if cond {
+		return yes
+	}
+	return no
+}
+
 // TestRetryAfter: a tenth of the time that a device has been away.
 func TestRetryAfter(t *testing.T) {
 	opts := options()

@@ -16,6 +16,7 @@ type commitResult struct {
 	account      *account
 	notification *Notification
 	deliveries   []*delivery
+	full         []*device    // of the targets, those that had no room
 	one          [1]*delivery // their memory, if it is enough
 	err          error        // nil: it is durable
 	claimed      bool         // the request had an ID
@@ -193,14 +194,9 @@ func (c *Core) begin(r *commitResult) {
 			d.deadline = c.clock.steady() + ackWindow(&d.progress, situation{windows: &c.settings.Load().Windows})
 		}
 		c.deadlines.schedule(d)
-		if d.collapse != 0 {
-			c.supersede(dev, d)
-		}
-		if len(dev.queue) > c.settings.Load().MaxOutstanding && d.urgency == UrgencyHigh {
-			c.displace(dev)
-		}
+		room := c.makeRoom(dev, d)
 		switch {
-		case len(dev.queue) > c.settings.Load().MaxOutstanding:
+		case !room && slices.Contains(r.full, dev): // one that was admitted stays, whatever has happened since
 			c.apply(d, inCancel, situation{detail: fmt.Sprintf("the device has %d unfinished notifications %s", c.settings.Load().MaxOutstanding, fullDetail)})
 		case dev.presence != nil:
 			d.makeDue(dev)
@@ -218,12 +214,23 @@ func (c *Core) begin(r *commitResult) {
 // is the one that the answer to the request shows as cancelled.
 const fullDetail = "(delivery.max_outstanding_per_device)"
 
-// displace ends the oldest normal delivery of a full device.
-func (c *Core) displace(dev *device) {
+// makeRoom ends the deliveries whose place the newest delivery of dev takes, and reports
+// whether dev has room for it. It ends one normal delivery at most, also where the limit was
+// lowered below the length of the queue.
+func (c *Core) makeRoom(dev *device, newest *delivery) bool {
+	if newest.collapse != 0 && c.supersede(dev, newest) {
+		return true
+	}
+	return len(dev.queue) <= c.settings.Load().MaxOutstanding || newest.urgency == UrgencyHigh && c.displace(dev)
+}
+
+// displace ends the oldest normal delivery of a full device, and reports whether there was one.
+func (c *Core) displace(dev *device) bool {
 	for d := range c.slab.each(dev.queue) {
 		if d.urgency == UrgencyNormal && !d.state.Final() {
 			c.apply(d, inCancel, situation{detail: "displaced"})
-			return
+			return true
 		}
 	}
+	return false
 }

@@ -31,13 +31,16 @@ func (c *Core) finish(d *delivery) {
 	}
 }
 
-// supersede ends the deliveries of dev whose place the newer one takes.
-func (c *Core) supersede(dev *device, newer *delivery) {
+// supersede ends the deliveries of dev whose place the newer one takes, and reports whether
+// there was one.
+func (c *Core) supersede(dev *device, newer *delivery) (ended bool) {
 	for d := range c.slab.each(slices.Clone(dev.queue)) {
 		if d != newer && d.collapse == newer.collapse && d.seq < newer.seq && !d.state.Final() {
 			c.apply(d, inSupersede, situation{})
+			ended = true
 		}
 	}
+	return ended
 }
 
 // Cancel ends every delivery of a notification that is not final, drops messages
