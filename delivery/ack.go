@@ -35,7 +35,6 @@ func (p *Presence) Acked(r Ref) {
 		if r.Message {
 			c.apply(d, inMessageReceived, situation{})
 		} else {
-			p.dev.heard(d)
 			c.apply(d, inReceived, situation{late: r.Attempt < d.attempts})
 		}
 	}
@@ -119,7 +118,6 @@ func (c *Core) ackUnfinished(seq Seq, id, deviceID, accountName string, kind Ack
 		in = inDisplayed
 	}
 	if !d.state.Final() || kind != AckReceived {
-		dev.heard(d)
 		c.apply(d, in, situation{})
 	}
 	c.seen(dev)

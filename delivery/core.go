@@ -468,6 +468,7 @@ func (c *Core) apply(d *delivery, in input, s situation) {
 	}
 	if p := dev.presence; p != nil && d.state == StateAcked && before.state != StateAcked {
 		p.freeSlot(d.seq, false)
+		dev.forgetMisses(d)
 	}
 	if st.publish {
 		c.publish(d)

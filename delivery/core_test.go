@@ -451,6 +451,43 @@ func TestHeartbeatAfterAMissedAck(t *testing.T) {
 	})
 }
 
+// TestHeartbeatWithoutTheAskedAck: a device that acknowledges every copy, and never says that it
+// has displayed one, is tried again at growing distances, too.
+func TestHeartbeatWithoutTheAskedAck(t *testing.T) {
+	for name, received := range map[string]func(w *world, n *delivery.Notification){
+		"PUBACK": func(*world, *delivery.Notification) {},
+		"by ID": func(w *world, n *delivery.Notification) {
+			if err := w.core.AckByID(n.ID, "d", "a", delivery.AckReceived); err != nil {
+				w.Error(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				ch := w.up("d", func(_ *delivery.OnlineInfo, ch *channel) { ch.acks = name == "PUBACK" })
+				n := w.accept(delivery.Request{Ack: delivery.AckDisplayed})
+				var at []time.Time
+				for len(at) < 8 {
+					if got := len(ch.published()); got > len(at) {
+						at = append(at, time.Now())
+						received(w, n)
+					}
+					time.Sleep(500 * time.Millisecond)
+					ch.presence.Heartbeat()
+				}
+				// 3 s of ack window each, and between them 0, 5, 10, 20, 40 and two times 60 s.
+				if d := at[7].Sub(at[0]); d < 216*time.Second || d > 226*time.Second {
+					t.Errorf("seven more tries took %v, want 3m36s", d)
+				}
+				if err := w.core.AckByID(n.ID, "d", "a", delivery.AckDisplayed); err != nil {
+					t.Fatal(err)
+				}
+				w.wantState(n, delivery.StateAcked)
+			})
+		})
+	}
+}
+
 func TestInflightWindow(t *testing.T) {
 	for _, receiveMaximum := range []int{1, 5, 65535} {
 		t.Run(fmt.Sprint(receiveMaximum), func(t *testing.T) {

@@ -12,7 +12,7 @@ func (c *Core) finish(d *delivery) {
 	dev := c.dev(d)
 	d.notDue(dev)
 	d.over = true
-	dev.heard(d)
+	dev.forgetMisses(d)
 	c.endProbe(dev, d)
 	if p := dev.presence; p != nil && d.state != StateAcked && !d.received {
 		p.ended(d)

@@ -39,7 +39,7 @@ type Presence struct {
 	info       OnlineInfo
 	since      time.Time
 	missed     atomic.Bool    // something went unacknowledged: the next heartbeat matters
-	misses     map[Seq]misses // by delivery, those with any since the device was last heard
+	misses     map[Seq]misses // by delivery, those with any, until their ack or their end
 	heartbeat  atomic.Int64   // steady time of the last control packet
 	open       []openPackets
 	packets    int

@@ -171,8 +171,9 @@ func (dev *device) refused(d *delivery, now int64) {
 	}
 }
 
-// heard ends the count of misses: dev has said something of d.
-func (dev *device) heard(d *delivery) {
+// forgetMisses ends the count of misses: the ack that d asks for has come, or d has ended. A
+// PUBACK is no such ack where `displayed` is asked for.
+func (dev *device) forgetMisses(d *delivery) {
 	if p := dev.presence; p != nil {
 		delete(p.misses, d.seq)
 	}
