@@ -126,12 +126,17 @@ func (c *Core) ackUnfinished(seq Seq, id, deviceID, accountName string, kind Ack
 	return true, nil
 }
 
-// onRead adds `read` to the timeline, once, and cancels the deliveries to the other
-// devices.
+// onRead cancels the deliveries to the other devices, takes the notification off their screens
+// and adds `read` to the timeline, once. The line comes last:
+// if a crash comes before it, the device repeats its `read`, and that does what is left to do.
 func (c *Core) onRead(seq Seq, id, deviceID string) error {
 	n, err := c.out.Notification(seq)
 	if err != nil {
 		return fmt.Errorf("read notification %s: %w", id, err)
+	}
+	// First: dismiss does not know of a copy that leaves after the timeline was read.
+	if err := c.cancelOthers(n, deviceID); err != nil {
+		return err
 	}
 	queued := c.dismissing(n)
 	timeline, err := c.settledTimeline(n)
@@ -157,12 +162,24 @@ func (c *Core) onRead(seq Seq, id, deviceID string) error {
 	}
 	c.event(Event{Seq: seq, Time: c.clock.wallNow(), Kind: EventRead, Device: deviceID, Attempt: attempt}, n.Account)
 	c.pending.sync = true // a crash must not show it again elsewhere
+	c.settle()
+	return nil
+}
+
+// cancelOthers ends the deliveries of a notification that one device has read to the account's
+// other devices.
+func (c *Core) cancelOthers(n *Notification, deviceID string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stopped {
+		return ErrStopped
+	}
 	for _, name := range n.Devices {
 		dev := c.devices[name]
 		if dev == nil || name == deviceID {
 			continue
 		}
-		if d := c.delivery(dev, seq); d != nil && !d.state.Final() {
+		if d := c.delivery(dev, n.Seq); d != nil && !d.state.Final() {
 			c.apply(d, inCancel, situation{detail: "read on " + deviceID})
 			c.feed(dev)
 		}

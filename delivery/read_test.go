@@ -3,8 +3,10 @@ package delivery_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/heartline-mqtt/heartline/delivery"
 )
@@ -46,6 +48,68 @@ func TestRead(t *testing.T) {
 		}
 		if v.State != delivery.StateAcked {
 			t.Errorf("state %v", v.State)
+		}
+	})
+}
+
+// TestReadWhileAnotherComes: a device that comes online while another's `read` waits for the store
+// does not keep the notification on its screen.
+func TestReadWhileAnotherComes(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("tablet", "")
+		w.up("phone")
+		w.accept(delivery.Request{ID: "n"})
+		settle()
+		release := w.store.hold()
+		read := make(chan error, 1)
+		go func() { read <- w.core.AckByID("n", "phone", "a", delivery.AckRead) }()
+		settle() // it waits for its Flush
+		tablet := w.up("tablet", acking, dismissing)
+		settle()
+		release()
+		if err := <-read; err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		shown, dismissed := 0, len(tablet.dismissed())
+		for _, p := range tablet.published() {
+			if !p.Dismissal {
+				shown++
+			}
+		}
+		if shown != dismissed {
+			t.Errorf("the tablet got the notification %d times, and %d dismissals", shown, dismissed)
+		}
+	})
+}
+
+// TestCrashDuringRead: a crash comes when the other deliveries are cancelled, and nothing is
+// dismissed yet. The device repeats its `read`.
+func TestCrashDuringRead(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.known("watch", "")
+		tablet := w.up("tablet", acking)
+		w.up("phone", acking)
+		w.accept(delivery.Request{ID: "n"})
+		settle()
+		tablet.presence.Offline("gone")
+		w.store.engine.slow.Store(int64(time.Minute))
+		read := make(chan error, 1)
+		go func() { read <- w.core.AckByID("n", "phone", "a", delivery.AckRead) }()
+		settle() // it reads the deliveries, to find out who may show the notification
+		w.core.Crash()
+		w.store.engine.slow.Store(0)
+		if err := <-read; err == nil {
+			t.Error("answered in spite of the crash")
+		}
+		w.store.powerCut(1000)
+		w.start(options())
+		w.up("watch", acking).wantIDs(false)
+		if err := w.core.AckByID("n", "phone", "a", delivery.AckRead); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.up("tablet", dismissing).dismissed(); !slices.Equal(got, []string{"n"}) {
+			t.Errorf("the tablet's dismissals: %v", got)
 		}
 	})
 }
