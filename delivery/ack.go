@@ -127,7 +127,7 @@ func (c *Core) ackUnfinished(seq Seq, id, deviceID, accountName string, kind Ack
 }
 
 // onRead cancels the deliveries to the other devices, takes the notification off their screens
-// and adds `read` to the timeline, once. The line comes last:
+// and adds `read` to the timeline, once. It returns when that is on the disk. The line comes last:
 // if a crash comes before it, the device repeats its `read`, and that does what is left to do.
 func (c *Core) onRead(seq Seq, id, deviceID string) error {
 	n, err := c.out.Notification(seq)
@@ -156,13 +156,17 @@ func (c *Core) onRead(seq Seq, id, deviceID string) error {
 		return err
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.stopped {
+		c.mu.Unlock()
 		return ErrStopped
 	}
 	c.event(Event{Seq: seq, Time: c.clock.wallNow(), Kind: EventRead, Device: deviceID, Attempt: attempt}, n.Account)
-	c.pending.sync = true // a crash must not show it again elsewhere
-	c.settle()
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeoutCause(context.Background(), ackPatience, errBusy)
+	defer cancel()
+	if err := c.flush(ctx, true); err != nil { // a crash must not leave it on the other screens
+		return fmt.Errorf("record that notification %s was read: %w", id, err)
+	}
 	return nil
 }
 

@@ -113,3 +113,28 @@ func TestCrashDuringRead(t *testing.T) {
 		}
 	})
 }
+
+// TestReadIsOnTheDisk when it is answered: the device does not repeat it.
+func TestReadIsOnTheDisk(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.up("tablet", acking)
+		w.up("phone", acking)
+		w.accept(delivery.Request{ID: "n"})
+		settle()
+		w.store.engine.slow.Store(int64(2 * time.Second))
+		read := make(chan error, 1)
+		go func() { read <- w.core.AckByID("n", "phone", "a", delivery.AckRead) }()
+		settle() // it reads the deliveries
+		release := w.store.hold()
+		w.store.engine.slow.Store(0)
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if len(read) > 0 {
+			t.Error("answered before it is on the disk")
+		}
+		release()
+		if err := <-read; err != nil {
+			t.Fatal(err)
+		}
+	})
+}
