@@ -507,6 +507,38 @@ func TestInflightWindow(t *testing.T) {
 	}
 }
 
+// TestLargeInflightWindow: the window is as large as it is configured, and copies come beyond it.
+func TestLargeInflightWindow(t *testing.T) {
+	opts := options()
+	opts.MaxInflight, opts.MaxOutstanding = 1100, 2000
+	inWorldWith(t, opts, func(w *world) {
+		ch := w.up("d")
+		for range 1200 {
+			w.core.AcceptAsync(delivery.Request{Account: "a", Title: "t"}, func(_ delivery.Receipt, err error) {
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		settle()
+		if n := len(ch.published()); n != 1100 {
+			t.Errorf("%d published, want 1100", n)
+		}
+		time.Sleep(4 * time.Second)
+		ch.presence.Heartbeat()
+		settle()
+		copies := 0
+		for _, p := range ch.published() {
+			if p.Redelivery {
+				copies++
+			}
+		}
+		if copies != 1024 {
+			t.Errorf("%d copies after the ack window, want 1024", copies)
+		}
+	})
+}
+
 func TestFullWindowFallsBackWithoutProgress(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.known("d", "aa")

@@ -191,15 +191,15 @@ func (p *Presence) SetSubscribed(messages, dismissals bool) {
 // that is unacknowledged on this connection already has its place in the window;
 // another copy costs the client's Receive Maximum only (MQTT 5 §4.9).
 func (p *Presence) room(d *delivery) bool {
-	if p.packets >= p.info.ReceiveMaximum || p.packets >= maxOpenPackets {
+	if p.packets >= p.info.ReceiveMaximum || p.packets-len(p.open) >= maxCopies {
 		return false
 	}
 	return len(p.open) < p.core.settings.Load().MaxInflight || p.isOpen(d.seq, false)
 }
 
-// maxOpenPackets bounds the copies that a device which acknowledges nothing can
-// be sent on one connection.
-const maxOpenPackets = 1024
+// maxCopies bounds the copies, beyond the first packet of each delivery in the window, that a
+// device which acknowledges nothing can be sent on one connection.
+const maxCopies = 1024
 
 func (p *Presence) isOpen(seq Seq, message bool) bool {
 	return slices.ContainsFunc(p.open, func(o openPackets) bool { return o.seq == seq && o.message == message })
