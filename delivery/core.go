@@ -377,6 +377,20 @@ func (c *Core) run() {
 	}
 }
 
+// resync takes up a suspension of the machine. Deliveries that have expired meanwhile end before
+// anything else happens. a is the account that the caller goes on with, nil for none: it stays in
+// memory, also if its last delivery ends. The caller holds the mutex.
+func (c *Core) resync(a *account) {
+	if !c.clock.resync() {
+		return
+	}
+	if a != nil {
+		a.pins++
+		defer func() { a.pins-- }()
+	}
+	c.elapseDue()
+}
+
 // elapseDue handles every deadline that has come and returns the time to the next.
 func (c *Core) elapseDue() time.Duration {
 	for {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -126,6 +127,32 @@ func TestSuspendedMachine(t *testing.T) {
 		w.up("phone", acking).wantIDs(false, news.ID)
 		w.wantState(code, delivery.StateExpired)
 		w.wantState(news, delivery.StateAcked)
+		w.stop()
+		w.store.close()
+	})
+}
+
+// TestBackAfterTheLastExpired: a device comes back after the machine has slept, and the last
+// delivery to it expired meanwhile. Its channel is up for the next.
+func TestBackAfterTheLastExpired(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
+		start := time.Now()
+		var slept atomic.Int64
+		opts := options()
+		opts.Boottime = func() time.Duration { return time.Since(start) + time.Duration(slept.Load()) }
+		w := &world{T: t, apple: &apple{}}
+		w.store = newStore(t)
+		w.start(opts)
+		w.known("phone", "")
+		code := w.accept(delivery.Request{TTL: new(5 * time.Minute)})
+		w.wantState(code, delivery.StateWaiting)
+		slept.Store(int64(10 * time.Minute))
+		phone := w.up("phone", acking)
+		w.wantState(code, delivery.StateExpired)
+		phone.wantIDs(false, w.accept(delivery.Request{}).ID)
+		if d := w.device("a", "phone"); !d.Up {
+			t.Error("the phone is connected, and its channel is down")
+		}
 		w.stop()
 		w.store.close()
 	})

@@ -93,9 +93,7 @@ func (c *Core) Online(info OnlineInfo) (Up, error) {
 		if info.Channel.Closed() {
 			return ErrChannelClosed
 		}
-		if c.clock.resync() { // nothing stale goes out before the loop has run
-			c.elapseDue()
-		}
+		c.resync(d.account) // nothing stale goes out before the loop has run
 		if former := d.presence; former != nil {
 			if info.Connected.Before(former.info.Connected) && !former.channel.Closed() {
 				replace(info.Channel)
