@@ -59,13 +59,11 @@ func (c *clock) resync() bool {
 func (c *clock) wallOffset() int64 { return c.wallNow().UnixNano() - c.steady() }
 
 // wallStep returns how far the wall clock has been set forward (or back, below 0)
-// since the last call.
-func (c *clock) wallStep() time.Duration {
-	now := c.wallOffset()
-	step := now - c.offset
-	c.offset = now
-	return time.Duration(step)
-}
+// since the last call of takeStep.
+func (c *clock) wallStep() time.Duration { return time.Duration(c.wallOffset() - c.offset) }
+
+// takeStep makes wallStep count from now on.
+func (c *clock) takeStep() { c.offset = c.wallOffset() }
 
 // at turns a wall-clock time from the store into a reading of the steady clock.
 // The zero time becomes 0, one in the past becomes now.

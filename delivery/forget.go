@@ -111,11 +111,13 @@ func (c *Core) forgetDevices() {
 }
 
 // Forget takes a device out of the registry if it has given no sign of life for
-// ForgetDeviceAfter. A Core with Neighbours searches for none itself.
+// ForgetDeviceAfter, and the wall clock has not been set far for a while. A Core with Neighbours
+// searches for none itself: whoever does may call before the Core itself looks at the clock.
 func (c *Core) Forget(accountName, id string) error {
 	after := c.settings.Load().ForgetDeviceAfter
 	return c.withAccount(accountName, func(a *account) error {
-		if d := a.device(id); d != nil && d.presence == nil && c.clock.wallNow().Sub(d.SeenAt) > after {
+		c.resync(a)
+		if d := a.device(id); d != nil && d.presence == nil && c.clock.wallNow().Sub(d.SeenAt) > after && c.wallSettled() {
 			c.drop(d, "device not seen for "+after.String())
 		}
 		return nil
@@ -127,15 +129,12 @@ func (c *Core) Forget(accountName, id string) error {
 func (c *Core) wallTrusted() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.clock.resync()
-	if step := c.clock.wallStep(); step.Abs() > wallSettles {
-		c.wallSetAt = c.clock.steady()
-		c.log.Warn("wall clock was set, forgetting no devices and dismissals for an hour", "by", step.Round(time.Second).String())
-	}
-	if c.wallSetAt != 0 && c.clock.steady()-c.wallSetAt < int64(wallSettles) {
+	c.resync(nil)
+	settled := c.wallSettled()
+	c.clock.takeStep() // small steps do not add up for longer than from one look to the next
+	if !settled {
 		return false
 	}
-	c.wallSetAt = 0
 	// Written now and then, so that a crash does not take it back.
 	resolution := min(24*time.Hour, max(c.settings.Load().ForgetDeviceAfter/10, seenResolution))
 	for _, d := range c.devices {
@@ -145,4 +144,20 @@ func (c *Core) wallTrusted() bool {
 	}
 	c.settle()
 	return true
+}
+
+// wallSettled reports whether the wall clock has gone on for a while since it was set far. A Core
+// with Neighbours may have taken its accounts over a moment ago: it has not seen whether the clock
+// was set before its start. The caller holds the mutex, and has called resync.
+func (c *Core) wallSettled() bool {
+	if step := c.clock.wallStep(); step.Abs() > wallSettles {
+		c.clock.takeStep()
+		c.wallSetAt = c.clock.steady()
+		c.log.Warn("wall clock was set, forgetting no devices and dismissals for an hour", "by", step.Round(time.Second).String())
+	}
+	since := c.wallSetAt // 0: not since the start
+	if since == 0 && c.opts.Neighbours == nil {
+		return true
+	}
+	return c.clock.steady()-since >= int64(wallSettles)
 }

@@ -158,6 +158,55 @@ func TestBackAfterTheLastExpired(t *testing.T) {
 	})
 }
 
+// TestStaleAfterTheHourlyLook: the look at the wall clock is the first to notice that the machine
+// has slept. What has expired meanwhile does not go out to a device that comes back during it.
+func TestStaleAfterTheHourlyLook(t *testing.T) {
+	if *shards > 0 {
+		t.Skip("the cores of shards read no registry at that look")
+	}
+	testtool.Bubble(t, func(t *testing.T) {
+		start := time.Now()
+		var slept atomic.Int64
+		opts := options()
+		opts.Boottime = func() time.Duration { return time.Since(start) + time.Duration(slept.Load()) }
+		w := &world{T: t, apple: &apple{}}
+		w.store = newStore(t)
+		out := &looksLate{Outbox: w.store}
+		w.core = newCore(opts, out, nil, slog.New(slog.DiscardHandler))
+		if err := w.core.Start(); err != nil {
+			t.Fatal(err)
+		}
+		w.known("phone", "")
+		code := w.accept(delivery.Request{TTL: new(90 * time.Minute)})
+		time.Sleep(59 * time.Minute)
+		var phone *channel
+		out.meanwhile = func() { phone = w.up("phone") }
+		slept.Store(int64(40 * time.Minute))
+		time.Sleep(2 * time.Minute)
+		if phone == nil {
+			t.Fatal("no look at the registry")
+		}
+		phone.wantIDs(false)
+		w.wantState(code, delivery.StateExpired)
+		w.stop()
+		w.store.close()
+	})
+}
+
+// looksLate has something happen before the registry is read.
+type looksLate struct {
+	delivery.Outbox
+	meanwhile func()
+}
+
+func (o *looksLate) Devices(after string, fn func(*delivery.Device) bool) error {
+	if meanwhile := o.meanwhile; meanwhile != nil {
+		o.meanwhile = nil
+		meanwhile()
+	}
+	return o.Outbox.Devices(after, fn)
+}
+
 // TestOfflineSince: of a device that has not been connected since the start it is
 // not known since when it is offline.
 func TestOfflineSince(t *testing.T) {

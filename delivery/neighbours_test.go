@@ -362,3 +362,48 @@ type telling struct {
 }
 
 func (n telling) Claimed(c delivery.Claim) { n.told <- c }
+
+// TestForgetAfterAClockStep: no device is forgotten for an hour after the database's clock was set,
+// although whoever searches for old devices asks before the Core itself has looked at the clock.
+// Nor is one by a Core that has just taken the account over, and has not seen the step.
+func TestForgetAfterAClockStep(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
+		w := &world{T: t, apple: &apple{}}
+		w.store = newStore(t)
+		var ahead atomic.Int64
+		opts := options()
+		opts.Neighbours = deaf{}
+		opts.Wall = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())).Round(0) }
+		begin := func() *delivery.Core {
+			c := delivery.New(opts, w.store, w.apple, slog.New(slog.DiscardHandler))
+			w.core = c
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+			return c
+		}
+		c := begin()
+		w.known("phone", "")
+		forgets := func(when string, want bool) {
+			t.Helper()
+			if err := c.Forget("a", "phone"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Device("a", "phone"); errors.Is(err, delivery.ErrUnknownDevice) != want {
+				t.Errorf("%s: %v", when, err)
+			}
+		}
+		time.Sleep(90 * time.Minute) // between two looks of the Core
+		ahead.Store(int64(61 * 24 * time.Hour))
+		forgets("at once", false)
+		time.Sleep(59 * time.Minute)
+		forgets("within the hour", false)
+		w.stop()
+		c = begin()
+		forgets("after a take-over", false)
+		time.Sleep(time.Hour)
+		forgets("an hour later", true)
+		w.stop()
+		w.store.close()
+	})
+}
