@@ -66,10 +66,13 @@ func (c *Core) ReportsApp(id, accountName string) error {
 	})
 }
 
+// setApp notes what a device has said of its app. The registry keeps the foreground of a session
+// that has an address: it outlives this process, and its client does not say so again.
 func (c *Core) setApp(dev *device, state AppState) {
 	dev.app = state
-	if !dev.ReportsApp {
-		dev.ReportsApp = true
+	foreground := state == AppForeground && dev.Address != ""
+	if !dev.ReportsApp || dev.Foreground != foreground {
+		dev.ReportsApp, dev.Foreground = true, foreground
 		c.putDevice(dev)
 	}
 }

@@ -106,7 +106,7 @@ func (c *Core) Online(info OnlineInfo) (Up, error) {
 		}
 		c.up.Add(1)
 		p.dev, d.presence, d.since = d, p, p.since
-		c.reachedVia(d, info.Via, info.Address)
+		c.reachedVia(d, info.Via, info.Address, info.App == AppForeground)
 		p.progress = c.clock.steady()
 		p.heartbeat.Store(p.progress)
 		if info.App != AppUnknown {

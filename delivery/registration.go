@@ -122,6 +122,7 @@ type Device struct {
 	SeenAt     time.Time // last sign of life (contract §3)
 	Via        string    // "" or ViaMQTT: an MQTT client; ViaXMPP: an XMPP client
 	Address    string    // ViaXMPP: the full JID
+	Foreground bool      // ViaXMPP: the session at Address has last reported its app there
 	Unread     Unread    // what badge "auto" counts; it outlives the history of what was counted
 }
 

@@ -376,18 +376,20 @@ func (c *Core) Register(id, accountName string) error {
 // RegisterVia is Register for a device that is not connected by MQTT.
 func (c *Core) RegisterVia(id, accountName, via string) error {
 	return c.asDevice(id, accountName, false, func(d *device) error {
-		c.reachedVia(d, via, d.Address)
+		c.reachedVia(d, via, d.Address, d.Foreground)
 		return nil
 	})
 }
 
-// reachedVia notes in the registry how a device is connected.
-func (c *Core) reachedVia(d *device, via, address string) {
+// reachedVia notes in the registry how a device is connected, and whether the session at
+// address has its app in the foreground.
+func (c *Core) reachedVia(d *device, via, address string, foreground bool) {
 	if via == ViaMQTT {
 		via = ""
 	}
-	if d.Via != via || d.Address != address {
-		d.Via, d.Address = via, address
+	foreground = foreground && address != ""
+	if d.Via != via || d.Address != address || d.Foreground != foreground {
+		d.Via, d.Address, d.Foreground = via, address, foreground
 		c.putDevice(d)
 	}
 }
@@ -397,7 +399,7 @@ func (c *Core) reachedVia(d *device, via, address string) {
 func (c *Core) ForgetAddress(id, accountName, address string) error {
 	return c.withDevice(id, accountName, func(a *account, d *device) error {
 		if d != nil && d.account == a && d.Address == address && d.presence == nil {
-			c.reachedVia(d, d.Via, "")
+			c.reachedVia(d, d.Via, "", false)
 		}
 		return nil
 	})

@@ -23,7 +23,10 @@ type channel struct {
 
 	closed   bool
 	presence delivery.Up
-	open     map[string]*request // unanswered
+	// app is what its client has reported in this session. The client reports nothing again
+	// where the session goes on: after a resumption, an outage of the link or a restart.
+	app  delivery.AppState
+	open map[string]*request // unanswered
 	// late holds the notification IDs of requests that were given up: their answers ack
 	// by ID.
 	late map[string]string
@@ -195,7 +198,7 @@ func (g *Gate) announced(full, deviceID string) error {
 		return err
 	}
 	defer known()
-	return g.online(account, device, full, true)
+	return g.online(account, device, full, true, delivery.AppUnknown)
 }
 
 // admit returns newcomers.ErrTooMany for a new device without room. known is called when the
@@ -214,11 +217,11 @@ func (g *Gate) admit(account, device string) (known func(), err error) {
 const maxDeviceID = 256
 
 // online brings a device up: its client has announced it, or else it goes on with the session
-// that it had. A channel that the device had is over with this, and one that the same full
-// JID had for another device. It runs in the account's lane: the core must hear of two
-// channels of a device in the order of the maps.
-func (g *Gate) online(account, device, full string, announced bool) error {
-	c := &channel{g: g, full: full, device: device, account: account, open: map[string]*request{}, late: map[string]string{}}
+// that it had, in which app was its last report. A channel that the device had is over with
+// this, and one that the same full JID had for another device. It runs in the account's lane: the
+// core must hear of two channels of a device in the order of the maps.
+func (g *Gate) online(account, device, full string, announced bool, app delivery.AppState) error {
+	c := &channel{g: g, full: full, device: device, account: account, app: app, open: map[string]*request{}, late: map[string]string{}}
 	g.mu.Lock()
 	if g.tenure == nil {
 		g.mu.Unlock()
@@ -263,7 +266,7 @@ func (g *Gate) online(account, device, full string, announced bool) error {
 		other.presenceNow().Offline("its connection announced another device")
 	}
 	p, err := g.core.Online(delivery.OnlineInfo{
-		Device: device, Account: account, Channel: c, Messages: true, Dismissals: true, Remote: full,
+		Device: device, Account: account, Channel: c, Messages: true, Dismissals: true, App: app, Remote: full,
 		Via: delivery.ViaXMPP, Address: full,
 	})
 	g.mu.Lock()
@@ -328,6 +331,19 @@ func (c *channel) presenceNow() delivery.Up {
 	c.g.mu.Lock()
 	defer c.g.mu.Unlock()
 	return c.presence
+}
+
+// reported returns what the client has reported of its app in this session.
+func (c *channel) reported() delivery.AppState {
+	c.g.mu.Lock()
+	defer c.g.mu.Unlock()
+	return c.app
+}
+
+func (c *channel) setReported(app delivery.AppState) {
+	c.g.mu.Lock()
+	defer c.g.mu.Unlock()
+	c.app = app
 }
 
 func (c *channel) heartbeat() {
@@ -579,7 +595,7 @@ func (g *Gate) revive(c *channel) {
 		g.forget(c)
 		return
 	case err == nil:
-		err = g.online(c.account, c.device, c.full, false)
+		err = g.online(c.account, c.device, c.full, false, c.reported())
 	}
 	if err != nil {
 		g.seldom.Info(g.log, "device not brought up again", "device", c.device, "error", err)

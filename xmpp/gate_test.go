@@ -63,6 +63,7 @@ type world struct {
 	gate   *xmpp.Gate
 	link   *xmpptest.Link
 	opts   xmpp.Options
+	rules  delivery.Options
 }
 
 // newWorld starts a core with a component that is connected to a server of the test.
@@ -78,20 +79,14 @@ func newWorld(t *testing.T, change ...func(*xmpp.Options, *delivery.Options)) *w
 		Domain: domain, Address: w.server.Addr(), Secret: []byte("secret"), Hosts: []string{host}, Key: []byte("key"),
 		ReconnectInitial: time.Millisecond, ReconnectMax: 10 * time.Millisecond, Hold: time.Minute,
 	}
-	rules := delivery.Options{
+	w.rules = delivery.Options{
 		Windows: delivery.Windows{Ack: time.Minute, Fallback: time.Minute}, Ack: delivery.AckReceived, TTL: time.Hour,
 		MaxOutstanding: 1000, MaxInflight: 16, ForgetDeviceAfter: 1440 * time.Hour,
 	}
 	for _, c := range change {
-		c(&w.opts, &rules)
+		c(&w.opts, &w.rules)
 	}
-	w.core = delivery.New(rules, w.out, w.apple, slog.New(slog.DiscardHandler))
-	w.core.Observe(w.events)
-	if err := w.core.Start(); err != nil {
-		t.Fatal(err)
-	}
-	w.gate = xmpp.New(w.core, w.opts)
-	w.gate.Start()
+	w.start()
 	t.Cleanup(func() {
 		w.gate.Stop()
 		if err := w.core.Stop(context.Background()); err != nil {
@@ -103,6 +98,31 @@ func newWorld(t *testing.T, change ...func(*xmpp.Options, *delivery.Options)) *w
 	})
 	w.link = w.server.Accept()
 	return w
+}
+
+// start starts a core and a gate over the store.
+func (w *world) start() {
+	w.Helper()
+	w.core = delivery.New(w.rules, w.out, w.apple, slog.New(slog.DiscardHandler))
+	w.core.Observe(w.events)
+	if err := w.core.Start(); err != nil {
+		w.Fatal(err)
+	}
+	w.gate = xmpp.New(w.core, w.opts)
+	w.gate.Start()
+}
+
+// restart stops all but the store and the server, as a restart of Heartline does, and starts it.
+func (w *world) restart() {
+	w.Helper()
+	w.gate.Stop()
+	w.link.Ended()
+	if err := w.core.Stop(context.Background()); err != nil {
+		w.Fatal(err)
+	}
+	w.start()
+	w.link = w.server.Accept()
+	w.eventually("the devices", func() bool { up, _ := w.gate.Up(); return up })
 }
 
 // wait waits for a line in a timeline of a device, and returns it.

@@ -52,6 +52,9 @@ func (g *Gate) handle(e *element) {
 		return
 	}
 	if e.name.Local != "presence" {
+		if kind == "set" && e.child(nsHeartline, "state") != nil {
+			g.reportsFirst(from)
+		}
 		g.resumed(from)
 	}
 	switch e.name.Local {
@@ -65,6 +68,14 @@ func (g *Gate) handle(e *element) {
 		g.onRequest(e, from, kind)
 	case "message":
 		g.onMessage(from)
+	}
+}
+
+// reportsFirst drops the last report of a session that a new report resumes: the device would
+// get messages for the foreground in front of a report that its app has left it.
+func (g *Gate) reportsFirst(full string) {
+	if c := g.suspended(full); c != nil {
+		c.setReported(delivery.AppUnknown)
 	}
 }
 
@@ -262,10 +273,15 @@ func (g *Gate) onState(c *channel, state *element) error {
 	default:
 		return &delivery.FieldError{Field: "app", Rule: "must be foreground or background", Got: clip(s)}
 	}
-	if p := c.presenceNow(); p != nil {
-		return p.SetApp(app)
+	p := c.presenceNow()
+	if p == nil {
+		return g.core.ReportsApp(c.device, c.account)
 	}
-	return g.core.ReportsApp(c.device, c.account)
+	if err := p.SetApp(app); err != nil {
+		return err
+	}
+	c.setReported(app) // a suspension may have ended p meanwhile: the channel's return passes it on
+	return nil
 }
 
 // onSignOut forgets the device. When the result comes, that is on the disk.

@@ -150,7 +150,7 @@ func (g *Gate) restoreAll(t *tenure) error {
 				continue
 			}
 			coming.Go(func() {
-				err := g.calls.do(d.Account, func() error { return g.restoreOne(d.Account, d.ID, d.Address) })
+				err := g.calls.do(d.Account, func() error { return g.restoreOne(&d.Device) })
 				if err != nil && t.ctx.Err() == nil {
 					g.seldom.Info(g.log, "device not brought up", "device", d.ID, "error", err)
 				}
@@ -165,18 +165,22 @@ func (g *Gate) restoreAll(t *tenure) error {
 
 // restoreOne brings a device up unless it has been heard of in this tenure: another node may
 // have had it on another session since an earlier one.
-func (g *Gate) restoreOne(account, device, full string) error {
+func (g *Gate) restoreOne(d *delivery.Device) error {
 	g.mu.Lock()
-	c := g.devices[device]
-	known := c != nil && c.tenure == g.tenure || g.hibernating[device] != nil
-	_, departed := g.departed[full]
+	c := g.devices[d.ID]
+	known := c != nil && c.tenure == g.tenure || g.hibernating[d.ID] != nil
+	_, departed := g.departed[d.Address]
 	g.mu.Unlock()
 	if known {
 		return nil
 	}
-	err := g.online(account, device, full, false)
+	app := delivery.AppUnknown // in the background, if it has ever reported
+	if d.Foreground {
+		app = delivery.AppForeground
+	}
+	err := g.online(d.Account, d.ID, d.Address, false, app)
 	if err == nil && departed { // another node may still have brought it up
-		g.gone(full, "presence unavailable")
+		g.gone(d.Address, "presence unavailable")
 	}
 	return err
 }

@@ -254,6 +254,35 @@ func TestServerRestart(t *testing.T) {
 	})
 }
 
+// TestAppSurvivesRestart: the app is in the foreground while Heartline restarts, then while its
+// phone has no network. Its client reports nothing again, and gets the full messages. A report
+// that comes while Heartline is away is refused by the server, and does not count.
+func TestAppSurvivesRestart(t *testing.T) {
+	t.Parallel()
+	eachServer(t, func(w *world) {
+		p := w.phone(true)
+		p.announce()
+		if _, err := p.IQ("set", w.server.Component, "<state xmlns='urn:heartline:1' app='foreground'/>"); err != nil {
+			w.t.Fatal(err)
+		}
+		w.stop()
+		if _, err := p.IQ("set", w.server.Component, "<state xmlns='urn:heartline:1' app='background'/>"); err == nil || !strings.HasPrefix(err.Error(), "the answer is an error") {
+			w.t.Errorf("a report while Heartline was away: %v", err)
+		}
+		w.start()
+		id := p.notify(`{"k":"v"}`)
+		w.until(id, "message_received")
+		w.want(id, "accepted", "published", "received", "message_sent", "message_received")
+		resume := p.Session()
+		p.Kill()
+		id = p.notify(`{"k":"v"}`)
+		w.until(id, "pushed")
+		p.down()
+		p.login(resume)
+		w.until(id, "message_received")
+	})
+}
+
 // TestRegistrationSurvivesRestart: a message comes while Heartline is away. The server loses that
 // publish; the registration must live.
 func TestRegistrationSurvivesRestart(t *testing.T) {

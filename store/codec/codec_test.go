@@ -96,7 +96,7 @@ func FuzzEvents(f *testing.F) {
 }
 
 func FuzzDevice(f *testing.F) {
-	d := &delivery.Device{ID: "d", Account: "ann", ReportsApp: true, SeenAt: when, Via: delivery.ViaXMPP, Address: "ann@example.com/phone", Unread: delivery.Unread{{Seq: 300, ID: 7}, {Seq: 1 << 60, ID: 1<<32 - 1}}, Registrations: []delivery.Registration{
+	d := &delivery.Device{ID: "d", Account: "ann", ReportsApp: true, SeenAt: when, Via: delivery.ViaXMPP, Address: "ann@example.com/phone", Foreground: true, Unread: delivery.Unread{{Seq: 300, ID: 7}, {Seq: 1 << 60, ID: 1<<32 - 1}}, Registrations: []delivery.Registration{
 		{Server: delivery.ServerAPNs, Token: "00", App: "com.example", Environment: "sandbox", Kind: delivery.KindAlert, RegisteredAt: when,
 			Suspended: &delivery.Suspension{Since: when, Reason: "BadDeviceToken", Config: "f", NextProbe: when.Add(1)}},
 		{Server: delivery.ServerWebPush, Token: "https://push.example.com/1", App: "BNc", Kind: "voip", P256dh: []byte{4, 1}, Auth: []byte{2}},

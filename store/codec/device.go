@@ -24,6 +24,7 @@ const (
 	deviceAddress
 	deviceUnreadNumber // never written
 	deviceUnread
+	deviceForeground
 )
 
 const (
@@ -63,6 +64,7 @@ func AppendDevice(b []byte, d *delivery.Device) []byte {
 	}
 	b = appendString(b, deviceVia, d.Via)
 	b = appendString(b, deviceAddress, d.Address)
+	b = appendBool(b, deviceForeground, d.Foreground)
 	return appendUnread(b, d.Unread)
 }
 
@@ -153,6 +155,8 @@ func DecodeDevice(d *delivery.Device, id string, b []byte) error {
 			d.Via = string(f.s)
 		case deviceAddress:
 			d.Address = string(f.s)
+		case deviceForeground:
+			d.Foreground = f.v != 0
 		case deviceUnread:
 			marks, err := decodeUnread(f.s)
 			if err != nil {

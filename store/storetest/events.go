@@ -275,7 +275,7 @@ func testRegistrations(t *testing.T, e store.Engine) {
 	}
 	ended := delivery.Registration{Server: delivery.ServerFCM, App: "p", Kind: "location", Form: delivery.FormFID, RegisteredAt: at(3), Ended: &delivery.Ending{At: at(4), Reason: "UNREGISTERED"}}
 	phone := delivery.Device{
-		ID: "phone", Account: "ann", SeenAt: at(5), Via: delivery.ViaXMPP, Address: "ann@example.com/x", Unread: delivery.Unread{{Seq: 7, ID: 8}},
+		ID: "phone", Account: "ann", SeenAt: at(5), Via: delivery.ViaXMPP, Address: "ann@example.com/x", Foreground: true, Unread: delivery.Unread{{Seq: 7, ID: 8}},
 		Registrations: []delivery.Registration{alert, voip, web, ended},
 	}
 	other := phone.Clone()
