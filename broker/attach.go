@@ -128,9 +128,7 @@ func attach(server *mqtt.Server, cfg *config.Config, with attachment) (_ *Heartl
 		if err := h.core.Start(); err != nil {
 			return nil, err
 		}
-	}
-	for _, name := range h.router.Servers() {
-		h.core.PushPossible(name, "") // it may have been off, or configured otherwise, until now
+		pushesPossible(h.core, h.router) // a node does so for each of its Cores
 	}
 	rules := hooks.Options{
 		TopicPrefix:  cfg.MQTT.TopicPrefix,

@@ -19,6 +19,7 @@ import (
 	"github.com/heartline-mqtt/heartline/cluster/relay"
 	"github.com/heartline-mqtt/heartline/config"
 	"github.com/heartline-mqtt/heartline/delivery"
+	"github.com/heartline-mqtt/heartline/fallback"
 	"github.com/heartline-mqtt/heartline/hooks/ordinary"
 	"github.com/heartline-mqtt/heartline/internal/newcomers"
 	"github.com/heartline-mqtt/heartline/receipts"
@@ -45,7 +46,7 @@ type node struct {
 
 	// Of its Cores. They are set before Start.
 	opts   delivery.Options
-	pusher delivery.Pusher
+	pusher *fallback.Router
 	links  links           // of XMPP
 	rooms  *newcomers.List // of devices that are about to become known
 	// replication is what the database told lately of its standbys; nil: nothing.
@@ -164,18 +165,31 @@ func (n *node) endHere(device, account string, session bool) bool {
 	return end != nil && (*end)(device, account, session)
 }
 
-// companion sends the webhooks of the partitions that the node owns.
+// companion sends the webhooks of the partitions that the node owns, and asks for the pushes that
+// have become possible.
 type companion struct{ n *node }
 
 var _ cluster.Companion = companion{}
 
 // Begin implements cluster.Companion. The positions are written in the life that owns the
 // partition, and not in a later one.
-func (b companion) Begin(of cluster.Life, part uint16) {
+func (b companion) Begin(of cluster.Life, part uint16, core *delivery.Core) {
 	if r := b.n.receipts; r != nil {
 		l := of.(*life)
 		r.Take(part, receipts.Tenure{State: l.out, Trusted: l.Trusted})
 	}
+	b.n.begun(core)
+}
+
+// begun is called for each Core that this node has begun to serve. A reload either finds the Core
+// among those of the Router, or has replaced the notification servers before.
+func (n *node) begun(core *delivery.Core) {
+	n.mu.Lock()
+	window := n.settingsLocked().Windows.Ack
+	n.mu.Unlock()
+	// After a start devices get an ack window's time to come back before anything is pushed. Those
+	// at other nodes are still connected, and this Core does not know of them yet.
+	time.AfterFunc(window, func() { pushesPossible(core, n.pusher) }) // a Core that has stopped does nothing
 }
 
 // End implements cluster.Companion.
@@ -456,6 +470,14 @@ func (n *node) Reconfigure(s delivery.Settings) {
 	for _, c := range n.Cores() {
 		c.Reconfigure(s)
 	}
+}
+
+// settingsLocked returns the present settings of this node's Cores.
+func (n *node) settingsLocked() delivery.Settings {
+	if n.settings != nil {
+		return *n.settings
+	}
+	return n.opts.Settings()
 }
 
 // ChannelsUp implements Core: the devices of this node's partitions.

@@ -142,6 +142,14 @@ func newRouter(servers pushServers, content func(delivery.Seq) (*delivery.Notifi
 	return r, nil
 }
 
+// pushesPossible asks for the pushes of a Core that has just started which have become possible: a
+// notification server may have been off, or configured otherwise, until now.
+func pushesPossible(core interface{ PushPossible(server, app string) }, router *fallback.Router) {
+	for _, name := range router.Servers() {
+		core.PushPossible(name, "")
+	}
+}
+
 func limits(timeout time.Duration, concurrent int, r config.Retry) fallback.Limits {
 	return fallback.Limits{Timeout: timeout, MaxConcurrent: concurrent, RetryInitial: r.Initial, RetryMax: r.Max}
 }

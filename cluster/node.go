@@ -38,8 +38,9 @@ type NodeOptions struct {
 
 // Companion does for the owner of a partition what its Core does not, such as webhooks.
 type Companion interface {
-	// Begin is called when the Node has begun to serve a partition in a life.
-	Begin(life Life, part uint16)
+	// Begin is called when the Node has begun to serve a partition in a life, by a Core that is
+	// among Router.Cores already.
+	Begin(life Life, part uint16, core *delivery.Core)
 	// End is called before the Node frees partitions, and after somebody has freed them by hand. It
 	// returns when all that Begin has begun for them has stopped. ctx bounds the wait for the answers of others.
 	End(ctx context.Context, parts []uint16)

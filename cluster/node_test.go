@@ -161,7 +161,7 @@ func (b *base) machine(name string) *machine {
 // companion records its calls.
 type companion struct{ m *machine }
 
-func (companion) Begin(cluster.Life, uint16) {}
+func (companion) Begin(cluster.Life, uint16, *delivery.Core) {}
 
 func (c companion) End(_ context.Context, parts []uint16) {
 	c.m.mu.Lock()

@@ -208,7 +208,7 @@ func (n *Node) begin(claimed []Ownership) (all bool, err error) {
 				mu.Unlock()
 				cores = append(cores, core)
 				if n.opts.Companion != nil {
-					n.opts.Companion.Begin(n.life, o.Part)
+					n.opts.Companion.Begin(n.life, o.Part, core)
 				}
 			}
 			return nil
