@@ -244,3 +244,27 @@ func TestWaitingIsPushedByRestartedNodes(t *testing.T) {
 		m.leave(t)
 	}
 }
+
+// TestReloadWhileAPartitionIsTakenUp: a Core that was made before a reload, and is served after it,
+// has the settings of the reload.
+func TestReloadWhileAPartitionIsTakenUp(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
+		u := takeUp(t)
+		core, _ := u.core(nil)
+		next := u.opts.Settings()
+		next.TTL = 7 * time.Minute
+		u.Reconfigure(next)
+		u.Serve(0, 1, core)
+		companion{u.node}.Begin(nil, 0, core)
+		if err := core.PutDevice(t.Context(), "alice", "phone", nil); err != nil {
+			t.Fatal(err)
+		}
+		r, err := core.Accept(t.Context(), delivery.Request{Account: "alice", Title: "t"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ttl := r.Notification.ExpiresAt.Sub(r.Notification.AcceptedAt); ttl != next.TTL {
+			t.Errorf("the TTL is %v, want %v", ttl, next.TTL)
+		}
+	})
+}

@@ -182,14 +182,15 @@ func (b companion) Begin(of cluster.Life, part uint16, core *delivery.Core) {
 }
 
 // begun is called for each Core that this node has begun to serve. A reload either finds the Core
-// among those of the Router, or has replaced the notification servers before.
+// among those of the Router, or has replaced the settings and the notification servers before.
 func (n *node) begun(core *delivery.Core) {
 	n.mu.Lock()
-	window := n.settingsLocked().Windows.Ack
+	settings := n.settingsLocked()
+	core.Reconfigure(settings) // those of a reload since the Core was made
 	n.mu.Unlock()
 	// After a start devices get an ack window's time to come back before anything is pushed. Those
 	// at other nodes are still connected, and this Core does not know of them yet.
-	time.AfterFunc(window, func() { pushesPossible(core, n.pusher) }) // a Core that has stopped does nothing
+	time.AfterFunc(settings.Windows.Ack, func() { pushesPossible(core, n.pusher) }) // a Core that has stopped does nothing
 }
 
 // End implements cluster.Companion.
