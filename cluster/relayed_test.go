@@ -458,3 +458,48 @@ func (b *base) mesh(m *machine) *relay.Mesh {
 	b.network.meshes[m.name] = mesh
 	return mesh
 }
+
+// TestAnsweredOnceStored: a call that changes an account of another node is answered once the store
+// has the change: the caller may be told that it is on record, and the owner may be lost next.
+func TestAnsweredOnceStored(t *testing.T) {
+	relayed(t, func(t *testing.T, b *base, _ *network, all []*machine) {
+		here, owner := all[0].router, all[1]
+		account := b.ownedBy(owner)[0]
+		if err := here.PutDevice(t.Context(), account, "phone", nil); err != nil {
+			t.Fatal(err)
+		}
+		r, err := here.Accept(t.Context(), delivery.Request{Account: account, Title: "t"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		token := delivery.Registration{Server: delivery.ServerAPNs, App: "app", Token: "00"}
+		for _, c := range []struct {
+			name string
+			call func() error
+		}{
+			{"ack", func() error { return here.AckByID(r.Notification.ID, "phone", account, delivery.AckReceived) }},
+			{"late ack", func() error { return here.AckByID(r.Notification.ID, "phone", account, delivery.AckDisplayed) }},
+			{"register", func() error { return here.Register("pad", account) }},
+			{"register via", func() error { return here.RegisterVia("pad", account, delivery.ViaXMPP) }},
+			{"set registration", func() error { return here.SetRegistration("pad", account, token) }},
+			{"remove registrations", func() error { return here.RemoveRegistrations("pad", account, token.Server, "") }},
+			{"put device", func() error { return here.PutDevice(t.Context(), account, "watch", nil) }},
+			{"forget device", func() error { return here.ForgetDevice(t.Context(), account, "watch") }},
+			{"sign out", func() error { return here.SignOut(t.Context(), "pad", account) }},
+			{"erase", func() error { return here.Erase(t.Context(), r.Notification.ID) }},
+			{"erase account", func() error { return here.EraseAccount(t.Context(), account) }},
+		} {
+			resume := owner.pause() // it writes nothing
+			answered := make(chan error, 1)
+			go func() { answered <- c.call() }()
+			synctest.Wait()
+			if len(answered) > 0 {
+				t.Error("answered before it was stored:", c.name)
+			}
+			resume()
+			if err := <-answered; err != nil {
+				t.Errorf("%s: %v", c.name, err)
+			}
+		}
+	})
+}

@@ -281,7 +281,8 @@ func (r *Router) List(ctx context.Context, f delivery.Filter) (page []*delivery.
 	return page, next, err
 }
 
-// Flush is Core.Flush, of all Cores of this node.
+// Flush is Core.Flush, of all Cores of this node. A change that another node has made for a call of
+// this Router is in the store once the call has returned.
 func (r *Router) Flush(ctx context.Context) error {
 	var errs []error
 	for _, c := range r.Cores() {

@@ -243,17 +243,27 @@ func (s *Session) serving(c *call) func(context.Context, Owner) (results, error)
 	only := func(fn func(ctx context.Context, o Owner) error) func(context.Context, Owner) (results, error) {
 		return func(ctx context.Context, o Owner) (results, error) { return results{}, fn(ctx, o) }
 	}
+	// stored answers once the store has the change: the other node's own Flush does not reach this
+	// Core, and its caller may be told that the change is on record.
+	stored := func(fn func(o Owner) error) func(context.Context, Owner) (results, error) {
+		return only(func(ctx context.Context, o Owner) error {
+			if err := fn(o); err != nil {
+				return err
+			}
+			return o.Flush(ctx)
+		})
+	}
 	switch c.Op {
 	case opAckByID:
-		return only(func(_ context.Context, o Owner) error { return o.AckByID(c.Notification, c.Device, c.Account, c.Ack) })
+		return stored(func(o Owner) error { return o.AckByID(c.Notification, c.Device, c.Account, c.Ack) })
 	case opRegister:
-		return only(func(_ context.Context, o Owner) error { return o.Register(c.Device, c.Account) })
+		return stored(func(o Owner) error { return o.Register(c.Device, c.Account) })
 	case opRegisterVia:
-		return only(func(_ context.Context, o Owner) error { return o.RegisterVia(c.Device, c.Account, c.Text) })
+		return stored(func(o Owner) error { return o.RegisterVia(c.Device, c.Account, c.Text) })
 	case opForgetAddress:
 		return only(func(_ context.Context, o Owner) error { return o.ForgetAddress(c.Device, c.Account, c.Address) })
 	case opSetRegistration:
-		return only(func(ctx context.Context, o Owner) error {
+		return stored(func(o Owner) error {
 			r, err := registration(c.Registration)
 			if err != nil {
 				return err
@@ -261,18 +271,10 @@ func (s *Session) serving(c *call) func(context.Context, Owner) (results, error)
 			if r == nil {
 				return errNoContent
 			}
-			if err := o.SetRegistration(c.Device, c.Account, *r); err != nil {
-				return err
-			}
-			return o.Flush(ctx) // the other node's own Flush does not reach this Core
+			return o.SetRegistration(c.Device, c.Account, *r)
 		})
 	case opRemoveRegistrations:
-		return only(func(ctx context.Context, o Owner) error {
-			if err := o.RemoveRegistrations(c.Device, c.Account, c.Text, c.Kind); err != nil {
-				return err
-			}
-			return o.Flush(ctx)
-		})
+		return stored(func(o Owner) error { return o.RemoveRegistrations(c.Device, c.Account, c.Text, c.Kind) })
 	case opReportsApp:
 		return only(func(_ context.Context, o Owner) error { return o.ReportsApp(c.Device, c.Account) })
 	case opSignOut:
