@@ -24,7 +24,7 @@ func (b *Broker) bindHTTP() error {
 		return nil
 	}
 	opts := api.Options{
-		Core: b.core, Logger: b.log, Version: Version(), Ready: b.readiness, Metrics: b.metrics, Receipts: b.receipts,
+		Core: b.core, FlushAll: b.flushAll(), Logger: b.log, Version: Version(), Ready: b.readiness, Metrics: b.metrics, Receipts: b.receipts,
 		Overview: b.overview, Reload: b.reloadByAPI, Disconnect: b.disconnect, EndSession: b.endSession,
 		Handlers: map[string]http.Handler{"/mqtt": b.listeners.ws, "/mqtt/{$}": b.listeners.ws},
 	}

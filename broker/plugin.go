@@ -160,7 +160,7 @@ func (h *Heartline) ReleaseClient(clientID string) bool { return h.endSession(""
 // API answers to localhost only. Close ends what the handler serves.
 func (h *Heartline) APIHandler(authorize func(*http.Request) error) http.Handler {
 	o := api.Options{
-		Core: h.core, Logger: h.log, Version: Version(), Ready: h.pluginReadiness, Metrics: h.metrics, Receipts: h.receipts,
+		Core: h.core, FlushAll: h.flushAll(), Logger: h.log, Version: Version(), Ready: h.pluginReadiness, Metrics: h.metrics, Receipts: h.receipts,
 		Disconnect: h.disconnect, EndSession: h.endSession, Backup: h.outbox.Checkpoint,
 	}
 	if why := noBackup[h.engine]; why != "" {
@@ -184,6 +184,14 @@ func (h *Heartline) APIHandler(authorize func(*http.Request) error) http.Handler
 		r.Header.Set("Authorization", "Bearer authorized-by-the-host")
 		calls.ServeHTTP(w, r)
 	})
+}
+
+// flushAll flushes the Cores of all nodes; nil: there is one.
+func (h *Heartline) flushAll() func(context.Context) error {
+	if h.node == nil {
+		return nil
+	}
+	return h.node.FlushAll
 }
 
 // credentials has an API ask for what auth.mode takes.

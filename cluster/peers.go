@@ -188,9 +188,9 @@ func (r *Router) OnClaimed(from uint16, c delivery.Claim) {
 	r.start(func() { r.onClaimed(from, c) })
 }
 
-// flushAll is Flush at all nodes. One that is not reached is left out: nobody has an
+// FlushAll is Flush at all nodes. One that is not reached is left out: nobody has an
 // answer yet that depends on its pending writes.
-func (r *Router) flushAll(ctx context.Context) error {
+func (r *Router) FlushAll(ctx context.Context) error {
 	errs := []error{r.Flush(ctx)}
 	for _, s := range r.sessions() {
 		if err := s.FlushAll(ctx); !moved(err) {

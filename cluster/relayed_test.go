@@ -503,3 +503,38 @@ func TestAnsweredOnceStored(t *testing.T) {
 		}
 	})
 }
+
+// TestFlushAll: the events of every node are in the store once one node has flushed all.
+func TestFlushAll(t *testing.T) {
+	relayed(t, func(t *testing.T, b *base, _ *network, all []*machine) {
+		for _, m := range all {
+			account := b.ownedBy(m)[0]
+			if err := m.router.PutDevice(t.Context(), account, "phone-"+account, nil); err != nil {
+				t.Fatal(err)
+			}
+			r, err := m.router.Accept(t.Context(), delivery.Request{Account: account, Title: "t"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := m.router.AckByID(r.Notification.ID, "phone-"+account, account, delivery.AckDisplayed); err != nil {
+				t.Fatal(err)
+			}
+			stored := func() bool {
+				events, err := b.store.Timeline(r.Notification.Seq)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return slices.ContainsFunc(events, func(e delivery.Event) bool { return e.Kind == delivery.EventDisplayed })
+			}
+			if stored() {
+				t.Error("stored at once: the test shows nothing")
+			}
+			if err := all[0].router.FlushAll(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if !stored() {
+				t.Errorf("an ack at node %s is not in the store", m.name)
+			}
+		}
+	})
+}

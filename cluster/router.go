@@ -272,7 +272,7 @@ func (r *Router) List(ctx context.Context, f delivery.Filter) (page []*delivery.
 		}
 	}
 	if f.Account == "" {
-		if err := r.flushAll(ctx); err != nil {
+		if err := r.FlushAll(ctx); err != nil {
 			return nil, 0, err
 		}
 		return r.reader.List(ctx, f)

@@ -61,6 +61,9 @@ type Core interface {
 // Options configure an API.
 type Options struct {
 	Core Core
+	// FlushAll is Core.Flush for a Core that has others at other nodes: it flushes all of them.
+	// nil: Core.Flush does.
+	FlushAll func(ctx context.Context) error
 	// Bearer authenticates a token. nil is auth.mode none: everyone may call, except web
 	// pages of other origins.
 	Bearer func(ctx context.Context, token, remote string) (auth.Identity, error)
@@ -144,6 +147,9 @@ func New(o Options) *API {
 		timing: timing{heartbeat: 15 * time.Second, write: 10 * time.Second, answer: time.Minute, read: 30 * time.Second},
 	}
 	a.tail = receipts.NewTail(o.Core)
+	if a.opts.FlushAll == nil {
+		a.opts.FlushAll = o.Core.Flush
+	}
 	if a.opts.Disconnect == nil {
 		a.opts.Disconnect = func(string) bool { return false }
 	}

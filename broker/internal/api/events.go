@@ -213,7 +213,7 @@ func (a *API) beginAt(r *http.Request, in *eventQuery) (delivery.Place, error) {
 // endAt returns a place behind all events from before the time in until, which has come. It
 // is nowhere in front of from.
 func (a *API) endAt(ctx context.Context, in *eventQuery, from delivery.Place) (delivery.Place, error) {
-	if err := a.core.Flush(ctx); err != nil { // what has happened is in the store then
+	if err := a.opts.FlushAll(ctx); err != nil { // what has happened is in the store then
 		return nil, err
 	}
 	to, err := a.core.EventsSince(in.Until.Add(disorder))

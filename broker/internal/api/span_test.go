@@ -1,12 +1,15 @@
 package api_test
 
 import (
+	"context"
 	"fmt"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/heartline-mqtt/heartline/broker/internal/api"
 	"github.com/heartline-mqtt/heartline/delivery"
 	"github.com/heartline-mqtt/heartline/wire"
 )
@@ -163,6 +166,42 @@ func TestEventsUntilATimeToCome(t *testing.T) {
 		if missing && strings.HasSuffix(x, " accepted") {
 			t.Errorf("%s is missing", x)
 		}
+	}
+}
+
+// elsewhere is a node that owns no account.
+type elsewhere struct{ api.Core }
+
+func (elsewhere) Flush(context.Context) error { return nil }
+
+// TestEventsOfATimeAtAllNodes: the stream ends once all nodes, and not only this one, have stored
+// their events.
+func TestEventsOfATimeAtAllNodes(t *testing.T) {
+	node := &elsewhere{}
+	var store func() // by the owner of the account
+	s := serve(t, func(o *api.Options, _ *delivery.Options) {
+		o.Core = node
+		o.FlushAll = func(ctx context.Context) error {
+			store()
+			return node.Core.Flush(ctx)
+		}
+	})
+	node.Core = s.core
+	s.device("alice", "phone")
+	begun := time.Now().Add(-time.Second)
+	s.want(s.do("POST", "/v1/notifications", `{"account":"alice","title":"x","id":"n1"}`), 202, nil)
+	if err := s.core.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.store.engine.writing.Lock()
+	store = sync.OnceFunc(s.store.engine.writing.Unlock)
+	defer store()
+	if err := s.core.AckByID("n1", "phone", "alice", delivery.AckDisplayed); err != nil {
+		t.Fatal(err)
+	}
+	events, _ := s.stream(span("", begun, time.Now())).untilEnd()
+	if got, want := fmt.Sprint(events), "[n1 accepted n1 waiting n1 displayed]"; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }
 

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -21,6 +22,7 @@ type sickly struct {
 	sick    atomic.Bool
 	applied atomic.Int64 // batches that accepted something
 	read    atomic.Int64 // events
+	writing sync.Mutex   // held while a batch is applied
 }
 
 func (s *sickly) EventsFrom(after delivery.Position, fn func(delivery.Position, string, delivery.Event) bool) error {
@@ -31,6 +33,8 @@ func (s *sickly) EventsFrom(after delivery.Position, fn func(delivery.Position, 
 }
 
 func (s *sickly) Apply(b *delivery.Batch) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	if s.sick.Load() {
 		return errors.New("no room")
 	}
