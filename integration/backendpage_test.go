@@ -110,7 +110,7 @@ func backendLanguages() map[string]struct{ file, command, packages string } {
 
 // TestBackendPageWebhooks runs the page's verification of webhooks in each language on
 // messages of a server: genuine ones, one under two secrets, a changed one, an old one.
-func TestBackendPageWebhooks(t *testing.T) {
+func TestBackendPageWebhooks(t *testing.T) { //nolint:tparallel // the turn of a case could come when the webhook is too old
 	t.Parallel()
 	programs := map[string]string{}
 	for _, b := range backendPage(t) {
@@ -148,7 +148,7 @@ func TestBackendPageWebhooks(t *testing.T) {
 	id, at, signature := genuine.header.Get("Webhook-Id"), genuine.header.Get("Webhook-Timestamp"), genuine.header.Get("Webhook-Signature")
 	changed := bytes.Replace(genuine.body, []byte("order-9"), []byte("order-8"), 1)
 	for language, run := range backendLanguages() {
-		t.Run(language, func(t *testing.T) { //nolint:tparallel // its turn could come when the webhook is too old
+		t.Run(language, func(t *testing.T) {
 			command := strings.Fields(run.command)
 			command[0] = tool(t, command[0], run.packages)
 			program := filepath.Join(t.TempDir(), run.file)

@@ -100,7 +100,7 @@ func dashboardBuilt(t *testing.T, s *server) {
 	}
 }
 
-func TestDashboard(t *testing.T) {
+func TestDashboard(t *testing.T) { //nolint:tparallel // its cases share one server and one browser
 	t.Parallel()
 	_, env := apple(t)
 	s := serve(t, append(env, "HEARTLINE_DELIVERY_FALLBACK_WINDOW=200ms")...)

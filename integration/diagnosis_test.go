@@ -15,7 +15,7 @@ import (
 
 // TestDashboardNamesTheCause plants failures. One page names the cause of each, as the
 // walk-through in docs/operating.md says.
-func TestDashboardNamesTheCause(t *testing.T) {
+func TestDashboardNamesTheCause(t *testing.T) { //nolint:tparallel // its cases share one browser
 	t.Parallel()
 	c := browse(t)
 	open := func(t *testing.T, s *server, path string) board {

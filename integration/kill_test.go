@@ -200,7 +200,7 @@ func (c *collector) wait(t *testing.T) {
 
 // TestKillDuringAccepts: whatever was answered for is delivered after a kill -9 at
 // any moment, each device's in the order in which one backend had asked for it.
-func TestKillDuringAccepts(t *testing.T) {
+func TestKillDuringAccepts(t *testing.T) { //nolint:tparallel // each case loads both processors
 	t.Parallel()
 	for _, engine := range []string{config.EnginePebble, config.EngineJournal} {
 		t.Run(engine, func(t *testing.T) { killDuringAccepts(t, engine) })
