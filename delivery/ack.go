@@ -128,7 +128,7 @@ func (c *Core) ackUnfinished(seq Seq, id, deviceID, accountName string, kind Ack
 
 // onRead cancels the deliveries to the other devices, takes the notification off their screens
 // and adds `read` to the timeline, once. It returns when that is on the disk. The line comes last:
-// if a crash comes before it, the device repeats its `read`, and that does what is left to do.
+// if a crash comes before it, the device repeats its `read`, and that does the rest.
 func (c *Core) onRead(seq Seq, id, deviceID string) error {
 	n, err := c.out.Notification(seq)
 	if err != nil {

@@ -159,7 +159,8 @@ func TestBackAfterTheLastExpired(t *testing.T) {
 }
 
 // TestStaleAfterTheHourlyLook: the look at the wall clock is the first to notice that the machine
-// has slept. What has expired meanwhile does not go out to a device that comes back during it.
+// has slept. A notification that has expired meanwhile does not go out to a device that comes back
+// during it.
 func TestStaleAfterTheHourlyLook(t *testing.T) {
 	if *shards > 0 {
 		t.Skip("the cores of shards read no registry at that look")
@@ -183,6 +184,7 @@ func TestStaleAfterTheHourlyLook(t *testing.T) {
 		out.meanwhile = func() { phone = w.up("phone") }
 		slept.Store(int64(40 * time.Minute))
 		time.Sleep(2 * time.Minute)
+		synctest.Wait() // the look is over
 		if phone == nil {
 			t.Fatal("no look at the registry")
 		}

@@ -313,8 +313,8 @@ func (p *phone) chat(from *phone, text string) {
 // without the module answers the ping with an error, which will do.
 func (p *phone) sync() { _, _ = p.IQ("get", p.w.server.Host, "<ping xmlns='urn:xmpp:ping'/>") }
 
-// putAway is the end of the use of the client (XEP-0352). Prosody holds up what it was writing
-// when it learns of that, an IQ too, so that it must have taken it.
+// putAway has the client go inactive (XEP-0352). Prosody holds up the stanzas that it is writing
+// at that moment, an IQ too. So it must know of it first.
 func (p *phone) putAway() {
 	p.w.t.Helper()
 	if err := p.Send("<inactive xmlns='urn:xmpp:csi:0'/>"); err != nil {
