@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/heartline-mqtt/heartline/cluster"
@@ -79,8 +80,11 @@ func takeUp(t *testing.T) *takenUp {
 	n.Router = cluster.NewRouter(cluster.RouterOptions{
 		Reader: delivery.New(n.opts, out.View(), nil, log), Observers: n.observers, Parts: cluster.Parts, Name: "one", Hold: time.Second, Log: log,
 	})
+	n.ctx, n.quit = context.WithCancel(t.Context())
 	t.Cleanup(func() {
-		n.Router.Close()
+		if err := n.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
 		if err := out.Close(); err != nil {
 			t.Error(err)
 		}
@@ -266,5 +270,25 @@ func TestReloadWhileAPartitionIsTakenUp(t *testing.T) {
 		if ttl := r.Notification.ExpiresAt.Sub(r.Notification.AcceptedAt); ttl != next.TTL {
 			t.Errorf("the TTL is %v, want %v", ttl, next.TTL)
 		}
+	})
+}
+
+// TestStopDuringTheWait: Stop ends the wait for the devices of a partition that was taken up, and
+// nothing begins after it.
+func TestStopDuringTheWait(t *testing.T) {
+	testtool.Bubble(t, func(t *testing.T) {
+		u := takeUp(t)
+		core, _ := u.core(nil)
+		u.Serve(0, 1, core)
+		companion{u.node}.Begin(nil, 0, core)
+		begun := time.Now()
+		if err := u.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if waited := time.Since(begun); waited > 0 {
+			t.Errorf("Stop took %s", waited)
+		}
+		u.background(func(context.Context) { t.Error("it runs after Stop") })
+		synctest.Wait()
 	})
 }

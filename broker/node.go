@@ -59,8 +59,10 @@ type node struct {
 
 	former former // of joining and of closing a life, which one goroutine does
 
-	janitor sync.WaitGroup
+	// What the node does until Stop.
+	ctx     context.Context
 	quit    context.CancelFunc
+	janitor sync.WaitGroup // it grows under mu, and no more once ctx is done
 	once    sync.Once
 	err     error // of Stop
 }
@@ -112,6 +114,7 @@ func openNode(cfg *config.Config, unread func() (time.Time, bool), hub *ordinary
 		return nil, err
 	}
 	n := &node{cfg: cfg, name: opts.Name, unread: unread, observers: &delivery.Observers{}, log: log}
+	n.ctx, n.quit = context.WithCancel(context.Background())
 	n.rooms = &newcomers.List{Owner: n.roomAtOwner}
 	var socket net.Listener
 	if err := CheckNodes(cfg); err != nil {
@@ -190,7 +193,22 @@ func (n *node) begun(core *delivery.Core) {
 	n.mu.Unlock()
 	// After a start devices get an ack window's time to come back before anything is pushed. Those
 	// at other nodes are still connected, and this Core does not know of them yet.
-	time.AfterFunc(settings.Windows.Ack, func() { pushesPossible(core, n.pusher) }) // a Core that has stopped does nothing
+	n.background(func(ctx context.Context) {
+		select {
+		case <-time.After(settings.Windows.Ack):
+			pushesPossible(core, n.pusher) // a Core that has stopped does nothing
+		case <-ctx.Done():
+		}
+	})
+}
+
+// background runs fn until Stop, which waits for it; after Stop it runs nothing.
+func (n *node) background(fn func(ctx context.Context)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ctx.Err() == nil {
+		n.janitor.Go(func() { fn(n.ctx) })
+	}
 }
 
 // End implements cluster.Companion.
@@ -390,9 +408,8 @@ func (n *node) Start() error {
 	if err := n.node.Start(ctx); err != nil {
 		return fmt.Errorf("store.postgres: %w", err)
 	}
-	ctx, n.quit = context.WithCancel(context.Background())
-	n.janitor.Go(func() { n.forget(ctx) })
-	n.janitor.Go(func() { n.watchReplication(ctx) })
+	n.background(n.forget)
+	n.background(n.watchReplication)
 	return nil
 }
 
@@ -425,9 +442,9 @@ func (n *node) forget(ctx context.Context) {
 // meanwhile are still written.
 func (n *node) Stop(ctx context.Context) error {
 	n.once.Do(func() {
-		if n.quit != nil {
-			n.quit()
-		}
+		n.mu.Lock()
+		n.quit()
+		n.mu.Unlock()
 		var stopping errgroup.Group
 		for _, c := range n.Cores() {
 			stopping.Go(func() error { return c.Stop(ctx) })
