@@ -107,23 +107,29 @@ func TestDevicesComeBackFirst(t *testing.T) {
 	})
 }
 
+// onLaptop is a world whose machine sleeps: sleep moves the clock that counts that, and no other.
+func onLaptop(t *testing.T) (w *world, opts delivery.Options, sleep func(time.Duration)) {
+	t.Helper()
+	start := time.Now()
+	var slept atomic.Int64
+	opts = options()
+	opts.Boottime = func() time.Duration { return time.Since(start) + time.Duration(slept.Load()) }
+	w = &world{T: t, apple: &apple{}}
+	w.store = newStore(t)
+	return w, opts, func(d time.Duration) { slept.Add(int64(d)) }
+}
+
 // TestSuspendedMachine: a TTL goes on while the machine sleeps, and nothing stale is
 // delivered when it wakes.
 func TestSuspendedMachine(t *testing.T) {
-	opts := options()
-	start := time.Now()
-	var slept time.Duration
-	opts.Boottime = func() time.Duration { return time.Since(start) + slept }
 	testtool.Bubble(t, func(t *testing.T) {
-		start = time.Now()
-		w := &world{T: t, apple: &apple{}}
-		w.store = newStore(t)
+		w, opts, sleep := onLaptop(t)
 		w.start(opts)
 		w.known("phone", "")
 		code := w.accept(delivery.Request{TTL: new(5 * time.Minute)})
 		news := w.accept(delivery.Request{})
 		w.wantState(news, delivery.StateWaiting)
-		slept = time.Hour
+		sleep(time.Hour)
 		w.up("phone", acking).wantIDs(false, news.ID)
 		w.wantState(code, delivery.StateExpired)
 		w.wantState(news, delivery.StateAcked)
@@ -136,17 +142,12 @@ func TestSuspendedMachine(t *testing.T) {
 // delivery to it expired meanwhile. Its channel is up for the next.
 func TestBackAfterTheLastExpired(t *testing.T) {
 	testtool.Bubble(t, func(t *testing.T) {
-		start := time.Now()
-		var slept atomic.Int64
-		opts := options()
-		opts.Boottime = func() time.Duration { return time.Since(start) + time.Duration(slept.Load()) }
-		w := &world{T: t, apple: &apple{}}
-		w.store = newStore(t)
+		w, opts, sleep := onLaptop(t)
 		w.start(opts)
 		w.known("phone", "")
 		code := w.accept(delivery.Request{TTL: new(5 * time.Minute)})
 		w.wantState(code, delivery.StateWaiting)
-		slept.Store(int64(10 * time.Minute))
+		sleep(10 * time.Minute)
 		phone := w.up("phone", acking)
 		w.wantState(code, delivery.StateExpired)
 		phone.wantIDs(false, w.accept(delivery.Request{}).ID)
@@ -166,12 +167,7 @@ func TestStaleAfterTheHourlyLook(t *testing.T) {
 		t.Skip("the cores of shards read no registry at that look")
 	}
 	testtool.Bubble(t, func(t *testing.T) {
-		start := time.Now()
-		var slept atomic.Int64
-		opts := options()
-		opts.Boottime = func() time.Duration { return time.Since(start) + time.Duration(slept.Load()) }
-		w := &world{T: t, apple: &apple{}}
-		w.store = newStore(t)
+		w, opts, sleep := onLaptop(t)
 		out := &looksLate{Outbox: w.store}
 		w.core = newCore(opts, out, nil, slog.New(slog.DiscardHandler))
 		if err := w.core.Start(); err != nil {
@@ -182,7 +178,7 @@ func TestStaleAfterTheHourlyLook(t *testing.T) {
 		time.Sleep(59 * time.Minute)
 		var phone *channel
 		out.meanwhile = func() { phone = w.up("phone") }
-		slept.Store(int64(40 * time.Minute))
+		sleep(40 * time.Minute)
 		time.Sleep(2 * time.Minute)
 		synctest.Wait() // the look is over
 		if phone == nil {
