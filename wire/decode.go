@@ -84,45 +84,56 @@ func typeName(t reflect.Type) string {
 // case, so that two that differ in case are the same. The value of a top-level `data`
 // is the app's own and not looked into.
 func CheckMembers(payload []byte) error {
-	type object struct {
-		path string
+	type level struct {
+		name string          // of the member whose value it is; "" in an array
 		seen map[string]bool // nil: an array
 	}
 	dec := json.NewDecoder(bytes.NewReader(payload))
-	var open []object
-	name := "" // of the member whose value is next; "" in an array
+	var open []level
+	// Only for a fault: the paths of all levels together grow with the square of the depth.
+	path := func(name string) string {
+		var b strings.Builder
+		for _, o := range open {
+			switch {
+			case o.seen == nil:
+				b.Reset()
+			case o.name != "":
+				b.WriteString(o.name + ".")
+			}
+		}
+		return b.String() + name
+	}
+	name, named := "", false // of the member whose value is next
 	for {
 		token, err := dec.Token()
 		if err != nil {
 			return nil //nolint:nilerr // the end: the payload has been decoded before
 		}
 		inObject := len(open) > 0 && open[len(open)-1].seen != nil
-		if key, ok := token.(string); ok && inObject && name == "" {
-			o := &open[len(open)-1]
-			name = o.path + key
-			if folded := strings.ToLower(key); o.seen[folded] {
-				return &delivery.FieldError{Field: clip(name), Rule: "must be given once, and is given twice"}
-			} else if o.seen[folded] = true; name == "data" {
+		if key, ok := token.(string); ok && inObject && !named {
+			seen, folded := open[len(open)-1].seen, strings.ToLower(key)
+			if seen[folded] {
+				return &delivery.FieldError{Field: clip(path(key)), Rule: "must be given once, and is given twice"}
+			}
+			seen[folded] = true
+			name, named = key, true
+			if key == "data" && len(open) == 1 {
 				var skipped json.RawMessage
 				if dec.Decode(&skipped) != nil {
 					return nil //nolint:nilerr // as above
 				}
-				name = ""
+				name, named = "", false
 			}
 			continue
 		}
 		switch token {
 		case json.Delim('{'):
-			path := name
-			if path != "" {
-				path += "."
-			}
-			open = append(open, object{path, map[string]bool{}})
+			open = append(open, level{name, map[string]bool{}})
 		case json.Delim('['):
-			open = append(open, object{path: name})
+			open = append(open, level{name: name})
 		case json.Delim('}'), json.Delim(']'):
 			open = open[:len(open)-1]
 		}
-		name = ""
+		name, named = "", false
 	}
 }

@@ -3,6 +3,7 @@ package wire_test
 import (
 	"encoding/json"
 	"errors"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -18,6 +19,9 @@ func TestFaultsOfABody(t *testing.T) {
 		`{"title":"a","Title":"b"}`:                     "Title: must be given once, and is given twice",
 		`{"localized":{"body_key":"a","body_key":"b"}}`: "localized.body_key: must be given once, and is given twice",
 		`{"data":1,"title":"a","data":2}`:               "data: must be given once, and is given twice",
+		`{"extra":{"a":{"b":1,"b":2}}}`:                 "extra.a.b: must be given once, and is given twice",
+		`{"extra":{"a":[{"b":1},{"b":1,"b":2}]}}`:       "b: must be given once, and is given twice",
+		`{"extra":{"":"a","a":1,"":2}}`:                 "extra.: must be given once, and is given twice",
 		`{"titel":"a"}`:                                 "titel: is not a member that is known here",
 		`{"title":7}`:                                   "title: must be a string, got number",
 		`{"fallback":"no"}`:                             "fallback: must be true or false, got string",
@@ -56,6 +60,24 @@ func TestDataIsTheAppsOwn(t *testing.T) {
 	r, err := wire.ParseContent([]byte(`{"data":{"a":1,"a":2},"title":"x\u0021","badge":"auto","ttl":"0s"}`), "anna")
 	if err != nil || string(r.Data) != `{"a":1,"a":2}` || !r.BadgeAuto || r.TTL == nil || *r.TTL != 0 {
 		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// TestDeepObjects: what a payload costs does not grow with the square of its depth. A device's
+// own may be megabytes long.
+func TestDeepObjects(t *testing.T) {
+	const depth = 2000
+	name := strings.Repeat("k", 90)
+	payload := []byte(`{"apns":` + strings.Repeat(`{"`+name+`":`, depth) + "1" + strings.Repeat("}", depth+1))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := wire.ParsePushToken(payload)
+	runtime.ReadMemStats(&after)
+	if err == nil {
+		t.Error("it is taken")
+	}
+	if took := after.TotalAlloc - before.TotalAlloc; took > 32<<20 {
+		t.Errorf("%d bytes took %d bytes of memory", len(payload), took)
 	}
 }
 
