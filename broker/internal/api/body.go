@@ -126,6 +126,10 @@ func (b bodyReader) parse(body []byte, v any) error {
 			fields[name] = decoded
 		}
 	}
+	located := make(map[string]bool, len(faults)) // not by a search in faults: an array of numbers has hundreds of thousands
+	for _, f := range faults {
+		located[f.Location] = true
+	}
 	found := &huma.ValidateResult{}
 	huma.Validate(b.schemas, b.schema, huma.NewPathBuffer([]byte("body"), 4), huma.ModeWriteToServer, fields, found)
 	for _, err := range found.Errors {
@@ -134,7 +138,8 @@ func (b bodyReader) parse(body []byte, v any) error {
 			f = d
 			inPlainWords(f)
 		}
-		if !slices.ContainsFunc(faults, func(x *fault) bool { return x.Location == f.Location }) {
+		if !located[f.Location] {
+			located[f.Location] = true
 			faults = append(faults, f)
 		}
 	}

@@ -329,7 +329,7 @@ func inPlainWords(f *fault) {
 	case strings.HasPrefix(msg, "expected "):
 		msg = "must be " + article(strings.TrimPrefix(msg, "expected "))
 	}
-	msg = strings.NewReplacer(">= ", "at least ", "<= ", "at most ").Replace(msg)
+	msg = comparisons.Replace(msg)
 	switch v := f.Value.(type) {
 	case string:
 		if v != "" {
@@ -346,6 +346,8 @@ func inPlainWords(f *fault) {
 	}
 	f.Message, f.Value = msg, nil
 }
+
+var comparisons = strings.NewReplacer(">= ", "at least ", "<= ", "at most ") // to make one costs more than to use it
 
 func article(noun string) string {
 	switch noun {
