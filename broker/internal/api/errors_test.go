@@ -352,7 +352,7 @@ func TestManyFaults(t *testing.T) {
 func TestManyFaultsAreQuick(t *testing.T) {
 	s := serve(t)
 	body := `{"account":"alice","title":"x","devices":[1` + strings.Repeat(",1", 260_000) + "]}"
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	q, err := http.NewRequestWithContext(ctx, "POST", s.server.URL+"/v1/notifications", strings.NewReader(body))
 	if err != nil {
