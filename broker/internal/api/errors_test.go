@@ -348,25 +348,12 @@ func TestManyFaults(t *testing.T) {
 }
 
 // TestManyFaultsAreQuick: what a body costs grows with its length, and not with the square of its
-// faults, which took minutes of CPU time.
+// faults. That took longer than the server gives an answer, and the connection ended without one.
 func TestManyFaultsAreQuick(t *testing.T) {
 	s := serve(t)
-	body := `{"account":"alice","title":"x","devices":[1` + strings.Repeat(",1", 260_000) + "]}"
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	q, err := http.NewRequestWithContext(ctx, "POST", s.server.URL+"/v1/notifications", strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	q.Header.Set("Content-Type", "application/json")
-	resp, err := s.server.Client().Do(q)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != 422 || !strings.Contains(string(text), "has 259951 further faults") {
-		t.Error(resp.Status, string(text), err)
+	r := s.do("POST", "/v1/notifications", `{"account":"alice","title":"x","devices":[1`+strings.Repeat(",1", 260_000)+"]}")
+	if r.StatusCode != 422 || !strings.Contains(r.text, "has 259951 further faults") {
+		t.Error(r.Status, r.text)
 	}
 }
 
